@@ -1,0 +1,59 @@
+# Every target does its own set-up on a fresh machine; a second run reuses it.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+.PHONY: help demo demo-environment environment test check format serve bench-engine bench-gateway bench-desk bench-parity bench-durable chaos clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
+
+demo-environment:
+	@scripts/environment $(VENV) demo
+
+environment:
+	@scripts/environment $(VENV) dev
+
+demo: demo-environment  ## the flight desk end to end: table, HTML report, one JSON line last
+	@$(BIN)/python -m examples.flight_desk.run
+
+test: environment  ## every test
+	@scripts/servers
+	@$(BIN)/python -m pytest -q
+
+check: environment  ## format, lint, strict types, import contracts, documentation
+	@$(BIN)/ruff format --check src tests benchmarks examples
+	@$(BIN)/ruff check src tests benchmarks examples
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/documentation
+
+format: environment  ## put the code into the house's form
+	@$(BIN)/ruff format src tests benchmarks examples
+	@$(BIN)/ruff check --fix src tests benchmarks examples
+
+serve: demo-environment  ## the platform on the flight desk
+	@$(BIN)/python -m examples.flight_desk.serve
+
+bench-engine: environment  ## batch tokens/s of the engine beside a bare llama.cpp loop
+	@$(BIN)/python -m benchmarks.engine
+
+bench-gateway: environment  ## latency the gateway adds to the engine's own
+	@$(BIN)/python -m benchmarks.gateway
+
+bench-desk: environment  ## the flight desk over a month
+	@$(BIN)/python -m examples.flight_desk.run --size full
+
+bench-parity: environment  ## batch and online text, and replay, byte by byte on 200 requests
+	@$(BIN)/python -m benchmarks.parity
+
+bench-durable: environment  ## step cost of the durable journal beside DBOS
+	@$(BIN)/python -m benchmarks.durable_spike
+
+chaos: environment  ## the kill harness, 20 kills of each process
+	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20
+
+clean:  ## remove what was made here (not the caches outside)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

@@ -1,0 +1,1 @@
+"""The batch path over tables: every row through serving's answer(), durable and resumable."""

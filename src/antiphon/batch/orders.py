@@ -1,0 +1,118 @@
+"""Ordering a batch job: everything that can be wrong is said before a row is answered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.batch import tables
+from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
+from antiphon.catalog.jobs import BatchJob
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.ids import canonical, content_hash
+from antiphon.core.scope import Scope
+
+WORKFLOW = "table_job"
+
+
+class TableOrder(msgspec.Struct, frozen=True):
+    """Answer every row of a table.
+
+    Attributes:
+        input: a JSON lines, CSV or Parquet file whose rows hold the entity's key columns, and ``as_of`` (ISO 8601
+            with offset) or ``question`` if wished; or ``None`` with ``rows`` in the order itself.
+        output: where the answers are written, one row out per row in; ``None`` keeps them in the catalog only.
+        as_of: event time of rows that bring none; ``None`` is the time of answering.
+        precompute: store the answers for the online path, and make only those anew whose figures have changed.
+        key: orders with the same key are one job.
+    """
+
+    application: str
+    input: str | None = None
+    output: str | None = None
+    rows: tuple[dict[str, Any], ...] = ()
+    as_of: datetime | None = None
+    release: str | None = None
+    precompute: bool = False
+    key: str | None = None
+
+
+class Orders:
+    """Takes orders for batch jobs."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        releases: LiveReleases,
+        blobs: Blobs,
+        submit: Submit,
+        transactions: Transactions,
+        root: Path,
+    ) -> None:
+        self._jobs = jobs
+        self._releases = releases
+        self._blobs = blobs
+        self._submit = submit
+        self._transactions = transactions
+        self._root = root
+
+    def place(self, scope: Scope, principal: str, order: TableOrder) -> BatchJob:
+        """Record the job and its run together; a worker takes it from there.
+
+        Raises:
+            NotFound: no such application, release or input file.
+            InvalidInput: no rows, two inputs, or a row without a key column (its line is named).
+        """
+        release = (
+            self._releases.get(scope, order.release)
+            if order.release is not None
+            else self._releases.live(scope, order.application)
+        )
+        if release is None or release.bundle.application.name != order.application:
+            raise NotFound(
+                f"There is no live release of an application named {order.application!r}.",
+                where="application",
+                next_step="`antiphon releases list` shows what there is; `antiphon apply` makes one.",
+            )
+        if (order.input is None) == (not order.rows):
+            raise InvalidInput("Give either an input file or rows.", where="input")
+        output = self._absolute(order.output) if order.output else None
+        if output is not None:
+            tables.check_format(output)
+        source = self._absolute(order.input) if order.input else None
+        rows = tables.read(source) if source is not None else iter(order.rows)
+        total = 0
+        for line, row in enumerate(rows):
+            missing = [key for key in release.bundle.application.entity_keys if row.get(key) in (None, "")]
+            if missing:
+                raise InvalidInput(
+                    f"Row {line} lacks {', '.join(missing)}.", where=str(source or "rows"),
+                    next_step=f"Every row needs {', '.join(release.bundle.application.entity_keys)}.",
+                )  # fmt: skip
+            total += 1
+        if total == 0:
+            raise InvalidInput("There is no row to answer.", where=str(source or "rows"))
+        job_id = f"job_{content_hash([str(scope), order.key])[:26]}" if order.key else None
+        with self._transactions.transaction() as connection:
+            inline = self._blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
+            job = self._jobs.create(
+                scope,
+                application=order.application,
+                release=release.id,
+                input=f"blob:{inline}" if inline else str(source),
+                output=str(output or ""),
+                principal=principal,
+                kind="precompute" if order.precompute else "table",
+                total=total,
+                settings={"as_of": order.as_of.isoformat() if order.as_of else None},
+                job=job_id,
+                within=connection,
+            )
+            self._submit.submit(scope, WORKFLOW, {"job": job.id}, key=f"{WORKFLOW}:{job.id}", within=connection)
+        return job
+
+    def _absolute(self, path: str) -> Path:
+        return Path(path) if Path(path).is_absolute() else self._root / path

@@ -1,0 +1,71 @@
+"""What batch needs from other rooms. ``app`` passes the implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.releases import Release
+from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
+from antiphon.serving.request import Answer, AnswerRequest
+
+
+class Jobs(Protocol):
+    """Batch jobs and their rows."""
+
+    def create(self, scope: Scope, **fields: Any) -> BatchJob: ...
+    def get(self, scope: Scope, job: str) -> BatchJob: ...
+    def set_status(self, scope: Scope, job: str, status: Any, **fields: Any) -> BatchJob: ...
+    def take_over(self, scope: Scope, job: str) -> int: ...
+    def write_rows(self, scope: Scope, job: str, epoch: int, rows: Sequence[JobRow]) -> int: ...
+    def done_lines(self, scope: Scope, job: str) -> set[int]: ...
+    def rows(self, scope: Scope, job: str) -> Iterator[JobRow]: ...
+
+
+class LiveReleases(Protocol):
+    """Which release answers now."""
+
+    def live(self, scope: Scope, application: str) -> Release | None: ...
+    def get(self, scope: Scope, release: str) -> Release: ...
+
+
+class Blobs(Protocol):
+    """Content-addressed bytes."""
+
+    def put(self, scope: Scope, content: bytes, *, within: Any = None) -> str: ...
+    def get(self, scope: Scope, blob: str) -> bytes: ...
+
+
+class Submit(Protocol):
+    """Starts durable runs."""
+
+    def submit(
+        self, scope: Scope, workflow: str, arguments: dict[str, Any], key: str | None = None, *, within: Any = None
+    ) -> str: ...
+
+
+class Transactions(Protocol):
+    """Opens a write transaction of the catalog."""
+
+    def transaction(self) -> AbstractContextManager[Any]: ...
+
+
+class Run(Protocol):
+    """One execution of a durable workflow (``durable.RunContext``)."""
+
+    @property
+    def scope(self) -> Scope: ...
+
+    def progress(self, done: int, total: int | None = None, note: str = "") -> None: ...
+
+
+class AnswerRow(Protocol):
+    """serving's answer()."""
+
+    def __call__(self, request: AnswerRequest) -> Awaitable[Answer]: ...
+
+
+PrincipalOf = Callable[[Scope, str], Principal]

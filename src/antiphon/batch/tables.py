@@ -1,0 +1,135 @@
+"""Tables in and out: JSON lines, CSV and Parquet, by the file's ending. Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput, NotFound
+
+Row = dict[str, Any]
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file whose ending names no known format.
+
+    Raises:
+        InvalidInput: the ending is not one of ``FORMATS``.
+    """
+    if path.suffix not in FORMATS:
+        raise InvalidInput(
+            f"{path.suffix or 'No ending'} is not a table format.", where=str(path),
+            next_step=f"Use {', '.join(FORMATS)}.",
+        )  # fmt: skip
+
+
+def read(path: Path) -> Iterator[Row]:
+    """The rows in order, one at a time.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidInput: the ending is unknown, or a line is no row (its number is named).
+    """
+    check_format(path)
+    if not path.is_file():
+        raise NotFound("There is no such file.", where=str(path))
+    yield from {".jsonl": _read_lines, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
+
+
+def _read_lines(path: Path) -> Iterator[Row]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield msgspec.json.decode(line, type=Row)
+            except msgspec.DecodeError as error:
+                raise InvalidInput(f"Line {number} is no JSON object: {error}.", where=str(path)) from None
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for row in reader:
+            if None in row or None in row.values():
+                raise InvalidInput(
+                    f"Line {reader.line_num} does not have {len(reader.fieldnames or ())} fields.", where=str(path)
+                )
+            yield dict(row)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as parquet
+
+    for batch in parquet.ParquetFile(path).iter_batches(batch_size=1_000):
+        yield from batch.to_pylist()
+
+
+def write(path: Path, rows: Iterable[Row]) -> int:
+    """Write the rows beside the target, sync, and rename: the number of rows.
+
+    Raises:
+        InvalidInput: the ending is unknown.
+    """
+    check_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    writer = {".jsonl": _write_lines, ".csv": _write_csv, ".parquet": _write_parquet}[path.suffix]
+    try:
+        count = writer(partial, rows)
+        with partial.open("rb") as finished:
+            os.fsync(finished.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(path: Path, rows: Iterable[Row]) -> int:
+    return _streamed(path, rows, lambda row: msgspec.json.encode(row) + b"\n")
+
+
+def _streamed(path: Path, rows: Iterable[Row], encode: Callable[[Row], bytes]) -> int:
+    count = 0
+    with path.open("wb") as out:
+        for row in rows:
+            out.write(encode(row))
+            count += 1
+    return count
+
+
+def _write_csv(path: Path, rows: Iterable[Row]) -> int:
+    kept = list(rows)
+    names = list(dict.fromkeys(name for row in kept for name in row))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, names)
+    writer.writeheader()
+    writer.writerows({name: _flat(value) for name, value in row.items()} for row in kept)
+    path.write_text(buffer.getvalue(), encoding="utf-8")
+    return len(kept)
+
+
+def _flat(value: Any) -> Any:
+    return msgspec.json.encode(value).decode() if isinstance(value, (dict, list)) else value
+
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    table = arrow.Table.from_pylist([{name: _flat(value) for name, value in row.items()} for row in rows])
+    parquet.write_table(table, path, compression="zstd")
+    return int(table.num_rows)

@@ -1,0 +1,104 @@
+"""Blobs: texts and documents by the SHA-256 of their clear bytes, each erasable by itself.
+
+Invariant: a blob belongs to one tenant and environment; the same text in two scopes is two blobs, so that
+erasing one says nothing about the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Corrupt, NotFound
+from antiphon.core.scope import Scope
+
+_SCHEMA = "blob/1"
+
+
+class Blobs:
+    """Repository of blobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, scope: Scope, content: bytes, *, within: Connection | None = None) -> str:
+        """Store bytes once and return their SHA-256 hex."""
+        return self.put_many(scope, (content,), within=within)[0]
+
+    def put_many(self, scope: Scope, contents: Iterable[bytes], *, within: Connection | None = None) -> tuple[str, ...]:
+        """Store several; returns their SHA-256 hex in order. A blob that was erased comes back."""
+        hashed = [(hashlib.sha256(content).hexdigest(), content) for content in contents]
+        if not hashed:
+            return ()
+        now = microseconds(self._database.clock.now())
+        rows = [
+            {
+                "tenant": scope.tenant,
+                "environment": scope.environment,
+                "hash": digest,
+                "payload": self._database.seal(scope, _SCHEMA, digest, content),
+                "size": len(content),
+                "created_at": now,
+                "erased_at": None,
+            }
+            for digest, content in hashed
+        ]
+        statement = insert(schema.blobs)
+        statement = statement.on_conflict_do_update(
+            set_={"payload": statement.excluded.payload, "erased_at": None},
+            where=schema.blobs.c.payload.is_(None),
+        )
+        with self._database.writing(within) as connection:
+            connection.execute(statement, rows)
+        return tuple(digest for digest, _ in hashed)
+
+    def get(self, scope: Scope, digest: str, *, within: Connection | None = None) -> bytes:
+        """The bytes with this hash.
+
+        Raises:
+            NotFound: never stored here, or erased.
+            Corrupt: the stored bytes do not have this hash.
+        """
+        table = schema.blobs
+        with self._database.reading(within) as connection:
+            row = connection.execute(
+                select(table.c.payload, table.c.erased_at).where(schema.owned(table, scope), table.c.hash == digest)
+            ).first()
+        if row is None:
+            raise NotFound(
+                f"There is no blob {digest[:12]}…", where=str(scope), next_step="Check tenant and environment."
+            )
+        if row.payload is None:
+            raise NotFound(
+                f"The blob {digest[:12]}… was erased at {from_microseconds(row.erased_at).isoformat()}.",
+                where=str(scope),
+                next_step="Erased texts cannot be brought back.",
+            )
+        content = self._database.unseal(scope, _SCHEMA, digest, row.payload)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Corrupt(
+                f"The blob {digest[:12]}… does not match its hash.", where=str(scope), next_step="Restore a backup."
+            )
+        return content
+
+    def erase(self, scope: Scope, digest: str, *, within: Connection | None = None) -> bool:
+        """Delete the bytes and remember that they were erased; ``Database.truncate_log`` clears the log's copy.
+
+        Returns:
+            Whether there were bytes to erase.
+        """
+        table = schema.blobs
+        with self._database.writing(within) as connection:
+            erased = connection.execute(
+                update(table)
+                .where(schema.owned(table, scope), table.c.hash == digest, table.c.payload.is_not(None))
+                .values(payload=None, erased_at=microseconds(self._database.clock.now()))
+            )
+        return erased.rowcount == 1

@@ -1,0 +1,271 @@
+"""The catalog's database: connections, transactions and migration.
+
+Invariants:
+- What must commit together is in this one file; a write transaction holds the write lock from its first
+  statement (``BEGIN IMMEDIATE``), so nothing it has read can change under it.
+- An acknowledged commit is on disk (WAL with ``synchronous=FULL``).
+- A thread that writes while another thread of this process writes waits on a lock, not on SQLite's busy
+  handler, whose sleeps grow to 100 ms.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from antiphon.catalog.schema import REVISION
+from antiphon.core.clock import Clock, SystemClock
+from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
+from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.scope import Scope
+
+BUSY_SECONDS = 10.0
+"""How long a writer waits for the write lock before it is told that the catalog is busy."""
+
+_BEGIN = "antiphon_begin"
+
+
+class Database:
+    """One catalog. Safe to share between threads; every process opens its own.
+
+    Args:
+        engine: a SQLAlchemy engine prepared by :meth:`open`.
+        codec: seals payload columns.
+        clock: stamps ``created_at`` columns.
+    """
+
+    def __init__(self, engine: sa.Engine, *, codec: Codec, clock: Clock) -> None:
+        self._engine = engine
+        self._writing = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+        self._write_lock = threading.Lock()
+        self._writer: int | None = None
+        self.codec = codec
+        self.clock = clock
+
+    @classmethod
+    def open(cls, url: str, *, codec: Codec | None = None, clock: Clock | None = None) -> Database:
+        """Open ``sqlite:////absolute/path/catalog.db``; the file appears when it is missing.
+
+        Raises:
+            InvalidInput: the URL is malformed or of a database that is not supported.
+            SetupError: the folder does not exist or cannot be written.
+        """
+        parsed = _parse(url)
+        engine = sa.create_engine(
+            parsed,
+            pool_size=8,
+            max_overflow=32,
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
+        )
+        sa.event.listen(engine, "connect", _configure)
+        sa.event.listen(engine, "begin", _begin)
+        database = cls(engine, codec=codec or PlainCodec(), clock=clock or SystemClock())
+        try:
+            with database.read() as connection:
+                connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1")
+        except BaseException:
+            engine.dispose()
+            raise
+        return database
+
+    @property
+    def path(self) -> Path:
+        """The database's file."""
+        return Path(str(self._engine.url.database))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A write transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            Unavailable: another writer held the lock for :data:`BUSY_SECONDS`, or the disk is full.
+            Corrupt: the file is damaged or no database.
+        """
+        me = threading.get_ident()
+        if self._writer == me:
+            raise AntiphonError(
+                "A write transaction is already open in this thread.",
+                where="catalog",
+                next_step="Pass its connection as within=.",
+            )
+        if not self._write_lock.acquire(timeout=BUSY_SECONDS):
+            raise _busy()
+        try:
+            self._writer = me
+            with _translated(), self._writing.begin() as connection:
+                yield connection
+        finally:
+            self._writer = None
+            self._write_lock.release()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read transaction: all its statements see one state of the catalog.
+
+        Raises:
+            Unavailable: the catalog is busy or away.
+            Corrupt: the file is damaged or no database.
+        """
+        with _translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, within: Connection | None) -> Iterator[Connection]:
+        """``within`` itself when given, else an own write transaction."""
+        if within is not None:
+            yield within
+            return
+        with self.transaction() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self, within: Connection | None) -> Iterator[Connection]:
+        """``within`` itself when given, else an own read transaction."""
+        if within is not None:
+            yield within
+            return
+        with self.read() as connection:
+            yield connection
+
+    def revision(self) -> str | None:
+        """The schema's revision in the file, ``None`` for an empty file."""
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            return found
+
+    def migrate(self) -> None:
+        """Bring the schema to this version's revision. Safe when several processes do it at once.
+
+        Raises:
+            SetupError: the file was written by a newer version, or is not an Antiphon catalog.
+        """
+        if self.revision() == REVISION:
+            return
+        from antiphon.catalog.migration import upgrade
+
+        with self.transaction() as connection:
+            upgrade(connection)
+
+    def truncate_log(self) -> bool:
+        """Copy the write-ahead log into the file and empty it, so that erased bytes leave the disk.
+
+        Returns:
+            Whether it was emptied; ``False`` while a reader still needs it.
+        """
+        with _translated(), self._write_lock:
+            raw = self._engine.raw_connection()
+            try:
+                cursor = raw.cursor()
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                row = cursor.fetchone()
+                cursor.close()
+            finally:
+                raw.close()
+        return row is not None and row[0] == 0
+
+    def seal(self, scope: Scope, schema: str, subject: str, content: bytes) -> bytes:
+        """A payload column's bytes."""
+        return pack(self.codec.seal(content, PayloadContext(schema=schema, scope=scope, subject=subject)))
+
+    def unseal(self, scope: Scope, schema: str, subject: str, packed: bytes) -> bytes:
+        """The inverse of :meth:`seal`.
+
+        Raises:
+            Corrupt: the column does not hold such a payload.
+        """
+        return self.codec.open(unpack(packed), PayloadContext(schema=schema, scope=scope, subject=subject))
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self._engine.dispose()
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise InvalidInput(
+            f"{url!r} is not a database URL.", where="catalog", next_step="Write sqlite:////absolute/path/catalog.db."
+        ) from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise InvalidInput(
+            f"{url!r} is not a catalog this version can open.",
+            where="catalog",
+            next_step="Write sqlite:////absolute/path/catalog.db.",
+        )
+    folder = Path(parsed.database).parent
+    if not folder.is_dir():
+        raise SetupError(f"The folder {folder} does not exist.", where="catalog", next_step=f"mkdir -p {folder}")
+    return parsed
+
+
+def _configure(raw: sqlite3.Connection, _record: object) -> None:
+    cursor = raw.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    _enter_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _enter_wal(cursor: sqlite3.Cursor) -> None:
+    # Changing the journal mode does not go through the busy handler; only the first opener of a file changes it.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _busy() -> Unavailable:
+    return Unavailable(
+        f"The catalog's write lock was not free within {BUSY_SECONDS:.0f} s.",
+        where="catalog",
+        next_step="Try again; if it stays, look for a process that holds a transaction open.",
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        text = str(error.orig)
+        if "locked" in text or "busy" in text:
+            raise _busy() from error
+        if "no such table" in text or "no such column" in text:
+            raise SetupError(
+                f"The catalog's schema is not this version's: {text}.",
+                where="catalog",
+                next_step="Run `antiphon up` or `antiphon apply`, which migrate it.",
+            ) from error
+        raise Unavailable(
+            f"The catalog cannot be used: {text}.", where="catalog", next_step="Check disk space and permissions."
+        ) from error
+    except sa.exc.IntegrityError:
+        raise
+    except DatabaseError as error:
+        text = str(error.orig)
+        if "malformed" in text or "not a database" in text:
+            raise Corrupt(
+                f"The catalog's file is damaged: {text}.", where="catalog", next_step="Restore it from a backup."
+            ) from error
+        raise

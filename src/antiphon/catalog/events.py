@@ -1,0 +1,161 @@
+"""The event log: source events by stream and offset, the source of truth of streamed features.
+
+Invariants: offsets of a stream begin at 1 and have no holes; an event id is stored once per stream, and what was
+stored first stays; an offset that was returned is on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+
+_SCHEMA = "event/1"
+_CHUNK = 500
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One source event: when it happened, and since when it could be known."""
+
+    event_id: str
+    event_time: datetime
+    available_at: datetime
+    payload: dict[str, Any]
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event at its offset in the stream."""
+
+    offset: int
+    event: Event
+
+
+class StreamEnd(msgspec.Struct, frozen=True):
+    """A stream and the offset of its last event."""
+
+    stream: str
+    end: int
+
+
+class EventLog:
+    """Repository of events."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(self, scope: Scope, stream: str, events: Sequence[Event], *, within: Connection | None = None) -> int:
+        """Append events in order and return the stream's last offset; a repeated ``event_id`` is ignored.
+
+        Raises:
+            InvalidInput: an event without id or with an instant without zone, or a stream without name.
+        """
+        if not stream:
+            raise InvalidInput("A stream needs a name.", where="stream")
+        rows: dict[str, dict[str, Any]] = {}
+        for event in events:
+            if not event.event_id:
+                raise InvalidInput("An event needs an id.", where=f"stream {stream}", next_step="Set event_id.")
+            rows.setdefault(event.event_id, self._row(scope, stream, event))
+        with self._database.writing(within) as connection:
+            end = self.end(scope, stream, within=connection)
+            fresh = self._unknown(connection, scope, stream, rows)
+            if not fresh:
+                return end
+            for position, row in enumerate(fresh, start=end + 1):
+                row["offset"] = position
+            connection.execute(insert(schema.events), fresh)
+            end += len(fresh)
+            statement = upsert(schema.streams).values(
+                tenant=scope.tenant, environment=scope.environment, stream=stream, end_offset=end
+            )
+            connection.execute(statement.on_conflict_do_update(set_={"end_offset": end}))
+        return end
+
+    def read(
+        self, scope: Scope, stream: str, after: int, limit: int, *, within: Connection | None = None
+    ) -> list[StoredEvent]:
+        """Events with ``offset > after``, in order, at most ``limit``."""
+        table = schema.events
+        statement = (
+            select(table.c.offset, table.c.event_id, table.c.event_time, table.c.available_at, table.c.payload)
+            .where(schema.owned(table, scope), table.c.stream == stream, table.c.offset > after)
+            .order_by(table.c.offset)
+            .limit(limit)
+        )
+        with self._database.reading(within) as connection:
+            rows = connection.execute(statement).all()
+        return [
+            StoredEvent(
+                offset=row.offset,
+                event=Event(
+                    event_id=row.event_id,
+                    event_time=from_microseconds(row.event_time),
+                    available_at=from_microseconds(row.available_at),
+                    payload=msgspec.json.decode(
+                        self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload)
+                    ),
+                ),
+            )
+            for row in rows
+        ]
+
+    def end(self, scope: Scope, stream: str, *, within: Connection | None = None) -> int:
+        """The last offset, 0 for a stream without events."""
+        table = schema.streams
+        with self._database.reading(within) as connection:
+            end = connection.execute(
+                select(table.c.end_offset).where(schema.owned(table, scope), table.c.stream == stream)
+            ).scalar()
+        return 0 if end is None else int(end)
+
+    def streams(self, scope: Scope, *, within: Connection | None = None) -> list[StreamEnd]:
+        """Every stream that has events, by name."""
+        table = schema.streams
+        statement = (
+            select(table.c.stream, table.c.end_offset).where(schema.owned(table, scope)).order_by(table.c.stream)
+        )
+        with self._database.reading(within) as connection:
+            return [StreamEnd(row.stream, row.end_offset) for row in connection.execute(statement)]
+
+    def _row(self, scope: Scope, stream: str, event: Event) -> dict[str, Any]:
+        return {
+            "tenant": scope.tenant,
+            "environment": scope.environment,
+            "stream": stream,
+            "event_id": event.event_id,
+            "event_time": microseconds(event.event_time),
+            "available_at": microseconds(event.available_at),
+            "payload": self._database.seal(
+                scope, _SCHEMA, f"{stream}:{event.event_id}", msgspec.json.encode(event.payload)
+            ),
+            "created_at": microseconds(self._database.clock.now()),
+        }
+
+    def _unknown(
+        self, connection: Connection, scope: Scope, stream: str, rows: dict[str, dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        table = schema.events
+        wanted = list(rows)
+        known: set[str] = set()
+        for start in range(0, len(wanted), _CHUNK):
+            known.update(
+                connection.execute(
+                    select(table.c.event_id).where(
+                        schema.owned(table, scope),
+                        table.c.stream == stream,
+                        table.c.event_id.in_(wanted[start : start + _CHUNK]),
+                    )
+                ).scalars()
+            )
+        return [row for event_id, row in rows.items() if event_id not in known]

@@ -1,0 +1,133 @@
+"""Group commit: one writer thread, and one disk flush for everything that waits for it.
+
+Invariants: ``submit`` returns only after the commit that contains its effect; an item that fails is undone by
+itself (a savepoint each); items are applied in the order in which they were submitted.
+
+Method: group commit as in DeWitt et al., "Implementation techniques for main memory database systems" (1984):
+while one group is being flushed the next one gathers, so that groups grow with load and a lone item never waits
+for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog.database import Database
+from antiphon.core.errors import Overloaded, Unavailable
+
+T = TypeVar("T")
+_Item = tuple[Callable[[Connection], Any], "Future[Any]"]
+
+
+class GroupCommit:
+    """Commits small effects in groups.
+
+    Args:
+        database: the catalog.
+        largest_group: most items in one transaction.
+        most_waiting: items that may wait before more are refused.
+    """
+
+    def __init__(self, database: Database, *, largest_group: int = 256, most_waiting: int = 10_000) -> None:
+        self._database = database
+        self._largest = largest_group
+        self._waiting: queue.Queue[_Item | None] = queue.Queue(most_waiting)
+        self._closed = False
+        self._closing = threading.Lock()
+        self._thread = threading.Thread(target=self._write, name="group-commit", daemon=True)
+        self._thread.start()
+
+    async def submit(self, effect: Callable[[Connection], T]) -> T:
+        """Run ``effect`` in the writer thread and return its value once it is committed.
+
+        An effect whose caller was cancelled is committed all the same.
+
+        Raises:
+            Overloaded: too many effects wait already.
+            Unavailable: the writer is closed, or the commit failed.
+            Exception: whatever ``effect`` raised; nothing of it is committed then.
+        """
+        return await asyncio.shield(asyncio.wrap_future(self.enqueue(effect)))
+
+    def enqueue(self, effect: Callable[[Connection], T]) -> Future[T]:
+        """Like :meth:`submit`, for callers without an event loop: the future is done after the commit."""
+        future: Future[T] = Future()
+        with self._closing:
+            if self._closed:
+                raise Unavailable("The writer is closed.", where="catalog", next_step="Send it to a process that runs.")
+            try:
+                self._waiting.put_nowait((effect, future))
+            except queue.Full:
+                raise Overloaded(
+                    "Too many effects wait for the catalog.", where="catalog", next_step="Try again in a second."
+                ) from None
+        return future
+
+    def close(self) -> None:
+        """Commit what was submitted and stop the writer. More than once is harmless."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                # The queue may be full; its reader makes room.
+                self._waiting.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (group := self._gather()) is not None:
+            self._commit(group)
+
+    def _gather(self) -> list[_Item] | None:
+        first = self._waiting.get()
+        if first is None:
+            return None
+        group = [first]
+        while len(group) < self._largest:
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                self._waiting.put(None)
+                break
+            group.append(item)
+        return group
+
+    def _commit(self, group: list[_Item]) -> None:
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self._database.transaction() as connection:
+                for effect, future in group:
+                    outcomes.append((future, *self._apply(connection, effect)))
+        except BaseException as error:
+            for _, future in group:
+                _resolve(future, None, error)
+            return
+        for future, value, failure in outcomes:
+            _resolve(future, value, failure)
+
+    def _apply(self, connection: Connection, effect: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
+        connection.exec_driver_sql("SAVEPOINT item")
+        try:
+            value = effect(connection)
+        except Exception as error:
+            connection.exec_driver_sql("ROLLBACK TO item")
+            connection.exec_driver_sql("RELEASE item")
+            return None, error
+        connection.exec_driver_sql("RELEASE item")
+        return value, None
+
+
+def _resolve(future: Future[Any], value: Any, failure: BaseException | None) -> None:
+    with contextlib.suppress(Exception):  # a caller that went away cancelled its future
+        if failure is None:
+            future.set_result(value)
+        else:
+            future.set_exception(failure)

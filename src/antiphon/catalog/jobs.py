@@ -1,0 +1,307 @@
+"""Batch jobs and their output rows.
+
+Invariants: a row is keyed (job, line) and the first one written stays; a row is written only by the job's current
+epoch, so a worker that lost the job writes nothing; every count derives from the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import case, func, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection, Row
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.ids import new_id
+from antiphon.core.scope import Scope
+
+JobStatus = Literal["queued", "running", "paused", "finalizing", "completed", "failed", "cancelled"]
+ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled")
+
+_SCHEMA = "job-row/1"
+_PAGE = 500
+
+
+class BatchJob(msgspec.Struct, frozen=True):
+    """One batch job.
+
+    Attributes:
+        kind: ``table`` (rows of a file), ``openai`` (an OpenAI batch file) or ``precompute``.
+        release: pinned when the job was made; ``None`` for a plain model.
+        input: where rows come from; ``output`` where the finished file goes.
+        epoch: raised by every take-over; only the current epoch writes.
+        total: rows of the input, ``None`` until they are counted.
+        settings: what else the job was asked to do.
+        rows_done: rows written, failed ones included; ``rows_failed`` the failed ones.
+    """
+
+    id: str
+    scope: Scope
+    application: str
+    release: str | None
+    kind: str
+    input: str
+    output: str
+    status: JobStatus
+    epoch: int
+    total: int | None
+    principal: str
+    settings: dict[str, Any]
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    rows_done: int = 0
+    rows_failed: int = 0
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """One output row; ``line`` counts the input's rows from 0."""
+
+    line: int
+    payload: dict[str, Any]
+    failed: bool = False
+
+
+class Jobs:
+    """Repository of batch jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        scope: Scope,
+        *,
+        application: str,
+        release: str | None,
+        input: str,
+        output: str,
+        principal: str,
+        kind: str = "table",
+        total: int | None = None,
+        settings: dict[str, Any] | None = None,
+        job: str | None = None,
+        within: Connection | None = None,
+    ) -> BatchJob:
+        """Record a queued job. With ``job`` given, creating it again returns the one that exists."""
+        job = job or new_id("job")
+        now = self._now()
+        statement = upsert(schema.jobs).values(
+            tenant=scope.tenant,
+            environment=scope.environment,
+            id=job,
+            application=application,
+            release=release,
+            kind=kind,
+            input=input,
+            output=output,
+            status="queued",
+            epoch=0,
+            total=total,
+            principal=principal,
+            settings=msgspec.json.encode(settings or {}),
+            created_at=now,
+            updated_at=now,
+        )
+        with self._database.writing(within) as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+            return self.get(scope, job, within=connection)
+
+    def get(self, scope: Scope, job: str, *, within: Connection | None = None) -> BatchJob:
+        """One job with its counts.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        with self._database.reading(within) as connection:
+            row = connection.execute(
+                select(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job)
+            ).first()
+            if row is None:
+                raise NotFound(
+                    f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`."
+                )
+            return self._job(connection, row)
+
+    def list(
+        self,
+        scope: Scope,
+        status: JobStatus | None = None,
+        *,
+        limit: int = 50,
+        within: Connection | None = None,
+    ) -> list[BatchJob]:
+        """Jobs with their counts, latest first."""
+        table = schema.jobs
+        statement = select(table).where(schema.owned(table, scope))
+        if status is not None:
+            statement = statement.where(table.c.status == status)
+        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+        with self._database.reading(within) as connection:
+            return [self._job(connection, row) for row in connection.execute(statement).all()]
+
+    def set_status(
+        self,
+        scope: Scope,
+        job: str,
+        status: JobStatus,
+        *,
+        epoch: int | None = None,
+        total: int | None = None,
+        error: str | None = None,
+        within: Connection | None = None,
+    ) -> BatchJob:
+        """Move a job to a status; a worker passes its epoch. An ended job stays as it ended.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job ended otherwise, or another worker took it over.
+        """
+        with self._database.writing(within) as connection:
+            found = self.get(scope, job, within=connection)
+            if found.status == status and status in ENDED:
+                return found
+            if found.status in ENDED:
+                raise Conflict(f"The job {job} is {found.status}.", where=str(scope), next_step="Create a new job.")
+            if epoch is not None:
+                self._require_epoch(connection, scope, job, epoch)
+            values: dict[str, Any] = {"status": status, "error": error, "updated_at": self._now()}
+            if total is not None:
+                values["total"] = total
+            connection.execute(
+                update(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job).values(values)
+            )
+            return self.get(scope, job, within=connection)
+
+    def take_over(self, scope: Scope, job: str, *, within: Connection | None = None) -> int:
+        """Raise the epoch and return it: from now on only its holder writes rows. Sets the job running.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job ended.
+        """
+        with self._database.writing(within) as connection:
+            running = self.set_status(scope, job, "running", within=connection)
+            epoch = running.epoch + 1
+            connection.execute(
+                update(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job).values(epoch=epoch)
+            )
+        return epoch
+
+    def write_rows(
+        self, scope: Scope, job: str, epoch: int, rows: Sequence[JobRow], *, within: Connection | None = None
+    ) -> int:
+        """Write output rows; a line that is there already keeps its first row.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            Conflict: the job ended, or another worker took it over.
+        """
+        if not rows:
+            return 0
+        now = self._now()
+        sealed = [
+            {
+                "tenant": scope.tenant,
+                "environment": scope.environment,
+                "job": job,
+                "line": row.line,
+                "epoch": epoch,
+                "failed": row.failed,
+                "payload": self._database.seal(scope, _SCHEMA, f"{job}:{row.line}", msgspec.json.encode(row.payload)),
+                "created_at": now,
+            }
+            for row in rows
+        ]
+        with self._database.writing(within) as connection:
+            self._require_epoch(connection, scope, job, epoch)
+            written = connection.execute(
+                upsert(schema.job_rows).on_conflict_do_nothing(), sealed, execution_options={"preserve_rowcount": True}
+            )
+        return written.rowcount
+
+    def done_lines(self, scope: Scope, job: str, *, within: Connection | None = None) -> set[int]:
+        """Lines that have their row."""
+        table = schema.job_rows
+        with self._database.reading(within) as connection:
+            return set(
+                connection.execute(select(table.c.line).where(schema.owned(table, scope), table.c.job == job)).scalars()
+            )
+
+    def rows(self, scope: Scope, job: str) -> Iterator[JobRow]:
+        """Output rows in the order of their lines, read page by page."""
+        table = schema.job_rows
+        after = -1
+        while True:
+            statement = (
+                select(table.c.line, table.c.failed, table.c.payload)
+                .where(schema.owned(table, scope), table.c.job == job, table.c.line > after)
+                .order_by(table.c.line)
+                .limit(_PAGE)
+            )
+            with self._database.read() as connection:
+                page = connection.execute(statement).all()
+            for row in page:
+                content = self._database.unseal(scope, _SCHEMA, f"{job}:{row.line}", row.payload)
+                yield JobRow(line=row.line, payload=msgspec.json.decode(content), failed=row.failed)
+            if len(page) < _PAGE:
+                return
+            after = page[-1].line
+
+    def _require_epoch(self, connection: Connection, scope: Scope, job: str, epoch: int) -> None:
+        table = schema.jobs
+        row = connection.execute(
+            select(table.c.epoch, table.c.status).where(schema.owned(table, scope), table.c.id == job)
+        ).first()
+        if row is None:
+            raise NotFound(f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`.")
+        if row.epoch != epoch or row.status in ENDED:
+            raise Conflict(
+                f"Epoch {epoch} of job {job} may not write: it is {row.status} in epoch {row.epoch}.",
+                where=str(scope),
+                next_step="Stop: another worker has the job, or it ended.",
+            )
+
+    def _counts(self, connection: Connection, scope: Scope, job: str) -> tuple[int, int]:
+        table = schema.job_rows
+        done, failed = connection.execute(
+            select(func.count(), func.coalesce(func.sum(case((table.c.failed, 1), else_=0)), 0)).where(
+                schema.owned(table, scope), table.c.job == job
+            )
+        ).one()
+        return int(done), int(failed)
+
+    def _job(self, connection: Connection, row: Row[Any]) -> BatchJob:
+        scope = Scope(row.tenant, row.environment)
+        done, failed = self._counts(connection, scope, row.id)
+        return BatchJob(
+            id=row.id,
+            scope=scope,
+            application=row.application,
+            release=row.release,
+            kind=row.kind,
+            input=row.input,
+            output=row.output,
+            status=row.status,
+            epoch=row.epoch,
+            total=row.total,
+            principal=row.principal,
+            settings=msgspec.json.decode(row.settings),
+            error=row.error,
+            created_at=from_microseconds(row.created_at),
+            updated_at=from_microseconds(row.updated_at),
+            rows_done=done,
+            rows_failed=failed,
+        )
+
+    def _now(self) -> int:
+        return microseconds(self._database.clock.now())

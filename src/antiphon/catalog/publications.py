@@ -1,0 +1,201 @@
+"""Publications: numbered, atomic sets of snapshots that are current online.
+
+Invariant: publication N is written by compare-and-swap on N − 1 and never changes. It holds every snapshot of
+N − 1 with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.ids import canonical
+from antiphon.core.scope import Scope
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """What is current online since ``created_at``.
+
+    ``snapshots`` maps ``view@definition_version`` to a snapshot id. ``base`` is the publication whose snapshots
+    the changes were applied to: N − 1, or for a rollback the one whose set came back.
+    """
+
+    scope: Scope
+    number: int
+    snapshots: dict[str, str]
+    reason: str
+    principal: str
+    created_at: datetime
+    base: int
+
+
+_snapshots = msgspec.json.Decoder(dict[str, str])
+
+
+class Publications:
+    """Repository of publications."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def current(self, scope: Scope, *, within: Connection | None = None) -> Publication | None:
+        """The latest publication, ``None`` before the first."""
+        table = schema.publications
+        statement = select(table).where(schema.owned(table, scope)).order_by(table.c.number.desc()).limit(1)
+        with self._database.reading(within) as connection:
+            row = connection.execute(statement).first()
+        return None if row is None else _publication(row)
+
+    def get(self, scope: Scope, number: int, *, within: Connection | None = None) -> Publication:
+        """One publication by number.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        table = schema.publications
+        with self._database.reading(within) as connection:
+            row = connection.execute(select(table).where(schema.owned(table, scope), table.c.number == number)).first()
+        if row is None:
+            raise NotFound(
+                f"There is no publication {number}.", where=str(scope), next_step="See `antiphon features status`."
+            )
+        return _publication(row)
+
+    def list(self, scope: Scope, limit: int = 50, *, within: Connection | None = None) -> list[Publication]:
+        """Publications, latest first."""
+        table = schema.publications
+        statement = select(table).where(schema.owned(table, scope)).order_by(table.c.number.desc()).limit(limit)
+        with self._database.reading(within) as connection:
+            return [_publication(row) for row in connection.execute(statement)]
+
+    def publish(
+        self,
+        scope: Scope,
+        changes: Mapping[str, str | None],
+        *,
+        expected: int,
+        reason: str,
+        principal: str,
+        within: Connection | None = None,
+    ) -> Publication:
+        """Make publication ``expected + 1`` current.
+
+        Args:
+            changes: ``view@definition_version`` to snapshot id; ``None`` withdraws the view.
+            expected: the number the caller saw as current, 0 before the first.
+
+        Raises:
+            Conflict: another publication came first; read the current one and rebase.
+            NotFound: a snapshot is not recorded in this scope.
+        """
+        with self._database.writing(within) as connection:
+            current = self._expect(connection, scope, expected)
+            merged: dict[str, str] = dict(current.snapshots) if current is not None else {}
+            for view, snapshot in changes.items():
+                if snapshot is None:
+                    merged.pop(view, None)
+                else:
+                    merged[view] = snapshot
+            self._require_snapshots(connection, scope, {s for s in changes.values() if s is not None})
+            return self._write(connection, scope, expected + 1, expected, merged, reason, principal)
+
+    def rollback(
+        self,
+        scope: Scope,
+        to: int,
+        *,
+        reason: str,
+        principal: str,
+        expected: int | None = None,
+        within: Connection | None = None,
+    ) -> Publication:
+        """Publish the snapshots of publication ``to`` again, as N + 1.
+
+        Raises:
+            NotFound: there is no publication ``to``.
+            Conflict: ``expected`` was given and is not current any more.
+        """
+        with self._database.writing(within) as connection:
+            back = self.get(scope, to, within=connection)
+            if expected is None:
+                current = self.current(scope, within=connection)
+                expected = current.number if current is not None else 0
+            else:
+                self._expect(connection, scope, expected)
+            return self._write(connection, scope, expected + 1, to, back.snapshots, reason, principal)
+
+    def _expect(self, connection: Connection, scope: Scope, expected: int) -> Publication | None:
+        current = self.current(scope, within=connection)
+        number = current.number if current is not None else 0
+        if number != expected:
+            raise _lost(scope, expected, number)
+        return current
+
+    def _require_snapshots(self, connection: Connection, scope: Scope, wanted: set[str]) -> None:
+        table = schema.snapshots
+        found = set(
+            connection.execute(select(table.c.id).where(schema.owned(table, scope), table.c.id.in_(wanted))).scalars()
+        )
+        if missing := sorted(wanted - found):
+            raise NotFound(
+                f"Not recorded: snapshot {', '.join(missing)}.",
+                where=str(scope),
+                next_step="Add the manifest before publishing it.",
+            )
+
+    def _write(
+        self,
+        connection: Connection,
+        scope: Scope,
+        number: int,
+        base: int,
+        snapshots: dict[str, str],
+        reason: str,
+        principal: str,
+    ) -> Publication:
+        now = microseconds(self._database.clock.now())
+        try:
+            connection.execute(
+                insert(schema.publications).values(
+                    tenant=scope.tenant,
+                    environment=scope.environment,
+                    number=number,
+                    base=base,
+                    snapshots=canonical(snapshots),
+                    reason=reason,
+                    principal=principal,
+                    created_at=now,
+                )
+            )
+        except IntegrityError as error:
+            raise _lost(scope, number - 1, number) from error
+        return Publication(scope, number, snapshots, reason, principal, from_microseconds(now), base)
+
+
+def _publication(row: Row[tuple[object, ...]]) -> Publication:
+    return Publication(
+        scope=Scope(row.tenant, row.environment),
+        number=row.number,
+        snapshots=_snapshots.decode(row.snapshots),
+        reason=row.reason,
+        principal=row.principal,
+        created_at=from_microseconds(row.created_at),
+        base=row.base,
+    )
+
+
+def _lost(scope: Scope, expected: int, number: int) -> Conflict:
+    return Conflict(
+        f"Publication {expected} is not current any more; {number} is.",
+        where=str(scope),
+        next_step="Read the current publication and apply the changes to it.",
+    )

@@ -1,0 +1,280 @@
+"""Receipts: what each prediction was made from, committed before its response ends."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import func, insert, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from antiphon.catalog import schema
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.scope import Scope
+
+Path = Literal["online", "batch"]
+
+
+class FeatureReceipt(msgspec.Struct, frozen=True):
+    """One feature as it was read.
+
+    ``printed`` is what the prompt saw, ``age_seconds`` is ``as_of`` minus ``event_time``, ``contract`` is what
+    the freshness contract did: fresh, flagged, defaulted, absent.
+    """
+
+    name: str
+    value: float | int | str | None
+    printed: str | None
+    definition_version: str
+    snapshot: str | None
+    event_time: datetime | None
+    age_seconds: float | None
+    contract: str
+    stream_offset: int | None = None
+
+
+class PolicyReceipt(msgspec.Struct, frozen=True):
+    """The decision that let this prediction happen."""
+
+    decision: Literal["allow", "deny"]
+    digest: str
+    policies: tuple[str, ...] = ()
+
+
+class UsageReceipt(msgspec.Struct, frozen=True):
+    """Tokens and engine seconds of all attempts together; zero for a reused answer."""
+
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    forced_tokens: int = 0
+    engine_seconds: float = 0.0
+    attempts: int = 0
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One generation, enough to replay it: prompt and text are blobs, decoding as it ran."""
+
+    prompt_blob: str
+    text_blob: str
+    seed: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: tuple[str, ...]
+    json_schema_blob: str | None
+    model: str
+    fingerprint: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+
+
+class GuardReceipt(msgspec.Struct, frozen=True):
+    """What a guard did: ``pass``, ``retry`` or ``template``, and why."""
+
+    guard: str
+    action: Literal["pass", "retry", "template"]
+    reason: str = ""
+
+
+class CacheReceipt(msgspec.Struct, frozen=True):
+    """Where the answer came from: ``generated``, ``identical-prompt`` (the same prompt was generated before)
+    or ``stored`` (a precomputed or earlier answer); ``prediction`` is the one it was first made as."""
+
+    origin: Literal["generated", "identical-prompt", "stored"]
+    prediction: str | None = None
+    origin_path: Path | None = None
+    saved: UsageReceipt | None = None
+    """What the reused answer had cost when it was made."""
+    origin_seconds: float | None = None
+    """How long it had taken then."""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Wall seconds from arrival: admission wait, first byte, whole answer; and the engine's own parts."""
+
+    queue: float = 0.0
+    first_byte: float = 0.0
+    total: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """Exactly what one prediction was made from. Texts are blobs, so that they can be erased by themselves."""
+
+    prediction: str
+    request: str
+    trace: str
+    scope: Scope
+    application: str
+    release: str
+    path: Path
+    principal: str
+    originating_user: str | None
+    purpose: str
+    subject: str
+    """Keyed hash (hex) of the entity keys."""
+    entity_blob: str
+    exposure_unit: str
+    assignment_probability: float
+    policy: PolicyReceipt
+    publication: int | None
+    as_of: datetime
+    created_at: datetime
+    features: tuple[FeatureReceipt, ...]
+    feature_fingerprint: str
+    question_blob: str | None
+    attempts: tuple[Attempt, ...]
+    text_blob: str
+    finish_reason: str
+    classes: dict[str, dict[str, float]]
+    """Enum property to label to probability, from the unmasked branch."""
+    guards: tuple[GuardReceipt, ...]
+    cache: CacheReceipt
+    usage: UsageReceipt
+    timing: Timing
+    audit_checkpoint: str | None = None
+    cost: float | None = None
+
+
+class ReceiptCount(msgspec.Struct, frozen=True):
+    """How many receipts one application has on one path from one cache origin."""
+
+    application: str
+    path: Path
+    origin: str
+    receipts: int
+
+
+_SCHEMA = "receipt/1"
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Receipt)
+
+
+class Receipts:
+    """Repository of receipts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._blobs = Blobs(database)
+
+    def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Connection | None = None) -> None:
+        """Record a receipt together with the texts its ``*_blob`` fields name by SHA-256.
+
+        Raises:
+            Conflict: this prediction has a receipt already.
+        """
+        scope = receipt.scope
+        payload = self._database.seal(scope, _SCHEMA, receipt.prediction, _encoder.encode(receipt))
+        with self._database.writing(within) as connection:
+            self._blobs.put_many(scope, texts, within=connection)
+            try:
+                connection.execute(
+                    insert(schema.receipts),
+                    {
+                        "tenant": scope.tenant,
+                        "environment": scope.environment,
+                        "prediction": receipt.prediction,
+                        "application": receipt.application,
+                        "release": receipt.release,
+                        "path": receipt.path,
+                        "origin": receipt.cache.origin,
+                        "subject": receipt.subject,
+                        "payload": payload,
+                        "created_at": microseconds(receipt.created_at),
+                    },
+                )
+            except IntegrityError as error:
+                raise Conflict(
+                    f"The prediction {receipt.prediction!r} has a receipt already.",
+                    where=str(scope),
+                    next_step="Give each prediction its own id.",
+                ) from error
+
+    def get(self, scope: Scope, prediction: str, *, within: Connection | None = None) -> Receipt:
+        """The receipt of one prediction.
+
+        Raises:
+            NotFound: there is none here.
+        """
+        table = schema.receipts
+        with self._database.reading(within) as connection:
+            payload = connection.execute(
+                select(table.c.payload).where(schema.owned(table, scope), table.c.prediction == prediction)
+            ).scalar()
+        if payload is None:
+            raise NotFound(
+                f"There is no prediction {prediction!r}.",
+                where=str(scope),
+                next_step="Check the id, the tenant and the environment.",
+            )
+        return _decoder.decode(self._database.unseal(scope, _SCHEMA, prediction, payload))
+
+    def list(
+        self,
+        scope: Scope,
+        application: str | None = None,
+        path: Path | None = None,
+        before: datetime | None = None,
+        limit: int = 50,
+        *,
+        subject: str | None = None,
+        since: datetime | None = None,
+        within: Connection | None = None,
+    ) -> list[Receipt]:
+        """Receipts with ``since <= created_at < before``, latest first."""
+        table = schema.receipts
+        statement = select(table.c.prediction, table.c.payload).where(schema.owned(table, scope))
+        if application is not None:
+            statement = statement.where(table.c.application == application)
+        if path is not None:
+            statement = statement.where(table.c.path == path)
+        if subject is not None:
+            statement = statement.where(table.c.subject == subject)
+        if before is not None:
+            statement = statement.where(table.c.created_at < microseconds(before))
+        if since is not None:
+            statement = statement.where(table.c.created_at >= microseconds(since))
+        statement = statement.order_by(table.c.created_at.desc(), table.c.prediction.desc()).limit(limit)
+        with self._database.reading(within) as connection:
+            rows = connection.execute(statement).all()
+        return [_decoder.decode(self._database.unseal(scope, _SCHEMA, row.prediction, row.payload)) for row in rows]
+
+    def count(
+        self,
+        scope: Scope,
+        application: str | None = None,
+        path: Path | None = None,
+        *,
+        since: datetime | None = None,
+        within: Connection | None = None,
+    ) -> int:
+        """How many receipts there are."""
+        return sum(
+            counted.receipts
+            for counted in self.counts(scope, since=since, within=within)
+            if application in (None, counted.application) and path in (None, counted.path)
+        )
+
+    def counts(
+        self, scope: Scope, *, since: datetime | None = None, within: Connection | None = None
+    ) -> builtins.list[ReceiptCount]:
+        """How many receipts there are by application, path and cache origin."""
+        table = schema.receipts
+        keys = (table.c.application, table.c.path, table.c.origin)
+        statement = select(*keys, func.count().label("receipts")).where(schema.owned(table, scope))
+        if since is not None:
+            statement = statement.where(table.c.created_at >= microseconds(since))
+        with self._database.reading(within) as connection:
+            return [
+                ReceiptCount(row.application, row.path, row.origin, row.receipts)
+                for row in connection.execute(statement.group_by(*keys).order_by(*keys))
+            ]

@@ -1,0 +1,372 @@
+"""Releases: immutable bundles, the stages they enter, and the pointer to the live one.
+
+Invariant: stages and pointers are sequences that only grow, so what was live at any time is always answerable.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, func, insert, select, true
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.ids import canonical, content_hash, new_id
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+
+Stage = Literal["draft", "validated", "shadow", "canary", "live", "retired", "rolled_back"]
+
+
+class ModelPin(msgspec.Struct, frozen=True):
+    """The model a release serves: its name and the SHA-256 of its weights (``None`` for a remote engine)."""
+
+    name: str
+    weights_sha256: str | None
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """Everything an answer is made from, as one value. Its canonical hash is its identity."""
+
+    application: ApplicationSpec
+    model: ModelPin
+    policy_digest: str
+
+
+class Release(msgspec.Struct, frozen=True):
+    """A bundle with its history. ``number`` counts per application from 1."""
+
+    id: str
+    scope: Scope
+    number: int
+    bundle: Bundle
+    content_hash: str
+    stage: Stage
+    author: str
+    rationale: str
+    created_at: datetime
+
+
+class StageMove(msgspec.Struct, frozen=True):
+    """A release entering a stage."""
+
+    release: str
+    sequence: int
+    stage: Stage
+    principal: str
+    reason: str
+    at: datetime
+
+
+class Activation(msgspec.Struct, frozen=True):
+    """One move of an application's live pointer."""
+
+    application: str
+    sequence: int
+    release: str
+    action: Literal["activate", "rollback"]
+    principal: str
+    reason: str
+    at: datetime
+
+
+_bundle = msgspec.json.Decoder(Bundle)
+
+
+class Releases:
+    """Repository of releases, their stages and the live pointers. Rows are only ever added."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self, bundle: Bundle, scope: Scope, author: str, rationale: str, *, within: Connection | None = None
+    ) -> Release:
+        """Record a bundle as the application's next release, as a draft; a known bundle gives its own release."""
+        digest = content_hash(bundle)
+        application = bundle.application.name
+        table = schema.releases
+        with self._database.writing(within) as connection:
+            known = connection.execute(
+                select(table.c.id).where(
+                    schema.owned(table, scope), table.c.application == application, table.c.content_hash == digest
+                )
+            ).scalar()
+            if known is not None:
+                return self.get(scope, known, within=connection)
+            highest = connection.execute(
+                select(func.max(table.c.number)).where(schema.owned(table, scope), table.c.application == application)
+            ).scalar()
+            release = new_id("rel")
+            connection.execute(
+                insert(table).values(
+                    tenant=scope.tenant,
+                    environment=scope.environment,
+                    id=release,
+                    application=application,
+                    number=(highest or 0) + 1,
+                    content_hash=digest,
+                    bundle=canonical(bundle),
+                    author=author,
+                    rationale=rationale,
+                    created_at=self._now(),
+                )
+            )
+            self.set_stage(scope, release, "draft", principal=author, reason=rationale, within=connection)
+            return self.get(scope, release, within=connection)
+
+    def get(self, scope: Scope, release: str, *, within: Connection | None = None) -> Release:
+        """One release.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        with self._database.reading(within) as connection:
+            found = self._select(connection, scope, schema.releases.c.id == release)
+        if not found:
+            raise NotFound(
+                f"There is no release {release!r}.", where=str(scope), next_step="See `antiphon releases list`."
+            )
+        return found[0]
+
+    def list(self, scope: Scope, application: str | None = None, *, within: Connection | None = None) -> list[Release]:
+        """Releases by application, latest first."""
+        condition = true() if application is None else schema.releases.c.application == application
+        with self._database.reading(within) as connection:
+            return self._select(connection, scope, condition)
+
+    def set_stage(
+        self,
+        scope: Scope,
+        release: str,
+        stage: Stage,
+        *,
+        principal: str,
+        reason: str,
+        within: Connection | None = None,
+    ) -> StageMove:
+        """Record that a release entered a stage; entering the stage it is in changes nothing."""
+        with self._database.writing(within) as connection:
+            moves = self.stages(scope, release, within=connection)
+            if moves and moves[-1].stage == stage:
+                return moves[-1]
+            now = max(self._now(), microseconds(moves[-1].at) if moves else 0)
+            move = StageMove(release, len(moves) + 1, stage, principal, reason, from_microseconds(now))
+            connection.execute(
+                insert(schema.release_stages).values(
+                    tenant=scope.tenant,
+                    environment=scope.environment,
+                    release=release,
+                    sequence=move.sequence,
+                    stage=stage,
+                    principal=principal,
+                    reason=reason,
+                    at=now,
+                )
+            )
+        return move
+
+    def stages(self, scope: Scope, release: str, *, within: Connection | None = None) -> builtins.list[StageMove]:
+        """Every stage the release entered, first to last."""
+        table = schema.release_stages
+        statement = (
+            select(table).where(schema.owned(table, scope), table.c.release == release).order_by(table.c.sequence)
+        )
+        with self._database.reading(within) as connection:
+            return [
+                StageMove(row.release, row.sequence, row.stage, row.principal, row.reason, from_microseconds(row.at))
+                for row in connection.execute(statement)
+            ]
+
+    def activate(
+        self,
+        scope: Scope,
+        application: str,
+        release: str,
+        principal: str,
+        reason: str,
+        *,
+        within: Connection | None = None,
+    ) -> Activation:
+        """Make a release the live one; the one before is retired. Activating the live one changes nothing.
+
+        Raises:
+            NotFound: the application has no such release.
+        """
+        with self._database.writing(within) as connection:
+            if self.get(scope, release, within=connection).bundle.application.name != application:
+                raise NotFound(
+                    f"The release {release!r} is not one of {application!r}.",
+                    where=str(scope),
+                    next_step=f"See `antiphon releases list {application}`.",
+                )
+            history = self.history(scope, application, within=connection)
+            if history and history[-1].release == release:
+                return history[-1]
+            if history:
+                self.set_stage(
+                    scope,
+                    history[-1].release,
+                    "retired",
+                    principal=principal,
+                    reason=f"{release} went live: {reason}",
+                    within=connection,
+                )
+            return self._point(connection, scope, application, release, "activate", principal, reason, history)
+
+    def rollback(
+        self, scope: Scope, application: str, principal: str, reason: str, *, within: Connection | None = None
+    ) -> Activation:
+        """Make the release that was live before the live one live again; repeated, it goes further back.
+
+        Raises:
+            Conflict: nothing was live before.
+        """
+        with self._database.writing(within) as connection:
+            history = self.history(scope, application, within=connection)
+            standing = _standing(history)
+            if len(standing) < 2:
+                raise Conflict(
+                    f"{application!r} has no earlier live release.",
+                    where=str(scope),
+                    next_step=f"Activate one of `antiphon releases list {application}`.",
+                )
+            self.set_stage(scope, standing[-1], "rolled_back", principal=principal, reason=reason, within=connection)
+            return self._point(connection, scope, application, standing[-2], "rollback", principal, reason, history)
+
+    def live(self, scope: Scope, application: str, *, within: Connection | None = None) -> Release | None:
+        """The live release, ``None`` when none was activated."""
+        return self._pointed(scope, application, true(), within)
+
+    def live_at(
+        self, scope: Scope, application: str, moment: datetime, *, within: Connection | None = None
+    ) -> Release | None:
+        """The release that was live at an instant of wall time. Its ``stage`` is today's."""
+        return self._pointed(scope, application, schema.release_pointers.c.at <= microseconds(moment), within)
+
+    def history(self, scope: Scope, application: str, *, within: Connection | None = None) -> builtins.list[Activation]:
+        """Every move of the live pointer, first to last."""
+        table = schema.release_pointers
+        statement = (
+            select(table)
+            .where(schema.owned(table, scope), table.c.application == application)
+            .order_by(table.c.sequence)
+        )
+        with self._database.reading(within) as connection:
+            return [
+                Activation(
+                    row.application,
+                    row.sequence,
+                    row.release,
+                    row.action,
+                    row.principal,
+                    row.reason,
+                    from_microseconds(row.at),
+                )
+                for row in connection.execute(statement)
+            ]
+
+    def applications(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[str]:
+        """Names of the applications that have a live release."""
+        table = schema.release_pointers
+        statement = select(table.c.application).where(schema.owned(table, scope)).distinct()
+        with self._database.reading(within) as connection:
+            return sorted(connection.execute(statement).scalars())
+
+    def _pointed(
+        self, scope: Scope, application: str, condition: ColumnElement[bool], within: Connection | None
+    ) -> Release | None:
+        table = schema.release_pointers
+        statement = (
+            select(table.c.release)
+            .where(schema.owned(table, scope), table.c.application == application, condition)
+            .order_by(table.c.sequence.desc())
+            .limit(1)
+        )
+        with self._database.reading(within) as connection:
+            release = connection.execute(statement).scalar()
+            return None if release is None else self.get(scope, release, within=connection)
+
+    def _point(
+        self,
+        connection: Connection,
+        scope: Scope,
+        application: str,
+        release: str,
+        action: Literal["activate", "rollback"],
+        principal: str,
+        reason: str,
+        history: Sequence[Activation],
+    ) -> Activation:
+        # "Live at" must be answerable by time even when the wall clock was set back between two moves.
+        now = max(self._now(), microseconds(history[-1].at) if history else 0)
+        move = Activation(application, len(history) + 1, release, action, principal, reason, from_microseconds(now))
+        connection.execute(
+            insert(schema.release_pointers).values(
+                tenant=scope.tenant,
+                environment=scope.environment,
+                application=application,
+                sequence=move.sequence,
+                release=release,
+                action=action,
+                principal=principal,
+                reason=reason,
+                at=now,
+            )
+        )
+        self.set_stage(scope, release, "live", principal=principal, reason=reason, within=connection)
+        return move
+
+    def _select(self, connection: Connection, scope: Scope, condition: ColumnElement[bool]) -> builtins.list[Release]:
+        releases, stages = schema.releases, schema.release_stages
+        latest = (
+            select(stages.c.stage)
+            .where(
+                stages.c.tenant == releases.c.tenant,
+                stages.c.environment == releases.c.environment,
+                stages.c.release == releases.c.id,
+            )
+            .order_by(stages.c.sequence.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        statement = (
+            select(releases, latest.label("stage"))
+            .where(schema.owned(releases, scope), condition)
+            .order_by(releases.c.application, releases.c.number.desc())
+        )
+        return [
+            Release(
+                id=row.id,
+                scope=scope,
+                number=row.number,
+                bundle=_bundle.decode(row.bundle),
+                content_hash=row.content_hash,
+                stage=row.stage,
+                author=row.author,
+                rationale=row.rationale,
+                created_at=from_microseconds(row.created_at),
+            )
+            for row in connection.execute(statement)
+        ]
+
+    def _now(self) -> int:
+        return microseconds(self._database.clock.now())
+
+
+def _standing(history: Sequence[Activation]) -> list[str]:
+    """The releases one can roll back through, the live one last: an activation adds one, a rollback removes one."""
+    standing: list[str] = []
+    for move in history:
+        if move.action == "rollback":
+            standing.pop()
+        else:
+            standing.append(move.release)
+    return standing

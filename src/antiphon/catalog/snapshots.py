@@ -1,0 +1,152 @@
+"""Snapshots: the manifest of one materialised, immutable data version of a view."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import insert, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.ids import canonical
+from antiphon.core.scope import Scope
+
+
+class SnapshotFile(msgspec.Struct, frozen=True):
+    """One immutable file of the lake: its path below the lake's root and its stored bytes' SHA-256 hex."""
+
+    path: str
+    sha256: str
+    rows: int
+    bytes: int
+
+
+class SnapshotManifest(msgspec.Struct, frozen=True):
+    """What a snapshot is and how it was made.
+
+    Attributes:
+        as_of: the state is that of the sources as known then.
+        kind: how it was made: ``batch``, ``backfill`` or ``stream``.
+        logical_hash: hash of its values, the same whatever the files' encoding or compaction.
+        rows_in: rows read; ``rows_out`` rows (entities) written; ``rows_rejected`` rows refused at ingest.
+        statistics: feature to named statistics (null share, minimum, maximum, mean …).
+        source: description of the source as read; ``source_hash`` its content.
+        online_file: path of the sealed online file below the online store's root.
+        run: the run that made it.
+        stream_offset: last offset of the source's stream that the state includes; ``None`` for a table.
+    """
+
+    id: str
+    scope: Scope
+    view: str
+    definition_version: str
+    as_of: datetime
+    files: tuple[SnapshotFile, ...]
+    logical_hash: str
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    source: str
+    source_hash: str
+    created_at: datetime
+    kind: str = "batch"
+    statistics: dict[str, dict[str, Any]] = {}
+    online_file: str | None = None
+    duration_seconds: float = 0.0
+    run: str | None = None
+    stream_offset: int | None = None
+
+
+_decoder = msgspec.json.Decoder(SnapshotManifest)
+
+
+class Snapshots:
+    """Repository of snapshot manifests."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, manifest: SnapshotManifest, *, within: Connection | None = None) -> SnapshotManifest:
+        """Record a manifest. Recording the same one again changes nothing.
+
+        Raises:
+            Conflict: another manifest has this id.
+        """
+        with self._database.writing(within) as connection:
+            known = self._find(connection, manifest.scope, manifest.id)
+            if known is not None:
+                if canonical(known) == canonical(manifest):
+                    return known
+                raise _taken(manifest)
+            try:
+                connection.execute(
+                    insert(schema.snapshots).values(
+                        tenant=manifest.scope.tenant,
+                        environment=manifest.scope.environment,
+                        id=manifest.id,
+                        view=manifest.view,
+                        definition_version=manifest.definition_version,
+                        as_of=microseconds(manifest.as_of),
+                        logical_hash=manifest.logical_hash,
+                        document=msgspec.json.encode(manifest),
+                        created_at=microseconds(manifest.created_at),
+                    )
+                )
+            except IntegrityError as error:
+                raise _taken(manifest) from error
+        return manifest
+
+    def get(self, scope: Scope, snapshot: str, *, within: Connection | None = None) -> SnapshotManifest:
+        """The manifest of one snapshot.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        with self._database.reading(within) as connection:
+            found = self._find(connection, scope, snapshot)
+        if found is None:
+            raise NotFound(
+                f"There is no snapshot {snapshot!r}.", where=str(scope), next_step="See `antiphon features list`."
+            )
+        return found
+
+    def list(
+        self,
+        scope: Scope,
+        view: str | None = None,
+        definition_version: str | None = None,
+        *,
+        limit: int = 100,
+        within: Connection | None = None,
+    ) -> list[SnapshotManifest]:
+        """Manifests, latest ``as_of`` first."""
+        table = schema.snapshots
+        statement = select(table.c.document).where(schema.owned(table, scope))
+        if view is not None:
+            statement = statement.where(table.c.view == view)
+        if definition_version is not None:
+            statement = statement.where(table.c.definition_version == definition_version)
+        statement = statement.order_by(table.c.as_of.desc(), table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+        with self._database.reading(within) as connection:
+            return [_decoder.decode(document) for document in connection.execute(statement).scalars()]
+
+    def _find(self, connection: Connection, scope: Scope, snapshot: str) -> SnapshotManifest | None:
+        table = schema.snapshots
+        document = connection.execute(
+            select(table.c.document).where(schema.owned(table, scope), table.c.id == snapshot)
+        ).scalar()
+        return None if document is None else _decoder.decode(document)
+
+
+def _taken(manifest: SnapshotManifest) -> Conflict:
+    return Conflict(
+        f"The snapshot id {manifest.id!r} is taken by another manifest.",
+        where=str(manifest.scope),
+        next_step="A snapshot is immutable: give the new one its own id.",
+    )

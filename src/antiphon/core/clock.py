@@ -1,0 +1,92 @@
+"""Time is injected. Wall time drives leases, expiry and audit; a request's ``as_of`` drives features."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from antiphon.core.errors import InvalidInput
+
+
+class Clock(Protocol):
+    """Where the wall time comes from."""
+
+    def now(self) -> datetime:
+        """The wall time, in UTC with zone."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, for durations and leases inside one process."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that moves only when told to; shipped for tests and replays."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start
+        self._elapsed = 0.0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def advance(self, by: timedelta) -> None:
+        """Move both readings forward.
+
+        Raises:
+            InvalidInput: ``by`` is negative.
+        """
+        if by < timedelta(0):
+            raise InvalidInput("A clock does not go back.")
+        self._now += by
+        self._elapsed += by.total_seconds()
+
+
+def utc(moment: datetime) -> datetime:
+    """The same instant in UTC.
+
+    Raises:
+        InvalidInput: the moment has no time zone, so it names no instant.
+    """
+    if moment.tzinfo is None:
+        raise InvalidInput(f"{moment.isoformat()} has no time zone.", next_step="Write it with an offset, e.g. +00:00.")
+    return moment.astimezone(UTC)
+
+
+def microseconds(moment: datetime) -> int:
+    """Whole microseconds since 1970-01-01 UTC: how instants are stored and compared."""
+    delta = utc(moment) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def from_microseconds(value: int) -> datetime:
+    """The inverse of :func:`microseconds`."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read ``"90s"``, ``"15m"``, ``"2h"``, ``"28d"`` (also ``"250ms"``).
+
+    Raises:
+        InvalidInput: not a positive whole number followed by ms, s, m, h or d.
+    """
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+    number = text.rstrip("mshd")
+    unit = text[len(number) :]
+    if not number.isdigit() or unit not in units or int(number) == 0:
+        raise InvalidInput(f"{text!r} is not a duration.", next_step="Write a whole number and ms, s, m, h or d: 15m.")
+    return timedelta(seconds=int(number) * units[unit])

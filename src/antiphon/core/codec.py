@@ -1,0 +1,98 @@
+"""Stored payloads: an envelope of schema, codec, key id and bytes, so that encryption is a choice of codec.
+
+Invariant: what a payload *is* (its content hash) is computed over the clear bytes; the envelope may change
+(another codec, another key) without the payload becoming something else.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from antiphon.core.errors import Corrupt
+from antiphon.core.scope import Scope
+
+
+class PayloadContext(msgspec.Struct, frozen=True):
+    """Where a payload lives. A sealing codec authenticates it, so that a payload moved elsewhere does not open.
+
+    Attributes:
+        schema: what the bytes are and in which version, such as ``receipt/1``.
+        scope: the tenant and environment that own it.
+        subject: the row it belongs to (a prediction id, a blob's hash, ``job:line``).
+    """
+
+    schema: str
+    scope: Scope
+    subject: str
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A payload as stored. ``key_id`` is ``None`` when the codec needs no key."""
+
+    schema: str
+    codec: str
+    key_id: str | None
+    content: bytes
+
+
+class Codec(Protocol):
+    """Turns bytes into what is stored, and back."""
+
+    def seal(self, content: bytes, context: PayloadContext) -> Envelope:
+        """The envelope to store."""
+        ...
+
+    def open(self, envelope: Envelope, context: PayloadContext) -> bytes:
+        """The bytes that were sealed.
+
+        Raises:
+            Corrupt: the envelope is of another codec, schema or context, or its bytes were changed.
+        """
+        ...
+
+
+class PlainCodec:
+    """Stores bytes as they are."""
+
+    name = "plain"
+
+    def seal(self, content: bytes, context: PayloadContext) -> Envelope:
+        return Envelope(schema=context.schema, codec=self.name, key_id=None, content=content)
+
+    def open(self, envelope: Envelope, context: PayloadContext) -> bytes:
+        if envelope.codec != self.name:
+            raise Corrupt(
+                f"The payload was sealed by codec {envelope.codec!r}, this process reads {self.name!r}.",
+                where=f"{context.scope} {context.schema} {context.subject}",
+                next_step="Start it with the settings the payload was written under.",
+            )
+        if envelope.schema != context.schema:
+            raise Corrupt(
+                f"The payload is a {envelope.schema!r}, expected {context.schema!r}.",
+                where=f"{context.scope} {context.subject}",
+                next_step="Run `antiphon doctor`.",
+            )
+        return envelope.content
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def pack(envelope: Envelope) -> bytes:
+    """The envelope as one column's bytes (MessagePack)."""
+    return _encoder.encode(envelope)
+
+
+def unpack(packed: bytes) -> Envelope:
+    """The inverse of :func:`pack`.
+
+    Raises:
+        Corrupt: the bytes are no envelope.
+    """
+    try:
+        return _decoder.decode(packed)
+    except msgspec.DecodeError as error:
+        raise Corrupt("Stored bytes are no envelope.", next_step="Run `antiphon doctor`.") from error

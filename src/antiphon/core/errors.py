@@ -1,0 +1,193 @@
+"""One tree of errors: each says what was wrong, where, and what to do next.
+
+The HTTP status, the process exit code and the OpenAI-shaped ``type`` hang on the class, so that the
+gateway and the command line translate without deciding anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AntiphonError(Exception):
+    """Base of every error Antiphon raises on purpose.
+
+    Args:
+        what: what was wrong, one sentence.
+        where: the file, field, parameter or process it concerns.
+        next_step: what the reader can do about it.
+    """
+
+    http_status = 500
+    exit_code = 1
+    code = "internal_error"
+    kind = "server_error"
+
+    def __init__(self, what: str, *, where: str | None = None, next_step: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} {self.next_step}" if self.next_step else text
+
+
+class InvalidInput(AntiphonError):
+    """The caller sent something that cannot be used."""
+
+    http_status = 400
+    exit_code = 2
+    code = "invalid_input"
+    kind = "invalid_request_error"
+
+
+class UnsupportedParameter(InvalidInput):
+    """A parameter that is unknown or that this server does not implement."""
+
+    code = "unsupported_parameter"
+
+
+class PromptTooLong(InvalidInput):
+    """Prompt and requested tokens do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class SchemaUnsatisfiable(InvalidInput):
+    """An output schema that no text, or no text of the permitted length, can meet."""
+
+    code = "schema_unsatisfiable"
+
+
+class DefinitionErrors(InvalidInput):
+    """Every problem of a project's definitions at once, each with its file and line."""
+
+    code = "invalid_definitions"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        listed = "\n  ".join(problems)
+        super().__init__(
+            f"{len(problems)} problem(s) in the definitions:\n  {listed}",
+            next_step="\nMend them and run `antiphon plan` again.",
+        )
+        self.problems = tuple(problems)
+
+
+class Unauthenticated(AntiphonError):
+    """No key, or a key that is unknown, expired or revoked."""
+
+    http_status = 401
+    exit_code = 4
+    code = "invalid_api_key"
+    kind = "authentication_error"
+
+
+class Forbidden(AntiphonError):
+    """Policy said no."""
+
+    http_status = 403
+    exit_code = 4
+    code = "forbidden"
+    kind = "permission_error"
+
+
+class NotFound(AntiphonError):
+    """The named thing does not exist in this tenant and environment."""
+
+    http_status = 404
+    exit_code = 3
+    code = "not_found"
+    kind = "invalid_request_error"
+
+
+class Conflict(AntiphonError):
+    """Somebody else changed it first, or a unique name is taken."""
+
+    http_status = 409
+    exit_code = 5
+    code = "conflict"
+    kind = "invalid_request_error"
+
+
+class FeatureUnavailable(AntiphonError):
+    """A feature is missing, or stale beyond what its freshness contract accepts."""
+
+    http_status = 409
+    exit_code = 5
+    code = "feature_unavailable"
+    kind = "invalid_request_error"
+
+
+class TooLarge(AntiphonError):
+    """A body or a file past its declared bound."""
+
+    http_status = 413
+    exit_code = 2
+    code = "too_large"
+    kind = "invalid_request_error"
+
+
+class OutputInvalid(AntiphonError):
+    """The model's output failed its schema or guards and no fallback is declared."""
+
+    http_status = 422
+    exit_code = 1
+    code = "output_invalid"
+    kind = "server_error"
+
+
+class Overloaded(AntiphonError):
+    """Admission refused: try again after ``retry_after`` seconds."""
+
+    http_status = 429
+    exit_code = 6
+    code = "overloaded"
+    kind = "rate_limit_error"
+
+    def __init__(
+        self, what: str, *, retry_after: float = 1.0, where: str | None = None, next_step: str | None = None
+    ) -> None:
+        super().__init__(what, where=where, next_step=next_step)
+        self.retry_after = retry_after
+
+
+class EngineFailed(AntiphonError):
+    """The engine died or failed in the middle of an answer."""
+
+    http_status = 502
+    exit_code = 6
+    code = "engine_failed"
+    kind = "server_error"
+
+
+class Unavailable(AntiphonError):
+    """A part the request needs (engine, catalog, online store) is away."""
+
+    http_status = 503
+    exit_code = 6
+    code = "unavailable"
+    kind = "server_error"
+
+
+class DeadlineExceeded(AntiphonError):
+    """The work did not finish within its bound."""
+
+    http_status = 504
+    exit_code = 6
+    code = "deadline_exceeded"
+    kind = "server_error"
+
+
+class Corrupt(AntiphonError):
+    """Stored bytes do not match their hash, schema or key."""
+
+    code = "corrupt"
+
+
+class SetupError(AntiphonError):
+    """The machine lacks something: a library, a file, disk space, a free port."""
+
+    exit_code = 7
+    code = "setup"

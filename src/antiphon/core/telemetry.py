@@ -1,0 +1,74 @@
+"""Traces in OpenTelemetry's conventions.
+
+Library code opens spans through :func:`span`; without an SDK configured they cost about a microsecond and
+go nowhere. :func:`configure` is called once by each process's entry point. GenAI attribute names are still
+being renamed upstream, so they live in one table here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+GENAI = {
+    "operation": "gen_ai.operation.name",
+    "model": "gen_ai.request.model",
+    "input_tokens": "gen_ai.usage.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "finish_reason": "gen_ai.response.finish_reasons",
+}
+"""Our short names to the convention's present ones."""
+
+_tracer = trace.get_tracer("antiphon")
+_propagator = TraceContextTextMapPropagator()
+
+
+@contextmanager
+def span(
+    name: str,
+    attributes: Mapping[str, str | int | float | bool] | None = None,
+    traceparent: str | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> Iterator[Span]:
+    """Open a span, as a child of ``traceparent`` (W3C) when one came over a process boundary."""
+    context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
+    with _tracer.start_as_current_span(name, context=context, kind=kind, attributes=dict(attributes or {})) as opened:
+        yield opened
+
+
+def traceparent() -> str | None:
+    """The present span's W3C trace context, to be sent over a process boundary."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier.get("traceparent")
+
+
+def trace_id() -> str:
+    """The present trace id in hex; zeros when no span is recorded."""
+    return format(trace.get_current_span().get_span_context().trace_id, "032x")
+
+
+def configure(process: str, directory: Path | None) -> None:
+    """Record this process's spans as JSON lines in ``directory/traces-PROCESS.jsonl``.
+
+    ``OTEL_SDK_DISABLED=true`` turns recording off. Spans are exported in batches by a thread, so that no
+    request waits for the file.
+    """
+    if directory is None or os.environ.get("OTEL_SDK_DISABLED") == "true":
+        return
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+    directory.mkdir(parents=True, exist_ok=True)
+    out = (directory / f"traces-{process}.jsonl").open("a", encoding="utf-8")
+    provider = TracerProvider(resource=Resource.create({"service.name": f"antiphon-{process}"}))
+    exporter = ConsoleSpanExporter(out=out, formatter=lambda finished: finished.to_json(indent=None) + "\n")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)

@@ -1,0 +1,195 @@
+"""An application: features, prompt, model, guards, freshness and service level, declared once for both paths.
+
+Invariant: a prompt template sees a feature only as it is *printed*: rounded to its declared step. So two
+requests whose figures print alike have the same prompt, and an answer may be reused exactly then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from antiphon.definitions.place import caller, declared
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What the model is told.
+
+    Attributes:
+        template: sandboxed Jinja2; sees ``entity`` (the request's keys), ``question`` and
+            ``features.VIEW.FEATURE`` (printed values, ``None`` when absent). It never sees the time.
+        system: the static part; it comes first, so that its prefix is shared by every request.
+        examples: (user, assistant) turns placed after the system text.
+    """
+
+    template: str
+    system: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+class Decoding(msgspec.Struct, frozen=True):
+    """How tokens are chosen. Temperature 0 is greedy."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """How one feature is printed, and in which role a text may state it.
+
+    Attributes:
+        feature: ``view.feature``.
+        step: numbers are rounded half up to a multiple of it; this is also the reuse tolerance.
+            ``0`` prints the value as it is (text, whole numbers).
+        unit: the words that follow the number in a text, first one canonical (``("minutes", "min")``).
+        roles: words that name the role; a number with this unit is this figure's when one of them is the
+            nearest role named around it.
+        scale: multiplies the value before printing (``100`` prints a share as a percentage).
+    """
+
+    feature: str
+    step: float = 0.0
+    unit: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    scale: float = 1.0
+
+
+class FigureGuard(msgspec.Struct, frozen=True, tag="figures"):
+    """A text may state only figures that come from this request's features, in their role.
+
+    Attributes:
+        property: the property of the output that holds the text.
+        retries: how often the model is asked again, each time with another seed.
+        retry_temperature: greedy decoding would repeat itself, so a retry samples at least this warmly.
+        fallback: Jinja2 with the prompt template's variables and ``output``; stands in when retries fail.
+    """
+
+    property: str
+    fallback: str
+    retries: int = 1
+    retry_temperature: float = 0.7
+
+
+class Freshness(msgspec.Struct, frozen=True):
+    """How old a view's values may be, and what happens beyond that.
+
+    ``flag`` serves the value and says so in the receipt; ``default`` serves ``None``; ``reject`` refuses.
+    """
+
+    max_age: str
+    when_stale: Literal["reject", "flag", "default"] = "flag"
+
+
+class Reuse(msgspec.Struct, frozen=True):
+    """When a stored answer may be served.
+
+    ``never``: always generate. ``fingerprint``: while every figure still prints alike. ``age``: while the
+    answer is younger than ``max_age`` of event time. ``always``: whatever is stored, generating only when
+    nothing is (a briefing). Apart from that, ``identical_prompts`` lets a prompt that was generated before, by
+    any release of the tenant with the same decoding and guards, be answered with what it gave.
+    """
+
+    mode: Literal["never", "fingerprint", "age", "always"] = "fingerprint"
+    max_age: str | None = None
+    identical_prompts: bool = True
+
+
+class SLO(msgspec.Struct, frozen=True):
+    """Service level of the online path; durations as ``"800ms"``."""
+
+    ttft_p99: str = "2s"
+    latency_p99: str = "10s"
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """How a release reaches everybody: a share mirrored in shadow, then per cent of users by steps."""
+
+    shadow: float = 0.0
+    canary: tuple[int, ...] = ()
+
+
+class ApplicationSpec(msgspec.Struct, frozen=True):
+    """The declared application as a plain value: what a release pins and a gateway reads.
+
+    ``features`` maps the view's name to its definition version, ``entity_keys`` are the key columns a
+    request must carry, ``output_schema`` is a JSON schema or ``None`` for free text, ``classes`` are the
+    enum properties whose probability is measured from token log-probabilities.
+    """
+
+    name: str
+    features: dict[str, str]
+    entity_keys: tuple[str, ...]
+    prompt: Prompt
+    model: str
+    decoding: Decoding
+    output_schema: dict[str, Any] | None
+    classes: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    guards: tuple[FigureGuard, ...]
+    freshness: dict[str, Freshness]
+    reuse: Reuse
+    slo: SLO
+    rollout: Rollout
+    purpose: str
+    owner: str
+
+
+class Application:
+    """What a user writes in ``definitions.py``; :meth:`spec` is its frozen value.
+
+    ``entities`` and ``features`` hold the declared objects (see ``entity`` and ``feature_view``); ``model``
+    is the name of a pulled or registered model. Mistakes are collected by ``project.load``, not raised here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        features: Sequence[Any],
+        prompt: Prompt,
+        model: str,
+        purpose: str,
+        entities: Sequence[Any] = (),
+        output: Mapping[str, Any] | None = None,
+        decoding: Decoding | None = None,
+        figures: Sequence[Figure] = (),
+        guards: Sequence[FigureGuard] = (),
+        freshness: Mapping[Any, Freshness] | None = None,
+        reuse: Reuse | None = None,
+        slo: SLO | None = None,
+        rollout: Rollout | None = None,
+        owner: str = "",
+    ) -> None:
+        self.place = caller()
+        self.name = name
+        self.features = tuple(features)
+        self.entities = tuple(entities)
+        self.prompt = prompt
+        self.model = model
+        self.purpose = purpose
+        self.output = dict(output) if output is not None else None
+        self.decoding = decoding or Decoding()
+        self.figures = tuple(figures)
+        self.guards = tuple(guards)
+        self.freshness = dict(freshness or {})
+        self.reuse = reuse or Reuse()
+        self.slo = slo or SLO()
+        self.rollout = rollout or Rollout()
+        self.owner = owner
+        declared(self)
+
+    def spec(self, root: Path | None = None) -> ApplicationSpec:
+        """The frozen value; ``root`` is where relative source paths start.
+
+        Raises:
+            DefinitionErrors: the declaration, or a view it uses, has mistakes.
+        """
+        from antiphon.definitions.application_check import application_spec
+
+        return application_spec(self, root)

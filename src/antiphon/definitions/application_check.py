@@ -1,0 +1,265 @@
+"""What can be wrong with a declared application, found without running it; and its frozen value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import DefinitionErrors, InvalidInput
+from antiphon.definitions.application import (
+    SLO,
+    Application,
+    ApplicationSpec,
+    Decoding,
+    Figure,
+    FigureGuard,
+    Freshness,
+    Prompt,
+    Reuse,
+    Rollout,
+)
+from antiphon.definitions.entity import Entity
+from antiphon.definitions.feature_view import FeatureView, duration_mistakes
+from antiphon.definitions.template import template_reads
+
+_TEMPLATE_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
+_PARTS: dict[str, type] = {
+    "prompt": Prompt,
+    "decoding": Decoding,
+    "reuse": Reuse,
+    "slo": SLO,
+    "rollout": Rollout,
+}
+
+
+def application_spec(application: Application, root: Path | None = None) -> ApplicationSpec:
+    """The frozen value of an application.
+
+    Raises:
+        DefinitionErrors: it, or a view it uses, has mistakes.
+    """
+    problems = [f"{application.place}: {text}" for text in application_mistakes(application)]
+    if problems:
+        raise DefinitionErrors(problems)
+    views = [view.spec(root) for view in application.features]
+    return ApplicationSpec(
+        name=application.name,
+        features={view.name: view.definition_version for view in views},
+        entity_keys=_entity_keys(application),
+        prompt=application.prompt,
+        model=application.model,
+        decoding=application.decoding,
+        output_schema=application.output,
+        classes=_classes(application.output),
+        figures=application.figures,
+        guards=application.guards,
+        freshness={_view_name(view): contract for view, contract in application.freshness.items()},
+        reuse=application.reuse,
+        slo=application.slo,
+        rollout=application.rollout,
+        purpose=application.purpose,
+        owner=application.owner,
+    )
+
+
+def application_mistakes(application: Application) -> Iterator[str]:
+    """What is wrong with an application, one sentence each; its views and entities are checked by themselves."""
+    label = f"application {application.name!r}"
+    for text in _mistakes(application):
+        yield f"{label}: {text}"
+
+
+def _mistakes(application: Application) -> Iterator[str]:
+    name = application.name
+    if not isinstance(name, str) or not name or not name.replace("-", "").isalnum() or name != name.lower():
+        yield "a name is lower-case letters, digits and hyphens."
+    if not isinstance(application.model, str) or not application.model:
+        yield f"model must be the name of a model, not {application.model!r}."
+    if not isinstance(application.purpose, str) or not application.purpose.strip():
+        yield "purpose must say what it is for."
+    views = {view.name: view for view in application.features if isinstance(view, FeatureView)}
+    for view in application.features:
+        if not isinstance(view, FeatureView):
+            yield f"features: {view!r} is not a feature view."
+    if len(views) < sum(isinstance(view, FeatureView) for view in application.features):
+        yield "features names a view twice."
+    for entity in application.entities:
+        if not isinstance(entity, Entity):
+            yield f"entities: {entity!r} is not an Entity."
+    broken = set()
+    for part, expected in _PARTS.items():
+        for text in _type_mistakes(getattr(application, part), expected, part):
+            broken.add(part)
+            yield text
+    yield from _schema_mistakes(application.output)
+    yield from _figure_mistakes(application, views)
+    if "prompt" not in broken:
+        yield from _template_mistakes(application, views, application.prompt.template, "prompt.template", extra=())
+        if not application.prompt.template.strip():
+            yield "prompt.template is empty."
+    yield from _guard_mistakes(application, views)
+    yield from _freshness_mistakes(application, views)
+    if "decoding" not in broken:
+        yield from _decoding_mistakes(application.decoding)
+    if "reuse" not in broken:
+        yield from _reuse_mistakes(application.reuse)
+    if "slo" not in broken:
+        for field in ("ttft_p99", "latency_p99"):
+            yield from duration_mistakes(getattr(application.slo, field), f"slo.{field}")
+    if "rollout" not in broken:
+        yield from _rollout_mistakes(application.rollout)
+
+
+def _type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
+    if not isinstance(value, expected):
+        yield f"{label} must be a {expected.__name__}, not {value!r}."
+        return
+    try:
+        msgspec.convert(msgspec.to_builtins(value), expected)
+    except (msgspec.ValidationError, TypeError) as error:
+        yield f"{label}: {error}."
+
+
+def _schema_mistakes(schema: dict[str, Any] | None) -> Iterator[str]:
+    if schema is None:
+        return
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        path = ".".join(str(part) for part in error.absolute_path)
+        yield f"output is not a valid JSON schema{f' at {path}' if path else ''}: {error.message}."
+        return
+    if schema.get("type") != "object":
+        yield "output must be a JSON schema of type object."
+
+
+def _figure_mistakes(application: Application, views: dict[str, FeatureView]) -> Iterator[str]:
+    seen: set[str] = set()
+    for figure in application.figures:
+        wrong = list(_type_mistakes(figure, Figure, "figure"))
+        yield from wrong
+        if wrong:
+            continue
+        yield from _unknown_feature(views, figure.feature, f"figure {figure.feature!r}")
+        if figure.feature in seen:
+            yield f"figure {figure.feature!r} is declared twice."
+        seen.add(figure.feature)
+        if not math.isfinite(figure.step) or figure.step < 0:
+            yield f"figure {figure.feature!r}: step must be 0 or a positive number, not {figure.step!r}."
+        if not math.isfinite(figure.scale) or figure.scale == 0:
+            yield f"figure {figure.feature!r}: scale must be a number other than 0, not {figure.scale!r}."
+
+
+def _unknown_feature(views: dict[str, FeatureView], name: str, label: str) -> Iterator[str]:
+    view, _, feature = name.partition(".")
+    if view not in views:
+        yield f"{label}: the application has no view {view!r}; it has {', '.join(sorted(views)) or 'none'}."
+    elif feature not in views[view].body:
+        yield f"{label}: the view {view!r} has no feature {feature!r}; it has {', '.join(views[view].body)}."
+
+
+def _template_mistakes(
+    application: Application, views: dict[str, FeatureView], text: str, label: str, extra: tuple[str, ...]
+) -> Iterator[str]:
+    try:
+        reads = template_reads(text)
+    except InvalidInput as error:
+        yield f"{label}, {error.where}: {error.what}"
+        return
+    figures = {figure.feature for figure in application.figures if isinstance(figure, Figure)}
+    known = {"entity", "question", "features", *extra} | _TEMPLATE_GLOBALS
+    for name in sorted(reads.names - known):
+        yield f"{label} reads {name!r}; it sees {', '.join(('entity', 'question', 'features', *extra))}."
+    for whole, line in reads.whole:
+        yield f"{label}, line {line}: name one feature, features.VIEW.FEATURE, instead of {whole!r}."
+    for view, feature, line in dict.fromkeys(reads.features):
+        name = f"{view}.{feature}"
+        unknown = list(_unknown_feature(views, name, f"{label}, line {line}"))
+        yield from unknown
+        if not unknown and name not in figures:
+            yield f"{label}, line {line}: {name} has no Figure that says how it is printed."
+    keys = _entity_keys(application)
+    for key, line in dict.fromkeys(reads.entity_keys):
+        if key not in keys:
+            yield f"{label}, line {line}: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
+
+
+def _guard_mistakes(application: Application, views: dict[str, FeatureView]) -> Iterator[str]:
+    output = application.output if isinstance(application.output, dict) else None
+    properties = output.get("properties") if output else None
+    for guard in application.guards:
+        wrong = list(_type_mistakes(guard, FigureGuard, "guard"))
+        yield from wrong
+        if wrong:
+            continue
+        if not isinstance(properties, dict) or guard.property not in properties:
+            yield f"guard: the output has no property {guard.property!r}."
+        elif isinstance(properties[guard.property], dict) and properties[guard.property].get("type") != "string":
+            yield f"guard: the output's property {guard.property!r} is not of type string."
+        if guard.retries < 0:
+            yield f"guard: retries must be 0 or more, not {guard.retries}."
+        yield from _template_mistakes(application, views, guard.fallback, "guard.fallback", extra=("output",))
+
+
+def _freshness_mistakes(application: Application, views: dict[str, FeatureView]) -> Iterator[str]:
+    for view, contract in application.freshness.items():
+        name = _view_name(view)
+        if name not in views:
+            yield f"freshness: the application has no view {name!r}; it has {', '.join(sorted(views)) or 'none'}."
+        wrong = list(_type_mistakes(contract, Freshness, f"freshness of {name!r}"))
+        yield from wrong
+        if not wrong:
+            yield from duration_mistakes(contract.max_age, f"freshness of {name!r}: max_age")
+
+
+def _decoding_mistakes(decoding: Decoding) -> Iterator[str]:
+    if decoding.max_tokens < 1:
+        yield f"decoding.max_tokens must be at least 1, not {decoding.max_tokens}."
+    if not 0 <= decoding.temperature <= 10:
+        yield f"decoding.temperature must be from 0 to 10, not {decoding.temperature}."
+    if not 0 < decoding.top_p <= 1:
+        yield f"decoding.top_p must be above 0 and at most 1, not {decoding.top_p}."
+
+
+def _reuse_mistakes(reuse: Reuse) -> Iterator[str]:
+    if reuse.mode == "age" and reuse.max_age is None:
+        yield "reuse by age needs max_age."
+    if reuse.max_age is not None:
+        yield from duration_mistakes(reuse.max_age, "reuse.max_age")
+
+
+def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
+    if not 0 <= rollout.shadow <= 1:
+        yield f"rollout.shadow is a share from 0 to 1, not {rollout.shadow}."
+    if any(not 0 < step <= 100 for step in rollout.canary) or list(rollout.canary) != sorted(set(rollout.canary)):
+        yield f"rollout.canary are rising per cents from 1 to 100, not {list(rollout.canary)}."
+
+
+def _entity_keys(application: Application) -> tuple[str, ...]:
+    entities = [entity for entity in application.entities if isinstance(entity, Entity)]
+    entities += [
+        view.entity
+        for view in application.features
+        if isinstance(view, FeatureView) and isinstance(view.entity, Entity)
+    ]
+    return tuple(dict.fromkeys(key for entity in entities for key in entity.keys))
+
+
+def _classes(schema: dict[str, Any] | None) -> tuple[str, ...]:
+    properties = (schema or {}).get("properties", {})
+    return tuple(
+        name
+        for name, part in properties.items()
+        if isinstance(part, dict) and part.get("enum") and all(isinstance(label, str) for label in part["enum"])
+    )
+
+
+def _view_name(view: object) -> str:
+    return view.name if isinstance(view, FeatureView) else str(view)

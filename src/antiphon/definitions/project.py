@@ -1,0 +1,109 @@
+"""A project: everything its ``definitions.py`` declares, loaded and checked as a whole."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+
+from antiphon.core.errors import DefinitionErrors, SetupError
+from antiphon.definitions.application import Application, ApplicationSpec
+from antiphon.definitions.application_check import application_mistakes, application_spec
+from antiphon.definitions.entity import Entity
+from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
+from antiphon.definitions.place import Place, collecting
+from antiphon.definitions.source import Source, SourceSpec
+
+
+class ProjectSpec(msgspec.Struct, frozen=True):
+    """What a project declares, by name."""
+
+    name: str
+    views: dict[str, FeatureViewSpec]
+    applications: dict[str, ApplicationSpec]
+    sources: dict[str, SourceSpec]
+
+
+def load(path: Path, name: str | None = None) -> ProjectSpec:
+    """Run a project's ``definitions.py`` and check everything it declares.
+
+    Args:
+        path: the project's folder, or the file itself. Relative source paths start at its folder.
+        name: the project's name; the folder's by default.
+
+    Raises:
+        SetupError: there is no such file.
+        DefinitionErrors: every mistake at once, each with file and line.
+    """
+    file = (path / "definitions.py" if path.is_dir() else path).resolve()
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise SetupError(
+            f"{file} cannot be read: {error.strerror}.", next_step="Run `antiphon init NAME` to make a project."
+        ) from None
+    with collecting() as items:
+        problems = _run(file, text)
+    problems += _mistakes(items)
+    if problems:
+        # A mistake in what several things share is told once, in the order of the file.
+        raise DefinitionErrors([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
+    root = file.parent
+    return ProjectSpec(
+        name=name or root.name,
+        views={view.name: view.spec(root) for view in items if isinstance(view, FeatureView)},
+        applications={app.name: application_spec(app, root) for app in items if isinstance(app, Application)},
+        sources={source.name: source.spec(root) for source in items if isinstance(source, Source)},
+    )
+
+
+def _run(file: Path, text: bytes) -> list[tuple[Place, str]]:
+    """Execute the file as a module of its own; what it raised, with the line it stands on."""
+    module = ModuleType("antiphon_project_definitions")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        exec(compile(text, str(file), "exec"), module.__dict__)
+    except SyntaxError as error:
+        return [(Place(error.filename or str(file), error.lineno or 1), f"syntax: {error.msg}.")]
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(file)), None)
+        return [(Place(str(file), line or 1), f"{type(error).__name__}: {error}")]
+    finally:
+        sys.path.remove(str(file.parent))
+        del sys.modules[module.__name__]
+    return []
+
+
+def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
+    problems: list[tuple[Place, str]] = []
+    for item in items:
+        match item:
+            case Entity() | Source():
+                problems += [(item.place, text) for text in item.mistakes()]
+            case FeatureView():
+                problems += list(item.mistakes())
+            case Application():
+                problems += [(item.place, text) for text in application_mistakes(item)]
+    problems += list(_clashes(items))
+    return problems
+
+
+def _clashes(items: list[object]) -> Iterator[tuple[Place, str]]:
+    first: dict[tuple[str, str], Entity | Source | FeatureView | Application] = {}
+    for item in items:
+        if not isinstance(item, (Entity, Source, FeatureView, Application)):
+            continue
+        noun = {Entity: "entity", Source: "source", FeatureView: "view", Application: "application"}[type(item)]
+        known = first.setdefault((noun, str(item.name)), item)
+        if known is item:
+            continue
+        if isinstance(item, Entity) and isinstance(known, Entity) and item.keys == known.keys:
+            continue
+        yield item.place, f"{noun} {item.name!r} is declared already, at {known.place}."

@@ -1,0 +1,64 @@
+"""Which variables a prompt template reads, found in its Jinja2 syntax tree without running it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput
+
+
+class TemplateReads(msgspec.Struct, frozen=True):
+    """What a template reads: ``(view, feature)`` with its line, entity keys with their line, other names."""
+
+    features: tuple[tuple[str, str, int], ...]
+    entity_keys: tuple[tuple[str, int], ...]
+    whole: tuple[tuple[str, int], ...]
+    """Uses of ``features`` or ``features.VIEW`` that do not name one feature."""
+    names: frozenset[str]
+
+
+def template_reads(text: str) -> TemplateReads:
+    """Parse a template as the sandbox would.
+
+    Raises:
+        InvalidInput: its syntax is wrong; ``where`` is ``line N``.
+    """
+    from jinja2 import TemplateSyntaxError, meta, nodes
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment()
+    try:
+        tree = environment.parse(text)
+    except TemplateSyntaxError as error:
+        raise InvalidInput(f"template syntax: {error.message}.", where=f"line {error.lineno}") from None
+
+    features: list[tuple[str, str, int]] = []
+    keys: list[tuple[str, int]] = []
+    whole: list[tuple[str, int]] = []
+
+    def walk(node: nodes.Node) -> None:
+        path = _path(node)
+        if path is None:
+            for child in node.iter_child_nodes():
+                walk(child)
+        elif path[0] == "features":
+            if len(path) >= 3:
+                features.append((path[1], path[2], node.lineno))
+            else:
+                whole.append((".".join(path), node.lineno))
+        elif path[0] == "entity" and len(path) >= 2:
+            keys.append((path[1], node.lineno))
+
+    def _path(node: nodes.Node) -> list[str] | None:
+        if isinstance(node, nodes.Name):
+            return [node.name] if node.ctx == "load" else None
+        if isinstance(node, nodes.Getattr):
+            before = _path(node.node)
+            return None if before is None else [*before, node.attr]
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            before = _path(node.node)
+            return None if before is None else [*before, node.arg.value]
+        return None
+
+    walk(tree)
+    return TemplateReads(tuple(features), tuple(keys), tuple(whole), frozenset(meta.find_undeclared_variables(tree)))

@@ -1,0 +1,178 @@
+"""What a gateway or worker and an engine process say to each other: typed msgspec frames.
+
+Every frame is a 4-byte big-endian length and a msgpack array-like struct; a connection begins with a
+:class:`Hello` from each side. A client may have many requests in flight on one connection.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL = 1
+"""Raised when a frame changes meaning; both sides refuse another number."""
+
+Priority = Literal["online", "batch"]
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First frame of each side."""
+
+    protocol: int
+    peer: str
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    """One generation.
+
+    Attributes:
+        id: unique per connection.
+        prompt: already rendered; special tokens in it are parsed as such.
+        json_schema: JSON schema text that the output must meet, masked before sampling.
+        logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
+        branches: report the options at constrained branch points with few alternatives (class probabilities).
+        priority: online goes before batch.
+        seed: seeds this request's own generator; with temperature 0 it plays no part.
+        traceparent: W3C trace context of the caller.
+        messages: (role, content) turns instead of ``prompt`` for an engine that has its own chat template
+            (its description has an empty ``chat_template``).
+    """
+
+    id: str
+    model: str
+    prompt: str
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    logprobs: int | None = None
+    branches: bool = False
+    priority: Priority = "online"
+    traceparent: str | None = None
+    messages: tuple[tuple[str, str], ...] = ()
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """The caller went away: free the slot before the next step."""
+
+    id: str
+
+
+class Describe(msgspec.Struct, frozen=True, tag="describe"):
+    """Ask what models this engine serves and how it is doing."""
+
+    id: str
+
+
+class Alternative(msgspec.Struct, frozen=True, array_like=True):
+    """One candidate token and its natural log-probability in the unmasked distribution."""
+
+    text: str
+    token: int
+    logprob: float
+
+
+class TokenOut(msgspec.Struct, frozen=True, array_like=True):
+    """One emitted token; ``forced`` when the grammar left no choice and no step was spent on it."""
+
+    token: int
+    text: str
+    logprob: float | None
+    forced: bool
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class Branch(msgspec.Struct, frozen=True, array_like=True):
+    """A constrained position with at most 32 permitted tokens: where in the text, and their log-probabilities."""
+
+    offset: int
+    options: tuple[Alternative, ...]
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """Text that may be shown now (a stop sequence is never half shown), and the tokens behind it."""
+
+    id: str
+    text: str
+    tokens: tuple[TokenOut, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one generation cost the engine.
+
+    Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in.
+    """
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    forced_tokens: int
+    steps: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    engine_seconds: float
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The end of a generation. ``token_ids`` are the completion's; ``fingerprint`` names weights, binary,
+    instruction set and layout (replay is byte-identical inside one fingerprint)."""
+
+    id: str
+    reason: Literal["stop", "length", "cancelled"]
+    text: str
+    usage: Usage
+    fingerprint: str
+    token_ids: tuple[int, ...] = ()
+    branches: tuple[Branch, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The request could not be served; ``code`` is that of an error class in ``core.errors``."""
+
+    id: str
+    code: str
+    message: str
+
+
+class ModelDescription(msgspec.Struct, frozen=True):
+    """One served model: what a caller needs to render and bound a prompt."""
+
+    name: str
+    fingerprint: str
+    context_tokens: int
+    chat_template: str
+    special_tokens: tuple[str, ...]
+    bos: str
+    eos: str
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How busy the engine is now."""
+
+    running_online: int = 0
+    running_batch: int = 0
+    waiting_online: int = 0
+    waiting_batch: int = 0
+    slots: int = 0
+    steps: int = 0
+    generated_tokens_online: int = 0
+    generated_tokens_batch: int = 0
+    prefilled_tokens: int = 0
+    reused_prefix_tokens: int = 0
+    busy_seconds: float = 0.0
+
+
+class Described(msgspec.Struct, frozen=True, tag="described"):
+    """Answer to :class:`Describe`."""
+
+    id: str
+    models: tuple[ModelDescription, ...]
+    load: Load
+
+
+ToEngine = Hello | Generate | Cancel | Describe
+FromEngine = Hello | Delta | Finished | Failed | Described

@@ -1,0 +1,193 @@
+"""One generation in flight: what is still to compute, what was chosen, what may be shown.
+
+Invariant: everything here depends on the request and its own logits alone, never on neighbours or on time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from antiphon.engine import sampling
+from antiphon.engine.constrained import Constraint
+from antiphon.engine.messages import Alternative, Branch, Delta, Finished, Generate, TokenOut, Usage
+from antiphon.engine.prefixes import Chain
+from antiphon.engine.runtime import Kept, Logits, Vocabulary
+from antiphon.engine.transcript import Transcript
+
+MOST_BRANCH_OPTIONS = 32
+
+Reason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(slots=True)
+class Spent:
+    """What one generation cost so far; see :class:`~antiphon.engine.messages.Usage`."""
+
+    arrived: float
+    admitted: float | None = None
+    first_token: float | None = None
+    engine_seconds: float = 0.0
+    steps: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Emitted:
+    token: TokenOut
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class Sequence:
+    """Mutable, owned by the step loop's thread. ``pending`` are the tokens that wait to enter the KV."""
+
+    ticket: int
+    request: Generate
+    prompt_tokens: int
+    pending: list[int]
+    constraint: Constraint | None
+    vocabulary: Vocabulary
+    spent: Spent
+    chain: Chain
+    initially_forced: list[int]
+    position: int = 0
+    slot: int | None = None
+    kept: Kept | None = None
+    keep_prefix_at: int = 0
+    tokens: list[int] = field(default_factory=list)
+    forced_tokens: int = 0
+    branches: list[Branch] = field(default_factory=list)
+    reason: Reason | None = None
+    _transcript: Transcript = field(init=False)
+    _shown: int = 0
+    _held: list[_Emitted] = field(default_factory=list)
+    _prefill: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._transcript = Transcript(self.request.stop)
+        self._generator = sampling.generator_for(self.request.seed)
+        self._prefill = len(self.pending)
+        self._record_forced(self.initially_forced)
+
+    _generator: sampling.np.random.Generator = field(init=False)
+
+    @property
+    def generating(self) -> bool:
+        """The prompt, with the tokens forced right after it, is in the KV."""
+        return self.position >= self._prefill
+
+    def accept(self, logits: Logits) -> None:
+        """Choose the next token from the logits after everything fed so far, and advance the grammar.
+
+        Raises:
+            SchemaUnsatisfiable: the grammar cannot go on.
+        """
+        permitted = self.constraint.permitted() if self.constraint else None
+        request = self.request
+        if request.branches and permitted is not None:
+            self._report_branch(logits, permitted)
+        if request.temperature <= 0:
+            token = sampling.greedy(logits, permitted)
+        else:
+            token = sampling.draw(logits, permitted, request.temperature, request.top_p, self._generator)
+        if token in self.vocabulary.ends:
+            self._finish("stop")
+            return
+        logprob: float | None = None
+        alternatives: tuple[Alternative, ...] = ()
+        if request.logprobs is not None:
+            normaliser = sampling.log_normaliser(logits)
+            logprob = float(logits[token]) - normaliser
+            alternatives = self._alternatives(logits, sampling.most_probable(logits, request.logprobs), normaliser)
+        self.pending = [token]
+        self._record(token, logprob, alternatives, forced=False)
+        if self.constraint and self.reason is None:
+            self.constraint.accept(token)
+            self._record_forced(self.constraint.forced())
+
+    def _record_forced(self, tokens: list[int]) -> None:
+        for token in tokens:
+            if self.reason is not None:
+                return
+            if self.generating:
+                self.pending.append(token)
+            self.forced_tokens += 1
+            self._record(token, None, (), forced=True)
+        if self.constraint and self.constraint.complete and self.reason in (None, "length"):
+            self.reason = None
+            self._finish("stop")
+
+    def _record(self, token: int, logprob: float | None, alternatives: tuple[Alternative, ...], *, forced: bool) -> None:
+        start = len(self._transcript.text)
+        self.tokens.append(token)
+        self._transcript.push(self.vocabulary.pieces[token])
+        end = len(self._transcript.text)
+        # After a stop the text is shorter than it was: the token keeps what is left of its own text.
+        text = self._transcript.text[start:end]
+        self._held.append(_Emitted(TokenOut(token, text, logprob, forced, alternatives), start, end))
+        if self._transcript.stopped:
+            self._finish("stop")
+        elif len(self.tokens) >= self.request.max_tokens:
+            self._finish("length")
+
+    def _finish(self, reason: Reason) -> None:
+        self.reason = reason
+        self.pending = []
+
+    def _alternatives(self, logits: Logits, tokens: list[int], normaliser: float) -> tuple[Alternative, ...]:
+        pieces = self.vocabulary.pieces
+        return tuple(
+            Alternative(pieces[token].decode("utf-8", "replace"), token, float(logits[token]) - normaliser)
+            for token in tokens
+        )
+
+    def _report_branch(self, logits: Logits, permitted: sampling.Permitted) -> None:
+        candidates = sampling.np.flatnonzero(permitted)
+        if 2 <= candidates.size <= MOST_BRANCH_OPTIONS:
+            options = self._alternatives(logits, [int(token) for token in candidates], sampling.log_normaliser(logits))
+            self.branches.append(Branch(len(self._transcript.text), options))
+
+    def delta(self) -> Delta | None:
+        """The text that may be shown since the last call, with the tokens whose text is all shown."""
+        if self.reason is not None:
+            self._transcript.finish()
+        until = self._transcript.releasable
+        ready: list[TokenOut] = []
+        while self._held and (self._held[0].end <= until or self.reason is not None):
+            emitted = self._held.pop(0)
+            if self._transcript.stopped and emitted.start >= until:
+                continue
+            text = self._transcript.text[emitted.start : min(emitted.end, until)]
+            ready.append(
+                TokenOut(emitted.token.token, text, emitted.token.logprob, emitted.token.forced, emitted.token.alternatives)
+            )
+        text = self._transcript.text[self._shown : until]
+        self._shown = until
+        return Delta(self.request.id, text, tuple(ready)) if text or ready else None
+
+    def finished(self, fingerprint: str, now: float) -> Finished:
+        """The end of the generation, after the last :meth:`delta`."""
+        spent = self.spent
+        admitted = spent.admitted if spent.admitted is not None else now
+        first = spent.first_token if spent.first_token is not None else now
+        return Finished(
+            id=self.request.id,
+            reason=self.reason or "cancelled",
+            text=self._transcript.text[: self._transcript.releasable],
+            usage=Usage(
+                prompt_tokens=self.prompt_tokens,
+                cached_prompt_tokens=min(spent.cached_tokens, self.prompt_tokens),
+                completion_tokens=len(self.tokens),
+                forced_tokens=self.forced_tokens,
+                steps=spent.steps,
+                queue_seconds=admitted - spent.arrived,
+                prefill_seconds=first - admitted,
+                decode_seconds=now - first,
+                engine_seconds=spent.engine_seconds,
+            ),
+            fingerprint=fingerprint,
+            token_ids=tuple(self.tokens),
+            branches=tuple(self.branches),
+        )

@@ -1,0 +1,98 @@
+"""Server-sent events: the first item decides the status, the last comes after the receipt is committed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from antiphon.core.errors import AntiphonError
+from antiphon.gateway import problem
+from antiphon.gateway.departure import Departed, while_connected
+
+_log = logging.getLogger("antiphon.gateway")
+
+DONE = b"data: [DONE]\n\n"
+
+
+class EventStream:
+    """An ASGI response that sends each item as one ``data:`` line and ends with ``[DONE]``.
+
+    The headers wait for the first item, so that a request that fails before it has the error's status. A later
+    failure is sent as an ``error`` event, in the shape that OpenAI's clients raise, and without ``[DONE]``.
+    """
+
+    def __init__(
+        self,
+        items: AsyncIterator[Any],
+        *,
+        headers: Mapping[str, str],
+        first: Callable[[], None],
+        ended: Callable[[BaseException | None], None],
+    ) -> None:
+        self._items = items
+        self._headers = headers
+        self._first = first
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+        failure: BaseException | None = None
+        try:
+            async with while_connected(receive), aclosing(_Closing(self._items)) as items:
+                async for item in items:
+                    if not started:
+                        started = True
+                        self._first()
+                        await send(self._start())
+                    await send(_part(b"data: " + msgspec.json.encode(item) + b"\n\n"))
+                await send(_part(DONE, more=False))
+        except Departed as error:
+            failure = error
+        except Exception as error:
+            failure = error
+            if not isinstance(error, AntiphonError):
+                _log.error("A stream failed", exc_info=error)
+            if started:
+                event = msgspec.json.encode(problem.ProblemBody(problem.describe(error)))
+                await send(_part(b"data: " + event + b"\n\n", more=False))
+            else:
+                await problem.response(error, dict(self._headers))(scope, receive, send)
+        finally:
+            self._ended(failure)
+
+    def _start(self) -> dict[str, Any]:
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **self._headers,
+        }
+        return {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+
+
+class _Closing:
+    """Gives any iterator the ``aclose`` that ``aclosing`` wants."""
+
+    def __init__(self, items: AsyncIterator[Any]) -> None:
+        self._items = items
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._items.__aiter__()
+
+    async def aclose(self) -> None:
+        close = getattr(self._items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _part(content: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": more}

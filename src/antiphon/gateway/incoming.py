@@ -1,0 +1,117 @@
+"""Reading requests: the bounded body, strict JSON, the key, the trace."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.identity import Principal
+
+T = TypeVar("T")
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        TooLarge: it is longer than ``limit`` bytes; the rest is not read.
+        ClientDisconnect: the client went away before its end.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    parts = bytearray()
+    async for part in request.stream():
+        parts += part
+        if len(parts) > limit:
+            raise _too_large(limit)
+    return bytes(parts)
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InvalidInput: not JSON, or not an object.
+    """
+    try:
+        value = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(
+            f"The body is not JSON: {error}.", where="body", next_step="Send one JSON object, in UTF-8."
+        ) from None
+    if not isinstance(value, dict):
+        raise InvalidInput("The body is not a JSON object.", where="body", next_step="Send one JSON object.")
+    return value
+
+
+def typed(value: Mapping[str, Any], shape: type[T], *, from_text: bool = False) -> T:
+    """The mapping as a struct; ``from_text`` reads numbers and booleans from strings (query parameters).
+
+    Raises:
+        UnsupportedParameter: a field the struct does not have.
+        InvalidInput: a wrong type or a missing field, named by its path.
+    """
+    known = {field.encode_name for field in msgspec.structs.fields(shape)}  # type: ignore[arg-type]
+    refuse_unknown(value, known)
+    try:
+        return msgspec.convert(value, shape, strict=not from_text)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at ")
+        where = path.strip("`").removeprefix("$").lstrip(".") or "body"
+        raise InvalidInput(f"{message}.", where=where, next_step="See /openapi.json for the types.") from None
+
+
+def refuse_unknown(value: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise for the first unknown field, with the name it may have been meant to be.
+
+    Raises:
+        UnsupportedParameter: always, when there is one.
+    """
+    names = set(known)
+    for name in value:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            raise UnsupportedParameter(
+                f"Unknown parameter: {name!r}.",
+                where=name,
+                next_step=f"Did you mean {close[0]!r}?" if close else "See /openapi.json for the parameters.",
+            )
+
+
+def principal(request: Request, services: GatewayServices) -> Principal:
+    """Who asks, by the bearer key.
+
+    Raises:
+        Unauthenticated: no key, or one that does not hold.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthenticated(
+            "There is no API key.",
+            where="authorization",
+            next_step="Send `Authorization: Bearer ak_…`; `antiphon keys create` makes a key.",
+        )
+    return services.authenticate(key.strip())
+
+
+def traceparent(request: Request) -> str | None:
+    """The caller's W3C trace context."""
+    return request.headers.get("traceparent")
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The body is larger than {limit} bytes.",
+        where="body",
+        next_step="Send less, or raise `max_body_bytes` under [gateway] in antiphon.toml.",
+    )
+
+
+__all__ = ["ClientDisconnect", "body", "json_object", "principal", "refuse_unknown", "traceparent", "typed"]

@@ -1,0 +1,119 @@
+"""What this gateway measures of itself: Prometheus series, and the last answers for the dashboard.
+
+Seconds are wall seconds from the request's arrival: ``first_byte`` to the first byte sent, ``total`` to the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """One answered or failed request; ``at`` is monotonic seconds at its end, ``first_byte`` is ``None`` on failure."""
+
+    at: float
+    application: str
+    origin: str
+    status: int
+    first_byte: float | None
+    total: float
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Of ``count`` answers, in seconds; ``None`` when there was none."""
+
+    count: int
+    failed: int
+    first_byte_p50: float | None
+    first_byte_p99: float | None
+    total_p50: float | None
+    total_p90: float | None
+    total_p99: float | None
+
+
+class Measurements:
+    """Counts and times requests of one gateway process.
+
+    A label is made only for an application the gateway knows, so that a caller cannot fill the memory with names.
+    """
+
+    def __init__(self, capacity: int = 8_192) -> None:
+        self._recent: deque[Measured] = deque(maxlen=capacity)
+        self.registry = CollectorRegistry()
+        labels = ("application", "path", "origin")
+        self._first_byte = Histogram(
+            "antiphon_first_byte_seconds", "Arrival to first byte.", labels, registry=self.registry, buckets=BUCKETS
+        )
+        self._total = Histogram(
+            "antiphon_answer_seconds", "Arrival to last byte.", labels, registry=self.registry, buckets=BUCKETS
+        )
+        self._requests = Counter(
+            "antiphon_requests", "Requests by status.", ("application", "path", "status"), registry=self.registry
+        )
+        self._tokens = Counter(
+            "antiphon_tokens", "Tokens by kind.", ("application", "path", "kind"), registry=self.registry
+        )
+        self._engine = Counter(
+            "antiphon_engine_seconds", "Engine seconds of answers.", ("application", "path"), registry=self.registry
+        )
+        self.in_flight = Gauge("antiphon_in_flight", "Requests being answered.", registry=self.registry)
+        self.departed = Counter(
+            "antiphon_clients_departed", "Clients that left before their answer's end.", registry=self.registry
+        )
+
+    def record(self, measured: Measured) -> None:
+        """Count one request of the online path."""
+        self._recent.append(measured)
+        self._requests.labels(measured.application, "online", str(measured.status)).inc()
+        if measured.status < 400:
+            self._total.labels(measured.application, "online", measured.origin).observe(measured.total)
+            if measured.first_byte is not None:
+                self._first_byte.labels(measured.application, "online", measured.origin).observe(measured.first_byte)
+
+    def spend(self, application: str, prompt: int, completion: int, engine_seconds: float) -> None:
+        """Count an answer's usage."""
+        self._tokens.labels(application, "online", "prompt").inc(prompt)
+        self._tokens.labels(application, "online", "completion").inc(completion)
+        self._engine.labels(application, "online").inc(engine_seconds)
+
+    def since(self, moment: float, application: str | None = None) -> list[Measured]:
+        """What ended after ``moment`` (monotonic seconds), oldest first."""
+        recent = []
+        for measured in reversed(self._recent):
+            if measured.at < moment:
+                break
+            if application is None or measured.application == application:
+                recent.append(measured)
+        return recent[::-1]
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+
+def percentiles(measured: Iterable[Measured]) -> Percentiles:
+    """Nearest-rank percentiles of the answers among them; failures are counted apart."""
+    listed = list(measured)
+    answered = [one for one in listed if one.status < 400]
+    totals = sorted(one.total for one in answered)
+    firsts = sorted(one.first_byte for one in answered if one.first_byte is not None)
+    return Percentiles(
+        count=len(answered),
+        failed=len(listed) - len(answered),
+        first_byte_p50=_rank(firsts, 0.5),
+        first_byte_p99=_rank(firsts, 0.99),
+        total_p50=_rank(totals, 0.5),
+        total_p90=_rank(totals, 0.9),
+        total_p99=_rank(totals, 0.99),
+    )
+
+
+def _rank(ordered: list[float], share: float) -> float | None:
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None

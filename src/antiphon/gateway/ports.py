@@ -1,0 +1,221 @@
+"""What the gateway needs from other rooms, as one frozen value that ``app`` wires.
+
+Where a port returns ``Any``, it returns a room's own frozen value; the gateway reads its attributes into the
+typed shapes of its interface (``admin/shapes.py``), so that a room may grow fields without changing the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from antiphon.catalog.receipts import Path, Receipt
+from antiphon.catalog.releases import Release
+from antiphon.core.clock import Clock
+from antiphon.core.scope import Scope
+from antiphon.core.settings import PriceSettings
+from antiphon.engine.messages import Described
+from antiphon.governance.identity import Principal
+from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+
+
+class Answering(Protocol):
+    """The one function behind both paths. Cancelling or closing frees the engine's slot."""
+
+    async def answer(self, request: AnswerRequest) -> Answer: ...
+
+    def stream(self, request: AnswerRequest) -> AsyncIterator[TextDelta | Answer]:
+        """Text as it comes; the last item is the answer, after its receipt is committed."""
+        ...
+
+
+class Receipts(Protocol):
+    """Receipts of a scope, newest first."""
+
+    def get(self, scope: Scope, prediction: str) -> Receipt: ...
+
+    def list(
+        self,
+        scope: Scope,
+        application: str | None = None,
+        path: Path | None = None,
+        before: datetime | None = None,
+        limit: int = 50,
+    ) -> Sequence[Receipt]: ...
+
+
+class Texts(Protocol):
+    """Texts by their content hash; :class:`NotFound` once erased."""
+
+    def get(self, scope: Scope, blob: str) -> bytes: ...
+
+
+class Releases(Protocol):
+    """Releases and the pointer to the live one."""
+
+    def get(self, scope: Scope, release: str) -> Release: ...
+
+    def list(self, scope: Scope, application: str | None = None) -> Sequence[Release]: ...
+
+    def live(self, scope: Scope, application: str) -> Release | None: ...
+
+    def activate(self, scope: Scope, application: str, release: str, principal: str, reason: str) -> Any: ...
+
+    def rollback(self, scope: Scope, application: str, principal: str, reason: str) -> Any: ...
+
+
+class Publications(Protocol):
+    """Numbered publications (``catalog.publications.Publication``)."""
+
+    def current(self, scope: Scope) -> Any: ...
+
+    def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
+
+    def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Any: ...
+
+
+class IncomingEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One source event. Times carry an offset; ``payload`` holds the columns."""
+
+    event_id: str
+    event_time: datetime
+    available_at: datetime
+    payload: dict[str, Any]
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """How far the consumer of a stream has come: ``lag`` events lie between ``consumed`` and ``end``."""
+
+    stream: str
+    consumed: int
+    end: int
+    lag: int
+
+
+class Streams(Protocol):
+    """Source events in, and how far they have been consumed."""
+
+    def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
+        """The last offset of the stream; an event id seen before is ignored."""
+        ...
+
+    def status(self, scope: Scope) -> Sequence[StreamStatus]: ...
+
+
+class ViewFreshness(msgspec.Struct, frozen=True):
+    """How fresh one view is: ``age_seconds`` of wall time since its values last changed or were confirmed.
+
+    ``as_of`` is the event time its snapshot was computed for.
+    """
+
+    view: str
+    definition_version: str
+    snapshot: str | None
+    as_of: datetime | None
+    refreshed_at: datetime | None
+    age_seconds: float | None
+    rows: int | None = None
+    max_age_seconds: float | None = None
+
+
+class Runs(Protocol):
+    """Executions of durable workflows (``durable`` values)."""
+
+    def get(self, scope: Scope, run: str) -> Any: ...
+
+    def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
+
+    def cancel(self, scope: Scope, run: str) -> Any: ...
+
+
+class BatchOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answer every row of a table with an application.
+
+    ``input`` is a Parquet, CSV or JSON Lines file on the server with the entity's key columns, and ``as_of`` or
+    ``question`` columns if wished; ``rows`` gives the rows in the body instead. ``output`` is where the answers are
+    written, if anywhere. ``precompute`` keeps them as stored answers for the online path.
+    """
+
+    application: str
+    input: str | None = None
+    output: str | None = None
+    rows: tuple[dict[str, Any], ...] = ()
+    as_of: datetime | None = None
+    release: str | None = None
+    precompute: bool = False
+    key: str | None = None
+
+
+class Batches(Protocol):
+    """Batch jobs; values have id, application, release, status, done, failed, total, created_at …"""
+
+    def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> Any: ...
+
+    def get(self, scope: Scope, job: str) -> Any: ...
+
+    def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
+
+    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[Any]:
+        """Finished rows in line order after a line (values with line, failed, payload)."""
+        ...
+
+
+class Keys(Protocol):
+    """API keys of a tenant; values have id, name, role, created_at, expires_at, revoked_at, hint."""
+
+    def create(self, tenant: str, name: str, role: str, expires_at: datetime | None) -> tuple[str, Any]: ...
+
+    def list(self, tenant: str) -> Sequence[Any]: ...
+
+    def revoke(self, tenant: str, key: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class GatewayServices:
+    """Everything the gateway calls.
+
+    Attributes:
+        environment: of every request; the tenant is the principal's.
+        authenticate: a key's principal, or raises ``Unauthenticated``. Fast (cached).
+        authorise: raises ``Forbidden`` unless the principal may do the action to the resource.
+        models: names a request may use as ``model``: applications first, then plain models.
+        explain, replay: everything a prediction was made from; its text made again and compared.
+        freshness: of each served view.
+        processes: the children under supervision.
+        ready: part to what is wrong with it, ``None`` when it is fine.
+        session_secret: 32 bytes that seal the dashboard's cookie; the same in every gateway of a project.
+    """
+
+    environment: str
+    clock: Clock
+    answering: Answering
+    authenticate: Callable[[str], Principal]
+    authorise: Callable[[Principal, str, str], None]
+    models: Callable[[Scope], Sequence[str]]
+    engine: Callable[[], Awaitable[Described]]
+    receipts: Receipts
+    texts: Texts
+    explain: Callable[[Scope, str], Mapping[str, Any]]
+    replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
+    releases: Releases
+    publications: Publications
+    streams: Streams
+    freshness: Callable[[Scope], Sequence[ViewFreshness]]
+    runs: Runs
+    batches: Batches
+    keys: Keys
+    processes: Callable[[], Sequence[ProcessStatus]]
+    ready: Callable[[], Awaitable[Mapping[str, str | None]]]
+    session_secret: bytes
+    default_tenant: str = "default"
+    prices: PriceSettings = field(default_factory=PriceSettings)
+    max_body_bytes: int = 4_000_000
+
+    def scope(self, principal: Principal) -> Scope:
+        """The scope this principal works in."""
+        return Scope(principal.tenant, self.environment)

@@ -1,0 +1,80 @@
+"""Errors as HTTP: the OpenAI shape, with where it was and what to do next. Nothing is decided here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.core.errors import AntiphonError, Overloaded
+
+_log = logging.getLogger("antiphon.gateway")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """``param`` names the field or part concerned; ``next_step`` says what the caller can do."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+    next_step: str | None = None
+
+
+class ProblemBody(msgspec.Struct, frozen=True):
+    """What every failed request is answered with."""
+
+    error: Problem
+
+
+def describe(error: BaseException) -> Problem:
+    """The problem to show for an error; what is not an :class:`AntiphonError` stays unexplained to the caller."""
+    if isinstance(error, AntiphonError):
+        message = f"{error.what} {error.next_step.strip()}" if error.next_step else error.what
+        return Problem(message, error.kind, error.code, error.where, error.next_step)
+    return Problem(
+        "The gateway failed at this request.",
+        "server_error",
+        "internal_error",
+        next_step="Look into .antiphon/logs/gateway.log for the traceback.",
+    )
+
+
+def response(error: BaseException, headers: dict[str, str] | None = None) -> Response:
+    """The whole response for an error."""
+    status = error.http_status if isinstance(error, AntiphonError) else 500
+    extra = dict(headers or {})
+    if isinstance(error, Overloaded):
+        extra["retry-after"] = str(max(1, round(error.retry_after)))
+    if status == 401:
+        extra["www-authenticate"] = "Bearer"
+    body = msgspec.json.encode(ProblemBody(describe(error)))
+    return Response(body, status, headers=extra, media_type="application/json")
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for errors raised on purpose."""
+    return response(error)
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """Starlette's handler for everything else: logged whole, told in one line."""
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return response(error)
+
+
+async def on_http_error(request: Request, error: Any) -> Response:
+    """No route, or not this method: the same shape as every other error."""
+    what = {404: f"There is nothing at {request.url.path}.", 405: f"{request.method} is not possible here."}
+    problem = Problem(
+        what.get(error.status_code, str(error.detail)),
+        "invalid_request_error",
+        "not_found" if error.status_code == 404 else "invalid_input",
+        next_step="See /openapi.json for every path.",
+    )
+    return Response(
+        msgspec.json.encode(ProblemBody(problem)), error.status_code, media_type="application/json", headers=error.headers
+    )

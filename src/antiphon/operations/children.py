@@ -1,0 +1,191 @@
+"""One supervised child: what to run, when it counts as ready, how to start and stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.errors import SetupError
+from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
+
+LOG_BOUND = 20_000_000
+"""Bytes after which a log is set aside (one older log is kept)."""
+
+
+class SocketAnswers(msgspec.Struct, frozen=True, tag="socket"):
+    """Ready when the Unix socket accepts a connection."""
+
+    path: Path
+
+
+class HttpAnswers(msgspec.Struct, frozen=True, tag="http"):
+    """Ready when ``GET path`` is answered with status 200."""
+
+    host: str
+    port: int
+    path: str = "/readyz"
+
+
+class FileExists(msgspec.Struct, frozen=True, tag="file"):
+    """Ready when the child has written this file; it is removed before each start."""
+
+    path: Path
+
+
+Readiness = SocketAnswers | HttpAnswers | FileExists
+
+
+class ChildSpec(msgspec.Struct, frozen=True):
+    """A process to keep running.
+
+    Attributes:
+        name: names its log and its process record.
+        command: the program and its arguments.
+        ready: the condition under which it counts as ready.
+        environment: added to the supervisor's own.
+        nice: 0 for what users wait for, 15 for the worker.
+        after: children that must be ready before the first start.
+        ready_seconds: how long one start may take.
+        drain_seconds: how long it may finish its work after SIGTERM before it is killed.
+        sockets: Unix sockets it makes; left-over ones are removed before a start.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ready: Readiness
+    environment: Mapping[str, str] = {}
+    nice: int = 0
+    after: tuple[str, ...] = ()
+    ready_seconds: float = 180.0
+    drain_seconds: float = 20.0
+    sockets: tuple[Path, ...] = ()
+
+
+class Child:
+    """A running process of a :class:`ChildSpec`, in a session and process group of its own."""
+
+    def __init__(self, spec: ChildSpec, process: asyncio.subprocess.Process, log: Path, log_start: int) -> None:
+        self.spec = spec
+        self.process = process
+        self._log = log
+        self._log_start = log_start
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def exited(self) -> int:
+        """The exit code, once it has ended; whatever is left of its group is killed with it."""
+        code = await self.process.wait()
+        self._signal_group(signal.SIGKILL)
+        return code
+
+    async def drain(self, hurry: asyncio.Event) -> bool:
+        """Ask it to finish, then kill its group after ``drain_seconds`` or when ``hurry`` is set.
+
+        Returns:
+            ``True`` when it finished by itself.
+        """
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        ended = asyncio.ensure_future(self.process.wait())
+        hurried = asyncio.ensure_future(hurry.wait())
+        try:
+            await asyncio.wait(
+                {ended, hurried}, timeout=self.spec.drain_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            finished = ended.done()
+            self._signal_group(signal.SIGKILL)
+            await ended
+        finally:
+            hurried.cancel()
+        return finished
+
+    def kill(self) -> None:
+        """End its whole group now."""
+        self._signal_group(signal.SIGKILL)
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of what this start has written to its log."""
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, self._log.stat().st_size - 8_000))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: int) -> Child:
+    """Start a child with its log and its process record.
+
+    Raises:
+        SetupError: the program does not exist or may not be run.
+    """
+    log = logs / f"{spec.name}.log"
+    if log.exists() and log.stat().st_size > LOG_BOUND:
+        log.replace(log.with_suffix(".log.1"))
+    for left_over in spec.sockets:
+        left_over.unlink(missing_ok=True)
+    if isinstance(spec.ready, FileExists):
+        spec.ready.path.unlink(missing_ok=True)
+    with log.open("ab") as out:
+        log_start = out.tell()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *spec.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **spec.environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SetupError(
+                f"{spec.command[0]} cannot be run: {error.strerror}.",
+                where=spec.name,
+                next_step="Install Antiphon again, into one environment.",
+            ) from None
+    if spec.nice:
+        try:
+            os.setpriority(os.PRIO_PROCESS, process.pid, spec.nice)
+        except (ProcessLookupError, PermissionError):
+            pass
+    record = ProcessRecord(spec.name, process.pid, started_ticks(process.pid) or 0, clock.now(), restarts)
+    write_record(run, record)
+    return Child(spec, process, log, log_start)
+
+
+async def is_ready(readiness: Readiness, timeout: float = 2.0) -> bool:
+    """Whether the condition holds now; a refused, slow or broken answer is a no."""
+    try:
+        async with asyncio.timeout(timeout):
+            match readiness:
+                case SocketAnswers(path):
+                    _, writer = await asyncio.open_unix_connection(str(path))
+                    writer.close()
+                    return True
+                case HttpAnswers(host, port, path):
+                    return await _status_code(host, port, path) == 200
+                case FileExists(path):
+                    return path.exists()
+    except (OSError, TimeoutError, ValueError, IndexError):
+        return False
+
+
+async def _status_code(host: str, port: int, path: str) -> int:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+        await writer.drain()
+        return int((await reader.readline()).split()[1])
+    finally:
+        writer.close()

@@ -1,0 +1,117 @@
+"""The process records under ``.antiphon/run``: which child runs under which pid, since when.
+
+A pid alone may have been given to a stranger since; a record therefore carries the kernel's start time of the
+process, and only a process with that start time is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+
+class ProcessRecord(msgspec.Struct, frozen=True):
+    """What ``NAME.pid`` holds. ``started_ticks`` is field 22 of ``/proc/PID/stat``, 0 where there is no /proc."""
+
+    name: str
+    pid: int
+    started_ticks: int
+    started_at: datetime
+    restarts: int = 0
+
+
+class ProcessStatus(msgspec.Struct, frozen=True):
+    """A child as it is now. ``resident_bytes`` and ``nice`` are ``None`` when it does not run."""
+
+    name: str
+    pid: int
+    alive: bool
+    restarts: int
+    started_at: datetime
+    resident_bytes: int | None = None
+    nice: int | None = None
+
+
+def started_ticks(pid: int) -> int | None:
+    """The kernel's start time of a running process, ``None`` when it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None if Path("/proc/self/stat").exists() or not _answers_signal(pid) else 0
+    except ProcessLookupError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def write_record(run: Path, record: ProcessRecord) -> None:
+    """Write ``run/NAME.pid`` so that a reader sees the old record or the new one, never half of it."""
+    partial = run / f"{record.name}.pid.partial"
+    partial.write_bytes(msgspec.json.encode(record))
+    partial.replace(run / f"{record.name}.pid")
+
+
+def read_records(run: Path) -> tuple[ProcessRecord, ...]:
+    """Every readable record under ``run``, by name."""
+    records = []
+    for file in sorted(run.glob("*.pid")):
+        try:
+            records.append(msgspec.json.decode(file.read_bytes(), type=ProcessRecord))
+        except (msgspec.DecodeError, FileNotFoundError):
+            continue
+    return tuple(records)
+
+
+def is_running(record: ProcessRecord) -> bool:
+    """Whether the very process of this record still runs."""
+    ticks = started_ticks(record.pid)
+    return ticks is not None and ticks == record.started_ticks
+
+
+def statuses(run: Path) -> tuple[ProcessStatus, ...]:
+    """The present state of every recorded child."""
+    return tuple(_status(record) for record in read_records(run))
+
+
+def signal_group(record: ProcessRecord, number: signal.Signals) -> bool:
+    """Signal the child's process group; ``False`` when it no longer runs."""
+    if not is_running(record):
+        return False
+    try:
+        os.killpg(record.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _status(record: ProcessRecord) -> ProcessStatus:
+    alive = is_running(record)
+    resident = nice = None
+    if alive:
+        try:
+            pages = Path(f"/proc/{record.pid}/statm").read_text(encoding="utf-8").split()[1]
+            resident = int(pages) * os.sysconf("SC_PAGE_SIZE")
+            nice = os.getpriority(os.PRIO_PROCESS, record.pid)
+        except (OSError, IndexError):
+            pass
+    return ProcessStatus(
+        name=record.name,
+        pid=record.pid,
+        alive=alive,
+        restarts=record.restarts,
+        started_at=record.started_at,
+        resident_bytes=resident,
+        nice=nice,
+    )
+
+
+def _answers_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

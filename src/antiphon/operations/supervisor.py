@@ -1,0 +1,202 @@
+"""The supervisor: keeps the processes of one project running on one machine.
+
+Invariant: a child is started only while its name is wanted; from the moment draining begins nothing is started
+again, and the supervisor returns only when every process group it made has ended.
+
+What dies is restarted after a delay that doubles; a start that was ready for long enough resets it. A child that
+fails before it has ever been ready ends the whole start with its last words, because nobody is served yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from antiphon.core.clock import Clock, SystemClock
+from antiphon.core.errors import SetupError
+from antiphon.operations.children import Child, ChildSpec, is_ready, start
+from antiphon.operations.preflight import directory_lock, end_orphans, require_free_port
+
+HOPELESS_EXIT_CODES = frozenset({2, 7})
+"""Invalid input and a machine that lacks something: trying again cannot help."""
+
+Kind = Literal["orphan_ended", "starting", "waiting", "ready", "died", "restarting", "draining", "killed", "stopped"]
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """One thing the supervisor did or saw; a progress line, or one JSON line with ``--json``."""
+
+    at: datetime
+    process: str
+    event: Kind
+    detail: str = ""
+    pid: int | None = None
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """Seconds before a restart: ``first`` doubling up to ``last``; reset after ``stable`` seconds of readiness."""
+
+    first: float = 0.25
+    last: float = 15.0
+    stable: float = 30.0
+
+    def delay(self, failures: int) -> float:
+        """The wait after so many failures in a row (from 1)."""
+        return float(min(self.last, self.first * 2 ** min(failures - 1, 30)))
+
+
+class Supervisor:
+    """Runs children until told to stop, then drains them in the order of ``drain_order``."""
+
+    def __init__(
+        self,
+        children: Sequence[ChildSpec],
+        *,
+        run: Path,
+        logs: Path,
+        drain_order: Sequence[str],
+        listens: Sequence[tuple[str, int]] = (),
+        clock: Clock | None = None,
+        backoff: Backoff | None = None,
+        first_attempts: int = 4,
+        poll: float = 0.05,
+        tell: Callable[[Happened], None] = lambda happened: None,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in children}
+        self._run = run
+        self._logs = logs
+        self._drain_order = [name for name in drain_order if name in self._specs]
+        self._drain_order += [name for name in self._specs if name not in self._drain_order]
+        self._listens = listens
+        self._clock = clock or SystemClock()
+        self._backoff = backoff or Backoff()
+        self._first_attempts = first_attempts
+        self._poll = poll
+        self._tell = tell
+        self._running: dict[str, Child] = {}
+        self._starting: dict[str, asyncio.Task[Child]] = {}
+        self._was_ready = {name: asyncio.Event() for name in self._specs}
+        self._draining: set[str] = set()
+
+    async def supervise(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
+        """Start everything, keep it running until ``stop`` is set, drain; ``hurry`` kills instead of draining.
+
+        Raises:
+            SetupError: another supervisor runs here, a port is taken, or a child never became ready.
+        """
+        hurry = hurry or asyncio.Event()
+        for directory in (self._run, self._logs):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with directory_lock(self._run):
+            for name in await end_orphans(self._run):
+                self._report(name, "orphan_ended", "left behind by an earlier run")
+            for host, port in self._listens:
+                require_free_port(host, port)
+            keepers = {name: asyncio.create_task(self._keep(spec), name=name) for name, spec in self._specs.items()}
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait({stopped, *keepers.values()}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopped}:
+                    await task
+            finally:
+                stopped.cancel()
+                await self._drain(keepers, hurry)
+
+    async def all_ready(self) -> None:
+        """Wait until every child has been ready once."""
+        for ready in self._was_ready.values():
+            await ready.wait()
+
+    async def _keep(self, spec: ChildSpec) -> None:
+        for name in spec.after:
+            await self._was_ready[name].wait()
+        failures = restarts = 0
+        while True:
+            self._report(spec.name, "starting")
+            child = await self._start(spec, restarts)
+            exited = asyncio.create_task(child.exited())
+            try:
+                ready_at = await self._until_ready(child, exited)
+                code = await exited
+            finally:
+                exited.cancel()
+            if spec.name in self._draining:
+                return
+            stable = ready_at is not None and self._clock.monotonic() - ready_at >= self._backoff.stable
+            failures = 1 if stable else failures + 1
+            restarts += 1
+            self._report(spec.name, "died", _ending(code), child.pid)
+            if not self._was_ready[spec.name].is_set():
+                self._give_up_if_hopeless(child, code, failures)
+            delay = self._backoff.delay(failures)
+            self._report(spec.name, "restarting", f"in {delay:.2f} s (restart {restarts})")
+            await asyncio.sleep(delay)
+
+    async def _start(self, spec: ChildSpec, restarts: int) -> Child:
+        # Shielded: a drain that comes while the process is being made must find it, not lose it.
+        starting = asyncio.create_task(start(spec, self._run, self._logs, self._clock, restarts))
+        self._starting[spec.name] = starting
+        child = self._running[spec.name] = await asyncio.shield(starting)
+        return child
+
+    async def _until_ready(self, child: Child, exited: asyncio.Task[int]) -> float | None:
+        """The monotonic time of readiness; ``None`` when it exited, or was killed for never becoming ready."""
+        began = told = self._clock.monotonic()
+        while not exited.done():
+            if await is_ready(child.spec.ready) and not exited.done():
+                now = self._clock.monotonic()
+                self._was_ready[child.spec.name].set()
+                self._report(child.spec.name, "ready", f"after {now - began:.1f} s", child.pid)
+                return now
+            now = self._clock.monotonic()
+            if now - began > child.spec.ready_seconds:
+                self._report(child.spec.name, "killed", f"not ready within {child.spec.ready_seconds:.0f} s", child.pid)
+                child.kill()
+                return None
+            if now - told > 5.0:
+                told = now
+                self._report(child.spec.name, "waiting", f"{now - began:.0f} s", child.pid)
+            await asyncio.wait({exited}, timeout=self._poll)
+        return None
+
+    def _give_up_if_hopeless(self, child: Child, code: int, failures: int) -> None:
+        if code in HOPELESS_EXIT_CODES or failures >= self._first_attempts:
+            log = self._logs / f"{child.spec.name}.log"
+            words = child.last_words() or "It wrote nothing."
+            raise SetupError(
+                f"It ended before it was ready ({_ending(code)}). Its last words:\n{words}\n",
+                where=child.spec.name,
+                next_step=f"The whole log is {log}.",
+            )
+
+    async def _drain(self, keepers: dict[str, asyncio.Task[None]], hurry: asyncio.Event) -> None:
+        # Wanted no more, all of them, before the first is asked to go: nothing may be restarted behind our back.
+        self._draining.update(self._specs)
+        for name in self._drain_order:
+            child = self._running.get(name)
+            if child is not None and child.process.returncode is None:
+                self._report(name, "draining", pid=child.pid)
+                finished = await child.drain(hurry)
+                self._report(name, "stopped" if finished else "killed", pid=child.pid)
+            keepers[name].cancel()
+        await asyncio.gather(*keepers.values(), return_exceptions=True)
+        for made in await asyncio.gather(*self._starting.values(), return_exceptions=True):
+            if isinstance(made, Child) and made.process.returncode is None:
+                made.kill()
+                await made.process.wait()
+        for name, spec in self._specs.items():
+            (self._run / f"{name}.pid").unlink(missing_ok=True)
+            for left_over in spec.sockets:
+                left_over.unlink(missing_ok=True)
+
+    def _report(self, process: str, event: Kind, detail: str = "", pid: int | None = None) -> None:
+        self._tell(Happened(self._clock.now(), process, event, detail, pid))
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,1 @@
+"""answer(): one function for both paths."""

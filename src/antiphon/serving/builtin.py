@@ -1,0 +1,67 @@
+"""A plain model name is a built-in application with an implicit release: same function, same receipt."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from antiphon.catalog.releases import Bundle, ModelPin, Release
+from antiphon.core.errors import InvalidInput
+from antiphon.core.ids import content_hash
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Prompt, Reuse, Rollout
+from antiphon.engine.messages import ModelDescription
+from antiphon.serving.request import AnswerRequest, DecodingOverrides
+
+_DEFAULT = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
+
+
+def implicit_release(request: AnswerRequest, model: ModelDescription, moment: datetime) -> Release:
+    """The release that serves a model as it is, with the request's own decoding.
+
+    Raises:
+        InvalidInput: neither messages nor a prompt, or entity keys for a model that knows none.
+    """
+    if not request.messages and request.prompt is None:
+        raise InvalidInput("There is nothing to answer.", where="messages", next_step="Send at least one message.")
+    if request.entity:
+        raise InvalidInput(f"{model.name} is a plain model and takes no entity.", where="entity")
+    application = ApplicationSpec(
+        name=model.name,
+        features={},
+        entity_keys=(),
+        prompt=Prompt(template=""),
+        model=model.name,
+        decoding=_decoding(request.overrides, model),
+        output_schema=request.overrides.json_schema,
+        classes=(),
+        figures=(),
+        guards=(),
+        freshness={},
+        reuse=Reuse(mode="never", identical_prompts=False),
+        slo=SLO(),
+        rollout=Rollout(),
+        purpose="plain-model",
+        owner="",
+    )
+    bundle = Bundle(application=application, model=ModelPin(model.name, None), policy_digest="")
+    digest = content_hash(bundle)
+    return Release(
+        id=f"builtin_{digest[:16]}",
+        scope=request.scope,
+        number=0,
+        bundle=bundle,
+        content_hash=digest,
+        stage="live",
+        author="antiphon",
+        rationale="a plain model",
+        created_at=moment,
+    )
+
+
+def _decoding(overrides: DecodingOverrides, model: ModelDescription) -> Decoding:
+    return Decoding(
+        max_tokens=overrides.max_tokens if overrides.max_tokens is not None else _DEFAULT.max_tokens,
+        temperature=overrides.temperature if overrides.temperature is not None else _DEFAULT.temperature,
+        top_p=overrides.top_p if overrides.top_p is not None else _DEFAULT.top_p,
+        seed=overrides.seed if overrides.seed is not None else _DEFAULT.seed,
+        stop=overrides.stop or (),
+    )

@@ -1,0 +1,80 @@
+"""What a freshness contract does to a value that is read: it stands in the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import FeatureUnavailable
+from antiphon.definitions.application import ApplicationSpec, Freshness
+from antiphon.serving.ports import FeatureValue, FeatureVector
+from antiphon.serving.printing import Value, print_all
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Features of one request after their contracts: what was read, and how it prints."""
+
+    publication: int | None
+    features: tuple[FeatureReceipt, ...]
+    prints: dict[str, str | None]
+
+
+def apply(vector: FeatureVector | None, application: ApplicationSpec, as_of: datetime) -> Reading:
+    """Hold every value against its view's contract.
+
+    Raises:
+        FeatureUnavailable: a value is beyond a contract that rejects, or the entity has no features at all.
+    """
+    if vector is None:
+        return Reading(publication=None, features=(), prints={})
+    receipts: dict[str, FeatureReceipt] = {}
+    for name, value in vector.values.items():
+        receipts[name] = _judge(name, value, application.freshness.get(name.partition(".")[0]), as_of)
+    if receipts and all(receipt.contract in {"absent", "defaulted"} for receipt in receipts.values()):
+        raise FeatureUnavailable(
+            "This entity has no features.",
+            where=f"application {application.name}",
+            next_step="Check the entity's keys; `antiphon features status` shows what is published.",
+        )
+    values: Mapping[str, Value] = {name: receipt.value for name, receipt in receipts.items()}
+    prints = print_all(values, application.figures)
+    return Reading(
+        publication=vector.publication,
+        features=tuple(
+            msgspec.structs.replace(receipt, printed=prints.get(name)) for name, receipt in receipts.items()
+        ),
+        prints=prints,
+    )
+
+
+def _judge(name: str, value: FeatureValue, contract: Freshness | None, as_of: datetime) -> FeatureReceipt:
+    age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
+    kept = value.value
+    outcome = "fresh"
+    if kept is None:
+        outcome = "absent"
+    elif contract is not None and age is not None and age > parse_duration(contract.max_age).total_seconds():
+        outcome = {"flag": "flagged", "default": "defaulted", "reject": "rejected"}[contract.when_stale]
+        kept = None if outcome == "defaulted" else kept
+    if outcome == "rejected" or (outcome == "absent" and contract is not None and contract.when_stale == "reject"):
+        limit = contract.max_age if contract is not None else ""
+        raise FeatureUnavailable(
+            f"It is {age:.0f} s old, its contract allows {limit}." if age is not None else "It has no value.",
+            where=f"feature {name}",
+            next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
+        )
+    return FeatureReceipt(
+        name=name,
+        value=kept,
+        printed=None,
+        definition_version=value.definition_version,
+        snapshot=value.snapshot,
+        event_time=value.event_time,
+        age_seconds=age,
+        contract=outcome,
+        stream_offset=value.stream_offset,
+    )

@@ -1,0 +1,113 @@
+"""What an answer needs from other rooms. ``app`` passes the implementations."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from antiphon.catalog.answers import StoredAnswer
+from antiphon.catalog.releases import Release
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import Delta, Described, Finished, Generate
+
+T = TypeVar("T")
+
+
+class FeatureValue(Protocol):
+    """One feature as it was read."""
+
+    @property
+    def value(self) -> float | int | str | None: ...
+    @property
+    def event_time(self) -> datetime | None: ...
+    @property
+    def snapshot(self) -> str | None: ...
+    @property
+    def stream_offset(self) -> int | None: ...
+    @property
+    def definition_version(self) -> str: ...
+
+
+class FeatureVector(Protocol):
+    """Values of one publication, by ``view.feature``."""
+
+    @property
+    def publication(self) -> int: ...
+    @property
+    def values(self) -> Mapping[str, FeatureValue]: ...
+
+
+class FeatureReader(Protocol):
+    """Reads the features of one scope."""
+
+    def read(
+        self,
+        views: Mapping[str, str],
+        keys: Mapping[str, str],
+        as_of: datetime,
+        minimum_publication: int | None = None,
+    ) -> FeatureVector:
+        """Values of the views (name to definition version) for an entity, all of one publication."""
+        ...
+
+
+class Engine(Protocol):
+    """Generates text."""
+
+    async def describe(self) -> Described: ...
+
+    def generate(self, request: Generate) -> AsyncIterator[Delta | Finished]:
+        """Deltas, then the end. Closing the iterator frees the slot."""
+        ...
+
+
+class Decision(Protocol):
+    """What policy said."""
+
+    @property
+    def allowed(self) -> bool: ...
+    @property
+    def policies(self) -> tuple[str, ...]: ...
+    @property
+    def digest(self) -> str: ...
+
+
+class Decide(Protocol):
+    """One policy decision for an answer."""
+
+    def __call__(self, principal: Any, action: str, resource: str, context: Mapping[str, Any]) -> Decision: ...
+
+
+class LiveReleases(Protocol):
+    """Which release answers now."""
+
+    def live(self, scope: Scope, application: str) -> Release | None: ...
+    def get(self, scope: Scope, release: str) -> Release: ...
+
+
+class StoredAnswers(Protocol):
+    """Answers made earlier."""
+
+    def latest(self, scope: Scope, release: str, subject: str, question_hash: str) -> StoredAnswer | None: ...
+    def by_prompt(self, scope: Scope, prompt_key: str) -> StoredAnswer | None: ...
+    def put(self, answer: StoredAnswer, *, within: Any = None) -> None: ...
+
+
+class Texts(Protocol):
+    """Content-addressed texts."""
+
+    def put(self, scope: Scope, content: bytes, *, within: Any = None) -> str: ...
+    def get(self, scope: Scope, blob: str) -> bytes: ...
+
+
+class Receipts(Protocol):
+    """Where receipts are kept."""
+
+    def add(self, receipt: Any, *, within: Any = None) -> None: ...
+
+
+class Commit(Protocol):
+    """Commits what belongs together in one transaction, many requests' at a time."""
+
+    def submit(self, effect: Callable[[Any], T]) -> Awaitable[T]: ...

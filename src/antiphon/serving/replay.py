@@ -1,0 +1,127 @@
+"""Replay: make a prediction's text again from its receipt, and compare byte for byte.
+
+Inside one fingerprint (weights, binary, instruction set, layout) the text must be identical whatever else the
+engine is doing. Under another fingerprint the comparison says so instead of claiming a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import Attempt, Path, Receipt
+from antiphon.catalog.releases import Release
+from antiphon.core.ids import new_id
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import Delta, Generate
+from antiphon.serving import generation, prompts
+from antiphon.serving.ports import Engine, Texts
+
+
+class ReplayedAttempt(msgspec.Struct, frozen=True):
+    """One generation made again."""
+
+    identical: bool
+    same_fingerprint: bool
+    recorded_fingerprint: str
+    replayed_fingerprint: str
+    text: str
+    recorded_text: str
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """A prediction made again. ``origin`` is the prediction whose generations were replayed (itself, unless it
+    was served from a stored answer); ``served_identical`` compares the text the client got."""
+
+    prediction: str
+    origin: str
+    identical: bool
+    served_identical: bool
+    attempts: tuple[ReplayedAttempt, ...]
+
+
+async def replay(
+    receipt: Receipt,
+    *,
+    engine: Engine,
+    texts: Texts,
+    receipt_of: Callable[[Scope, str], Receipt],
+    release_of: Callable[[Scope, str], Release | None],
+    priority: Path = "batch",
+) -> Replay:
+    """Generate again what the receipt records, through the engine as it is now.
+
+    Raises:
+        NotFound: a text was erased, so there is nothing to replay.
+        Unavailable, EngineFailed: the engine is away.
+    """
+    origin = receipt if receipt.cache.prediction is None else receipt_of(receipt.scope, receipt.cache.prediction)
+    replayed = [await _again(attempt, origin, engine, texts, priority) for attempt in origin.attempts]
+    served = texts.get(receipt.scope, receipt.text_blob).decode()
+    release = release_of(origin.scope, origin.release)
+    again = _served(origin, [attempt.text for attempt in replayed], release, texts)
+    served_identical = again == served
+    return Replay(
+        prediction=receipt.prediction,
+        origin=origin.prediction,
+        identical=served_identical and all(attempt.identical for attempt in replayed),
+        served_identical=served_identical,
+        attempts=tuple(replayed),
+    )
+
+
+async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts, priority: Path) -> ReplayedAttempt:
+    content = texts.get(origin.scope, attempt.prompt_blob)
+    turns = _turns(content)
+    schema = texts.get(origin.scope, attempt.json_schema_blob).decode() if attempt.json_schema_blob else None
+    request = Generate(
+        id=new_id("replay"),
+        model=attempt.model,
+        prompt="" if turns else content.decode(),
+        messages=turns,
+        max_tokens=attempt.max_tokens,
+        temperature=attempt.temperature,
+        top_p=attempt.top_p,
+        seed=attempt.seed,
+        stop=attempt.stop,
+        json_schema=schema,
+        priority=priority,
+    )
+    text, fingerprint = "", ""
+    async for event in engine.generate(request):
+        if not isinstance(event, Delta):
+            text, fingerprint = event.text, event.fingerprint
+    recorded = texts.get(origin.scope, attempt.text_blob).decode()
+    return ReplayedAttempt(
+        identical=text == recorded,
+        same_fingerprint=fingerprint == attempt.fingerprint,
+        recorded_fingerprint=attempt.fingerprint,
+        replayed_fingerprint=fingerprint,
+        text=text,
+        recorded_text=recorded,
+    )
+
+
+def _turns(content: bytes) -> tuple[tuple[str, str], ...]:
+    """The turns of an engine with its own chat template; nothing for a rendered prompt."""
+    if not content.startswith(b'[["'):
+        return ()
+    try:
+        return msgspec.json.decode(content, type=tuple[tuple[str, str], ...])
+    except msgspec.DecodeError:
+        return ()
+
+
+def _served(origin: Receipt, again: list[str], release: Release | None, texts: Texts) -> str:
+    """What would be served from these generations: the last one, or the guard's fallback again."""
+    fell_back = any(action.action == "template" for action in origin.guards)
+    if not fell_back or release is None:
+        return again[-1] if again else ""
+    application = release.bundle.application
+    prints = {feature.name: feature.printed for feature in origin.features}
+    entity: dict[str, Any] = msgspec.json.decode(texts.get(origin.scope, origin.entity_blob))
+    question = texts.get(origin.scope, origin.question_blob).decode() if origin.question_blob else None
+    names = prompts.variables(application, prints, entity, question)
+    return generation.fall_back(again, application.guards[0], application, names)

@@ -1,0 +1,85 @@
+"""What is asked and what is answered, the same for both paths."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import Path, Receipt, UsageReceipt
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import TokenOut
+from antiphon.governance.identity import Principal
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class DecodingOverrides(msgspec.Struct, frozen=True):
+    """What a request may set itself on a plain model. An application's decoding is pinned by its release."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    json_schema: dict[str, Any] | None = None
+    logprobs: int | None = None
+
+
+class AnswerRequest(msgspec.Struct, frozen=True):
+    """One question to an application or to a plain model.
+
+    Attributes:
+        application: an application's name, or a plain model's.
+        entity: key columns, for an application.
+        question: the user's own words, if any; part of what a stored answer is found by.
+        messages: a conversation, for a plain model.
+        as_of: event time of the question; ``None`` is now. It drives features and freshness only.
+        release: a release to answer with instead of the live one.
+        refresh: make the stored answer anew (a precomputing job) unless its figures still print alike.
+        prompt: raw text instead of messages (plain models only, no chat template).
+    """
+
+    scope: Scope
+    principal: Principal
+    application: str
+    entity: dict[str, str] = {}
+    question: str | None = None
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    as_of: datetime | None = None
+    path: Path = "online"
+    release: str | None = None
+    minimum_publication: int | None = None
+    originating_user: str | None = None
+    exposure_unit: str | None = None
+    traceparent: str | None = None
+    refresh: bool = False
+    request_id: str | None = None
+    overrides: DecodingOverrides = DecodingOverrides()
+
+
+class TextDelta(msgspec.Struct, frozen=True):
+    """Text that may be shown now."""
+
+    text: str
+    tokens: tuple[TokenOut, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The whole answer; it exists only once its receipt is committed."""
+
+    prediction: str
+    request: str
+    text: str
+    finish_reason: str
+    usage: UsageReceipt
+    receipt: Receipt
+    publication: int | None
+    tokens: tuple[TokenOut, ...] = ()

@@ -1,0 +1,40 @@
+"""When a stored answer may be served: the application's declared rule, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from antiphon.catalog.answers import StoredAnswer
+from antiphon.core.clock import parse_duration
+from antiphon.core.ids import content_hash
+from antiphon.definitions.application import ApplicationSpec, Reuse
+from antiphon.serving.generation import Asked
+from antiphon.serving.printing import fingerprint
+
+
+def question_hash(question: str | None) -> str:
+    """How a stored answer is found by its question."""
+    return content_hash((question or "").strip().encode())[:32]
+
+
+def prompt_key(asked: Asked, application: ApplicationSpec, prints: dict[str, str | None]) -> str:
+    """The same key gives the same served text: everything that decides it, the guards' inputs too."""
+    return content_hash(
+        [asked, application.guards, application.figures, application.output_schema, fingerprint(prints)]
+    )[:32]
+
+
+def may_serve(stored: StoredAnswer, rule: Reuse, prints_fingerprint: str, as_of: datetime) -> bool:
+    """Whether the rule lets this stored answer stand in for a new one at ``as_of``.
+
+    An answer made for a later moment than the question's is never served (a replay may go back).
+    """
+    if stored.as_of > as_of:
+        return False
+    if rule.mode == "always":
+        return True
+    if rule.mode == "fingerprint":
+        return stored.fingerprint == prints_fingerprint
+    if rule.mode == "age" and rule.max_age is not None:
+        return as_of - stored.as_of <= parse_duration(rule.max_age)
+    return False
