@@ -8,7 +8,8 @@ is made from rows alone: temp, fsync, rename.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import msgspec
 
 from antiphon.batch import tables
-from antiphon.batch.ports import AnswerRow, Blobs, Jobs, PrincipalOf, Run
+from antiphon.batch.ports import AnswerRow, Blobs, Jobs, LiveReleases, PrincipalOf, Run
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
-from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, InvalidInput, Overloaded, Unavailable
 from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
 _CHUNK = 16
@@ -37,9 +39,16 @@ class TableJobs:
     """
 
     def __init__(
-        self, jobs: Jobs, blobs: Blobs, answer: AnswerRow, principal_of: PrincipalOf, concurrency: int
+        self,
+        jobs: Jobs,
+        releases: LiveReleases,
+        blobs: Blobs,
+        answer: AnswerRow,
+        principal_of: PrincipalOf,
+        concurrency: int,
     ) -> None:
         self._jobs = jobs
+        self._releases = releases
         self._blobs = blobs
         self._answer = answer
         self._principal_of = principal_of
@@ -56,27 +65,29 @@ class TableJobs:
         finished = len(done)
         run.progress(finished, job.total, "answering")
         pending: list[JobRow] = []
-        async for row in self._answered(scope, job, done):
-            pending.append(row)
-            if len(pending) >= _CHUNK or finished + len(pending) == job.total:
-                self._jobs.write_rows(scope, job_id, epoch, pending)
-                finished += len(pending)
-                pending = []
-                run.progress(finished, job.total, "answering")
+        async with aclosing(self._answered(scope, job, done)) as answered:
+            async for row in answered:
+                pending.append(row)
+                if len(pending) >= _CHUNK:
+                    self._jobs.write_rows(scope, job_id, epoch, pending)
+                    finished += len(pending)
+                    pending = []
+                    run.progress(finished, job.total, "answering")
         self._jobs.write_rows(scope, job_id, epoch, pending)
         self._jobs.set_status(scope, job_id, "finalizing", epoch=epoch)
         written = self._write_output(scope, job)
         ended = self._jobs.set_status(scope, job_id, "completed", epoch=epoch)
         return {"job": job_id, "status": ended.status, "rows": written, "failed": ended.rows_failed}
 
-    async def _answered(self, scope: Scope, job: BatchJob, done: set[int]) -> AsyncIterator[JobRow]:
+    async def _answered(self, scope: Scope, job: BatchJob, done: set[int]) -> AsyncGenerator[JobRow, None]:
         """Rows as they come, at most ``concurrency`` under way."""
         principal = self._principal_of(scope, job.principal)
+        keys = self._releases.get(scope, job.release or "").bundle.application.entity_keys
         lines = ((line, row) for line, row in enumerate(self._input(scope, job)) if line not in done)
         under_way: set[asyncio.Task[JobRow]] = set()
         try:
             for line, row in lines:
-                under_way.add(asyncio.create_task(self._row(_request(scope, principal, job, row), line, row)))
+                under_way.add(asyncio.create_task(self._row(_request(principal, keys, job, row), line, row)))
                 if len(under_way) >= self._concurrency:
                     ready, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                     for task in ready:
@@ -120,12 +131,11 @@ class TableJobs:
         return tables.write(Path(job.output), (row.payload for row in self._jobs.rows(scope, job.id)))
 
 
-def _request(scope: Scope, principal: Any, job: BatchJob, row: tables.Row) -> AnswerRequest | AntiphonError:
-    from antiphon.core.errors import InvalidInput
-
-    fields = dict(row)
-    moment = fields.pop("as_of", None) or job.settings.get("as_of")
-    question = fields.pop("question", None)
+def _request(
+    principal: Principal, keys: tuple[str, ...], job: BatchJob, row: tables.Row
+) -> AnswerRequest | AntiphonError:
+    moment = row.get("as_of") or job.settings.get("as_of")
+    question = row.get("question")
     try:
         as_of = moment if isinstance(moment, datetime) or moment is None else datetime.fromisoformat(str(moment))
     except ValueError:
@@ -133,10 +143,10 @@ def _request(scope: Scope, principal: Any, job: BatchJob, row: tables.Row) -> An
     if as_of is not None and as_of.tzinfo is None:
         as_of = as_of.replace(tzinfo=UTC)
     return AnswerRequest(
-        scope=scope,
+        scope=job.scope,
         principal=principal,
         application=job.application,
-        entity={name: str(value) for name, value in fields.items() if value is not None},
+        entity={key: str(row[key]) for key in keys if row.get(key) is not None},
         question=str(question) if question else None,
         as_of=as_of,
         path="batch",

@@ -59,7 +59,7 @@ class Blobs:
             connection.execute(statement, rows)
         return tuple(digest for digest, _ in hashed)
 
-    def get(self, scope: Scope, digest: str, *, within: Connection | None = None) -> bytes:
+    def get(self, scope: Scope, blob: str, *, within: Connection | None = None) -> bytes:
         """The bytes with this hash.
 
         Raises:
@@ -69,26 +69,26 @@ class Blobs:
         table = schema.blobs
         with self._database.reading(within) as connection:
             row = connection.execute(
-                select(table.c.payload, table.c.erased_at).where(schema.owned(table, scope), table.c.hash == digest)
+                select(table.c.payload, table.c.erased_at).where(schema.owned(table, scope), table.c.hash == blob)
             ).first()
         if row is None:
             raise NotFound(
-                f"There is no blob {digest[:12]}…", where=str(scope), next_step="Check tenant and environment."
+                f"There is no blob {blob[:12]}…", where=str(scope), next_step="Check tenant and environment."
             )
         if row.payload is None:
             raise NotFound(
-                f"The blob {digest[:12]}… was erased at {from_microseconds(row.erased_at).isoformat()}.",
+                f"The blob {blob[:12]}… was erased at {from_microseconds(row.erased_at).isoformat()}.",
                 where=str(scope),
                 next_step="Erased texts cannot be brought back.",
             )
-        content = self._database.unseal(scope, _SCHEMA, digest, row.payload)
-        if hashlib.sha256(content).hexdigest() != digest:
+        content = self._database.unseal(scope, _SCHEMA, blob, row.payload)
+        if hashlib.sha256(content).hexdigest() != blob:
             raise Corrupt(
-                f"The blob {digest[:12]}… does not match its hash.", where=str(scope), next_step="Restore a backup."
+                f"The blob {blob[:12]}… does not match its hash.", where=str(scope), next_step="Restore a backup."
             )
         return content
 
-    def erase(self, scope: Scope, digest: str, *, within: Connection | None = None) -> bool:
+    def erase(self, scope: Scope, blob: str, *, within: Connection | None = None) -> bool:
         """Delete the bytes and remember that they were erased; ``Database.truncate_log`` clears the log's copy.
 
         Returns:
@@ -98,7 +98,7 @@ class Blobs:
         with self._database.writing(within) as connection:
             erased = connection.execute(
                 update(table)
-                .where(schema.owned(table, scope), table.c.hash == digest, table.c.payload.is_not(None))
+                .where(schema.owned(table, scope), table.c.hash == blob, table.c.payload.is_not(None))
                 .values(payload=None, erased_at=microseconds(self._database.clock.now()))
             )
         return erased.rowcount == 1

@@ -6,6 +6,7 @@ epoch, so a worker that lost the job writes nothing; every count derives from th
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -237,24 +238,31 @@ class Jobs:
                 connection.execute(select(table.c.line).where(schema.owned(table, scope), table.c.job == job)).scalars()
             )
 
-    def rows(self, scope: Scope, job: str) -> Iterator[JobRow]:
-        """Output rows in the order of their lines, read page by page."""
+    def page(self, scope: Scope, job: str, after: int, limit: int) -> builtins.list[JobRow]:
+        """At most ``limit`` output rows with ``line > after``, in the order of their lines."""
         table = schema.job_rows
-        after = -1
-        while True:
-            statement = (
-                select(table.c.line, table.c.failed, table.c.payload)
-                .where(schema.owned(table, scope), table.c.job == job, table.c.line > after)
-                .order_by(table.c.line)
-                .limit(_PAGE)
+        statement = (
+            select(table.c.line, table.c.failed, table.c.payload)
+            .where(schema.owned(table, scope), table.c.job == job, table.c.line > after)
+            .order_by(table.c.line)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [
+            JobRow(
+                line=row.line,
+                payload=msgspec.json.decode(self._database.unseal(scope, _SCHEMA, f"{job}:{row.line}", row.payload)),
+                failed=row.failed,
             )
-            with self._database.read() as connection:
-                page = connection.execute(statement).all()
-            for row in page:
-                content = self._database.unseal(scope, _SCHEMA, f"{job}:{row.line}", row.payload)
-                yield JobRow(line=row.line, payload=msgspec.json.decode(content), failed=row.failed)
-            if len(page) < _PAGE:
-                return
+            for row in rows
+        ]
+
+    def rows(self, scope: Scope, job: str) -> Iterator[JobRow]:
+        """Every output row in the order of its line, read page by page."""
+        after = -1
+        while page := self.page(scope, job, after, _PAGE):
+            yield from page
             after = page[-1].line
 
     def _require_epoch(self, connection: Connection, scope: Scope, job: str, epoch: int) -> None:

@@ -112,9 +112,9 @@ class Publications:
         self,
         scope: Scope,
         to: int,
-        *,
         reason: str,
         principal: str,
+        *,
         expected: int | None = None,
         within: Connection | None = None,
     ) -> Publication:

@@ -235,8 +235,8 @@ runs = _table(
 steps = _table(
     "steps",
     sa.Column("run", sa.Text, primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("occurrence", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("result", sa.LargeBinary, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),

@@ -5,7 +5,9 @@ A misspelt section or field is an error that names it. Relative paths are relati
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,11 +138,17 @@ class ProjectPaths(msgspec.Struct, frozen=True):
 
     @property
     def engine_socket(self) -> Path:
-        return self.run / "engine.sock"
+        """In ``run``, or in the temporary folder when that path is longer than a Unix socket's may be."""
+        socket = self.run / "engine.sock"
+        if len(os.fsencode(socket)) < 100:
+            return socket
+        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}.sock"
 
     @property
-    def batch_socket(self) -> Path:
-        return self.run / "worker.sock"
+    def worker_ready(self) -> Path:
+        """Written by the worker once it works."""
+        return self.run / "worker.ready"
 
 
 def load(root: Path, environment: Mapping[str, str] | None = None) -> tuple[Settings, ProjectPaths]:

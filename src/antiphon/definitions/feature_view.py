@@ -115,8 +115,8 @@ class FeatureDeclaration:
         window = self.options.get("window")
         if window is not None:
             yield from duration_mistakes(window, "window")
-        elif self.aggregation not in ("last", "first"):
-            yield f"{self.aggregation} needs a window, such as window='2h'."
+        elif "window" not in self.options and self.aggregation not in ("last", "first"):
+            yield f"{self.aggregation} needs a window, such as window='2h' (or window=None for all time)."
         if self.options.get("where") is not None:
             yield from self._term_mistakes(self.options["where"], "where", condition=True)
         if self.aggregation != "count":

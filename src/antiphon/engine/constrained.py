@@ -16,7 +16,7 @@ from antiphon.core.errors import SchemaUnsatisfiable
 from antiphon.core.ids import content_hash
 from antiphon.engine.sampling import Permitted
 
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Constraint:

@@ -5,8 +5,10 @@ Invariant: everything here depends on the request and its own logits alone, neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from antiphon.engine import sampling
 from antiphon.engine.constrained import Constraint
@@ -39,39 +41,47 @@ class _Emitted:
     end: int
 
 
-@dataclass(slots=True)
 class Sequence:
-    """Mutable, owned by the step loop's thread. ``pending`` are the tokens that wait to enter the KV."""
+    """Mutable, owned by the step loop's thread.
 
-    ticket: int
-    request: Generate
-    prompt_tokens: int
-    pending: list[int]
-    constraint: Constraint | None
-    vocabulary: Vocabulary
-    spent: Spent
-    chain: Chain
-    initially_forced: list[int]
-    position: int = 0
-    slot: int | None = None
-    kept: Kept | None = None
-    keep_prefix_at: int = 0
-    tokens: list[int] = field(default_factory=list)
-    forced_tokens: int = 0
-    branches: list[Branch] = field(default_factory=list)
-    reason: Reason | None = None
-    _transcript: Transcript = field(init=False)
-    _shown: int = 0
-    _held: list[_Emitted] = field(default_factory=list)
-    _prefill: int = field(init=False)
+    ``pending`` are the tokens that wait to enter the KV: the prompt with what the grammar forces right after it,
+    later one sampled token with what it forces.
+    """
 
-    def __post_init__(self) -> None:
-        self._transcript = Transcript(self.request.stop)
-        self._generator = sampling.generator_for(self.request.seed)
+    def __init__(
+        self,
+        *,
+        ticket: int,
+        request: Generate,
+        prompt: list[int],
+        forced: list[int],
+        constraint: Constraint | None,
+        vocabulary: Vocabulary,
+        chain: Chain,
+        arrived: float,
+    ) -> None:
+        self.ticket = ticket
+        self.request = request
+        self.prompt_tokens = len(prompt)
+        self.constraint = constraint
+        self.vocabulary = vocabulary
+        self.chain = chain
+        self.spent = Spent(arrived)
+        self.pending = prompt + forced
+        self.position = 0
+        self.slot: int | None = None
+        self.kept: Kept | None = None
+        self.keep_prefix_at = 0
+        self.tokens: list[int] = []
+        self.forced_tokens = 0
+        self.branches: list[Branch] = []
+        self.reason: Reason | None = None
         self._prefill = len(self.pending)
-        self._record_forced(self.initially_forced)
-
-    _generator: sampling.np.random.Generator = field(init=False)
+        self._transcript = Transcript(request.stop)
+        self._generator = sampling.generator_for(request.seed)
+        self._shown = 0
+        self._held: list[_Emitted] = []
+        self._record_forced(forced)
 
     @property
     def generating(self) -> bool:
@@ -103,7 +113,7 @@ class Sequence:
             alternatives = self._alternatives(logits, sampling.most_probable(logits, request.logprobs), normaliser)
         self.pending = [token]
         self._record(token, logprob, alternatives, forced=False)
-        if self.constraint and self.reason is None:
+        if self.constraint and self.reason != "stop":
             self.constraint.accept(token)
             self._record_forced(self.constraint.forced())
 
@@ -119,7 +129,9 @@ class Sequence:
             self.reason = None
             self._finish("stop")
 
-    def _record(self, token: int, logprob: float | None, alternatives: tuple[Alternative, ...], *, forced: bool) -> None:
+    def _record(
+        self, token: int, logprob: float | None, alternatives: tuple[Alternative, ...], *, forced: bool
+    ) -> None:
         start = len(self._transcript.text)
         self.tokens.append(token)
         self._transcript.push(self.vocabulary.pieces[token])
@@ -144,7 +156,7 @@ class Sequence:
         )
 
     def _report_branch(self, logits: Logits, permitted: sampling.Permitted) -> None:
-        candidates = sampling.np.flatnonzero(permitted)
+        candidates = np.flatnonzero(permitted)
         if 2 <= candidates.size <= MOST_BRANCH_OPTIONS:
             options = self._alternatives(logits, [int(token) for token in candidates], sampling.log_normaliser(logits))
             self.branches.append(Branch(len(self._transcript.text), options))
@@ -161,7 +173,9 @@ class Sequence:
                 continue
             text = self._transcript.text[emitted.start : min(emitted.end, until)]
             ready.append(
-                TokenOut(emitted.token.token, text, emitted.token.logprob, emitted.token.forced, emitted.token.alternatives)
+                TokenOut(
+                    emitted.token.token, text, emitted.token.logprob, emitted.token.forced, emitted.token.alternatives
+                )
             )
         text = self._transcript.text[self._shown : until]
         self._shown = until

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from antiphon.catalog.events import Event
 from antiphon.catalog.receipts import Path, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
@@ -64,6 +65,8 @@ class Releases(Protocol):
 
     def live(self, scope: Scope, application: str) -> Release | None: ...
 
+    def history(self, scope: Scope, application: str) -> Sequence[Any]: ...
+
     def activate(self, scope: Scope, application: str, release: str, principal: str, reason: str) -> Any: ...
 
     def rollback(self, scope: Scope, application: str, principal: str, reason: str) -> Any: ...
@@ -76,16 +79,7 @@ class Publications(Protocol):
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
 
-    def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Any: ...
-
-
-class IncomingEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One source event. Times carry an offset; ``payload`` holds the columns."""
-
-    event_id: str
-    event_time: datetime
-    available_at: datetime
-    payload: dict[str, Any]
+    def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Any: ...
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
@@ -97,14 +91,12 @@ class StreamStatus(msgspec.Struct, frozen=True):
     lag: int
 
 
-class Streams(Protocol):
-    """Source events in, and how far they have been consumed."""
+class Events(Protocol):
+    """Source events in."""
 
-    def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
+    def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
         """The last offset of the stream; an event id seen before is ignored."""
         ...
-
-    def status(self, scope: Scope) -> Sequence[StreamStatus]: ...
 
 
 class ViewFreshness(msgspec.Struct, frozen=True):
@@ -183,8 +175,10 @@ class GatewayServices:
         environment: of every request; the tenant is the principal's.
         authenticate: a key's principal, or raises ``Unauthenticated``. Fast (cached).
         authorise: raises ``Forbidden`` unless the principal may do the action to the resource.
+        audit: keeps that an administrator did an action to a subject, with its details.
         models: names a request may use as ``model``: applications first, then plain models.
         explain, replay: everything a prediction was made from; its text made again and compared.
+        streams: how far the consumer of each stream has come.
         freshness: of each served view.
         processes: the children under supervision.
         ready: part to what is wrong with it, ``None`` when it is fine.
@@ -196,6 +190,7 @@ class GatewayServices:
     answering: Answering
     authenticate: Callable[[str], Principal]
     authorise: Callable[[Principal, str, str], None]
+    audit: Callable[[Scope, Principal, str, str, Mapping[str, Any]], None]
     models: Callable[[Scope], Sequence[str]]
     engine: Callable[[], Awaitable[Described]]
     receipts: Receipts
@@ -204,7 +199,8 @@ class GatewayServices:
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
     releases: Releases
     publications: Publications
-    streams: Streams
+    events: Events
+    streams: Callable[[Scope], Sequence[StreamStatus]]
     freshness: Callable[[Scope], Sequence[ViewFreshness]]
     runs: Runs
     batches: Batches

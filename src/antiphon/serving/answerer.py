@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from antiphon.catalog.receipts import (
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock, utc
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from antiphon.core.ids import canonical, keyed_hash, new_id
+from antiphon.core.ids import canonical, content_hash, keyed_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
 from antiphon.engine.messages import Delta, ModelDescription
@@ -105,7 +105,7 @@ class Answerer:
                     return event
         raise Unavailable("The answer ended without a receipt.", where="serving")
 
-    async def stream(self, request: AnswerRequest) -> AsyncIterator[TextDelta | Answer]:
+    async def stream(self, request: AnswerRequest) -> AsyncGenerator[TextDelta | Answer, None]:
         """Text as it may be shown, then the :class:`Answer`. Closing the iterator frees the engine's slot.
 
         A guarded or structured application's text is shown only once it has passed: in one piece.
@@ -247,7 +247,7 @@ class Answerer:
         if rule.mode == "never" or not application.features:
             return None
         stored = self._services.stored.latest(
-            request.scope, prepared.release.id, prepared.subject, prepared.question_hash
+            request.scope, prepared.release.id, prepared.subject, prepared.question_hash, as_of=prepared.as_of
         )
         if stored is None:
             return None
@@ -260,7 +260,7 @@ class Answerer:
             return None
         return self._services.stored.by_prompt(prepared.request.scope, key)
 
-    async def _show_tokens(self, prepared: _Prepared, asked: Asked) -> AsyncIterator[TextDelta | Answer]:
+    async def _show_tokens(self, prepared: _Prepared, asked: Asked) -> AsyncGenerator[TextDelta | Answer, None]:
         sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent())
         first_byte = 0.0
         async with aclosing(generation.stream(self._services.engine, sent)) as events:
@@ -270,7 +270,7 @@ class Answerer:
                     yield TextDelta(event.text, event.tokens)
                 else:
                     written = Written(event.finished.text, event.finished.reason, (event,), ())
-                    yield await self._finish(prepared, asked, written, None, first_byte)
+                    yield await self._finish(prepared, written, None, first_byte)
 
     async def _generate(self, prepared: _Prepared, asked: Asked, key: str) -> Answer:
         with span("generate", {GENAI["model"]: asked.model}):
@@ -283,11 +283,9 @@ class Answerer:
                 prepared.request.path,
                 traceparent(),
             )
-        return await self._finish(prepared, asked, written, key, 0.0)
+        return await self._finish(prepared, written, key, 0.0)
 
-    async def _finish(
-        self, prepared: _Prepared, asked: Asked, written: Written, key: str | None, first_byte: float
-    ) -> Answer:
+    async def _finish(self, prepared: _Prepared, written: Written, key: str | None, first_byte: float) -> Answer:
         application = prepared.release.bundle.application
         classes = class_probabilities(
             written.attempts[0].finished.text, application.output_schema or {}, application.classes, written.branches
@@ -296,8 +294,7 @@ class Answerer:
             prepared, written.usage, CacheReceipt("generated"), written.finish_reason, classes, written.actions,
             written.attempts, first_byte,
         )  # fmt: skip
-        texts: dict[str, bytes] = {"text": written.text.encode()}
-        answer = await self._commit(prepared, receipt, texts, written.attempts, asked, key)
+        answer = await self._commit(prepared, receipt, written.text.encode(), written.attempts, key)
         return msgspec.structs.replace(answer, tokens=written.attempts[-1].tokens)
 
     async def _serve_stored(
@@ -307,7 +304,7 @@ class Answerer:
 
         An answer that is only read keeps its age: reading does not make it younger.
         """
-        texts = {"text": self._services.texts.get(prepared.request.scope, stored.text_blob)}
+        content = self._services.texts.get(prepared.request.scope, stored.text_blob)
         cache = CacheReceipt(
             origin=origin,
             prediction=stored.prediction,
@@ -316,7 +313,7 @@ class Answerer:
             origin_seconds=stored.seconds,
         )
         receipt = self._receipt(prepared, UsageReceipt(), cache, stored.finish_reason, stored.classes, (), (), 0.0)
-        return await self._commit(prepared, receipt, texts, (), None, key, stored)
+        return await self._commit(prepared, receipt, content, (), key, stored)
 
     def _receipt(
         self, prepared: _Prepared, usage: UsageReceipt, cache: CacheReceipt, finish_reason: str,
@@ -364,35 +361,37 @@ class Answerer:
         )
 
     async def _commit(
-        self, prepared: _Prepared, receipt: Receipt, texts: dict[str, bytes], attempts: tuple[Generated, ...],
-        asked: Asked | None, key: str | None, stored: StoredAnswer | None = None,
+        self, prepared: _Prepared, receipt: Receipt, content: bytes, attempts: tuple[Generated, ...],
+        key: str | None, stored: StoredAnswer | None = None,
     ) -> Answer:  # fmt: skip
         """Texts, receipt and stored answer in one transaction; the client learns of it only afterwards."""
         services, request = self._services, prepared.request
+        kept: list[bytes] = []
 
-        def effect(connection: Any) -> Receipt:
-            def text(content: bytes) -> str:
-                return services.texts.put(request.scope, content, within=connection)
+        def text(content: bytes) -> str:
+            kept.append(content)
+            return content_hash(content)
 
-            whole = msgspec.structs.replace(
-                receipt,
-                entity_blob=text(canonical(request.entity)),
-                question_blob=text(request.question.encode()) if request.question else None,
-                text_blob=text(texts["text"]),
-                attempts=tuple(_attempt(asked, attempt, text) for attempt in attempts) if asked is not None else (),
-            )
-            services.receipts.add(whole, within=connection)
+        whole = msgspec.structs.replace(
+            receipt,
+            entity_blob=text(canonical(request.entity)),
+            question_blob=text(request.question.encode()) if request.question else None,
+            text_blob=text(content),
+            attempts=tuple(_attempt(attempt, text) for attempt in attempts),
+        )
+
+        def effect(connection: Any) -> None:
+            services.receipts.add(whole, kept, within=connection)
             if key is not None:
                 services.stored.put(_to_store(prepared, whole, key, stored), within=connection)
-            return whole
 
         with span("commit"):
             # Shielded: a client that goes away during the commit leaves a whole receipt, not half of one.
-            whole = await asyncio.shield(asyncio.ensure_future(_as_coroutine(services.commit.submit(effect))))
+            await asyncio.shield(asyncio.ensure_future(_as_coroutine(services.commit.submit(effect))))
         return Answer(
             prediction=whole.prediction,
             request=whole.request,
-            text=texts["text"].decode(),
+            text=content.decode(),
             finish_reason=whole.finish_reason,
             usage=whole.usage,
             receipt=whole,
@@ -418,7 +417,7 @@ def _entity(request: AnswerRequest, expected: tuple[str, ...]) -> dict[str, str]
     return dict(sorted(request.entity.items()))
 
 
-def _attempt(asked: Asked, attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
+def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
     sent, finished = attempt.sent, attempt.finished
     return Attempt(
         prompt_blob=text(canonical(sent.messages) if sent.messages else sent.prompt.encode()),

@@ -6,7 +6,8 @@ The steps after the engine are pure, so that a replay can take them again from t
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -120,21 +121,16 @@ def to_engine(asked: Asked, path: Path, attempt: int, warmth: float, traceparent
     )
 
 
-async def stream(engine: Engine, request: Generate) -> AsyncIterator[Delta | Generated]:
+async def stream(engine: Engine, request: Generate) -> AsyncGenerator[Delta | Generated, None]:
     """One generation: its deltas, then the whole of it."""
     tokens: list[TokenOut] = []
-    events = engine.generate(request)
-    try:
+    async with aclosing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
                 yield event
             else:
                 yield Generated(sent=request, finished=event, tokens=tuple(tokens))
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
 
 
 async def write(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from antiphon.catalog.answers import StoredAnswer
+from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Delta, Described, Finished, Generate
@@ -57,7 +58,7 @@ class Engine(Protocol):
 
     async def describe(self) -> Described: ...
 
-    def generate(self, request: Generate) -> AsyncIterator[Delta | Finished]:
+    def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         """Deltas, then the end. Closing the iterator frees the slot."""
         ...
 
@@ -89,7 +90,9 @@ class LiveReleases(Protocol):
 class StoredAnswers(Protocol):
     """Answers made earlier."""
 
-    def latest(self, scope: Scope, release: str, subject: str, question_hash: str) -> StoredAnswer | None: ...
+    def latest(
+        self, scope: Scope, release: str, subject: str, question_hash: str, *, as_of: datetime | None = None
+    ) -> StoredAnswer | None: ...
     def by_prompt(self, scope: Scope, prompt_key: str) -> StoredAnswer | None: ...
     def put(self, answer: StoredAnswer, *, within: Any = None) -> None: ...
 
@@ -97,14 +100,13 @@ class StoredAnswers(Protocol):
 class Texts(Protocol):
     """Content-addressed texts."""
 
-    def put(self, scope: Scope, content: bytes, *, within: Any = None) -> str: ...
     def get(self, scope: Scope, blob: str) -> bytes: ...
 
 
 class Receipts(Protocol):
     """Where receipts are kept."""
 
-    def add(self, receipt: Any, *, within: Any = None) -> None: ...
+    def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Any = None) -> None: ...
 
 
 class Commit(Protocol):

@@ -49,28 +49,35 @@ def _value_start(text: str, name: str) -> int | None:
 
 
 def _split(text: str, start: int, labels: Sequence[str], branches: Sequence[Branch]) -> dict[str, float]:
-    alive = dict.fromkeys(labels, 1.0)
+    """Hand the whole mass down the branches inside the value. Labels that share their beginning share its mass
+    until a later branch splits them; a group the text did not enter is shared equally, since it was not looked into.
+    """
+    mass = {label: 1.0 / len(labels) for label in labels}
     resolved = False
     for branch in branches:
-        done = text[start : branch.offset] if branch.offset > start else ""
-        candidates = [label for label in alive if label.startswith(done)]
+        done = text[start : max(start, branch.offset)]
+        candidates = [label for label in labels if f'{label}"'.startswith(done)]
         if len(candidates) < 2:
             break
-        mass = dict.fromkeys(candidates, 0.0)
+        groups: dict[tuple[str, ...], float] = {}
         for option in branch.options:
-            piece = option.text
-            if branch.offset < start:  # the token also brings the opening quote
-                piece = piece.rpartition('"')[2]
-            grown = (done + piece).rstrip('"')
-            matching = [label for label in candidates if label.startswith(grown) or grown.startswith(label)]
-            if grown and len(matching) == 1:
-                mass[matching[0]] += math.exp(option.logprob)
-        total = sum(mass.values())
+            # A token before the value's first letter may also bring the opening quote.
+            piece = option.text.rpartition('"')[2] if branch.offset < start else option.text
+            grown = done + piece
+            matching = tuple(
+                label
+                for label in candidates
+                if grown and (f'{label}"'.startswith(grown) or grown.startswith(f'{label}"'))
+            )
+            if matching:
+                groups[matching] = groups.get(matching, 0.0) + math.exp(option.logprob)
+        total = sum(groups.values())
         if total <= 0:
             continue
-        group = sum(alive[label] for label in candidates)
-        for label in candidates:
-            alive[label] = group * mass[label] / total
+        whole = sum(mass[label] for label in candidates)
+        mass.update(dict.fromkeys(candidates, 0.0))
+        for matching, part in groups.items():
+            for label in matching:
+                mass[label] += whole * part / total / len(matching)
         resolved = True
-        break
-    return alive if resolved else {}
+    return mass if resolved else {}

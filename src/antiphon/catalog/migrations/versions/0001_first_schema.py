@@ -325,8 +325,8 @@ def upgrade() -> None:
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), nullable=False),
         sa.Column("run", sa.Text(), nullable=False),
-        sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("occurrence", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("result", sa.LargeBinary(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
@@ -336,7 +336,7 @@ def upgrade() -> None:
             ["runs.tenant", "runs.environment", "runs.id"],
             name=op.f("fk_steps_tenant_environment_run"),
         ),
-        sa.PrimaryKeyConstraint("tenant", "environment", "run", "position", name=op.f("pk_steps")),
+        sa.PrimaryKeyConstraint("tenant", "environment", "run", "name", "occurrence", name=op.f("pk_steps")),
         sqlite_with_rowid=False,
     )
 

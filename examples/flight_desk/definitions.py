@@ -1,0 +1,156 @@
+"""The flight desk: will my flight leave on time, and what is going on at the airport?
+
+Four applications share everything but the rule by which a stored answer may be served, so that what the rule
+costs and what it saves can be measured. A delay counts early departures as zero (the definition of the U.S.
+Bureau of Transportation Statistics), so no figure is negative.
+"""
+
+from antiphon import (
+    Application,
+    Decoding,
+    Entity,
+    Figure,
+    FigureGuard,
+    Freshness,
+    Prompt,
+    Reuse,
+    Source,
+    col,
+    count,
+    feature_view,
+    last,
+    mean,
+)
+
+airport = Entity("airport", keys=["origin"])
+airline = Entity("airline", keys=["carrier"])
+route = Entity("route", keys=["origin", "dest"])
+
+departures = Source.stream(
+    "departures", history="sources/departures.parquet",
+    event_time="scheduled", available_at="departed", event_id="event_id",
+)  # fmt: skip
+weather = Source.stream(
+    "weather", history="sources/weather.parquet",
+    event_time="observed", available_at="reported", event_id="event_id",
+)  # fmt: skip
+
+
+@feature_view(entity=airport, source=departures, refresh="15m", owner="desk")
+class Congestion:
+    """How the origin's departures have been leaving lately; delays in minutes."""
+
+    departures_2h = count(window="2h")
+    delay_2h = mean(col.delay_minutes, window="2h", scale="0.01")
+    delay_6h = mean(col.delay_minutes, window="6h", scale="0.01")
+
+
+@feature_view(entity=airline, source=departures, refresh="6h", owner="desk")
+class CarrierHistory:
+    """How often this airline leaves more than 15 minutes late."""
+
+    late_share = mean(col.dep_delay > 15, window="28d")
+
+
+@feature_view(entity=route, source=departures, refresh="6h", owner="desk")
+class RouteHistory:
+    """How often flights of this route leave more than 15 minutes late."""
+
+    late_share = mean(col.dep_delay > 15, window="28d")
+    flights = count(window="28d")
+
+
+@feature_view(entity=airport, source=weather, refresh="15m", owner="desk")
+class Weather:
+    """The last observation at the origin; wind in mph."""
+
+    wind = last(col.wind_speed, window="3h", scale="0.01")
+
+
+FIGURES = [
+    Figure("congestion.delay_2h", step=5, unit=("minutes", "minute", "min"), roles=("late", "delay", "behind")),
+    Figure("weather.wind", step=5, unit=("mph",), roles=("wind", "gust")),
+    Figure("carrier_history.late_share", step=5, scale=100, unit=("%", "percent"), roles=("is late", "airline")),
+    Figure("route_history.late_share", step=5, scale=100, unit=("%", "percent"), roles=("route",)),
+]
+
+AIRLINE = (
+    "{% set airline = {'9E': 'Endeavor', 'AA': 'American', 'AS': 'Alaska', 'B6': 'JetBlue', 'DL': 'Delta',"
+    " 'EV': 'ExpressJet', 'F9': 'Frontier', 'FL': 'AirTran', 'HA': 'Hawaiian', 'MQ': 'Envoy', 'OO': 'SkyWest',"
+    " 'UA': 'United', 'US': 'US Airways', 'VX': 'Virgin', 'WN': 'Southwest', 'YV': 'Mesa'}"
+    ".get(entity.carrier, entity.carrier) %}"
+)
+
+REQUEST = AIRLINE + (
+    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
+    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+    "{{ airline }} airline is late {{ c ~ '% of the time' if c is not none else 'sometimes' }},"
+    " route to {{ entity.dest }} {{ r ~ '%' if r is not none else 'unknown' }}."
+    " Wind {{ w ~ ' mph' if w is not none else 'unknown' }}."
+    " Departures at {{ entity.origin }} are {{ d ~ ' minutes late' if d is not none else 'not counted yet' }}."
+)
+
+FALLBACK = AIRLINE + (
+    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
+    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+    "{% if c is not none %}{{ airline }} is late {{ c }}% of the time. {% endif %}"
+    "{% if r is not none %}The route to {{ entity.dest }}: {{ r }}%. {% endif %}"
+    "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
+    "{% if d is not none %}Departures at {{ entity.origin }} run {{ d }} minutes late.{% endif %}"
+)
+
+
+def example(airline, carrier, dest, route, wind, origin, delay, outlook):  # noqa: D103
+    return (
+        f"{airline} airline is late {carrier}% of the time, route to {dest} {route}%."
+        f" Wind {wind} mph. Departures at {origin} are {delay} minutes late.",
+        f'{{"outlook": "{outlook}", "notice": "{airline} is late {carrier}% of the time, the route to {dest} {route}%.'
+        f' With wind at {wind} mph, departures at {origin} run {delay} minutes late."}}',
+    )
+
+
+PROMPT = Prompt(
+    system=(
+        "You are the flight desk. Repeat the figures of the request in one short notice. Use no other figures."
+    ),
+    examples=(
+        example("United", 20, "ORD", 10, 10, "EWR", 5, "on_time"),
+        example("Delta", 15, "ATL", 25, 20, "LGA", 35, "delayed"),
+        example("Southwest", 10, "DEN", 5, 15, "LGA", 0, "on_time"),
+    ),
+    template=REQUEST,
+)
+
+OUTPUT = {
+    "type": "object",
+    "properties": {
+        "outlook": {"type": "string", "enum": ["on_time", "delayed"]},
+        "notice": {"type": "string", "maxLength": 170},
+    },
+    "required": ["outlook", "notice"],
+    "additionalProperties": False,
+}
+
+
+def desk(name, reuse):  # noqa: D103
+    return Application(
+        name,
+        entities=[airport, airline, route],
+        features=[Congestion, CarrierHistory, RouteHistory, Weather],
+        prompt=PROMPT,
+        model="smollm2-135m",
+        output=OUTPUT,
+        decoding=Decoding(max_tokens=80),
+        figures=FIGURES,
+        guards=[FigureGuard("notice", fallback=FALLBACK, retries=1)],
+        freshness={Congestion: Freshness("90m", when_stale="flag"), Weather: Freshness("3h", when_stale="flag")},
+        reuse=reuse,
+        purpose="answer passengers",
+        owner="desk",
+    )
+
+
+fingerprint = desk("desk", Reuse("fingerprint"))
+briefing = desk("desk-briefing", Reuse("always"))
+online = desk("desk-online", Reuse("never"))
+by_age = desk("desk-age", Reuse("age", max_age="30m"))

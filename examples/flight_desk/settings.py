@@ -1,0 +1,113 @@
+"""The declared settings of a run: ``config.toml`` as frozen values."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+CONFIG = Path(__file__).with_name("config.toml")
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """Who asks when; leads are minutes before the scheduled departure, times are local."""
+
+    flights_per_day: int
+    asks_per_flight: float
+    mean_lead_minutes: float
+    shortest_lead_minutes: float
+    first_departure: str
+    last_departure: str
+
+
+class Sources(msgspec.Struct, frozen=True):
+    """How the recorded year becomes events: declared lags in minutes, wind in mph."""
+
+    weather_lag_minutes: int
+    cancelled_after_minutes: int
+    highest_wind_mph: float
+
+
+class Ways(msgspec.Struct, frozen=True):
+    """The application behind each way, and the age limit of the third."""
+
+    briefing: str
+    online: str
+    age: str
+    fingerprint: str
+    age_limit_minutes: int
+
+    @property
+    def applications(self) -> dict[str, str]:
+        """Way to application, cheapest first."""
+        return {
+            "briefing": self.briefing,
+            "online": self.online,
+            "age": self.age,
+            "fingerprint": self.fingerprint,
+        }
+
+
+class Analysis(msgspec.Struct, frozen=True):
+    """What the report computes."""
+
+    age_limits_minutes: tuple[int, ...]
+    late_after_minutes: float
+    train_first: date
+    train_last: date
+    train_rows: int
+    bootstrap_rounds: int
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How many days are replayed, and in which steps of event time."""
+
+    first_day: date
+    days: int
+    tick_minutes: int
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The whole of ``config.toml``."""
+
+    seed: int
+    zone: str
+    dawn: str
+    demand: Demand
+    sources: Sources
+    ways: Ways
+    analysis: Analysis
+    demo: Size
+    month: Size
+
+    def size(self, name: str) -> Size:
+        """The declared size of that name (``demo`` or ``month``)."""
+        return {"demo": self.demo, "month": self.month}[name]
+
+    def local(self, day: date, clock: str) -> datetime:
+        """A local wall-clock reading such as ``"08:00"`` of a day, in UTC."""
+        return datetime.combine(day, time.fromisoformat(clock), ZoneInfo(self.zone)).astimezone(ZoneInfo("UTC"))
+
+    def days(self, size: Size) -> tuple[date, ...]:
+        """The replayed days."""
+        return tuple(size.first_day + timedelta(days=offset) for offset in range(size.days))
+
+    def start(self, size: Size) -> datetime:
+        """When the replay begins: events known until then are history, later ones arrive in the stream."""
+        return self.local(size.first_day, "00:00")
+
+    def end(self, size: Size) -> datetime:
+        """When the last replayed day ends."""
+        return self.local(size.first_day + timedelta(days=size.days), "00:00")
+
+
+def load(path: Path = CONFIG) -> Settings:
+    """Read the settings.
+
+    Raises:
+        msgspec.ValidationError: a section or field is missing or has a wrong type.
+    """
+    return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Settings)

@@ -1,0 +1,56 @@
+"""Which engine a project uses: the process behind its socket, or a URL."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from antiphon.app.store import Store
+from antiphon.core.errors import InvalidInput
+from antiphon.engine.port import Engine
+
+
+def connect(store: Store, peer: str) -> Engine:
+    """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
+
+    Raises:
+        InvalidInput: a remote engine without a URL, or whose key variable is not set.
+    """
+    engine = store.settings.engine
+    if engine.kind != "remote":
+        from antiphon.engine.client import EngineClient
+
+        return EngineClient(store.paths.engine_socket, peer=peer)
+    if engine.url is None:
+        raise InvalidInput(
+            "A remote engine needs a url.", where="antiphon.toml, [engine]", next_step='Add url = "http://…/v1".'
+        )
+    key = None
+    if engine.api_key_variable is not None:
+        key = os.environ.get(engine.api_key_variable)
+        if key is None:
+            raise InvalidInput(
+                f"The environment variable {engine.api_key_variable} is not set.",
+                where="antiphon.toml, [engine] api_key_variable",
+                next_step=f"export {engine.api_key_variable}=…",
+            )
+    from antiphon.engine.remote import RemoteEngine
+
+    return RemoteEngine(engine.url, models=engine.models, api_key=key)
+
+
+def command(store: Store) -> tuple[str, ...]:
+    """The command line of this project's engine process."""
+    engine = store.settings.engine
+    arguments = [
+        sys.executable, "-m", "antiphon.engine",
+        "--socket", str(store.paths.engine_socket),
+        "--slots", str(engine.slots),
+        "--context", str(engine.context),
+        "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
+    ]  # fmt: skip
+    for model in engine.models:
+        arguments += ["--model", model]
+    if engine.kind == "simulated":
+        arguments.append("--simulated")
+    return tuple(arguments)

@@ -1,0 +1,117 @@
+"""The stores of one project, opened: what every process and every command starts from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from antiphon.catalog.answers import Answers
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
+from antiphon.catalog.events import EventLog
+from antiphon.catalog.jobs import Jobs
+from antiphon.catalog.publications import Publications
+from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.releases import Releases
+from antiphon.catalog.snapshots import Snapshots
+from antiphon.core import settings
+from antiphon.core.scope import Scope
+from antiphon.durable.runs import Runs
+from antiphon.governance.audit import AuditLog
+from antiphon.governance.identity import Keys
+from antiphon.governance.policy import Decider
+from antiphon.governance.secret import load_secret
+
+
+class Store:
+    """One project's settings, paths, secrets and repositories. Close it when done."""
+
+    def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
+        self.settings = project
+        self.paths = paths
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Open a project's stores and bring the catalog's schema up to date.
+
+        Raises:
+            NotFound: no project here. InvalidInput: bad settings. SetupError: the directory cannot be written.
+        """
+        store = cls(*settings.load(root))
+        store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store.database.migrate()
+        return store
+
+    @property
+    def scope(self) -> Scope:
+        """Tenant and environment this project's commands work in."""
+        return self.settings.scope
+
+    @cached_property
+    def database(self) -> Database:
+        return Database.open(self.settings.catalog.url or f"sqlite:///{self.paths.catalog}")
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        return Blobs(self.database)
+
+    @cached_property
+    def applied(self) -> AppliedProjects:
+        return AppliedProjects(self.database)
+
+    @cached_property
+    def definitions(self) -> DefinitionVersions:
+        return DefinitionVersions(self.database)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        return Snapshots(self.database)
+
+    @cached_property
+    def publications(self) -> Publications:
+        return Publications(self.database)
+
+    @cached_property
+    def releases(self) -> Releases:
+        return Releases(self.database)
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        return Receipts(self.database)
+
+    @cached_property
+    def answers(self) -> Answers:
+        return Answers(self.database)
+
+    @cached_property
+    def events(self) -> EventLog:
+        return EventLog(self.database)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        return Jobs(self.database)
+
+    @cached_property
+    def runs(self) -> Runs:
+        return Runs(self.database)
+
+    @cached_property
+    def keys(self) -> Keys:
+        return Keys(self.database, self.secret("server"))
+
+    @cached_property
+    def decider(self) -> Decider:
+        return Decider()
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.database, self.secret("server"))
+
+    def secret(self, name: str) -> bytes:
+        """One of the project's secrets, made on first use."""
+        return load_secret(self.paths.keys / f"{name}.secret")
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self.database.close()

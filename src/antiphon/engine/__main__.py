@@ -1,0 +1,105 @@
+"""``python -m antiphon.engine``: one engine process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.engine.runtime import Layout, Runtime
+from antiphon.engine.scheduler import Budget
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_serve(options))
+    except AntiphonError as error:
+        logging.getLogger("antiphon.engine").error("%s", error)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m antiphon.engine", description="Serve models on a Unix socket.")
+    parser.add_argument("--socket", type=Path, required=True, help="path of the socket")
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        metavar="NAME[=PATH]",
+        help="a pulled model, or a name for a GGUF file",
+    )
+    parser.add_argument("--cache", type=Path, help="folder of pulled models (default: $ANTIPHON_CACHE)")
+    parser.add_argument("--slots", type=int, default=16, help="sequences at once")
+    parser.add_argument("--context", type=int, default=1024, help="tokens of one sequence")
+    parser.add_argument("--chunk", type=int, default=Layout().chunk_tokens, help="tokens of a prefill chunk")
+    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
+    parser.add_argument("--step-milliseconds", type=float, default=Budget().step_seconds * 1e3, help="step budget")
+    parser.add_argument("--drain-seconds", type=float, default=30.0)
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument(
+        "--simulated", action="store_true", help="no weights: deterministic words under the names given"
+    )
+    parser.add_argument("--simulated-call-milliseconds", type=float, default=0.0)
+    parser.add_argument("--simulated-decode-milliseconds", type=float, default=0.0)
+    parser.add_argument("--simulated-prefill-milliseconds", type=float, default=0.0)
+    return parser
+
+
+def _runtime(options: argparse.Namespace, name: str, source: str) -> Runtime:
+    layout = Layout(options.chunk, options.slots, options.context)
+    if options.simulated:
+        from antiphon.engine.simulated import SimulatedRuntime
+
+        return SimulatedRuntime(
+            name,
+            # The simulated vocabulary is close to bytes: its prompts have about four times as many tokens.
+            Layout(options.chunk, options.slots, 16 * options.context),
+            call_seconds=options.simulated_call_milliseconds / 1e3,
+            decode_seconds=options.simulated_decode_milliseconds / 1e3,
+            prefill_seconds=options.simulated_prefill_milliseconds / 1e3,
+        )
+    from antiphon.engine import weights
+    from antiphon.engine.llamacpp import LlamaCpp
+
+    return LlamaCpp(name, weights.resolve(source, options.cache), layout, threads=options.threads)
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    from antiphon.engine.local import LocalEngine
+    from antiphon.engine.server import serve
+
+    for option in ("slots", "context", "chunk", "threads"):
+        if getattr(options, option) < 1:
+            raise InvalidInput(f"--{option} must be at least 1.", where=f"--{option}")
+    log = logging.getLogger("antiphon.engine")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runtimes: dict[str, Runtime] = {}
+    for model in options.model:
+        name, _, source = model.partition("=")
+        runtimes[name] = _runtime(options, name, source or name)
+        log.info("Model %s is loaded: fingerprint %s.", name, runtimes[name].description.fingerprint)
+    engine = LocalEngine(runtimes, budget=Budget(step_seconds=options.step_milliseconds / 1e3))
+    await engine.start()
+    await serve(
+        engine,
+        options.socket,
+        stop,
+        drain_seconds=options.drain_seconds,
+        ready=lambda: log.info("The engine serves %s on %s.", ", ".join(runtimes), options.socket),
+    )
+    log.info("The engine has drained and stops.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

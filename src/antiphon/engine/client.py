@@ -1,0 +1,178 @@
+"""The engine behind a Unix socket, as a port. One connection, many requests; it comes back after the engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, EngineFailed, Unavailable
+from antiphon.core.ids import new_id
+from antiphon.engine import frames
+from antiphon.engine.failures import error_of
+from antiphon.engine.messages import (
+    PROTOCOL,
+    Cancel,
+    Delta,
+    Describe,
+    Described,
+    Failed,
+    Finished,
+    FromEngine,
+    Generate,
+    Hello,
+)
+
+_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+_Answer = Delta | Finished | Failed | Described | AntiphonError
+
+
+class EngineClient:
+    """Implements :class:`~antiphon.engine.port.Engine`.
+
+    Args:
+        path: the engine's socket.
+        peer: what this side calls itself, for the engine's log.
+        connect_seconds: how long connecting and greeting may take.
+    """
+
+    def __init__(self, path: Path, *, peer: str = "client", connect_seconds: float = 5.0) -> None:
+        self._path = path
+        self._peer = peer
+        self._connect_seconds = connect_seconds
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    async def describe(self) -> Described:
+        connection = await self._connected()
+        request = new_id("describe")
+        answers = connection.ask(request, Describe(request))
+        try:
+            answer = await answers.get()
+        finally:
+            connection.forget(request)
+        if isinstance(answer, AntiphonError):
+            raise Unavailable("The engine went away.", where=str(self._path)) from answer
+        if not isinstance(answer, Described):
+            raise Unavailable("The engine did not describe itself.", where=str(self._path))
+        return answer
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        connection = await self._connected()
+        answers = connection.ask(request.id, request)
+        ended = False
+        try:
+            while True:
+                answer = await answers.get()
+                ended = not isinstance(answer, Delta)
+                if isinstance(answer, AntiphonError):
+                    raise answer
+                if isinstance(answer, Failed):
+                    raise error_of(answer)
+                if isinstance(answer, Described):
+                    raise EngineFailed("The engine answered another question.", where=str(self._path))
+                yield answer
+                if ended:
+                    return
+        finally:
+            connection.forget(request.id)
+            if not ended:
+                connection.send(Cancel(request.id))
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def _connected(self) -> _Connection:
+        async with self._connecting:
+            if self._connection is None or self._connection.lost:
+                if self._connection is not None:
+                    await self._connection.close()
+                self._connection = await self._connect()
+            return self._connection
+
+    async def _connect(self) -> _Connection:
+        where = str(self._path)
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                reader, writer = await asyncio.open_unix_connection(self._path)
+                try:
+                    writer.write(frames.encode(Hello(PROTOCOL, self._peer)))
+                    hello = await frames.read(reader, _decoder)
+                except BaseException:
+                    writer.close()
+                    raise
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(
+                "The engine cannot be reached.",
+                where=where,
+                next_step="See whether its process runs: `antiphon status`.",
+            ) from error
+        if not isinstance(hello, Hello):
+            writer.close()
+            raise Unavailable("The engine hung up without greeting.", where=where)
+        if hello.protocol != PROTOCOL:
+            writer.close()
+            raise Unavailable(
+                f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
+                where=where,
+                next_step="Run both from the same version of Antiphon.",
+            )
+        return _Connection(reader, writer, where)
+
+
+class _Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._where = where
+        self._waiting: dict[str, asyncio.Queue[_Answer]] = {}
+        self.lost = False
+        self._receiving = asyncio.get_running_loop().create_task(self._receive())
+
+    def ask(self, request: str, message: Generate | Describe) -> asyncio.Queue[_Answer]:
+        """Send a message; the answers to it come in the returned queue."""
+        if request in self._waiting:
+            raise Conflict(f"The request id {request!r} is in flight already.")
+        answers: asyncio.Queue[_Answer] = asyncio.Queue()
+        self._waiting[request] = answers
+        self.send(message)
+        return answers
+
+    def forget(self, request: str) -> None:
+        self._waiting.pop(request, None)
+
+    def send(self, message: Generate | Describe | Cancel) -> None:
+        if not self.lost:
+            self._writer.write(frames.encode(message))
+
+    async def close(self) -> None:
+        self._receiving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._receiving
+        self._hang_up("The connection to the engine was closed.")
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _receive(self) -> None:
+        reason = "The engine died in the middle of an answer."
+        try:
+            while (message := await frames.read(self._reader, _decoder)) is not None:
+                if not isinstance(message, Hello) and (answers := self._waiting.get(message.id)) is not None:
+                    answers.put_nowait(message)
+        except Corrupt as error:
+            reason = str(error)
+        finally:
+            self._hang_up(reason)
+
+    def _hang_up(self, reason: str) -> None:
+        self.lost = True
+        self._writer.close()
+        for answers in self._waiting.values():
+            answers.put_nowait(EngineFailed(reason, where=self._where, next_step="Ask again; the engine is restarted."))
+        self._waiting.clear()

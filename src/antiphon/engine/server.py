@@ -1,0 +1,198 @@
+"""The engine process: a Unix socket in front of a local engine.
+
+A client that vanishes takes its requests with it and nobody else's. SIGTERM drains: no new connection, no new
+request, what is in flight finishes (within a bound).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError, Unavailable
+from antiphon.engine import frames
+from antiphon.engine.failures import failure_of
+from antiphon.engine.local import Event, LocalEngine
+from antiphon.engine.messages import PROTOCOL, Cancel, Delta, Describe, Described, Generate, Hello, ToEngine
+
+_log = logging.getLogger("antiphon.engine")
+_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+
+MOST_UNREAD = 32 << 20
+"""Bytes a client may leave unread before it is cut off."""
+
+
+async def serve(
+    engine: LocalEngine,
+    path: Path,
+    stop: asyncio.Event,
+    *,
+    drain_seconds: float = 30.0,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then drain and close the engine. The socket exists only while it answers.
+
+    Raises:
+        SetupError: another process answers on the socket, or the path cannot be used.
+    """
+    _claim(path)
+    connections: set[_Connection] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(engine, reader, writer, stop)
+        connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            connections.discard(connection)
+
+    server = await asyncio.start_unix_server(accept, path)
+    os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
+    try:
+        if ready is not None:
+            ready()
+        await stop.wait()
+        server.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(engine.drain(), drain_seconds)
+    finally:
+        server.close()
+        await engine.close()
+        for connection in list(connections):
+            await connection.close()
+        path.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> None:
+    """Make the path free for binding: a socket that nobody answers on was left by a process that died."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if len(os.fsencode(path)) > 100:
+        raise SetupError("The socket's path is too long for a Unix socket.", where=str(path))
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise SetupError("The path exists and is no socket.", where=str(path))
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise SetupError(
+        "An engine serves this socket already.", where=str(path), next_step="Stop it, or use another path."
+    )
+
+
+class _Connection:
+    def __init__(
+        self,
+        engine: LocalEngine,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._writer = writer
+        self._stopping = stopping
+        self._outbox = bytearray()
+        self._tickets: dict[str, int | None] = {}
+        self._cancelled: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Read frames until the client leaves, then cancel what it asked for."""
+        try:
+            if await self._greet():
+                while (message := await frames.read(self._reader, _decoder)) is not None:
+                    self._receive(message)
+        except Corrupt as error:
+            _log.warning("A client was cut off: %s", error)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            for ticket in self._tickets.values():
+                if ticket is not None:
+                    self._engine.cancel(ticket)
+            await self.close()
+
+    async def close(self) -> None:
+        self._flush()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _greet(self) -> bool:
+        self._send(Hello(PROTOCOL, "engine"))
+        hello = await frames.read(self._reader, _decoder)
+        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
+            _log.warning("A client was refused: it does not speak protocol %d.", PROTOCOL)
+            return False
+        return True
+
+    def _receive(self, message: ToEngine) -> None:
+        if isinstance(message, Generate):
+            if message.id in self._tickets:
+                self._send(failure_of(message.id, Conflict(f"The request id {message.id!r} is in flight already.")))
+                return
+            self._tickets[message.id] = None
+            task = asyncio.get_running_loop().create_task(self._submit(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif isinstance(message, Cancel):
+            ticket = self._tickets.get(message.id)
+            if ticket is not None:
+                self._engine.cancel(ticket)
+            elif message.id in self._tickets:
+                self._cancelled.add(message.id)
+        elif isinstance(message, Describe):
+            self._send(Described(message.id, self._engine.models(), self._engine.load()))
+
+    async def _submit(self, request: Generate) -> None:
+        try:
+            if self._stopping.is_set():
+                raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
+            ticket = await self._engine.submit(request, lambda event: self._deliver(request.id, event))
+        except AntiphonError as error:
+            self._end(request.id)
+            self._send(failure_of(request.id, error))
+            return
+        if request.id in self._tickets:
+            self._tickets[request.id] = ticket
+        if request.id in self._cancelled:
+            self._engine.cancel(ticket)
+
+    def _deliver(self, request: str, event: Event) -> None:
+        if not isinstance(event, Delta):
+            self._end(request)
+            if not event.id:
+                event = msgspec.structs.replace(event, id=request)
+        self._send(event)
+
+    def _end(self, request: str) -> None:
+        self._tickets.pop(request, None)
+        self._cancelled.discard(request)
+
+    def _send(self, message: msgspec.Struct) -> None:
+        # What one step produced leaves in one write.
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox += frames.encode(message)
+
+    def _flush(self) -> None:
+        if not self._outbox or self._writer.is_closing():
+            return
+        outbox, self._outbox = bytes(self._outbox), bytearray()
+        self._writer.write(outbox)
+        if self._writer.transport.get_write_buffer_size() > MOST_UNREAD:
+            _log.warning("A client was cut off: it does not read.")
+            self._writer.transport.abort()

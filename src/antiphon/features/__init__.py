@@ -1,0 +1,1 @@
+"""Features: compile → materialize → gate → publish → lookup, and the streamed overlay between refreshes."""

@@ -1,0 +1,115 @@
+"""DuckDB as the compute port: a connection that stays inside its bounds and never reaches for the network."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.features.compile_sql import text
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class ComputeLimits(msgspec.Struct, frozen=True):
+    """What feature computation may use: threads, memory in MiB, and where it spills to."""
+
+    threads: int = 1
+    memory: int = 1024
+    spill: str | None = None
+
+
+@contextmanager
+def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A fresh in-memory DuckDB within the limits; its errors come out as ours.
+
+    Raises:
+        Unavailable: memory or spill space ran out.
+        InvalidInput: the source holds something the definition did not expect.
+    """
+    import duckdb
+
+    configuration: dict[str, Any] = {
+        "threads": limits.threads,
+        "memory_limit": f"{limits.memory}MiB",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "preserve_insertion_order": False,
+    }
+    if limits.spill is not None:
+        configuration["temp_directory"] = limits.spill
+    connection = duckdb.connect(":memory:", config=configuration)
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    except AntiphonError:
+        raise
+    except duckdb.OutOfMemoryException as error:
+        raise Unavailable(
+            f"Feature computation ran out of memory: {_first_line(error)}",
+            where="compute",
+            next_step="Raise its memory limit or free disk space for spilling.",
+        ) from error
+    except duckdb.Error as error:
+        raise InvalidInput(
+            f"The source cannot be computed: {_first_line(error)}",
+            where="compute",
+            next_step="Compare the file with the definition.",
+        ) from error
+    finally:
+        connection.close()
+
+
+def files_of(path: str) -> list[Path]:
+    """The files a source path names, in order.
+
+    Raises:
+        SetupError: none exists.
+    """
+    found = [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else [Path(path)]
+    if not found or not all(file.is_file() for file in found):
+        raise SetupError(
+            f"There is no file {path}.", where="source", next_step="Create it, or correct the source's path."
+        )
+    return found
+
+
+def relation_of(files: list[Path]) -> str:
+    """A FROM clause that reads the files.
+
+    Raises:
+        InvalidInput: neither Parquet nor CSV.
+    """
+    names = "[" + ", ".join(text(str(file)) for file in files) + "]"
+    suffix = files[0].suffix.lower()
+    if suffix in (".parquet", ".pq"):
+        return f"read_parquet({names}, union_by_name = true)"
+    if suffix == ".csv" or files[0].name.lower().endswith(".csv.gz"):
+        return f"read_csv({names}, nullstr = ['', 'NA'], union_by_name = true)"
+    raise InvalidInput(f"{files[0]} is neither Parquet nor CSV.", where="source")
+
+
+def types_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """Column name to DuckDB type of a relation."""
+    described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    return {str(row[0]): str(row[1]) for row in described}
+
+
+def hash_of(files: list[Path]) -> str:
+    """SHA-256 over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

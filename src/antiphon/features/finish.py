@@ -1,0 +1,55 @@
+"""Finishing: the one function that turns an aggregate into a feature's value, on every path.
+
+Of nothing: ``count`` and ``sum`` are 0, everything else is ``None``. Divisions are of exact integers and rounded
+once (Python's int / int is correctly rounded), so no path can differ in the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from antiphon.features.compile_python import MeasureValue
+from antiphon.features.plan import Measure, PlannedFeature
+from antiphon.features.tiles import Tile
+
+Finish = Callable[[Tile], MeasureValue]
+
+
+def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
+    """The finishing function of a feature: merged tile of its window → value."""
+    numerator, denominator = measure.scale
+    fixed = measure.mode == "fixed"
+
+    def scaled(value: MeasureValue) -> MeasureValue:
+        if fixed and isinstance(value, int):
+            return value * numerator / denominator
+        return value
+
+    def mean(tile: Tile) -> MeasureValue:
+        return tile.total * numerator / (tile.count * denominator) if tile.count else None
+
+    def std(tile: Tile) -> MeasureValue:
+        n = tile.count
+        if n < 2:
+            return None
+        spread = (n * tile.squares - tile.total * tile.total) * numerator * numerator
+        return math.sqrt(spread / (n * (n - 1) * denominator * denominator))
+
+    match feature.aggregation:
+        case "count":
+            return lambda tile: tile.count
+        case "sum":
+            return lambda tile: tile.total * numerator / denominator
+        case "mean":
+            return mean
+        case "std":
+            return std
+        case "min":
+            return lambda tile: scaled(tile.low)
+        case "max":
+            return lambda tile: scaled(tile.high)
+        case "first":
+            return lambda tile: None if tile.first is None else scaled(tile.first[2])
+        case "last":
+            return lambda tile: None if tile.last is None else scaled(tile.last[2])

@@ -1,0 +1,1 @@
+"""The lake: immutable content-addressed Parquet."""

@@ -1,0 +1,203 @@
+"""Materialise: a view's source as of a moment → an immutable snapshot in the lake, and its manifest.
+
+A snapshot holds per entity what any later reading needs: the measured events back to the longest window and a
+slack, whole tiles of them, one base tile of everything older when a feature looks at all time, and the values as
+of the moment. Invariant: a reading at any ``as_of ≥ snapshot − slack`` from it and the events that came later
+through the stream equals the batch query, bit for bit.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
+from antiphon.core.clock import Clock, microseconds, utc
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.batch_values import Computed, values_at
+from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.plan import SLACK, Plan, plan_of
+from antiphon.features.ports import Lake, LogReader
+from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
+from antiphon.features.statistics import StatisticsBuilder
+from antiphon.features.tile_sql import tile_columns, tile_index
+
+if TYPE_CHECKING:
+    import duckdb
+
+EVENTS, TILES, VALUES = "events.parquet", "tiles.parquet", "values.parquet"
+"""Roles of a snapshot's files, in the order a manifest lists them."""
+
+
+class Materialisation(msgspec.Struct, frozen=True):
+    """What to materialise. ``through`` is the last log offset to take; the log's end by default."""
+
+    scope: Scope
+    spec: FeatureViewSpec
+    as_of: datetime
+    through: int | None = None
+    kind: str = "batch"
+    run: str | None = None
+
+
+def materialize(
+    wanted: Materialisation, *, lake: Lake, log: LogReader | None, clock: Clock, limits: ComputeLimits | None = None
+) -> SnapshotManifest:
+    """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
+
+    Raises:
+        SetupError: the source's file is missing.
+        InvalidInput: the source does not fit the definition.
+        Unavailable: out of memory or disk.
+    """
+    started = clock.monotonic()
+    plan = plan_of(wanted.spec)
+    as_of = microseconds(wanted.as_of)
+    folder = lake.scratch()
+    bounds = limits or ComputeLimits()
+    if bounds.spill is None:
+        bounds = msgspec.structs.replace(bounds, spill=str(folder / "spill"))
+    try:
+        with compute(bounds) as connection:
+            loaded = load_rows(connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through)
+            statistics, entities = _write_values(connection, plan, as_of, folder / VALUES)
+            _split(connection, plan, as_of)
+            rows = {
+                EVENTS: _write(connection, _events_sql(plan), folder / EVENTS),
+                TILES: _write(connection, _tiles_sql(plan), folder / TILES),
+                VALUES: entities,
+            }
+            logical = _logical_hash(connection, plan, loaded, as_of)
+        files = tuple(_stored(lake, wanted.scope, folder / name, rows[name]) for name in (EVENTS, TILES, VALUES))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    identity = content_hash([wanted.spec.key, logical, as_of, loaded.stream_offset, str(wanted.scope)])
+    snapshot = f"snap_{identity[:26]}"
+    return SnapshotManifest(
+        id=snapshot,
+        scope=wanted.scope,
+        view=wanted.spec.name,
+        definition_version=wanted.spec.definition_version,
+        as_of=utc(wanted.as_of),
+        files=files,
+        logical_hash=logical,
+        rows_in=loaded.rows_in,
+        rows_out=entities,
+        rows_rejected=loaded.rows_rejected,
+        source=loaded.source,
+        source_hash=loaded.source_hash,
+        created_at=clock.now(),
+        kind=wanted.kind,
+        statistics=statistics,
+        online_file=f"{wanted.scope.tenant}/{wanted.scope.environment}/{wanted.spec.name}/{snapshot}.mdb",
+        duration_seconds=clock.monotonic() - started,
+        run=wanted.run,
+        stream_offset=loaded.stream_offset,
+    )
+
+
+def _keys(plan: Plan) -> str:
+    return ", ".join(f"k{index}" for index in range(len(plan.keys)))
+
+
+def _measures(plan: Plan) -> str:
+    return ", ".join(f"m{index}" for index in range(len(plan.measures)))
+
+
+def _split(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> None:
+    """Mark each row: part of the base (older than anything a reading has to cut), retained, or too old to matter."""
+    cut = plan.retained_from(as_of)
+    old = f"event_time < {cut} AND available_at <= {as_of - SLACK}" if plan.unbounded else f"event_time < {cut}"
+    kept = "" if plan.unbounded else f" WHERE NOT ({old})"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE split AS SELECT *, ({old}) AS base, {tile_index(plan, 'event_time')} AS tile "
+        f"FROM {ROWS}{kept}"
+    )
+
+
+def _events_sql(plan: Plan) -> str:
+    return (
+        f"SELECT {_keys(plan)}, tile, event_time, available_at, seq, {_measures(plan)} FROM split WHERE NOT base "
+        f"ORDER BY {_keys(plan)}, event_time, seq"
+    )
+
+
+def _tiles_sql(plan: Plan) -> str:
+    """Tiles of the retained rows by index, and the base tile with a null index. Wide sums are stored as text."""
+    columns = [column for index in range(len(plan.measures)) for column in tile_columns(plan, index, f"t{index}")]
+    wide = " ".join(
+        f", CAST(t{index}_{part} AS VARCHAR) AS t{index}_{part}"
+        for index in range(len(plan.measures))
+        for part in ("total", "squares")
+    )
+    return (
+        f"SELECT * REPLACE ({wide.lstrip(', ')}) FROM (SELECT {_keys(plan)}, CASE WHEN NOT base THEN tile END AS tile, "
+        f"max(available_at) AS available_at, count(*) AS rows, {', '.join(columns)} FROM split "
+        f"GROUP BY {_keys(plan)}, CASE WHEN NOT base THEN tile END) ORDER BY {_keys(plan)}, tile NULLS FIRST"
+    )
+
+
+def _write(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
+    written = connection.execute(f"COPY ({sql}) TO '{file}' (FORMAT parquet, COMPRESSION zstd)").fetchone()
+    return int(written[0]) if written else 0
+
+
+def _write_values(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int, file: Path
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """Finished values as of the snapshot, for people and other tools; and their statistics."""
+    import pyarrow
+    import pyarrow.parquet
+
+    builder = StatisticsBuilder([feature.name for feature in plan.features])
+    keys: list[tuple[str, ...]] = []
+    columns: dict[str, list[Any]] = {feature.name: [] for feature in plan.features}
+    times: dict[str, list[int | None]] = {feature.name: [] for feature in plan.features}
+    for entity, values in values_at(connection, plan, as_of):
+        keys.append(entity)
+        for name, computed in values.items():
+            columns[name].append(computed.value)
+            times[name].append(computed.event_time)
+        builder.add(values)
+    table: dict[str, Any] = {
+        key: pyarrow.array([entity[index] for entity in keys], pyarrow.string()) for index, key in enumerate(plan.keys)
+    }
+    instant = pyarrow.timestamp("us", tz="UTC")
+    for name, column in columns.items():
+        table[f"{plan.spec.name}.{name}"] = pyarrow.array(column)
+        table[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
+    pyarrow.parquet.write_table(pyarrow.table(table), file, compression="zstd")
+    return builder.finish(), len(keys)
+
+
+def _stored(lake: Lake, scope: Scope, file: Path, rows: int) -> SnapshotFile:
+    path, sha256, size = lake.put(scope, file)
+    return SnapshotFile(path, sha256, rows, size)
+
+
+def _logical_hash(connection: duckdb.DuckDBPyConnection, plan: Plan, loaded: LoadedRows, as_of: int) -> str:
+    """A hash of the values alone, whatever the files' order, compression or row groups.
+
+    Rows are hashed one by one, the sorted hashes by leading digits, then the buckets: any order of rows gives the
+    same, and no step holds more than one bucket.
+    """
+    columns = f"{_keys(plan)}, event_time, available_at, seq, base, {_measures(plan)}"
+    buckets = connection.execute(
+        f"SELECT left(h, 2), sha256(string_agg(h, '' ORDER BY h)) FROM (SELECT sha256(CAST(r AS VARCHAR)) AS h FROM "
+        f"(SELECT {columns} FROM split) AS r) GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    return content_hash([plan.spec.key, as_of, list(loaded.kinds), [list(bucket) for bucket in buckets]])
+
+
+def computed_rows(
+    values: Iterable[tuple[tuple[str, ...], dict[str, Computed]]],
+) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Entity to plain feature values, for comparing two ways of computing them."""
+    return {entity: {name: computed.value for name, computed in row.items()} for entity, row in values}

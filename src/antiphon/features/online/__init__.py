@@ -1,0 +1,1 @@
+"""The online store: sealed snapshots and the streamed overlay."""

@@ -1,0 +1,122 @@
+"""The plan of a view: which measures its events are reduced to, and how each feature reads them.
+
+Several features share a measure when they aggregate the same expression under the same condition and scale, so an
+event is evaluated once however many windows look at it.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+import msgspec
+
+from antiphon.definitions.expression import Expression
+from antiphon.definitions.feature_view import SUMMED, Aggregation, FeatureSpec, FeatureViewSpec
+
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
+
+SLACK = 7 * DAY
+"""How far before its ``as_of`` a snapshot still answers exactly, in microseconds."""
+
+LIMIT = 2**47
+"""Greatest magnitude of a fixed-point value: 2³² squares of it still add up inside 127 bits."""
+
+Part = Literal["total", "squares", "low", "high", "first", "last"]
+_PARTS: dict[Aggregation, tuple[Part, ...]] = {
+    "count": (),
+    "sum": ("total",),
+    "mean": ("total",),
+    "std": ("total", "squares"),
+    "min": ("low",),
+    "max": ("high",),
+    "last": ("last",),
+    "first": ("first",),
+}
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """What an event contributes: a fixed-point integer, or the plain value, or a one to count; else null.
+
+    ``scale`` is the step of one unit as an exact fraction (numerator, denominator) when ``mode`` is ``fixed``.
+    """
+
+    mode: Literal["count", "fixed", "plain"]
+    expression: Expression | None
+    where: Expression | None
+    scale: tuple[int, int]
+
+
+class PlannedFeature(msgspec.Struct, frozen=True):
+    """A feature as an aggregate of one measure over one window (microseconds; ``None``: all time)."""
+
+    name: str
+    aggregation: Aggregation
+    measure: int
+    window: int | None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How a view's events become values.
+
+    Attributes:
+        measures: what is kept of each event.
+        parts: for each measure, the parts of a tile that some feature needs, beside the count.
+        tile: width of a tile in microseconds.
+        longest: the longest bounded window; 0 when there is none.
+        unbounded: whether a feature looks at all time.
+    """
+
+    spec: FeatureViewSpec
+    measures: tuple[Measure, ...]
+    parts: tuple[frozenset[Part], ...]
+    features: tuple[PlannedFeature, ...]
+    tile: int
+    longest: int
+    unbounded: bool
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The entity's key columns."""
+        return self.spec.entity.keys
+
+    def retained_from(self, as_of: int) -> int:
+        """First instant (of the tile grid) whose raw events a snapshot as of ``as_of`` keeps."""
+        return (as_of - SLACK - self.longest) // self.tile * self.tile
+
+
+def plan_of(spec: FeatureViewSpec) -> Plan:
+    """The plan of a view."""
+    measures: dict[bytes, int] = {}
+    kept: list[Measure] = []
+    parts: list[set[Part]] = []
+    features: list[PlannedFeature] = []
+    for name, feature in spec.features.items():
+        measure = _measure(feature)
+        index = measures.setdefault(msgspec.json.encode(measure), len(kept))
+        if index == len(kept):
+            kept.append(measure)
+            parts.append(set())
+        parts[index].update(_PARTS[feature.aggregation])
+        features.append(PlannedFeature(name, feature.aggregation, index, feature.window))
+    windows = [feature.window for feature in features if feature.window is not None]
+    longest = max(windows, default=0)
+    return Plan(
+        spec=spec,
+        measures=tuple(kept),
+        parts=tuple(frozenset(part) for part in parts),
+        features=tuple(features),
+        tile=HOUR if longest and longest <= 2 * DAY else DAY,
+        longest=longest,
+        unbounded=len(windows) < len(features),
+    )
+
+
+def _measure(feature: FeatureSpec) -> Measure:
+    if feature.aggregation == "count":
+        return Measure("count", None, feature.where, (1, 1))
+    if feature.scale is None and feature.aggregation not in SUMMED:
+        return Measure("plain", feature.expression, feature.where, (1, 1))
+    step = Fraction(feature.scale or "1")
+    return Measure("fixed", feature.expression, feature.where, (step.numerator, step.denominator))

@@ -1,0 +1,105 @@
+"""Tiles: what is kept of a stretch of events, and how two are added.
+
+Invariant: merging is exact and order does not matter. Sums are Python integers of any size, extremes and first
+and last are picked by total orders, so a window cut into tiles in any way gives the same tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from antiphon.features.compile_python import MeasureValue
+
+Placed = tuple[int, str, MeasureValue]
+"""An event time, the sequence that orders events of that instant, and the measure's value."""
+
+
+class Tile:
+    """Count, Σx, Σx², extremes, first, last and latest event time of one measure's values.
+
+    Nulls are not in it. ``total`` and ``squares`` are only meaningful for fixed-point measures.
+    """
+
+    __slots__ = ("count", "first", "high", "last", "latest", "low", "squares", "total")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0
+        self.squares = 0
+        self.low: Any = None
+        self.high: Any = None
+        self.first: Placed | None = None
+        self.last: Placed | None = None
+        self.latest: int | None = None
+
+    def merge(self, other: Tile) -> None:
+        """Add another tile of the same measure to this one."""
+        if not other.count:
+            return
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+        if other.low is not None and (self.low is None or other.low < self.low):
+            self.low = other.low
+        if other.high is not None and (self.high is None or other.high > self.high):
+            self.high = other.high
+        if other.first is not None and (self.first is None or other.first[:2] < self.first[:2]):
+            self.first = other.first
+        if other.last is not None and (self.last is None or other.last[:2] > self.last[:2]):
+            self.last = other.last
+        if other.latest is not None and (self.latest is None or other.latest > self.latest):
+            self.latest = other.latest
+
+    def add(self, values: Sequence[MeasureValue], times: Sequence[int], seqs: Sequence[str], parts: Any) -> None:
+        """Add events, given as columns in the order of (time, seq); nulls must be left out."""
+        if not values:
+            return
+        other = Tile()
+        other.count = len(values)
+        numbers: Any = values
+        if "total" in parts:
+            other.total = sum(numbers)
+        if "squares" in parts:
+            other.squares = sum(value * value for value in numbers)
+        if "low" in parts:
+            other.low = min(numbers)
+        if "high" in parts:
+            other.high = max(numbers)
+        if "first" in parts:
+            other.first = (times[0], seqs[0], values[0])
+        if "last" in parts:
+            other.last = (times[-1], seqs[-1], values[-1])
+        other.latest = times[-1]
+        self.merge(other)
+
+
+def pack(tile: Tile) -> list[Any]:
+    """A tile as a short list for storage; integers beyond 64 bits become decimal text."""
+    return [
+        tile.count,
+        _narrow(tile.total),
+        _narrow(tile.squares),
+        tile.low,
+        tile.high,
+        tile.first,
+        tile.last,
+        tile.latest,
+    ]
+
+
+def unpack(stored: Sequence[Any]) -> Tile:
+    """The inverse of :func:`pack`."""
+    tile = Tile()
+    tile.count = stored[0]
+    tile.total = int(stored[1])
+    tile.squares = int(stored[2])
+    tile.low, tile.high = stored[3], stored[4]
+    tile.first = None if stored[5] is None else (stored[5][0], stored[5][1], stored[5][2])
+    tile.last = None if stored[6] is None else (stored[6][0], stored[6][1], stored[6][2])
+    tile.latest = stored[7]
+    return tile
+
+
+def _narrow(value: int) -> int | str:
+    return value if -(2**63) <= value < 2**63 else str(value)

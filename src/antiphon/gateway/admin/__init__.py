@@ -1,0 +1,1 @@
+"""``/admin``: every operation typed, authorised and in OpenAPI; one module per noun."""

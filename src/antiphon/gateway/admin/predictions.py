@@ -1,0 +1,101 @@
+"""Predictions and their receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from antiphon.catalog.receipts import Path, Receipt
+from antiphon.core.errors import NotFound
+from antiphon.core.scope import Scope
+from antiphon.gateway.admin import shapes
+from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import GatewayServices
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which receipts."""
+
+    application: str | None = None
+    path: Path | None = None
+    before: datetime | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+
+
+def _list(call: Call) -> shapes.PredictionList:
+    wanted: Filter = call.query
+    receipts = call.services.receipts.list(
+        call.scope, wanted.application, wanted.path, wanted.before, wanted.limit
+    )
+    return shapes.PredictionList(
+        tuple(shapes.prediction_line(receipt, call.services.prices) for receipt in receipts)
+    )
+
+
+def _get(call: Call) -> shapes.PredictionDetail:
+    return detail(call.services, call.scope, call.path["prediction"])
+
+
+def _explain(call: Call) -> Mapping[str, Any]:
+    return call.services.explain(call.scope, call.path["prediction"])
+
+
+async def _replay(call: Call) -> Mapping[str, Any]:
+    return await call.services.replay(call.scope, call.path["prediction"])
+
+
+def detail(services: GatewayServices, scope: Scope, prediction: str) -> shapes.PredictionDetail:
+    """A receipt with its texts.
+
+    Raises:
+        NotFound: no such prediction in this scope.
+    """
+    receipt: Receipt = services.receipts.get(scope, prediction)
+
+    def text(blob: str | None) -> str | None:
+        try:
+            return services.texts.get(scope, blob).decode(errors="replace") if blob else None
+        except NotFound:
+            return None
+
+    return shapes.PredictionDetail(
+        receipt=receipt,
+        text=text(receipt.text_blob),
+        question=text(receipt.question_blob),
+        entity=text(receipt.entity_blob),
+        prompts=tuple(text(attempt.prompt_blob) for attempt in receipt.attempts),
+        cost=shapes.cost(receipt, services.prices),
+        currency=services.prices.currency,
+    )
+
+
+OPERATIONS = (
+    Operation("GET", "/admin/predictions", "List predictions, newest first.", "read", shapes.PredictionList, _list, Filter),
+    Operation(
+        "GET",
+        "/admin/predictions/{prediction}",
+        "One prediction with its receipt and texts.",
+        "read",
+        shapes.PredictionDetail,
+        _get,
+    ),
+    Operation(
+        "GET",
+        "/admin/predictions/{prediction}/explain",
+        "Everything a prediction was made from, down to the source rows.",
+        "read",
+        dict[str, Any],
+        _explain,
+    ),
+    Operation(
+        "POST",
+        "/admin/predictions/{prediction}/replay",
+        "Make the text again and compare.",
+        "read",
+        dict[str, Any],
+        _replay,
+    ),
+)

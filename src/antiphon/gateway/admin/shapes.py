@@ -1,0 +1,256 @@
+"""What ``/admin`` answers. Rooms' values are read by attribute, so that a room may grow fields of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from antiphon.catalog.receipts import Receipt
+from antiphon.core.settings import PriceSettings
+from antiphon.engine.messages import Load, ModelDescription
+from antiphon.gateway.measurements import Percentiles
+from antiphon.gateway.ports import StreamStatus, ViewFreshness
+from antiphon.operations.cost import price
+from antiphon.operations.processes import ProcessStatus
+
+T = TypeVar("T")
+
+
+def read(value: Any, shape: type[T]) -> T:
+    """A room's value as the shape of the same field names."""
+    return msgspec.convert(value, shape, from_attributes=True, strict=False)
+
+
+def read_all(values: Iterable[Any], shape: type[T]) -> tuple[T, ...]:
+    return tuple(read(value, shape) for value in values)
+
+
+class PredictionLine(msgspec.Struct, frozen=True):
+    """A prediction in a list; seconds are wall seconds."""
+
+    prediction: str
+    application: str
+    release: str
+    path: str
+    origin: str
+    created_at: datetime
+    as_of: datetime
+    publication: int | None
+    finish_reason: str
+    first_byte_seconds: float
+    total_seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    guards: tuple[str, ...]
+    cost: float
+
+
+class PredictionList(msgspec.Struct, frozen=True):
+    """Newest first; ``before`` of the next page is the last one's ``created_at``."""
+
+    predictions: tuple[PredictionLine, ...]
+
+
+class PredictionDetail(msgspec.Struct, frozen=True):
+    """A receipt with the texts it points to; a text is ``None`` once erased."""
+
+    receipt: Receipt
+    text: str | None
+    question: str | None
+    entity: str | None
+    prompts: tuple[str | None, ...]
+    cost: float
+    currency: str
+
+
+class ReleaseLine(msgspec.Struct, frozen=True):
+    """A release; ``live`` marks the one that answers now."""
+
+    id: str
+    application: str
+    number: int
+    stage: str
+    model: str
+    content_hash: str
+    author: str
+    rationale: str
+    created_at: datetime
+    live: bool
+
+
+class ReleaseList(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    releases: tuple[ReleaseLine, ...]
+
+
+class PublicationLine(msgspec.Struct, frozen=True):
+    """A publication: which snapshot of each ``view@definition_version`` is online with it."""
+
+    number: int
+    snapshots: dict[str, str]
+    reason: str
+    principal: str
+    created_at: datetime
+    base: int | None = None
+
+
+class PublicationList(msgspec.Struct, frozen=True):
+    """Newest first; the first is current."""
+
+    publications: tuple[PublicationLine, ...]
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """``end`` is the stream's last offset; the features know the events once ``consumed`` reaches it."""
+
+    stream: str
+    end: int
+
+
+class StreamList(msgspec.Struct, frozen=True):
+    """Every stream of the scope."""
+
+    streams: tuple[StreamStatus, ...]
+
+
+class RunLine(msgspec.Struct, frozen=True):
+    """One execution of a workflow."""
+
+    id: str
+    workflow: str
+    status: str
+    created_at: datetime
+    done: int | None = None
+    total: int | None = None
+    note: str = ""
+    error: str | None = None
+    attempts: int | None = None
+    worker: str | None = None
+    updated_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    runs: tuple[RunLine, ...]
+
+
+class BatchLine(msgspec.Struct, frozen=True):
+    """A batch job; ``rows_done`` counts written rows, failed ones included."""
+
+    id: str
+    application: str
+    release: str | None
+    status: str
+    created_at: datetime
+    kind: str = "table"
+    input: str | None = None
+    output: str | None = None
+    total: int | None = None
+    rows_done: int = 0
+    rows_failed: int = 0
+    error: str | None = None
+    updated_at: datetime | None = None
+
+
+class BatchList(msgspec.Struct, frozen=True):
+    """Newest first."""
+
+    jobs: tuple[BatchLine, ...]
+
+
+class BatchRow(msgspec.Struct, frozen=True):
+    """One finished row of a job."""
+
+    line: int
+    payload: dict[str, Any]
+    failed: bool = False
+
+
+class BatchRows(msgspec.Struct, frozen=True):
+    """In line order; ask again with ``after`` = ``next`` while it is not ``None``."""
+
+    rows: tuple[BatchRow, ...]
+    next: int | None
+
+
+class KeyLine(msgspec.Struct, frozen=True):
+    """An API key as it is kept: never the key itself."""
+
+    id: str
+    name: str
+    role: str
+    created_at: datetime
+    hint: str = ""
+    kind: str = ""
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class KeyList(msgspec.Struct, frozen=True):
+    """All keys of the tenant."""
+
+    keys: tuple[KeyLine, ...]
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """``key`` is shown this once."""
+
+    key: str
+    record: KeyLine
+
+
+class EngineStatus(msgspec.Struct, frozen=True):
+    """``reachable`` is false when it did not answer; ``reason`` says why."""
+
+    reachable: bool
+    reason: str | None
+    models: tuple[ModelDescription, ...]
+    load: Load | None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How the platform is doing, in one call. Latencies are of the last five minutes of this gateway."""
+
+    environment: str
+    tenant: str
+    at: datetime
+    ready: dict[str, str | None]
+    processes: tuple[ProcessStatus, ...]
+    engine: EngineStatus
+    applications: tuple[str, ...]
+    publication: int | None
+    freshness: tuple[ViewFreshness, ...]
+    streams: tuple[StreamStatus, ...]
+    jobs: tuple[BatchLine, ...]
+    latency: Percentiles
+
+
+def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:
+    return PredictionLine(
+        prediction=receipt.prediction,
+        application=receipt.application,
+        release=receipt.release,
+        path=receipt.path,
+        origin=receipt.cache.origin,
+        created_at=receipt.created_at,
+        as_of=receipt.as_of,
+        publication=receipt.publication,
+        finish_reason=receipt.finish_reason,
+        first_byte_seconds=receipt.timing.first_byte,
+        total_seconds=receipt.timing.total,
+        prompt_tokens=receipt.usage.prompt_tokens,
+        completion_tokens=receipt.usage.completion_tokens,
+        guards=tuple(guard.action for guard in receipt.guards),
+        cost=cost(receipt, prices),
+    )
+
+
+def cost(receipt: Receipt, prices: PriceSettings) -> float:
+    """As it was priced then, or by today's prices."""
+    return receipt.cost if receipt.cost is not None else price(receipt.usage, prices)

@@ -1,0 +1,81 @@
+"""How the platform is doing, in one call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+
+from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
+from antiphon.gateway.admin import shapes
+from antiphon.gateway.measurements import Measurements, percentiles
+from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
+from antiphon.operations.processes import ProcessStatus
+
+WINDOW = 300.0
+"""Seconds of answers behind the latency percentiles."""
+
+
+async def _status(call: Call) -> shapes.Status:
+    return await status(call.services, call.measurements, call.scope)
+
+
+async def status(services: GatewayServices, measurements: Measurements, scope: Scope) -> shapes.Status:
+    """The whole status; a part that does not answer is reported, it does not fail the rest."""
+    engine, ready, stored = await asyncio.gather(
+        engine_status(services), services.ready(), run_in_threadpool(_stored, services, scope)
+    )
+    now = services.clock.monotonic()
+    return shapes.Status(
+        environment=services.environment,
+        tenant=scope.tenant,
+        at=services.clock.now(),
+        ready=dict(ready),
+        processes=stored.processes,
+        engine=engine,
+        applications=stored.applications,
+        publication=stored.publication,
+        freshness=stored.freshness,
+        streams=stored.streams,
+        jobs=stored.jobs,
+        latency=percentiles(measurements.since(now - WINDOW)),
+    )
+
+
+async def engine_status(services: GatewayServices) -> shapes.EngineStatus:
+    """The engine's own description, or why there is none."""
+    try:
+        async with asyncio.timeout(2.0):
+            described = await services.engine()
+    except (AntiphonError, TimeoutError, OSError) as error:
+        return shapes.EngineStatus(False, str(error) or "It did not answer in time.", (), None)
+    return shapes.EngineStatus(True, None, described.models, described.load)
+
+
+class _Stored(NamedTuple):
+    publication: int | None
+    freshness: tuple[ViewFreshness, ...]
+    streams: tuple[StreamStatus, ...]
+    jobs: tuple[shapes.BatchLine, ...]
+    applications: tuple[str, ...]
+    processes: tuple[ProcessStatus, ...]
+
+
+def _stored(services: GatewayServices, scope: Scope) -> _Stored:
+    current = services.publications.current(scope)
+    return _Stored(
+        publication=None if current is None else int(current.number),
+        freshness=tuple(services.freshness(scope)),
+        streams=tuple(services.streams(scope)),
+        jobs=shapes.read_all(services.batches.list(scope, limit=10), shapes.BatchLine),
+        applications=tuple(services.models(scope)),
+        processes=tuple(services.processes()),
+    )
+
+
+OPERATIONS = (
+    Operation("GET", "/admin/status", "Processes, engine, freshness, latency.", "read", shapes.Status, _status),
+)

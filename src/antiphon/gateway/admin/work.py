@@ -1,0 +1,86 @@
+"""Batch jobs and workflow runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput
+from antiphon.gateway.admin import shapes
+from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import BatchOrder
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """How many at most."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Rows after this line (-1 begins at the first)."""
+
+    after: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
+
+
+def _jobs(call: Call) -> shapes.BatchList:
+    return shapes.BatchList(shapes.read_all(call.services.batches.list(call.scope, limit=call.query.limit), shapes.BatchLine))
+
+
+def _create(call: Call) -> shapes.BatchLine:
+    order: BatchOrder = call.body
+    if (order.input is None) == (not order.rows):
+        raise InvalidInput("Give either a file or rows.", where="input", next_step="Set `input` or `rows`, not both.")
+    return shapes.read(call.services.batches.create(call.scope, call.principal, order), shapes.BatchLine)
+
+
+def _job(call: Call) -> shapes.BatchLine:
+    return shapes.read(call.services.batches.get(call.scope, call.path["job"]), shapes.BatchLine)
+
+
+def _rows(call: Call) -> shapes.BatchRows:
+    page: Page = call.query
+    rows = shapes.read_all(
+        call.services.batches.rows(call.scope, call.path["job"], page.after, page.limit), shapes.BatchRow
+    )
+    return shapes.BatchRows(rows, rows[-1].line if len(rows) == page.limit else None)
+
+
+def _runs(call: Call) -> shapes.RunList:
+    return shapes.RunList(shapes.read_all(call.services.runs.list(call.scope, limit=call.query.limit), shapes.RunLine))
+
+
+def _run(call: Call) -> shapes.RunLine:
+    return shapes.read(call.services.runs.get(call.scope, call.path["run"]), shapes.RunLine)
+
+
+def _cancel(call: Call) -> shapes.RunLine:
+    call.services.runs.cancel(call.scope, call.path["run"])
+    return _run(call)
+
+
+OPERATIONS = (
+    Operation("GET", "/admin/batch", "List batch jobs, newest first.", "read", shapes.BatchList, _jobs, Limit),
+    Operation(
+        "POST",
+        "/admin/batch",
+        "Answer every row of a table.",
+        "batch",
+        shapes.BatchLine,
+        _create,
+        body=BatchOrder,
+        changes=True,
+        status=201,
+    ),
+    Operation("GET", "/admin/batch/{job}", "One batch job with its counts.", "read", shapes.BatchLine, _job),
+    Operation(
+        "GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read", shapes.BatchRows, _rows, Page
+    ),
+    Operation("GET", "/admin/runs", "List workflow runs, newest first.", "read", shapes.RunList, _runs, Limit),
+    Operation("GET", "/admin/runs/{run}", "One run.", "read", shapes.RunLine, _run),
+    Operation(
+        "POST", "/admin/runs/{run}/cancel", "Ask a run to stop.", "batch", shapes.RunLine, _cancel, changes=True
+    ),
+)

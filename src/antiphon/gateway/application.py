@@ -1,0 +1,89 @@
+"""The gateway's application: every route and every layer is assembled here, in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
+from antiphon.gateway import dashboard, health, openapi, problem
+from antiphon.gateway.admin import keys, predictions, publications, releases, status, work
+from antiphon.gateway.history import History
+from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.openai import endpoints
+from antiphon.gateway.operation import Operation
+from antiphon.gateway.ports import GatewayServices
+
+OPERATIONS: tuple[Operation, ...] = (
+    *status.OPERATIONS,
+    *predictions.OPERATIONS,
+    *releases.OPERATIONS,
+    *publications.OPERATIONS,
+    *work.OPERATIONS,
+    *keys.OPERATIONS,
+)
+
+
+def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette:
+    """The ASGI application over these services.
+
+    Args:
+        sampling: look at the platform every two seconds for the dashboard's time axis.
+    """
+    measurements = Measurements()
+    history = History(services, measurements, Scope(services.default_tenant, services.environment))
+    document = msgspec.json.encode(openapi.document(OPERATIONS))
+
+    async def openapi_json(request: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        sampler = asyncio.create_task(history.run()) if sampling else None
+        try:
+            yield
+        finally:
+            if sampler is not None:
+                sampler.cancel()
+                await asyncio.gather(sampler, return_exceptions=True)
+
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", endpoints.chat_completions, methods=["POST"]),
+            Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/models", endpoints.models, methods=["GET"]),
+            Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),
+            Route("/healthz", health.healthz, methods=["GET"]),
+            Route("/readyz", health.readyz, methods=["GET"]),
+            Route("/metrics", health.metrics, methods=["GET"]),
+            Route("/openapi.json", openapi_json, methods=["GET"]),
+            *(operation.route() for operation in OPERATIONS),
+            *dashboard.routes(),
+        ],
+        exception_handlers={
+            AntiphonError: problem.on_error,
+            HTTPException: problem.on_http_error,
+            ClientDisconnect: _nobody_reads,
+            Exception: problem.on_unexpected,
+        },
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.measurements = measurements
+    app.state.history = history
+    app.state.pages = dashboard.Pages(services, measurements, history)
+    return app
+
+
+async def _nobody_reads(request: Request, error: Any) -> Response:
+    return Response(status_code=endpoints.CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,5 @@
+"""The dashboard: pages for a person, over the same services as the API."""
+
+from antiphon.gateway.dashboard.pages import Pages, routes
+
+__all__ = ["Pages", "routes"]

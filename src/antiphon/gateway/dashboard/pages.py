@@ -1,0 +1,210 @@
+"""The pages and the figures that refresh them. All read-only: the dashboard changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlencode
+
+import jinja2
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from antiphon.core.clock import utc
+from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
+from antiphon.core.scope import Scope
+from antiphon.gateway import incoming
+from antiphon.gateway.admin.predictions import detail
+from antiphon.gateway.admin.status import status
+from antiphon.gateway.dashboard import session
+from antiphon.gateway.dashboard.wording import FILTERS
+from antiphon.gateway.history import History
+from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.identity import Principal
+
+_HERE = Path(__file__).parent
+_PAGE = 40
+
+_SAFE = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+
+Page = Callable[["Pages", Request, Principal, Scope], Awaitable[Response]]
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, seconds of age."""
+
+    at: tuple[float, ...]
+    p50: tuple[float | None, ...]
+    p99: tuple[float | None, ...]
+    batch: tuple[float | None, ...]
+    running_online: tuple[int | None, ...]
+    running_batch: tuple[int | None, ...]
+    freshness: dict[str, tuple[float | None, ...]]
+
+
+class Pages:
+    """Renders the templates."""
+
+    def __init__(self, services: GatewayServices, measurements: Measurements, history: History) -> None:
+        self.services = services
+        self.measurements = measurements
+        self.history = history
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(FILTERS)
+
+    def render(self, template: str, code: int = 200, **names: object) -> Response:
+        text = self._templates.get_template(template).render(
+            environment=self.services.environment, currency=self.services.prices.currency, **names
+        )
+        return Response(text, code, headers=_SAFE, media_type="text/html")
+
+    async def overview(self, request: Request, who: Principal, scope: Scope) -> Response:
+        now = await status(self.services, self.measurements, scope)
+        return self.render("overview.html", page="overview", who=who, now=now)
+
+    async def figures(self, request: Request, who: Principal, scope: Scope) -> Response:
+        now = await status(self.services, self.measurements, scope)
+        return self.render("figures.html", now=now)
+
+    async def series(self, request: Request, who: Principal, scope: Scope) -> Response:
+        return Response(msgspec.json.encode(_columns(self.history)), headers=_SAFE, media_type="application/json")
+
+    async def requests(self, request: Request, who: Principal, scope: Scope) -> Response:
+        application = request.query_params.get("application") or None
+        path = request.query_params.get("path") or None
+        if path not in (None, "online", "batch"):
+            raise InvalidInput(f"{path!r} is no path.", where="path", next_step="Choose online or batch.")
+        before = _moment(request.query_params.get("before"))
+        receipts = await run_in_threadpool(
+            self.services.receipts.list, scope, application, path, before, _PAGE + 1  # type: ignore[arg-type]
+        )
+        shown = receipts[:_PAGE]
+        older = None
+        if len(receipts) > _PAGE:
+            chosen = {"application": application, "path": path, "before": shown[-1].created_at.isoformat()}
+            older = "/requests?" + urlencode({name: value for name, value in chosen.items() if value})
+        return self.render(
+            "requests.html",
+            page="requests",
+            who=who,
+            receipts=shown,
+            older=older,
+            first=before is None,
+            application=application,
+            path=path,
+            applications=await run_in_threadpool(self.services.models, scope),
+        )
+
+    async def prediction(self, request: Request, who: Principal, scope: Scope) -> Response:
+        found = await run_in_threadpool(detail, self.services, scope, str(request.path_params["prediction"]))
+        return self.render("prediction.html", page="requests", who=who, found=found, receipt=found.receipt)
+
+
+def routes() -> list[BaseRoute]:
+    """Every route of the dashboard."""
+    return [
+        Route("/", _page(Pages.overview), methods=["GET"]),
+        Route("/requests", _page(Pages.requests), methods=["GET"]),
+        Route("/requests/{prediction}", _page(Pages.prediction), methods=["GET"]),
+        Route("/dashboard/figures", _page(Pages.figures, part=True), methods=["GET"]),
+        Route("/dashboard/series", _page(Pages.series, part=True), methods=["GET"]),
+        Route("/login", _login_form, methods=["GET"]),
+        Route("/login", _login, methods=["POST"]),
+        Route("/logout", _logout, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
+    ]
+
+
+def _page(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        pages: Pages = request.app.state.pages
+        services = pages.services
+        try:
+            who = session.principal(request, services)
+        except Unauthenticated:
+            if part:
+                # htmx follows this header; a redirect would be swapped into the page.
+                return Response(status_code=401, headers={**_SAFE, "hx-redirect": "/login"})
+            target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"/login?next={quote(target)}", 303, headers=_SAFE)
+        try:
+            await run_in_threadpool(services.authorise, who, "read", request.url.path)
+            return await page(pages, request, who, services.scope(who))
+        except AntiphonError as error:
+            return pages.render("error.html", error.http_status, page="", who=who, error=error)
+
+    return endpoint
+
+
+async def _login_form(request: Request) -> Response:
+    pages: Pages = request.app.state.pages
+    return pages.render("login.html", page="login", who=None, target=_local(request), problem=None)
+
+
+async def _login(request: Request) -> Response:
+    pages: Pages = request.app.state.pages
+    form = parse_qs((await incoming.body(request, 10_000)).decode(errors="replace"))
+    key = form.get("key", [""])[0].strip()
+    try:
+        who = pages.services.authenticate(key)
+    except AntiphonError as error:
+        return pages.render("login.html", error.http_status, page="login", who=None, target=_local(request), problem=error)
+    del who
+    response = RedirectResponse(_local(request), 303, headers=_SAFE)
+    session.begin(response, request, pages.services, key)
+    return response
+
+
+async def _logout(request: Request) -> Response:
+    response = RedirectResponse("/login", 303, headers=_SAFE)
+    session.end(response)
+    return response
+
+
+def _local(request: Request) -> str:
+    """Where to go after the login: a path of ours, never another site."""
+    target = request.query_params.get("next", "/")
+    return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
+
+
+def _moment(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return utc(datetime.fromisoformat(text.replace(" ", "+")))
+    except ValueError:
+        raise InvalidInput(f"{text!r} is no time.", where="before", next_step="Follow the link again.") from None
+
+
+def _columns(history: History) -> Series:
+    samples = history.samples
+    views = sorted({view for sample in samples for view in sample.freshness})
+    return Series(
+        at=tuple(sample.at.timestamp() for sample in samples),
+        p50=tuple(sample.p50 for sample in samples),
+        p99=tuple(sample.p99 for sample in samples),
+        batch=tuple(sample.batch_done / sample.batch_total if sample.batch_total else None for sample in samples),
+        running_online=tuple(sample.running_online for sample in samples),
+        running_batch=tuple(sample.running_batch for sample in samples),
+        freshness={view: tuple(sample.freshness.get(view) for sample in samples) for view in views},
+    )

@@ -1,0 +1,43 @@
+"""Liveness, readiness, metrics: for supervisors, load balancers and Prometheus; none needs a key."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.ports import GatewayServices
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: str = "ok"
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Part to what is wrong with it; ``null`` is fine."""
+
+    ready: bool
+    parts: dict[str, str | None]
+
+
+async def healthz(request: Request) -> Response:
+    """``GET /healthz``: 200 as long as the process answers."""
+    return Response(msgspec.json.encode(Health()), media_type="application/json")
+
+
+async def readyz(request: Request) -> Response:
+    """``GET /readyz``: 200 when questions can be answered, 503 with the reasons otherwise."""
+    services: GatewayServices = request.app.state.services
+    parts = dict(await services.ready())
+    ready = all(wrong is None for wrong in parts.values())
+    body = msgspec.json.encode(Readiness(ready, parts))
+    return Response(body, 200 if ready else 503, media_type="application/json")
+
+
+async def metrics(request: Request) -> Response:
+    """``GET /metrics``: Prometheus' text format."""
+    measurements: Measurements = request.app.state.measurements
+    return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

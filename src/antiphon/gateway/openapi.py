@@ -1,0 +1,100 @@
+"""OpenAPI 3.1, generated from the same types that read and write the bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from antiphon.gateway.health import Health, Readiness
+from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
+from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
+from antiphon.gateway.operation import Nothing, Operation
+from antiphon.gateway.problem import ProblemBody
+
+_TEMPLATE = "#/components/schemas/{name}"
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The whole document. Every path that the gateway serves with JSON is in it."""
+    types: list[Any] = [ProblemBody, ChatParameters, ChatCompletion, ChatChunk, CompletionParameters, Completion]
+    types += [Model, ModelList, Health, Readiness]
+    types += [operation.answer for operation in operations]
+    types += [operation.body for operation in operations if operation.body is not None]
+    types += [operation.query for operation in operations]
+    schemas, components = msgspec.json.schema_components(types, _TEMPLATE)
+    schema = {id(kind): made for kind, made in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+
+    def add(path: str, method: str, summary: str, name: str, answers: dict[str, Any], **more: Any) -> None:
+        paths.setdefault(path, {})[method] = {
+            "summary": summary,
+            "operationId": name,
+            "responses": {**answers, "default": _json("What was wrong, where, and what to do next.", schema[id(ProblemBody)])},
+            **more,
+        }
+
+    def body(kind: Any) -> dict[str, Any]:
+        return {"required": True, "content": {"application/json": {"schema": schema[id(kind)]}}}
+
+    for path, kind, answer, chunk, summary in (
+        ("/v1/chat/completions", ChatParameters, ChatCompletion, ChatChunk, "Answer a conversation."),
+        ("/v1/completions", CompletionParameters, Completion, Completion, "Continue a text."),
+    ):
+        answered = _json("The answer; a stream of events with `stream: true`.", schema[id(answer)])
+        answered["content"]["text/event-stream"] = {"schema": schema[id(chunk)]}
+        add(path, "post", summary, path.strip("/").replace("/", "_"), {"200": answered}, requestBody=body(kind))
+    add("/v1/models", "get", "What may be asked.", "models", {"200": _json("Names.", schema[id(ModelList)])})
+    add(
+        "/v1/models/{model}",
+        "get",
+        "One of them.",
+        "model",
+        {"200": _json("Its name.", schema[id(Model)])},
+        parameters=[_parameter("model", "path", {"type": "string"}, True)],
+    )
+    add("/healthz", "get", "The process answers.", "healthz", {"200": _json("It does.", schema[id(Health)])}, security=[])
+    ready = {str(code): _json("Part by part.", schema[id(Readiness)]) for code in (200, 503)}
+    add("/readyz", "get", "Questions can be answered.", "readyz", ready, security=[])
+    for operation in operations:
+        more: dict[str, Any] = {"parameters": _parameters(operation), "x-antiphon-action": operation.action}
+        if operation.body is not None:
+            more["requestBody"] = body(operation.body)
+        answers = {str(operation.status): _json("Done.", schema[id(operation.answer)])}
+        add(operation.path, operation.method.lower(), operation.summary, operation.name, answers, **more)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Antiphon", "version": _version()},
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"key": []}],
+    }
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+    parameters = [_parameter(name, "path", {"type": "string"}, True) for name in in_path]
+    if operation.query is not Nothing:
+        described = msgspec.json.schema(operation.query)["$defs"][operation.query.__name__]
+        required = described.get("required", [])
+        parameters += [
+            _parameter(name, "query", kind, name in required) for name, kind in described["properties"].items()
+        ]
+    return parameters
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any], required: bool) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "schema": schema}
+
+
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _version() -> str:
+    try:
+        return version("antiphon")
+    except PackageNotFoundError:
+        return "0"

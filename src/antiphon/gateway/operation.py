@@ -1,0 +1,123 @@
+"""One typed operation of ``/admin``: its route, its shapes and its permission, from which OpenAPI is made too.
+
+The runner is the same for all: authenticate, authorise, read strictly, call in a thread (stores are synchronous)
+or await, keep evidence of a change, encode.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.gateway import incoming
+from antiphon.gateway.measurements import Measurements
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.identity import Principal
+
+Action = Literal["answer", "administer", "publish", "release", "batch", "read"]
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No query and no body."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation: who, where, with what."""
+
+    services: GatewayServices
+    measurements: Measurements
+    principal: Principal
+    scope: Scope
+    path: dict[str, str]
+    query: Any
+    body: Any
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """A row of the admin interface.
+
+    Attributes:
+        action: what policy is asked for; ``changes`` marks those that are written to the audit log.
+        answer: the type of the JSON body.
+        query, body: structs; unknown fields are refused by name.
+        run: takes a :class:`Call`; a plain function runs in a thread.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    summary: str
+    action: Action
+    answer: Any
+    run: Callable[[Call], Any]
+    query: type[msgspec.Struct] = Nothing
+    body: type[msgspec.Struct] | None = None
+    changes: bool = False
+    status: int = 200
+
+    @property
+    def name(self) -> str:
+        """Unique, for OpenAPI: the function's name and its noun."""
+        noun = self.path.removeprefix("/admin/").split("/")[0].replace("-", "_")
+        return f"{noun}_{self.run.__name__.strip('_')}"
+
+    def route(self) -> Route:
+        return Route(self.path, self._endpoint, methods=[self.method], name=self.name)
+
+    async def _endpoint(self, request: Request) -> Response:
+        services: GatewayServices = request.app.state.services
+        principal = incoming.principal(request, services)
+        await run_in_threadpool(services.authorise, principal, self.action, request.url.path)
+        call = Call(
+            services=services,
+            measurements=request.app.state.measurements,
+            principal=principal,
+            scope=services.scope(principal),
+            path={name: str(value) for name, value in request.path_params.items()},
+            query=incoming.typed(_single(request), self.query, from_text=True),
+            body=await self._body(request, services),
+        )
+        if inspect.iscoroutinefunction(self.run):
+            answer = await self.run(call)
+        else:
+            answer = await run_in_threadpool(self.run, call)
+        if self.changes:
+            detail = {} if call.body is None else msgspec.to_builtins(call.body)
+            await run_in_threadpool(
+                services.audit, call.scope, principal, self.name, request.url.path, _brief(detail)
+            )
+        return Response(msgspec.json.encode(answer), self.status, media_type="application/json")
+
+    async def _body(self, request: Request, services: GatewayServices) -> Any:
+        content = await incoming.body(request, services.max_body_bytes)
+        if self.body is None:
+            return None
+        return incoming.typed(incoming.json_object(content), self.body)
+
+
+def _single(request: Request) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in values:
+            raise InvalidInput(f"{name!r} is given twice.", where=name, next_step="Give it once.")
+        # A plus in a query means a space; in a time it was meant as the sign of the offset.
+        values[name] = value.replace(" ", "+") if "T" in value and value.count(" ") == 1 else value
+    return values
+
+
+def _brief(detail: dict[str, Any]) -> dict[str, Any]:
+    """Evidence of a change holds what was asked, not the rows or events themselves."""
+    return {
+        name: f"{len(value)} items" if isinstance(value, list | tuple) and len(value) > 3 else value
+        for name, value in detail.items()
+    }

@@ -1,0 +1,1 @@
+"""May this happen, and what is the evidence: identity, policy, audit."""
