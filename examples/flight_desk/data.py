@@ -201,7 +201,8 @@ def prepare(folder: Path, sources: Sources, zone: str, *, cache: Path | None = N
         }
         _write(connection, _WEATHER, measured, events.weather)
         for name, target in (("airlines", events.airlines), ("airports", events.airports)):
-            _write(connection, "SELECT * FROM read_csv($file, nullstr = 'NA') ORDER BY 1", {"file": str(csv[name])}, target)
+            query = "SELECT * FROM read_csv($file, nullstr = 'NA') ORDER BY 1"
+            _write(connection, query, {"file": str(csv[name])}, target)
         connection.close()
     return events
 

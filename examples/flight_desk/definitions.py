@@ -100,7 +100,7 @@ FALLBACK = AIRLINE + (
 )
 
 
-def example(airline, carrier, dest, route, wind, origin, delay, outlook):  # noqa: D103
+def example(airline, carrier, dest, route, wind, origin, delay, outlook):
     return (
         f"{airline} airline is late {carrier}% of the time, route to {dest} {route}%."
         f" Wind {wind} mph. Departures at {origin} are {delay} minutes late.",
@@ -110,9 +110,7 @@ def example(airline, carrier, dest, route, wind, origin, delay, outlook):  # noq
 
 
 PROMPT = Prompt(
-    system=(
-        "You are the flight desk. Repeat the figures of the request in one short notice. Use no other figures."
-    ),
+    system=("You are the flight desk. Repeat the figures of the request in one short notice. Use no other figures."),
     examples=(
         example("United", 20, "ORD", 10, 10, "EWR", 5, "on_time"),
         example("Delta", 15, "ATL", 25, 20, "LGA", 35, "delayed"),
@@ -132,7 +130,7 @@ OUTPUT = {
 }
 
 
-def desk(name, reuse):  # noqa: D103
+def desk(name, reuse):
     return Application(
         name,
         entities=[airport, airline, route],

@@ -81,11 +81,11 @@ class Settings(msgspec.Struct, frozen=True):
     ways: Ways
     analysis: Analysis
     demo: Size
-    month: Size
+    full: Size
 
     def size(self, name: str) -> Size:
-        """The declared size of that name (``demo`` or ``month``)."""
-        return {"demo": self.demo, "month": self.month}[name]
+        """The declared size of that name (``demo`` or ``full``)."""
+        return {"demo": self.demo, "full": self.full}[name]
 
     def local(self, day: date, clock: str) -> datetime:
         """A local wall-clock reading such as ``"08:00"`` of a day, in UTC."""

@@ -19,11 +19,11 @@ AIRLINES = {
 }  # fmt: skip
 ORIGINS = ("EWR", "JFK", "LGA")
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNITS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORD_NUMBER = re.compile(
     rf"\b(?:(?P<tens>{'|'.join(_TENS)})(?:[- ](?P<ones>{'|'.join(_UNITS[1:10])}))?|(?P<small>{'|'.join(_UNITS)}))"
     r"(?=[- ]*(?:minutes?\b|mins?\b|hours?\b|mph\b|miles per hour|knots?\b|per ?cent\b|%))",
@@ -127,26 +127,29 @@ def _figure(shown: str, before: str, after: str, sentence: str) -> Statement | N
 
 
 def _share(value: float, before: str, after: str, words: str) -> Statement:
-    """The role named last before the figure is the figure's; failing that, the one named first after it."""
-    route, carrier = _last(_ROUTE, before), _last(_CARRIER, before)
-    context = before
-    if route is None and carrier is None:
-        context = after
-        first_route, first_carrier = _ROUTE.search(after), _CARRIER.search(after)
-        route = -first_route.start() if first_route else None
-        carrier = -first_carrier.start() if first_carrier else None
-    if route is None and carrier is None:
-        return Statement("share", value, None, words)
-    if carrier is None or (route is not None and route > carrier):
-        codes = [code for code in _CODE.findall(context) if code not in ORIGINS]
-        return Statement("route", value, codes[-1] if codes and len(set(codes)) == 1 else None, words)
-    named = _NAMED.findall(context)
-    return Statement("carrier", value, AIRLINES[named[-1].lower()] if named else None, words)
+    """The nearest role is the figure's: named last before it in its clause, first after it, or anywhere before it."""
+    for context, side in (
+        (before.rpartition(",")[2], "before"),
+        (after.partition(",")[0], "after"),
+        (before, "before"),
+    ):
+        route, carrier = _place(_ROUTE, context, side), _place(_CARRIER, context, side)
+        if route is None and carrier is None:
+            continue
+        if carrier is None or (route is not None and route > carrier):
+            codes = {code for code in _CODE.findall(context) if code not in ORIGINS}
+            return Statement("route", value, codes.pop() if len(codes) == 1 else None, words)
+        named = _NAMED.findall(context)
+        return Statement("carrier", value, AIRLINES[named[-1].lower()] if named else None, words)
+    return Statement("share", value, None, words)
 
 
-def _last(pattern: re.Pattern[str], text: str) -> int | None:
-    matches = list(pattern.finditer(text))
-    return matches[-1].start() if matches else None
+def _place(pattern: re.Pattern[str], text: str, side: str) -> int | None:
+    """How near a role is named: greater is nearer to the figure that stands before or after the text."""
+    starts = [match.start() for match in pattern.finditer(text)]
+    if not starts:
+        return None
+    return max(starts) if side == "before" else -min(starts)
 
 
 def _origin(sentence: str) -> str | None:
@@ -164,7 +167,9 @@ def _claims(sentence: str) -> list[Statement]:
     if on_time:
         found.append(Statement("on_time", None, _origin(sentence), sentence.strip()))
     rest = _ON_TIME.sub("", sentence)
-    has_minutes = any(_AFTER["delay"].match(rest[number.end() :]) for number in _NUMBER.finditer(rest))
+    has_minutes = any(
+        _AFTER[unit].match(rest[number.end() :]) for number in _NUMBER.finditer(rest) for unit in ("delay", "hours")
+    )
     if _DELAYED.search(rest) and not has_minutes and not _shares_only(rest):
         found.append(Statement("delayed", None, _origin(sentence), sentence.strip()))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from antiphon.app.features import Readers
+from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock
@@ -17,7 +17,9 @@ from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer, Services
 
 
-def answerer(store: Store, engine: Engine, commit: GroupCommit, releases: LiveReleases, readers: Readers) -> Answerer:
+def answerer(
+    store: Store, engine: Engine, commit: GroupCommit, releases: LiveReleases, features: FeaturePlatform
+) -> Answerer:
     """Wire serving's answer() with this project's stores."""
 
     def decide(principal: Principal, action: str, resource: str, context: Mapping[str, Any]) -> Decision:
@@ -29,7 +31,7 @@ def answerer(store: Store, engine: Engine, commit: GroupCommit, releases: LiveRe
     return Answerer(
         Services(
             engine=engine,
-            features=readers.of,
+            features=features.reader,
             releases=releases,
             decide=decide,
             stored=store.answers,

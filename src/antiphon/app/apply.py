@@ -103,13 +103,13 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
             ()
             if known is None
             else tuple(
-                field for field in ApplicationSpec.__struct_fields__ if getattr(known, field) != getattr(application, field)
+                field
+                for field in ApplicationSpec.__struct_fields__
+                if getattr(known, field) != getattr(application, field)
             )
         )
         changes.append(
-            Planned(
-                "application", name, "new" if known is None else "changed" if differing else "unchanged", differing
-            )
+            Planned("application", name, "new" if known is None else "changed" if differing else "unchanged", differing)
         )
     changes += [
         Planned("application", name, "removed") for name in before.applications if name not in project.applications

@@ -36,7 +36,7 @@ def connect(store: Store, peer: str) -> Engine:
             )
     from antiphon.engine.remote import RemoteEngine
 
-    return RemoteEngine(engine.url, models=engine.models, api_key=key)
+    return RemoteEngine(engine.url, key=key)
 
 
 def command(store: Store) -> tuple[str, ...]:

@@ -11,11 +11,16 @@ import msgspec
 from antiphon.batch import tables
 from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
 from antiphon.catalog.jobs import BatchJob
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.clock import utc
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
 
 WORKFLOW = "table_job"
+
+MOST_ATTEMPTS = 1_000
+"""Workers may die often while a long job runs: its rows stay, so that each attempt comes further."""
 
 
 class TableOrder(msgspec.Struct, frozen=True):
@@ -59,12 +64,13 @@ class Orders:
         self._transactions = transactions
         self._root = root
 
-    def place(self, scope: Scope, principal: str, order: TableOrder) -> BatchJob:
+    def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.
 
         Raises:
             NotFound: no such application, release or input file.
             InvalidInput: no rows, two inputs, or a row without a key column (its line is named).
+            Conflict: the key was used for another order.
         """
         release = (
             self._releases.get(scope, order.release)
@@ -95,6 +101,7 @@ class Orders:
             total += 1
         if total == 0:
             raise InvalidInput("There is no row to answer.", where=str(source or "rows"))
+        as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
         job_id = f"job_{content_hash([str(scope), order.key])[:26]}" if order.key else None
         with self._transactions.transaction() as connection:
             inline = self._blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
@@ -104,14 +111,28 @@ class Orders:
                 release=release.id,
                 input=f"blob:{inline}" if inline else str(source),
                 output=str(output or ""),
-                principal=principal,
+                principal=principal.id,
                 kind="precompute" if order.precompute else "table",
                 total=total,
-                settings={"as_of": order.as_of.isoformat() if order.as_of else None},
+                settings={"as_of": as_of, "principal": msgspec.to_builtins(principal)},
                 job=job_id,
                 within=connection,
             )
-            self._submit.submit(scope, WORKFLOW, {"job": job.id}, key=f"{WORKFLOW}:{job.id}", within=connection)
+            wanted = (order.application, f"blob:{inline}" if inline else str(source), str(output or ""))
+            if (job.application, job.input, job.output) != wanted or job.settings.get("as_of") != as_of:
+                raise Conflict(
+                    f"The key {order.key!r} was used for another order ({job.id}).",
+                    where="key",
+                    next_step="Use another key.",
+                )
+            self._submit.submit(
+                scope,
+                WORKFLOW,
+                {"job": job.id},
+                key=f"{WORKFLOW}:{job.id}",
+                max_attempts=MOST_ATTEMPTS,
+                within=connection,
+            )
         return job
 
     def _absolute(self, path: str) -> Path:

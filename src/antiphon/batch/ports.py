@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.jobs import BatchJob, JobRow, JobStatus
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
 
 class Jobs(Protocol):
     """Batch jobs and their rows."""
 
-    def create(self, scope: Scope, **fields: Any) -> BatchJob: ...
+    def create(
+        self,
+        scope: Scope,
+        *,
+        application: str,
+        release: str | None,
+        input: str,
+        output: str,
+        principal: str,
+        kind: str = ...,
+        total: int | None = ...,
+        settings: dict[str, Any] | None = ...,
+        job: str | None = ...,
+        within: Any = None,
+    ) -> BatchJob: ...
+
     def get(self, scope: Scope, job: str) -> BatchJob: ...
-    def set_status(self, scope: Scope, job: str, status: Any, **fields: Any) -> BatchJob: ...
+
+    def set_status(
+        self, scope: Scope, job: str, status: JobStatus, *, epoch: int | None = ..., error: str | None = ...
+    ) -> BatchJob: ...
+
     def take_over(self, scope: Scope, job: str) -> int: ...
     def write_rows(self, scope: Scope, job: str, epoch: int, rows: Sequence[JobRow]) -> int: ...
     def done_lines(self, scope: Scope, job: str) -> set[int]: ...
@@ -43,7 +61,14 @@ class Submit(Protocol):
     """Starts durable runs."""
 
     def submit(
-        self, scope: Scope, workflow: str, arguments: dict[str, Any], key: str | None = None, *, within: Any = None
+        self,
+        scope: Scope,
+        workflow: str,
+        arguments: dict[str, Any],
+        key: str | None = None,
+        *,
+        max_attempts: int = ...,
+        within: Any = None,
     ) -> str: ...
 
 
@@ -66,6 +91,3 @@ class AnswerRow(Protocol):
     """serving's answer()."""
 
     def __call__(self, request: AnswerRequest) -> Awaitable[Answer]: ...
-
-
-PrincipalOf = Callable[[Scope, str], Principal]

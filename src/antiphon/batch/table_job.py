@@ -8,21 +8,28 @@ is made from rows alone: temp, fsync, rename.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, closing
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from antiphon.batch import tables
-from antiphon.batch.ports import AnswerRow, Blobs, Jobs, LiveReleases, PrincipalOf, Run
+from antiphon.batch.ports import AnswerRow, Blobs, Jobs, LiveReleases, Run
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
 from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, InvalidInput, Overloaded, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.governance.identity import Principal
 from antiphon.serving.request import Answer, AnswerRequest
+
+_log = logging.getLogger(__name__)
+
+PASSING = (Unavailable, EngineFailed, Overloaded)
+"""What passes by itself, and is worth waiting for."""
 
 _CHUNK = 16
 """Rows answered between two commits of rows: what a crash can cost."""
@@ -44,68 +51,122 @@ class TableJobs:
         releases: LiveReleases,
         blobs: Blobs,
         answer: AnswerRow,
-        principal_of: PrincipalOf,
         concurrency: int,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
         self._blobs = blobs
         self._answer = answer
-        self._principal_of = principal_of
         self._concurrency = concurrency
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Take the job over, answer the lines that have no row, finish the file."""
+        """Take the job over, answer the lines that have no row, finish the file.
+
+        A job that cannot be finished, whoever tries, ends as failed with its reason; what may pass (an engine or a
+        catalog that is away) is raised, so that the run is tried again.
+
+        Raises:
+            Unavailable, EngineFailed, Overloaded: a part the rows need stayed away.
+            Conflict: another worker took the job over.
+        """
         scope, job_id = run.scope, str(arguments["job"])
-        job = self._jobs.get(scope, job_id)
+        job = await asyncio.to_thread(self._jobs.get, scope, job_id)
         if job.status in ENDED:
-            return {"job": job_id, "status": job.status}
-        epoch = self._jobs.take_over(scope, job_id)
-        done = self._jobs.done_lines(scope, job_id)
-        finished = len(done)
-        run.progress(finished, job.total, "answering")
+            return _ended(job)
+        epoch: int | None = None
+        try:
+            epoch = await asyncio.to_thread(self._jobs.take_over, scope, job_id)
+            return await self._finish(run, job, epoch)
+        except Conflict:
+            # Cancelled meanwhile, or lost to another worker: only the first is an end.
+            job = await asyncio.to_thread(self._jobs.get, scope, job_id)
+            if job.status not in ENDED:
+                raise
+            return _ended(job)
+        except PASSING:
+            raise
+        except Exception as error:
+            _log.exception("job %s fails", job_id)
+            why = str(error) if isinstance(error, AntiphonError) else f"{type(error).__name__}: {error}"
+            failed = partial(self._jobs.set_status, scope, job_id, "failed", epoch=epoch, error=why)
+            return _ended(await asyncio.to_thread(failed))
+
+    async def _finish(self, run: Run, job: BatchJob, epoch: int) -> dict[str, Any]:
+        scope = job.scope
+        done = await asyncio.to_thread(self._jobs.done_lines, scope, job.id)
         pending: list[JobRow] = []
-        async with aclosing(self._answered(scope, job, done)) as answered:
-            async for row in answered:
-                pending.append(row)
-                if len(pending) >= _CHUNK:
-                    self._jobs.write_rows(scope, job_id, epoch, pending)
-                    finished += len(pending)
-                    pending = []
-                    run.progress(finished, job.total, "answering")
-        self._jobs.write_rows(scope, job_id, epoch, pending)
-        self._jobs.set_status(scope, job_id, "finalizing", epoch=epoch)
-        written = self._write_output(scope, job)
-        ended = self._jobs.set_status(scope, job_id, "completed", epoch=epoch)
-        return {"job": job_id, "status": ended.status, "rows": written, "failed": ended.rows_failed}
+        finished = len(done)
+
+        async def write() -> None:
+            nonlocal pending, finished
+            rows, pending = pending, []
+            await asyncio.to_thread(self._jobs.write_rows, scope, job.id, epoch, rows)
+            finished += len(rows)
+            run.progress(finished, job.total, "answering")
+
+        run.progress(finished, job.total, "answering")
+        try:
+            async with aclosing(self._answered(scope, job, done)) as answered:
+                async for row in answered:
+                    pending.append(row)
+                    if len(pending) >= _CHUNK:
+                        await write()
+        except (*PASSING, asyncio.CancelledError):
+            await write()  # what was answered until then need not be answered again
+            raise
+        await write()
+        if job.total is not None and finished != job.total:
+            raise InvalidInput(
+                f"It has {finished} rows now and had {job.total} when it was ordered.",
+                where=job.input,
+                next_step="Order a new job; do not change a job's input while it runs.",
+            )
+        await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
+        await asyncio.to_thread(self._write_output, scope, job)
+        return _ended(await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch)))
 
     async def _answered(self, scope: Scope, job: BatchJob, done: set[int]) -> AsyncGenerator[JobRow, None]:
         """Rows as they come, at most ``concurrency`` under way."""
-        principal = self._principal_of(scope, job.principal)
+        principal = msgspec.convert(job.settings["principal"], Principal)
         keys = self._releases.get(scope, job.release or "").bundle.application.entity_keys
-        lines = ((line, row) for line, row in enumerate(self._input(scope, job)) if line not in done)
         under_way: set[asyncio.Task[JobRow]] = set()
+        failure: BaseException | None = None
+
+        async def ready() -> list[JobRow]:
+            """At least one finished row; a failure is raised once the rows finished beside it are handed on."""
+            nonlocal under_way, failure
+            ended, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            failures = [error for task in ended if (error := task.exception()) is not None]
+            failure = failures[0] if failures else None
+            return [task.result() for task in ended if task.exception() is None]
+
         try:
-            for line, row in lines:
-                under_way.add(asyncio.create_task(self._row(_request(principal, keys, job, row), line, row)))
-                if len(under_way) >= self._concurrency:
-                    ready, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                    for task in ready:
-                        yield task.result()
+            with closing(self._input(scope, job)) as rows:
+                for line, row in enumerate(rows):
+                    if line in done:
+                        continue
+                    under_way.add(asyncio.create_task(self._row(_request(principal, keys, job, row), line, row)))
+                    if len(under_way) >= self._concurrency:
+                        for finished in await ready():
+                            yield finished
+                        if failure is not None:
+                            raise failure
             while under_way:
-                ready, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in ready:
-                    yield task.result()
+                for finished in await ready():
+                    yield finished
+                if failure is not None:
+                    raise failure
         finally:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    def _input(self, scope: Scope, job: BatchJob) -> Iterator[tables.Row]:
+    def _input(self, scope: Scope, job: BatchJob) -> Generator[tables.Row, None, None]:
         if job.input.startswith("blob:"):
-            rows = msgspec.json.decode(self._blobs.get(scope, job.input.removeprefix("blob:")), type=list[tables.Row])
-            return iter(rows)
-        return tables.read(Path(job.input))
+            content = self._blobs.get(scope, job.input.removeprefix("blob:"))
+            yield from msgspec.json.decode(content, type=list[tables.Row])
+        else:
+            yield from tables.read(Path(job.input))
 
     async def _row(self, request: AnswerRequest | AntiphonError, line: int, row: tables.Row) -> JobRow:
         """Answer one row. Bad input becomes a failed row; an engine that is away is waited for."""
@@ -115,7 +176,7 @@ class TableJobs:
         while True:
             try:
                 return _row_out(line, row, await self._answer(request))
-            except (Unavailable, EngineFailed, Overloaded):
+            except PASSING:
                 if waited >= _PATIENCE:
                     raise
                 await asyncio.sleep(pause)
@@ -125,10 +186,13 @@ class TableJobs:
             except AntiphonError as error:
                 return _failed(line, row, error)
 
-    def _write_output(self, scope: Scope, job: BatchJob) -> int:
-        if not job.output:
-            return sum(1 for _ in self._jobs.rows(scope, job.id))
-        return tables.write(Path(job.output), (row.payload for row in self._jobs.rows(scope, job.id)))
+    def _write_output(self, scope: Scope, job: BatchJob) -> None:
+        if job.output:
+            tables.write(Path(job.output), (row.payload for row in self._jobs.rows(scope, job.id)))
+
+
+def _ended(job: BatchJob) -> dict[str, Any]:
+    return {"job": job.id, "status": job.status, "rows": job.rows_done, "failed": job.rows_failed}
 
 
 def _request(
@@ -156,21 +220,18 @@ def _request(
 
 
 def _row_out(line: int, row: tables.Row, answer: Answer) -> JobRow:
-    return JobRow(
-        line=line,
-        payload={
-            **row,
-            "prediction": answer.prediction,
-            "text": answer.text,
-            "origin": answer.receipt.cache.origin,
-            "release": answer.receipt.release,
-            "publication": answer.publication,
-            "classes": answer.receipt.classes,
-            "completion_tokens": answer.usage.completion_tokens,
-            "error": None,
-        },
-    )
+    columns = {
+        "prediction": answer.prediction,
+        "text": answer.text,
+        "origin": answer.receipt.cache.origin,
+        "release": answer.receipt.release,
+        "publication": answer.publication,
+        "classes": answer.receipt.classes,
+        "completion_tokens": answer.usage.completion_tokens,
+    }
+    return JobRow(line=line, payload={**row, **columns, "error": None})
 
 
 def _failed(line: int, row: tables.Row, error: AntiphonError) -> JobRow:
-    return JobRow(line=line, payload={**row, "text": None, "error": f"{error.code}: {error}"}, failed=True)
+    empty = dict.fromkeys(("prediction", "text", "origin", "release", "publication", "classes", "completion_tokens"))
+    return JobRow(line=line, payload={**row, **empty, "error": f"{error.code}: {error}"}, failed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInput, NotFound, Unavailable
 
 Row = dict[str, Any]
 
@@ -57,8 +58,8 @@ def _read_lines(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
+        reader = csv.DictReader(lines, strict=True)
+        for row in _sound(reader, path):
             if None in row or None in row.values():
                 raise InvalidInput(
                     f"Line {reader.line_num} does not have {len(reader.fieldnames or ())} fields.", where=str(path)
@@ -66,20 +67,45 @@ def _read_csv(path: Path) -> Iterator[Row]:
             yield dict(row)
 
 
+def _sound(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        names = list(reader.fieldnames or ())
+        if len(set(names)) != len(names):
+            raise InvalidInput("Two columns have one name.", where=str(path))
+        yield from reader
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InvalidInput(f"Line {reader.line_num} is no CSV: {error}.", where=str(path)) from None
+
+
 def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    for batch in parquet.ParquetFile(path).iter_batches(batch_size=1_000):
-        yield from batch.to_pylist()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1_000):
+                yield from batch.to_pylist()
+    except arrow.ArrowException as error:
+        raise InvalidInput(f"This is no Parquet file: {error}.", where=str(path)) from None
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
     """Write the rows beside the target, sync, and rename: the number of rows.
 
     Raises:
-        InvalidInput: the ending is unknown.
+        InvalidInput: the ending is unknown, or there can be no such file.
+        Unavailable: the disk is full.
     """
     check_format(path)
+    try:
+        return _write(path, rows)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise Unavailable(f"It cannot be written: {error.strerror}.", where=str(path)) from error
+        raise InvalidInput(f"It cannot be written: {error.strerror}.", where=str(path)) from error
+
+
+def _write(path: Path, rows: Iterable[Row]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     writer = {".jsonl": _write_lines, ".csv": _write_csv, ".parquet": _write_parquet}[path.suffix]
@@ -123,13 +149,30 @@ def _write_csv(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _flat(value: Any) -> Any:
-    return msgspec.json.encode(value).decode() if isinstance(value, (dict, list)) else value
+    return _text(value) if isinstance(value, (dict, list)) else value
 
 
 def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    table = arrow.Table.from_pylist([{name: _flat(value) for name, value in row.items()} for row in rows])
-    parquet.write_table(table, path, compression="zstd")
-    return int(table.num_rows)
+    kept = list(rows)
+    columns = {
+        name: _column([_flat(row.get(name)) for row in kept]) for name in dict.fromkeys(n for row in kept for n in row)
+    }
+    parquet.write_table(arrow.table(columns), path, compression="zstd")
+    return len(kept)
+
+
+def _column(values: list[Any]) -> Any:
+    import pyarrow as arrow
+
+    try:
+        return arrow.array(values)
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError, OverflowError):
+        # Of several types: written as text, so that no value is lost.
+        return arrow.array([value if value is None or isinstance(value, str) else _text(value) for value in values])
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

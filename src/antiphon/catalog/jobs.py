@@ -134,9 +134,9 @@ class Jobs:
     def list(
         self,
         scope: Scope,
-        status: JobStatus | None = None,
-        *,
         limit: int = 50,
+        *,
+        status: JobStatus | None = None,
         within: Connection | None = None,
     ) -> list[BatchJob]:
         """Jobs with their counts, latest first."""

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, EngineFailed, Unavailable
+from antiphon.core.errors import AntiphonError, Corrupt, EngineFailed, Unavailable
 from antiphon.core.ids import new_id
 from antiphon.engine import frames
 from antiphon.engine.failures import error_of
@@ -63,7 +64,9 @@ class EngineClient:
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         connection = await self._connected()
-        answers = connection.ask(request.id, request)
+        # Ids on the wire are this side's own: a late frame of a cancelled request must not reach its namesake.
+        wire = replace(request, id=new_id("wire"))
+        answers = connection.ask(wire.id, wire)
         ended = False
         try:
             while True:
@@ -75,13 +78,13 @@ class EngineClient:
                     raise error_of(answer)
                 if isinstance(answer, Described):
                     raise EngineFailed("The engine answered another question.", where=str(self._path))
-                yield answer
+                yield replace(answer, id=request.id)
                 if ended:
                     return
         finally:
-            connection.forget(request.id)
+            connection.forget(wire.id)
             if not ended:
-                connection.send(Cancel(request.id))
+                connection.send(Cancel(wire.id))
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -137,8 +140,6 @@ class _Connection:
 
     def ask(self, request: str, message: Generate | Describe) -> asyncio.Queue[_Answer]:
         """Send a message; the answers to it come in the returned queue."""
-        if request in self._waiting:
-            raise Conflict(f"The request id {request!r} is in flight already.")
         answers: asyncio.Queue[_Answer] = asyncio.Queue()
         self._waiting[request] = answers
         self.send(message)

@@ -87,6 +87,11 @@ class Grammars:
     def _compile(self, schema: str) -> Any:
         from llguidance import LLMatcher
 
+        # llguidance takes its options from the schema's object, so the two schemas that are none are handled here.
+        if schema.strip() == "false":
+            raise SchemaUnsatisfiable("The schema is false: nothing meets it.", where="json_schema")
+        if schema.strip() == "true":
+            schema = "{}"
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, defaults=_SPACING)
         except ValueError as error:

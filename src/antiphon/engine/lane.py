@@ -125,14 +125,10 @@ class Lane:
             self._admit(self._sequences[ticket])
         prefilled = context = 0
         for ticket, tokens in decided.prefill:
-            sequence = self._sequences[ticket]
-            context += sequence.position
-            prefilled += self._prefill(sequence, tokens)
-        decoding = [
-            sequence
-            for ticket in decided.decode
-            if (sequence := self._sequences.get(ticket)) is not None and len(sequence.pending) == 1
-        ]
+            context += self._sequences[ticket].position
+            prefilled += self._prefill(self._sequences[ticket], tokens)
+        present = [self._sequences.get(ticket) for ticket in decided.decode]
+        decoding = [sequence for sequence in present if sequence is not None and len(sequence.pending) == 1]
         if decoding:
             context += sum(sequence.position for sequence in decoding)
             self._decode(decoding)

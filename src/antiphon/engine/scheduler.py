@@ -164,11 +164,14 @@ def plan(state: State, budget: Budget) -> Plan:
         if not sequence.generating and left > 0:
             left -= step.add_chunks(sequence, limit, left, first_free=left == budget.online_prefill_tokens)
     paused = []
-    for sequence in batch:
-        if sequence.generating and not step.add_decode(sequence, limit):
-            paused.append(sequence.ticket)
-    for sequence in batch:
-        if not sequence.generating and not step.add_chunks(sequence, limit, sequence.pending, first_free=False):
+    # Beside online work a batch token is cheap in a decode step that runs anyway. Without it nobody waits for a
+    # token, and computing the prompts first makes every decode step as full as it can be.
+    for sequence in sorted(batch, key=lambda sequence: sequence.generating != bool(online)):
+        if not sequence.generating:
+            added = step.add_chunks(sequence, limit, sequence.pending, first_free=False) > 0
+        else:
+            added = bool(online or not step.prefill) and step.add_decode(sequence, limit)
+        if not added:
             paused.append(sequence.ticket)
     return Plan(
         keep=tuple(keep),

@@ -150,7 +150,8 @@ class SimulatedRuntime:
         generator = np.random.Generator(np.random.Philox(key=key))
         logits = generator.standard_normal(len(_PIECES)).astype(np.float32)
         if since_quote < self._words:
-            logits[_FIRST_WORD + int(generator.integers(len(_WORDS)))] += 12.0
+            # A few words are about equally likely, so that a draw has a choice.
+            logits[_FIRST_WORD + generator.integers(len(_WORDS), size=4)] += 20.0
         else:
             logits[_END] += 16.0
         # Where a grammar forbids words, and once there are enough of them, values are closed.

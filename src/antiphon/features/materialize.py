@@ -9,7 +9,6 @@ through the stream equals the batch query, bit for bit.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.batch_values import Computed, values_at
+from antiphon.features.batch_values import values_at
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake, LogReader
@@ -194,10 +193,3 @@ def _logical_hash(connection: duckdb.DuckDBPyConnection, plan: Plan, loaded: Loa
         f"(SELECT {columns} FROM split) AS r) GROUP BY ALL ORDER BY ALL"
     ).fetchall()
     return content_hash([plan.spec.key, as_of, list(loaded.kinds), [list(bucket) for bucket in buckets]])
-
-
-def computed_rows(
-    values: Iterable[tuple[tuple[str, ...], dict[str, Computed]]],
-) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Entity to plain feature values, for comparing two ways of computing them."""
-    return {entity: {name: computed.value for name, computed in row.items()} for entity, row in values}

@@ -1,15 +1,16 @@
-"""What this room needs from others: an event log, catalog repositories, a lake, and a run's steps."""
+"""What this room needs from others: an event log, catalog repositories and a lake."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from antiphon.catalog.events import StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
 
 
 class LogReader(Protocol):
@@ -36,9 +37,17 @@ class SnapshotStore(Protocol):
         ...
 
     def list(
-        self, scope: Scope, view: str | None = None, definition_version: str | None = None
+        self, scope: Scope, view: str | None = None, definition_version: str | None = None, *, limit: int = 100
     ) -> list[SnapshotManifest]:
         """Manifests, latest ``as_of`` first."""
+        ...
+
+
+class DefinitionReader(Protocol):
+    """Definition versions, for reading."""
+
+    def get(self, scope: Scope, view: str, version: str) -> FeatureViewSpec:
+        """One definition; raises ``NotFound``."""
         ...
 
 
@@ -87,16 +96,4 @@ class Lake(Protocol):
 
     def scratch(self) -> Path:
         """A new empty folder on the lake's own disk, for files not finished yet."""
-        ...
-
-
-class Run(Protocol):
-    """The part of a durable run's context that a refresh uses."""
-
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
-        """Run a step at least once and record its result."""
-        ...
-
-    async def progress(self, done: int, total: int, note: str = "") -> None:
-        """Say how far the run is."""
         ...

@@ -18,7 +18,7 @@ from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import compile_measures, key_texts, sequence
-from antiphon.features.compile_sql import rows_sql
+from antiphon.features.compile_sql import rows_sql, text
 from antiphon.features.compute import files_of, hash_of, relation_of, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
@@ -55,6 +55,7 @@ def load_rows(
     log: LogReader | None,
     known_by: int | None = None,
     through: int | None = None,
+    entity: tuple[str, ...] | None = None,
 ) -> LoadedRows:
     """Fill the table :data:`ROWS` with every measured row of the view's source.
 
@@ -62,6 +63,7 @@ def load_rows(
         log: the event log, for a stream.
         known_by: leave out rows of the file that become available later (microseconds).
         through: last offset of the log to take; its end by default.
+        entity: only rows of the entity with these keys.
 
     Raises:
         SetupError: the file is missing.
@@ -78,10 +80,13 @@ def load_rows(
     files = files_of(source.path) if source.path is not None else []
     if files:
         relation = relation_of(files)
+        wanted = ""
+        if entity is not None:
+            wanted = " WHERE " + " AND ".join(f"{key} = {text(value)}" for key, value in zip(keys, entity, strict=True))
         selected, file_kinds = rows_sql(plan, relation, types_of(connection, relation))
         kinds = list(file_kinds)
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT *, NULL::BIGINT AS log_offset FROM ({selected})"
+            f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"
         )
         missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
         counted = connection.execute(f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded").fetchone()
@@ -93,7 +98,7 @@ def load_rows(
         hashed = hash_of(files)
     offset: int | None = None
     if source.kind == "stream" and log is not None:
-        taken = _log_columns(plan, scope, log, through, kinds)
+        taken = _log_rows(plan, scope, log, through, kinds, entity)
         offset = taken.offset
         rows_in += taken.read
         rejected += taken.rejected
@@ -125,7 +130,9 @@ class _Taken(msgspec.Struct):
     offset: int = 0
 
 
-def _log_columns(plan: Plan, scope: Scope, log: LogReader, through: int | None, kinds: list[Kind]) -> _Taken:
+def _log_rows(
+    plan: Plan, scope: Scope, log: LogReader, through: int | None, kinds: list[Kind], entity: tuple[str, ...] | None
+) -> _Taken:
     stream = plan.spec.source.name
     end = log.end(scope, stream) if through is None else through
     measured = compile_measures(plan)
@@ -144,6 +151,8 @@ def _log_columns(plan: Plan, scope: Scope, log: LogReader, through: int | None, 
             keys = key_texts(plan.keys, event.payload)
             if keys is None:
                 taken.rejected += 1
+                continue
+            if entity is not None and keys != entity:
                 continue
             values = measured(event.payload)
             if values is None:

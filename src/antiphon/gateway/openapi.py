@@ -24,7 +24,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     types += [operation.answer for operation in operations]
     types += [operation.body for operation in operations if operation.body is not None]
     types += [operation.query for operation in operations]
-    schemas, components = msgspec.json.schema_components(types, _TEMPLATE)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     schema = {id(kind): made for kind, made in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
 
@@ -32,7 +32,10 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         paths.setdefault(path, {})[method] = {
             "summary": summary,
             "operationId": name,
-            "responses": {**answers, "default": _json("What was wrong, where, and what to do next.", schema[id(ProblemBody)])},
+            "responses": {
+                **answers,
+                "default": _json("What was wrong, where, and what to do next.", schema[id(ProblemBody)]),
+            },
             **more,
         }
 
@@ -55,7 +58,14 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         {"200": _json("Its name.", schema[id(Model)])},
         parameters=[_parameter("model", "path", {"type": "string"}, True)],
     )
-    add("/healthz", "get", "The process answers.", "healthz", {"200": _json("It does.", schema[id(Health)])}, security=[])
+    add(
+        "/healthz",
+        "get",
+        "The process answers.",
+        "healthz",
+        {"200": _json("It does.", schema[id(Health)])},
+        security=[],
+    )
     ready = {str(code): _json("Part by part.", schema[id(Readiness)]) for code in (200, 503)}
     add("/readyz", "get", "Questions can be answered.", "readyz", ready, security=[])
     for operation in operations:

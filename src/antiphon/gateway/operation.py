@@ -27,6 +27,21 @@ from antiphon.governance.identity import Principal
 Action = Literal["answer", "administer", "publish", "release", "batch", "read"]
 
 
+KINDS = {
+    "batch": "job",
+    "events": "stream",
+    "features": "view",
+    "keys": "key",
+    "predictions": "prediction",
+    "publications": "publication",
+    "releases": "release",
+    "runs": "run",
+    "status": "platform",
+    "streams": "stream",
+}
+"""The noun of a path to the kind of resource that policy knows."""
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No query and no body."""
 
@@ -48,7 +63,7 @@ class Operation(msgspec.Struct, frozen=True):
     """A row of the admin interface.
 
     Attributes:
-        action: what policy is asked for; ``changes`` marks those that are written to the audit log.
+        action: what policy is asked for; ``changes`` marks those that the runner writes to the audit log.
         answer: the type of the JSON body.
         query, body: structs; unknown fields are refused by name.
         run: takes a :class:`Call`; a plain function runs in a thread.
@@ -77,7 +92,7 @@ class Operation(msgspec.Struct, frozen=True):
     async def _endpoint(self, request: Request) -> Response:
         services: GatewayServices = request.app.state.services
         principal = incoming.principal(request, services)
-        await run_in_threadpool(services.authorise, principal, self.action, request.url.path)
+        await run_in_threadpool(services.authorise, principal, self.action, self._resource(request))
         call = Call(
             services=services,
             measurements=request.app.state.measurements,
@@ -91,12 +106,16 @@ class Operation(msgspec.Struct, frozen=True):
             answer = await self.run(call)
         else:
             answer = await run_in_threadpool(self.run, call)
-        if self.changes:
+        if self.changes and services.audit is not None:
             detail = {} if call.body is None else msgspec.to_builtins(call.body)
             await run_in_threadpool(
-                services.audit, call.scope, principal, self.name, request.url.path, _brief(detail)
+                services.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail)
             )
         return Response(msgspec.json.encode(answer), self.status, media_type="application/json")
+
+    def _resource(self, request: Request) -> str:
+        noun = self.path.removeprefix("/admin/").split("/")[0]
+        return f"{KINDS[noun]}/{next(iter(request.path_params.values()), '*')}"
 
     async def _body(self, request: Request, services: GatewayServices) -> Any:
         content = await incoming.body(request, services.max_body_bytes)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from antiphon.batch.orders import TableOrder
 from antiphon.catalog.events import Event
 from antiphon.catalog.receipts import Path, Receipt
 from antiphon.catalog.releases import Release
@@ -23,6 +24,9 @@ from antiphon.engine.messages import Described
 from antiphon.governance.identity import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+
+BatchOrder = TableOrder
+IncomingEvent = Event
 
 
 class Answering(Protocol):
@@ -91,12 +95,14 @@ class StreamStatus(msgspec.Struct, frozen=True):
     lag: int
 
 
-class Events(Protocol):
-    """Source events in."""
+class Streams(Protocol):
+    """Source events in, and how far they have been consumed."""
 
-    def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
+    def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
         """The last offset of the stream; an event id seen before is ignored."""
         ...
+
+    def status(self, scope: Scope) -> Sequence[StreamStatus]: ...
 
 
 class ViewFreshness(msgspec.Struct, frozen=True):
@@ -124,27 +130,13 @@ class Runs(Protocol):
 
     def cancel(self, scope: Scope, run: str) -> Any: ...
 
-
-class BatchOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer every row of a table with an application.
-
-    ``input`` is a Parquet, CSV or JSON Lines file on the server with the entity's key columns, and ``as_of`` or
-    ``question`` columns if wished; ``rows`` gives the rows in the body instead. ``output`` is where the answers are
-    written, if anywhere. ``precompute`` keeps them as stored answers for the online path.
-    """
-
-    application: str
-    input: str | None = None
-    output: str | None = None
-    rows: tuple[dict[str, Any], ...] = ()
-    as_of: datetime | None = None
-    release: str | None = None
-    precompute: bool = False
-    key: str | None = None
+    def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
+        """Start a durable refresh of these views; of all when none is named."""
+        ...
 
 
 class Batches(Protocol):
-    """Batch jobs; values have id, application, release, status, done, failed, total, created_at …"""
+    """Batch jobs (``catalog.jobs`` values)."""
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> Any: ...
 
@@ -153,7 +145,7 @@ class Batches(Protocol):
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
 
     def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[Any]:
-        """Finished rows in line order after a line (values with line, failed, payload)."""
+        """Finished rows in line order after a line."""
         ...
 
 
@@ -174,11 +166,11 @@ class GatewayServices:
     Attributes:
         environment: of every request; the tenant is the principal's.
         authenticate: a key's principal, or raises ``Unauthenticated``. Fast (cached).
-        authorise: raises ``Forbidden`` unless the principal may do the action to the resource.
-        audit: keeps that an administrator did an action to a subject, with its details.
+        authorise: raises ``Forbidden`` unless the principal may do the action to the resource (``kind/name``).
+        audit: keeps that a principal (by id) did an action to a subject, with its details; for the changes that
+            a port does not record itself in the transaction of the change.
         models: names a request may use as ``model``: applications first, then plain models.
         explain, replay: everything a prediction was made from; its text made again and compared.
-        streams: how far the consumer of each stream has come.
         freshness: of each served view.
         processes: the children under supervision.
         ready: part to what is wrong with it, ``None`` when it is fine.
@@ -190,7 +182,6 @@ class GatewayServices:
     answering: Answering
     authenticate: Callable[[str], Principal]
     authorise: Callable[[Principal, str, str], None]
-    audit: Callable[[Scope, Principal, str, str, Mapping[str, Any]], None]
     models: Callable[[Scope], Sequence[str]]
     engine: Callable[[], Awaitable[Described]]
     receipts: Receipts
@@ -199,8 +190,7 @@ class GatewayServices:
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
     releases: Releases
     publications: Publications
-    events: Events
-    streams: Callable[[Scope], Sequence[StreamStatus]]
+    streams: Streams
     freshness: Callable[[Scope], Sequence[ViewFreshness]]
     runs: Runs
     batches: Batches
@@ -211,6 +201,7 @@ class GatewayServices:
     default_tenant: str = "default"
     prices: PriceSettings = field(default_factory=PriceSettings)
     max_body_bytes: int = 4_000_000
+    audit: Callable[[Scope, str, str, str, Mapping[str, Any]], Any] | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""

@@ -76,5 +76,8 @@ async def on_http_error(request: Request, error: Any) -> Response:
         next_step="See /openapi.json for every path.",
     )
     return Response(
-        msgspec.json.encode(ProblemBody(problem)), error.status_code, media_type="application/json", headers=error.headers
+        msgspec.json.encode(ProblemBody(problem)),
+        error.status_code,
+        media_type="application/json",
+        headers=error.headers,
     )

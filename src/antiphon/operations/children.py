@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -97,9 +98,7 @@ class Child:
         ended = asyncio.ensure_future(self.process.wait())
         hurried = asyncio.ensure_future(hurry.wait())
         try:
-            await asyncio.wait(
-                {ended, hurried}, timeout=self.spec.drain_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({ended, hurried}, timeout=self.spec.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
             finished = ended.done()
             self._signal_group(signal.SIGKILL)
             await ended
@@ -118,10 +117,8 @@ class Child:
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     def _signal_group(self, number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: int) -> Child:
@@ -155,10 +152,8 @@ async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: 
                 next_step="Install Antiphon again, into one environment.",
             ) from None
     if spec.nice:
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, spec.nice)
-        except (ProcessLookupError, PermissionError):
-            pass
     record = ProcessRecord(spec.name, process.pid, started_ticks(process.pid) or 0, clock.now(), restarts)
     write_record(run, record)
     return Child(spec, process, log, log_start)

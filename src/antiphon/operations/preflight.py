@@ -41,6 +41,17 @@ def directory_lock(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def require_not_up(run: Path) -> None:
+    """Raise when another supervisor holds this project, without taking it.
+
+    Raises:
+        SetupError: another supervisor runs here.
+    """
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with directory_lock(run):
+        pass
+
+
 def require_free_port(host: str, port: int) -> None:
     """Raise when something listens there already.
 

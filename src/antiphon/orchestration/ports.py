@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from antiphon.core.scope import Scope
 
@@ -14,18 +15,9 @@ class Executor(Protocol):
     async def run_until(self, stop: asyncio.Event) -> None: ...
 
 
-class Consumer(Protocol):
-    """Moves events of one stream from the log into the online store."""
+class Refresh(Protocol):
+    """Starts a durable refresh of views by name; a key that was used before starts nothing."""
 
-    @property
-    def stream(self) -> str: ...
-
-    def poll(self, limit: int) -> int:
-        """Consume at most ``limit`` events; how many there were. Blocking: called in a thread."""
-        ...
-
-
-class Submit(Protocol):
-    """Starts durable runs; a key that was used before starts nothing."""
-
-    def submit(self, scope: Scope, workflow: str, arguments: dict[str, Any], key: str | None = None) -> str: ...
+    def __call__(
+        self, scope: Scope, *, views: Sequence[str] = ..., reason: str = ..., key: str | None = ...
+    ) -> str: ...

@@ -7,16 +7,14 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from antiphon.core.clock import Clock, parse_duration
+from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.orchestration.ports import Submit
+from antiphon.orchestration.ports import Refresh
 from antiphon.orchestration.streams import wait
 
 _log = logging.getLogger("antiphon.worker")
-
-WORKFLOW = "refresh"
 
 
 def due(views: Mapping[str, FeatureViewSpec], now: datetime) -> dict[str, tuple[str, ...]]:
@@ -25,33 +23,37 @@ def due(views: Mapping[str, FeatureViewSpec], now: datetime) -> dict[str, tuple[
     The key names the slot (a multiple of the cadence since 1970), so every worker computes the same.
     """
     groups: dict[str, list[str]] = {}
-    for name, view in sorted(views.items()):
+    for _, view in sorted(views.items()):
         if view.refresh is None:
             continue
-        cadence = parse_duration(view.refresh)
-        slot = int(now.timestamp() // cadence.total_seconds())
-        groups.setdefault(f"{WORKFLOW}:{view.refresh}:{slot}", []).append(name)
-    return {key: tuple(names) for key, names in groups.items()}
+        slot = microseconds(now) // view.refresh
+        groups.setdefault(f"refresh:{view.refresh}:{slot}", []).append(view.name)
+    return {key: tuple(dict.fromkeys(names)) for key, names in groups.items()}
 
 
-class Refresher:
-    """Submits refresh runs when they are due."""
+class RefreshSchedule:
+    """Starts refreshes when they are due.
+
+    Args:
+        views: the views to keep fresh, by key.
+        refresh: starts a durable refresh; a key that was used before starts nothing.
+    """
 
     def __init__(
         self,
         scope: Scope,
         views: Callable[[], Mapping[str, FeatureViewSpec]],
-        runs: Submit,
+        refresh: Refresh,
         clock: Clock,
         *,
         look_every: float = 1.0,
     ) -> None:
         self._scope = scope
         self._views = views
-        self._runs = runs
+        self._refresh = refresh
         self._clock = clock
         self._look_every = look_every
-        self._submitted: set[str] = set()
+        self._started: set[str] = set()
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Look for due views until ``stop``."""
@@ -65,6 +67,6 @@ class Refresher:
     def _look(self) -> None:
         wanted = due(self._views(), self._clock.now())
         for key, names in wanted.items():
-            if key not in self._submitted:
-                self._runs.submit(self._scope, WORKFLOW, {"views": list(names)}, key=key)
-        self._submitted = set(wanted)
+            if key not in self._started:
+                self._refresh(self._scope, views=names, reason="schedule", key=key)
+        self._started = set(wanted)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from antiphon.orchestration.ports import Executor
-from antiphon.orchestration.refreshing import Refresher
+from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import Streams
 
 
-async def work(executor: Executor, streams: Streams, refresher: Refresher | None, stop: asyncio.Event) -> None:
+async def work(executor: Executor, streams: Streams, schedule: RefreshSchedule | None, stop: asyncio.Event) -> None:
     """Run until ``stop``: runs finish their step, streams their batch of events.
 
     When one part ends with an error the others are stopped and the error is raised: the supervisor starts the
@@ -18,5 +18,5 @@ async def work(executor: Executor, streams: Streams, refresher: Refresher | None
     async with asyncio.TaskGroup() as parts:
         parts.create_task(executor.run_until(stop))
         parts.create_task(streams.run_until(stop))
-        if refresher is not None:
-            parts.create_task(refresher.run_until(stop))
+        if schedule is not None:
+            parts.create_task(schedule.run_until(stop))

@@ -10,37 +10,26 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import (
-    Attempt,
-    CacheReceipt,
-    GuardReceipt,
-    PolicyReceipt,
-    Receipt,
-    Timing,
-    UsageReceipt,
-)
+from antiphon.catalog.receipts import CacheReceipt, Receipt, UsageReceipt
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock, utc
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from antiphon.core.ids import canonical, content_hash, keyed_hash, new_id
+from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.core.scope import Scope
-from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
+from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.engine.messages import Delta, ModelDescription
 from antiphon.serving import freshness, generation, prompts, reuse
 from antiphon.serving.admission import Admission
 from antiphon.serving.builtin import implicit_release
-from antiphon.serving.freshness import Reading
 from antiphon.serving.generation import Asked, Generated, Written
 from antiphon.serving.ports import (
     Commit,
     Decide,
-    Decision,
     Engine,
     FeatureReader,
     LiveReleases,
@@ -48,8 +37,10 @@ from antiphon.serving.ports import (
     StoredAnswers,
     Texts,
 )
+from antiphon.serving.prepared import Prepared, check_overrides, entity_of, wants_tokens
 from antiphon.serving.printing import fingerprint
 from antiphon.serving.probabilities import class_probabilities
+from antiphon.serving.recording import receipt_of, to_store, with_texts
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 
@@ -67,21 +58,6 @@ class Services(msgspec.Struct, frozen=True):
     clock: Clock
     admission: Admission
     subject_key: bytes
-
-
-class _Prepared(msgspec.Struct, frozen=True):
-    """A request after policy and features: everything known before a token is made."""
-
-    request: AnswerRequest
-    request_id: str
-    release: Release
-    decision: Decision
-    as_of: datetime
-    reading: Reading
-    subject: str
-    question_hash: str
-    arrived: float
-    queued: float
 
 
 class Answerer:
@@ -116,36 +92,34 @@ class Answerer:
             async with self._services.admission.enter(request.path):
                 prepared = await self._prepare(request, arrived)
                 application = prepared.release.bundle.application
-                stored = await self._find_stored(prepared)
-                if stored is not None:
-                    answer = await self._serve_stored(
-                        prepared, stored, "stored", stored.prompt_key if request.refresh else None
-                    )
+                answer = await self._stored(prepared)
+                if answer is not None:
                     yield TextDelta(answer.text)
                     yield answer
                     return
                 asked = await self._ask(prepared)
-                if prepared.release.number == 0 or not (application.guards or application.output_schema):
-                    async with aclosing(self._show_tokens(prepared, asked)) as events:
+                plain = prepared.release.number == 0
+                key = None if plain else reuse.prompt_key(asked, application, prepared.reading.prints)
+                answer = None if key is None else await self._identical(prepared, key)
+                if answer is None and (plain or not (application.guards or application.output_schema)):
+                    async with aclosing(self._show_tokens(prepared, asked, key)) as events:
                         async for event in events:
                             yield event
                     return
-                key = reuse.prompt_key(asked, application, prepared.reading.prints)
-                same = await self._find_identical(prepared, key)
-                if same is not None:
-                    answer = await self._serve_stored(prepared, same, "identical-prompt", key)
-                else:
-                    answer = await self._generate(prepared, asked, key)
+                answer = answer or await self._generate(prepared, asked, key)
                 yield TextDelta(answer.text, answer.tokens)
                 yield answer
 
-    async def _prepare(self, request: AnswerRequest, arrived: float) -> _Prepared:
+    async def _prepare(self, request: AnswerRequest, arrived: float) -> Prepared:
         services = self._services
         queued = time.perf_counter() - arrived
         release = await self._release(request)
         application = release.bundle.application
         decision = services.decide(
-            request.principal, "answer", f"application/{application.name}", {"purpose": application.purpose}
+            request.principal,
+            "answer",
+            f"application/{application.name}",
+            {"purpose": application.purpose, "path": request.path},
         )
         if not decision.allowed:
             raise Forbidden(
@@ -153,8 +127,10 @@ class Answerer:
                 where="policy",
                 next_step="Ask an administrator for a role that may answer, or see `antiphon policy explain`.",
             )
+        if release.number != 0:
+            check_overrides(request.overrides, application)
         as_of = utc(request.as_of) if request.as_of is not None else services.clock.now()
-        entity = _entity(request, application.entity_keys)
+        entity = entity_of(request, application.entity_keys)
         vector = None
         if application.features:
             with span("features"):
@@ -162,7 +138,7 @@ class Answerer:
                     application.features, entity, as_of, request.minimum_publication
                 )
         subject = keyed_hash(services.subject_key, f"{request.scope}|{canonical(entity).decode()}").hex()
-        return _Prepared(
+        return Prepared(
             request=request,
             request_id=request.request_id or new_id("req"),
             release=release,
@@ -211,7 +187,7 @@ class Answerer:
             )
         return model
 
-    async def _ask(self, prepared: _Prepared) -> Asked:
+    async def _ask(self, prepared: Prepared) -> Asked:
         application = prepared.release.bundle.application
         model = await self._model(prepared.release.bundle.model.name)
         assert model is not None
@@ -235,16 +211,17 @@ class Answerer:
             logprobs=request.overrides.logprobs,
         )
 
-    def _names(self, prepared: _Prepared) -> dict[str, Any]:
+    def _names(self, prepared: Prepared) -> dict[str, Any]:
         request = prepared.request
         return prompts.variables(
             prepared.release.bundle.application, prepared.reading.prints, request.entity, request.question
         )
 
-    async def _find_stored(self, prepared: _Prepared) -> StoredAnswer | None:
+    async def _stored(self, prepared: Prepared) -> Answer | None:
+        """An answer made earlier about the same subject and question, when the application's rule lets it stand in."""
         request, application = prepared.request, prepared.release.bundle.application
         rule = application.reuse
-        if rule.mode == "never" or not application.features:
+        if rule.mode == "never" or not application.features or wants_tokens(request):
             return None
         stored = self._services.stored.latest(
             request.scope, prepared.release.id, prepared.subject, prepared.question_hash, as_of=prepared.as_of
@@ -253,14 +230,20 @@ class Answerer:
             return None
         if request.refresh:  # a precomputing job makes it anew unless it would come out the same
             rule = msgspec.structs.replace(rule, mode="fingerprint")
-        return stored if reuse.may_serve(stored, rule, fingerprint(prepared.reading.prints), prepared.as_of) else None
-
-    async def _find_identical(self, prepared: _Prepared, key: str) -> StoredAnswer | None:
-        if not prepared.release.bundle.application.reuse.identical_prompts:
+        if not reuse.may_serve(stored, rule, fingerprint(prepared.reading.prints), prepared.as_of):
             return None
-        return self._services.stored.by_prompt(prepared.request.scope, key)
+        return await self._serve_again(prepared, stored, "stored", stored.prompt_key if request.refresh else None)
 
-    async def _show_tokens(self, prepared: _Prepared, asked: Asked) -> AsyncGenerator[TextDelta | Answer, None]:
+    async def _identical(self, prepared: Prepared, key: str) -> Answer | None:
+        """An answer that an identical prompt was given before."""
+        if not prepared.release.bundle.application.reuse.identical_prompts or wants_tokens(prepared.request):
+            return None
+        same = self._services.stored.by_prompt(prepared.request.scope, key)
+        return None if same is None else await self._serve_again(prepared, same, "identical-prompt", key)
+
+    async def _show_tokens(
+        self, prepared: Prepared, asked: Asked, key: str | None
+    ) -> AsyncGenerator[TextDelta | Answer, None]:
         sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent())
         first_byte = 0.0
         async with aclosing(generation.stream(self._services.engine, sent)) as events:
@@ -270,9 +253,9 @@ class Answerer:
                     yield TextDelta(event.text, event.tokens)
                 else:
                     written = Written(event.finished.text, event.finished.reason, (event,), ())
-                    yield await self._finish(prepared, written, None, first_byte)
+                    yield await self._finish(prepared, asked, written, key, first_byte)
 
-    async def _generate(self, prepared: _Prepared, asked: Asked, key: str) -> Answer:
+    async def _generate(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
         with span("generate", {GENAI["model"]: asked.model}):
             written = await generation.write(
                 self._services.engine,
@@ -283,28 +266,42 @@ class Answerer:
                 prepared.request.path,
                 traceparent(),
             )
-        return await self._finish(prepared, written, key, 0.0)
+        return await self._finish(prepared, asked, written, key, 0.0)
 
-    async def _finish(self, prepared: _Prepared, written: Written, key: str | None, first_byte: float) -> Answer:
+    async def _finish(
+        self, prepared: Prepared, asked: Asked, written: Written, key: str | None, first_byte: float
+    ) -> Answer:
         application = prepared.release.bundle.application
+        fingerprints = {attempt.finished.fingerprint for attempt in written.attempts}
+        if key is not None and fingerprints != {asked.fingerprint}:
+            # The engine was replaced since it was described: another fingerprint may give another text.
+            key = reuse.prompt_key(
+                msgspec.structs.replace(asked, fingerprint="+".join(sorted(fingerprints))),
+                application,
+                prepared.reading.prints,
+            )
         classes = class_probabilities(
             written.attempts[0].finished.text, application.output_schema or {}, application.classes, written.branches
         )
-        receipt = self._receipt(
+        receipt = receipt_of(
             prepared, written.usage, CacheReceipt("generated"), written.finish_reason, classes, written.actions,
-            written.attempts, first_byte,
+            written.attempts, first_byte, self._services.clock.now(),
         )  # fmt: skip
         answer = await self._commit(prepared, receipt, written.text.encode(), written.attempts, key)
         return msgspec.structs.replace(answer, tokens=written.attempts[-1].tokens)
 
-    async def _serve_stored(
-        self, prepared: _Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None
-    ) -> Answer:
+    async def _serve_again(
+        self, prepared: Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None
+    ) -> Answer | None:
         """Serve it with a receipt of its own; with a ``key``, also keep it as this release's newest answer.
 
-        An answer that is only read keeps its age: reading does not make it younger.
+        An answer that is only read keeps its age: reading does not make it younger. One whose text was erased is
+        no answer any more.
         """
-        content = self._services.texts.get(prepared.request.scope, stored.text_blob)
+        try:
+            content = self._services.texts.get(prepared.request.scope, stored.text_blob)
+        except NotFound:
+            return None
         cache = CacheReceipt(
             origin=origin,
             prediction=stored.prediction,
@@ -312,78 +309,24 @@ class Answerer:
             saved=stored.usage,
             origin_seconds=stored.seconds,
         )
-        receipt = self._receipt(prepared, UsageReceipt(), cache, stored.finish_reason, stored.classes, (), (), 0.0)
+        receipt = receipt_of(
+            prepared, UsageReceipt(), cache, stored.finish_reason, stored.classes, (), (), 0.0,
+            self._services.clock.now(),
+        )  # fmt: skip
         return await self._commit(prepared, receipt, content, (), key, stored)
 
-    def _receipt(
-        self, prepared: _Prepared, usage: UsageReceipt, cache: CacheReceipt, finish_reason: str,
-        classes: dict[str, dict[str, float]], actions: tuple[GuardReceipt, ...], attempts: tuple[Generated, ...],
-        first_byte: float,
-    ) -> Receipt:  # fmt: skip
-        request, release = prepared.request, prepared.release
-        total = time.perf_counter() - prepared.arrived
-        return Receipt(
-            prediction=new_id("pred"),
-            request=prepared.request_id,
-            trace=trace_id(),
-            scope=request.scope,
-            application=release.bundle.application.name,
-            release=release.id,
-            path=request.path,
-            principal=request.principal.id,
-            originating_user=request.originating_user,
-            purpose=release.bundle.application.purpose,
-            subject=prepared.subject,
-            entity_blob="",
-            exposure_unit=request.exposure_unit or request.originating_user or prepared.subject,
-            assignment_probability=1.0,
-            policy=PolicyReceipt("allow", prepared.decision.digest, prepared.decision.policies),
-            publication=prepared.reading.publication,
-            as_of=prepared.as_of,
-            created_at=self._services.clock.now(),
-            features=prepared.reading.features,
-            feature_fingerprint=fingerprint(prepared.reading.prints),
-            question_blob=None,
-            attempts=(),
-            text_blob="",
-            finish_reason=finish_reason,
-            classes=classes,
-            guards=actions,
-            cache=cache,
-            usage=usage,
-            timing=Timing(
-                queue=prepared.queued,
-                first_byte=first_byte or total,
-                total=total,
-                prefill=sum(attempt.finished.usage.prefill_seconds for attempt in attempts),
-                decode=sum(attempt.finished.usage.decode_seconds for attempt in attempts),
-            ),
-        )
-
     async def _commit(
-        self, prepared: _Prepared, receipt: Receipt, content: bytes, attempts: tuple[Generated, ...],
+        self, prepared: Prepared, receipt: Receipt, content: bytes, attempts: tuple[Generated, ...],
         key: str | None, stored: StoredAnswer | None = None,
     ) -> Answer:  # fmt: skip
         """Texts, receipt and stored answer in one transaction; the client learns of it only afterwards."""
-        services, request = self._services, prepared.request
-        kept: list[bytes] = []
-
-        def text(content: bytes) -> str:
-            kept.append(content)
-            return content_hash(content)
-
-        whole = msgspec.structs.replace(
-            receipt,
-            entity_blob=text(canonical(request.entity)),
-            question_blob=text(request.question.encode()) if request.question else None,
-            text_blob=text(content),
-            attempts=tuple(_attempt(attempt, text) for attempt in attempts),
-        )
+        services = self._services
+        whole, kept = with_texts(receipt, prepared, content, attempts)
 
         def effect(connection: Any) -> None:
             services.receipts.add(whole, kept, within=connection)
             if key is not None:
-                services.stored.put(_to_store(prepared, whole, key, stored), within=connection)
+                services.stored.put(to_store(prepared, whole, key, stored), within=connection)
 
         with span("commit"):
             # Shielded: a client that goes away during the commit leaves a whole receipt, not half of one.
@@ -401,56 +344,3 @@ class Answerer:
 
 async def _as_coroutine(awaitable: Any) -> Any:
     return await awaitable
-
-
-def _entity(request: AnswerRequest, expected: tuple[str, ...]) -> dict[str, str]:
-    missing = [key for key in expected if key not in request.entity]
-    unknown = [key for key in request.entity if key not in expected] if expected else []
-    if missing or unknown:
-        said = [f"lacks {', '.join(missing)}"] if missing else []
-        said += [f"has unknown {', '.join(unknown)}"] if unknown else []
-        raise InvalidInput(
-            f"The entity {' and '.join(said)}.",
-            where="entity",
-            next_step=f"Send exactly these keys: {', '.join(expected) or '(none)'}.",
-        )
-    return dict(sorted(request.entity.items()))
-
-
-def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
-    sent, finished = attempt.sent, attempt.finished
-    return Attempt(
-        prompt_blob=text(canonical(sent.messages) if sent.messages else sent.prompt.encode()),
-        text_blob=text(finished.text.encode()),
-        seed=sent.seed,
-        temperature=sent.temperature,
-        top_p=sent.top_p,
-        max_tokens=sent.max_tokens,
-        stop=sent.stop,
-        json_schema_blob=text(sent.json_schema.encode()) if sent.json_schema else None,
-        model=sent.model,
-        fingerprint=finished.fingerprint,
-        token_ids=finished.token_ids,
-        finish_reason=finished.reason,
-    )
-
-
-def _to_store(prepared: _Prepared, receipt: Receipt, key: str, stored: StoredAnswer | None) -> StoredAnswer:
-    """This answer as its release's newest for the question; a reused one keeps what it cost and who made it."""
-    return StoredAnswer(
-        scope=receipt.scope,
-        release=receipt.release,
-        subject=prepared.subject,
-        question_hash=prepared.question_hash,
-        fingerprint=receipt.feature_fingerprint,
-        prompt_key=key,
-        prediction=stored.prediction if stored is not None else receipt.prediction,
-        as_of=receipt.as_of,
-        text_blob=receipt.text_blob,
-        finish_reason=receipt.finish_reason,
-        classes=receipt.classes,
-        usage=stored.usage if stored is not None else receipt.usage,
-        seconds=stored.seconds if stored is not None else receipt.timing.total,
-        origin_path=stored.origin_path if stored is not None else receipt.path,
-        made_path=receipt.path,
-    )

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
-from antiphon.core.errors import OutputInvalid
+from antiphon.core.errors import EngineFailed, OutputInvalid
 from antiphon.core.ids import new_id
-from antiphon.definitions.application import ApplicationSpec, Decoding, FigureGuard
+from antiphon.definitions.application import ApplicationSpec, Decoding
 from antiphon.engine.messages import Branch, Delta, Finished, Generate, ModelDescription, TokenOut
 from antiphon.serving import guards, prompts
+from antiphon.serving.output import mismatches, parsed
 from antiphon.serving.ports import Engine
 
 
@@ -40,13 +41,6 @@ class Generated(msgspec.Struct, frozen=True):
     sent: Generate
     finished: Finished
     tokens: tuple[TokenOut, ...]
-
-
-class Guarded(msgspec.Struct, frozen=True):
-    """The text to serve and what the guards did on the way."""
-
-    text: str
-    actions: tuple[GuardReceipt, ...]
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -122,15 +116,23 @@ def to_engine(asked: Asked, path: Path, attempt: int, warmth: float, traceparent
 
 
 async def stream(engine: Engine, request: Generate) -> AsyncGenerator[Delta | Generated, None]:
-    """One generation: its deltas, then the whole of it."""
+    """One generation: its deltas, then the whole of it.
+
+    Raises:
+        EngineFailed: the engine ended without finishing the text, so what there is may not be served.
+    """
     tokens: list[TokenOut] = []
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
                 yield event
+            elif event.reason == "cancelled":
+                break
             else:
                 yield Generated(sent=request, finished=event, tokens=tuple(tokens))
+                return
+    raise EngineFailed("The engine gave the text up before its end.", where="engine", next_step="Try again.")
 
 
 async def write(
@@ -140,34 +142,28 @@ async def write(
     """Generate until the guards pass, or take the fallback when the retries are used up.
 
     Raises:
-        OutputInvalid: the text does not meet the schema (it was cut off) and there is no fallback.
+        OutputInvalid: the text does not meet the schema (it was cut off, say) and no fallback mends it.
     """
-    guard = application.guards[0] if application.guards else None
+    retries = max((guard.retries for guard in application.guards), default=0)
+    warmth = max((guard.retry_temperature for guard in application.guards), default=0.0)
     attempts: list[Generated] = []
     actions: list[GuardReceipt] = []
-    for number in range(1 + (guard.retries if guard else 0)):
-        request = to_engine(asked, path, number, guard.retry_temperature if guard else 0.0, traceparent)
+    for number in range(1 + retries):
+        request = to_engine(asked, path, number, warmth, traceparent)
         async for event in stream(engine, request):
             if isinstance(event, Generated):
                 attempts.append(event)
         generated = attempts[-1].finished
-        verdict = check(generated.text, generated.reason, application, prints, names)
-        if verdict is None:
-            if guard:
-                actions.append(GuardReceipt(guard=f"figures:{guard.property}", action="pass"))
+        wrong = check(generated.text, generated.reason, application, prints, names)
+        if not wrong:
+            actions += [GuardReceipt(guard=_name(guard.property), action="pass") for guard in application.guards]
             return Written(generated.text, generated.reason, tuple(attempts), tuple(actions))
-        if guard is None:
-            raise OutputInvalid(
-                f"The model's text does not meet the output schema: {verdict}.",
-                where=f"application {application.name}",
-                next_step="Raise decoding.max_tokens or shorten what the schema asks for.",
-            )
-        last = number == guard.retries
-        actions.append(
-            GuardReceipt(guard=f"figures:{guard.property}", action="template" if last else "retry", reason=verdict)
-        )
-    assert guard is not None
-    text = fall_back([attempt.finished.text for attempt in attempts], guard, application, names)
+        if not application.guards:
+            raise _invalid(application, "; ".join(wrong.values()))
+        if number < retries:
+            actions += [GuardReceipt(_name(place), "retry", reason) for place, reason in wrong.items()]
+    text, replaced = fall_back([attempt.finished.text for attempt in attempts], application, prints, names)
+    actions += [GuardReceipt(_name(place), "template", reason) for place, reason in replaced.items()]
     return Written(text, "stop", tuple(attempts), tuple(actions))
 
 
@@ -177,47 +173,67 @@ def check(
     application: ApplicationSpec,
     prints: Mapping[str, str | None],
     names: Mapping[str, Any],
-) -> str | None:
-    """Why this text may not be served, or ``None``."""
-    if application.output_schema is None and not application.guards:
-        return None
+) -> dict[str, str]:
+    """Why this text may not be served: guarded property (``""``: the output as a whole) to a reason."""
     output: Any = None
+    wrong: dict[str, str] = {}
     if application.output_schema is not None:
-        output = _parsed(text)
+        output = parsed(text)
         if output is None:
-            return "it was cut off" if reason == "length" else "it is not JSON"
+            return {"": "it was cut off" if reason == "length" else "it is not JSON"}
+        guarded = {guard.property for guard in application.guards}
+        for place, mismatch in mismatches(application.output_schema, output).items():
+            wrong.setdefault(place if place in guarded else "", mismatch)
     for guard in application.guards:
         stated = output.get(guard.property) if isinstance(output, dict) else text
         if not isinstance(stated, str):
-            return f"it has no {guard.property}"
+            wrong.setdefault(guard.property, f"it has no {guard.property}")
+            continue
         found = guards.violations(stated, application.figures, prints, names["entity"].values())
         if found:
-            return "; ".join(found[:3])
-    return None
+            wrong.setdefault(guard.property, "; ".join(found[:3]))
+    return wrong
 
 
-def fall_back(texts: list[str], guard: FigureGuard, application: ApplicationSpec, names: Mapping[str, Any]) -> str:
-    """The fallback in place of the guarded property; the other properties are the first attempt's that parses.
+def fall_back(
+    texts: list[str], application: ApplicationSpec, prints: Mapping[str, str | None], names: Mapping[str, Any]
+) -> tuple[str, dict[str, str]]:
+    """Fallbacks in place of the guarded properties that may not be served; the other properties are those of the
+    first attempt that is otherwise whole.
+
+    Returns:
+        The text, and the replaced properties with the reason each was replaced for.
 
     Raises:
-        OutputInvalid: no attempt gave JSON to stand beside the fallback.
+        OutputInvalid: no attempt gave an output to stand beside the fallback.
     """
-    outputs = [output for output in map(_parsed, texts) if isinstance(output, dict)]
-    if application.output_schema is None:
-        return prompts.render(guard.fallback, {**names, "output": {}}, f"guard {guard.property}, fallback")
-    if not outputs:
-        raise OutputInvalid(
-            "No attempt was valid JSON.",
-            where=f"application {application.name}",
-            next_step="Raise decoding.max_tokens or shorten what the schema asks for.",
-        )
-    output = outputs[0]
-    text = prompts.render(guard.fallback, {**names, "output": output}, f"guard {guard.property}, fallback")
-    return json.dumps({**output, guard.property: text.strip()}, ensure_ascii=False)
+    problem = "no attempt was made"
+    for text in texts:
+        wrong = check(text, "stop", application, prints, names)
+        if "" in wrong:
+            problem = wrong[""]
+            continue
+        output = parsed(text) if application.output_schema is not None else {}
+        written = {
+            guard.property: prompts.render(
+                guard.fallback, {**names, "output": output}, f"guard {guard.property}, fallback"
+            ).strip()
+            for guard in application.guards
+            if guard.property in wrong
+        }
+        if application.output_schema is None:
+            return " ".join(written.values()), wrong
+        return json.dumps({**output, **written}, ensure_ascii=False), wrong
+    raise _invalid(application, problem)
 
 
-def _parsed(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return None
+def _name(place: str) -> str:
+    return f"figures:{place}" if place else "output"
+
+
+def _invalid(application: ApplicationSpec, problem: str) -> OutputInvalid:
+    return OutputInvalid(
+        f"The model's text does not meet the output schema: {problem}.",
+        where=f"application {application.name}",
+        next_step="Raise decoding.max_tokens or shorten what the schema asks for.",
+    )

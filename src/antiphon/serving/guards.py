@@ -16,12 +16,23 @@ from antiphon.definitions.application import Figure
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?![\d])")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+(?=[A-Z\d])")
-_WORDS = {
+_UNITS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
-    "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30,
-    "forty": 40, "fifty": 50, "sixty": 60, "ninety": 90, "hundred": 100,
+    "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15,
+    "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "a": 1, "an": 1,
 }  # fmt: skip
-_WORD = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
+_TENS = {
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1_000}
+_WORD = "|".join([*_UNITS, *_TENS, *_SCALES])
+_WORDS = re.compile(rf"\b(?:{_WORD})(?:(?:[\s-]+|\s+and\s+)(?:{_WORD}))*\b", re.IGNORECASE)
+_LENGTHS = re.compile(
+    r"(?<!last )(?<!past )(?<!previous )(?<!next )"
+    rf"\b(?:(?:{_WORD})[\s-]+(?:and a half\s+)?|half an?\s+|a quarter of an\s+|a few\s+|several\s+)(?:hours?|days?)\b",
+    re.IGNORECASE,
+)
+"""Lengths of time in words, except as the window a figure is about ("over the past two hours")."""
 
 
 class Stated(msgspec.Struct, frozen=True):
@@ -46,22 +57,25 @@ def violations(
         prints: how each prints for this request (``None``: no value, so no number may be given).
         allowed: texts that may hold digits and are no figures (the entity's keys: a flight's number).
     """
-    masked = _mask(text, allowed)
     found: list[str] = []
-    start = 0
-    for sentence in _SENTENCE.split(masked):
-        offset = masked.index(sentence, start)
-        start = offset + len(sentence)
+    for sentence in _SENTENCE.split(_mask(text, allowed, figures)):
         for stated in _stated(sentence, figures):
             reason = _judge(stated, sentence, figures, prints)
             if reason is not None:
                 found.append(reason)
+        found += [f"{match.group()} has no unit of a declared figure" for match in _lengths(sentence, figures)]
     return found
 
 
-def _mask(text: str, allowed: Iterable[str]) -> str:
+def _mask(text: str, allowed: Iterable[str], figures: Sequence[Figure]) -> str:
+    """The text without the digits of allowed words; where a figure's unit follows, a figure is meant all the same."""
+
+    def masked(match: re.Match[str]) -> str:
+        stands = any(_unit_follows(match.string, match.end(), figure) for figure in figures)
+        return match.group() if stands else "#" * len(match.group())
+
     for words in sorted({word for word in allowed if any(character.isdigit() for character in word)}, key=len)[::-1]:
-        text = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", "#" * len(words), text)
+        text = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", masked, text)
     return text
 
 
@@ -71,10 +85,30 @@ def _stated(sentence: str, figures: Sequence[Figure]) -> list[Stated]:
         for match in _NUMBER.finditer(sentence)
     ]
     # A number word counts as a figure only before a unit: "one of the" is no figure, "ten minutes" is.
-    for match in _WORD.finditer(sentence):
+    for match in _WORDS.finditer(sentence):
         if any(_unit_follows(sentence, match.end(), figure) for figure in figures):
-            numbers.append(Stated(Decimal(_WORDS[match.group().lower()]), *match.span()))
+            numbers.append(Stated(Decimal(_spelt(match.group())), *match.span()))
     return numbers
+
+
+def _spelt(words: str) -> int:
+    """The number that words spell: "a hundred and twenty-five" is 125."""
+    whole = part = 0
+    for word in re.split(r"[\s-]+", words.lower()):
+        if word in _SCALES:
+            part = max(part, 1) * _SCALES[word]
+            if word == "thousand":
+                whole, part = whole + part, 0
+        elif word != "and":
+            part += _UNITS.get(word, _TENS.get(word, 0))
+    return whole + part
+
+
+def _lengths(sentence: str, figures: Sequence[Figure]) -> Iterable[re.Match[str]]:
+    declared = {unit.lower().rstrip("s") for figure in figures for unit in figure.unit}
+    for match in _LENGTHS.finditer(sentence):
+        if re.split(r"[\s-]+", match.group().lower())[-1].rstrip("s") not in declared:
+            yield match
 
 
 def _unit_follows(sentence: str, end: int, figure: Figure) -> bool:

@@ -6,10 +6,13 @@ Rounding is half away from zero on the value's shortest decimal form, so both pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import Figure
+
+_DIGITS = Context(prec=400, rounding=ROUND_HALF_UP)
+"""Enough for any float, so that rounding is exact; a value that is no number has no print."""
 
 Value = float | int | str | bool | None
 
@@ -20,12 +23,16 @@ def printed(value: Value, figure: Figure) -> str | None:
         return None
     if isinstance(value, (str, bool)) or figure.step == 0:
         return str(value)
-    step = Decimal(str(figure.step))
-    steps = (Decimal(str(value)) * Decimal(str(figure.scale)) / step).quantize(Decimal(1), rounding=ROUND_HALF_UP)
-    rounded = steps * step
+    exact, step = Decimal(str(value)), Decimal(str(figure.step))
+    if not exact.is_finite():
+        return None
+    scaled = _DIGITS.multiply(exact, Decimal(str(figure.scale)))
+    steps = _DIGITS.quantize(_DIGITS.divide(scaled, step), Decimal(1))
+    rounded = _DIGITS.multiply(steps, step)
     if rounded == 0:
-        rounded = abs(rounded)
-    return format(rounded.normalize() if rounded % 1 else rounded.quantize(Decimal(1)), "f")
+        return "0"
+    text = format(rounded, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def print_all(values: Mapping[str, Value], figures: Sequence[Figure]) -> dict[str, str | None]:

@@ -49,35 +49,43 @@ def _value_start(text: str, name: str) -> int | None:
 
 
 def _split(text: str, start: int, labels: Sequence[str], branches: Sequence[Branch]) -> dict[str, float]:
-    """Hand the whole mass down the branches inside the value. Labels that share their beginning share its mass
-    until a later branch splits them; a group the text did not enter is shared equally, since it was not looked into.
+    """Hand the whole mass down the branches inside the value.
+
+    Mass lies on sets of labels that no branch has told apart yet. A branch splits the sets that the text may still
+    be in; a set that the text did not enter was not looked into, and shares its mass equally in the end.
     """
-    mass = {label: 1.0 / len(labels) for label in labels}
-    resolved = False
+    undivided: dict[frozenset[str], float] = {frozenset(labels): 1.0}
     for branch in branches:
         done = text[start : max(start, branch.offset)]
         candidates = [label for label in labels if f'{label}"'.startswith(done)]
         if len(candidates) < 2:
             break
-        groups: dict[tuple[str, ...], float] = {}
-        for option in branch.options:
-            # A token before the value's first letter may also bring the opening quote.
-            piece = option.text.rpartition('"')[2] if branch.offset < start else option.text
-            grown = done + piece
-            matching = tuple(
-                label
-                for label in candidates
-                if grown and (f'{label}"'.startswith(grown) or grown.startswith(f'{label}"'))
-            )
-            if matching:
-                groups[matching] = groups.get(matching, 0.0) + math.exp(option.logprob)
-        total = sum(groups.values())
-        if total <= 0:
-            continue
-        whole = sum(mass[label] for label in candidates)
-        mass.update(dict.fromkeys(candidates, 0.0))
-        for matching, part in groups.items():
-            for label in matching:
-                mass[label] += whole * part / total / len(matching)
-        resolved = True
-    return mass if resolved else {}
+        options = _by_labels(branch, done, candidates, before=branch.offset < start)
+        divided: dict[frozenset[str], float] = {}
+        for members, mass in undivided.items():
+            met = [(members & option, part) for option, part in options.items() if members & option]
+            total = sum(part for _, part in met)
+            if total <= 0:
+                met, total = [(members, 1.0)], 1.0
+            for some, part in met:
+                divided[some] = divided.get(some, 0.0) + mass * part / total
+        undivided = divided
+    if set(undivided) == {frozenset(labels)}:
+        return {}
+    return {
+        label: sum(mass / len(members) for members, mass in undivided.items() if label in members) for label in labels
+    }
+
+
+def _by_labels(branch: Branch, done: str, candidates: Sequence[str], *, before: bool) -> dict[frozenset[str], float]:
+    """The branch's probability by the set of labels that an option leaves possible."""
+    options: dict[frozenset[str], float] = {}
+    for option in branch.options:
+        # A token before the value's first letter may also bring the opening quote, or nothing but it.
+        grown = done + (option.text.rpartition('"')[2] if before else option.text)
+        left = frozenset(
+            label for label in candidates if f'{label}"'.startswith(grown) or grown.startswith(f'{label}"')
+        )
+        if left:
+            options[left] = options.get(left, 0.0) + math.exp(option.logprob)
+    return options

@@ -6,16 +6,45 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError, Undefined
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.engine.messages import ModelDescription
 
-_sandbox = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
+LARGEST_RENDERED = 200_000
+"""Characters a template may write: far beyond any model's context, far below what would hurt the process."""
+
+_ROUNDS = 32
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Without the operators by which a short template makes a long text or a long computation."""
+
+    intercepted_binops = frozenset(("*", "**", "%"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
+            raise SecurityError(
+                f"the operator {operator} is for numbers only" if operator != "**" else "no powers here"
+            )
+        return super().call_binop(context, operator, left, right)
+
+
+def _refuse_turns(reason: str) -> None:
+    raise TemplateError(reason)
+
+
+_sandbox = _Sandbox(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+# The same names must give the same prompt, or nothing could be replayed.
+del _sandbox.globals["lipsum"], _sandbox.filters["random"]
+# Models' chat templates are written for an environment where a missing name is empty (transformers' convention).
+_chat_sandbox = _Sandbox(
+    undefined=Undefined, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
 )
+_chat_sandbox.globals["raise_exception"] = _refuse_turns
 
 
 def variables(
@@ -36,12 +65,13 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
     """Render a user's template.
 
     Raises:
-        InvalidInput: it does not parse, or it names something that is not there.
+        InvalidInput: it does not parse, it names something that is not there, or what it computes fails.
     """
     try:
-        return _compiled(template).render(names)
-    except TemplateError as error:
-        raise InvalidInput(f"The template fails: {error}.", where=where) from None
+        return _written(_compiled(template), names)
+    # A template is a program of the user's: whatever it raises is its own fault (a sum of text and number, say).
+    except Exception as error:
+        raise InvalidInput(f"The template fails: {_words(error)}.", where=where) from None
 
 
 def turns(application: ApplicationSpec, user: str) -> list[tuple[str, str]]:
@@ -61,28 +91,58 @@ def chat(model: ModelDescription, conversation: Sequence[tuple[str, str]]) -> st
         InvalidInput: the template refuses the turns (an unknown role, say).
     """
     messages = [{"role": role, "content": neutral(model, content)} for role, content in conversation]
+    names = {"messages": messages, "add_generation_prompt": True, "bos_token": model.bos, "eos_token": model.eos}
     try:
-        return _compiled(model.chat_template).render(
-            messages=messages, add_generation_prompt=True, bos_token=model.bos, eos_token=model.eos
-        )
-    except TemplateError as error:
-        raise InvalidInput(f"The model's chat template refuses these messages: {error}.", where="messages") from None
+        return _written(_compiled_chat(model.chat_template), names)
+    except Exception as error:
+        raise InvalidInput(
+            f"The model's chat template refuses these messages: {_words(error)}.", where="messages"
+        ) from None
 
 
 def neutral(model: ModelDescription, content: str) -> str:
     """The text with every special token of the model broken by a space, so that it is read as letters.
 
-    Repeated until nothing changes: breaking one token may put another together.
+    Repeated until nothing changes: breaking one token may put another together. White space alone is no
+    special token here, since a space does not break it.
+
+    Raises:
+        InvalidInput: the text does not come to rest.
     """
-    while True:
+    tokens = {
+        token: broken
+        for token in model.special_tokens
+        if len(token) > 1 and token not in (broken := f"{token[0]} {token[1:]}")
+    }
+    for _ in range(_ROUNDS):
         before = content
-        for token in model.special_tokens:
-            if len(token) > 1 and token in content:
-                content = content.replace(token, f"{token[0]} {token[1:]}")
+        for token, broken in tokens.items():
+            content = content.replace(token, broken)
         if content == before:
             return content
+    raise InvalidInput("The text is made of the model's special tokens.", where="messages")
+
+
+def _written(template: Template, names: Mapping[str, Any]) -> str:
+    pieces: list[str] = []
+    length = 0
+    for piece in template.generate(names):
+        pieces.append(piece)
+        length += len(piece)
+        if length > LARGEST_RENDERED:
+            raise TemplateError(f"it writes more than {LARGEST_RENDERED} characters")
+    return "".join(pieces)
+
+
+def _words(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
 
 
 @lru_cache(maxsize=256)
 def _compiled(template: str) -> Template:
     return _sandbox.from_string(template)
+
+
+@lru_cache(maxsize=32)
+def _compiled_chat(template: str) -> Template:
+    return _chat_sandbox.from_string(template)

@@ -7,6 +7,7 @@ engine is doing. Under another fingerprint the comparison says so instead of cla
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -90,9 +91,10 @@ async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts
         priority=priority,
     )
     text, fingerprint = "", ""
-    async for event in engine.generate(request):
-        if not isinstance(event, Delta):
-            text, fingerprint = event.text, event.fingerprint
+    async with aclosing(generation.stream(engine, request)) as events:
+        async for event in events:
+            if not isinstance(event, Delta):
+                text, fingerprint = event.finished.text, event.finished.fingerprint
     recorded = texts.get(origin.scope, attempt.text_blob).decode()
     return ReplayedAttempt(
         identical=text == recorded,
@@ -120,8 +122,9 @@ def _served(origin: Receipt, again: list[str], release: Release | None, texts: T
     if not fell_back or release is None:
         return again[-1] if again else ""
     application = release.bundle.application
-    prints = {feature.name: feature.printed for feature in origin.features}
+    printed = {feature.name: feature.printed for feature in origin.features}
+    prints = {figure.feature: printed.get(figure.feature) for figure in application.figures}
     entity: dict[str, Any] = msgspec.json.decode(texts.get(origin.scope, origin.entity_blob))
     question = texts.get(origin.scope, origin.question_blob).decode() if origin.question_blob else None
     names = prompts.variables(application, prints, entity, question)
-    return generation.fall_back(again, application.guards[0], application, names)
+    return generation.fall_back(again, application, prints, names)[0]

@@ -43,7 +43,6 @@ OPERATIONS = (
         shapes.NewKey,
         _create,
         body=Create,
-        changes=True,
         status=201,
     ),
     Operation(
@@ -53,6 +52,5 @@ OPERATIONS = (
         "administer",
         shapes.KeyLine,
         _revoke,
-        changes=True,
     ),
 )

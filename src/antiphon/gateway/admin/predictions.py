@@ -27,12 +27,8 @@ class Filter(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> shapes.PredictionList:
     wanted: Filter = call.query
-    receipts = call.services.receipts.list(
-        call.scope, wanted.application, wanted.path, wanted.before, wanted.limit
-    )
-    return shapes.PredictionList(
-        tuple(shapes.prediction_line(receipt, call.services.prices) for receipt in receipts)
-    )
+    receipts = call.services.receipts.list(call.scope, wanted.application, wanted.path, wanted.before, wanted.limit)
+    return shapes.PredictionList(tuple(shapes.prediction_line(receipt, call.services.prices) for receipt in receipts))
 
 
 def _get(call: Call) -> shapes.PredictionDetail:
@@ -73,7 +69,9 @@ def detail(services: GatewayServices, scope: Scope, prediction: str) -> shapes.P
 
 
 OPERATIONS = (
-    Operation("GET", "/admin/predictions", "List predictions, newest first.", "read", shapes.PredictionList, _list, Filter),
+    Operation(
+        "GET", "/admin/predictions", "List predictions, newest first.", "read", shapes.PredictionList, _list, Filter
+    ),
     Operation(
         "GET",
         "/admin/predictions/{prediction}",

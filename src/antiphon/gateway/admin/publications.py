@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.events import Event
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import IncomingEvent, ViewFreshness
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -24,10 +25,24 @@ class Rollback(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Refresh(msgspec.Struct, frozen=True):
+    """Which views (all when none is named), as of when (now), and a key under which it is done once."""
+
+    views: tuple[str, ...] = ()
+    as_of: datetime | None = None
+    key: str | None = None
+
+
+class FeatureList(msgspec.Struct, frozen=True):
+    """Every served view."""
+
+    views: tuple[ViewFreshness, ...]
+
+
 class IncomingEvents(msgspec.Struct, frozen=True):
     """Events of one stream, in their source's order. Times carry an offset."""
 
-    events: Annotated[tuple[Event, ...], msgspec.Meta(min_length=1, max_length=20_000)]
+    events: Annotated[tuple[IncomingEvent, ...], msgspec.Meta(min_length=1, max_length=20_000)]
 
 
 def _list(call: Call) -> shapes.PublicationList:
@@ -38,22 +53,42 @@ def _list(call: Call) -> shapes.PublicationList:
 
 def _rollback(call: Call) -> shapes.PublicationLine:
     wanted: Rollback = call.body
-    made = call.services.publications.rollback(
-        call.scope, wanted.to, reason=wanted.reason, principal=call.principal.id
-    )
+    made = call.services.publications.rollback(call.scope, wanted.to, reason=wanted.reason, principal=call.principal.id)
     return shapes.read(made, shapes.PublicationLine)
+
+
+def _views(call: Call) -> FeatureList:
+    return FeatureList(tuple(call.services.freshness(call.scope)))
+
+
+def _refresh(call: Call) -> shapes.RunLine:
+    wanted: Refresh = call.body
+    as_of = wanted.as_of.isoformat() if wanted.as_of else None
+    return shapes.read(call.services.runs.refresh(call.scope, wanted.views, as_of, wanted.key), shapes.RunLine)
 
 
 def _append(call: Call) -> shapes.Appended:
     stream = call.path["stream"]
-    return shapes.Appended(stream, call.services.events.append(call.scope, stream, call.body.events))
+    return shapes.Appended(stream, call.services.streams.append(call.scope, stream, call.body.events))
 
 
 def _streams(call: Call) -> shapes.StreamList:
-    return shapes.StreamList(tuple(call.services.streams(call.scope)))
+    return shapes.StreamList(tuple(call.services.streams.status(call.scope)))
 
 
 OPERATIONS = (
+    Operation("GET", "/admin/features", "How fresh each served view is.", "read", FeatureList, _views),
+    Operation(
+        "POST",
+        "/admin/features/refresh",
+        "Compute views anew, gate and publish them; follow the run.",
+        "publish",
+        shapes.RunLine,
+        _refresh,
+        body=Refresh,
+        changes=True,
+        status=202,
+    ),
     Operation(
         "GET", "/admin/publications", "List publications, newest first.", "read", shapes.PublicationList, _list, Limit
     ),

@@ -36,9 +36,7 @@ def _list(call: Call) -> shapes.ReleaseList:
 
 def _activate(call: Call) -> shapes.ReleaseList:
     wanted: Activate = call.body
-    call.services.releases.activate(
-        call.scope, wanted.application, wanted.release, call.principal.id, wanted.reason
-    )
+    call.services.releases.activate(call.scope, wanted.application, wanted.release, call.principal.id, wanted.reason)
     return listed(call, wanted.application)
 
 
@@ -73,7 +71,9 @@ def _line(release: Release, live: bool) -> shapes.ReleaseLine:
 
 
 OPERATIONS = (
-    Operation("GET", "/admin/releases", "List releases, newest first.", "read", shapes.ReleaseList, _list, OfApplication),
+    Operation(
+        "GET", "/admin/releases", "List releases, newest first.", "read", shapes.ReleaseList, _list, OfApplication
+    ),
     Operation(
         "POST",
         "/admin/releases/activate",
@@ -82,7 +82,6 @@ OPERATIONS = (
         shapes.ReleaseList,
         _activate,
         body=Activate,
-        changes=True,
     ),
     Operation(
         "POST",
@@ -92,6 +91,5 @@ OPERATIONS = (
         shapes.ReleaseList,
         _rollback,
         body=Rollback,
-        changes=True,
     ),
 )

@@ -69,8 +69,8 @@ def _stored(services: GatewayServices, scope: Scope) -> _Stored:
     return _Stored(
         publication=None if current is None else int(current.number),
         freshness=tuple(services.freshness(scope)),
-        streams=tuple(services.streams(scope)),
-        jobs=shapes.read_all(services.batches.list(scope, limit=10), shapes.BatchLine),
+        streams=tuple(services.streams.status(scope)),
+        jobs=shapes.read_all(services.batches.list(scope, 10), shapes.BatchLine),
         applications=tuple(services.models(scope)),
         processes=tuple(services.processes()),
     )

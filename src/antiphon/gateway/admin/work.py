@@ -6,7 +6,6 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import BatchOrder
@@ -26,14 +25,11 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def _jobs(call: Call) -> shapes.BatchList:
-    return shapes.BatchList(shapes.read_all(call.services.batches.list(call.scope, limit=call.query.limit), shapes.BatchLine))
+    return shapes.BatchList(shapes.read_all(call.services.batches.list(call.scope, call.query.limit), shapes.BatchLine))
 
 
 def _create(call: Call) -> shapes.BatchLine:
-    order: BatchOrder = call.body
-    if (order.input is None) == (not order.rows):
-        raise InvalidInput("Give either a file or rows.", where="input", next_step="Set `input` or `rows`, not both.")
-    return shapes.read(call.services.batches.create(call.scope, call.principal, order), shapes.BatchLine)
+    return shapes.read(call.services.batches.create(call.scope, call.principal, call.body), shapes.BatchLine)
 
 
 def _job(call: Call) -> shapes.BatchLine:
@@ -42,14 +38,13 @@ def _job(call: Call) -> shapes.BatchLine:
 
 def _rows(call: Call) -> shapes.BatchRows:
     page: Page = call.query
-    rows = shapes.read_all(
-        call.services.batches.rows(call.scope, call.path["job"], page.after, page.limit), shapes.BatchRow
-    )
+    listed = call.services.batches.rows(call.scope, call.path["job"], page.after, page.limit)
+    rows = shapes.read_all(listed, shapes.BatchRow)
     return shapes.BatchRows(rows, rows[-1].line if len(rows) == page.limit else None)
 
 
 def _runs(call: Call) -> shapes.RunList:
-    return shapes.RunList(shapes.read_all(call.services.runs.list(call.scope, limit=call.query.limit), shapes.RunLine))
+    return shapes.RunList(shapes.read_all(call.services.runs.list(call.scope, call.query.limit), shapes.RunLine))
 
 
 def _run(call: Call) -> shapes.RunLine:
@@ -75,12 +70,8 @@ OPERATIONS = (
         status=201,
     ),
     Operation("GET", "/admin/batch/{job}", "One batch job with its counts.", "read", shapes.BatchLine, _job),
-    Operation(
-        "GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read", shapes.BatchRows, _rows, Page
-    ),
+    Operation("GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read", shapes.BatchRows, _rows, Page),
     Operation("GET", "/admin/runs", "List workflow runs, newest first.", "read", shapes.RunList, _runs, Limit),
     Operation("GET", "/admin/runs/{run}", "One run.", "read", shapes.RunLine, _run),
-    Operation(
-        "POST", "/admin/runs/{run}/cancel", "Ask a run to stop.", "batch", shapes.RunLine, _cancel, changes=True
-    ),
+    Operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop.", "batch", shapes.RunLine, _cancel, changes=True),
 )

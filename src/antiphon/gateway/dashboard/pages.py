@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from antiphon.catalog.receipts import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
 from antiphon.core.scope import Scope
@@ -91,13 +92,9 @@ class Pages:
 
     async def requests(self, request: Request, who: Principal, scope: Scope) -> Response:
         application = request.query_params.get("application") or None
-        path = request.query_params.get("path") or None
-        if path not in (None, "online", "batch"):
-            raise InvalidInput(f"{path!r} is no path.", where="path", next_step="Choose online or batch.")
+        path = _path(request.query_params.get("path"))
         before = _moment(request.query_params.get("before"))
-        receipts = await run_in_threadpool(
-            self.services.receipts.list, scope, application, path, before, _PAGE + 1  # type: ignore[arg-type]
-        )
+        receipts = await run_in_threadpool(self.services.receipts.list, scope, application, path, before, _PAGE + 1)
         shown = receipts[:_PAGE]
         older = None
         if len(receipts) > _PAGE:
@@ -148,7 +145,7 @@ def _page(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Respo
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(target)}", 303, headers=_SAFE)
         try:
-            await run_in_threadpool(services.authorise, who, "read", request.url.path)
+            await run_in_threadpool(services.authorise, who, "read", "dashboard/*")
             return await page(pages, request, who, services.scope(who))
         except AntiphonError as error:
             return pages.render("error.html", error.http_status, page="", who=who, error=error)
@@ -168,7 +165,9 @@ async def _login(request: Request) -> Response:
     try:
         who = pages.services.authenticate(key)
     except AntiphonError as error:
-        return pages.render("login.html", error.http_status, page="login", who=None, target=_local(request), problem=error)
+        return pages.render(
+            "login.html", error.http_status, page="login", who=None, target=_local(request), problem=error
+        )
     del who
     response = RedirectResponse(_local(request), 303, headers=_SAFE)
     session.begin(response, request, pages.services, key)
@@ -185,6 +184,14 @@ def _local(request: Request) -> str:
     """Where to go after the login: a path of ours, never another site."""
     target = request.query_params.get("next", "/")
     return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
+
+
+def _path(text: str | None) -> ReceiptPath | None:
+    if not text:
+        return None
+    if text not in ("online", "batch"):
+        raise InvalidInput(f"{text!r} is no path.", where="path", next_step="Choose online or batch.")
+    return "online" if text == "online" else "batch"
 
 
 def _moment(text: str | None) -> datetime | None:

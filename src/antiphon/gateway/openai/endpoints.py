@@ -89,9 +89,7 @@ async def chat_completions(request: Request) -> ASGIApp:
             antiphon=shapes.provenance(answer),
         )
 
-    return await _complete(
-        request, parameters.ChatParameters, parameters.chat_request, whole, _chat_chunks
-    )
+    return await _complete(request, parameters.ChatParameters, parameters.chat_request, whole, _chat_chunks)
 
 
 async def completions(request: Request) -> ASGIApp:
@@ -151,9 +149,7 @@ async def _complete(
     asked.model = read.model
     if read.stream:
         answering = _answering(asked, services, question, parent)
-        return EventStream(
-            chunks(asked, read, answering), headers=headers, first=asked.first_byte, ended=asked.ended
-        )
+        return EventStream(chunks(asked, read, answering), headers=headers, first=asked.first_byte, ended=asked.ended)
     try:
         async with while_connected(request.receive):
             with telemetry.span("gateway.answer", traceparent=parent, kind=SpanKind.SERVER):
@@ -194,7 +190,11 @@ async def _chat_chunks(
     def chunk(*choices: shapes.ChunkChoice, **last: object) -> shapes.ChatChunk:
         fields = {"usage": None, **last} if with_usage else last
         return shapes.ChatChunk(
-            id=asked.id, created=asked.created, model=read.model, choices=choices, **fields  # type: ignore[arg-type]
+            id=asked.id,
+            created=asked.created,
+            model=read.model,
+            choices=choices,
+            **fields,  # type: ignore[arg-type]
         )
 
     with_usage = read.stream_options is not None and read.stream_options.include_usage
@@ -225,7 +225,11 @@ async def _completion_chunks(
     def chunk(*choices: shapes.CompletionChoice, **last: object) -> shapes.Completion:
         fields = {"usage": None, **last} if with_usage else last
         return shapes.Completion(
-            id=asked.id, created=asked.created, model=read.model, choices=choices, **fields  # type: ignore[arg-type]
+            id=asked.id,
+            created=asked.created,
+            model=read.model,
+            choices=choices,
+            **fields,  # type: ignore[arg-type]
         )
 
     with_usage = read.stream_options is not None and read.stream_options.include_usage

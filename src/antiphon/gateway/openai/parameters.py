@@ -21,9 +21,30 @@ from antiphon.governance.identity import Principal
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
 NOT_IMPLEMENTED = frozenset(
-    "audio best_of echo function_call functions logit_bias metadata modalities moderation parallel_tool_calls prediction "
-    "prompt_cache_key prompt_cache_retention reasoning_effort safety_identifier service_tier store suffix "
-    "tool_choice tools verbosity web_search_options".split()
+    {
+        "audio",
+        "best_of",
+        "echo",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "metadata",
+        "modalities",
+        "moderation",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "suffix",
+        "tool_choice",
+        "tools",
+        "verbosity",
+        "web_search_options",
+    }
 )
 """OpenAI's, and refused here: accepting one and ignoring it would be a lie."""
 
@@ -181,9 +202,7 @@ def completion_request(
     )
 
 
-def _request(
-    parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any
-) -> AnswerRequest:
+def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any) -> AnswerRequest:
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
         raise InvalidInput("It has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z.")
     return AnswerRequest(

@@ -120,8 +120,8 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: tuple[ChunkChoice, ...]
-    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
-    system_fingerprint: str | None | msgspec.UnsetType = msgspec.UNSET
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
     antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -151,8 +151,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: tuple[CompletionChoice, ...]
-    usage: Usage | None | msgspec.UnsetType = msgspec.UNSET
-    system_fingerprint: str | None | msgspec.UnsetType = msgspec.UNSET
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
     antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
 
 

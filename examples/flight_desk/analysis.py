@@ -1,0 +1,356 @@
+"""From answers and source events to what each way said and what it cost. Pure: the same journal, the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import numpy
+
+from examples.flight_desk.checker import Judged, Request, judge
+from examples.flight_desk.records import Answered
+from examples.flight_desk.truth import Truth
+
+CLASSES = ("written", "stale", "lag")
+"""Why a statement is false, in the order of the report: false when written, gone stale, late by the event's lag."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """An answer as its reader met it.
+
+    ``written``: event time its text was made for. ``tokens``: what this way spent on it (an identical prompt that
+    another way had already generated counts in full; a stored answer costs nothing). ``seconds``: wall time, with an
+    identical prompt's own generation in place of the copy.
+    """
+
+    answer: Answered
+    written: datetime
+    tokens: int
+    generated: bool
+    from_batch: bool
+    seconds: float
+    judged: tuple[Judged, ...]
+
+    def false(self, kind: str) -> int:
+        """How many of its statements are false for this reason."""
+        return sum(one.verdict == kind for one in self.judged)
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What a briefing's row cost its way."""
+
+    flight: str
+    way: str
+    tokens: int
+    generated: bool
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """A figure with its 95 % interval (bootstrap over flights)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One row of the table. False statements are per 1,000 answers; seconds are wall seconds at the client."""
+
+    way: str
+    answers: int
+    failed: int
+    statements_per_answer: float
+    false: Interval
+    written: Interval
+    stale: Interval
+    lag: Interval
+    tokens_per_answer: Interval
+    generations_per_answer: float
+    share_stored: float
+    share_from_batch: float
+    share_template: float
+    p50_seconds: float
+    p99_seconds: float
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One age limit of the sweep."""
+
+    minutes: float
+    tokens_per_answer: float
+    generations_per_answer: float
+    false: float
+    written: float
+    stale: float
+    lag: float
+
+
+class EqualCost(msgspec.Struct, frozen=True):
+    """The age limit that costs what the fingerprint costs (between two swept limits, linearly), side by side.
+
+    ``fewer``: false statements per 1,000 answers that the fingerprint serves less than the age limit.
+    """
+
+    minutes: float
+    tokens_per_answer: float
+    age_false: float
+    fingerprint_false: float
+    fewer: Interval
+
+
+class Index:
+    """Finds what an answer was first made as: its tokens, its wall time, its moment."""
+
+    def __init__(self, answers: Iterable[Answered]) -> None:
+        self._by_prediction = {answer.prediction: answer for answer in answers if answer.prediction}
+
+    def origin(self, answer: Answered) -> Answered:
+        """The generation behind an answer; the answer itself when it was generated or its origin is unknown."""
+        seen = set()
+        while answer.made != "generated" and answer.source and answer.source not in seen:
+            seen.add(answer.source)
+            found = self._by_prediction.get(answer.source)
+            if found is None:
+                break
+            answer = found
+        return answer
+
+    def written(self, answer: Answered) -> datetime:
+        """The moment an answer's text was made for.
+
+        A copy of an identical prompt is as good as generated at its own moment: the prompt holds every figure.
+        """
+        if answer.made != "stored" or not answer.source:
+            return answer.asked
+        stored = self._by_prediction.get(answer.source)
+        return stored.asked if stored is not None else answer.asked
+
+
+def resolve(answers: Sequence[Answered], truth: Truth) -> tuple[tuple[Served, ...], tuple[Spent, ...]]:
+    """Every served answer judged, and what the briefings cost."""
+    index = Index(answers)
+    served, spent = [], []
+    for answer in answers:
+        if answer.error:
+            continue
+        origin = index.origin(answer)
+        fresh = answer.made != "stored"
+        tokens = origin.tokens if fresh else 0
+        if answer.path == "batch":
+            spent.append(Spent(answer.flight, answer.way, tokens, fresh))
+            continue
+        written = index.written(answer)
+        own = answer.seconds or 0.0
+        seconds = max(own, origin.seconds or 0.0) if answer.made == "identical-prompt" else own
+        stored = index.origin(answer) if answer.made == "stored" else None
+        from_batch = answer.source_path == "batch" or (stored is not None and stored.path == "batch")
+        served.append(
+            Served(
+                answer=answer,
+                written=written,
+                tokens=tokens,
+                generated=fresh,
+                from_batch=answer.made == "stored" and from_batch,
+                seconds=seconds,
+                judged=judge_at(answer, answer.notice, written, truth),
+            )
+        )
+    return tuple(served), tuple(spent)
+
+
+def judge_at(question: Answered, notice: str, written: datetime, truth: Truth) -> tuple[Judged, ...]:
+    """A notice judged by the reader who asked this question."""
+    request = Request(question.origin, question.carrier, question.dest)
+    return judge(notice, request, written, question.asked, truth)
+
+
+class Table:
+    """Per flight: answers, false statements by class, tokens. What every rate and interval is made of."""
+
+    def __init__(self, flights: Sequence[str], rows: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+        place = {flight: number for number, flight in enumerate(flights)}
+        self._columns: dict[str, Any] = {
+            name: numpy.zeros(len(flights)) for name in ("answers", "tokens", "generated", *CLASSES)
+        }
+        for flight, amounts in rows:
+            for name, amount in amounts.items():
+                self._columns[name][place[flight]] += amount
+
+    def rate(self, names: Sequence[str], weights: Any) -> Any:
+        """The sum of these columns per answer, under each row of weights (one column per flight)."""
+        total = sum(self._columns[name] for name in names)
+        return (weights @ total) / numpy.maximum(weights @ self._columns["answers"], 1e-12)
+
+
+def table(flights: Sequence[str], served: Iterable[Served], spent: Iterable[Spent]) -> Table:
+    """One way's answers and its briefing's cost."""
+    rows: list[tuple[str, Mapping[str, float]]] = [
+        (
+            one.answer.flight,
+            {"answers": 1, "tokens": one.tokens, "generated": one.generated}
+            | {kind: one.false(kind) for kind in CLASSES},
+        )
+        for one in served
+    ]
+    rows += [(row.flight, {"tokens": row.tokens, "generated": row.generated}) for row in spent]
+    return Table(flights, rows)
+
+
+class Bootstrap:
+    """Resamples flights with replacement; the first row of weights is the sample itself.
+
+    The cluster is a flight of a day: its questions see the same events and often the same text.
+    """
+
+    def __init__(self, flights: int, rounds: int, seed: int) -> None:
+        generator = numpy.random.default_rng(seed)
+        drawn = generator.multinomial(flights, numpy.full(flights, 1 / flights), size=rounds)
+        self.weights = numpy.vstack([numpy.ones(flights), drawn])
+
+    @staticmethod
+    def interval(values: Any) -> Interval:
+        """The first value with the 2.5th and 97.5th percentile of the others."""
+        low, high = numpy.nanpercentile(values[1:], [2.5, 97.5])
+        return Interval(float(values[0]), float(low), float(high))
+
+
+def summarise(
+    way: str, served: Sequence[Served], spent: Sequence[Spent], failed: int, flights: Sequence[str], sample: Bootstrap
+) -> Way:
+    """One way's row."""
+    counted = table(flights, served, spent)
+    weights = sample.weights
+    per_thousand = {kind: sample.interval(1000 * counted.rate([kind], weights)) for kind in CLASSES}
+    seconds = numpy.array([one.seconds for one in served] or [float("nan")])
+    count = max(len(served), 1)
+    return Way(
+        way=way,
+        answers=len(served),
+        failed=failed,
+        statements_per_answer=sum(len(one.judged) for one in served) / count,
+        false=sample.interval(1000 * counted.rate(CLASSES, weights)),
+        tokens_per_answer=sample.interval(counted.rate(["tokens"], weights)),
+        generations_per_answer=float(counted.rate(["generated"], weights)[0]),
+        share_stored=sum(not one.generated for one in served) / count,
+        share_from_batch=sum(one.from_batch for one in served) / count,
+        share_template=sum(_guard_of(one) == "template" for one in served) / count,
+        p50_seconds=float(numpy.percentile(seconds, 50)),
+        p99_seconds=float(numpy.percentile(seconds, 99)),
+        **per_thousand,
+    )
+
+
+def _guard_of(served: Served) -> str | None:
+    return served.answer.guard
+
+
+def by_age(
+    online: Sequence[Served],
+    briefing: Sequence[Answered],
+    limit: timedelta,
+    truth: Truth,
+    tokens_of: Mapping[str, int],
+) -> tuple[tuple[Served, ...], tuple[Spent, ...]]:
+    """What an age limit would have served, exactly, from the online-only answers and the dawn briefing.
+
+    Generation is deterministic: whenever the rule generates, the text is the one online-only gave at that question.
+    Whenever it reuses, the text is the last one it made for the same entity. So nothing is asked again.
+
+    Args:
+        online: the online-only answers.
+        briefing: the dawn answers of one way.
+        limit: how old an answer may be.
+        tokens_of: tokens of the generation behind each prediction.
+    """
+    stored: dict[tuple[str, ...], list[tuple[datetime, str, bool]]] = {}
+    spent = []
+    for row in sorted(briefing, key=lambda one: one.asked):
+        stored.setdefault(_subject(row), []).append((row.asked, row.notice, True))
+        spent.append(Spent(row.flight, "age", tokens_of.get(row.prediction, row.tokens), row.made != "stored"))
+    served = []
+    for one in sorted(online, key=lambda one: (one.answer.asked, one.answer.question)):
+        question = one.answer
+        made = stored.setdefault(_subject(question), [])
+        last = max((entry for entry in made if entry[0] <= question.asked), default=None)
+        reuse = last is not None and question.asked - last[0] <= limit
+        if reuse and last is not None:
+            written, notice, batch = last
+        else:
+            written, notice, batch = question.asked, question.notice, False
+            made.append((written, notice, False))
+        served.append(
+            Served(
+                answer=question,
+                written=written,
+                tokens=0 if reuse else one.tokens,
+                generated=not reuse,
+                from_batch=reuse and batch,
+                seconds=one.seconds,
+                judged=judge_at(question, notice, written, truth) if reuse else one.judged,
+            )
+        )
+    return tuple(served), tuple(spent)
+
+
+def _subject(answer: Answered) -> tuple[str, ...]:
+    return (answer.origin, answer.carrier, answer.dest)
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """The sweep of the age limit: its points, and each limit's table."""
+
+    points: tuple[Point, ...]
+    tables: tuple[Any, ...]
+
+
+def sweep(
+    online: Sequence[Served],
+    briefing: Sequence[Answered],
+    limits: Sequence[int],
+    truth: Truth,
+    flights: Sequence[str],
+    tokens_of: Mapping[str, int],
+) -> Swept:
+    """Every limit's cost and falsehood; limit 0 reuses an answer only within its own moment."""
+    points, tables = [], []
+    for minutes in (0, *limits):
+        served, spent = by_age(online, briefing, timedelta(minutes=minutes), truth, tokens_of)
+        counted = table(flights, served, spent)
+        one = numpy.ones((1, len(flights)))
+        rates = {kind: float(1000 * counted.rate([kind], one)[0]) for kind in CLASSES}
+        points.append(
+            Point(
+                minutes=minutes,
+                tokens_per_answer=float(counted.rate(["tokens"], one)[0]),
+                generations_per_answer=float(counted.rate(["generated"], one)[0]),
+                false=sum(rates.values()),
+                **rates,
+            )
+        )
+        tables.append(counted)
+    return Swept(tuple(points), tuple(tables))
+
+
+def equal_cost(swept: Swept, fingerprint: Table, sample: Bootstrap) -> EqualCost:
+    """Compare the fingerprint with the age limit of the same tokens per answer, in every resample."""
+    minutes = numpy.array([point.minutes for point in swept.points])
+    tokens = numpy.array([counted.rate(["tokens"], sample.weights) for counted in swept.tables])
+    false = 1000 * numpy.array([counted.rate(CLASSES, sample.weights) for counted in swept.tables])
+    cost = fingerprint.rate(["tokens"], sample.weights)
+    own = 1000 * fingerprint.rate(CLASSES, sample.weights)
+    at_cost = numpy.array([_at(tokens[:, column], false[:, column], cost[column]) for column in range(len(cost))])
+    return EqualCost(
+        minutes=_at(tokens[:, 0], minutes, cost[0]),
+        tokens_per_answer=float(cost[0]),
+        age_false=float(at_cost[0]),
+        fingerprint_false=float(own[0]),
+        fewer=sample.interval(at_cost - own),
+    )
+
+
+def _at(cost: Any, values: Any, wanted: float) -> float:
+    # A longer limit costs less: interpolation wants it the other way round.
+    order = numpy.argsort(cost, kind="stable")
+    return float(numpy.interp(wanted, cost[order], values[order]))

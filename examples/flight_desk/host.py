@@ -1,0 +1,147 @@
+"""A project folder for the replay, and the platform that runs on it as a child process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from antiphon.core import settings as project_settings
+from antiphon.core.errors import AntiphonError, Unavailable
+from examples.flight_desk import data
+from examples.flight_desk.data import Events
+
+HERE = Path(__file__).parent
+READY_WITHIN = 120.0
+"""Seconds the platform may take to become ready."""
+
+Say = Callable[[str], None]
+
+
+class CommandFailed(AntiphonError):
+    """A command of ``antiphon`` ended with an error."""
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """Where a running platform listens, and an administrator's key."""
+
+    url: str
+    key: str
+
+
+def prepare(folder: Path, events: Events, start: datetime) -> Path:
+    """Make the project folder: the example's definitions and settings, and as history what was known at ``start``."""
+    project = folder / "project"
+    project.mkdir(parents=True, exist_ok=True)
+    for name in ("definitions.py", project_settings.FILE_NAME):
+        shutil.copyfile(HERE / name, project / name)
+    sources = project / "sources"
+    if not (sources / "weather.parquet").exists():
+        data.write_history(events, start, sources)
+    return project
+
+
+def forget(folder: Path) -> None:
+    """Remove an earlier run: its answers, its project and all the platform's state in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running(project: Path, start: datetime, say: Say) -> Iterator[Platform]:
+    """The platform on this project, from applied definitions and a first snapshot to a drained end.
+
+    Raises:
+        CommandFailed: a command ended with an error, whose message is passed on.
+        Unavailable: it did not become ready, or ended by itself.
+    """
+    say("weights: smollm2-135m")
+    command(project, "models", "pull", "smollm2-135m")
+    say("definitions: apply")
+    command(project, "apply")
+    settings, paths = project_settings.load(project)
+    url = f"http://{settings.gateway.host}:{settings.gateway.port}"
+    log = paths.logs / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    say("platform: up")
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [*_ANTIPHON, "up", "--project", str(project)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        _wait_ready(child, url, log)
+        say(f"platform: ready at {url}")
+        say("features: first snapshot")
+        command(project, "features", "refresh", "--as-of", start.isoformat(), "--wait")
+        yield Platform(url, (paths.keys / "admin.key").read_text(encoding="utf-8").strip())
+    finally:
+        _stop(child, say)
+
+
+_ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
+
+
+def command(project: Path, *words: str, timeout: float = 600.0) -> str:
+    """Run one command of ``antiphon`` in the project; its standard output.
+
+    Raises:
+        CommandFailed: it ended with an error.
+    """
+    ended = subprocess.run(
+        [*_ANTIPHON, *words, "--project", str(project)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    if ended.returncode != 0:
+        raise CommandFailed(ended.stderr.strip() or f"It ended with {ended.returncode}.", where=" ".join(words))
+    return ended.stdout
+
+
+def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + READY_WITHIN
+    reason = "no answer yet"
+    with httpx.Client(timeout=2.0) as client:
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+                raise Unavailable(f"It ended with {child.returncode}: {' '.join(last)}", where="antiphon up")
+            try:
+                reply = client.get(f"{url}/readyz")
+                if reply.is_success:
+                    return
+                reason = reply.text[:300]
+            except httpx.TransportError as error:
+                reason = type(error).__name__
+            time.sleep(0.1)
+    raise Unavailable(
+        f"It is not ready after {READY_WITHIN:.0f} s: {reason}.", where=url, next_step=f"Look at {log.parent}."
+    )
+
+
+def _stop(child: subprocess.Popen[bytes], say: Say) -> None:
+    if child.poll() is not None:
+        return
+    say("platform: draining")
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait(5)

@@ -1,0 +1,189 @@
+"""The report's plots as inline SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+
+from examples.flight_desk.findings import Findings
+
+NAMES = {
+    "briefing": "batch only",
+    "online": "online only",
+    "age": "age limit",
+    "fingerprint": "fingerprint",
+}
+COLOURS = {"briefing": "#8a5a00", "online": "#1f5fa8", "age": "#8c8c8c", "fingerprint": "#0f7b53"}
+MARKERS = {"briefing": "s", "online": "^", "age": "D", "fingerprint": "o"}
+
+
+def falsehood_against_cost(findings: Findings) -> str:
+    """Four points with their intervals, and the curve of all age limits."""
+
+    def draw(axes: Any) -> None:
+        points = sorted(findings.sweep, key=lambda point: point.tokens_per_answer)
+        axes.plot(
+            [point.tokens_per_answer for point in points],
+            [point.false for point in points],
+            color=COLOURS["age"],
+            linewidth=1.2,
+            marker=".",
+            label="every age limit",
+        )
+        for point in points:
+            if point.minutes in {5, 15, 30, 60, 120}:
+                place = (point.tokens_per_answer, point.false)
+                axes.annotate(f"{point.minutes:.0f} min", place, (4, 5), textcoords="offset points", fontsize=7)
+        for way in findings.ways:
+            cost, false = way.tokens_per_answer, way.false
+            axes.errorbar(
+                [cost.value],
+                [false.value],
+                xerr=[[max(0, cost.value - cost.low)], [max(0, cost.high - cost.value)]],
+                yerr=[[max(0, false.value - false.low)], [max(0, false.high - false.value)]],
+                fmt=MARKERS[way.way],
+                color=COLOURS[way.way],
+                capsize=3,
+                label=NAMES[way.way],
+            )
+        axes.set_xlabel("tokens generated per answer")
+        axes.set_ylabel("false statements per 1,000 answers")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False, fontsize=8)
+
+    return _figure(draw, "Falsehood against cost: four ways and the curve of all age limits", 6.4, 3.8)
+
+
+def why_false(findings: Findings) -> str:
+    """The reasons, stacked, per way."""
+
+    def draw(axes: Any) -> None:
+        names = [NAMES[way.way] for way in findings.ways]
+        bottom = numpy.zeros(len(names))
+        for kind, label, colour in (
+            ("written", "false when written", "#b3261e"),
+            ("stale", "gone stale", "#e0a100"),
+            ("lag", "late by the event's lag", "#7a8ea8"),
+        ):
+            heights = numpy.array([getattr(way, kind).value for way in findings.ways])
+            axes.bar(names, heights, bottom=bottom, color=colour, label=label, width=0.6)
+            bottom += heights
+        axes.set_ylabel("per 1,000 answers")
+        axes.legend(frameon=False, fontsize=8)
+
+    return _figure(draw, "False statements by reason, per way", 4.6, 3.2)
+
+
+def latency(findings: Findings) -> str:
+    """How many answers had come after so many seconds."""
+
+    def draw(axes: Any) -> None:
+        for way, seconds in findings.latencies.items():
+            ordered = numpy.sort(numpy.array(seconds))
+            if len(ordered):
+                share = numpy.arange(1, len(ordered) + 1) / len(ordered)
+                axes.step(ordered, share, color=COLOURS[way], label=NAMES[way], where="post")
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds at the client")
+        axes.set_ylabel("share of answers")
+        axes.set_ylim(0, 1.01)
+        axes.legend(frameon=False, fontsize=8)
+
+    return _figure(draw, "Cumulative distribution of latency, per way", 4.6, 3.2)
+
+
+def reliability(findings: Findings) -> str:
+    """Forecast against what happened, in tenths; the size of a point is its number of rows."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color="#b0b0b0", linewidth=1, linestyle="--")
+        scored = findings.scored
+        if scored is not None:
+            outcomes = numpy.array(scored.outcomes, dtype=float)
+            for (name, forecast), colour in zip(
+                scored.forecasts.items(), ("#0f7b53", "#8c8c8c", "#1f5fa8"), strict=True
+            ):
+                values = numpy.array(forecast)
+                cells = numpy.clip((values * 10).astype(int), 0, 9)
+                shown = [cell for cell in range(10) if (cells == cell).any()]
+                axes.plot(
+                    [values[cells == cell].mean() for cell in shown],
+                    [outcomes[cells == cell].mean() for cell in shown],
+                    color=colour,
+                    linewidth=0.8,
+                )
+                axes.scatter(
+                    [values[cells == cell].mean() for cell in shown],
+                    [outcomes[cells == cell].mean() for cell in shown],
+                    s=[8 + 90 * (cells == cell).mean() for cell in shown],
+                    color=colour,
+                    label=name,
+                )
+        axes.set_xlabel("forecast probability of delayed")
+        axes.set_ylabel("share that left late")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.legend(frameon=False, fontsize=7)
+
+    return _figure(draw, "Reliability of the outlook", 4.6, 3.6)
+
+
+def timeline(findings: Findings) -> str:
+    """Stale statements by the hour they were read in."""
+
+    def draw(axes: Any) -> None:
+        for way in NAMES:
+            hours = [hour for hour in findings.hours if hour.way == way]
+            for run in _unbroken([hour.hour for hour in hours]):
+                chosen = [hour for hour in hours if run[0] <= hour.hour <= run[-1]]
+                axes.plot(
+                    [hour.hour for hour in chosen],
+                    [hour.stale for hour in chosen],
+                    color=COLOURS[way],
+                    marker=MARKERS[way],
+                    markersize=3,
+                    linewidth=1.2,
+                    label=NAMES[way] if run is _unbroken([hour.hour for hour in hours])[0] else None,
+                )
+        last = max((hour.hour for hour in findings.hours), default=24)
+        axes.set_xticks(range(0, int(last) + 12, 12 if last < 100 else 24 * 5))
+        axes.set_xlabel("hours since the first midnight (local)")
+        axes.set_ylabel("stale per 1,000 answers")
+        handles = [axes.plot([], [], color=COLOURS[way], marker=MARKERS[way], markersize=3)[0] for way in NAMES]
+        axes.legend(handles, NAMES.values(), frameon=False, fontsize=8)
+
+    return _figure(draw, "Stale statements by the hour they were read in", 9.4, 2.8)
+
+
+def _unbroken(hours: Sequence[float]) -> list[list[float]]:
+    runs: list[list[float]] = []
+    for hour in hours:
+        if runs and hour - runs[-1][-1] <= 2:
+            runs[-1].append(hour)
+        else:
+            runs.append([hour])
+    return runs
+
+
+def _figure(draw: Callable[[Any], None], title: str, width: float, height: float) -> str:
+    """Draw on fresh axes; the title is the image's text for those who do not see it."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flight-desk", "font.size": 9}):
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        draw(axes)
+        FigureCanvasSVG(figure)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+    svg = content.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

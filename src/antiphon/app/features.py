@@ -1,0 +1,217 @@
+"""The feature platform of one project, as its processes wire it: readers, streams, refreshes, and how fresh it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from antiphon.app.store import Store
+from antiphon.catalog.events import Event
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import NotFound
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lookup import FeatureReader
+from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.store import OnlineStore
+from antiphon.features.publish import Publisher
+from antiphon.features.refresh import WORKFLOW, Refresher
+from antiphon.features.stream import StreamConsumer
+from antiphon.gateway.ports import IncomingEvent, StreamStatus, ViewFreshness
+
+
+class FeaturePlatform:
+    """Lake, online store and overlay of a project, with what reads and writes them. Close it when done."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._readers: dict[Scope, FeatureReader] = {}
+
+    @cached_property
+    def lake(self) -> LocalLake:
+        return LocalLake(self._store.paths.lake)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        return OnlineStore(self._store.paths.online, self._store.secret("online"))
+
+    @cached_property
+    def overlay(self) -> Overlay:
+        return Overlay(self._store.paths.online, self._store.scope)
+
+    @cached_property
+    def consumer(self) -> StreamConsumer:
+        return StreamConsumer(
+            self._store.scope,
+            log=self._store.events,
+            overlay=self.overlay,
+            online=self.online,
+            views=self.views().values(),
+        )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        return Publisher(
+            self._store.scope,
+            publications=self._store.publications,
+            snapshots=self._store.snapshots,
+            definitions=self._store.definitions,
+            lake=self.lake,
+            online=self.online,
+            clock=self._store.database.clock,
+            overlay=self.overlay,
+            consumer=self.consumer,
+        )
+
+    @cached_property
+    def refresher(self) -> Refresher:
+        return Refresher(
+            self._store.scope,
+            definitions=self._store.definitions,
+            snapshots=self._store.snapshots,
+            publications=self._store.publications,
+            publisher=self.publisher,
+            lake=self.lake,
+            log=self._store.events,
+            clock=self._store.database.clock,
+        )
+
+    def reader(self, scope: Scope) -> FeatureReader:
+        """The reader of a scope; the overlay is this project's own scope's."""
+        with self._lock:
+            reader = self._readers.get(scope)
+            if reader is None:
+                reader = FeatureReader(
+                    scope,
+                    publications=self._store.publications,
+                    online=self.online,
+                    clock=self._store.database.clock,
+                    overlay=self.overlay if scope == self._store.scope else None,
+                )
+                self._readers[scope] = reader
+            return reader
+
+    def views(self) -> Mapping[str, FeatureViewSpec]:
+        """Views of the applied project, and older definition versions that a live release still pins, by key."""
+        store, scope = self._store, self._store.scope
+        applied = store.applied.current(scope)
+        views = {view.key: view for view in (applied.project.views.values() if applied is not None else ())}
+        for application in store.releases.applications(scope):
+            live = store.releases.live(scope, application)
+            for name, version in (live.bundle.application.features if live is not None else {}).items():
+                if f"{name}@{version}" not in views:
+                    views[f"{name}@{version}"] = store.definitions.get(scope, name, version)
+        return views
+
+    def consume(self, limit: int) -> int:
+        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning."""
+        self.consumer.follow(self.views().values())
+        return self.consumer.poll(limit)
+
+    def refresh(
+        self,
+        scope: Scope,
+        *,
+        views: Sequence[str] = (),
+        as_of: datetime | None = None,
+        reason: str = "refresh",
+        principal: str = "worker",
+        key: str | None = None,
+    ) -> str:
+        """Start a durable refresh of these views, by name, or of all of them; the run's id.
+
+        Raises:
+            NotFound: a view is not applied here.
+        """
+        known = self.views()
+        unknown = [name for name in views if not any(view.name == name for view in known.values())]
+        if unknown or not known:
+            raise NotFound(
+                f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
+                where=str(scope),
+                next_step="`antiphon features list` shows the views; `antiphon apply` applies definitions.",
+            )
+        keys = [key for key, view in known.items() if not views or view.name in views]
+        arguments: dict[str, Any] = {"views": keys, "reason": reason, "principal": principal}
+        if as_of is not None:
+            arguments["as_of"] = as_of.isoformat()
+        return self._store.runs.submit(scope, WORKFLOW, arguments, key=key)
+
+    def freshness(self, scope: Scope) -> Sequence[ViewFreshness]:
+        """How fresh each view is that a live application uses or the project declares."""
+        store = self._store
+        publication = store.publications.current(scope)
+        now = store.database.clock.now()
+        contracts: dict[str, float] = {}
+        for application in store.releases.applications(scope):
+            live = store.releases.live(scope, application)
+            for name, contract in (live.bundle.application.freshness if live is not None else {}).items():
+                seconds = parse_duration(contract.max_age).total_seconds()
+                contracts[name] = min(seconds, contracts.get(name, seconds))
+        found: list[ViewFreshness] = []
+        for key, view in sorted(self.views().items()):
+            identity = publication.snapshots.get(key) if publication is not None else None
+            try:
+                manifest = store.snapshots.get(scope, identity) if identity is not None else None
+            except NotFound:
+                manifest = None
+            found.append(
+                ViewFreshness(
+                    view=view.name,
+                    definition_version=view.definition_version,
+                    snapshot=identity,
+                    as_of=manifest.as_of if manifest is not None else None,
+                    refreshed_at=manifest.created_at if manifest is not None else None,
+                    age_seconds=(now - manifest.created_at).total_seconds() if manifest is not None else None,
+                    rows=manifest.rows_out if manifest is not None else None,
+                    max_age_seconds=contracts.get(view.name),
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """Close the online files."""
+        self.online.close()
+        if "overlay" in self.__dict__:
+            self.overlay.close()
+
+
+class Streams:
+    """Source events in, and how far they are consumed."""
+
+    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
+        self._store = store
+        self._platform = platform
+
+    def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
+        """Append to a declared stream; its last offset.
+
+        Raises:
+            NotFound: no applied view reads a stream of this name.
+        """
+        declared = {view.source.name for view in self._platform.views().values() if view.source.kind == "stream"}
+        if stream not in declared:
+            raise NotFound(
+                f"No view reads a stream named {stream!r}.",
+                where="stream",
+                next_step=f"Declared streams: {', '.join(sorted(declared)) or 'none'}.",
+            )
+        return self._store.events.append(
+            scope,
+            stream,
+            [Event(event.event_id, event.event_time, event.available_at, event.payload) for event in events],
+        )
+
+    def status(self, scope: Scope) -> Sequence[StreamStatus]:
+        """Every declared stream: ``consumed`` is what all its views have."""
+        self._platform.consumer.follow(self._platform.views().values())
+        least: dict[str, tuple[int, int]] = {}
+        for view in self._platform.consumer.status():
+            offset, end = least.get(view.stream, (view.offset, view.end))
+            least[view.stream] = (min(offset, view.offset), max(end, view.end))
+        return [StreamStatus(name, offset, end, max(0, end - offset)) for name, (offset, end) in sorted(least.items())]

@@ -1,0 +1,233 @@
+"""The gateway's services over one project's stores, for the gateway process and for commands in process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from antiphon.app import engines
+from antiphon.app.answering import answerer
+from antiphon.app.explaining import Explaining
+from antiphon.app.features import FeaturePlatform, Streams
+from antiphon.app.store import Store
+from antiphon.batch.orders import Orders, TableOrder
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.core.clock import SystemClock
+from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import Described
+from antiphon.gateway.ports import BatchOrder, GatewayServices
+from antiphon.governance.identity import Principal
+from antiphon.operations.processes import statuses
+from antiphon.releases.live import LiveReleases
+
+
+class Wired:
+    """Services with the resources behind them; close it when done."""
+
+    def __init__(self, store: Store, peer: str) -> None:
+        self.store = store
+        self.engine = engines.connect(store, peer)
+        self.commit = GroupCommit(store.database)
+        self.live = LiveReleases(store.releases, store.database.clock)
+        self.features = FeaturePlatform(store)
+        self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
+
+    def gateway_services(self) -> GatewayServices:
+        """Everything the gateway calls."""
+        store, explaining = self.store, Explaining(self.store)
+        releases = ReleaseAdapter(store, self.live)
+
+        def authorise(principal: Principal, action: str, resource: str) -> None:
+            store.decider.require(principal, action, resource, {"environment": store.settings.project.environment})
+
+        async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
+            return await explaining.replay(self.engine, scope, prediction)
+
+        return GatewayServices(
+            environment=store.settings.project.environment,
+            clock=SystemClock(),
+            answering=self.answerer,
+            authenticate=store.keys.authenticate,
+            authorise=authorise,
+            models=lambda scope: [*store.releases.applications(scope), *store.settings.engine.models],
+            engine=self.engine.describe,
+            receipts=store.receipts,
+            texts=store.blobs,
+            explain=explaining.explain,
+            replay=replay,
+            releases=releases,
+            publications=PublicationAdapter(store, self.features),
+            streams=Streams(store, self.features),
+            freshness=self.features.freshness,
+            runs=RunAdapter(store, self.features),
+            batches=BatchAdapter(store),
+            keys=KeyAdapter(store),
+            processes=lambda: statuses(store.paths.run),
+            ready=self._ready,
+            session_secret=store.secret("session"),
+            default_tenant=store.settings.project.tenant,
+            prices=store.settings.prices,
+            max_body_bytes=store.settings.gateway.max_body_bytes,
+        )
+
+    async def close(self) -> None:
+        """Finish what is being committed and let go of the stores."""
+        await self.engine.close()
+        await asyncio.to_thread(self.commit.close)
+        self.features.close()
+        self.store.close()
+
+    async def _ready(self) -> Mapping[str, str | None]:
+        async def engine() -> Described:
+            return await self.engine.describe()
+
+        found: dict[str, str | None] = {}
+        try:
+            await asyncio.to_thread(self.store.database.revision)
+            found["catalog"] = None
+        except AntiphonError as error:
+            found["catalog"] = str(error)
+        try:
+            async with asyncio.timeout(3.0):
+                await engine()
+            found["engine"] = None
+        except TimeoutError:
+            found["engine"] = "it does not answer within 3 s"
+        except AntiphonError as error:
+            found["engine"] = str(error)
+        return found
+
+
+class ReleaseAdapter:
+    """Releases as the admin interface moves them: every move leaves an audit entry in the same transaction."""
+
+    def __init__(self, store: Store, live: LiveReleases) -> None:
+        self._store = store
+        self._live = live
+
+    def get(self, scope: Scope, release: str) -> Any:
+        return self._store.releases.get(scope, release)
+
+    def list(self, scope: Scope, application: str | None = None) -> Any:
+        return self._store.releases.list(scope, application)
+
+    def live(self, scope: Scope, application: str) -> Any:
+        return self._store.releases.live(scope, application)
+
+    def history(self, scope: Scope, application: str) -> Any:
+        return self._store.releases.history(scope, application)
+
+    def activate(self, scope: Scope, application: str, release: str, principal: str, reason: str) -> Any:
+        with self._store.database.transaction() as connection:
+            moved = self._store.releases.activate(scope, application, release, principal, reason, within=connection)
+            self._store.audit.append(
+                scope, principal, "release.activate", release, {"application": application, "reason": reason},
+                within=connection,
+            )  # fmt: skip
+        return moved
+
+    def rollback(self, scope: Scope, application: str, principal: str, reason: str) -> Any:
+        with self._store.database.transaction() as connection:
+            moved = self._store.releases.rollback(scope, application, principal, reason, within=connection)
+            self._store.audit.append(
+                scope, principal, "release.rollback", moved.release, {"application": application, "reason": reason},
+                within=connection,
+            )  # fmt: skip
+        return moved
+
+
+class RunAdapter:
+    """Durable runs, and starting a refresh."""
+
+    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+        self._store = store
+        self._features = features
+
+    def get(self, scope: Scope, run: str) -> Any:
+        return self._store.runs.get(scope, run)
+
+    def list(self, scope: Scope, limit: int = 50) -> Any:
+        return self._store.runs.list(scope, limit=limit)
+
+    def cancel(self, scope: Scope, run: str) -> Any:
+        return self._store.runs.cancel(scope, run)
+
+    def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
+        moment = datetime.fromisoformat(as_of) if as_of is not None else None
+        run = self._features.refresh(scope, views=views, as_of=moment, reason="requested", principal="admin", key=key)
+        return self._store.runs.get(scope, run)
+
+
+class PublicationAdapter:
+    """Publications; a rollback restores the files and streamed events that the old snapshots need."""
+
+    def __init__(self, store: Store, features: FeaturePlatform) -> None:
+        self._store = store
+        self._features = features
+
+    def current(self, scope: Scope) -> Any:
+        return self._store.publications.current(scope)
+
+    def list(self, scope: Scope, limit: int = 50) -> Any:
+        return self._store.publications.list(scope, limit)
+
+    def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Any:
+        published = self._features.publisher.rollback(to, reason=reason, principal=principal)
+        self._store.audit.append(
+            scope, principal, "publication.rollback", str(published.number), {"to": to, "reason": reason}
+        )
+        return published
+
+
+class BatchAdapter:
+    """Batch jobs as the admin interface orders and reads them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._orders = Orders(store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root)
+
+    def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
+        """Place the order for this principal, on whose behalf its rows will be answered."""
+        return self._orders.place(
+            scope,
+            principal,
+            TableOrder(
+                application=order.application,
+                input=order.input,
+                output=order.output,
+                rows=order.rows,
+                as_of=order.as_of,
+                release=order.release,
+                precompute=order.precompute,
+                key=order.key,
+            ),
+        )
+
+    def get(self, scope: Scope, job: str) -> BatchJob:
+        return self._store.jobs.get(scope, job)
+
+    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
+        return self._store.jobs.list(scope, limit=limit)
+
+    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
+        return self._store.jobs.page(scope, job, after, limit)
+
+
+class KeyAdapter:
+    """API keys with an audit entry for each made and revoked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def create(self, tenant: str, name: str, role: str, expires_at: Any) -> Any:
+        return self._store.keys.create(tenant, name, role, expires_at)
+
+    def list(self, tenant: str) -> Any:
+        return self._store.keys.list(tenant)
+
+    def revoke(self, tenant: str, key: str) -> Any:
+        return self._store.keys.revoke(tenant, key)

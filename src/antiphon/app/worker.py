@@ -1,0 +1,84 @@
+"""``python -m antiphon.app.worker``: the worker process of one project."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from antiphon.app.store import Store
+from antiphon.app.wiring import Wired
+from antiphon.batch.orders import WORKFLOW as TABLE_JOB
+from antiphon.batch.table_job import TableJobs
+from antiphon.core import telemetry
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import AntiphonError
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.features.refresh import WORKFLOW as REFRESH
+from antiphon.orchestration.refreshing import RefreshSchedule
+from antiphon.orchestration.streams import Streams
+from antiphon.orchestration.worker import work
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Work until SIGTERM or SIGINT; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m antiphon.app.worker", description="Run durable work.")
+    parser.add_argument("--project", type=Path, default=Path("."))
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_work(options.project))
+    except AntiphonError as error:
+        logging.getLogger("antiphon.worker").error("%s", error)
+        return error.exit_code
+    return 0
+
+
+async def _work(root: Path) -> None:
+    store = Store.open(root)
+    telemetry.configure("worker", store.paths.logs)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    wired = Wired(store, "worker")
+    settings = store.settings.worker
+    jobs = TableJobs(
+        store.jobs,
+        store.releases,
+        store.blobs,
+        wired.answerer.answer,
+        store.settings.gateway.batch_concurrency,
+    )
+    registry = Registry()
+    registry.add(TABLE_JOB, jobs.run)
+    registry.add(REFRESH, wired.features.refresher.refresh)
+    executor = Executor(store.database, registry, "worker", lease=parse_duration(settings.lease))
+    streams = Streams(
+        wired.features.consume,
+        poll=parse_duration(settings.stream_poll).total_seconds(),
+        batch=settings.stream_batch,
+    )
+    schedule = (
+        RefreshSchedule(store.scope, wired.features.views, wired.features.refresh, store.database.clock)
+        if settings.refresh
+        else None
+    )
+    _say_ready(store.paths.worker_ready)
+    try:
+        await work(executor, streams, schedule, stop)
+    finally:
+        await wired.close()
+
+
+def _say_ready(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file.write_text(str(os.getpid()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

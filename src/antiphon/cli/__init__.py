@@ -1,0 +1,1 @@
+"""The command line: one file per noun; thin over the same functions that the gateway calls."""

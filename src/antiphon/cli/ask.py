@@ -1,0 +1,66 @@
+"""``antiphon ask``: a question from the terminal, answered as the gateway would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import note, show
+from antiphon.cli.project import at_terminal, services
+
+if TYPE_CHECKING:
+    from antiphon.serving.request import Answer
+
+
+def ask(
+    application: Annotated[str, typer.Argument(help="An application, or a plain model.")],
+    question: Annotated[str, typer.Argument(help="The question; an application may need none.")] = "",
+    entity: entities.Entity = [],  # noqa: B006 -- typer copies it
+    as_of: entities.AsOf = "",
+    release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=0, help="Bound for a plain model; 0 is its default.")] = 0,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Ask a question. The text goes to stdout, where it came from to stderr."""
+    import asyncio
+
+    answer = asyncio.run(_ask(project, application, question, entity, as_of, release, max_tokens))
+    if as_json:
+        from antiphon.gateway.openai.shapes import provenance
+
+        show({"text": answer.text, "finish_reason": answer.finish_reason, "antiphon": provenance(answer)}, True, str)
+        return
+    typer.echo(answer.text)
+    receipt = answer.receipt
+    guards = "".join(f", guard {guard.action}" for guard in receipt.guards if guard.action != "pass")
+    note(
+        f"{answer.prediction}  {receipt.cache.origin}{guards}, "
+        f"{receipt.usage.completion_tokens} tokens, {receipt.timing.total:.2f} s"
+    )
+
+
+async def _ask(
+    project: Path, application: str, question: str, entity: list[str], as_of: str, release: str, max_tokens: int
+) -> Answer:
+    from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
+
+    keys, moment = entities.keys(entity), entities.moment(as_of)
+    async with services(project) as (found, store):
+        return await found.answering.answer(
+            AnswerRequest(
+                scope=store.scope,
+                principal=at_terminal(store),
+                application=application,
+                entity=keys,
+                question=question or None,
+                messages=(Message("user", question),) if question else (),
+                as_of=moment,
+                release=release or None,
+                overrides=DecodingOverrides(max_tokens=max_tokens or None),
+            )
+        )

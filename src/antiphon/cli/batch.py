@@ -1,0 +1,110 @@
+"""``antiphon batch``: an application over a table."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.output import Progress, note, show, table
+from antiphon.cli.project import at_terminal, services
+from antiphon.core.errors import AntiphonError, Unavailable
+
+if TYPE_CHECKING:
+    from antiphon.gateway.admin.shapes import BatchLine
+    from antiphon.gateway.ports import BatchOrder
+
+app = typer.Typer(name="batch", help="Batch jobs.", no_args_is_help=True)
+
+_HEAD = ("job", "application", "status", "done", "failed", "total", "created")
+_POLL = 0.25
+
+
+class JobFailed(AntiphonError):
+    """The job ended without completing."""
+
+    code = "job_failed"
+
+
+@app.command()
+def run(
+    application: Annotated[str, typer.Argument(help="The application that answers.")],
+    input: Annotated[Path, typer.Option(help="Parquet, CSV or JSON Lines with the entity's key columns.")],
+    output: Annotated[Path, typer.Option(help="Where the answers go, one row out per row in.")],
+    as_of: entities.AsOf = "",
+    release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
+    precompute: Annotated[bool, typer.Option(help="Keep the answers for the online path too.")] = False,
+    key: Annotated[str, typer.Option(help="Orders with the same key are one job.")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")] = True,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Answer every row of a table. It survives a crash; Ctrl-C stops the waiting, not the job."""
+    from antiphon.gateway.ports import BatchOrder
+
+    order = BatchOrder(
+        application=application,
+        input=str(input.resolve()),
+        output=str(output.resolve()),
+        as_of=entities.moment(as_of),
+        release=release or None,
+        precompute=precompute,
+        key=key or None,
+    )
+    job = asyncio.run(_place(project, order, wait))
+    show(job, as_json, lambda: _table([job]))
+    if wait and job.status != "completed":
+        raise JobFailed(
+            f"The job is {job.status}: {job.error or 'no reason was given'}.",
+            where=job.id,
+            next_step="Look into .antiphon/logs/worker.log, mend the cause, run the command again.",
+        )
+    if wait and job.rows_failed:
+        note(f"{job.rows_failed} row(s) failed; their rows in {output} say why.")
+
+
+@app.command("list")
+def list_jobs(limit: Limit = 20, project: Project = HERE, as_json: Json = False) -> None:
+    """Jobs, newest first."""
+    from antiphon.gateway.admin.shapes import BatchLine, read_all
+
+    async def found() -> list[BatchLine]:
+        async with services(project) as (ports, store):
+            return list(read_all(await asyncio.to_thread(ports.batches.list, store.scope, limit), BatchLine))
+
+    jobs = asyncio.run(found())
+    show(jobs, as_json, lambda: _table(jobs))
+
+
+async def _place(project: Path, order: BatchOrder, wait: bool) -> BatchLine:
+    from antiphon.catalog.jobs import ENDED
+    from antiphon.gateway.admin.shapes import BatchLine, read
+
+    async with services(project) as (ports, store):
+        if wait and not any(process.name == "worker" and process.alive for process in ports.processes()):
+            raise Unavailable(
+                "No worker runs, so nobody would work on the job.",
+                where="worker",
+                next_step="Start `antiphon up` in another terminal, or pass --no-wait.",
+            )
+        made = await asyncio.to_thread(ports.batches.create, store.scope, at_terminal(store), order)
+        job = read(made, BatchLine)
+        progress = Progress(f"{job.id} rows")
+        while wait and job.status not in ENDED:
+            progress(job.rows_done, job.total)
+            await asyncio.sleep(_POLL)
+            job = read(await asyncio.to_thread(ports.batches.get, store.scope, job.id), BatchLine)
+        progress(job.rows_done, job.total)
+        progress.end()
+        return job
+
+
+def _table(jobs: list[BatchLine]) -> str:
+    rows = [
+        (job.id, job.application, job.status, job.rows_done, job.rows_failed, job.total, job.created_at) for job in jobs
+    ]
+    return table(_HEAD, rows, "No job yet.")

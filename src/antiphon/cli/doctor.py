@@ -1,0 +1,140 @@
+"""``antiphon doctor``: what this machine and this project lack, one line each with the next step."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import show
+from antiphon.core.errors import AntiphonError, SetupError
+
+_SPACE = 1_000_000_000
+
+
+def doctor(project: Project = HERE, as_json: Json = False) -> None:
+    """Check the machine and the project. Leaves with 7 when something is wrong."""
+    found = [_checked(name, check) for name, check in _checks(project)]
+    wrong = [line for line in found if line["problem"]]
+
+    def text() -> str:
+        lines = []
+        for line in found:
+            mark = typer.style("wrong", fg="red") if line["problem"] else typer.style("fine ", fg="green")
+            lines.append(f"{mark}  {line['check']:<14} {line['problem'] or line['found']}")
+            if line["next_step"]:
+                lines.append(f"{'':21} next: {line['next_step']}")
+        return "\n".join(lines)
+
+    show(found, as_json, text)
+    if wrong:
+        raise typer.Exit(SetupError.exit_code)
+
+
+def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "python", _python
+    yield "openmp", _openmp
+    yield "disk", lambda: _disk(project)
+    yield "settings", lambda: _settings(project)
+    yield "definitions", lambda: _definitions(project)
+    yield "models", lambda: _models(project)
+    yield "catalog", lambda: _catalog(project)
+    yield "port", lambda: _port(project)
+
+
+def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "found": check(), "problem": None, "next_step": None}
+    except AntiphonError as error:
+        where = f"{error.where}: " if error.where else ""
+        return {
+            "check": name,
+            "found": None,
+            "problem": where + error.what,
+            "next_step": (error.next_step or "").strip(),
+        }
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):
+        raise SetupError(f"Python {sys.version.split()[0]} is too old.", next_step="Use Python 3.11 or later.")
+    return sys.version.split()[0]
+
+
+def _openmp() -> str:
+    import ctypes.util
+
+    library = ctypes.util.find_library("gomp")
+    if library is None and sys.platform == "linux":
+        raise SetupError("libgomp is missing; the engine needs it.", next_step="apt-get install libgomp1")
+    return library or "not needed here"
+
+
+def _disk(project: Path) -> str:
+    from antiphon.core.settings import cache_directory
+
+    for folder in (project, cache_directory()):
+        present = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+        free = shutil.disk_usage(present).free
+        if free < _SPACE:
+            raise SetupError(f"{free / 1e6:.0f} MB are free.", where=str(present), next_step="Free at least 1 GB.")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def _settings(project: Path) -> str:
+    from antiphon.core import settings
+
+    loaded, _ = settings.load(project)
+    return f"{loaded.project.name}, engine {loaded.engine.kind}"
+
+
+def _definitions(project: Path) -> str:
+    from antiphon.core import settings
+    from antiphon.definitions import project as definitions
+
+    loaded, paths = settings.load(project)
+    declared = definitions.load(paths.root / loaded.project.definitions, loaded.project.name)
+    return f"{len(declared.views)} views, {len(declared.applications)} applications"
+
+
+def _models(project: Path) -> str:
+    from antiphon.core import settings
+
+    loaded, _ = settings.load(project)
+    if loaded.engine.kind != "llamacpp":
+        return f"none needed for a {loaded.engine.kind} engine"
+    from antiphon.engine import weights
+
+    return ", ".join(f"{model} {weights.resolve(model).sha256[:8]}" for model in loaded.engine.models)
+
+
+def _catalog(project: Path) -> str:
+    from antiphon.core import settings
+
+    loaded, paths = settings.load(project)
+    if loaded.catalog.url is None and not paths.catalog.exists():
+        return "not made yet"
+    from antiphon.catalog.database import Database
+
+    database = Database.open(loaded.catalog.url or f"sqlite:///{paths.catalog}")
+    try:
+        return f"schema {database.revision()}"
+    finally:
+        database.close()
+
+
+def _port(project: Path) -> str:
+    from antiphon.core import settings
+    from antiphon.operations.preflight import require_free_port
+    from antiphon.operations.processes import statuses
+
+    loaded, paths = settings.load(project)
+    if any(process.name == "gateway" and process.alive for process in statuses(paths.run)):
+        return f"{loaded.gateway.port}, the gateway listens"
+    require_free_port(loaded.gateway.host, loaded.gateway.port)
+    return f"{loaded.gateway.port} is free"

@@ -1,0 +1,45 @@
+"""Reading ``--entity key=value`` and times from the command line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from antiphon.core.clock import utc
+from antiphon.core.errors import InvalidInput
+
+Entity = Annotated[list[str], typer.Option("--entity", "-e", metavar="KEY=VALUE", help="An entity key; repeat it.")]
+AsOf = Annotated[str, typer.Option("--as-of", metavar="TIME", help="Event time, ISO 8601 with offset (default: now).")]
+
+
+def keys(pairs: list[str]) -> dict[str, str]:
+    """``["shop=bakery"]`` as ``{"shop": "bakery"}``.
+
+    Raises:
+        InvalidInput: one of them has no ``=`` or no name.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise InvalidInput(f"{pair!r} is no KEY=VALUE.", where="--entity", next_step="Write --entity shop=bakery.")
+        found[name] = value
+    return found
+
+
+def moment(text: str) -> datetime | None:
+    """A time, or ``None`` for an empty text.
+
+    Raises:
+        InvalidInput: no time, or one without an offset.
+    """
+    if not text:
+        return None
+    try:
+        return utc(datetime.fromisoformat(text))
+    except ValueError:
+        raise InvalidInput(
+            f"{text!r} is no time.", where="--as-of", next_step="Write it like 2013-04-10T08:00:00-04:00."
+        ) from None

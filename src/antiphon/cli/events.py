@@ -1,0 +1,81 @@
+"""``antiphon events``: source events into a stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import show
+from antiphon.cli.project import stores
+from antiphon.core.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from antiphon.catalog.events import Event
+    from antiphon.definitions.source import SourceSpec
+
+app = typer.Typer(name="events", help="Source events.", no_args_is_help=True)
+
+_CHUNK = 5_000
+
+
+@app.command()
+def push(
+    stream: Annotated[str, typer.Argument(help="A declared stream source.")],
+    file: Annotated[Path, typer.Argument(help="CSV, Parquet or JSON Lines with the source's columns.")],
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Append the rows of a file to a stream; a row whose event id is known already is ignored."""
+    from antiphon.batch import tables
+
+    with stores(project) as store:
+        current = store.applied.current(store.scope)
+        source = current.project.sources.get(stream) if current is not None else None
+        if source is None or source.kind != "stream":
+            raise NotFound(
+                f"There is no stream {stream!r}.",
+                where="STREAM",
+                next_step="Declare it with Source.stream, then apply.",
+            )
+        before = end = store.events.end(store.scope, stream)
+        sent, waiting = 0, list[Any]()
+        for line, row in enumerate(tables.read(file), 1):
+            waiting.append(_event(source, row, f"{file}, row {line}"))
+            if len(waiting) == _CHUNK:
+                end = store.events.append(store.scope, stream, waiting)
+                sent, waiting = sent + len(waiting), []
+        if waiting:
+            end = store.events.append(store.scope, stream, waiting)
+            sent += len(waiting)
+    told = {"stream": stream, "sent": sent, "new": end - before, "end": end}
+    show(told, as_json, lambda: f"{end - before} new of {sent} events; the stream ends at {end}.")
+
+
+def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
+    from antiphon.catalog.events import Event
+
+    happened = _moment(row, source.event_time, where)
+    known = _moment(row, source.available_at, where) if source.available_at else happened
+    if source.event_id is None or row.get(source.event_id) in (None, ""):
+        raise InvalidInput("It has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}.")
+    return Event(str(row[source.event_id]), happened, known, {name: _plain(value) for name, value in row.items()})
+
+
+def _moment(row: dict[str, Any], column: str, where: str) -> Any:
+    from datetime import UTC, datetime
+
+    value = row.get(column)
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise InvalidInput(f"{column} is {value!r}, which is no time.", where=where) from None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _plain(value: Any) -> Any:
+    from datetime import datetime
+
+    return value.isoformat() if isinstance(value, datetime) else value

@@ -1,0 +1,68 @@
+"""``antiphon init``: a small project that runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from antiphon.cli.options import Json
+from antiphon.cli.output import show
+from antiphon.core.errors import Conflict, InvalidInput, SetupError
+
+_BLUEPRINTS = Path(__file__).parent / "blueprints"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}\Z")
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the project and of its new folder.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = 8700,
+    directory: Annotated[Path, typer.Option("--in", metavar="DIR", help="Where the folder is made.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Write a new project: settings, definitions, a small data set, a README."""
+    if not _NAME.match(name):
+        raise InvalidInput(
+            f"{name!r} is not a project's name.", where="NAME", next_step="Use lower-case letters, digits and hyphens."
+        )
+    target = directory / name
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(f"{target} exists and is not empty.", next_step="Choose another name, or remove it.")
+    try:
+        files = write(target, name, port)
+    except OSError as error:
+        raise SetupError(f"It cannot be written: {error.strerror}.", where=str(error.filename or target)) from None
+    steps = [f"cd {target}", "antiphon up"]
+    show(
+        {"project": name, "directory": str(target.resolve()), "files": files, "next": steps},
+        as_json,
+        lambda: f"Made {target} with {', '.join(files)}.\nNext:\n  " + "\n  ".join(steps),
+    )
+
+
+def write(target: Path, name: str, port: int) -> list[str]:
+    """Write the blueprint into ``target``; it appears whole or not at all."""
+    from string import Template
+
+    from antiphon.cli.blueprints.orders import write_orders
+    from antiphon.core.clock import SystemClock
+
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for template in sorted((_BLUEPRINTS / "desk").glob("*.template")):
+            text = Template(template.read_text(encoding="utf-8")).substitute(name=name, port=port)
+            (partial / template.name.removesuffix(".template").replace("dot-", ".")).write_text(text, encoding="utf-8")
+        write_orders(partial / "orders.csv", SystemClock().now())
+        files = sorted(file.name for file in partial.iterdir())
+        if target.exists():
+            target.rmdir()
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return files

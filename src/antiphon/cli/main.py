@@ -1,0 +1,70 @@
+"""``antiphon``: assembles the commands and turns errors into one line, a next step and an exit code.
+
+Nothing heavy is imported here: a command imports what it needs when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from antiphon.cli import (
+    ask,
+    batch,
+    doctor,
+    events,
+    features,
+    init,
+    keys,
+    models,
+    plan,
+    predictions,
+    releases,
+    runs,
+    status,
+    up,
+)
+from antiphon.cli.output import fail
+from antiphon.core.errors import AntiphonError
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def assemble() -> typer.Typer:
+    """Every command, in the order of first use."""
+    app = typer.Typer(
+        name="antiphon",
+        help="Batch and online generation as two halves of one system.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_CONTEXT,
+    )
+    app.command("init")(init.init)
+    app.command("up")(up.up)
+    app.command("plan")(plan.plan)
+    app.command("apply")(plan.apply)
+    app.command("status")(status.status)
+    app.command("ask")(ask.ask)
+    app.command("explain")(predictions.explain)
+    app.command("replay")(predictions.replay)
+    app.command("doctor")(doctor.doctor)
+    for noun in (features, releases, batch, runs, models, keys, events):
+        app.add_typer(noun.app)
+    return app
+
+
+def main() -> None:
+    """Entry point of the ``antiphon`` program."""
+    try:
+        assemble()()
+    except AntiphonError as error:
+        sys.exit(fail(error, "--json" in sys.argv))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What commands print: JSON for programs, aligned text for people; results to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import typer
+
+from antiphon.core.errors import AntiphonError
+
+
+def show(value: Any, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a result: the value as one JSON document, or its text."""
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    else:
+        typer.echo(text())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "Nothing yet.") -> str:
+    """Columns aligned by their widest cell; numbers to the right. One blank line is never needed."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        return empty
+    numeric = [all(_is_number(row[column]) for row in cells) for column in range(len(head))]
+    widths = [max(len(head[column]), *(len(row[column]) for row in cells)) for column in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        placed = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(placed).rstrip()
+
+    return "\n".join([_bold(line(head)), *(line(row) for row in cells)])
+
+
+def note(text: str) -> None:
+    """A line beside the result: progress, hints."""
+    typer.echo(text, err=True)
+
+
+def moment(at: datetime | None) -> str:
+    """An instant to the second, in UTC."""
+    return at.strftime("%Y-%m-%d %H:%M:%SZ") if at is not None else "-"
+
+
+def fail(error: AntiphonError, as_json: bool) -> int:
+    """Print an error with its next step; the exit code to leave with."""
+    if as_json:
+        problem = {"code": error.code, "message": error.what, "where": error.where, "next_step": error.next_step}
+        typer.echo(msgspec.json.encode({"error": problem}).decode(), err=True)
+        return error.exit_code
+    where = f"{error.where}: " if error.where else ""
+    typer.echo(typer.style("error", fg="red", bold=True) + f": {where}{error.what}", err=True)
+    if error.next_step:
+        typer.echo(f"  next: {error.next_step.strip()}", err=True)
+    return error.exit_code
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and said at most every tenth elsewhere."""
+
+    def __init__(self, label: str, unit: str = "", scale: float = 1.0) -> None:
+        self._label = label
+        self._unit = unit
+        self._scale = scale
+        self._terminal = sys.stderr.isatty()
+        self._said = -1
+
+    def __call__(self, done: float, total: float | None) -> None:
+        """Say how far it is; units are divided by ``scale``."""
+        share = int(10 * done / total) if total else 0
+        if not self._terminal and share == self._said:
+            return
+        self._said = share
+        of = f" / {total / self._scale:,.0f}" if total else ""
+        text = f"{self._label} {done / self._scale:,.0f}{of}{self._unit}"
+        typer.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=not self._terminal)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._terminal and self._said >= 0:
+            typer.echo("", err=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(",", "").replace(".", "", 1).replace("%", "").lstrip("-").isdigit()
+
+
+def _bold(text: str) -> str:
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR")
+    return text if plain else typer.style(text, bold=True)

@@ -1,0 +1,51 @@
+"""``antiphon plan`` and ``antiphon apply``: what would change, and doing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import show, table
+from antiphon.cli.project import at_terminal, stores
+
+if TYPE_CHECKING:
+    from antiphon.app.apply import Plan
+
+
+def plan(project: Project = HERE, as_json: Json = False) -> None:
+    """Show how the definitions differ from what is applied; change nothing."""
+    from antiphon.app import apply as applying
+
+    with stores(project) as store:
+        planned = applying.plan(store)
+    show(planned, as_json, lambda: _text(planned))
+
+
+def apply(
+    project: Project = HERE,
+    rationale: Annotated[str, typer.Option(help="Why, kept with the releases.")] = "",
+    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make the new releases live.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Record the definitions, release every changed application, make the releases live."""
+    from antiphon.app import apply as applying
+
+    with stores(project) as store:
+        applied = applying.apply(store, principal=at_terminal(store).id, rationale=rationale, activate=activate)
+
+    def text() -> str:
+        live = ", ".join(applied.activated) or "nothing new"
+        releases = table(
+            ("application", "release", "number"),
+            [(release.bundle.application.name, release.id, release.number) for release in applied.releases],
+        )
+        return f"{_text(applied.plan)}\n\n{releases}\n\nWent live: {live}."
+
+    show(applied, as_json, text)
+
+
+def _text(planned: Plan) -> str:
+    rows = [(change.change, change.noun, change.name, ", ".join(change.fields)) for change in planned.changes]
+    return table(("change", "noun", "name", "fields"), rows, "Nothing is declared.")

@@ -1,0 +1,53 @@
+"""A project as the commands see it: its stores, its services, and who is at the terminal."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from antiphon.app.store import Store
+    from antiphon.gateway.ports import GatewayServices
+    from antiphon.governance.identity import Principal
+
+
+@contextmanager
+def stores(root: Path) -> Iterator[Store]:
+    """The project's stores, closed at the end.
+
+    Raises:
+        NotFound: no project there. InvalidInput: its settings are wrong.
+    """
+    from antiphon.app.store import Store
+
+    store = Store.open(root)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@asynccontextmanager
+async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
+    """The services that the gateway has, in this process; the engine is reached through its socket."""
+    from antiphon.app.store import Store
+    from antiphon.app.wiring import Wired
+
+    store = Store.open(root)
+    wired = Wired(store, "terminal")
+    try:
+        yield wired.gateway_services(), store
+    finally:
+        await wired.close()
+
+
+def at_terminal(store: Store) -> Principal:
+    """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
+    from antiphon.governance.identity import Principal
+
+    user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
+    return Principal(id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person")

@@ -1,0 +1,50 @@
+"""``antiphon runs``: executions of durable workflows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.output import show, table
+from antiphon.cli.predictions import outline
+from antiphon.cli.project import stores
+
+app = typer.Typer(name="runs", help="Executions of workflows.", no_args_is_help=True)
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Its id.")]
+
+
+@app.command("list")
+def list_runs(limit: Limit = 20, project: Project = HERE, as_json: Json = False) -> None:
+    """Runs, newest first."""
+    from antiphon.gateway.admin.shapes import RunLine, read_all
+
+    with stores(project) as store:
+        runs = read_all(store.runs.list(store.scope, limit=limit), RunLine)
+    rows = [(run.id, run.workflow, run.status, run.done, run.total, run.note, run.created_at) for run in runs]
+    show(runs, as_json, lambda: table(("run", "workflow", "status", "done", "total", "note", "created"), rows))
+
+
+@app.command("show")
+def show_run(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
+    """One run with its steps."""
+    import msgspec
+
+    with stores(project) as store:
+        found = {
+            "run": msgspec.to_builtins(store.runs.get(store.scope, run)),
+            "steps": msgspec.to_builtins(store.runs.steps(store.scope, run)),
+        }
+    show(found, as_json, lambda: outline(found))
+
+
+@app.command()
+def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
+    """Ask a run to stop at its next step."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    with stores(project) as store:
+        found = read(store.runs.cancel(store.scope, run), RunLine)
+    show(found, as_json, lambda: f"{found.id} {found.status}")

@@ -1,0 +1,96 @@
+"""``antiphon status``: how the project is doing, from its catalog and its processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import show, table
+from antiphon.cli.project import services
+
+if TYPE_CHECKING:
+    from antiphon.gateway.admin.shapes import Status
+
+
+def status(project: Project = HERE, as_json: Json = False) -> None:
+    """Processes, engine, publication, freshness, streams and jobs."""
+    import asyncio
+
+    found = asyncio.run(_status(project))
+    show(found, as_json, lambda: _text(found))
+
+
+async def _status(project: Any) -> Status:
+    from antiphon.gateway.admin.status import status as status_of
+    from antiphon.gateway.measurements import Measurements
+
+    async with services(project) as (found, store):
+        return await status_of(found, Measurements(), store.scope)
+
+
+def _text(found: Status) -> str:
+    load = found.engine.load
+    engine = (
+        f"{load.running_online} online + {load.running_batch} batch of {load.slots} slots"
+        if load
+        else found.engine.reason
+    )
+    parts = [
+        f"{found.tenant}/{found.environment}   publication {found.publication or '-'}   engine: {engine}",
+        "applications and models: " + ", ".join(found.applications),
+        table(
+            ("process", "pid", "state", "restarts", "MB", "nice"),
+            [
+                (
+                    process.name,
+                    process.pid,
+                    "running" if process.alive else "away",
+                    process.restarts,
+                    round(process.resident_bytes / 1e6) if process.resident_bytes else None,
+                    process.nice,
+                )
+                for process in found.processes
+            ],
+            "Nothing runs here: `antiphon up` starts it.",
+        ),
+    ]
+    if found.freshness:
+        parts.append(freshness_table(found.freshness))
+    if found.streams:
+        parts.append(
+            table(
+                ("stream", "consumed", "end", "lag"),
+                [(stream.stream, stream.consumed, stream.end, stream.lag) for stream in found.streams],
+            )
+        )
+    if found.jobs:
+        parts.append(
+            table(
+                ("job", "application", "status", "done", "failed", "total"),
+                [
+                    (job.id, job.application, job.status, job.rows_done, job.rows_failed, job.total)
+                    for job in found.jobs
+                ],
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def freshness_table(views: Any) -> str:
+    """Views with their age in words."""
+    from antiphon.gateway.dashboard.wording import duration
+
+    return table(
+        ("view", "version", "refreshed", "as of", "rows"),
+        [
+            (
+                view.view,
+                view.definition_version[:8],
+                "never" if view.age_seconds is None else f"{duration(view.age_seconds)} ago",
+                view.as_of,
+                view.rows,
+            )
+            for view in views
+        ],
+        "No view is published yet; the worker publishes them soon after `antiphon up`.",
+    )

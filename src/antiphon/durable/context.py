@@ -1,0 +1,110 @@
+"""What a workflow sees of its run.
+
+Invariant: a step is known by its name and by how often that name came before it in the run, so that a workflow
+that is called again meets its own records; steps that run side by side need names of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.engine import Connection
+
+from antiphon.core.clock import Clock
+from antiphon.core.scope import Scope
+from antiphon.core.telemetry import span
+from antiphon.durable.run import Progress, Run
+from antiphon.durable.runs import Runs
+
+T = TypeVar("T")
+
+
+class RunContext:
+    """A workflow's handle on its run. Made by the executor."""
+
+    def __init__(self, run: Run, runs: Runs, clock: Clock, recorded: dict[tuple[str, int], Any]) -> None:
+        self._run = run
+        self._runs = runs
+        self._clock = clock
+        self._recorded = recorded
+        self._seen: Counter[str] = Counter()
+        self._progress: Progress | None = None
+        self._stopping = False
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._run.id
+
+    @property
+    def scope(self) -> Scope:
+        """The scope the run works in."""
+        return self._run.scope
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._run.attempts
+
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any) -> Any:
+        """Run a step at least once; a synchronous function runs in a thread.
+
+        The result is recorded as JSON and returned as JSON reads it back, the first time as well. A crash between
+        the effect and its record runs the step again: the effect must be idempotent.
+
+        Raises:
+            LeaseLost: another worker took the run over; nothing is recorded.
+            InvalidInput: the result is no JSON.
+        """
+        occurrence = self._enter(name)
+        if (name, occurrence) in self._recorded:
+            return self._recorded[name, occurrence]
+        started = self._clock.now()
+        with span(f"step {name}", {"antiphon.run": self.id}):
+            if inspect.iscoroutinefunction(fn):
+                result = await fn(*args)
+            else:
+                result = await asyncio.to_thread(fn, *args)
+                if inspect.isawaitable(result):
+                    result = await result
+            return await asyncio.to_thread(self._runs.record, self._run, name, occurrence, result, started)
+
+    async def transaction(self, name: str, fn: Callable[[Connection], T]) -> T:
+        """Run an effect on the catalog exactly once: it and the step's record are one transaction.
+
+        ``fn`` passes its connection on as ``within=`` and returns JSON. It runs in a thread.
+
+        Raises:
+            LeaseLost: another worker took the run over; the effect was not run.
+            InvalidInput: the result is no JSON; the effect is undone.
+        """
+        occurrence = self._enter(name)
+        if (name, occurrence) in self._recorded:
+            return cast(T, self._recorded[name, occurrence])
+        with span(f"transaction {name}", {"antiphon.run": self.id}):
+            result = await asyncio.to_thread(self._runs.transact, self._run, name, occurrence, fn, self._clock.now())
+        return cast(T, result)
+
+    def progress(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say how far the run is; written with the next heartbeat, so it may be called often."""
+        self._progress = Progress(done, total, note)
+
+    @property
+    def latest_progress(self) -> Progress | None:
+        """What was last said."""
+        return self._progress
+
+    def stop_at_next_step(self) -> None:
+        """Let the step in flight finish and stop the workflow before the next one."""
+        self._stopping = True
+
+    def _enter(self, name: str) -> int:
+        if self._stopping:
+            raise asyncio.CancelledError
+        occurrence = self._seen[name]
+        self._seen[name] += 1
+        return occurrence

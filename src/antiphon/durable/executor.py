@@ -1,0 +1,179 @@
+"""The executor: claims runs, keeps their leases, calls their workflows.
+
+Invariant: a run is left in the catalog as what happened to it (succeeded, failed, queued again, cancelled), or its
+lease ends and another executor claims it. Nothing depends on this process ending well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import timedelta
+from typing import Any
+
+from antiphon.catalog.database import Database
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.telemetry import span
+from antiphon.durable.context import RunContext
+from antiphon.durable.registry import Registry
+from antiphon.durable.run import LeaseLost, Run
+from antiphon.durable.runs import Runs
+
+_log = logging.getLogger(__name__)
+
+
+class Executor:
+    """Runs workflows until told to stop. Many may share a catalog, in one process or in many.
+
+    Args:
+        database: the catalog.
+        registry: the workflows this executor knows.
+        worker_id: unique among living workers; a worker that was started again under its name takes its runs back
+            at once.
+        clock: wall time of leases.
+        concurrency: runs at once.
+        lease: how long a run is held without a heartbeat; a dead worker's runs wait this long.
+        poll: seconds between looks for new runs.
+        grace: seconds a step may still take after ``stop`` before it is cancelled.
+        backoff: wait before the second attempt; doubled for every further one, at most 5 minutes.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        worker_id: str,
+        clock: Clock | None = None,
+        *,
+        concurrency: int = 4,
+        lease: timedelta = timedelta(seconds=15),
+        poll: float = 0.1,
+        grace: float = 10.0,
+        backoff: timedelta = timedelta(seconds=1),
+    ) -> None:
+        self._clock = clock or database.clock
+        self._runs = Runs(database, self._clock)
+        self._registry = registry
+        self._worker = worker_id
+        self._concurrency = concurrency
+        self._lease = lease
+        self._poll = poll
+        self._grace = grace
+        self._backoff = backoff
+        self._contexts: dict[asyncio.Task[None], RunContext] = {}
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set; then let steps in flight finish and give the runs back."""
+        await self._patiently(self._runs.reclaim, self._worker)
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                claimed = None
+                if len(self._contexts) < self._concurrency:
+                    claimed = await self._patiently(self._runs.claim, self._worker, self._lease, self._registry.names)
+                if claimed is not None:
+                    await self._start(claimed)
+                    continue
+                await asyncio.wait({stopping, *self._contexts}, timeout=self._poll, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            await self._drain()
+
+    async def _start(self, run: Run) -> None:
+        try:
+            recorded = await asyncio.to_thread(self._runs.recorded, run)
+        except AntiphonError:
+            _log.exception("the journal of run %s cannot be read; its lease will end", run.id)
+            return
+        context = RunContext(run, self._runs, self._clock, recorded)
+        task = asyncio.create_task(self._hold(run, context), name=f"run {run.id}")
+        self._contexts[task] = context
+        task.add_done_callback(lambda ended: self._contexts.pop(ended, None))
+
+    async def _drain(self) -> None:
+        for context in self._contexts.values():
+            context.stop_at_next_step()
+        if self._contexts:
+            await asyncio.wait(set(self._contexts), timeout=self._grace)
+        left = set(self._contexts)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _hold(self, run: Run, context: RunContext) -> None:
+        workflow = asyncio.create_task(self._call(run, context))
+        heart = asyncio.create_task(self._beat(run, context))
+        try:
+            await asyncio.wait({workflow, heart}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when this task itself is cancelled: the workflow stops before the run is left.
+            for task in (workflow, heart):
+                task.cancel()
+            ended, heartbeat = await asyncio.gather(workflow, heart, return_exceptions=True)
+            await self._leave(run, context, ended, heartbeat)
+
+    async def _call(self, run: Run, context: RunContext) -> dict[str, Any]:
+        with span(f"workflow {run.workflow}", {"antiphon.run": run.id}, traceparent=run.trace):
+            return await self._registry.get(run.workflow)(context, run.arguments)
+
+    async def _beat(self, run: Run, context: RunContext) -> bool:
+        """Keep the lease; returns once somebody asked to cancel the run.
+
+        Raises:
+            LeaseLost: the run is not ours any more.
+        """
+        every = min(self._lease.total_seconds() / 3, 1.0)
+        while True:
+            await asyncio.sleep(every)
+            try:
+                if await asyncio.to_thread(self._runs.heartbeat, run, self._lease, context.latest_progress):
+                    return True
+            except Unavailable:
+                # The lease may last until the catalog is back; if not, the next heartbeat says so.
+                _log.warning("the catalog is away; run %s is held without a heartbeat", run.id)
+
+    async def _leave(self, run: Run, context: RunContext, ended: Any, heartbeat: Any) -> None:
+        try:
+            if isinstance(heartbeat, Exception) and not isinstance(heartbeat, LeaseLost):
+                _log.error("the heartbeat of run %s failed", run.id, exc_info=heartbeat)
+            if isinstance(heartbeat, LeaseLost) or isinstance(ended, LeaseLost):
+                _log.warning("run %s was taken over; what this worker computed is dropped", run.id)
+            elif isinstance(ended, asyncio.CancelledError):
+                leave = self._runs.end_cancelled if heartbeat is True else self._runs.give_back
+                await asyncio.to_thread(leave, run)
+            elif isinstance(ended, BaseException):
+                await self._leave_failed(run, ended)
+            else:
+                await asyncio.to_thread(self._runs.succeed, run, ended or {}, context.latest_progress)
+        except LeaseLost:
+            _log.warning("run %s was taken over as it ended", run.id)
+        except AntiphonError as error:
+            if isinstance(ended, BaseException) or isinstance(error, Unavailable):
+                _log.exception("run %s cannot be left in order; its lease will end", run.id)
+                return
+            await self._leave_failed(run, error)
+
+    async def _leave_failed(self, run: Run, error: BaseException) -> None:
+        _log.error("run %s (%s) failed in attempt %d", run.id, run.workflow, run.attempts, exc_info=error)
+        what = str(error) if isinstance(error, AntiphonError) else f"{type(error).__name__}: {error}"
+        retry_at = None
+        if _worth_retrying(error) and run.attempts < run.max_attempts:
+            wait = min(self._backoff * 2 ** (run.attempts - 1), timedelta(minutes=5))
+            retry_at = self._clock.now() + wait
+        with contextlib.suppress(LeaseLost):
+            await asyncio.to_thread(self._runs.fail, run, what, retry_at)
+
+    async def _patiently(self, call: Any, *args: Any) -> Any:
+        try:
+            return await asyncio.to_thread(call, *args)
+        except Unavailable:
+            _log.warning("the catalog is away; the worker waits", exc_info=True)
+            await asyncio.sleep(min(1.0, self._poll * 10))
+            return None
+
+
+def _worth_retrying(error: BaseException) -> bool:
+    # What the caller did wrong stays wrong; what was away or broken may come back.
+    return not isinstance(error, AntiphonError) or error.http_status >= 429

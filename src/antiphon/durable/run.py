@@ -1,0 +1,105 @@
+"""A run of a workflow and its steps, as values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy.engine import Row
+
+from antiphon.core.clock import from_microseconds
+from antiphon.core.errors import Conflict
+from antiphon.core.scope import Scope
+
+RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ENDED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled")
+
+
+class LeaseLost(Conflict):
+    """Another worker holds the run now, or it ended: whatever was computed is not committed."""
+
+    code = "lease_lost"
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One execution of a workflow.
+
+    Attributes:
+        key: what makes submitting idempotent.
+        epoch: raised by every claim; only its holder writes.
+        attempts: claims that were not given back; past ``max_attempts`` the run fails.
+        not_before: it is not claimed earlier (back-off after a failure).
+        done, total, note: how far it is.
+        trace: W3C trace context of whoever submitted it.
+    """
+
+    id: str
+    scope: Scope
+    workflow: str
+    key: str | None
+    arguments: dict[str, Any]
+    status: RunStatus
+    epoch: int
+    attempts: int
+    max_attempts: int
+    worker: str | None
+    lease_until: datetime | None
+    not_before: datetime
+    cancel_requested: bool
+    done: int
+    total: int | None
+    note: str
+    result: dict[str, Any] | None
+    error: str | None
+    trace: str | None
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+
+
+class StepRecord(msgspec.Struct, frozen=True):
+    """A completed step. ``occurrence`` counts the steps of this name in the run from 0."""
+
+    name: str
+    occurrence: int
+    epoch: int
+    result: Any
+    started_at: datetime
+    ended_at: datetime
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a run is."""
+
+    done: int
+    total: int | None
+    note: str
+
+
+def read_run(row: Row[Any]) -> Run:
+    """A row of the table ``runs``."""
+    return Run(
+        id=row.id,
+        scope=Scope(row.tenant, row.environment),
+        workflow=row.workflow,
+        key=row.key,
+        arguments=msgspec.json.decode(row.arguments),
+        status=row.status,
+        epoch=row.epoch,
+        attempts=row.attempts,
+        max_attempts=row.max_attempts,
+        worker=row.worker,
+        lease_until=None if row.lease_until is None else from_microseconds(row.lease_until),
+        not_before=from_microseconds(row.not_before),
+        cancel_requested=row.cancel_requested,
+        done=row.done,
+        total=row.total,
+        note=row.note,
+        result=None if row.result is None else msgspec.json.decode(row.result),
+        error=row.error,
+        trace=row.trace,
+        created_at=from_microseconds(row.created_at),
+        updated_at=from_microseconds(row.updated_at),
+        ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
+    )

@@ -1,0 +1,359 @@
+"""Runs: submitted workflows, who holds them, and the journal of their steps.
+
+Invariants:
+- A run is held by at most one worker that may write: claiming raises the run's epoch, and every write of a worker
+  is conditional on the epoch it claimed. A worker that lost its lease can compute, but not commit.
+- A step is recorded at most once; what was recorded first stays.
+- A transactional step's effect and its record are one transaction.
+
+Fencing by epoch: Gray & Cheriton, "Leases", SOSP 1989; the fencing token as in Kleppmann, *Designing
+Data-Intensive Applications*, ch. 8.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import Clock, from_microseconds, microseconds
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.ids import canonical, new_id
+from antiphon.core.scope import Scope
+from antiphon.durable.run import ENDED, LeaseLost, Progress, Run, RunStatus, StepRecord, read_run
+
+MAX_ATTEMPTS = 5
+
+_runs, _steps = schema.runs, schema.steps
+
+
+class Runs:
+    """Repository of runs and their steps.
+
+    Args:
+        database: the catalog.
+        clock: wall time of leases; the database's own unless given.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self._database = database
+        self._clock = clock or database.clock
+
+    def submit(
+        self,
+        scope: Scope,
+        workflow: str,
+        arguments: Mapping[str, Any],
+        key: str | None = None,
+        *,
+        max_attempts: int = MAX_ATTEMPTS,
+        not_before: datetime | None = None,
+        trace: str | None = None,
+        within: Connection | None = None,
+    ) -> str:
+        """Queue a run and return its id; the same key again returns the id it gave before.
+
+        Raises:
+            Conflict: the key was used for another workflow or other arguments.
+            InvalidInput: the arguments are no JSON.
+        """
+        encoded = _encode(dict(arguments), f"arguments of {workflow}")
+        now = microseconds(self._clock.now())
+        with self._database.writing(within) as connection:
+            if key is not None:
+                known = connection.execute(
+                    select(_runs.c.id, _runs.c.workflow, _runs.c.arguments).where(
+                        schema.owned(_runs, scope), _runs.c.key == key
+                    )
+                ).first()
+                if known is not None:
+                    if (known.workflow, known.arguments) != (workflow, encoded):
+                        raise Conflict(
+                            f"The key {key!r} was used for another run ({known.id}).",
+                            where=str(scope),
+                            next_step="Use another key.",
+                        )
+                    return str(known.id)
+            run = new_id("run")
+            connection.execute(
+                insert(_runs).values(
+                    tenant=scope.tenant,
+                    environment=scope.environment,
+                    id=run,
+                    workflow=workflow,
+                    key=key,
+                    arguments=encoded,
+                    status="queued",
+                    epoch=0,
+                    attempts=0,
+                    max_attempts=max_attempts,
+                    not_before=now if not_before is None else microseconds(not_before),
+                    cancel_requested=False,
+                    done=0,
+                    note="",
+                    trace=trace,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+        return run
+
+    def get(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
+        """One run.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        with self._database.reading(within) as connection:
+            row = connection.execute(select(_runs).where(schema.owned(_runs, scope), _runs.c.id == run)).first()
+        if row is None:
+            raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs`.")
+        return read_run(row)
+
+    def list(
+        self,
+        scope: Scope,
+        limit: int = 50,
+        *,
+        workflow: str | None = None,
+        status: RunStatus | None = None,
+        within: Connection | None = None,
+    ) -> builtins.list[Run]:
+        """Runs, latest first."""
+        statement = select(_runs).where(schema.owned(_runs, scope))
+        if workflow is not None:
+            statement = statement.where(_runs.c.workflow == workflow)
+        if status is not None:
+            statement = statement.where(_runs.c.status == status)
+        statement = statement.order_by(_runs.c.created_at.desc(), _runs.c.id.desc()).limit(limit)
+        with self._database.reading(within) as connection:
+            return [read_run(row) for row in connection.execute(statement)]
+
+    def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
+        """The run's completed steps, in the order in which they ended."""
+        statement = (
+            select(_steps)
+            .where(schema.owned(_steps, scope), _steps.c.run == run)
+            .order_by(_steps.c.ended_at, _steps.c.started_at, _steps.c.name, _steps.c.occurrence)
+        )
+        with self._database.reading(within) as connection:
+            return [
+                StepRecord(
+                    name=row.name,
+                    occurrence=row.occurrence,
+                    epoch=row.epoch,
+                    result=msgspec.json.decode(row.result),
+                    started_at=from_microseconds(row.started_at),
+                    ended_at=from_microseconds(row.ended_at),
+                )
+                for row in connection.execute(statement)
+            ]
+
+    def claim(self, worker: str, lease: timedelta, workflows: Collection[str] | None = None) -> Run | None:
+        """Take the oldest run that is due: queued, or held by a worker whose lease is over.
+
+        A run whose lease ended too often fails here instead of killing one worker after another.
+        """
+        while True:
+            now = microseconds(self._clock.now())
+            due = self._due(now, workflows)
+            with self._database.read() as connection:
+                # Idle workers poll: they look without taking the write lock.
+                if connection.execute(select(_runs.c.id).where(due).limit(1)).first() is None:
+                    return None
+            with self._database.transaction() as connection:
+                row = connection.execute(
+                    select(_runs).where(due).order_by(_runs.c.not_before, _runs.c.created_at, _runs.c.id).limit(1)
+                ).first()
+                if row is None:
+                    return None
+                values: dict[str, Any]
+                if row.cancel_requested:
+                    values = {"status": "cancelled", "ended_at": now}
+                elif row.attempts >= row.max_attempts:
+                    values = {
+                        "status": "failed",
+                        "ended_at": now,
+                        "error": f"Its worker died or lost its lease in each of {row.attempts} attempts.",
+                    }
+                else:
+                    values = {
+                        "status": "running",
+                        "worker": worker,
+                        "attempts": row.attempts + 1,
+                        "lease_until": now + lease // timedelta(microseconds=1),
+                    }
+                values |= {"epoch": row.epoch + 1, "updated_at": now}
+                scope = Scope(row.tenant, row.environment)
+                connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == row.id).values(values))
+                if values["status"] == "running":
+                    return self.get(scope, row.id, within=connection)
+
+    def heartbeat(self, run: Run, lease: timedelta, progress: Progress | None = None) -> bool:
+        """Extend the lease; returns whether somebody asked to cancel the run.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more.
+        """
+        now = microseconds(self._clock.now())
+        values: dict[str, Any] = {"lease_until": now + lease // timedelta(microseconds=1), "updated_at": now}
+        if progress is not None:
+            values |= {"done": progress.done, "total": progress.total, "note": progress.note}
+        with self._database.transaction() as connection:
+            held = connection.execute(
+                update(_runs).where(_held(run)).values(values).returning(_runs.c.cancel_requested)
+            ).first()
+        if held is None:
+            raise _lost(run)
+        return bool(held.cancel_requested)
+
+    def reclaim(self, worker: str) -> int:
+        """End every lease of a worker that was started again under its name; returns how many there were."""
+        with self._database.transaction() as connection:
+            return connection.execute(
+                update(_runs)
+                .where(_runs.c.status == "running", _runs.c.worker == worker)
+                .values(lease_until=microseconds(self._clock.now()) - 1)
+            ).rowcount
+
+    def recorded(self, run: Run) -> dict[tuple[str, int], Any]:
+        """Results of the run's completed steps by (name, occurrence)."""
+        return {(step.name, step.occurrence): step.result for step in self.steps(run.scope, run.id)}
+
+    def record(self, run: Run, name: str, occurrence: int, result: Any, started_at: datetime) -> Any:
+        """Record a completed step and return its result as it will be read back.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more.
+            InvalidInput: the result is no JSON.
+        """
+        return self.transact(run, name, occurrence, lambda _connection: result, started_at)
+
+    def transact(
+        self, run: Run, name: str, occurrence: int, effect: Callable[[Connection], Any], started_at: datetime
+    ) -> Any:
+        """Run an effect and record the step in one transaction.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more; the effect was not run.
+            InvalidInput: the result is no JSON; the effect is undone.
+        """
+        with self._database.transaction() as connection:
+            if connection.execute(select(_runs.c.id).where(_held(run))).first() is None:
+                raise _lost(run)
+            encoded = _encode(effect(connection), f"result of step {name!r}")
+            connection.execute(
+                insert(_steps).values(
+                    tenant=run.scope.tenant,
+                    environment=run.scope.environment,
+                    run=run.id,
+                    name=name,
+                    occurrence=occurrence,
+                    epoch=run.epoch,
+                    result=encoded,
+                    started_at=microseconds(started_at),
+                    ended_at=microseconds(self._clock.now()),
+                )
+            )
+        return msgspec.json.decode(encoded)
+
+    def succeed(self, run: Run, result: Mapping[str, Any], progress: Progress | None = None) -> None:
+        """End a run with its result.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more.
+            InvalidInput: the result is no JSON.
+        """
+        values: dict[str, Any] = {"status": "succeeded", "result": _encode(dict(result), "result"), "error": None}
+        if progress is not None:
+            values |= {"done": progress.done, "total": progress.total, "note": progress.note}
+        self._leave(run, values, ended=True)
+
+    def fail(self, run: Run, error: str, retry_at: datetime | None = None) -> None:
+        """End a run with an error, or queue it again for ``retry_at``.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more.
+        """
+        if retry_at is None:
+            self._leave(run, {"status": "failed", "error": error}, ended=True)
+        else:
+            self._leave(run, {"status": "queued", "error": error, "not_before": microseconds(retry_at)}, ended=False)
+
+    def give_back(self, run: Run) -> None:
+        """Queue a run again because its worker stops; the attempt does not count.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more.
+        """
+        self._leave(run, {"status": "queued", "attempts": run.attempts - 1}, ended=False)
+
+    def end_cancelled(self, run: Run) -> None:
+        """End a run that was asked to be cancelled, after it stopped.
+
+        Raises:
+            LeaseLost: the run is not this holder's any more.
+        """
+        self._leave(run, {"status": "cancelled"}, ended=True)
+
+    def cancel(self, scope: Scope, run: str, *, within: Connection | None = None) -> Run:
+        """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        now = microseconds(self._clock.now())
+        with self._database.writing(within) as connection:
+            found = self.get(scope, run, within=connection)
+            values: dict[str, Any] = {"cancel_requested": True, "updated_at": now}
+            if found.status == "queued":
+                values |= {"status": "cancelled", "ended_at": now}
+            if found.status not in ENDED:
+                connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == run).values(values))
+            return self.get(scope, run, within=connection)
+
+    def _due(self, now: int, workflows: Collection[str] | None) -> ColumnElement[bool]:
+        due = or_(
+            and_(_runs.c.status == "queued", _runs.c.not_before <= now),
+            and_(_runs.c.status == "running", _runs.c.lease_until < now),
+        )
+        return due if workflows is None else and_(due, _runs.c.workflow.in_(sorted(workflows)))
+
+    def _leave(self, run: Run, values: dict[str, Any], *, ended: bool) -> None:
+        now = microseconds(self._clock.now())
+        values |= {"worker": None, "lease_until": None, "updated_at": now}
+        if ended:
+            values["ended_at"] = now
+        with self._database.transaction() as connection:
+            if connection.execute(update(_runs).where(_held(run)).values(values)).rowcount != 1:
+                raise _lost(run)
+
+
+def _held(run: Run) -> ColumnElement[bool]:
+    return and_(
+        schema.owned(_runs, run.scope), _runs.c.id == run.id, _runs.c.epoch == run.epoch, _runs.c.status == "running"
+    )
+
+
+def _lost(run: Run) -> LeaseLost:
+    return LeaseLost(
+        f"Epoch {run.epoch} of run {run.id} is over.",
+        where=str(run.scope),
+        next_step="Another worker has it, or it ended; nothing was committed here.",
+    )
+
+
+def _encode(value: Any, where: str) -> bytes:
+    try:
+        return canonical(value)
+    except TypeError as error:
+        raise InvalidInput(
+            f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
+        ) from error

@@ -1,0 +1,295 @@
+"""Any OpenAI-compatible URL as an engine: what a team already runs can be fronted from the first day.
+
+What such a server does not tell stays empty and is never made up: token ids are ``-1``, branches are not
+reported, seconds in the engine are the wall seconds of the stream, and the fingerprint is what the server calls
+its own. ``completions`` sends the rendered prompt as it is; ``chat`` sends it as one user message, for servers
+that have nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Literal
+
+import httpx
+import msgspec
+
+from antiphon.core.errors import (
+    AntiphonError,
+    EngineFailed,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+)
+from antiphon.core.ids import new_id
+from antiphon.engine.messages import (
+    Alternative,
+    Delta,
+    Described,
+    Finished,
+    Generate,
+    Load,
+    ModelDescription,
+    TokenOut,
+    Usage,
+)
+
+Mode = Literal["completions", "chat"]
+
+_PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}"
+
+
+class RemoteEngine:
+    """Implements :class:`~antiphon.engine.port.Engine` over HTTP.
+
+    Args:
+        url: base URL, with or without the final ``/v1``.
+        key: bearer token, if the server wants one.
+        models: model names of requests to the server's own names; a name not listed is sent as it is.
+        context_tokens: reported when the server does not say.
+        timeout_seconds: longest silence within a stream.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        mode: Mode = "completions",
+        models: dict[str, str] | None = None,
+        context_tokens: int = 4096,
+        timeout_seconds: float = 60.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        base = url.rstrip("/").removesuffix("/v1") + "/v1"
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx.Timeout(timeout_seconds, connect=5.0)
+        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout, trust_env=False)
+        self._url = base
+        self._mode: Mode = mode
+        self._models = dict(models or {})
+        self._context_tokens = context_tokens
+        self._monotonic = monotonic
+
+    async def describe(self) -> Described:
+        try:
+            response = await self._http.get("/models")
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.status_code != 200:
+            raise self._refused(response.status_code, response.headers, response.content)
+        try:
+            listed = response.json()["data"]
+            found = {str(entry["id"]): entry for entry in listed}
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineFailed("The server's list of models cannot be read.", where=self._url) from error
+        names = {served: name for name, served in self._models.items()}
+        return Described(
+            new_id("describe"),
+            tuple(
+                ModelDescription(
+                    name=names.get(served, served),
+                    fingerprint=_fingerprint(served, None),
+                    context_tokens=int(entry.get("max_model_len") or self._context_tokens),
+                    chat_template=_PLAIN_TEMPLATE,
+                    special_tokens=(),
+                    bos="",
+                    eos="",
+                )
+                for served, entry in found.items()
+            ),
+            Load(),
+        )
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        began = self._monotonic()
+        reading = _Reading(request, self._mode, began)
+        try:
+            path = "/completions" if self._mode == "completions" else "/chat/completions"
+            async with self._http.stream("POST", path, json=self._body(request)) as response:
+                if response.status_code != 200:
+                    raise self._refused(response.status_code, response.headers, await response.aread())
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    payload = line[5:].strip()
+                    if payload == "[DONE]":
+                        break
+                    delta = reading.read(payload, self._monotonic())
+                    if delta is not None:
+                        yield delta
+        except httpx.ConnectError as error:
+            raise self._unreachable(error) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise EngineFailed(
+                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+            ) from error
+        yield reading.finished(self._monotonic())
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    def _body(self, request: Generate) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._models.get(request.model, request.model),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if self._mode == "completions":
+            body["prompt"] = request.prompt
+            if request.logprobs is not None:
+                body["logprobs"] = request.logprobs
+        else:
+            body["messages"] = [{"role": "user", "content": request.prompt}]
+            if request.logprobs is not None:
+                body |= {"logprobs": True, "top_logprobs": request.logprobs}
+        if request.json_schema is not None:
+            try:
+                schema = msgspec.json.decode(request.json_schema)
+            except msgspec.DecodeError as error:
+                raise InvalidInput(f"The schema is no JSON: {error}.", where="json_schema") from error
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "output", "schema": schema, "strict": True},
+            }
+        return body
+
+    def _unreachable(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"The remote engine cannot be reached ({type(error).__name__}).",
+            where=self._url,
+            next_step="See whether the server runs and the URL is right.",
+        )
+
+    def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> AntiphonError:
+        """The error a non-200 answer stands for."""
+        message, code = _complaint(content)
+        text = f"The remote engine answered {status}: {message}"
+        if status == 429:
+            retry_after = headers.get("retry-after", "")
+            return Overloaded(text, where=self._url, retry_after=float(retry_after) if retry_after.isdigit() else 1.0)
+        if status == 404:
+            return NotFound(text, where=self._url)
+        if status in (401, 403):
+            return Unavailable(text, where=self._url, next_step="Check the key of the remote engine.")
+        if code == PromptTooLong.code or "context length" in message:
+            return PromptTooLong(text, where=self._url)
+        if status in (400, 422):
+            return InvalidInput(text, where=self._url)
+        if status == 503:
+            return Unavailable(text, where=self._url)
+        return EngineFailed(text, where=self._url)
+
+
+class _Reading:
+    """What was read of one stream so far."""
+
+    def __init__(self, request: Generate, mode: Mode, began: float) -> None:
+        self._request = request
+        self._mode = mode
+        self._began = began
+        self._first: float | None = None
+        self._text: list[str] = []
+        self._chunks = 0
+        self._usage: dict[str, Any] = {}
+        self._reason: str | None = None
+        self._fingerprint: str | None = None
+
+    def read(self, payload: str, now: float) -> Delta | None:
+        try:
+            chunk = msgspec.json.decode(payload)
+            if "error" in chunk:
+                raise EngineFailed(f"The remote engine failed: {_message(chunk['error'])}")
+            self._usage = chunk.get("usage") or self._usage
+            self._fingerprint = chunk.get("system_fingerprint") or self._fingerprint
+            if not chunk.get("choices"):
+                return None
+            choice = chunk["choices"][0]
+            self._reason = choice.get("finish_reason") or self._reason
+            text = choice["text"] if self._mode == "completions" else choice["delta"].get("content")
+            tokens = self._tokens(choice.get("logprobs") or {})
+        except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise EngineFailed(f"The remote engine sent what cannot be read: {payload[:80]!r}") from error
+        if not text and not tokens:
+            return None
+        self._first = self._first if self._first is not None else now
+        self._text.append(text or "")
+        self._chunks += 1
+        return Delta(self._request.id, text or "", tokens)
+
+    def finished(self, now: float) -> Finished:
+        if self._reason is None:
+            raise EngineFailed("The remote engine's stream ended early.", next_step="Ask again.")
+        first = self._first if self._first is not None else now
+        cached = (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        return Finished(
+            id=self._request.id,
+            reason="length" if self._reason == "length" else "stop",
+            text="".join(self._text),
+            usage=Usage(
+                prompt_tokens=int(self._usage.get("prompt_tokens") or 0),
+                cached_prompt_tokens=int(cached),
+                completion_tokens=int(self._usage.get("completion_tokens") or self._chunks),
+                forced_tokens=0,
+                steps=self._chunks,
+                queue_seconds=0.0,
+                prefill_seconds=first - self._began,
+                decode_seconds=now - first,
+                engine_seconds=now - self._began,
+            ),
+            fingerprint=_fingerprint(self._request.model, self._fingerprint),
+        )
+
+    def _tokens(self, logprobs: dict[str, Any]) -> tuple[TokenOut, ...]:
+        if self._mode == "chat":
+            return tuple(
+                TokenOut(
+                    -1,
+                    entry["token"],
+                    entry["logprob"],
+                    False,
+                    tuple(
+                        Alternative(other["token"], -1, other["logprob"]) for other in entry.get("top_logprobs") or ()
+                    ),
+                )
+                for entry in logprobs.get("content") or ()
+            )
+        texts = logprobs.get("tokens") or []
+        chosen = logprobs.get("token_logprobs") or [None] * len(texts)
+        tops = logprobs.get("top_logprobs") or [None] * len(texts)
+        return tuple(
+            TokenOut(
+                -1,
+                text,
+                logprob,
+                False,
+                tuple(Alternative(other, -1, value) for other, value in (top or {}).items()),
+            )
+            for text, logprob, top in zip(texts, chosen, tops, strict=True)
+        )
+
+
+def _fingerprint(model: str, system: str | None) -> str:
+    return f"remote:{model}:{system or 'unknown'}"
+
+
+def _complaint(content: bytes) -> tuple[str, str | None]:
+    """(message, code) of an OpenAI-shaped error, or the text itself."""
+    try:
+        error = msgspec.json.decode(content)["error"]
+        return _message(error), error.get("code") if isinstance(error, dict) else None
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return content[:200].decode("utf-8", "replace") or "nothing", None
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)

@@ -1,0 +1,245 @@
+"""The online reading as a pure function: an entity's snapshot state and later events → values as of a moment.
+
+Window rule: ``t − w < event_time ≤ t AND available_at ≤ t``. A tile is taken whole when it lies inside the window
+and everything in it was available at ``t``; window edges, and tiles with something still hidden, are read event by
+event.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from antiphon.features.compile_python import MeasureValue
+from antiphon.features.finish import Finish, finish_of
+from antiphon.features.plan import Plan
+from antiphon.features.tiles import Tile
+
+
+class Block(msgspec.Struct, array_like=True):
+    """Measured events of one entity as columns, in the order of (event time, sequence).
+
+    ``offsets`` are places in the event log and only known for streamed events; ``measures`` holds one column each.
+    """
+
+    times: list[int]
+    available: list[int]
+    seqs: list[str]
+    measures: list[list[int | float | bool | str | None]]
+    offsets: list[int] | None = None
+    newest: int = 0
+    """Greatest ``available_at``; set by :func:`block_of`."""
+
+
+class TileRow(msgspec.Struct):
+    """A tile of every measure, and when the last of its events became available."""
+
+    available: int
+    tiles: list[Tile]
+
+
+class EntityState:
+    """What a snapshot knows of one entity; ``load`` reads a tile's events when an edge needs them."""
+
+    __slots__ = ("_blocks", "_load", "base", "rows")
+
+    def __init__(self, base: list[Tile] | None, rows: dict[int, TileRow], load: Callable[[int], Block]) -> None:
+        self.base = base
+        self.rows = rows
+        self._load = load
+        self._blocks: dict[int, Block] = {}
+
+    def block(self, index: int) -> Block:
+        """The events of a tile."""
+        found = self._blocks.get(index)
+        if found is None:
+            found = self._blocks[index] = self._load(index)
+        return found
+
+
+NOTHING = EntityState(None, {}, lambda _index: block_of([], [], [], []))
+"""The state of an entity a snapshot has never seen."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A feature's value, the event time of the latest event in it (microseconds), and the highest log offset of
+    a streamed event in it (``None``: from the snapshot alone)."""
+
+    value: MeasureValue
+    event_time: int | None
+    stream_offset: int | None
+
+
+class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
+    """A measured event of the overlay; ``offset`` is its place in the log."""
+
+    event_time: int
+    available_at: int
+    seq: str
+    measures: tuple[int | float | bool | str | None, ...]
+    offset: int
+
+
+class Evaluator:
+    """A plan with its finishing functions, ready to read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        windows: dict[int | None, list[int]] = {}
+        for feature in plan.features:
+            needed = windows.setdefault(feature.window, [])
+            if feature.measure not in needed:
+                needed.append(feature.measure)
+        self._windows = windows
+        self._finishes = [
+            (feature.name, feature.window, feature.measure, finish_of(feature, plan.measures[feature.measure]))
+            for feature in plan.features
+        ]
+
+    def read(self, state: EntityState, streamed: Sequence[StreamedEvent], as_of: int) -> dict[str, Reading]:
+        """Every feature's value as of a moment (microseconds)."""
+        patched: dict[int, Block] = {}
+        later: Block | None = None
+        if streamed:
+            later = self._admit(state, streamed, patched)
+        merged: dict[tuple[int | None, int], tuple[Tile, int | None]] = {}
+        for window, measures in self._windows.items():
+            tiles = [Tile() for _ in measures]
+            self._from_snapshot(state, patched, window, measures, as_of, tiles)
+            offset = self._from_stream(later, window, measures, as_of, tiles) if later is not None else None
+            for index, measure in enumerate(measures):
+                merged[window, measure] = (tiles[index], None if offset is None else offset[index])
+        readings: dict[str, Reading] = {}
+        finish: Finish
+        for name, window, measure, finish in self._finishes:
+            tile, last_offset = merged[window, measure]
+            readings[name] = Reading(finish(tile), tile.latest, last_offset)
+        return readings
+
+    def _from_snapshot(
+        self,
+        state: EntityState,
+        patched: Mapping[int, Block],
+        window: int | None,
+        measures: list[int],
+        as_of: int,
+        tiles: list[Tile],
+    ) -> None:
+        width = self.plan.tile
+        start = None if window is None else as_of - window + 1
+        if window is None and state.base is not None:
+            for index, measure in enumerate(measures):
+                tiles[index].merge(state.base[measure])
+        if start is None or (as_of - start) // width > len(state.rows):
+            indexes = [
+                tile for tile in state.rows if tile * width <= as_of and (start is None or (tile + 1) * width > start)
+            ]
+        else:
+            indexes = [tile for tile in range(start // width, as_of // width + 1) if tile in state.rows]
+        for tile in indexes:
+            row = state.rows[tile]
+            inside = (start is None or start <= tile * width) and (tile + 1) * width - 1 <= as_of
+            if inside and row.available <= as_of and tile not in patched:
+                for index, measure in enumerate(measures):
+                    tiles[index].merge(row.tiles[measure])
+            else:
+                block = patched.get(tile) or state.block(tile)
+                self._add(block, start, as_of, measures, tiles)
+
+    def _from_stream(
+        self, later: Block, window: int | None, measures: list[int], as_of: int, tiles: list[Tile]
+    ) -> list[int | None]:
+        return self._add(later, None if window is None else as_of - window + 1, as_of, measures, tiles)
+
+    def _add(
+        self, block: Block, start: int | None, as_of: int, measures: list[int], tiles: list[Tile]
+    ) -> list[int | None]:
+        """Add a block's visible events with ``start ≤ event_time ≤ as_of``; the highest log offset per measure."""
+        first = 0 if start is None else bisect_left(block.times, start)
+        end = bisect_right(block.times, as_of)
+        offsets: list[int | None] = [None] * len(measures)
+        if first >= end:
+            return offsets
+        times, seqs = block.times[first:end], block.seqs[first:end]
+        available = block.available[first:end]
+        hidden = block.newest > as_of
+        for index, measure in enumerate(measures):
+            column = block.measures[measure][first:end]
+            if hidden:
+                chosen = [n for n, value in enumerate(column) if value is not None and available[n] <= as_of]
+            else:
+                chosen = [n for n, value in enumerate(column) if value is not None]
+            if not chosen:
+                continue
+            if len(chosen) == len(column):
+                tiles[index].add(column, times, seqs, self.plan.parts[measure])
+            else:
+                tiles[index].add(
+                    [column[n] for n in chosen],
+                    [times[n] for n in chosen],
+                    [seqs[n] for n in chosen],
+                    self.plan.parts[measure],
+                )
+            if block.offsets is not None:
+                offsets[index] = max(block.offsets[first + n] for n in chosen)
+        return offsets
+
+    def _admit(self, state: EntityState, streamed: Sequence[StreamedEvent], patched: dict[int, Block]) -> Block | None:
+        """Streamed events without those the snapshot has; where both have one, the one available earliest counts.
+
+        A snapshot's event that loses is taken out of a copy of its tile's block, left in ``patched``.
+        """
+        width = self.plan.tile
+        kept: dict[tuple[int, str], StreamedEvent] = {}
+        for event in streamed:
+            index = event.event_time // width
+            if index in state.rows:
+                block = patched.get(index) or state.block(index)
+                at = _find(block, event.event_time, event.seq)
+                if at is not None:
+                    if block.available[at] <= event.available_at:
+                        continue
+                    patched[index] = _without(block, at)
+            known = kept.get((event.event_time, event.seq))
+            if known is None or event.available_at < known.available_at:
+                kept[event.event_time, event.seq] = event
+        if not kept:
+            return None
+        ordered = [kept[place] for place in sorted(kept)]
+        return block_of(
+            [event.event_time for event in ordered],
+            [event.available_at for event in ordered],
+            [event.seq for event in ordered],
+            [[event.measures[m] for event in ordered] for m in range(len(self.plan.measures))],
+            [event.offset for event in ordered],
+        )
+
+
+def block_of(
+    times: list[int],
+    available: list[int],
+    seqs: list[str],
+    measures: list[list[int | float | bool | str | None]],
+    offsets: list[int] | None = None,
+) -> Block:
+    """A block of events already in the order of (event time, sequence)."""
+    return Block(times, available, seqs, measures, offsets, max(available, default=0))
+
+
+def _find(block: Block, event_time: int, seq: str) -> int | None:
+    at = bisect_left(block.times, event_time)
+    while at < len(block.times) and block.times[at] == event_time:
+        if block.seqs[at] == seq:
+            return at
+        at += 1
+    return None
+
+
+def _without(block: Block, at: int) -> Block:
+    def cut(column: list[Any]) -> list[Any]:
+        return column[:at] + column[at + 1 :]
+
+    return block_of(cut(block.times), cut(block.available), cut(block.seqs), [cut(column) for column in block.measures])

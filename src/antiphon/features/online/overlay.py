@@ -1,0 +1,157 @@
+"""The overlay: measured events that came through the stream, one small mutable LMDB per scope.
+
+Invariants: events and the consumer's offset change in one transaction, so redelivery changes nothing and nothing is
+skipped; an event stands under its log offset, so a reading on top of a snapshot that includes the log through O
+takes exactly the events after O, whichever snapshot that is.
+
+Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
+``x`` + view: rejected events; ``e`` + view + entity hash + offset (8 bytes): event. ``view`` is 8 bytes of the
+hash of ``view@definition_version``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import Unavailable
+from antiphon.core.scope import Scope
+from antiphon.features.evaluate import StreamedEvent
+from antiphon.features.online import environments
+
+_MAP_SIZE = 2**34
+"""16 GiB of address space; the file is as large as what is in it."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(StreamedEvent).decode
+
+
+def view_prefix(key: str) -> bytes:
+    """The 8 bytes a view's keys begin with; ``key`` is ``view@definition_version``."""
+    return hashlib.sha256(key.encode()).digest()[:8]
+
+
+class OverlayEvent(msgspec.Struct, frozen=True):
+    """An event to write, of one view and entity."""
+
+    view: bytes
+    entity: bytes
+    event: StreamedEvent
+
+
+class Overlay:
+    """The overlay of one scope. One process writes, any number read."""
+
+    def __init__(self, root: Path, scope: Scope) -> None:
+        folder = root / scope.tenant / scope.environment
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "overlay.mdb"
+        self._environment = environments.acquire(self._file, map_size=_MAP_SIZE, max_readers=512)
+        # Slots of readers that were killed would keep old pages alive for ever.
+        self._environment.reader_check()
+
+    @contextmanager
+    def reading(self) -> Iterator[OverlayReading]:
+        """One consistent state of the whole overlay."""
+        with self._environment.begin(buffers=False) as transaction:
+            yield OverlayReading(transaction)
+
+    def apply(self, offsets: dict[bytes, int], events: Iterable[OverlayEvent], rejected: dict[bytes, int]) -> None:
+        """Write events and move the views' offsets, all or nothing. Offsets never go back.
+
+        Raises:
+            Unavailable: the overlay is full.
+        """
+        import lmdb
+
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for item in events:
+                    key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
+                    transaction.put(key, _encode(item.event))
+                for view, offset in offsets.items():
+                    if offset > _number(transaction.get(b"o" + view)):
+                        transaction.put(b"o" + view, offset.to_bytes(8, "big"))
+                for view, number in rejected.items():
+                    total = _number(transaction.get(b"x" + view)) + number
+                    transaction.put(b"x" + view, total.to_bytes(8, "big"))
+        except lmdb.MapFullError as error:
+            raise Unavailable(
+                "The overlay of streamed events is full.", where="online store", next_step="Refresh the views."
+            ) from error
+
+    def prune(self, view: bytes, through: int) -> int:
+        """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.
+
+        Returns:
+            How many were dropped.
+        """
+        dropped = 0
+        with self._environment.begin(write=True) as transaction:
+            prefix = b"e" + view
+            cursor = transaction.cursor()
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                if int.from_bytes(cursor.key()[-8:], "big") <= through:
+                    found = cursor.delete()
+                    dropped += 1
+                else:
+                    found = cursor.next()
+            if through > _number(transaction.get(b"p" + view)):
+                transaction.put(b"p" + view, through.to_bytes(8, "big"))
+        return dropped
+
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
+        """Put pruned events back; from now on only those through ``through`` are missing."""
+        with self._environment.begin(write=True) as transaction:
+            for item in events:
+                key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
+                transaction.put(key, _encode(item.event))
+            transaction.put(b"p" + view, through.to_bytes(8, "big"))
+
+    def close(self) -> None:
+        """Close the file."""
+        environments.release(self._file)
+
+
+class OverlayReading:
+    """The overlay inside one read transaction."""
+
+    __slots__ = ("_transaction",)
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+
+    def offset(self, view: bytes) -> int:
+        """The log offset the consumer has applied for a view."""
+        return _number(self._transaction.get(b"o" + view))
+
+    def pruned(self, view: bytes) -> int:
+        """The log offset through which a view's events are gone."""
+        return _number(self._transaction.get(b"p" + view))
+
+    def rejected(self, view: bytes) -> int:
+        """Events of the view's stream that had no usable entity keys."""
+        return _number(self._transaction.get(b"x" + view))
+
+    def events(self, view: bytes, entity: bytes, after: int) -> list[StreamedEvent]:
+        """An entity's events with ``offset > after``, by offset."""
+        prefix = b"e" + view + entity
+        cursor = self._transaction.cursor()
+        if not cursor.set_range(prefix + (after + 1).to_bytes(8, "big")):
+            return []
+        found: list[StreamedEvent] = []
+        for key, value in cursor:
+            if not key.startswith(prefix):
+                break
+            found.append(_decode(value))
+        return found
+
+
+def _number(stored: bytes | None) -> int:
+    return 0 if stored is None else int.from_bytes(stored, "big")

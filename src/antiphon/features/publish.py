@@ -1,0 +1,167 @@
+"""Publish: snapshots become current online, all at once.
+
+Order: lake files (before) → manifest → sealed online files → catalog compare-and-swap. The catalog row is the
+publication; a crash before it leaves garbage to collect and nothing else changed. A loser of the race rebases on
+what won, and never puts an older snapshot in place of a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import Clock
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.compute import ComputeLimits
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.online.overlay import Overlay, view_prefix
+from antiphon.features.online.store import OnlineStore
+from antiphon.features.ports import DefinitionReader, PublicationStore, SnapshotStore
+from antiphon.features.stream import StreamConsumer
+
+_ATTEMPTS = 50
+KEPT_PUBLICATIONS = 10
+"""How many publications back a rollback finds its files and streamed events in place."""
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What a collection of garbage removed."""
+
+    lake: tuple[str, ...]
+    online: tuple[str, ...]
+    events: int
+
+
+class Publisher:
+    """Publishes for one scope. Safe to run in several processes at once."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        publications: PublicationStore,
+        snapshots: SnapshotStore,
+        definitions: DefinitionReader,
+        lake: LocalLake,
+        online: OnlineStore,
+        clock: Clock,
+        overlay: Overlay | None = None,
+        consumer: StreamConsumer | None = None,
+        limits: ComputeLimits | None = None,
+    ) -> None:
+        self._scope = scope
+        self._publications = publications
+        self._snapshots = snapshots
+        self._definitions = definitions
+        self._lake = lake
+        self._online = online
+        self._clock = clock
+        self._overlay = overlay
+        self._consumer = consumer
+        self._limits = limits
+
+    def prepare(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
+        """Record a manifest and build its online file; doing it again changes nothing.
+
+        Returns:
+            The manifest as recorded: of one snapshot made twice, the first.
+        """
+        try:
+            manifest = self._snapshots.get(self._scope, manifest.id)
+        except NotFound:
+            self._snapshots.add(manifest)
+        self._online.build(manifest, spec, self._lake, self._limits)
+        return manifest
+
+    def publish(
+        self, snapshots: Sequence[tuple[SnapshotManifest, FeatureViewSpec]], *, reason: str, principal: str
+    ) -> Publication | None:
+        """Make snapshots current in one publication; the current one when they are already, or newer ones are.
+
+        Raises:
+            Conflict: other publishers won every race.
+        """
+        prepared = {spec.key: self.prepare(manifest, spec) for manifest, spec in snapshots}
+        lost: Conflict | None = None
+        for _ in range(_ATTEMPTS):
+            current = self._publications.current(self._scope)
+            changes = self._changes(current, prepared)
+            if not changes:
+                return current
+            try:
+                return self._publications.publish(
+                    self._scope,
+                    changes,
+                    expected=current.number if current is not None else 0,
+                    reason=reason,
+                    principal=principal,
+                )
+            except Conflict as error:
+                lost = error
+        assert lost is not None
+        raise lost
+
+    def _changes(self, current: Publication | None, prepared: dict[str, SnapshotManifest]) -> dict[str, str | None]:
+        changes: dict[str, str | None] = {}
+        for key, manifest in prepared.items():
+            known = current.snapshots.get(key) if current is not None else None
+            if known == manifest.id:
+                continue
+            if known is not None and self._older(manifest, self._snapshots.get(self._scope, known)):
+                continue
+            changes[key] = manifest.id
+        return changes
+
+    @staticmethod
+    def _older(manifest: SnapshotManifest, known: SnapshotManifest) -> bool:
+        return (manifest.as_of, manifest.stream_offset or 0) < (known.as_of, known.stream_offset or 0)
+
+    def rollback(self, to: int, *, reason: str, principal: str) -> Publication:
+        """Publish the snapshots of publication ``to`` again, as N + 1.
+
+        Files that were collected are built again from the lake, and pruned streamed events are read again from
+        the log, before the flip.
+
+        Raises:
+            NotFound: there is no publication ``to``.
+            Corrupt: a snapshot's lake files are gone.
+        """
+        for key, snapshot in self._publications.get(self._scope, to).snapshots.items():
+            view, _, version = key.partition("@")
+            manifest = self._snapshots.get(self._scope, snapshot)
+            spec = self._definitions.get(self._scope, view, version)
+            self._online.build(manifest, spec, self._lake, self._limits)
+            if self._consumer is not None and manifest.stream_offset is not None:
+                self._consumer.restore(spec, manifest.stream_offset)
+        return self._publications.rollback(self._scope, to, reason=reason, principal=principal)
+
+    def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> Collected:
+        """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.
+
+        ``grace`` spares what was written so recently that its publication may be under way.
+        """
+        kept = self._publications.list(self._scope, keep)
+        in_use = {(key.partition("@")[0], snapshot) for item in kept for key, snapshot in item.snapshots.items()}
+        older_than = (self._clock.now() - grace).timestamp()
+        self._online.forget(self._scope, in_use)
+        online = self._online.collect(self._scope, in_use, older_than)
+        named = {file.path for item in self._snapshots.list(self._scope, limit=1_000_000) for file in item.files}
+        lake = self._lake.collect(self._scope, named, older_than)
+        return Collected(tuple(lake), tuple(online), self._prune(kept))
+
+    def _prune(self, kept: Sequence[Publication]) -> int:
+        if self._overlay is None:
+            return 0
+        least: dict[str, int] = {}
+        for publication in kept:
+            for key, snapshot in publication.snapshots.items():
+                offset = self._snapshots.get(self._scope, snapshot).stream_offset
+                if offset is not None:
+                    least[key] = min(offset, least.get(key, offset))
+        return sum(self._overlay.prune(view_prefix(key), offset) for key, offset in least.items())

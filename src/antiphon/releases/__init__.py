@@ -1,0 +1,1 @@
+"""Releases: the immutable bundle, what differs between two, and the live pointer as gateways read it."""

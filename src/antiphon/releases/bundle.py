@@ -1,0 +1,62 @@
+"""The bundle: everything an answer is made from, as one immutable value with one hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.releases import Bundle, ModelPin
+from antiphon.core.errors import InvalidInput
+from antiphon.core.ids import content_hash
+from antiphon.definitions.application import ApplicationSpec
+
+
+class FieldChange(msgspec.Struct, frozen=True):
+    """One field that differs; ``field`` is a path such as ``application.decoding.temperature``.
+
+    ``before`` is ``None`` for a field that was added, ``after`` for one that was removed.
+    """
+
+    field: str
+    before: Any
+    after: Any
+
+
+def build(application: ApplicationSpec, model: ModelPin, policy_digest: str) -> Bundle:
+    """Pin an application to a model's weights and to the policy it was checked against.
+
+    Raises:
+        InvalidInput: the pin is of another model than the application names.
+    """
+    if model.name != application.model:
+        raise InvalidInput(
+            f"The application names the model {application.model!r}, the pin is of {model.name!r}.",
+            where=f"application {application.name}",
+            next_step="Pin the model that the application names.",
+        )
+    return Bundle(application=application, model=model, policy_digest=policy_digest)
+
+
+def identity(bundle: Bundle) -> str:
+    """The content hash (SHA-256 hex): equal bundles are one release."""
+    return content_hash(bundle)
+
+
+def diff(before: Bundle, after: Bundle) -> tuple[FieldChange, ...]:
+    """Every field that differs, by path. Lists are compared by position, maps by key."""
+    return tuple(_differences("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[FieldChange]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({*before, *after}):
+            yield from _differences(f"{path}.{key}" if path else key, before.get(key), after.get(key))
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        for position in range(max(len(before), len(after))):
+            old = before[position] if position < len(before) else None
+            new = after[position] if position < len(after) else None
+            yield from _differences(f"{path}[{position}]", old, new)
+    elif before != after or type(before) is not type(after):
+        yield FieldChange(path, before, after)

@@ -1,0 +1,363 @@
+"""A gateway over a real catalog with an answerer that needs no model.
+
+:class:`FakeAnswerer` says what it is told to, commits a real receipt for each answer, and counts what is running,
+so that a test sees when a slot is freed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from antiphon.batch.orders import TableOrder
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.events import Event, EventLog
+from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
+from antiphon.catalog.publications import Publications
+from antiphon.catalog.receipts import (
+    Attempt,
+    CacheReceipt,
+    FeatureReceipt,
+    GuardReceipt,
+    PolicyReceipt,
+    Receipt,
+    Receipts,
+    Timing,
+    UsageReceipt,
+)
+from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, NotFound, Unavailable, UnsupportedParameter
+from antiphon.core.ids import content_hash, new_id
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Prompt, Reuse, Rollout
+from antiphon.engine.messages import Alternative, Described, Load, ModelDescription, TokenOut
+from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
+from antiphon.governance.audit import AuditLog
+from antiphon.governance.identity import Keys, Principal
+from antiphon.governance.policy import Decider
+from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+
+SECRET = bytes(range(32))
+APPLICATION = "desk"
+MODEL = "tiny"
+
+
+@dataclass
+class FakeAnswerer:
+    """Answers with ``words``.
+
+    Attributes:
+        hold: while set, an answer waits silently before its first word (a long prefill).
+        failure: raised instead of, or ``fail_after`` so many words into, an answer.
+        running: answers that hold a slot now; ``asked``: every request so far.
+        origin: where the receipt says that the answer came from.
+    """
+
+    receipts: Receipts
+    clock: Clock
+    words: Sequence[str] = ('{"outlook": ', '"on_time", ', '"notice": ', '"All is well."}')
+    hold: asyncio.Event | None = None
+    failure: AntiphonError | None = None
+    fail_after: int = 0
+    origin: str = "generated"
+    running: int = 0
+    asked: list[AnswerRequest] = field(default_factory=list)
+
+    async def answer(self, request: AnswerRequest) -> Answer:
+        """The whole answer."""
+        with self._slot(request):
+            await self._begin(request)
+            return self._finish(request)
+
+    async def stream(self, request: AnswerRequest) -> AsyncIterator[TextDelta | Answer]:
+        """The words one by one, then the answer."""
+        with self._slot(request):
+            await self._begin(request)
+            for position, word in enumerate(self.words):
+                if self.failure is not None and position == self.fail_after:
+                    raise self.failure
+                yield TextDelta(word, self._tokens(request)[position : position + 1])
+                await asyncio.sleep(0)
+            yield self._finish(request)
+
+    @contextmanager
+    def _slot(self, request: AnswerRequest) -> Any:
+        self.asked.append(request)
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    async def _begin(self, request: AnswerRequest) -> None:
+        if request.application not in (APPLICATION, MODEL):
+            raise NotFound(
+                f"There is no application or model {request.application!r}.",
+                where="model",
+                next_step="GET /v1/models lists them.",
+            )
+        if request.application == APPLICATION and request.overrides.temperature is not None:
+            raise UnsupportedParameter("The release pins it.", where="temperature", next_step="Leave it out.")
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.failure is not None and self.fail_after == 0:
+            raise self.failure
+
+    def _tokens(self, request: AnswerRequest) -> tuple[TokenOut, ...]:
+        wanted = request.overrides.logprobs
+        if wanted is None:
+            return ()
+        other = tuple(Alternative(f"alt{rank}", 900 + rank, -2.0 - rank) for rank in range(wanted))
+        return tuple(TokenOut(number, word, -0.25, False, other) for number, word in enumerate(self.words))
+
+    def _finish(self, request: AnswerRequest) -> Answer:
+        text = "".join(self.words)
+        receipt, texts = make_receipt(request, text, self.clock, self.origin)
+        self.receipts.add(receipt, texts)
+        return Answer(
+            prediction=receipt.prediction,
+            request=receipt.request,
+            text=text,
+            finish_reason="stop",
+            usage=receipt.usage,
+            receipt=receipt,
+            publication=receipt.publication,
+            tokens=self._tokens(request),
+        )
+
+
+def make_receipt(
+    request: AnswerRequest, text: str, clock: Clock, origin: str = "generated"
+) -> tuple[Receipt, tuple[bytes, ...]]:
+    """A whole receipt and the texts that it names."""
+    now = clock.now()
+    prompt = f"You are the desk.\n\n{request.question or request.prompt or ''}"
+    texts = [text, prompt, request.question or "", msgspec.json.encode(request.entity).decode()]
+    blobs = [content_hash(each.encode()) for each in texts]
+    application = request.application == APPLICATION
+    attempt = Attempt(
+        prompt_blob=blobs[1],
+        text_blob=blobs[0],
+        seed=0,
+        temperature=0.0,
+        top_p=1.0,
+        max_tokens=64,
+        stop=(),
+        json_schema_blob=None,
+        model=MODEL,
+        fingerprint="fp-5f2c",
+        token_ids=(1, 2, 3),
+        finish_reason="stop",
+    )
+    receipt = Receipt(
+        prediction=new_id("pred"),
+        request=request.request_id or new_id("req"),
+        trace="0" * 32,
+        scope=request.scope,
+        application=request.application,
+        release="rel_1" if application else f"model:{MODEL}",
+        path=request.path,
+        principal=request.principal.id,
+        originating_user=request.originating_user,
+        purpose="tests",
+        subject="ab" * 16,
+        entity_blob=blobs[3],
+        exposure_unit=request.exposure_unit or "",
+        assignment_probability=1.0,
+        policy=PolicyReceipt("allow", "d" * 16, ("service-asks",)),
+        publication=7 if application else None,
+        as_of=request.as_of or now,
+        created_at=now,
+        features=_features(now) if application else (),
+        feature_fingerprint="f" * 16,
+        question_blob=blobs[2] if request.question else None,
+        attempts=(attempt,) if origin == "generated" else (),
+        text_blob=blobs[0],
+        finish_reason="stop",
+        classes={"outlook": {"on_time": 0.82, "delayed": 0.18}} if application else {},
+        guards=(GuardReceipt("figures:notice", "pass"),) if application else (),
+        cache=CacheReceipt("generated") if origin == "generated" else CacheReceipt("stored", "pred_first", "batch"),
+        usage=UsageReceipt(180, 128, 41, 12, 0.42, 1) if origin == "generated" else UsageReceipt(),
+        timing=Timing(0.001, 0.12, 0.48, 0.1, 0.36),
+    )
+    return receipt, tuple(each.encode() for each in texts)
+
+
+def make_release(database: Database, scope: Scope, live: bool = True) -> Release:
+    """A release of the application ``desk`` in the catalog."""
+    specification = ApplicationSpec(
+        name=APPLICATION,
+        features={"congestion": "a1b2c3d4e5f60718"},
+        entity_keys=("shop",),
+        prompt=Prompt("{{ question }}"),
+        model=MODEL,
+        decoding=Decoding(),
+        output_schema=None,
+        classes=(),
+        figures=(),
+        guards=(),
+        freshness={},
+        reuse=Reuse(),
+        slo=SLO(),
+        rollout=Rollout(),
+        purpose="tests",
+        owner="",
+    )
+    releases = Releases(database)
+    number = len(releases.list(scope, APPLICATION)) + 1
+    bundle = Bundle(
+        msgspec.structs.replace(specification, owner=f"owner {number}"), ModelPin(MODEL, None), f"policy {number}"
+    )
+    release = releases.add(bundle, scope, "tests", f"release {number}")
+    if live:
+        releases.activate(scope, APPLICATION, release.id, "tests", "made for a test")
+    return release
+
+
+def gateway_services(database: Database, answering: Any = None, **changes: Any) -> GatewayServices:
+    """Services over this (migrated) catalog; ``changes`` replace fields.
+
+    The answers come from ``answering`` or a :class:`FakeAnswerer`; jobs are recorded and not worked on.
+    """
+    clock = database.clock
+    keys, decider = Keys(database, SECRET), Decider()
+    receipts = Receipts(database)
+
+    async def engine() -> Described:
+        model = ModelDescription(MODEL, "fp-5f2c", 1024, "", (), "", "")
+        return Described("d", (model,), Load(running_online=1, running_batch=3, slots=16))
+
+    async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
+        receipts.get(scope, prediction)
+        return {"prediction": prediction, "identical": True}
+
+    async def ready() -> Mapping[str, str | None]:
+        return {"catalog": None, "engine": None}
+
+    fields: dict[str, Any] = {
+        "environment": "dev",
+        "clock": clock,
+        "answering": answering or FakeAnswerer(receipts, clock),
+        "authenticate": keys.authenticate,
+        "authorise": decider.require,
+        "audit": AuditLog(database, SECRET).append,
+        "models": lambda scope: (APPLICATION, MODEL),
+        "engine": engine,
+        "receipts": receipts,
+        "texts": Blobs(database),
+        "explain": lambda scope, prediction: {"receipt": msgspec.to_builtins(receipts.get(scope, prediction))},
+        "replay": replay,
+        "releases": Releases(database),
+        "publications": Publications(database),
+        "streams": _Streams(EventLog(database)),
+        "freshness": lambda scope: _freshness(clock),
+        "runs": NoRuns(),
+        "batches": _Batches(Jobs(database)),
+        "keys": keys,
+        "processes": lambda: [
+            ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
+            ProcessStatus("gateway", 4712, True, 0, clock.now(), 120_000_000, 0),
+            ProcessStatus("worker", 4713, True, 1, clock.now(), 180_000_000, 15),
+        ],
+        "ready": ready,
+        "session_secret": SECRET,
+        "max_body_bytes": 100_000,
+    }
+    return GatewayServices(**{**fields, **changes})
+
+
+class NoRuns:
+    """A place where no workflow has run."""
+
+    def get(self, scope: Scope, run: str) -> Any:
+        raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs`.")
+
+    def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]:
+        return ()
+
+    def cancel(self, scope: Scope, run: str) -> Any:
+        return self.get(scope, run)
+
+    def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
+        raise Unavailable("There is no worker.", where="worker", next_step="Start one.")
+
+
+class _Streams:
+    """The catalog's event log, consumed at once."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
+        return self._log.append(scope, stream, events)
+
+    def status(self, scope: Scope) -> Sequence[StreamStatus]:
+        return [StreamStatus(end.stream, end.end, end.end, 0) for end in self._log.streams(scope)]
+
+
+class _Batches:
+    """Records jobs; nobody works on them."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
+        return self._jobs.create(
+            scope,
+            application=order.application,
+            release=order.release,
+            input=order.input or "rows",
+            output=order.output or "",
+            principal=principal.id,
+            total=len(order.rows) or None,
+        )
+
+    def get(self, scope: Scope, job: str) -> BatchJob:
+        return self._jobs.get(scope, job)
+
+    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
+        return self._jobs.list(scope, limit=limit)
+
+    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
+        following = (row for row in self._jobs.rows(scope, job) if row.line > after)
+        return list(islice(following, limit))
+
+
+def _features(now: Any) -> tuple[FeatureReceipt, ...]:
+    return (
+        FeatureReceipt(
+            "congestion.delay_2h",
+            27.4,
+            "25",
+            "a1b2c3d4e5f60718",
+            "snap_9x",
+            now - timedelta(minutes=4),
+            240.0,
+            "fresh",
+            18,
+        ),
+        FeatureReceipt(
+            "weather.wind", 11.5, "10", "0918aabbccdd2233", "snap_7q", now - timedelta(hours=3), 10_800.0, "flagged"
+        ),
+    )
+
+
+def _freshness(clock: Clock) -> tuple[ViewFreshness, ...]:
+    now = clock.now()
+    return tuple(
+        ViewFreshness(view, version, "snap_1", now - timedelta(seconds=age), now - timedelta(seconds=age), age, rows)
+        for view, version, age, rows in (
+            ("congestion", "a1b2c3d4e5f60718", 1.8, 3),
+            ("weather", "0918aabbccdd2233", 610.0, 3),
+        )
+    )

@@ -1,0 +1,146 @@
+"""An engine that says what a test tells it to: texts, failures and waits, in the order in which they are asked for.
+
+It implements the engine's port in process, without tokens of a real vocabulary: a text's words are its tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from antiphon.core.errors import Unavailable
+from antiphon.core.ids import content_hash
+from antiphon.engine.messages import (
+    Branch,
+    Delta,
+    Described,
+    Finished,
+    Generate,
+    Load,
+    ModelDescription,
+    TokenOut,
+    Usage,
+)
+
+MODEL = ModelDescription(
+    name="scripted",
+    fingerprint="scripted-1",
+    context_tokens=4_096,
+    chat_template=(
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    special_tokens=("<|im_start|>", "<|im_end|>"),
+    bos="<|im_start|>",
+    eos="<|im_end|>",
+)
+
+
+class Says(msgspec.Struct, frozen=True):
+    """One scripted generation.
+
+    Attributes:
+        text: what is written, one word a delta.
+        reason: how it ends.
+        error: raised instead of the end, after ``text`` was sent.
+        branches: reported at the end.
+        waits: waited for before the first word; the generation is in flight meanwhile.
+        fingerprint: of this generation, the model's own by default.
+        unfinished: stop without an end, as an engine that breaks the protocol would.
+    """
+
+    text: str = ""
+    reason: Literal["stop", "length", "cancelled"] = "stop"
+    error: Exception | None = None
+    branches: tuple[Branch, ...] = ()
+    waits: asyncio.Event | None = None
+    fingerprint: str | None = None
+    unfinished: bool = False
+
+
+Script = Sequence[Says] | Callable[[Generate], Says]
+
+
+class ScriptedEngine:
+    """Implements :class:`~antiphon.engine.port.Engine`.
+
+    Args:
+        script: generations in the order in which they are asked for (the last one is repeated), or a function of
+            the request.
+        models: what it serves.
+    """
+
+    def __init__(self, script: Script, models: tuple[ModelDescription, ...] = (MODEL,)) -> None:
+        self.models = models
+        self.away = False
+        """Whether it cannot be reached."""
+        self.asked: list[Generate] = []
+        """Every request, in order."""
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.cancelled = 0
+        """Generations that were closed before their end."""
+        self._script = script
+
+    async def describe(self) -> Described:
+        self._require_reachable()
+        return Described("describe", self.models, Load(running_online=self.in_flight, slots=16))
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        self._require_reachable()
+        says = self._next(request)
+        self.asked.append(request)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        ended = False
+        try:
+            if says.waits is not None:
+                await says.waits.wait()
+            tokens = [TokenOut(at, word, -0.5, False) for at, word in enumerate(_words(says.text))]
+            for token in tokens:
+                yield Delta(request.id, token.text, (token,))
+            ended = True
+            if says.error is not None:
+                raise says.error
+            if not says.unfinished:
+                yield self._finished(request, says, len(tokens))
+        finally:
+            self.in_flight -= 1
+            self.cancelled += not ended
+
+    async def close(self) -> None:
+        self.away = True
+
+    def _require_reachable(self) -> None:
+        if self.away:
+            raise Unavailable("The engine cannot be reached.", where="engine", next_step="Try again shortly.")
+
+    def _next(self, request: Generate) -> Says:
+        if callable(self._script):
+            return self._script(request)
+        return self._script[min(len(self.asked), len(self._script) - 1)]
+
+    def _finished(self, request: Generate, says: Says, tokens: int) -> Finished:
+        prompt = len(request.prompt.split()) + sum(len(content.split()) for _, content in request.messages)
+        return Finished(
+            id=request.id,
+            reason=says.reason,
+            text=says.text,
+            usage=Usage(prompt, 0, tokens, 0, tokens, 0.0, 0.001, 0.002, 0.003),
+            fingerprint=says.fingerprint or self.models[0].fingerprint,
+            token_ids=tuple(range(tokens)),
+            branches=says.branches,
+        )
+
+
+def echo(request: Generate) -> Says:
+    """A text that depends on the whole request and on nothing else, as a deterministic model's does."""
+    return Says(f"echo {content_hash([request.prompt, request.messages, request.seed])[:12]}")
+
+
+def _words(text: str) -> list[str]:
+    words = text.split(" ")
+    return [word if at == 0 else f" {word}" for at, word in enumerate(words)] if text else []

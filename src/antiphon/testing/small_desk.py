@@ -1,0 +1,206 @@
+"""answer() over a real catalog and a scripted engine, with features set by hand: what serving and batch are tested on.
+
+Everything is the product's own but the model and the online store: :class:`FeatureTable` stands for the latter, so
+that a test says what is read and when it was published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.answers import Answers
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.jobs import Jobs
+from antiphon.catalog.receipts import Receipts
+from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import Unavailable
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import (
+    SLO,
+    ApplicationSpec,
+    Decoding,
+    Figure,
+    FigureGuard,
+    Prompt,
+    Reuse,
+    Rollout,
+)
+from antiphon.durable.runs import Runs
+from antiphon.governance.identity import Principal
+from antiphon.governance.policy import Decider
+from antiphon.serving.admission import Admission
+from antiphon.serving.answerer import Answerer, Services
+from antiphon.serving.ports import Engine
+from antiphon.serving.request import AnswerRequest
+
+SCOPE = Scope("default", "test")
+START = datetime(2013, 4, 10, 12, tzinfo=UTC)
+ASKER = Principal("someone", "default", "service")
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "outlook": {"enum": ["on_time", "delayed"]},
+        "notice": {"type": "string", "maxLength": 160},
+    },
+    "required": ["outlook", "notice"],
+    "additionalProperties": False,
+}
+
+DESK = ApplicationSpec(
+    name="desk",
+    features={"congestion": "v1", "weather": "v1"},
+    entity_keys=("flight", "origin"),
+    prompt=Prompt(
+        system="You write notices.",
+        template=(
+            "Flight {{ entity.flight }} from {{ entity.origin }}: delay {{ features.congestion.delay }} minutes, "
+            "wind {{ features.weather.wind }} mph. {{ question }}"
+        ),
+    ),
+    model="scripted",
+    decoding=Decoding(max_tokens=64),
+    output_schema=SCHEMA,
+    classes=("outlook",),
+    figures=(
+        Figure("congestion.delay", step=5, unit=("minutes", "min"), roles=("delay", "late")),
+        Figure("weather.wind", step=5, unit=("mph",), roles=("wind",)),
+    ),
+    guards=(FigureGuard(property="notice", fallback="Delays now average {{ features.congestion.delay }} minutes."),),
+    freshness={},
+    reuse=Reuse(),
+    slo=SLO(),
+    rollout=Rollout(),
+    purpose="passenger-information",
+    owner="ops",
+)
+"""A structured application with a guard; change it with ``msgspec.structs.replace``."""
+
+
+class ReadValue(msgspec.Struct, frozen=True):
+    """One feature as it is read."""
+
+    value: float | int | str | None
+    event_time: datetime | None
+    snapshot: str | None = "snap_1"
+    stream_offset: int | None = None
+    definition_version: str = "v1"
+
+
+class ReadVector(msgspec.Struct, frozen=True):
+    """Features of one publication."""
+
+    publication: int
+    values: Mapping[str, ReadValue]
+
+
+class FeatureTable:
+    """Implements serving's ``FeatureReader``: the same values for every entity, until they are set anew."""
+
+    def __init__(self, **values: float | int | str | None) -> None:
+        self.publication = 1
+        self.values: dict[str, ReadValue] = {}
+        self.asked: list[tuple[dict[str, str], dict[str, str], datetime]] = []
+        self.set(START, **(values or {"congestion__delay": 26.0, "weather__wind": 11.0}))
+
+    def set(self, event_time: datetime | None, **values: float | int | str | None) -> None:
+        """Publish values; ``view__feature`` names one."""
+        for name, value in values.items():
+            self.values[name.replace("__", ".", 1)] = ReadValue(value, event_time)
+
+    def read(
+        self,
+        views: Mapping[str, str],
+        keys: Mapping[str, str],
+        as_of: datetime,
+        minimum_publication: int | None = None,
+    ) -> ReadVector:
+        self.asked.append((dict(views), dict(keys), as_of))
+        if minimum_publication is not None and minimum_publication > self.publication:
+            raise Unavailable(f"Publication {minimum_publication} is not here yet.", where="features")
+        return ReadVector(
+            self.publication, {name: value for name, value in self.values.items() if name.partition(".")[0] in views}
+        )
+
+
+class SmallDesk:
+    """One catalog, one live release, one answerer. Close it when done.
+
+    Args:
+        directory: where the catalog's file is made.
+        engine: what generates.
+        application: released and made live.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        engine: Engine,
+        application: ApplicationSpec = DESK,
+        *,
+        features: FeatureTable | None = None,
+        admission: Admission | None = None,
+        policies: str | None = None,
+    ) -> None:
+        self.clock = ManualClock(START + timedelta(minutes=1))
+        self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
+        self.database.migrate()
+        self.engine = engine
+        self.blobs = Blobs(self.database)
+        self.receipts = Receipts(self.database)
+        self.releases = Releases(self.database)
+        self.answers = Answers(self.database)
+        self.jobs = Jobs(self.database)
+        self.runs = Runs(self.database)
+        self.commit = GroupCommit(self.database)
+        self.decider = Decider(policies)
+        self.features = features or FeatureTable()
+        self.release = self.publish(application)
+        self.answerer = Answerer(
+            Services(
+                engine=engine,
+                features=lambda scope: self.features,
+                releases=self.releases,
+                decide=self.decider.decide,
+                stored=self.answers,
+                texts=self.blobs,
+                receipts=self.receipts,
+                commit=self.commit,
+                clock=self.clock,
+                admission=admission or Admission(online=8, batch=8),
+                subject_key=b"k" * 32,
+            )
+        )
+
+    def publish(self, application: ApplicationSpec) -> Release:
+        """Make a release of the application and make it live."""
+        bundle = Bundle(application, ModelPin(application.model, None), self.decider.digest)
+        release = self.releases.add(bundle, SCOPE, "author", "a test")
+        self.releases.activate(SCOPE, application.name, release.id, "author", "a test")
+        return self.releases.get(SCOPE, release.id)
+
+    def request(self, **fields: Any) -> AnswerRequest:
+        """A question about flight B6 1 from JFK, a minute after the features' event time."""
+        return msgspec.structs.replace(
+            AnswerRequest(
+                scope=SCOPE,
+                principal=ASKER,
+                application="desk",
+                entity={"flight": "B6 1", "origin": "JFK"},
+                as_of=START + timedelta(minutes=1),
+            ),
+            **fields,
+        )
+
+    def close(self) -> None:
+        """Commit what waits and close the catalog."""
+        self.commit.close()
+        self.database.close()

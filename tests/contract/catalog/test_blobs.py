@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.core.errors import Corrupt, NotFound
+from tests.unit.catalog.examples import DEV, OTHER
+
+
+def test_a_blob_is_known_by_the_hash_of_its_bytes(database: Database) -> None:
+    blobs = Blobs(database)
+    digest = blobs.put(DEV, b"a prompt")
+    assert digest == hashlib.sha256(b"a prompt").hexdigest()
+    assert blobs.put(DEV, b"a prompt") == digest
+    assert blobs.get(DEV, digest) == b"a prompt"
+
+
+def test_several_are_stored_in_order_also_when_some_repeat(database: Database) -> None:
+    blobs = Blobs(database)
+    digests = blobs.put_many(DEV, [b"a", b"b", b"a"])
+    assert [blobs.get(DEV, digest) for digest in digests] == [b"a", b"b", b"a"]
+    assert blobs.put_many(DEV, []) == ()
+
+
+def test_nothing_crosses_a_scope(database: Database) -> None:
+    blobs = Blobs(database)
+    digest = blobs.put(DEV, b"mine")
+    with pytest.raises(NotFound, match="no blob"):
+        blobs.get(OTHER, digest)
+    blobs.put(OTHER, b"mine")
+    assert blobs.erase(OTHER, digest)
+    assert blobs.get(DEV, digest) == b"mine"
+
+
+def test_an_erased_blob_says_so_and_leaves_the_disk(database: Database) -> None:
+    blobs = Blobs(database)
+    digest = blobs.put(DEV, b"SECRET-PHRASE" * 50)
+    assert blobs.erase(DEV, digest)
+    assert not blobs.erase(DEV, digest)
+    with pytest.raises(NotFound, match="was erased at 2013-04-10"):
+        blobs.get(DEV, digest)
+    assert database.truncate_log()
+    stored = b"".join(path.read_bytes() for path in database.path.parent.iterdir())
+    assert b"SECRET-PHRASE" not in stored
+
+
+def test_an_erased_text_that_is_said_again_is_stored_again(database: Database) -> None:
+    blobs = Blobs(database)
+    digest = blobs.put(DEV, b"on time")
+    blobs.erase(DEV, digest)
+    blobs.put(DEV, b"on time")
+    assert blobs.get(DEV, digest) == b"on time"
+
+
+def test_changed_bytes_are_found(database: Database) -> None:
+    blobs = Blobs(database)
+    digest, other = blobs.put_many(DEV, [b"first", b"other"])
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "UPDATE blobs SET payload = (SELECT payload FROM blobs WHERE hash = ?) WHERE hash = ?", (other, digest)
+        )
+    with pytest.raises(Corrupt, match="does not match its hash"):
+        blobs.get(DEV, digest)
+
+
+def test_a_transaction_that_fails_stores_nothing(database: Database) -> None:
+    blobs = Blobs(database)
+    digest = hashlib.sha256(b"never").hexdigest()
+    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
+        blobs.put(DEV, b"never", within=connection)
+        _ = 1 / 0
+    with pytest.raises(NotFound):
+        blobs.get(DEV, digest)

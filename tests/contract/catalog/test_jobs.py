@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
+from antiphon.core.errors import Conflict, NotFound
+from tests.unit.catalog.examples import DEV, OTHER
+
+
+def new_job(jobs: Jobs, **fields: str) -> BatchJob:
+    return jobs.create(
+        DEV, application="desk", release="rel_1", input="in.csv", output="out.csv", principal="me", **fields
+    )
+
+
+def rows(*lines: int, by: str = "first") -> list[JobRow]:
+    return [JobRow(line, {"by": by}) for line in lines]
+
+
+def test_a_job_is_made_once_under_its_id(database: Database) -> None:
+    jobs = Jobs(database)
+    job = new_job(jobs, job="job_1")
+    assert (job.status, job.epoch, job.total, job.rows_done) == ("queued", 0, None, 0)
+    assert new_job(jobs, job="job_1") == job
+    assert new_job(jobs).id != new_job(jobs).id
+    assert len(jobs.list(DEV)) == 3
+    with pytest.raises(NotFound):
+        jobs.get(OTHER, "job_1")
+
+
+def test_the_first_row_of_a_line_stays(database: Database) -> None:
+    jobs = Jobs(database)
+    job = new_job(jobs)
+    epoch = jobs.take_over(DEV, job.id)
+    assert jobs.write_rows(DEV, job.id, epoch, rows(0, 1, 2)) == 3
+    assert (
+        jobs.write_rows(DEV, job.id, epoch, [*rows(1, 2, by="second"), JobRow(3, {"by": "second"}, failed=True)]) == 1
+    )
+    assert jobs.write_rows(DEV, job.id, epoch, []) == 0
+    assert [row.payload["by"] for row in jobs.rows(DEV, job.id)] == ["first", "first", "first", "second"]
+    now = jobs.get(DEV, job.id)
+    assert (now.rows_done, now.rows_failed, now.status) == (4, 1, "running")
+    assert jobs.done_lines(DEV, job.id) == {0, 1, 2, 3}
+
+
+def test_rows_come_in_the_order_of_their_lines_page_by_page(database: Database) -> None:
+    jobs = Jobs(database)
+    job = new_job(jobs)
+    epoch = jobs.take_over(DEV, job.id)
+    for line in reversed(range(0, 1100, 100)):
+        jobs.write_rows(DEV, job.id, epoch, rows(*reversed(range(line, line + 100))))
+    assert [row.line for row in jobs.rows(DEV, job.id)] == list(range(1100))
+    assert [row.line for row in jobs.page(DEV, job.id, 41, 2)] == [42, 43]
+
+
+def test_a_worker_that_lost_the_job_writes_nothing(database: Database) -> None:
+    jobs = Jobs(database)
+    job = new_job(jobs)
+    old = jobs.take_over(DEV, job.id)
+    new = jobs.take_over(DEV, job.id)
+    assert new == old + 1
+    with pytest.raises(Conflict, match="may not write"):
+        jobs.write_rows(DEV, job.id, old, rows(0))
+    with pytest.raises(Conflict, match="may not write"):
+        jobs.set_status(DEV, job.id, "completed", epoch=old)
+    assert jobs.done_lines(DEV, job.id) == set()
+    jobs.write_rows(DEV, job.id, new, rows(0))
+
+
+def test_an_ended_job_stays_as_it_ended(database: Database) -> None:
+    jobs = Jobs(database)
+    job = new_job(jobs)
+    epoch = jobs.take_over(DEV, job.id)
+    ended = jobs.set_status(DEV, job.id, "completed", epoch=epoch, total=0)
+    assert (ended.status, ended.total) == ("completed", 0)
+    assert jobs.set_status(DEV, job.id, "completed").status == "completed"
+    for act in (
+        lambda: jobs.set_status(DEV, job.id, "cancelled"),
+        lambda: jobs.take_over(DEV, job.id),
+        lambda: jobs.write_rows(DEV, job.id, epoch, rows(0)),
+    ):
+        with pytest.raises(Conflict):
+            act()
+    assert jobs.list(DEV, status="completed") == [ended]
+    assert jobs.list(DEV, status="failed") == []

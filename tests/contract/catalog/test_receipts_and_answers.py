@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from antiphon.catalog.answers import Answers
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.receipts import CacheReceipt, ReceiptCount, Receipts
+from antiphon.core.errors import Conflict, NotFound
+from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
+
+
+def test_a_receipt_and_its_texts_are_read_back(database: Database) -> None:
+    receipts = Receipts(database)
+    receipts.add(receipt("p1"), [b"the prompt", b"the text"])
+    assert receipts.get(DEV, "p1") == receipt("p1")
+    digest = Blobs(database).put(OTHER, b"the text")
+    assert Blobs(database).get(DEV, digest) == b"the text"
+    with pytest.raises(NotFound, match="no prediction"):
+        receipts.get(OTHER, "p1")
+
+
+def test_a_prediction_has_one_receipt(database: Database) -> None:
+    receipts = Receipts(database)
+    receipts.add(receipt("p1"))
+    with pytest.raises(Conflict, match="has a receipt already"):
+        receipts.add(receipt("p1", application="changed"))
+    assert receipts.get(DEV, "p1").application == "desk"
+
+
+def test_receipts_are_listed_latest_first_by_what_they_are_about(database: Database) -> None:
+    receipts = Receipts(database)
+    for number in range(6):
+        receipts.add(
+            receipt(
+                f"p{number}",
+                created_at=NOON + timedelta(seconds=number),
+                path="batch" if number % 2 else "online",
+                application="desk" if number < 4 else "other",
+                subject=f"s{number % 3}",
+            )
+        )
+    receipts.add(receipt("foreign", OTHER))
+
+    def listed(**which: object) -> list[str]:
+        return [r.prediction for r in receipts.list(DEV, **which)]  # type: ignore[arg-type]
+
+    assert listed() == ["p5", "p4", "p3", "p2", "p1", "p0"]
+    assert listed(limit=2) == ["p5", "p4"]
+    assert listed(before=NOON + timedelta(seconds=4), limit=2) == ["p3", "p2"]
+    assert listed(since=NOON + timedelta(seconds=4)) == ["p5", "p4"]
+    assert listed(application="other") == ["p5", "p4"]
+    assert listed(path="batch") == ["p5", "p3", "p1"]
+    assert listed(subject="s0") == ["p3", "p0"]
+
+
+def test_receipts_are_counted_by_application_path_and_origin(database: Database) -> None:
+    receipts = Receipts(database)
+    receipts.add(receipt("p1"))
+    receipts.add(receipt("p2", cache=CacheReceipt("stored", "p1", "batch")))
+    receipts.add(receipt("p3", path="batch"))
+    receipts.add(receipt("p4", path="batch", created_at=NOON + timedelta(hours=1)))
+    assert receipts.counts(DEV) == [
+        ReceiptCount("desk", "batch", "generated", 2),
+        ReceiptCount("desk", "online", "generated", 1),
+        ReceiptCount("desk", "online", "stored", 1),
+    ]
+    assert receipts.count(DEV) == 4
+    assert receipts.count(DEV, path="online") == 2
+    assert receipts.count(DEV, application="other") == 0
+    assert receipts.count(DEV, since=NOON + timedelta(minutes=1)) == 1
+
+
+def test_the_answer_with_the_latest_event_time_is_found(database: Database) -> None:
+    answers = Answers(database)
+    assert answers.latest(DEV, "rel_1", "5b", "q") is None
+    later = answer("later", NOON + timedelta(hours=2))
+    answers.put(later)
+    answers.put(answer("earlier", NOON))
+    answers.put(answer("elsewhere", NOON + timedelta(hours=9), subject="7f"))
+    assert answers.latest(DEV, "rel_1", "5b", "q") == later
+    assert answers.latest(DEV, "rel_1", "5b", "q", as_of=NOON + timedelta(hours=1)) == answer("earlier", NOON)
+    assert answers.latest(DEV, "rel_2", "5b", "q") is None
+    assert answers.latest(OTHER, "rel_1", "5b", "q") is None
+
+
+def test_an_answer_put_again_is_confirmed(database: Database) -> None:
+    answers = Answers(database)
+    answers.put(answer("p1", NOON))
+    answers.put(answer("p2", NOON + timedelta(hours=1)))
+    confirmed = answer("p1", NOON + timedelta(hours=2), made_path="online")
+    answers.put(confirmed)
+    assert answers.latest(DEV, "rel_1", "5b", "q") == confirmed
+
+
+def test_an_identical_prompt_is_found_across_subjects_and_releases(database: Database) -> None:
+    answers = Answers(database)
+    answers.put(answer("p1", subject="7f", release="rel_9", prompt_key="same"))
+    found = answers.by_prompt(DEV, "same")
+    assert found is not None
+    assert found.prediction == "p1"
+    assert answers.by_prompt(DEV, "another") is None
+    assert answers.by_prompt(OTHER, "same") is None
+
+
+def test_answers_about_a_subject_are_forgotten(database: Database) -> None:
+    answers = Answers(database)
+    answers.put(answer("p1"))
+    answers.put(answer("p2", subject="7f"))
+    assert answers.forget(DEV, "5b") == 1
+    assert answers.latest(DEV, "rel_1", "5b", "q") is None
+    assert answers.latest(DEV, "rel_1", "7f", "q") is not None

@@ -1,0 +1,275 @@
+"""One suite for every implementation of the engine's port. Gaps are declared; a gap that closes fails the suite."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from antiphon.core.errors import AntiphonError, InvalidInput, NotFound, PromptTooLong, SchemaUnsatisfiable
+from antiphon.engine.client import EngineClient
+from antiphon.engine.local import LocalEngine
+from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.port import Engine
+from antiphon.engine.remote import RemoteEngine
+from antiphon.engine.runtime import Layout
+from antiphon.engine.server import serve
+from antiphon.engine.simulated import SimulatedRuntime
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"outlook": {"enum": ["on_time", "delayed"]}, "notice": {"type": "string"}},
+        "required": ["outlook", "notice"],
+        "additionalProperties": False,
+    }
+)
+
+
+async def local() -> LocalEngine:
+    runtime = SimulatedRuntime("words", Layout(slots=4, context_tokens=2048))
+    return await LocalEngine({"words": runtime}).start()
+
+
+@contextlib.asynccontextmanager
+async def in_process(_: Path) -> AsyncIterator[Engine]:
+    engine = await local()
+    yield engine
+    await engine.close()
+
+
+@contextlib.asynccontextmanager
+async def behind_a_socket(folder: Path) -> AsyncIterator[Engine]:
+    stop, ready = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(serve(await local(), folder / "engine.sock", stop, ready=ready.set))
+    await ready.wait()
+    client = EngineClient(folder / "engine.sock")
+    yield client
+    await client.close()
+    stop.set()
+    await serving
+
+
+def openai_server(engine: LocalEngine) -> Starlette:
+    """As much of an OpenAI-compatible server as an engine needs, over a simulated engine."""
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"data": [{"id": "words", "object": "model", "max_model_len": 2048}]})
+
+    async def completions(request: Request) -> Response:
+        body = await request.json()
+        response_format = body.get("response_format")
+        asked = Generate(
+            "r",
+            body["model"],
+            body["prompt"],
+            body["max_tokens"],
+            body["temperature"],
+            body["top_p"],
+            body["seed"],
+            tuple(body.get("stop", ())),
+            json.dumps(response_format["json_schema"]["schema"]) if response_format else None,
+            body.get("logprobs"),
+        )
+        events = engine.generate(asked)
+        try:
+            first = await anext(events)
+        except AntiphonError as error:
+            shaped = {"error": {"message": str(error), "type": error.kind, "code": error.code}}
+            return JSONResponse(shaped, status_code=error.http_status)
+
+        async def lines() -> AsyncIterator[str]:
+            event: Delta | Finished = first
+            async with contextlib.aclosing(events):
+                while isinstance(event, Delta):
+                    chunk: dict[str, object] = {"index": 0, "text": event.text, "finish_reason": None}
+                    if asked.logprobs is not None:
+                        chunk["logprobs"] = {
+                            "tokens": [token.text for token in event.tokens],
+                            "token_logprobs": [token.logprob for token in event.tokens],
+                            "top_logprobs": [{a.text: a.logprob for a in token.alternatives} for token in event.tokens],
+                        }
+                    yield f"data: {json.dumps({'choices': [chunk]})}\n\n"
+                    event = await anext(events)
+            last = {"index": 0, "text": "", "finish_reason": event.reason}
+            usage = {"prompt_tokens": event.usage.prompt_tokens, "completion_tokens": event.usage.completion_tokens}
+            yield f"data: {json.dumps({'choices': [last], 'usage': usage, 'system_fingerprint': 'fp_1'})}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    return Starlette(
+        routes=[Route("/v1/models", models), Route("/v1/completions", completions, methods=["POST"])],
+    )
+
+
+@contextlib.asynccontextmanager
+async def behind_a_url(_: Path) -> AsyncIterator[Engine]:
+    backend = await local()
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(openai_server(backend), log_level="error", lifespan="off"))
+    running = asyncio.create_task(server.serve([listener]))
+    engine = RemoteEngine(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    yield engine
+    await engine.close()
+    server.should_exit = True
+    await running
+    listener.close()
+    await backend.close()
+
+
+IMPLEMENTATIONS = {"local": in_process, "socket": behind_a_socket, "remote": behind_a_url}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    async with asyncio.timeout(30), IMPLEMENTATIONS[request.param](tmp_path) as implementation:
+        yield implementation
+
+
+@pytest.fixture
+def only_ours(request: pytest.FixtureRequest, engine: Engine) -> None:
+    """What an OpenAI-compatible server has no way to say."""
+    if isinstance(engine, RemoteEngine):
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the OpenAI protocol does not carry it"))
+
+
+def asking(prompt: str = "Tell me about flights.\n", **changes: object) -> Generate:
+    fields: dict[str, object] = {"id": "r1", "model": "words", "prompt": prompt, "max_tokens": 64}
+    return Generate(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+async def collect(engine: Engine, request: Generate) -> tuple[list[Delta], Finished]:
+    events = [event async for event in engine.generate(request)]
+    assert all(isinstance(event, Delta) for event in events[:-1])
+    assert isinstance(events[-1], Finished)
+    return events[:-1], events[-1]  # type: ignore[return-value]
+
+
+async def test_it_describes_its_models(engine: Engine) -> None:
+    (model,) = (await engine.describe()).models
+    assert model.name == "words"
+    assert model.context_tokens == 2048
+    assert model.fingerprint
+
+
+async def test_the_deltas_make_up_the_text(engine: Engine) -> None:
+    deltas, finished = await collect(engine, asking())
+    assert finished.text == "".join(delta.text for delta in deltas)
+    assert finished.reason == "stop"
+    assert len(finished.text.split()) >= 5
+    assert finished.usage.prompt_tokens > 0
+    assert finished.usage.completion_tokens > 0
+
+
+async def test_the_same_request_gives_the_same_text(engine: Engine) -> None:
+    texts = [(await collect(engine, asking(temperature=1.0, seed=seed)))[1].text for seed in (5, 5, 6)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+async def test_length_ends_a_text(engine: Engine) -> None:
+    _, finished = await collect(engine, asking(max_tokens=3))
+    assert finished.reason == "length"
+    assert finished.usage.completion_tokens == 3
+
+
+async def test_a_stop_sequence_ends_a_text_before_it(engine: Engine) -> None:
+    _, whole = await collect(engine, asking())
+    stop = " " + whole.text.split()[3]
+    _, cut = await collect(engine, asking(stop=(stop,)))
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.reason == "stop"
+
+
+async def test_a_schema_is_met(engine: Engine) -> None:
+    _, finished = await collect(engine, asking(json_schema=SCHEMA))
+    answer = json.loads(finished.text)
+    assert answer["outlook"] in ("on_time", "delayed")
+    assert isinstance(answer["notice"], str)
+
+
+async def test_log_probabilities_come_with_each_token(engine: Engine) -> None:
+    deltas, finished = await collect(engine, asking(logprobs=3))
+    tokens = [token for delta in deltas for token in delta.tokens]
+    assert "".join(token.text for token in tokens) == finished.text
+    for token in tokens:
+        assert token.logprob is not None
+        assert token.logprob <= 0
+        assert len(token.alternatives) == 3
+        assert token.alternatives[0].logprob == max(other.logprob for other in token.alternatives)
+
+
+@pytest.mark.usefixtures("only_ours")
+async def test_branches_are_reported_with_their_place(engine: Engine) -> None:
+    _, finished = await collect(engine, asking(json_schema=SCHEMA, branches=True))
+    branch = finished.branches[0]
+    assert finished.text[: branch.offset] == '{"outlook": "'
+    assert {option.text for option in branch.options} == {"o", "d"}
+
+
+@pytest.mark.usefixtures("only_ours")
+async def test_the_completions_tokens_are_reported(engine: Engine) -> None:
+    deltas, finished = await collect(engine, asking())
+    assert len(finished.token_ids) == finished.usage.completion_tokens
+    assert [token.token for delta in deltas for token in delta.tokens] == list(finished.token_ids)
+
+
+@pytest.mark.usefixtures("only_ours")
+async def test_the_fingerprint_is_the_models(engine: Engine) -> None:
+    _, finished = await collect(engine, asking())
+    assert finished.fingerprint == (await engine.describe()).models[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"model": "absent"}, NotFound),
+        ({"prompt": "x" * 3000}, PromptTooLong),
+        ({"max_tokens": 5000}, PromptTooLong),
+        ({"max_tokens": 0}, InvalidInput),
+        ({"temperature": -1.0}, InvalidInput),
+        ({"top_p": 0.0}, InvalidInput),
+        ({"stop": ("",)}, InvalidInput),
+        ({"logprobs": 99}, InvalidInput),
+        ({"prompt": ""}, InvalidInput),
+        ({"json_schema": "{"}, InvalidInput),
+        ({"json_schema": '{"enum": []}'}, InvalidInput),
+        ({"json_schema": SCHEMA, "max_tokens": 4}, InvalidInput),
+    ],
+)
+async def test_what_cannot_be_used_is_refused(engine: Engine, changes: dict[str, object], error: type) -> None:
+    with pytest.raises(error):
+        await collect(engine, asking(**changes))
+    _, finished = await collect(engine, asking())
+    assert finished.text
+
+
+@pytest.mark.usefixtures("only_ours")
+async def test_a_schema_that_cannot_be_met_is_told_apart(engine: Engine) -> None:
+    with pytest.raises(SchemaUnsatisfiable):
+        await collect(engine, asking(json_schema='{"enum": []}'))
+
+
+async def test_many_requests_at_once(engine: Engine) -> None:
+    alone = [(await collect(engine, asking(f"Number {number}.\n", id="alone")))[1].text for number in range(10)]
+    together = await asyncio.gather(
+        *(collect(engine, asking(f"Number {number}.\n", id=f"r{number}")) for number in range(10))
+    )
+    assert [finished.text for _, finished in together] == alone
+
+
+async def test_closing_the_generator_leaves_the_engine_usable(engine: Engine) -> None:
+    events = engine.generate(asking())
+    assert isinstance(await anext(events), Delta)
+    await events.aclose()
+    _, finished = await collect(engine, asking())
+    assert finished.reason == "stop"

@@ -1,0 +1,120 @@
+"""A small world of real parts for the feature tests: catalog, log, lake, online store and overlay in one folder."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.definitions import DefinitionVersions
+from antiphon.catalog.events import Event, EventLog
+from antiphon.catalog.publications import Publication, Publications
+from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.core.clock import ManualClock
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lookup import FeatureReader, FeatureVector
+from antiphon.features.materialize import Materialisation, materialize
+from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.store import OnlineStore
+from antiphon.features.publish import Publisher
+from antiphon.features.refresh import Refresher
+from antiphon.features.stream import StreamConsumer
+
+NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)
+
+
+def minutes(number: float) -> timedelta:
+    return timedelta(minutes=number)
+
+
+class World:
+    """Everything a features test needs, on real SQLite, DuckDB, Parquet and LMDB."""
+
+    def __init__(self, folder: Path, *specs: FeatureViewSpec, scope: Scope | None = None) -> None:
+        self.folder = folder
+        self.scope = scope or Scope()
+        self.clock = ManualClock(NOON)
+        self.database = Database.open(f"sqlite:///{folder}/catalog.db", clock=self.clock)
+        self.database.migrate()
+        self.log = EventLog(self.database)
+        self.snapshots = Snapshots(self.database)
+        self.publications = Publications(self.database)
+        self.definitions = DefinitionVersions(self.database)
+        self.specs = {spec.name: spec for spec in specs}
+        for spec in specs:
+            self.definitions.put(self.scope, spec)
+        self.lake = LocalLake(folder / "lake")
+        self.online = OnlineStore(folder / "online", b"k" * 32)
+        self.overlay = Overlay(folder / "online", self.scope)
+        self.consumer = StreamConsumer(
+            self.scope, log=self.log, overlay=self.overlay, online=self.online, views=list(specs)
+        )
+        self.publisher = Publisher(
+            self.scope,
+            publications=self.publications,
+            snapshots=self.snapshots,
+            definitions=self.definitions,
+            lake=self.lake,
+            online=self.online,
+            clock=self.clock,
+            overlay=self.overlay,
+            consumer=self.consumer,
+        )
+        self.refresher = Refresher(
+            self.scope,
+            definitions=self.definitions,
+            snapshots=self.snapshots,
+            publications=self.publications,
+            publisher=self.publisher,
+            lake=self.lake,
+            log=self.log,
+            clock=self.clock,
+        )
+        self.reader = self.new_reader()
+
+    def new_reader(self) -> FeatureReader:
+        return FeatureReader(
+            self.scope,
+            publications=self.publications,
+            online=self.online,
+            clock=self.clock,
+            overlay=self.overlay,
+            lease=0.0,
+        )
+
+    def materialize(self, view: str, as_of: datetime) -> SnapshotManifest:
+        return materialize(
+            Materialisation(scope=self.scope, spec=self.specs[view], as_of=as_of),
+            lake=self.lake,
+            log=self.log,
+            clock=self.clock,
+        )
+
+    def publish(self, as_of: datetime, *views: str) -> Publication:
+        made = [(self.materialize(view, as_of), self.specs[view]) for view in (views or self.specs)]
+        publication = self.publisher.publish(made, reason="test", principal="tester")
+        assert publication is not None
+        return publication
+
+    def append(self, stream: str, *events: Event) -> int:
+        return self.log.append(self.scope, stream, events)
+
+    def consume(self, limit: int = 1_000) -> None:
+        while self.consumer.poll(limit):
+            pass
+
+    def read(self, as_of: datetime, view: str | None = None, **keys: Any) -> FeatureVector:
+        names = [view] if view else list(self.specs)
+        return self.reader.read({name: self.specs[name].definition_version for name in names}, keys, as_of)
+
+    def close(self) -> None:
+        self.overlay.close()
+        self.online.close()
+        self.database.close()
+
+
+def event(identity: str, at: datetime, available: datetime | None = None, **payload: Any) -> Event:
+    return Event(identity, at, available or at, payload)

@@ -1,0 +1,90 @@
+"""A gateway over a real catalog in a temporary folder, served by a real uvicorn on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from antiphon.catalog.database import Database
+from antiphon.gateway.application import create_app
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.identity import Keys
+from antiphon.testing import fakes
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(f"sqlite:///{tmp_path}/catalog.db")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def answerer(database: Database) -> fakes.FakeAnswerer:
+    from antiphon.catalog.receipts import Receipts
+
+    return fakes.FakeAnswerer(Receipts(database), database.clock)
+
+
+@pytest.fixture
+def services(database: Database, answerer: fakes.FakeAnswerer) -> GatewayServices:
+    return fakes.gateway_services(database, answerer)
+
+
+@pytest.fixture
+def keys(database: Database) -> dict[str, str]:
+    """One key per role."""
+    issued = Keys(database, fakes.SECRET)
+    return {role: issued.create("default", f"the-{role}", role)[0] for role in ("admin", "engineer", "service", "viewer")}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A served gateway."""
+
+    url: str
+    port: int
+    services: GatewayServices
+
+
+@asynccontextmanager
+async def serve(services: GatewayServices, sampling: bool = False) -> AsyncIterator[Running]:
+    """Serve on a free loopback port until the block ends."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(create_app(services, sampling=sampling), log_level="error", lifespan="on")
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            assert not task.done(), "uvicorn ended at once"
+            await asyncio.sleep(0.01)
+        try:
+            yield Running(f"http://127.0.0.1:{port}", port, services)
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest.fixture
+async def running(services: GatewayServices) -> AsyncIterator[Running]:
+    async with serve(services) as started:
+        yield started
+
+
+@pytest.fixture
+async def http(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with an engineer's key."""
+    headers = {"authorization": f"Bearer {keys['engineer']}"}
+    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+        yield client

@@ -1,0 +1,244 @@
+"""The official client against a served gateway, and the errors in the shape that it raises."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import openai
+import pytest
+
+from antiphon.core.errors import EngineFailed, FeatureUnavailable, Overloaded
+from antiphon.testing.fakes import FakeAnswerer
+
+MESSAGES = [{"role": "user", "content": "Will it be on time?"}]
+
+
+@pytest.fixture
+async def client(running, keys):
+    async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=keys["service"], max_retries=0) as made:
+        yield made
+
+
+async def test_chat_answers_and_says_what_it_was_made_from(client, answerer, database) -> None:
+    raw = await client.chat.completions.with_raw_response.create(
+        model="desk",
+        messages=MESSAGES,
+        user="passenger-1",
+        extra_body={"entity": {"shop": 4}, "as_of": "2013-04-10T08:00:00-04:00", "minimum_publication": 5},
+    )
+    answer = raw.parse()
+    assert json.loads(answer.choices[0].message.content)["outlook"] == "on_time"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens == 41
+    assert answer.usage.prompt_tokens_details.cached_tokens == 128
+    made = answer.model_extra["antiphon"]
+    assert made["prediction"] == answer.id == raw.headers["x-antiphon-prediction"]
+    assert (made["origin"], made["publication"]) == ("generated", 7)
+    assert made["classes"] == {"outlook": {"on_time": 0.82, "delayed": 0.18}}
+    assert raw.headers["x-antiphon-publication"] == "7"
+    assert raw.headers["x-antiphon-release"] == "rel_1"
+    asked = answerer.asked[0]
+    assert asked.entity == {"shop": "4"}
+    assert asked.as_of is not None and asked.as_of.isoformat() == "2013-04-10T12:00:00+00:00"
+    assert (asked.minimum_publication, asked.originating_user, asked.question) == (5, "passenger-1", "Will it be on time?")
+    assert asked.principal.id == "the-service"
+
+
+async def test_streaming_ends_with_the_receipt(client) -> None:
+    stream = await client.chat.completions.create(
+        model="desk", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert json.loads(text)["notice"] == "All is well."
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage.completion_tokens == 41
+    assert chunks[-1].model_extra["antiphon"]["prediction"].startswith("pred_")
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert all("antiphon" not in (chunk.model_extra or {}) for chunk in chunks[:-1])
+
+
+async def test_logprobs_and_schema_reach_the_engine_and_come_back(client, answerer) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    answer = await client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "developer", "content": "Be brief."}, *MESSAGES],
+        logprobs=True,
+        top_logprobs=2,
+        seed=3,
+        stop=["\n"],
+        max_completion_tokens=9,
+        temperature=0.5,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}},
+    )
+    tokens = answer.choices[0].logprobs.content
+    assert [token.token for token in tokens] == list(answerer.words)
+    assert len(tokens[0].top_logprobs) == 2
+    overrides = answerer.asked[0].overrides
+    assert overrides.json_schema == schema
+    assert (overrides.max_tokens, overrides.seed, overrides.stop, overrides.temperature) == (9, 3, ("\n",), 0.5)
+    assert [message.role for message in answerer.asked[0].messages] == ["system", "user"]
+
+
+async def test_completions_whole_and_streamed(client, answerer) -> None:
+    answer = await client.completions.create(model="tiny", prompt="Once", logprobs=1)
+    assert answer.choices[0].text == "".join(answerer.words)
+    assert answer.choices[0].logprobs.text_offset[1] == len(answerer.words[0])
+    assert answerer.asked[0].prompt == "Once"
+    stream = await client.completions.create(model="tiny", prompt="Once", stream=True)
+    assert "".join([chunk.choices[0].text async for chunk in stream]) == answer.choices[0].text
+
+
+async def test_models_are_listed_and_found(client) -> None:
+    assert [model.id async for model in client.models.list()] == ["desk", "tiny"]
+    assert (await client.models.retrieve("tiny")).id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("none")
+
+
+@pytest.mark.parametrize(
+    ("extra", "named", "says"),
+    [
+        ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
+        ({"tools": []}, "tools", "not implemented"),
+        ({"n": 2}, "n", "Only 1 is accepted"),
+        ({"presence_penalty": 0.5}, "presence_penalty", "Only 0"),
+        ({"temperature": "hot"}, "temperature", "Expected `float"),
+        ({"max_tokens": 0}, "max_tokens", ">= 1"),
+        ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "no schema"),
+        ({"entity": {"shop": [1]}}, "entity[...]", "Expected"),
+        ({"as_of": "yesterday"}, "as_of", "RFC3339"),
+        ({"as_of": "2013-04-10T08:00:00"}, "as_of", "no time zone"),
+        ({"stream_options": {"include": True}}, "stream_options", "unknown field `include`"),
+        ({"messages": []}, "messages", "length >= 1"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "image_url"),
+    ],
+)  # fmt: skip
+async def test_a_bad_parameter_is_named(http, answerer, extra, named, says) -> None:
+    answer = await http.post("/v1/chat/completions", json={"model": "desk", "messages": MESSAGES, **extra})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"].startswith(named)
+    assert says in error["message"]
+    assert answerer.asked == []
+
+
+async def test_values_that_ask_for_nothing_are_accepted(http) -> None:
+    extra = {"n": 1, "presence_penalty": 0, "tools": None, "store": False, "temperature": None}
+    answer = await http.post("/v1/chat/completions", json={"model": "desk", "messages": MESSAGES, **extra})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"model": 1', b"[" * 50_000])
+async def test_malformed_json_is_said(http, content) -> None:
+    answer = await http.post("/v1/chat/completions", content=content)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "body"
+
+
+async def test_a_missing_field_is_named(http) -> None:
+    answer = await http.post("/v1/chat/completions", json={"model": "desk"})
+    assert answer.status_code == 400
+    assert "`messages`" in answer.json()["error"]["message"]
+
+
+async def test_a_body_past_the_bound_is_refused_with_and_without_length(http) -> None:
+    large = b'{"model": "' + b"x" * 200_000 + b'"}'
+
+    async def parts():
+        for start in range(0, len(large), 10_000):
+            yield large[start : start + 10_000]
+
+    for content in (large, parts()):
+        answer = await http.post("/v1/chat/completions", content=content)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "too_large"
+
+
+@pytest.mark.parametrize(("key", "raised"), [("ak_wrong", openai.AuthenticationError), ("sk-other", openai.AuthenticationError)])
+async def test_a_wrong_key_is_refused(running, key, raised) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0) as client:
+        with pytest.raises(raised) as caught:
+            await client.chat.completions.create(model="desk", messages=MESSAGES)
+    assert caught.value.code == "invalid_api_key"
+
+
+async def test_errors_before_the_first_word_have_their_status_streaming_or_not(client, answerer) -> None:
+    answerer.failure = FeatureUnavailable("weather.wind is 4 h old.", where="weather.wind", next_step="Wait.")
+    for stream in (False, True):
+        with pytest.raises(openai.ConflictError) as caught:
+            await client.chat.completions.create(model="desk", messages=MESSAGES, stream=stream)
+        assert caught.value.code == "feature_unavailable"
+        assert caught.value.param == "weather.wind"
+    answerer.failure = Overloaded("256 questions wait.", retry_after=3)
+    with pytest.raises(openai.RateLimitError) as limited:
+        await client.chat.completions.create(model="desk", messages=MESSAGES)
+    assert limited.value.response.headers["retry-after"] == "3"
+
+
+async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alone(client, answerer, running) -> None:
+    answerer.failure, answerer.fail_after = EngineFailed("The engine died."), 2
+    stream = await client.chat.completions.create(model="desk", messages=MESSAGES, stream=True)
+    words = []
+    with pytest.raises(openai.APIError, match="The engine died"):
+        async for chunk in stream:
+            words.append(chunk.choices[0].delta.content)
+    assert words[1:] == list(answerer.words[:2])
+    answerer.failure = None
+    assert (await client.chat.completions.create(model="desk", messages=MESSAGES)).choices
+    assert answerer.running == 0
+
+
+async def test_an_unexpected_failure_tells_nothing_of_the_inside(running, keys, answerer) -> None:
+    answerer.failure = RuntimeError("secret path /x")
+    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
+        for stream in (False, True):
+            body = {"model": "desk", "messages": MESSAGES, "stream": stream}
+            answer = await http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 500
+            assert "secret" not in answer.text
+            assert answer.json()["error"]["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_vanishes_during_silent_prefill_frees_its_slot(running, keys, answerer: FakeAnswerer, stream) -> None:
+    answerer.hold = asyncio.Event()
+    body = json.dumps({"model": "desk", "messages": MESSAGES, "stream": stream}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {keys['service']}\r\n"
+    writer.write(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    async with asyncio.timeout(5):
+        while answerer.running == 0:
+            await asyncio.sleep(0.001)
+        loop = asyncio.get_running_loop()
+        left = loop.time()
+        writer.close()
+        while answerer.running:
+            await asyncio.sleep(0)
+        freed = loop.time() - left
+    # One decode step of the engine takes about 7 ms (FACTS); the slot must be free within one.
+    assert freed < 0.007
+    assert running.services.receipts.list(answerer.asked[0].scope) == []
+    answerer.hold = None
+    async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=keys["service"]) as client:
+        assert (await client.chat.completions.create(model="desk", messages=MESSAGES)).choices
+
+
+async def test_a_client_that_vanishes_between_words_frees_its_slot(running, keys, answerer: FakeAnswerer) -> None:
+    answerer.words = ["word "] * 200_000
+    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
+        body = {"model": "desk", "messages": MESSAGES, "stream": True}
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            async for _ in answer.aiter_lines():
+                break
+            assert answerer.running == 1
+    async with asyncio.timeout(5):
+        while answerer.running:
+            await asyncio.sleep(0.001)

@@ -1,0 +1,218 @@
+"""The loop, lane and local engine over a simulated runtime whose calls wait until the test lets them run."""
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
+from antiphon.engine.local import LocalEngine
+from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.runtime import Layout, Logits
+from antiphon.engine.scheduler import Budget
+from antiphon.engine.simulated import SimulatedRuntime
+
+
+class Gated(SimulatedRuntime):
+    """Records each call; while closed, a call waits for a permit."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__("words", layout, words=40)
+        self.calls: list[tuple[str, list[int], int]] = []
+        self.restored = 0
+        self.entered: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.permits = threading.Semaphore(0)
+        self.fail_next = False
+
+    def _pass(self, kind: str, slots: list[int], tokens: int) -> None:
+        self.calls.append((kind, slots, tokens))
+        if not self.gate.is_set():
+            self.entered.put(None)
+            self.permits.acquire()
+        if self.fail_next:
+            self.fail_next = False
+            raise EngineFailed("broken on purpose")
+
+    def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
+        self._pass("feed", [slot], len(tokens))
+        return super().feed(slot, position, tokens, want_logits)
+
+    def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
+        self._pass("step", list(slots), len(tokens))
+        return super().step(slots, positions, tokens)
+
+    def restore(self, slot: int, kept: object) -> None:
+        self.restored += 1
+        super().restore(slot, kept)  # type: ignore[arg-type]
+
+    async def in_a_call(self) -> None:
+        """Wait until the loop's thread is inside a call (the gate being closed)."""
+        await asyncio.to_thread(self.entered.get)
+
+    def open(self) -> None:
+        self.gate.set()
+        self.permits.release()
+
+
+def asking(name: str, *, priority: str = "online", max_tokens: int = 20, prompt: str | None = None) -> Generate:
+    return Generate(name, "words", prompt or f"About {name}.\n", max_tokens, priority=priority)  # type: ignore[arg-type]
+
+
+async def collect(engine: LocalEngine, request: Generate) -> Finished:
+    last = None
+    async for event in engine.generate(request):
+        last = event
+    assert isinstance(last, Finished)
+    return last
+
+
+@contextlib.asynccontextmanager
+async def running(slots: int = 2, **options: object) -> AsyncIterator[tuple[LocalEngine, Gated]]:
+    runtime = Gated(Layout(chunk_tokens=8, slots=slots, context_tokens=1024))
+    engine = await LocalEngine({"words": runtime}, **options).start()  # type: ignore[arg-type]
+    try:
+        async with asyncio.timeout(20):
+            yield engine, runtime
+    finally:
+        runtime.open()
+        await engine.close()
+
+
+async def until(engine: LocalEngine, **load: int) -> None:
+    async with asyncio.timeout(5):
+        while any(getattr(engine.load(), field) != value for field, value in load.items()):
+            await asyncio.sleep(0)
+
+
+async def test_a_cancelled_request_frees_its_slot_before_the_next_step() -> None:
+    async with running(slots=1) as (engine, runtime):
+        runtime.gate.clear()
+        prefilling = asyncio.create_task(collect(engine, asking("first", prompt="x" * 400)))
+        await runtime.in_a_call()  # A long, silent prefill.
+        waiting = asyncio.create_task(collect(engine, asking("second")))
+        await until(engine, running_online=1)
+        calls = len(runtime.calls)
+        prefilling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await prefilling
+        runtime.open()
+        assert (await waiting).reason == "length"
+        # The step in flight (up to its budgeted prompt tokens) is the last that worked for the first request.
+        first = [call for call in runtime.calls[calls:] if call[2] == 8][: 128 // 8]
+        assert len(runtime.calls[calls:]) <= len(first) + 2 + 20
+
+
+async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged() -> None:
+    async with running(slots=1) as (engine, _):
+        alone = await collect(engine, asking("long", priority="batch", max_tokens=60))
+    async with running(slots=1) as (engine, runtime):
+        runtime.gate.clear()
+        batch = asyncio.create_task(collect(engine, asking("long", priority="batch", max_tokens=60)))
+        for _ in range(6):
+            await runtime.in_a_call()
+            runtime.permits.release()
+        await runtime.in_a_call()
+        online = asyncio.create_task(collect(engine, asking("urgent", max_tokens=5)))
+        while engine._step_loop._inbox.empty():
+            await asyncio.sleep(0)
+        runtime.open()
+        assert (await online).reason == "length"
+        assert not batch.done()
+        moved = await batch
+        assert runtime.restored >= 1
+        assert (moved.text, moved.token_ids) == (alone.text, alone.token_ids)
+
+
+async def test_decoding_sequences_sit_in_neighbouring_slots() -> None:
+    async with running(slots=6) as (engine, runtime):
+        lengths = [5, 60, 9, 60, 30, 60, 12, 50, 7]
+        await asyncio.gather(*(collect(engine, asking(f"r{n}", max_tokens=length)) for n, length in enumerate(lengths)))
+        steps = [slots for kind, slots, _ in runtime.calls if kind == "step"]
+        assert max(len(slots) for slots in steps) > 2
+        assert all(slots == list(range(slots[0], slots[0] + len(slots))) for slots in steps)
+
+
+async def test_a_failing_step_ends_its_requests_and_nobody_elses() -> None:
+    async with running() as (engine, runtime):
+        runtime.fail_next = True
+        with pytest.raises(EngineFailed, match="on purpose"):
+            await collect(engine, asking("first"))
+        assert (await collect(engine, asking("second"))).reason == "length"
+        await until(engine, running_online=0)
+
+
+async def test_too_many_waiting_requests_are_refused() -> None:
+    async with running(slots=1, most_waiting={"online": 1}) as (engine, runtime):
+        runtime.gate.clear()
+        tasks = [asyncio.create_task(collect(engine, asking(f"r{n}"))) for n in range(2)]
+        await runtime.in_a_call()
+        await until(engine, running_online=1)
+        while len(engine._sinks) < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await collect(engine, asking("one too many"))
+        other_priority = asyncio.create_task(collect(engine, asking("patient", priority="batch")))
+        runtime.open()
+        assert [task.reason for task in await asyncio.gather(*tasks, other_priority)] == ["length"] * 3
+
+
+async def test_shared_beginnings_are_computed_once() -> None:
+    prompt = "The same long beginning of many prompts, word for word, again and again. "
+    async with running() as (engine, _):
+        alone = [await collect(engine, asking(f"r{n}", prompt=f"{prompt}{n}\n")) for n in range(4)]
+        assert [finished.usage.cached_prompt_tokens for finished in alone][:2] == [0, 0]
+        assert alone[2].usage.cached_prompt_tokens == alone[3].usage.cached_prompt_tokens > 16
+        assert engine.load().reused_prefix_tokens == 2 * alone[2].usage.cached_prompt_tokens
+    async with running(share_prefixes=False) as (engine, _):
+        again = [await collect(engine, asking(f"r{n}", prompt=f"{prompt}{n}\n")) for n in range(4)]
+        assert all(finished.usage.cached_prompt_tokens == 0 for finished in again)
+        assert [finished.text for finished in again] == [finished.text for finished in alone]
+
+
+async def test_closing_ends_what_is_in_flight_and_refuses_the_rest() -> None:
+    async with running() as (engine, runtime):
+        runtime.gate.clear()
+        task = asyncio.create_task(collect(engine, asking("first")))
+        await runtime.in_a_call()
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        runtime.open()
+        await closing
+        assert (await task).reason == "cancelled"
+        with pytest.raises(Unavailable):
+            await collect(engine, asking("late"))
+
+
+async def test_a_grammar_without_any_choice_needs_no_step() -> None:
+    async with running() as (engine, runtime):
+        request = Generate("r", "words", "Hello.\n", 40, json_schema='{"const": "yes"}')
+        finished = await collect(engine, request)
+        assert finished.text == '"yes"'
+        assert finished.usage.forced_tokens == finished.usage.completion_tokens
+        assert runtime.calls == []
+
+
+async def test_usage_counts_what_the_engine_did() -> None:
+    async with running() as (engine, runtime):
+        deltas = [event async for event in engine.generate(asking("r", max_tokens=10)) if isinstance(event, Delta)]
+        assert len(deltas) == 10
+        load = engine.load()
+        assert load.generated_tokens_online == 10
+        assert load.generated_tokens_batch == 0
+        assert load.prefilled_tokens == sum(tokens for kind, _, tokens in runtime.calls if kind == "feed")
+
+
+async def test_batch_waits_while_online_fills_the_budget() -> None:
+    budget = Budget(step_seconds=1e-9, idle_step_seconds=1e-9)
+    async with running(slots=2, budget=budget) as (engine, runtime):
+        batch = asyncio.create_task(collect(engine, asking("batch", priority="batch", max_tokens=30)))
+        online = await collect(engine, asking("online", max_tokens=30))
+        assert online.reason == "length"
+        # No step decodes both: with such a budget a batch token never fits beside an online one.
+        assert max(len(slots) for kind, slots, _ in runtime.calls if kind == "step") == 1
+        assert (await batch).reason == "length"
