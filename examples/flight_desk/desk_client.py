@@ -113,6 +113,27 @@ class Desk:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.1)
 
+    async def refresh(self, as_of: datetime, *, patience: float = _PATIENCE) -> None:
+        """Have every view computed as of a moment and published; return once it is.
+
+        Raises:
+            Unavailable: the run failed, or has not ended within ``patience`` seconds.
+        """
+        order = {"as_of": as_of.isoformat(), "key": f"replay/{as_of.isoformat()}"}
+        run = (await self._call("POST", "/admin/features/refresh", order))["id"]
+        deadline = time.monotonic() + patience
+        while True:
+            state = await self._call("GET", f"/admin/runs/{run}")
+            if state["status"] == "succeeded":
+                return
+            if state["status"] in {"failed", "cancelled"} or time.monotonic() > deadline:
+                raise Unavailable(
+                    f"The refresh is {state['status']}: {state.get('error') or 'no reason given'}.",
+                    where=run,
+                    next_step="Look at the worker's log in .antiphon/logs.",
+                )
+            await asyncio.sleep(0.1)
+
     async def order_briefing(self, application: str, flights: Sequence[Flight], as_of: datetime, key: str) -> str:
         """Have an application's answers for these flights made in batch and stored; the job's id."""
         rows = [{**flight.entity, "question": QUESTION} for flight in flights]

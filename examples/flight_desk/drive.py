@@ -89,6 +89,7 @@ class Replay:
         Raises:
             Unavailable: the platform stayed away or a briefing failed.
         """
+        await self._desk.refresh(self._settings.start(self._size))
         today: date | None = None
         for tick in ticks(self._settings, self._size, self._questions):
             if tick.day != today:
@@ -104,9 +105,10 @@ class Replay:
         self._tell(self._settings.end(self._size))
 
     async def _begin_day(self, day: date) -> None:
-        """Send what is known at dawn and order the day's briefings of the three ways that store answers."""
+        """Send what is known at dawn, refresh the views, order the briefings of the three ways that store answers."""
         dawn = self._settings.local(day, self._settings.dawn)
         await self._advance(dawn)
+        await self._desk.refresh(dawn)
         flights = self._flights(day)
         self._briefing_day = day
         self._briefed = 0

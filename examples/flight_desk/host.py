@@ -57,17 +57,17 @@ def forget(folder: Path) -> None:
 
 
 @contextmanager
-def running(project: Path, start: datetime, say: Say) -> Iterator[Platform]:
-    """The platform on this project, from applied definitions and a first snapshot to a drained end.
+def running(project: Path, say: Say) -> Iterator[Platform]:
+    """The platform on this project, from applied definitions to a drained end.
 
     Raises:
         CommandFailed: a command ended with an error, whose message is passed on.
         Unavailable: it did not become ready, or ended by itself.
     """
     say("weights: smollm2-135m")
-    command(project, "models", "pull", "smollm2-135m")
+    command("models", "pull", "smollm2-135m")
     say("definitions: apply")
-    command(project, "apply")
+    command("apply", "--project", str(project))
     settings, paths = project_settings.load(project)
     url = f"http://{settings.gateway.host}:{settings.gateway.port}"
     log = paths.logs / "up.log"
@@ -84,8 +84,6 @@ def running(project: Path, start: datetime, say: Say) -> Iterator[Platform]:
     try:
         _wait_ready(child, url, log)
         say(f"platform: ready at {url}")
-        say("features: first snapshot")
-        command(project, "features", "refresh", "--as-of", start.isoformat(), "--wait")
         yield Platform(url, (paths.keys / "admin.key").read_text(encoding="utf-8").strip())
     finally:
         _stop(child, say)
@@ -94,16 +92,15 @@ def running(project: Path, start: datetime, say: Say) -> Iterator[Platform]:
 _ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
 
 
-def command(project: Path, *words: str, timeout: float = 600.0) -> str:
-    """Run one command of ``antiphon`` in the project; its standard output.
+def command(*words: str, timeout: float = 600.0) -> str:
+    """Run one command of ``antiphon``; its standard output.
 
     Raises:
         CommandFailed: it ended with an error.
     """
     ended = subprocess.run(
-        [*_ANTIPHON, *words, "--project", str(project)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [*_ANTIPHON, *words],
+        capture_output=True,
         text=True,
         timeout=timeout,
         check=False,

@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> str:
             asyncio.run(_replay(options.url, options.key, declared, size, events, journal, say))
         else:
             project = host.prepare(folder, events, declared.start(size))
-            with host.running(project, declared.start(size), say) as platform:
+            with host.running(project, say) as platform:
                 asyncio.run(_replay(platform.url, platform.key, declared, size, events, journal, say))
         seconds = time.monotonic() - started
     answers = journal.answers()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
+from datetime import datetime
 
 from antiphon.core.errors import AntiphonError
 from examples.flight_desk import data, host, settings
+from examples.flight_desk.desk_client import Desk
 from examples.flight_desk.run import OUT, Steps
 
 
@@ -17,7 +20,8 @@ def main() -> int:
     try:
         events = data.prepare(OUT / "events", declared.sources, declared.zone)
         start = declared.start(declared.demo)
-        with host.running(host.prepare(OUT / "serve", events, start), start, say) as platform:
+        with host.running(host.prepare(OUT / "serve", events, start), say) as platform:
+            asyncio.run(_refresh(platform, start))
             say(f"Ask with as_of between {start.isoformat()} and three hours later; Ctrl-C stops.")
             say(f"dashboard: {platform.url}   key: {platform.key}")
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
@@ -25,6 +29,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+async def _refresh(platform: host.Platform, start: datetime) -> None:
+    async with Desk(platform.url, platform.key) as desk:
+        await desk.refresh(start)
 
 
 if __name__ == "__main__":

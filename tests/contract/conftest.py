@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.catalog.examples import NOON, open_database
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from tests.unit.catalog.examples import NOON, open_database
 
 
 @pytest.fixture

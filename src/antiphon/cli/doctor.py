@@ -15,6 +15,7 @@ from antiphon.cli.output import show
 from antiphon.core.errors import AntiphonError, SetupError
 
 _SPACE = 1_000_000_000
+_OLDEST_PYTHON = (3, 11, 0)
 
 
 def doctor(project: Project = HERE, as_json: Json = False) -> None:
@@ -61,9 +62,10 @@ def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
-        raise SetupError(f"Python {sys.version.split()[0]} is too old.", next_step="Use Python 3.11 or later.")
-    return sys.version.split()[0]
+    running = sys.version_info[:3]
+    if running < _OLDEST_PYTHON:
+        raise SetupError(f"Python {running} is too old.", next_step="Use Python 3.11 or later.")
+    return ".".join(map(str, running))
 
 
 def _openmp() -> str:

@@ -22,25 +22,20 @@ def stores(root: Path) -> Iterator[Store]:
     Raises:
         NotFound: no project there. InvalidInput: its settings are wrong.
     """
-    from antiphon.app.store import Store
+    from antiphon.app.project import open_store
 
-    store = Store.open(root)
-    try:
+    with open_store(root) as store:
         yield store
-    finally:
-        store.close()
 
 
 @asynccontextmanager
 async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
     """The services that the gateway has, in this process; the engine is reached through its socket."""
-    from antiphon.app.store import Store
-    from antiphon.app.wiring import Wired
+    from antiphon.app.project import open_project
 
-    store = Store.open(root)
-    wired = Wired(store, "terminal")
+    wired = open_project(root)
     try:
-        yield wired.gateway_services(), store
+        yield wired.gateway_services(), wired.store
     finally:
         await wired.close()
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from antiphon.app.store import Store
     from antiphon.operations.supervisor import Happened
 
+_REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+"""An address that means every interface, to one where this machine reaches it."""
+
 
 def up(
     project: Project = HERE,
@@ -49,26 +52,12 @@ def _prepare(store: Store, apply: bool) -> None:
                 weights.pull(model, progress=progress)
                 progress.end()
             weights.resolve(model)
-    key_file = admin_key(store)
-    if key_file is not None:
-        note(f"made an administrator's key: {key_file}")
+    from antiphon.app.up import first_key
+
+    if first_key(store) is not None:
+        note(f"made an administrator's key: {store.paths.keys / 'admin.key'}")
     if apply:
         _apply(store)
-
-
-def admin_key(store: Store) -> str | None:
-    """Make the first administrator's key, in a file only its owner may read; ``None`` when there are keys."""
-    import os
-
-    if store.keys.list(store.scope.tenant):
-        return None
-    file = store.paths.keys / "admin.key"
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key, _ = store.keys.create(store.scope.tenant, "admin", "admin", kind="person")
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(key)
-    return str(file)
 
 
 def _apply(store: Store) -> None:
@@ -89,8 +78,8 @@ async def _run(store: Store, as_json: bool) -> None:
     import asyncio
     import signal
 
-    from antiphon.cli import children
-    from antiphon.operations.supervisor import Supervisor
+    from antiphon.app.up import children
+    from antiphon.app.up import up as supervise
 
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -102,49 +91,35 @@ async def _run(store: Store, as_json: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, interrupted)
-    gateway = store.settings.gateway
-    supervisor = Supervisor(
-        children.of_project(store),
-        run=store.paths.run,
-        logs=store.paths.logs,
-        drain_order=children.DRAIN_ORDER,
-        listens=[(gateway.host, gateway.port)],
-        tell=_tell_json if as_json else _tell,
-    )
-    greeting = asyncio.create_task(_greet(supervisor, store, as_json))
-    try:
-        await supervisor.supervise(stop, hurry)
-    finally:
-        greeting.cancel()
-        await asyncio.gather(greeting, return_exceptions=True)
+    waited_for = {spec.name for spec in children(store)}
+
+    def tell(happened: Happened) -> None:
+        _line(happened, as_json)
+        if happened.event == "ready" and happened.process in waited_for:
+            waited_for.remove(happened.process)
+            if not waited_for:
+                _greet(store, as_json)
+
+    await supervise(store, stop, hurry, tell)
 
 
-async def _greet(supervisor: object, store: Store, as_json: bool) -> None:
-    from antiphon.cli.children import ANY_ADDRESS
-    from antiphon.operations.supervisor import Supervisor
-
-    assert isinstance(supervisor, Supervisor)
-    await supervisor.all_ready()
-    gateway = store.settings.gateway
-    url = f"http://{ANY_ADDRESS.get(gateway.host, gateway.host)}:{gateway.port}"
-    key = store.paths.keys / "admin.key"
+def _line(happened: Happened, as_json: bool) -> None:
     if as_json:
-        typer.echo(f'{{"event":"up","url":"{url}"}}')
+        import msgspec
+
+        typer.echo(msgspec.json.encode(happened).decode())
         return
-    typer.echo(f"\n  Antiphon is up.\n  dashboard  {url}/\n  API        {url}/v1")
-    if key.exists():
-        typer.echo(f"  key        {key}")
-    typer.echo("  Ctrl-C stops it.\n")
-
-
-def _tell(happened: Happened) -> None:
     detail = f"  {happened.detail}" if happened.detail else ""
     colour = {"ready": "green", "died": "red", "killed": "red", "restarting": "yellow"}.get(happened.event)
     event = typer.style(f"{happened.event:<10}", fg=colour) if colour else f"{happened.event:<10}"
     typer.echo(f"{happened.at:%H:%M:%S}  {happened.process:<8} {event}{detail}".rstrip())
 
 
-def _tell_json(happened: Happened) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.encode(happened).decode())
+def _greet(store: Store, as_json: bool) -> None:
+    gateway = store.settings.gateway
+    url = f"http://{_REACHED.get(gateway.host, gateway.host)}:{gateway.port}"
+    if as_json:
+        typer.echo(f'{{"event":"up","url":"{url}"}}')
+        return
+    typer.echo(f"\n  Antiphon is up.\n  dashboard  {url}/\n  API        {url}/v1")
+    typer.echo(f"  key        {store.paths.keys / 'admin.key'}\n  Ctrl-C stops it.\n")

@@ -7,6 +7,7 @@ requests whose figures print alike have the same prompt, and an answer may be re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +119,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     """The declared application as a plain value: what a release pins and a gateway reads.
 
     ``features`` maps the view's name to its definition version, ``entity_keys`` are the key columns a
-    request must carry, ``output_schema`` is a JSON schema or ``None`` for free text, ``classes`` are the
+    request must carry, ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order
+    of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
     enum properties whose probability is measured from token log-probabilities.
     """
 
@@ -128,7 +130,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     prompt: Prompt
     model: str
     decoding: Decoding
-    output_schema: dict[str, Any] | None
+    output_schema: str | None
     classes: tuple[str, ...]
     figures: tuple[Figure, ...]
     guards: tuple[FigureGuard, ...]
@@ -138,6 +140,16 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     rollout: Rollout
     purpose: str
     owner: str
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The output schema as a value, in its own order."""
+        return None if self.output_schema is None else _schema(self.output_schema)
+
+
+@lru_cache(maxsize=256)
+def _schema(text: str) -> dict[str, Any]:
+    return msgspec.json.decode(text, type=dict[str, Any])
 
 
 class Application:

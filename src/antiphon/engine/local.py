@@ -179,6 +179,12 @@ class LocalEngine:
 
     def _prepare(self, ticket: int, request: Generate) -> Sequence:
         arrived = self._monotonic()
+        if request.messages:
+            raise InvalidInput(
+                "This engine has no chat template of its own to apply.",
+                where="messages",
+                next_step="Render them with the template of its description, and send a prompt.",
+            )
         runtime, lane = self._runtimes[request.model], self._lanes[request.model]
         prompt = runtime.tokenize(request.prompt)
         if not prompt:

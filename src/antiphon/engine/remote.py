@@ -2,15 +2,15 @@
 
 What such a server does not tell stays empty and is never made up: token ids are ``-1``, branches are not
 reported, seconds in the engine are the wall seconds of the stream, and the fingerprint is what the server calls
-its own. ``completions`` sends the rendered prompt as it is; ``chat`` sends it as one user message, for servers
-that have nothing else.
+its own. A request with ``messages`` goes to the server's chat endpoint and its own template, one with a ``prompt`` to
+its completions endpoint as it is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import msgspec
@@ -37,10 +37,6 @@ from antiphon.engine.messages import (
     Usage,
 )
 
-Mode = Literal["completions", "chat"]
-
-_PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}"
-
 
 class RemoteEngine:
     """Implements :class:`~antiphon.engine.port.Engine` over HTTP.
@@ -58,7 +54,6 @@ class RemoteEngine:
         url: str,
         *,
         key: str | None = None,
-        mode: Mode = "completions",
         models: dict[str, str] | None = None,
         context_tokens: int = 4096,
         timeout_seconds: float = 60.0,
@@ -69,7 +64,6 @@ class RemoteEngine:
         timeout = httpx.Timeout(timeout_seconds, connect=5.0)
         self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout, trust_env=False)
         self._url = base
-        self._mode: Mode = mode
         self._models = dict(models or {})
         self._context_tokens = context_tokens
         self._monotonic = monotonic
@@ -94,7 +88,7 @@ class RemoteEngine:
                     name=names.get(served, served),
                     fingerprint=_fingerprint(served, None),
                     context_tokens=int(entry.get("max_model_len") or self._context_tokens),
-                    chat_template=_PLAIN_TEMPLATE,
+                    chat_template="",
                     special_tokens=(),
                     bos="",
                     eos="",
@@ -106,9 +100,9 @@ class RemoteEngine:
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         began = self._monotonic()
-        reading = _Reading(request, self._mode, began)
+        reading = _Reading(request, began)
         try:
-            path = "/completions" if self._mode == "completions" else "/chat/completions"
+            path = "/chat/completions" if request.messages else "/completions"
             async with self._http.stream("POST", path, json=self._body(request)) as response:
                 if response.status_code != 200:
                     raise self._refused(response.status_code, response.headers, await response.aread())
@@ -144,14 +138,14 @@ class RemoteEngine:
         }
         if request.stop:
             body["stop"] = list(request.stop)
-        if self._mode == "completions":
+        if request.messages:
+            body["messages"] = [{"role": role, "content": content} for role, content in request.messages]
+            if request.logprobs is not None:
+                body |= {"logprobs": True, "top_logprobs": request.logprobs}
+        else:
             body["prompt"] = request.prompt
             if request.logprobs is not None:
                 body["logprobs"] = request.logprobs
-        else:
-            body["messages"] = [{"role": "user", "content": request.prompt}]
-            if request.logprobs is not None:
-                body |= {"logprobs": True, "top_logprobs": request.logprobs}
         if request.json_schema is not None:
             try:
                 schema = msgspec.json.decode(request.json_schema)
@@ -193,9 +187,8 @@ class RemoteEngine:
 class _Reading:
     """What was read of one stream so far."""
 
-    def __init__(self, request: Generate, mode: Mode, began: float) -> None:
+    def __init__(self, request: Generate, began: float) -> None:
         self._request = request
-        self._mode = mode
         self._began = began
         self._first: float | None = None
         self._text: list[str] = []
@@ -215,7 +208,7 @@ class _Reading:
                 return None
             choice = chunk["choices"][0]
             self._reason = choice.get("finish_reason") or self._reason
-            text = choice["text"] if self._mode == "completions" else choice["delta"].get("content")
+            text = choice["delta"].get("content") if self._request.messages else choice["text"]
             tokens = self._tokens(choice.get("logprobs") or {})
         except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise EngineFailed(f"The remote engine sent what cannot be read: {payload[:80]!r}") from error
@@ -250,7 +243,7 @@ class _Reading:
         )
 
     def _tokens(self, logprobs: dict[str, Any]) -> tuple[TokenOut, ...]:
-        if self._mode == "chat":
+        if self._request.messages:
             return tuple(
                 TokenOut(
                     -1,

@@ -67,6 +67,13 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
+def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    """The only row of a query. It is fetched to the end: DuckDB refuses other work while a result is open."""
+    (row,) = connection.execute(sql).fetchall()
+    found: tuple[Any, ...] = row
+    return found
+
+
 def files_of(path: str) -> list[Path]:
     """The files a source path names, in order.
 

@@ -151,12 +151,11 @@ def _file_columns(connection: duckdb.DuckDBPyConnection, plan: Plan, seqs: list[
     if not seqs or source.path is None:
         return {}
     relation = relation_of(files_of(source.path))
-    identity = (
-        f"CAST(this_row.{quoted(source.event_id)} AS VARCHAR)" if source.event_id else "CAST(this_row AS VARCHAR)"
-    )
+    identified = f"this_row.{quoted(source.event_id)}" if source.event_id is not None else "this_row"
+    seq = f"left(sha256(CAST({identified} AS VARCHAR)), {SEQUENCE_DIGITS})"
     cursor = connection.execute(
-        f"SELECT left(sha256(CAST({identified} AS VARCHAR)), {SEQUENCE_DIGITS}) AS antiphon_seq, * FROM {relation} AS this_row "
-        f"WHERE antiphon_seq IN ({', '.join(text(seq) for seq in seqs)})"
+        f"SELECT {seq} AS antiphon_seq, * FROM {relation} AS this_row "
+        f"WHERE antiphon_seq IN ({', '.join(text(one) for one in seqs)})"
     )
     names = [column[0] for column in cursor.description]
     return {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in cursor.fetchall()}

@@ -21,7 +21,8 @@ from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
-from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.compile_sql import text
+from antiphon.features.compute import ComputeLimits, compute, one_row
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
@@ -144,8 +145,7 @@ def _tiles_sql(plan: Plan) -> str:
 
 
 def _write(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
-    written = connection.execute(f"COPY ({sql}) TO '{file}' (FORMAT parquet, COMPRESSION zstd)").fetchone()
-    return int(written[0]) if written else 0
+    return int(one_row(connection, f"COPY ({sql}) TO {text(str(file))} (FORMAT parquet, COMPRESSION zstd)")[0])
 
 
 def _write_values(

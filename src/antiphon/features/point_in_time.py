@@ -20,7 +20,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import Computed
 from antiphon.features.compile_sql import quoted
-from antiphon.features.compute import ComputeLimits, compute, relation_of
+from antiphon.features.compute import ComputeLimits, compute, one_row, relation_of
 from antiphon.features.finish import finish_of
 from antiphon.features.plan import Plan, PlannedFeature, plan_of
 from antiphon.features.ports import LogReader
@@ -65,9 +65,8 @@ def point_in_time(
         # Rows are numbered in the order they are read, which only this setting keeps.
         connection.execute("SET preserve_insertion_order = true")
         relation = _frame(connection, frame, as_of)
-        table = (
-            connection.execute("SELECT * FROM frame ORDER BY frame_row").to_arrow_table().drop_columns(["frame_row"])
-        )
+        ordered = connection.sql("SELECT * EXCLUDE (frame_row) FROM frame ORDER BY frame_row")
+        table: pyarrow.Table = ordered.to_arrow_table()
         for spec in views:
             plan = plan_of(spec)
             missing = [key for key in plan.keys if key not in table.column_names]
@@ -105,11 +104,11 @@ def _frame(connection: duckdb.DuckDBPyConnection, frame: Path | pyarrow.Table, a
     described = {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE frame").fetchall()}
     if not described.get(as_of, "").startswith(("TIMESTAMP", "DATE", "VARCHAR")):
         raise InvalidInput(f"The frame has no column {as_of!r} with instants.", where="frame")
-    counted = connection.execute(
-        f"SELECT count(*) FROM frame WHERE TRY_CAST({quoted(as_of)} AS TIMESTAMPTZ) IS NULL"
-    ).fetchone()
-    if counted is not None and counted[0]:
-        raise InvalidInput(f"{counted[0]} rows of the frame have no moment in {as_of!r}.", where="frame")
+    (absent,) = one_row(
+        connection, f"SELECT count(*) FROM frame WHERE TRY_CAST({quoted(as_of)} AS TIMESTAMPTZ) IS NULL"
+    )
+    if absent:
+        raise InvalidInput(f"{absent} rows of the frame have no moment in {as_of!r}.", where="frame")
     return "frame" if relation == "frame_given" else str(frame)
 
 

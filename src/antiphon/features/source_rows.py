@@ -19,7 +19,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.compile_sql import rows_sql, text
-from antiphon.features.compute import files_of, hash_of, relation_of, types_of
+from antiphon.features.compute import files_of, hash_of, one_row, relation_of, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
 
@@ -89,9 +89,7 @@ def load_rows(
             f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"
         )
         missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
-        counted = connection.execute(f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded").fetchone()
-        assert counted is not None
-        rows_in, rejected = int(counted[0]), int(counted[1])
+        rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
         later = f" OR available_at > {known_by}" if known_by is not None else ""
         connection.execute(f"DELETE FROM loaded WHERE {missing}{later}")
         described.append(f"{len(files)} file(s) {source.path}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -21,13 +21,15 @@ PERIOD = 2.0
 KEPT = 1_800
 LATENCY_WINDOW = 15.0
 """Seconds of answers behind one sample's percentiles: short enough to move, long enough to hold some."""
+SHOWN_AFTER_END = 3 * PERIOD
+"""A job stays in the samples for so many seconds after its end, so that its line reaches 100 %."""
 
 _log = logging.getLogger("antiphon.gateway")
 
 
 class Sample(msgspec.Struct, frozen=True):
     """One look. Latencies in seconds, ``None`` without answers; ``batch`` is rows done, and rows wanted, of the
-    jobs that run; ``freshness`` is view to age in seconds."""
+    jobs that run or have just ended; ``freshness`` is view to age in seconds."""
 
     at: datetime
     p50: float | None
@@ -58,7 +60,13 @@ class History:
         seen = await status(self._services, self._measurements, self._scope)
         now = self._services.clock.monotonic()
         recent = percentiles(self._measurements.since(now - LATENCY_WINDOW))
-        active = [job for job in seen.jobs if job.status in ("queued", "running", "finalizing")]
+        ended_since = seen.at - timedelta(seconds=SHOWN_AFTER_END)
+        active = [
+            job
+            for job in seen.jobs
+            if job.status in ("queued", "running", "finalizing")
+            or (job.updated_at is not None and job.updated_at >= ended_since)
+        ]
         load = seen.engine.load
         sample = Sample(
             at=seen.at,

@@ -119,7 +119,7 @@ class Answerer:
             request.principal,
             "answer",
             f"application/{application.name}",
-            {"purpose": application.purpose, "path": request.path},
+            {"purpose": application.purpose, "path": request.path, "tenant": request.scope.tenant},
         )
         if not decision.allowed:
             raise Forbidden(
@@ -205,7 +205,7 @@ class Answerer:
             model,
             conversation,
             application.decoding,
-            application.output_schema,
+            application.schema,
             raw_prompt=raw,
             classes=bool(application.classes),
             logprobs=request.overrides.logprobs,
@@ -281,7 +281,7 @@ class Answerer:
                 prepared.reading.prints,
             )
         classes = class_probabilities(
-            written.attempts[0].finished.text, application.output_schema or {}, application.classes, written.branches
+            written.attempts[0].finished.text, application.schema or {}, application.classes, written.branches
         )
         receipt = receipt_of(
             prepared, written.usage, CacheReceipt("generated"), written.finish_reason, classes, written.actions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 from antiphon.catalog.releases import Bundle, ModelPin, Release
@@ -24,6 +25,7 @@ def implicit_release(request: AnswerRequest, model: ModelDescription, moment: da
         raise InvalidInput("There is nothing to answer.", where="messages", next_step="Send at least one message.")
     if request.entity:
         raise InvalidInput(f"{model.name} is a plain model and takes no entity.", where="entity")
+    schema = request.overrides.json_schema
     application = ApplicationSpec(
         name=model.name,
         features={},
@@ -31,7 +33,7 @@ def implicit_release(request: AnswerRequest, model: ModelDescription, moment: da
         prompt=Prompt(template=""),
         model=model.name,
         decoding=_decoding(request.overrides, model),
-        output_schema=request.overrides.json_schema,
+        output_schema=None if schema is None else json.dumps(schema),
         classes=(),
         figures=(),
         guards=(),

@@ -182,7 +182,7 @@ def check(
         if output is None:
             return {"": "it was cut off" if reason == "length" else "it is not JSON"}
         guarded = {guard.property for guard in application.guards}
-        for place, mismatch in mismatches(application.output_schema, output).items():
+        for place, mismatch in mismatches(application.schema or {}, output).items():
             wrong.setdefault(place if place in guarded else "", mismatch)
     for guard in application.guards:
         stated = output.get(guard.property) if isinstance(output, dict) else text

@@ -66,7 +66,7 @@ def check_overrides(overrides: DecodingOverrides, application: ApplicationSpec) 
         "seed": (overrides.seed, decoding.seed),
         "stop": (overrides.stop, decoding.stop),
         "max_tokens": (overrides.max_tokens, decoding.max_tokens),
-        "response_format": (overrides.json_schema, application.output_schema),
+        "response_format": (overrides.json_schema, application.schema),
     }
     granted = set()
     if overrides.max_tokens is not None and overrides.max_tokens >= decoding.max_tokens:

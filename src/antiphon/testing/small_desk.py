@@ -6,6 +6,8 @@ that a test says what is read and when it was published.
 
 from __future__ import annotations
 
+import json
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,7 +70,7 @@ DESK = ApplicationSpec(
     ),
     model="scripted",
     decoding=Decoding(max_tokens=64),
-    output_schema=SCHEMA,
+    output_schema=json.dumps(SCHEMA),
     classes=("outlook",),
     figures=(
         Figure("congestion.delay", step=5, unit=("minutes", "min"), roles=("delay", "late")),

@@ -3,11 +3,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.core.errors import Corrupt, NotFound
-from tests.unit.catalog.examples import DEV, OTHER
 
 
 def test_a_blob_is_known_by_the_hash_of_its_bytes(database: Database) -> None:
@@ -68,9 +68,13 @@ def test_changed_bytes_are_found(database: Database) -> None:
 
 def test_a_transaction_that_fails_stores_nothing(database: Database) -> None:
     blobs = Blobs(database)
-    digest = hashlib.sha256(b"never").hexdigest()
-    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
-        blobs.put(DEV, b"never", within=connection)
-        _ = 1 / 0
+
+    def store_and_fail() -> None:
+        with database.transaction() as connection:
+            blobs.put(DEV, b"never", within=connection)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store_and_fail()
     with pytest.raises(NotFound):
-        blobs.get(DEV, digest)
+        blobs.get(DEV, hashlib.sha256(b"never").hexdigest())

@@ -3,13 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
 from antiphon.core.errors import NotFound
 from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
-from tests.unit.catalog.examples import DEV, OTHER
 
 DEFINITIONS = """
 from antiphon import Entity, Source, count, feature_view

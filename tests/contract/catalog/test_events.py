@@ -3,11 +3,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.events import Event, EventLog, StreamEnd
 from antiphon.core.errors import InvalidInput
-from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 
 def event(number: int, **payload: object) -> Event:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
 from antiphon.core.errors import Conflict, NotFound
-from tests.unit.catalog.examples import DEV, OTHER
 
 
 def new_job(jobs: Jobs, **fields: str) -> BatchJob:

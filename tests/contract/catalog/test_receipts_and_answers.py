@@ -3,13 +3,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
 
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import CacheReceipt, ReceiptCount, Receipts
 from antiphon.core.errors import Conflict, NotFound
-from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
 
 
 def test_a_receipt_and_its_texts_are_read_back(database: Database) -> None:

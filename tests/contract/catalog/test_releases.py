@@ -3,13 +3,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER, bundle
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Releases
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Conflict, NotFound
 from antiphon.definitions.application import Decoding
-from tests.unit.catalog.examples import DEV, NOON, OTHER, bundle
 
 
 def versions(releases: Releases, count: int) -> list[str]:

@@ -3,12 +3,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER, manifest
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import Snapshots
 from antiphon.core.errors import Conflict, NotFound
-from tests.unit.catalog.examples import DEV, NOON, OTHER, manifest
 
 
 def test_a_manifest_is_read_back_as_it_was_written(database: Database) -> None:

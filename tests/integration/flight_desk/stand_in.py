@@ -33,6 +33,7 @@ class StandIn:
         self._stored: dict[tuple[str, ...], dict[str, Any]] = {}
         self._jobs: dict[str, dict[str, Any]] = {}
         self._looked = 0
+        self.refreshed: list[datetime] = []
         self.generated = 0
         self.predictions = 0
 
@@ -42,6 +43,8 @@ class StandIn:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/admin/events/{stream}", self._events, methods=["POST"]),
                 Route("/admin/streams", self._streams),
+                Route("/admin/features/refresh", self._refresh, methods=["POST"]),
+                Route("/admin/runs/{run}", self._run),
                 Route("/admin/batch", self._order, methods=["POST"]),
                 Route("/admin/batch/{job}", self._job),
                 Route("/admin/batch/{job}/rows", self._rows),
@@ -150,6 +153,13 @@ class StandIn:
                 ]
             }
         )
+
+    async def _refresh(self, request: Request) -> Response:
+        self.refreshed.append(datetime.fromisoformat((await request.json())["as_of"]))
+        return JSONResponse({"id": "run_1"})
+
+    async def _run(self, _: Request) -> Response:
+        return JSONResponse({"id": "run_1", "status": "succeeded"})
 
     async def _order(self, request: Request) -> Response:
         order = await request.json()

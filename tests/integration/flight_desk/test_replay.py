@@ -89,6 +89,8 @@ async def test_only_events_known_by_then_are_sent_and_all_of_them(
     }
     assert stand_in.latest is not None
     assert stand_in.latest <= last
+    dawns = [declared.local(day, declared.dawn) for day in declared.days(declared.demo)]
+    assert stand_in.refreshed == [declared.start(declared.demo), *dawns]
 
 
 async def test_an_interrupted_run_goes_on_without_asking_twice(

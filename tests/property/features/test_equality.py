@@ -73,7 +73,8 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, Any]:
         return oracle.visible(events, entity, None if hours is None else int(hours * 60 * MINUTE), t)
 
     def xs(hours: float) -> list[float]:
-        return [float(event.payload["x"]) for event in seen(hours) if event.payload.get("x") is not None]
+        # Adding zero: there is one zero.
+        return [float(event.payload["x"]) + 0.0 for event in seen(hours) if event.payload.get("x") is not None]
 
     def fixed(values: list[float], scale: str) -> list[int]:
         return [oracle.quantised(value, scale) for value in values]
@@ -86,7 +87,7 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, Any]:
         for e in seen(72)
     ]  # fmt: skip
     shares = [int(sign) for sign in signs if sign is not None]
-    every = [float(e.payload["x"]) for e in seen(None) if e.payload.get("x") is not None]
+    every = [float(e.payload["x"]) + 0.0 for e in seen(None) if e.payload.get("x") is not None]
     high = fixed(xs(6), "0.25")
     return {
         "recent.passes": len(seen(2)),

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,3 +45,13 @@ def test_the_fingerprint_changes_exactly_with_what_is_printed() -> None:
     assert fingerprint(print_all(base, figures)) == fingerprint(print_all(same, figures))
     assert fingerprint(print_all(base, figures)) != fingerprint(print_all(other, figures))
     assert fingerprint(print_all(base, figures)) != fingerprint(print_all({**base, "weather.wind": None}, figures))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_has_no_print(value: float) -> None:
+    assert printed(value, DELAY) is None
+
+
+def test_a_huge_value_is_rounded_exactly() -> None:
+    assert printed(1e300, DELAY) == "1" + "0" * 300
+    assert printed(10**40 + 3, DELAY) == str(10**40 + 5)

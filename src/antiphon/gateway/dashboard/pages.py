@@ -46,7 +46,8 @@ Page = Callable[["Pages", Request, Principal, Scope], Awaitable[Response]]
 
 
 class Series(msgspec.Struct, frozen=True):
-    """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, seconds of age."""
+    """Columns over ``at`` (seconds since 1970): seconds of latency, share of batch rows done, sequences in the
+    engine, seconds of age."""
 
     at: tuple[float, ...]
     p50: tuple[float | None, ...]

@@ -19,18 +19,19 @@
   const share = (value) => (value == null ? "–" : `${Math.round(value * 100)} %`);
 
   const line = (label, name, more = {}) => ({
-    label, stroke: colour(name), width: 1.6, spanGaps: false, points: { show: false }, ...more,
+    label, stroke: colour(name), width: 1.6, spanGaps: false, points: { show: true, size: 2.5, fill: colour(name) }, ...more,
   });
 
   function options(element, lines, format, range, last) {
     const grid = { stroke: colour("--line"), width: 1 };
+    const clock = (u, all) => all.map((at) => new Date(at * 1000).toISOString().slice(11, span > 900 ? 16 : 19));
     const axis = { stroke: colour("--soft"), grid, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     return {
-      width: element.clientWidth, height: last ? 138 : 112, legend: { show: false }, padding: [8, 8, last ? 0 : 4, 0],
+      width: element.clientWidth, height: last ? 124 : 98, legend: { show: false }, padding: [8, 8, last ? 0 : 4, 0],
       cursor: { sync: { key: "score" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { time: true, range: () => window_() }, y: { range } },
       axes: [
-        { ...axis, show: true, size: last ? 26 : 0, values: last ? undefined : (u, all) => all.map(() => "") },
+        { ...axis, show: true, size: last ? 26 : 0, space: 90, values: last ? clock : (u, all) => all.map(() => "") },
         { ...axis, size: 62, values: (u, all) => all.map(format), space: 34 },
       ],
       series: [{}, ...lines],
@@ -55,6 +56,8 @@
     make("latency", [line("p50", "--online"), line("p99", "--online-high", { dash: [4, 3] })],
       [series.p50, series.p99], seconds, upTo(0.05), false);
     make("batch", [line("rows", "--batch", { fill: colour("--batch-wash") })], [series.batch], share, () => [0, 1.04], false);
+    make("engine", [line("online", "--online"), line("batch", "--batch", { fill: colour("--batch-wash") })],
+      [series.running_online, series.running_batch], (value) => (value == null ? "–" : String(value)), upTo(4), false);
     make("freshness", names.map((name, i) => line(name, views[i % views.length])),
       names.map((name) => series.freshness[name]), seconds, upTo(1), true);
     const key = document.getElementById("views");
@@ -71,6 +74,8 @@
     document.getElementById("latency").setAttribute("aria-label",
       `Online latency over time; now p50 ${seconds(lastOf(series.p50))}, p99 ${seconds(lastOf(series.p99))}`);
     document.getElementById("batch").setAttribute("aria-label", `Batch progress over time; now ${share(lastOf(series.batch))}`);
+    document.getElementById("engine").setAttribute("aria-label",
+      `Sequences in the engine over time; now ${lastOf(series.running_online) ?? "none"} online, ${lastOf(series.running_batch) ?? "none"} batch`);
     document.getElementById("freshness").setAttribute("aria-label", "Age over time; now " +
       Object.entries(series.freshness).map(([name, ages]) => `${name} ${seconds(lastOf(ages))}`).join(", "));
   }
@@ -85,6 +90,7 @@
     if (before !== Object.keys(series.freshness).join() || !plots.latency) { draw(); return; }
     plots.latency.setData([series.at, series.p50, series.p99]);
     plots.batch.setData([series.at, series.batch]);
+    plots.engine.setData([series.at, series.running_online, series.running_batch]);
     plots.freshness.setData([series.at, ...Object.values(series.freshness)]);
     describe();
   }

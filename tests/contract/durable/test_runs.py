@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+
+import pytest
+from tests.unit.catalog.examples import DEV, NOON, OTHER
+
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.durable.run import LeaseLost, Progress, Run
+from antiphon.durable.runs import Runs
+
+LEASE = timedelta(seconds=10)
+
+
+def claimed(runs: Runs, worker: str = "w1") -> Run:
+    run = runs.claim(worker, LEASE)
+    assert run is not None
+    return run
+
+
+def test_a_key_makes_submitting_idempotent(database: Database) -> None:
+    runs = Runs(database)
+    first = runs.submit(DEV, "refresh", {"views": ["a"]}, key="noon", trace="00-aa-bb-01")
+    assert runs.submit(DEV, "refresh", {"views": ["a"]}, key="noon") == first
+    assert runs.submit(OTHER, "refresh", {"views": ["a"]}, key="noon") != first
+    assert runs.submit(DEV, "refresh", {"views": ["a"]}) != runs.submit(DEV, "refresh", {"views": ["a"]})
+    for workflow, arguments in (("briefing", {"views": ["a"]}), ("refresh", {"views": ["b"]})):
+        with pytest.raises(Conflict, match="was used for another run"):
+            runs.submit(DEV, workflow, arguments, key="noon")
+    with pytest.raises(InvalidInput, match="no JSON"):
+        runs.submit(DEV, "refresh", {"views": object()})
+    run = runs.get(DEV, first)
+    assert (run.status, run.arguments, run.trace, run.created_at) == ("queued", {"views": ["a"]}, "00-aa-bb-01", NOON)
+    with pytest.raises(NotFound):
+        runs.get(OTHER, first)
+
+
+def test_runs_are_claimed_once_oldest_first(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    ids = []
+    for name in ("a", "b"):
+        ids.append(runs.submit(DEV, name, {}))
+        clock.advance(timedelta(seconds=1))
+    later = runs.submit(DEV, "c", {}, not_before=clock.now() + timedelta(seconds=5))
+    assert runs.claim("w", LEASE, ["b"]) is not None
+    assert claimed(runs).id == ids[0]
+    assert runs.claim("w", LEASE) is None
+    clock.advance(timedelta(seconds=5))
+    assert claimed(runs).id == later
+    assert [run.status for run in runs.list(DEV)] == ["running"] * 3
+    assert [run.workflow for run in runs.list(DEV, 1)] == ["c"]
+    assert [run.id for run in runs.list(DEV, workflow="a")] == [ids[0]]
+
+
+def test_a_dead_workers_run_is_claimed_when_its_lease_is_over(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    runs.submit(DEV, "a", {})
+    dead = claimed(runs)
+    clock.advance(LEASE)
+    assert runs.claim("w2", LEASE) is None
+    clock.advance(timedelta(microseconds=1))
+    taken = claimed(runs, "w2")
+    assert (taken.id, taken.epoch, taken.attempts, taken.worker) == (dead.id, dead.epoch + 1, 2, "w2")
+
+
+def test_a_heartbeat_keeps_the_lease(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    runs.submit(DEV, "a", {})
+    run = claimed(runs)
+    for done in range(3):
+        clock.advance(LEASE)
+        assert not runs.heartbeat(run, LEASE, Progress(done, 3, "rows"))
+    assert runs.claim("w2", LEASE) is None
+    now = runs.get(DEV, run.id)
+    assert (now.done, now.total, now.note) == (2, 3, "rows")
+
+
+def test_a_worker_started_again_takes_its_runs_back_at_once(database: Database) -> None:
+    runs = Runs(database)
+    runs.submit(DEV, "a", {})
+    run = claimed(runs, "w1")
+    assert runs.reclaim("w2") == 0
+    assert runs.claim("w1", LEASE) is None
+    assert runs.reclaim("w1") == 1
+    assert claimed(runs, "w1").id == run.id
+
+
+def test_who_lost_the_lease_commits_nothing(database: Database, clock: ManualClock) -> None:
+    runs, blobs = Runs(database), Blobs(database)
+    runs.submit(DEV, "a", {})
+    old = claimed(runs)
+    clock.advance(LEASE + timedelta(seconds=1))
+    new = claimed(runs, "w2")
+    called = []
+    for act in (
+        lambda: runs.record(old, "step", 0, 1, NOON),
+        lambda: runs.transact(old, "step", 0, lambda c: called.append(blobs.put(DEV, b"x", within=c)), NOON),
+        lambda: runs.heartbeat(old, LEASE),
+        lambda: runs.succeed(old, {}),
+        lambda: runs.fail(old, "e"),
+        lambda: runs.give_back(old),
+        lambda: runs.end_cancelled(old),
+    ):
+        with pytest.raises(LeaseLost):
+            act()
+    assert called == []
+    assert runs.steps(DEV, old.id) == []
+    assert runs.record(new, "step", 0, 1, NOON) == 1
+    runs.succeed(new, {"ok": True})
+    with pytest.raises(LeaseLost):
+        runs.record(new, "after", 0, 1, NOON)
+
+
+def test_an_effect_and_its_step_are_one_transaction(database: Database) -> None:
+    runs, blobs = Runs(database), Blobs(database)
+    runs.submit(DEV, "a", {})
+    run = claimed(runs)
+    digest = runs.transact(run, "put", 0, lambda c: blobs.put(DEV, b"kept", within=c), NOON)
+    assert runs.recorded(run) == {("put", 0): digest}
+
+    def put_and_return_no_json(connection: object) -> object:
+        blobs.put(DEV, b"undone", within=connection)  # type: ignore[arg-type]
+        return object()
+
+    with pytest.raises(InvalidInput, match="result of step 'bad'"):
+        runs.transact(run, "bad", 0, put_and_return_no_json, NOON)
+    assert runs.recorded(run) == {("put", 0): digest}
+    with pytest.raises(NotFound, match="no blob"):
+        blobs.get(DEV, hashlib.sha256(b"undone").hexdigest())
+
+
+def test_a_run_that_kills_its_workers_fails(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    run = runs.submit(DEV, "a", {}, max_attempts=2)
+    for _ in range(2):
+        claimed(runs)
+        clock.advance(LEASE + timedelta(seconds=1))
+    assert runs.claim("w", LEASE) is None
+    ended = runs.get(DEV, run)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert "each of 2 attempts" in ended.error
+
+
+def test_giving_back_does_not_count_as_an_attempt(database: Database) -> None:
+    runs = Runs(database)
+    runs.submit(DEV, "a", {}, max_attempts=1)
+    for _ in range(3):
+        run = claimed(runs)
+        runs.give_back(run)
+    assert runs.get(DEV, run.id).attempts == 0
+
+
+def test_cancelling(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    queued, held, ended = (runs.submit(DEV, name, {}) for name in ("a", "b", "c"))
+    assert runs.cancel(DEV, queued).status == "cancelled"
+    run = runs.claim("w", LEASE, ["b"])
+    assert run is not None
+    assert runs.cancel(DEV, held).status == "running"
+    assert runs.heartbeat(run, LEASE)
+    other = runs.claim("w", LEASE, ["c"])
+    assert other is not None
+    runs.succeed(other, {"n": 1})
+    assert runs.cancel(DEV, ended).status == "succeeded"
+    # The holder dies before it sees the wish: nobody runs it again.
+    clock.advance(LEASE + timedelta(seconds=1))
+    assert runs.claim("w", LEASE) is None
+    assert [runs.get(DEV, r).status for r in (queued, held, ended)] == ["cancelled", "cancelled", "succeeded"]
+    with pytest.raises(NotFound):
+        runs.cancel(OTHER, held)

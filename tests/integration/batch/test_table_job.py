@@ -1,0 +1,313 @@
+"""Table jobs against the real catalog and answer(), with engines that fail in the middle."""
+
+import asyncio
+import csv
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon.batch import table_job
+from antiphon.batch.orders import WORKFLOW, Orders, TableOrder
+from antiphon.batch.table_job import TableJobs
+from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.core.errors import Conflict, EngineFailed, InvalidInput, NotFound, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import Generate
+from antiphon.governance.identity import Principal
+from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
+from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
+
+FREE = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
+LINES = 40
+
+
+class FakeRun(msgspec.Struct):
+    """A run's context: remembers what was said."""
+
+    scope: Scope = SCOPE
+    said: list[tuple[int, int | None, str]] = []
+
+    def progress(self, done: int, total: int | None = None, note: str = "") -> None:
+        self.said.append((done, total, note))
+
+
+class Bench:
+    """A small desk with a table of flights to answer."""
+
+    def __init__(self, directory: Path, script: Any = echo) -> None:
+        self.directory = directory
+        self.engine = ScriptedEngine(script)
+        self.desk = SmallDesk(directory, self.engine, FREE)
+        desk = self.desk
+        self.orders = Orders(desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, directory)
+        self.jobs = self.runner()
+
+    def runner(self, answer: Callable[..., Any] | None = None) -> TableJobs:
+        desk = self.desk
+        return TableJobs(desk.jobs, desk.releases, desk.blobs, answer or desk.answerer.answer, 4)
+
+    def input(self, lines: int = LINES) -> str:
+        path = self.directory / "in.jsonl"
+        rows = ({"flight": f"B6 {line}", "origin": "JFK", "gate": line} for line in range(lines))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    def order(self, **fields: Any) -> BatchJob:
+        fields = {"output": "out.jsonl", "as_of": START, **fields}
+        if "input" not in fields:
+            fields["input"] = self.input()
+        return self.orders.place(SCOPE, ASKER, TableOrder("desk", **fields))
+
+    def output(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.directory / "out.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.desk.close()
+
+
+async def test_one_row_out_per_row_in_in_order(bench: Bench) -> None:
+    job = bench.order()
+    run = FakeRun()
+    result = await bench.jobs.run(run, {"job": job.id})
+    assert result == {"job": job.id, "status": "completed", "rows": LINES, "failed": 0}
+    rows = bench.output()
+    assert [row["flight"] for row in rows] == [f"B6 {line}" for line in range(LINES)]
+    assert [row["gate"] for row in rows] == list(range(LINES)), "columns of the input stay"
+    for row in rows:
+        receipt = bench.desk.receipts.get(SCOPE, row["prediction"])
+        assert (receipt.path, receipt.release, receipt.as_of) == ("batch", job.release, START)
+        assert bench.desk.blobs.get(SCOPE, receipt.text_blob).decode() == row["text"]
+    assert run.said[0] == (0, LINES, "answering")
+    assert run.said[-1] == (LINES, LINES, "answering")
+    assert 1 < bench.engine.most_in_flight <= 4
+
+
+async def test_the_job_and_its_run_are_placed_together(bench: Bench) -> None:
+    job = bench.order(key="dawn")
+    assert bench.order(key="dawn").id == job.id
+    runs = bench.desk.runs.list(SCOPE, workflow=WORKFLOW)
+    assert [run.arguments for run in runs] == [{"job": job.id}]
+    with pytest.raises(Conflict, match="another order"):
+        bench.order(key="dawn", output="elsewhere.csv")
+
+
+async def test_a_job_taken_over_answers_only_what_has_no_row(bench: Bench) -> None:
+    job = bench.order()
+    first = bench.desk.jobs.take_over(SCOPE, job.id)
+    kept = JobRow(7, {"flight": "B6 7", "origin": "JFK", "text": "kept", "prediction": None})
+    bench.desk.jobs.write_rows(SCOPE, job.id, first, [kept])
+    await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert len(bench.engine.asked) == LINES - 1
+    assert bench.output()[7]["text"] == "kept"
+    assert len(bench.output()) == LINES
+
+
+async def test_a_worker_that_lost_the_job_writes_nothing_more(bench: Bench) -> None:
+    job = bench.order()
+    answered = 0
+
+    async def answer(request: Any) -> Any:
+        nonlocal answered
+        answered += 1
+        if answered == 20:
+            bench.desk.jobs.take_over(SCOPE, job.id)
+        return await bench.desk.answerer.answer(request)
+
+    with pytest.raises(Conflict):
+        await bench.runner(answer).run(FakeRun(), {"job": job.id})
+    written = bench.desk.jobs.done_lines(SCOPE, job.id)
+    assert len(written) < LINES
+    assert bench.desk.jobs.get(SCOPE, job.id).status == "running"
+    assert not (bench.directory / "out.jsonl").exists()
+    await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert len(bench.output()) == LINES
+
+
+async def test_a_cancelled_job_ends_quietly_and_writes_no_file(bench: Bench) -> None:
+    job = bench.order()
+    answered = 0
+
+    async def answer(request: Any) -> Any:
+        nonlocal answered
+        answered += 1
+        if answered == 20:
+            bench.desk.jobs.set_status(SCOPE, job.id, "cancelled")
+        return await bench.desk.answerer.answer(request)
+
+    result = await bench.runner(answer).run(FakeRun(), {"job": job.id})
+    assert result["status"] == "cancelled"
+    assert not (bench.directory / "out.jsonl").exists()
+    assert (await bench.jobs.run(FakeRun(), {"job": job.id}))["status"] == "cancelled"
+
+
+async def test_a_bad_row_fails_alone_and_says_why(bench: Bench) -> None:
+    rows = (
+        {"flight": "B6 1", "origin": "JFK"},
+        {"flight": "B6 2", "origin": "JFK", "as_of": "yesterday"},
+        {"flight": "B6 3", "origin": "JFK", "as_of": "2013-04-10T12:00:30"},
+        {"flight": "B6 4", "origin": "JFK", "question": "x" * 3},
+    )
+    job = bench.order(input=None, rows=rows)
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert (result["rows"], result["failed"]) == (4, 1)
+    out = bench.output()
+    assert out[1]["error"].startswith("invalid_input: as_of: 'yesterday' is no instant")
+    assert out[1]["text"] is None
+    assert set(out[0]) | {"as_of"} == set(out[1])
+    assert bench.desk.receipts.get(SCOPE, out[2]["prediction"]).as_of == datetime(2013, 4, 10, 12, 0, 30, tzinfo=UTC)
+
+
+async def test_an_engine_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path) -> None:
+    died: set[str] = set()
+
+    def flaky(request: Generate) -> Says:
+        if len(died) < 5 and request.prompt not in died:
+            died.add(request.prompt)
+            return Says("half", error=EngineFailed("It died."))
+        return echo(request)
+
+    bench = Bench(tmp_path, flaky)
+    job = bench.order(input=bench.input(8))
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert (result["status"], result["rows"], result["failed"]) == ("completed", 8, 0)
+    assert bench.desk.receipts.count(SCOPE) == 8
+    bench.desk.close()
+
+
+async def test_an_engine_that_stays_away_gives_the_run_back_with_its_rows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_job, "_PATIENCE", 0.0)
+    job = bench.order()
+
+    async def answer(request: Any) -> Any:
+        if int(request.entity["flight"].split()[1]) >= 10:
+            raise Unavailable("The engine cannot be reached.")
+        return await bench.desk.answerer.answer(request)
+
+    with pytest.raises(Unavailable):
+        await bench.runner(answer).run(FakeRun(), {"job": job.id})
+    assert bench.desk.jobs.get(SCOPE, job.id).status == "running"
+    assert bench.desk.jobs.done_lines(SCOPE, job.id) >= set(range(7)), "what was answered is kept"
+    await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert len(bench.output()) == LINES
+
+
+async def test_a_stopped_worker_keeps_what_it_answered(bench: Bench) -> None:
+    job = bench.order()
+    stuck = asyncio.Event()
+    reached = asyncio.Event()
+
+    async def answer(request: Any) -> Any:
+        if int(request.entity["flight"].split()[1]) >= 10:
+            reached.set()
+            await stuck.wait()
+        return await bench.desk.answerer.answer(request)
+
+    task = asyncio.create_task(bench.runner(answer).run(FakeRun(), {"job": job.id}))
+    await reached.wait()
+    while bench.desk.receipts.count(SCOPE) < 10:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.engine.in_flight == 0
+    assert len(bench.desk.jobs.done_lines(SCOPE, job.id)) >= 7
+    assert bench.desk.jobs.get(SCOPE, job.id).status == "running"
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "broken"])
+async def test_an_input_that_changed_ends_the_job_with_its_reason(bench: Bench, change: str) -> None:
+    job = bench.order()
+    path = Path(job.input)
+    if change == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text() + ("nope\n" if change == "broken" else '{"flight": "x", "origin": "JFK"}\n'))
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert result["status"] == "failed"
+    error = bench.desk.jobs.get(SCOPE, job.id).error
+    assert error is not None
+    assert {"gone": "no such file", "longer": "41 rows now and had 40", "broken": "Line 41"}[change] in error
+    assert not (bench.directory / "out.jsonl").exists()
+
+
+async def test_a_fault_of_ours_ends_the_job_instead_of_leaving_it_running(bench: Bench) -> None:
+    job = bench.order()
+
+    async def answer(request: Any) -> Any:
+        raise TypeError("a bug")
+
+    result = await bench.runner(answer).run(FakeRun(), {"job": job.id})
+    assert result["status"] == "failed"
+    assert bench.desk.jobs.get(SCOPE, job.id).error == "TypeError: a bug"
+
+
+async def test_who_may_not_answer_gets_failed_rows(bench: Bench) -> None:
+    order = TableOrder("desk", input=bench.input(3), output="out.csv", as_of=START)
+    job = bench.orders.place(SCOPE, Principal("v", "default", "viewer"), order)
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert (result["rows"], result["failed"]) == (3, 3)
+    with (bench.directory / "out.csv").open(newline="") as out:
+        assert all(row["error"].startswith("forbidden") for row in csv.DictReader(out))
+
+
+async def test_precomputed_answers_serve_the_online_path(bench: Bench) -> None:
+    job = bench.order(precompute=True, output=None)
+    await bench.jobs.run(FakeRun(), {"job": job.id})
+    request = bench.desk.request(entity={"flight": "B6 3", "origin": "JFK"})
+    answer = await bench.desk.answerer.answer(request)
+    assert (answer.receipt.cache.origin, answer.receipt.cache.origin_path) == ("stored", "batch")
+    asked = len(bench.engine.asked)
+    again = bench.order(precompute=True, output=None)
+    await bench.jobs.run(FakeRun(), {"job": again.id})
+    assert len(bench.engine.asked) == asked, "what prints alike is confirmed, not made again"
+    rows = list(bench.desk.jobs.rows(SCOPE, again.id))
+    assert {row.payload["origin"] for row in rows} == {"stored"}
+
+
+async def test_a_release_made_live_in_the_middle_changes_nothing(bench: Bench) -> None:
+    job = bench.order()
+    bench.desk.publish(msgspec.structs.replace(FREE, decoding=msgspec.structs.replace(FREE.decoding, seed=9)))
+    await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert {row["release"] for row in bench.output()} == {job.release}
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "what"),
+    [
+        ({"application": "nope"}, NotFound, "no live release"),
+        ({"release": "rel_nope"}, NotFound, "rel_nope"),
+        ({"input": "nope.csv"}, NotFound, "no such file"),
+        ({"input": None}, InvalidInput, "either an input file or rows"),
+        ({"rows": ({"flight": "1", "origin": "JFK"},)}, InvalidInput, "either an input file or rows"),
+        ({"input": None, "rows": ({"flight": "1"},)}, InvalidInput, "Row 0 lacks origin"),
+        ({"input": None, "rows": ({"flight": "1", "origin": ""},)}, InvalidInput, "Row 0 lacks origin"),
+        ({"output": "out.txt"}, InvalidInput, "not a table format"),
+        ({"as_of": START.replace(tzinfo=None)}, InvalidInput, "no time zone"),
+    ],
+)
+def test_a_bad_order_is_refused_before_anything_is_recorded(
+    bench: Bench, fields: dict[str, Any], error: type[Exception], what: str
+) -> None:
+    order = {"application": "desk", "input": bench.input(), **fields}
+    with pytest.raises(error, match=what):
+        bench.orders.place(SCOPE, ASKER, TableOrder(**order))
+    assert bench.desk.jobs.list(SCOPE) == []
+    assert bench.desk.runs.list(SCOPE) == []
+
+
+def test_an_empty_table_is_refused(bench: Bench) -> None:
+    (bench.directory / "empty.csv").write_text("flight,origin\n")
+    with pytest.raises(InvalidInput, match="no row"):
+        bench.orders.place(SCOPE, ASKER, TableOrder("desk", input="empty.csv"))

@@ -1,0 +1,107 @@
+"""Workers killed with SIGKILL: completed steps are not run again, transactional effects happen exactly once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.catalog.examples import DEV, open_database
+
+from antiphon.catalog.events import EventLog
+from antiphon.durable.runs import Runs
+
+ROOT = Path(__file__).parents[3]
+KILLS = int(os.environ.get("ANTIPHON_KILLS", "3"))
+PAIRS = 4
+
+
+def spawn(folder: Path, worker: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.durable.child", str(folder), worker], cwd=ROOT, env=environment
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.002)
+
+
+def executions(folder: Path) -> Counter[str]:
+    path = folder / "effects"
+    return Counter(path.read_text().split() if path.exists() else ())
+
+
+@pytest.mark.chaos
+def test_a_killed_workflow_resumes_without_repeating_what_was_recorded(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    runs, log = Runs(database), EventLog(database)
+    pairs = 3 * KILLS + 1
+    run = runs.submit(DEV, "pairs", {"pairs": pairs, "seconds": 0.05}, max_attempts=KILLS + 1)
+    moment = random.Random(7)
+    frozen: dict[str, int] = {}
+    for _ in range(KILLS):
+        before = sum(executions(tmp_path).values())
+        worker = spawn(tmp_path, "w1")
+        wait_for(lambda before=before: sum(executions(tmp_path).values()) > before)
+        time.sleep(moment.uniform(0.0, 0.08))  # not a wait: how long the worker lives is what varies
+        worker.send_signal(signal.SIGKILL)
+        assert worker.wait(10) == -signal.SIGKILL
+        assert runs.get(DEV, run).status == "running"
+        for step in runs.steps(DEV, run):
+            if step.name == "plain":
+                number = f"{run}:{step.occurrence}"
+                frozen.setdefault(number, executions(tmp_path)[number])
+    assert spawn(tmp_path, "w1").wait(60) == 0
+    ended = runs.get(DEV, run)
+    assert (ended.status, ended.result) == ("succeeded", {"seen": list(range(pairs))})
+    assert frozen, "every kill came before the first record"
+    assert {number: executions(tmp_path)[number] for number in frozen} == frozen, "a recorded step was run again"
+    effects = [stored.event.payload["number"] for stored in log.read(DEV, "effects", 0, 1000)]
+    assert effects == list(range(pairs))
+    assert set(executions(tmp_path)) == {f"{run}:{number}" for number in range(pairs)}
+    assert sum(executions(tmp_path).values()) <= pairs + KILLS
+    database.close()
+
+
+@pytest.mark.chaos
+def test_another_worker_takes_over_when_the_lease_is_over(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    runs, log = Runs(database), EventLog(database)
+    run = runs.submit(DEV, "pairs", {"pairs": PAIRS, "seconds": 0.05})
+    first, second = spawn(tmp_path, "w1"), None
+    wait_for(lambda: len(runs.steps(DEV, run)) >= 3)
+    first.send_signal(signal.SIGSTOP)  # alive but silent: its lease ends while it still believes to hold the run
+    second = spawn(tmp_path, "w2")
+    assert second.wait(60) == 0
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(60) == 0
+    ended = runs.get(DEV, run)
+    assert (ended.status, ended.epoch) == ("succeeded", 2)
+    stored = [s.event.payload for s in log.read(DEV, "effects", 0, 1000)]
+    assert [payload["number"] for payload in stored] == list(range(PAIRS))
+    assert {payload["worker"] for payload in stored} == {"w1", "w2"}
+    database.close()
+
+
+def test_two_workers_share_runs_and_no_run_is_held_twice(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    runs, log = Runs(database), EventLog(database)
+    submitted = [runs.submit(DEV, "pairs", {"pairs": PAIRS, "seconds": 0.0}) for _ in range(12)]
+    workers = [spawn(tmp_path, name) for name in ("w1", "w2")]
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert {run.status for run in runs.list(DEV)} == {"succeeded"}
+    assert executions(tmp_path) == Counter(f"{run}:{number}" for run in submitted for number in range(PAIRS))
+    effects = Counter((s.event.payload["run"], s.event.payload["number"]) for s in log.read(DEV, "effects", 0, 1000))
+    assert effects == Counter((run, number) for run in submitted for number in range(PAIRS))
+    database.close()

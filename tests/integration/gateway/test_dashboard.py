@@ -1,0 +1,141 @@
+"""The dashboard's session and pages, without a browser."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from antiphon.core.scope import Scope
+from antiphon.gateway.application import create_app
+from antiphon.gateway.dashboard import session
+from antiphon.governance.identity import Keys
+from antiphon.testing import fakes
+
+SCOPE = Scope("default", "dev")
+
+
+@pytest.fixture
+async def browser(running):
+    async with httpx.AsyncClient(base_url=running.url, timeout=10) as client:
+        yield client
+
+
+async def sign_in(browser: httpx.AsyncClient, key: str, then: str = "/") -> httpx.Response:
+    return await browser.post("/login", params={"next": then}, data={"key": key})
+
+
+async def test_pages_ask_for_a_key_and_go_on_to_where_one_wanted(browser, keys) -> None:
+    answer = await browser.get("/requests?application=desk")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/login?next=/requests%3Fapplication%3Ddesk"
+    answer = await sign_in(browser, keys["viewer"], "/requests?application=desk")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/requests?application=desk")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert keys["viewer"] not in cookie
+    assert (await browser.get("/")).status_code == 200
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", ""])
+async def test_the_login_never_leads_to_another_site(browser, keys, target) -> None:
+    assert (await sign_in(browser, keys["viewer"], target)).headers["location"] == "/"
+
+
+async def test_a_wrong_key_is_said_on_the_page(browser) -> None:
+    answer = await sign_in(browser, "ak_wrong<script>")
+    assert answer.status_code == 401
+    assert 'role="alert"' in answer.text
+    assert "<script>" not in answer.text.replace('<script src="/static', "")
+
+
+async def test_a_revoked_key_ends_its_sessions(browser, keys, database) -> None:
+    await sign_in(browser, keys["viewer"])
+    assert (await browser.get("/")).status_code == 200
+    issued = Keys(database, fakes.SECRET)
+    record = next(key for key in issued.list("default") if key.role == "viewer")
+    browser_services = browser  # the gateway has its own cache of keys; revoke through it
+    headers = {"authorization": f"Bearer {keys['admin']}"}
+    await browser_services.delete(f"/admin/keys/{record.id}", headers=headers)
+    assert (await browser.get("/")).status_code == 303
+    part = await browser.get("/dashboard/figures")
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/login")
+
+
+async def test_a_session_of_another_secret_a_changed_or_an_expired_one_does_not_hold(browser, services, keys) -> None:
+    until = int(services.clock.now().timestamp()) + 60
+    good = session.seal(session.Session(keys["viewer"], until), fakes.SECRET)
+    bad = [
+        session.seal(session.Session(keys["viewer"], until), bytes(32)),
+        session.seal(session.Session(keys["viewer"], until - 120), fakes.SECRET),
+        good[:-6] + "AAAA==",
+        "nonsense",
+        "",
+    ]
+    for value, status in [(good, 200), *((value, 303) for value in bad)]:
+        answer = await browser.get("/", headers={"cookie": f"{session.COOKIE}={value}"})
+        assert answer.status_code == status, value
+
+
+async def test_sign_out_forgets(browser, keys) -> None:
+    await sign_in(browser, keys["viewer"])
+    await browser.post("/logout")
+    assert (await browser.get("/")).status_code == 303
+
+
+async def test_a_prediction_shows_its_whole_receipt_and_escapes_what_users_wrote(browser, keys) -> None:
+    headers = {"authorization": f"Bearer {keys['service']}"}
+    body = {"model": "desk", "messages": [{"role": "user", "content": "<img src=x onerror=alert(1)>"}]}
+    made = (await browser.post("/v1/chat/completions", json=body, headers=headers)).json()["id"]
+    await sign_in(browser, keys["viewer"])
+    page = (await browser.get(f"/requests/{made}")).text
+    for told in ("congestion.delay_2h", "27.4", "flagged", "figures:notice", "82.0 %", "allow", "µUSD", "fp-5f2c"):
+        assert told in page
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
+    listed = (await browser.get("/requests")).text
+    assert f"/requests/{made}" in listed
+
+
+async def test_the_list_is_filtered_and_paged(browser, keys, answerer) -> None:
+    headers = {"authorization": f"Bearer {keys['service']}"}
+    for number in range(43):
+        body = {"model": "desk" if number else "tiny", "messages": [{"role": "user", "content": "x"}]}
+        await browser.post("/v1/chat/completions", json=body, headers=headers)
+    await sign_in(browser, keys["viewer"])
+    first = (await browser.get("/requests")).text
+    assert first.count('href="/requests/pred_') == 40
+    older = first.split('<a href="/requests?before=')[1].split('"')[0]
+    second = (await browser.get(f"/requests?before={older}")).text
+    assert second.count('href="/requests/pred_') == 3
+    assert (await browser.get("/requests?application=tiny")).text.count('href="/requests/pred_') == 1
+    assert "of this kind" in (await browser.get("/requests?application=desk&path=batch")).text
+    assert (await browser.get("/requests?path=sideways")).status_code == 400
+    assert (await browser.get("/requests/pred_none")).status_code == 404
+
+
+async def test_pages_forbid_foreign_scripts_and_caching(browser, keys) -> None:
+    await sign_in(browser, keys["viewer"])
+    for path in ("/", "/requests", "/login", "/dashboard/series"):
+        headers = (await browser.get(path)).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+    assert "<script>" not in (await browser.get("/")).text
+
+
+async def test_static_files_are_served_and_nothing_beside_them(browser) -> None:
+    for path in ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "overview.js", "antiphon.css", "mark.svg"):
+        assert (await browser.get(f"/static/{path}")).status_code == 200
+    for path in ("../pages.py", "%2e%2e/pages.py", "vendor/../../pages.py"):
+        assert (await browser.get(f"/static/{path}")).status_code == 404
+
+
+async def test_the_series_hold_every_sample_on_one_axis(services) -> None:
+    app = create_app(services, sampling=False)
+    for _ in range(3):
+        await app.state.history.look()
+    samples = app.state.history.samples
+    assert len(samples) == 3
+    assert samples[0].freshness == {"congestion": 1.8, "weather": 610.0}
+    assert (samples[0].running_online, samples[0].running_batch) == (1, 3)
+    assert samples[0].at < samples[1].at < samples[2].at

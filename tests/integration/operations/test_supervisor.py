@@ -1,0 +1,285 @@
+"""The supervisor over tiny real children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from antiphon.core.errors import SetupError
+from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
+from antiphon.operations.processes import read_records, started_ticks
+from antiphon.operations.supervisor import Backoff, Happened, Supervisor
+
+# Says that it is ready, ends on SIGTERM, and tells in a journal what happened to it.
+CHILD = """
+import os, signal, sys, time
+name, folder = sys.argv[1], sys.argv[2]
+def tell(what):
+    with open(folder + "/journal", "a") as journal:
+        journal.write(f"{name} {what}\\n")
+def end(*_):
+    tell("term")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+tell("start")
+open(f"{folder}/{name}.ready", "w").write(str(os.getpid()))
+while True:
+    signal.pause()
+"""
+
+
+def child(tmp_path: Path, name: str, code: str = CHILD, **changes) -> ChildSpec:
+    command = (sys.executable, "-c", textwrap.dedent(code), name, str(tmp_path))
+    return ChildSpec(**{"name": name, "command": command, "ready": FileExists(tmp_path / f"{name}.ready"), **changes})
+
+
+class Watched:
+    """A supervisor and everything that it tells."""
+
+    def __init__(self, tmp_path: Path, *children: ChildSpec, **options) -> None:
+        self.happened: list[Happened] = []
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        self.run = tmp_path / "run"
+        self.supervisor = Supervisor(
+            children,
+            run=self.run,
+            logs=tmp_path / "logs",
+            tell=self.happened.append,
+            backoff=options.pop("backoff", Backoff(first=0.01, last=0.05)),
+            poll=0.01,
+            **{"drain_order": [spec.name for spec in reversed(children)], **options},
+        )
+
+    async def __aenter__(self) -> Watched:
+        self.task = asyncio.create_task(self.supervisor.supervise(self.stop, self.hurry))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop.set()
+        async with asyncio.timeout(20):
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    def of(self, event: str) -> list[str]:
+        return [one.process for one in self.happened if one.event == event]
+
+    async def until(self, condition) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                if self.task.done():
+                    await self.task
+                    raise AssertionError("the supervisor ended")
+                await asyncio.sleep(0.01)
+
+    def pid(self, name: str) -> int:
+        return next(record.pid for record in read_records(self.run) if record.name == name)
+
+
+async def test_children_start_after_what_they_need_and_drain_in_order(tmp_path) -> None:
+    first, second = child(tmp_path, "first"), child(tmp_path, "second", after=("first",))
+    async with Watched(tmp_path, first, second) as watched:
+        await watched.until(lambda: len(watched.of("ready")) == 2)
+        assert watched.of("ready") == ["first", "second"]
+        pids = [watched.pid(name) for name in ("first", "second")]
+        assert os.getpgid(pids[0]) == pids[0] != os.getpgid(pids[1])
+    assert watched.of("stopped") == ["second", "first"]
+    assert (tmp_path / "journal").read_text().split("\n")[2:4] == ["second term", "first term"]
+    assert all(started_ticks(pid) is None for pid in pids)
+    assert list(watched.run.glob("*.pid")) == []
+
+
+async def test_what_dies_is_restarted_and_the_delay_doubles(tmp_path) -> None:
+    async with Watched(tmp_path, child(tmp_path, "one"), backoff=Backoff(first=0.02, last=0.05)) as watched:
+        for restarts in range(4):
+            await watched.until(lambda: len(watched.of("ready")) == restarts + 1)  # noqa: B023
+            os.kill(watched.pid("one"), signal.SIGKILL)
+        await watched.until(lambda: len(watched.of("ready")) == 5)
+    delays = [one.detail.split(" s")[0] for one in watched.happened if one.event == "restarting"]
+    assert delays == ["in 0.02", "in 0.04", "in 0.05", "in 0.05"]
+    assert {one.detail for one in watched.happened if one.event == "died"} == {"signal 9"}
+
+
+async def test_a_long_ready_child_starts_again_from_the_first_delay(tmp_path) -> None:
+    async with Watched(tmp_path, child(tmp_path, "one"), backoff=Backoff(first=0.02, last=1, stable=0.0)) as watched:
+        for restarts in range(3):
+            await watched.until(lambda: len(watched.of("ready")) == restarts + 1)  # noqa: B023
+            os.kill(watched.pid("one"), signal.SIGKILL)
+        await watched.until(lambda: len(watched.of("restarting")) == 3)
+    assert all("in 0.02" in one.detail for one in watched.happened if one.event == "restarting")
+
+
+async def test_a_child_that_never_becomes_ready_ends_the_start_with_its_last_words(tmp_path) -> None:
+    broken = child(tmp_path, "broken", "import sys; print('the model file is torn'); sys.exit(7)")
+    watched = Watched(tmp_path, child(tmp_path, "fine"), broken)
+    with pytest.raises(SetupError, match="the model file is torn") as caught:
+        await asyncio.wait_for(watched.supervisor.supervise(watched.stop), 20)
+    assert caught.value.where == "broken"
+    assert "broken.log" in str(caught.value.next_step)
+    assert len(watched.of("starting")) == 2
+    assert watched.of("stopped") == ["fine"]
+
+
+async def test_other_early_deaths_are_tried_again_a_few_times(tmp_path) -> None:
+    watched = Watched(tmp_path, child(tmp_path, "shaky", "import sys; sys.exit(1)"), first_attempts=3)
+    with pytest.raises(SetupError, match="exit code 1"):
+        await asyncio.wait_for(watched.supervisor.supervise(watched.stop), 20)
+    assert len(watched.of("starting")) == 3
+
+
+async def test_a_child_that_hangs_before_it_is_ready_is_killed(tmp_path) -> None:
+    mute = child(tmp_path, "mute", "import time; time.sleep(60)", ready_seconds=0.2)
+    watched = Watched(tmp_path, mute, first_attempts=1)
+    with pytest.raises(SetupError, match="signal 9"):
+        await asyncio.wait_for(watched.supervisor.supervise(watched.stop), 20)
+    assert watched.of("killed") == ["mute"]
+
+
+async def test_a_program_that_does_not_exist_is_said(tmp_path) -> None:
+    absent = ChildSpec("absent", ("/no/such/program",), FileExists(tmp_path / "x"))
+    watched = Watched(tmp_path, absent)
+    with pytest.raises(SetupError, match="cannot be run"):
+        await watched.supervisor.supervise(watched.stop)
+
+
+async def test_a_child_that_does_not_drain_is_killed_with_its_group(tmp_path) -> None:
+    stubborn = """
+        import os, signal, subprocess, sys
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        grandchild = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        open(f"{sys.argv[2]}/{sys.argv[1]}.ready", "w").write(str(grandchild.pid))
+        while True:
+            signal.pause()
+    """
+    spec = child(tmp_path, "stubborn", stubborn, drain_seconds=0.2)
+    async with Watched(tmp_path, spec) as watched:
+        await watched.until(lambda: watched.of("ready"))
+        grandchild = int((tmp_path / "stubborn.ready").read_text())
+        assert started_ticks(grandchild) is not None
+    assert watched.of("killed") == ["stubborn"]
+    async with asyncio.timeout(5):
+        while started_ticks(grandchild) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_second_stop_kills_at_once(tmp_path) -> None:
+    deaf = CHILD.replace("signal.signal(signal.SIGTERM, end)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    async with Watched(tmp_path, child(tmp_path, "deaf", deaf, drain_seconds=60)) as watched:
+        await watched.until(lambda: watched.of("ready"))
+        watched.stop.set()
+        await watched.until(lambda: watched.of("draining"))
+        watched.hurry.set()
+        await asyncio.wait_for(watched.task, 10)
+    assert watched.of("killed") == ["deaf"]
+
+
+async def test_a_second_supervisor_is_refused_and_the_first_untouched(tmp_path) -> None:
+    async with Watched(tmp_path, child(tmp_path, "one")) as watched:
+        await watched.until(lambda: watched.of("ready"))
+        second = Watched(tmp_path, child(tmp_path, "one"))
+        with pytest.raises(SetupError, match=f"already up .process {os.getpid()}."):
+            await second.supervisor.supervise(second.stop)
+        assert second.happened == []
+        assert started_ticks(watched.pid("one")) is not None
+    async with Watched(tmp_path, child(tmp_path, "one")) as again:
+        await again.until(lambda: again.of("ready"))
+
+
+async def test_a_taken_port_is_said_before_anything_starts(tmp_path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        watched = Watched(tmp_path, child(tmp_path, "one"), listens=[listener.getsockname()])
+        with pytest.raises(SetupError, match="already in use") as caught:
+            await watched.supervisor.supervise(watched.stop)
+    assert watched.happened == []
+    assert "antiphon.toml" in str(caught.value.next_step)
+
+
+async def test_a_host_that_is_not_ours_is_said(tmp_path) -> None:
+    watched = Watched(tmp_path, child(tmp_path, "one"), listens=[("192.0.2.1", 8700)])
+    with pytest.raises(SetupError, match="cannot be used"):
+        await watched.supervisor.supervise(watched.stop)
+
+
+async def test_children_of_a_killed_supervisor_are_ended_by_the_next(tmp_path) -> None:
+    code = f"""
+        import asyncio, sys
+        from pathlib import Path
+        from antiphon.operations.children import ChildSpec, FileExists
+        from antiphon.operations.supervisor import Supervisor
+        spec = ChildSpec("one", (sys.executable, "-c", {CHILD!r}, "one", {str(tmp_path)!r}),
+                         FileExists(Path({str(tmp_path)!r}) / "one.ready"))
+        supervisor = Supervisor([spec], run=Path({str(tmp_path / "run")!r}), logs=Path({str(tmp_path / "logs")!r}), drain_order=[])
+        asyncio.run(supervisor.supervise(asyncio.Event()))
+    """
+    killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    async with asyncio.timeout(20):
+        while not (tmp_path / "one.ready").exists() or not read_records(tmp_path / "run"):
+            await asyncio.sleep(0.01)
+    orphan = read_records(tmp_path / "run")[0].pid
+    killed.kill()
+    killed.wait()
+    assert started_ticks(orphan) is not None
+    async with Watched(tmp_path, child(tmp_path, "one")) as watched:
+        await watched.until(lambda: watched.of("ready"))
+        assert watched.of("orphan_ended") == ["one"]
+        assert started_ticks(orphan) is None
+        assert watched.pid("one") != orphan
+
+
+async def test_readiness_over_a_socket_and_over_http_and_a_left_over_socket(tmp_path) -> None:
+    path = tmp_path / "one.sock"
+    left_over = socket.socket(socket.AF_UNIX)
+    left_over.bind(str(path))
+    left_over.close()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = """
+        import asyncio, sys
+        async def main():
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(15, stop.set)
+            answers = iter([b"503 no", b"200 ok"])
+            async def answer(reader, writer):
+                await reader.readuntil(b"\\r\\n\\r\\n")
+                writer.write(b"HTTP/1.1 " + next(answers, b"200 ok") + b"\\r\\ncontent-length: 0\\r\\n\\r\\n")
+                await writer.drain()
+                writer.close()
+            if sys.argv[1] == "one":
+                server = await asyncio.start_unix_server(answer, PATH)
+            else:
+                server = await asyncio.start_server(answer, "127.0.0.1", PORT)
+            await stop.wait()
+        asyncio.run(main())
+    """.replace("PATH", repr(str(path))).replace("PORT", str(port))
+    one = child(tmp_path, "one", server, ready=SocketAnswers(path), sockets=(path,))
+    two = child(tmp_path, "two", server, ready=HttpAnswers("127.0.0.1", port), nice=15, after=("one",))
+    async with Watched(tmp_path, one, two, listens=[("127.0.0.1", port)]) as watched:
+        await watched.until(lambda: len(watched.of("ready")) == 2)
+        assert os.getpriority(os.PRIO_PROCESS, watched.pid("two")) == 15
+    assert not path.exists()
+
+
+async def test_a_stop_before_the_first_child_is_ready_leaves_nothing(tmp_path) -> None:
+    slow = child(tmp_path, "slow", "import signal, sys; print('x', flush=True); signal.pause()", drain_seconds=5)
+    async with Watched(tmp_path, slow, child(tmp_path, "after", after=("slow",))) as watched:
+        await watched.until(lambda: (tmp_path / "run" / "slow.pid").exists())
+        pid = watched.pid("slow")
+    assert watched.of("starting") == ["slow"]
+    assert started_ticks(pid) is None
+
+
+def test_the_delay_is_bounded() -> None:
+    backoff = Backoff(first=0.25, last=15.0)
+    delays = [backoff.delay(failures) for failures in range(1, 100)]
+    assert delays[:3] == [0.25, 0.5, 1.0]
+    assert delays == sorted(delays)
+    assert delays[-1] == 15.0

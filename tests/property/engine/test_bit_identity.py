@@ -1,0 +1,196 @@
+"""A request's tokens and log-probabilities are bit-identical whatever else the engine runs.
+
+Equality of log-probabilities as floats means equality of the chosen tokens' logits and of the whole distribution's
+normaliser, at every step.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from antiphon.engine import weights
+from antiphon.engine.llamacpp import LlamaCpp
+from antiphon.engine.local import LocalEngine
+from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.runtime import Layout
+from antiphon.engine.scheduler import Budget
+
+pytestmark = [pytest.mark.model]
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"outlook": {"enum": ["on_time", "delayed"]}, "notice": {"type": "string", "maxLength": 80}},
+        "required": ["outlook", "notice"],
+        "additionalProperties": False,
+    }
+)
+SYSTEM = (
+    "<|im_start|>system\nYou are the flight desk of a large airport. You answer passengers in one or two sentences, "
+    "state only what you know, and stay polite whatever happens.<|im_end|>\n<|im_start|>user\n"
+)
+PROBES = (
+    Generate(
+        "probe", "base", f"{SYSTEM}Is the 17:05 to Boston late?<|im_end|>\n<|im_start|>assistant\n", 24, logprobs=2
+    ),
+    Generate(
+        "probe", "base", f"{SYSTEM}Delay 27 min.<|im_end|>\n<|im_start|>assistant\n", 40, json_schema=SCHEMA, logprobs=1
+    ),
+    Generate("probe", "base", "Long ago in a small town by the sea", 24, temperature=1.1, seed=11, logprobs=1),
+)
+
+Outcome = tuple[object, ...]
+
+
+async def outcome(engine: LocalEngine, request: Generate) -> Outcome:
+    """Everything that must repeat: text, tokens, log-probabilities, in order."""
+    tokens: list[object] = []
+    async for event in engine.generate(request):
+        if isinstance(event, Delta):
+            tokens.extend(event.tokens)
+        elif isinstance(event, Finished):
+            return event.text, event.token_ids, event.reason, tuple(tokens)
+    raise AssertionError("no end")
+
+
+class Engines:
+    def __init__(self, sharing: LocalEngine, plain: LocalEngine, expected: list[Outcome]) -> None:
+        self.sharing = sharing
+        self.plain = plain
+        self.expected = expected
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engines(model_path: Path) -> AsyncIterator[Engines]:
+    found = weights.resolve("smollm2-135m")
+
+    async def start(*, slots: int, share_prefixes: bool, threads: int) -> LocalEngine:
+        runtime = LlamaCpp("base", found, Layout(slots=slots, context_tokens=512), threads=threads)
+        return await LocalEngine({"base": runtime}, share_prefixes=share_prefixes, budget=Budget(0.05, 0.1)).start()
+
+    alone = await start(slots=1, share_prefixes=False, threads=1)
+    expected = [await outcome(alone, probe) for probe in PROBES]
+    await alone.close()
+    sharing = await start(slots=3, share_prefixes=True, threads=2)
+    plain = await start(slots=6, share_prefixes=False, threads=2)
+    yield Engines(sharing, plain, expected)
+    await sharing.close()
+    await plain.close()
+
+
+neighbour = st.tuples(
+    st.integers(0, 2),  # what kind of prompt
+    st.integers(1, 60),  # words
+    st.integers(1, 25),  # tokens
+    st.sampled_from(["online", "batch"]),
+    st.integers(0, 6),  # after how many of the probe's deltas it arrives
+)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    probe=st.sampled_from(range(len(PROBES))),
+    priority=st.sampled_from(["online", "batch"]),
+    sharing=st.booleans(),
+    crowd=st.lists(neighbour, min_size=2, max_size=6),
+)
+async def test_a_request_in_a_crowd_repeats_itself_alone(
+    engines: Engines, probe: int, priority: str, sharing: bool, crowd: list[tuple[int, int, int, str, int]]
+) -> None:
+    engine = engines.sharing if sharing else engines.plain
+
+    async def join(number: int, kind: int, words: int, tokens: int, neighbour_priority: str) -> None:
+        prompt = (SYSTEM if kind else "") + f"{number} " + "delay wind carrier route " * (words // 4 + 1)
+        request = Generate(
+            f"n{number}",
+            "base",
+            prompt,
+            tokens + (30 if kind == 2 else 0),
+            temperature=0.5,
+            seed=number,
+            json_schema=SCHEMA if kind == 2 else None,
+            priority=neighbour_priority,  # type: ignore[arg-type]
+        )
+        await outcome(engine, request)
+
+    request = PROBES[probe]
+    changed = Generate(
+        **{field: getattr(request, field) for field in request.__struct_fields__} | {"priority": priority}
+    )
+    async with asyncio.TaskGroup() as group:
+        tokens: list[object] = []
+        arrived = 0
+        late = sorted(enumerate(crowd), key=lambda item: item[1][4])
+
+        def arrivals(deltas: int) -> None:
+            while late and late[0][1][4] <= deltas:
+                number, (kind, words, count, neighbour_priority, _) = late.pop(0)
+                group.create_task(join(number, kind, words, count, neighbour_priority))
+
+        arrivals(0)
+        async for event in engine.generate(changed):
+            if isinstance(event, Delta):
+                tokens.extend(event.tokens)
+                arrived += 1
+                arrivals(arrived)
+            elif isinstance(event, Finished):
+                found = (event.text, event.token_ids, event.reason, tuple(tokens))
+    assert found == engines.expected[probe]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_batch_request_that_is_pushed_out_and_restored_repeats_itself(engines: Engines) -> None:
+    engine = engines.sharing
+    restored = 0
+    runtime = engine._runtimes["base"]
+    restore = runtime.restore
+
+    def counting(slot: int, kept: object) -> None:
+        nonlocal restored
+        restored += 1
+        restore(slot, kept)  # type: ignore[arg-type]
+
+    runtime.restore = counting  # type: ignore[method-assign]
+    try:
+        request = PROBES[2]
+        fields = {field: getattr(request, field) for field in request.__struct_fields__}
+        tokens: list[object] = []
+        pushing: list[asyncio.Task[Outcome]] = []
+        async for event in engine.generate(Generate(**fields | {"priority": "batch"})):
+            if isinstance(event, Delta):
+                tokens.extend(event.tokens)
+                if len(tokens) in (3, 12):
+                    pushing += [
+                        asyncio.create_task(outcome(engine, Generate(f"p{n}", "base", f"Push {n} away", 6)))
+                        for n in range(len(tokens), len(tokens) + 3)
+                    ]
+            elif isinstance(event, Finished):
+                found = (event.text, event.token_ids, event.reason, tuple(tokens))
+        await asyncio.gather(*pushing)
+    finally:
+        del runtime.restore  # type: ignore[method-assign]
+    assert restored >= 1
+    assert found == engines.expected[2]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_reused_beginning_gives_what_computing_it_gives(engines: Engines) -> None:
+    cached = []
+    for _ in range(3):
+        last = None
+        tokens: list[object] = []
+        async for event in engines.sharing.generate(PROBES[0]):
+            if isinstance(event, Delta):
+                tokens.extend(event.tokens)
+            last = event
+        assert isinstance(last, Finished)
+        cached.append(last.usage.cached_prompt_tokens)
+        assert (last.text, last.token_ids, last.reason, tuple(tokens)) == engines.expected[0]
+    assert cached[-1] >= 32

@@ -1,0 +1,89 @@
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from antiphon.core import settings
+from antiphon.core.clock import ManualClock, from_microseconds, microseconds, parse_duration, utc
+from antiphon.core.errors import DefinitionErrors, InvalidInput, NotFound
+from antiphon.core.ids import canonical, content_hash, keyed_hash, new_id
+from antiphon.core.scope import Scope
+
+
+def test_durations_are_whole_numbers_with_a_unit() -> None:
+    assert parse_duration("250ms") == timedelta(milliseconds=250)
+    assert parse_duration("15m") == timedelta(minutes=15)
+    assert parse_duration("28d") == timedelta(days=28)
+    for text in ("", "15", "m", "0s", "-5m", "1.5h", "5 m", "5w"):
+        with pytest.raises(InvalidInput):
+            parse_duration(text)
+
+
+def test_instants_are_whole_microseconds_and_need_a_zone() -> None:
+    moment = datetime(2013, 4, 10, 8, 0, 0, 7, tzinfo=timezone(timedelta(hours=-4)))
+    assert from_microseconds(microseconds(moment)) == moment
+    assert utc(moment).tzinfo is UTC
+    with pytest.raises(InvalidInput, match="no time zone"):
+        utc(datetime(2013, 4, 10))  # noqa: DTZ001
+
+
+def test_a_manual_clock_moves_only_forward() -> None:
+    clock = ManualClock(datetime(2013, 4, 10, tzinfo=UTC))
+    clock.advance(timedelta(seconds=5))
+    assert clock.monotonic() == 5.0
+    with pytest.raises(InvalidInput):
+        clock.advance(timedelta(seconds=-1))
+
+
+def test_ids_are_unique_and_name_what_they_are_of() -> None:
+    ids = {new_id("pred") for _ in range(1_000)}
+    assert len(ids) == 1_000
+    assert all(found.startswith("pred_") and len(found) == 31 for found in ids)
+
+
+def test_hashes_depend_on_content_and_key_alone() -> None:
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    assert content_hash(b"x") != content_hash("x")
+    assert canonical({"b": 1, "a": 2}) == b'{"a":2,"b":1}'
+    assert keyed_hash(b"k1", "JFK") != keyed_hash(b"k2", "JFK")
+
+
+def test_a_scope_refuses_names_that_could_leave_their_folder() -> None:
+    for name in ("", "../x", "A", "a/b", "a.b", "-a"):
+        with pytest.raises(InvalidInput):
+            Scope(tenant=name)
+
+
+def test_an_error_says_what_where_and_what_next() -> None:
+    error = InvalidInput("It is wrong.", where="here", next_step="Mend it.")
+    assert str(error) == "here: It is wrong. Mend it."
+    both = DefinitionErrors(["a.py:1: x", "a.py:2: y"])
+    assert "a.py:1" in str(both)
+    assert "a.py:2" in str(both)
+
+
+def test_settings_name_the_field_that_is_misspelt(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="antiphon init"):
+        settings.load(tmp_path)
+    (tmp_path / "antiphon.toml").write_text("[gateway]\nprot = 8700\n")
+    with pytest.raises(InvalidInput, match="prot"):
+        settings.load(tmp_path, {})
+    (tmp_path / "antiphon.toml").write_text("[gateway\n")
+    with pytest.raises(InvalidInput, match="not TOML"):
+        settings.load(tmp_path, {})
+
+
+def test_the_environment_overrides_a_field(tmp_path: Path) -> None:
+    (tmp_path / "antiphon.toml").write_text("[gateway]\nport = 8700\n")
+    loaded, paths = settings.load(tmp_path, {"ANTIPHON_GATEWAY__PORT": "9000", "ANTIPHON_ENGINE__MODELS": "a,b"})
+    assert loaded.gateway.port == 9000
+    assert loaded.engine.models == ("a", "b")
+    assert paths.directory == tmp_path.resolve() / ".antiphon"
+
+
+def test_a_socket_path_stays_within_what_a_socket_allows(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    (deep / "antiphon.toml").write_text("")
+    _, paths = settings.load(deep, {})
+    assert len(str(paths.engine_socket)) < 100

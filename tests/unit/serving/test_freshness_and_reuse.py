@@ -1,0 +1,112 @@
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from antiphon.catalog.answers import StoredAnswer
+from antiphon.catalog.receipts import UsageReceipt
+from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import Decoding, Freshness, Reuse
+from antiphon.serving import freshness, reuse
+from antiphon.serving.generation import Asked
+from antiphon.testing.small_desk import DESK, START, ReadValue, ReadVector
+
+LATER = START + timedelta(hours=1)
+
+
+def reading(contract: Freshness | None = None, **values: ReadValue) -> freshness.Reading:
+    application = msgspec.structs.replace(DESK, freshness={"congestion": contract} if contract else {})
+    read = {"congestion.delay": ReadValue(26.0, START), "weather.wind": ReadValue(11.0, START)}
+    read |= {name.replace("__", "."): value for name, value in values.items()}
+    return freshness.apply(ReadVector(3, read), application, LATER)
+
+
+def contract_of(found: freshness.Reading, name: str = "congestion.delay") -> str:
+    return next(feature.contract for feature in found.features if feature.name == name)
+
+
+def test_without_a_contract_any_age_is_fresh() -> None:
+    found = reading()
+    assert contract_of(found) == "fresh"
+    assert found.prints == {"congestion.delay": "25", "weather.wind": "10"}
+    assert found.publication == 3
+
+
+@pytest.mark.parametrize(("max_age", "contract"), [("60m", "fresh"), ("3599s", "flagged")])
+def test_the_limit_itself_is_still_fresh(max_age: str, contract: str) -> None:
+    assert contract_of(reading(Freshness(max_age))) == contract
+
+
+def test_a_default_prints_nothing_even_when_it_is_all_there_is() -> None:
+    found = reading(Freshness("1m", "default"), weather__wind=ReadValue(None, None))
+    assert found.prints == {"congestion.delay": None, "weather.wind": None}
+    assert contract_of(found) == "defaulted"
+    assert contract_of(found, "weather.wind") == "absent"
+
+
+def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
+    with pytest.raises(
+        FeatureUnavailable, match=r"feature congestion\.delay: It is 3600 s old, its contract allows 1m"
+    ):
+        reading(Freshness("1m", "reject"))
+    with pytest.raises(FeatureUnavailable, match="has no value"):
+        reading(Freshness("1m", "reject"), congestion__delay=ReadValue(None, None))
+
+
+def test_an_entity_nobody_knows_is_refused() -> None:
+    with pytest.raises(FeatureUnavailable, match="no features"):
+        reading(congestion__delay=ReadValue(None, None), weather__wind=ReadValue(None, None))
+
+
+def test_an_application_without_features_reads_nothing() -> None:
+    assert freshness.apply(None, DESK, LATER) == freshness.Reading(None, (), {})
+
+
+STORED = StoredAnswer(
+    scope=Scope(), release="rel_1", subject="s", question_hash="q", fingerprint="f", prompt_key="k",
+    prediction="pred_1", as_of=START, text_blob="t", finish_reason="stop", classes={}, usage=UsageReceipt(),
+    seconds=1.0, origin_path="batch", made_path="batch",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "prints", "minutes", "may"),
+    [
+        (Reuse("never"), "f", 0, False),
+        (Reuse("always"), "other", 10_000, True),
+        (Reuse("fingerprint"), "f", 10_000, True),
+        (Reuse("fingerprint"), "other", 0, False),
+        (Reuse("age", "30m"), "other", 30, True),
+        (Reuse("age", "30m"), "f", 31, False),
+        (Reuse("age"), "f", 0, False),
+    ],
+)
+def test_what_may_stand_in(rule: Reuse, prints: str, minutes: int, may: bool) -> None:
+    assert reuse.may_serve(STORED, rule, prints, START + timedelta(minutes=minutes)) is may
+
+
+def test_a_question_is_found_by_its_words() -> None:
+    assert reuse.question_hash(" Late? ") == reuse.question_hash("Late?") != reuse.question_hash("Windy?")
+    assert reuse.question_hash(None) == reuse.question_hash("")
+
+
+ASKED = Asked("m", "fp", "prompt", (), Decoding(), "{}", True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "n"}, {"fingerprint": "fq"}, {"prompt": "other"}, {"messages": (("user", "x"),)},
+        {"decoding": Decoding(seed=1)}, {"json_schema": '{"type":"object"}'}, {"branches": False}, {"logprobs": 1},
+    ],
+)  # fmt: skip
+def test_whatever_decides_the_text_is_in_the_key(change: dict[str, Any]) -> None:
+    prints: dict[str, str | None] = {"a.b": "1"}
+    key = reuse.prompt_key(ASKED, DESK, prints)
+    assert key == reuse.prompt_key(ASKED, DESK, dict(prints))
+    assert key != reuse.prompt_key(msgspec.structs.replace(ASKED, **change), DESK, prints)
+    assert key != reuse.prompt_key(ASKED, DESK, {"a.b": "2"}), "the guard judges by it"
+    assert key != reuse.prompt_key(ASKED, msgspec.structs.replace(DESK, guards=()), prints)
+    assert key == reuse.prompt_key(ASKED, msgspec.structs.replace(DESK, name="x", reuse=Reuse("never")), prints)
