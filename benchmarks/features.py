@@ -96,7 +96,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        events = prepare(folder / "sources", Sources(weather_lag_minutes=20, cancelled_after_minutes=180, highest_wind_mph=100.0), "America/New_York")
+        events = prepare(
+            folder / "sources",
+            Sources(weather_lag_minutes=20, cancelled_after_minutes=180, highest_wind_mph=100.0),
+            "America/New_York",
+        )
         specs = views(events.departures, events.weather)
         clock = SystemClock()
         database = Database.open(f"sqlite:///{folder}/catalog.db", clock=clock)
@@ -189,7 +193,9 @@ def main() -> None:
         other = build(AS_OF + timedelta(minutes=15))
         for manifest, spec in other:
             publisher.prepare(manifest, spec)
-        impatient = FeatureReader(SCOPE, publications=publications, online=online, clock=clock, overlay=overlay, lease=0)
+        impatient = FeatureReader(
+            SCOPE, publications=publications, online=online, clock=clock, overlay=overlay, lease=0
+        )
         flips, seen = [], []
         first, second = 1, None
         publisher.publish(other, reason="bench", principal="bench")

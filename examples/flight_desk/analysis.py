@@ -103,8 +103,18 @@ class EqualCost(msgspec.Struct, frozen=True):
 class Index:
     """Finds what an answer was first made as: its tokens, its wall time, its moment."""
 
-    def __init__(self, answers: Iterable[Answered]) -> None:
+    def __init__(self, answers: Sequence[Answered]) -> None:
         self._by_prediction = {answer.prediction: answer for answer in answers if answer.prediction}
+        # A row of a batch job does not name the prediction it copies: the generation of the same text does as well.
+        self._by_text = {
+            (_subject(answer), answer.text): answer
+            for answer in answers
+            if answer.made == "generated" and not answer.error
+        }
+        self._made: dict[tuple[str, ...], list[Answered]] = {}
+        for answer in answers:
+            if answer.made != "stored" and not answer.error:
+                self._made.setdefault((answer.way, *_subject(answer)), []).append(answer)
 
     def origin(self, answer: Answered) -> Answered:
         """The generation behind an answer; the answer itself when it was generated or its origin is unknown."""
@@ -115,17 +125,23 @@ class Index:
             if found is None:
                 break
             answer = found
-        return answer
+        return answer if answer.made == "generated" else self._by_text.get((_subject(answer), answer.text), answer)
 
-    def written(self, answer: Answered) -> datetime:
-        """The moment an answer's text was made for.
+    def made(self, answer: Answered) -> Answered:
+        """What a stored answer is a copy of: the last its own way had made for the entity, if it has the same text.
 
-        A copy of an identical prompt is as good as generated at its own moment: the prompt holds every figure.
+        Its receipt names the first generation of the text, which may be another way's and much older. Made anew from
+        an identical prompt is as good as generated at its own moment: the prompt holds every figure.
         """
-        if answer.made != "stored" or not answer.source:
-            return answer.asked
-        stored = self._by_prediction.get(answer.source)
-        return stored.asked if stored is not None else answer.asked
+        if answer.made != "stored":
+            return answer
+        candidates = self._made.get((answer.way, *_subject(answer)), [])
+        last = max((one for one in candidates if one.asked <= answer.asked), key=lambda one: one.asked, default=None)
+        return last if last is not None and last.text == answer.text else self.origin(answer)
+
+
+def _subject(answer: Answered) -> tuple[str, ...]:
+    return (answer.origin, answer.carrier, answer.dest)
 
 
 def resolve(answers: Sequence[Answered], truth: Truth) -> tuple[tuple[Served, ...], tuple[Spent, ...]]:
@@ -141,20 +157,18 @@ def resolve(answers: Sequence[Answered], truth: Truth) -> tuple[tuple[Served, ..
         if answer.path == "batch":
             spent.append(Spent(answer.flight, answer.way, tokens, fresh))
             continue
-        written = index.written(answer)
+        made = index.made(answer)
         own = answer.seconds or 0.0
         seconds = max(own, origin.seconds or 0.0) if answer.made == "identical-prompt" else own
-        stored = index.origin(answer) if answer.made == "stored" else None
-        from_batch = answer.source_path == "batch" or (stored is not None and stored.path == "batch")
         served.append(
             Served(
                 answer=answer,
-                written=written,
+                written=made.asked,
                 tokens=tokens,
                 generated=fresh,
-                from_batch=answer.made == "stored" and from_batch,
+                from_batch=answer.made == "stored" and made.path == "batch",
                 seconds=seconds,
-                judged=judge_at(answer, answer.notice, written, truth),
+                judged=judge_at(answer, answer.notice, made.asked, truth),
             )
         )
     return tuple(served), tuple(spent)
@@ -292,10 +306,6 @@ def by_age(
             )
         )
     return tuple(served), tuple(spent)
-
-
-def _subject(answer: Answered) -> tuple[str, ...]:
-    return (answer.origin, answer.carrier, answer.dest)
 
 
 class Swept(msgspec.Struct, frozen=True):

@@ -40,9 +40,9 @@ weather = Source.stream(
 class Congestion:
     """How the origin's departures have been leaving lately; delays in minutes."""
 
-    departures_2h = count(window="2h")
     delay_2h = mean(col.delay_minutes, window="2h", scale="0.01")
     delay_6h = mean(col.delay_minutes, window="6h", scale="0.01")
+    departures_2h = count(window="2h")
 
 
 @feature_view(entity=airline, source=departures, refresh="6h", owner="desk")
@@ -56,8 +56,8 @@ class CarrierHistory:
 class RouteHistory:
     """How often flights of this route leave more than 15 minutes late."""
 
-    late_share = mean(col.dep_delay > 15, window="28d")
     flights = count(window="28d")
+    late_share = mean(col.dep_delay > 15, window="28d")
 
 
 @feature_view(entity=airport, source=weather, refresh="15m", owner="desk")
@@ -100,7 +100,10 @@ FALLBACK = AIRLINE + (
 )
 
 
-def example(airline, carrier, dest, route, wind, origin, delay, outlook):
+def example(
+    airline: str, carrier: int, dest: str, route: int, wind: int, origin: str, delay: int, outlook: str
+) -> tuple[str, str]:
+    """A request as the template writes it, and the answer it should get, in the request's own order."""
     return (
         f"{airline} airline is late {carrier}% of the time, route to {dest} {route}%."
         f" Wind {wind} mph. Departures at {origin} are {delay} minutes late.",
@@ -130,7 +133,8 @@ OUTPUT = {
 }
 
 
-def desk(name, reuse):
+def desk(name: str, reuse: Reuse) -> Application:
+    """The one application, under a name, with a rule for stored answers."""
     return Application(
         name,
         entities=[airport, airline, route],

@@ -75,7 +75,7 @@ def questions(settings: Settings, size: Size, flights: tuple[Flight, ...]) -> tu
 
 
 def _of_flight(flight: Flight, demand: Demand, dawn: datetime, random_numbers: random.Random) -> list[Question]:
-    questions = []
+    questions: list[Question] = []
     for number in range(max(1, _poisson(demand.asks_per_flight, random_numbers))):
         asked = None
         while asked is None or asked <= dawn or asked >= flight.departed:

@@ -170,14 +170,6 @@ class Desk:
                 return answers
             after = page["next"]
 
-    async def explain(self, prediction: str) -> dict[str, Any]:
-        """Everything one prediction was made from."""
-        return await self._call("GET", f"/admin/predictions/{prediction}/explain")
-
-    async def replay(self, prediction: str) -> dict[str, Any]:
-        """The prediction's text made again and compared."""
-        return await self._call("POST", f"/admin/predictions/{prediction}/replay")
-
     async def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """One call, again while the platform is busy or restarting.
 

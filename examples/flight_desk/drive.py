@@ -2,14 +2,15 @@
 
 In each tick the events known by its end are sent and awaited; then its questions are asked, each at its own moment
 (``as_of``), first online, then the other ways. A feature read at a moment does not see what became known later, so
-a tick's length costs no truth. At dawn the briefings of the day start in batch; the online questions go on beside
-them, and the ways that need the briefing catch up when it is done.
+neither a tick's length nor the ticks that are still open cost any truth. At dawn the briefings of the day start in
+batch; the online questions go on beside them, and the ways that need a briefing catch up when it is done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 
@@ -24,6 +25,9 @@ from examples.flight_desk.settings import Settings, Size
 
 CONCURRENCY = 8
 """Questions under way at once."""
+
+OPEN_TICKS = 3
+"""Ticks whose online answers may still be under way when the next events are sent."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -60,6 +64,14 @@ def ticks(settings: Settings, size: Size, asked: Sequence[Question]) -> Iterator
             yield Tick(day, end, now)
 
 
+def is_complete(settings: Settings, size: Size, events: Events, answers: Sequence[Answered]) -> bool:
+    """Whether every question has an answer in every way."""
+    flights = demand.read_flights(events.departures, settings.days(size))
+    asked = {question.id for question in demand.questions(settings, size, flights)}
+    done = {answer.key for answer in answers}
+    return all((way, "online", question) in done for way in settings.ways.applications for question in asked)
+
+
 class Replay:
     """One run against a platform that has the history until the replay's start and nothing later."""
 
@@ -79,9 +91,13 @@ class Replay:
         self._done = {answer.key for answer in kept}
         self._generated = sum(answer.made == "generated" and not answer.error for answer in kept)
         self._waiting: list[Question] = []
-        self._briefings: dict[str, str] = {}
-        self._briefing_day = size.first_day
+        self._today = size.first_day
+        self._to_brief: list[str] = []
+        self._job = ""
         self._briefed = 0
+        self._rows_done = 0
+        self._turns: dict[tuple[str, ...], asyncio.Lock] = {}
+        self._limit = asyncio.Semaphore(CONCURRENCY)
 
     async def run(self) -> None:
         """Replay every day; what the journal already holds is not asked again.
@@ -90,33 +106,46 @@ class Replay:
             Unavailable: the platform stayed away or a briefing failed.
         """
         await self._desk.refresh(self._settings.start(self._size))
-        today: date | None = None
-        for tick in ticks(self._settings, self._size, self._questions):
-            if tick.day != today:
-                await self._finish_briefing(wait=True)
-                today = tick.day
-                await self._begin_day(tick.day)
-            await self._advance(tick.end)
-            await self._ask("online", tick.questions)
-            self._waiting += tick.questions
-            await self._finish_briefing(wait=False)
-            self._tell(tick.end)
-        await self._finish_briefing(wait=True)
-        self._tell(self._settings.end(self._size))
+        for day in self._settings.days(self._size):
+            await self._begin_day(day)
+            async with asyncio.TaskGroup() as group:
+                open_ticks: deque[tuple[Tick, asyncio.Task[None]]] = deque()
+                for tick in ticks(self._settings, self._size, self._questions):
+                    if tick.day != day:
+                        continue
+                    await self._advance(tick.end)
+                    open_ticks.append((tick, group.create_task(self._ask("online", tick.questions))))
+                    while open_ticks and (len(open_ticks) > OPEN_TICKS or open_ticks[0][1].done()):
+                        await self._close(*open_ticks.popleft())
+                    await self._finish_briefings(wait=False)
+                    self._tell(tick.end)
+                while open_ticks:
+                    await self._close(*open_ticks.popleft())
+            await self._finish_briefings(wait=True)
+            self._tell(self._settings.local(day + timedelta(days=1), "00:00"))
+
+    async def _close(self, tick: Tick, asking: asyncio.Task[None]) -> None:
+        """Wait for a tick's online answers; then its questions may be put to the other ways."""
+        await asking
+        self._waiting += tick.questions
 
     async def _begin_day(self, day: date) -> None:
-        """Send what is known at dawn, refresh the views, order the briefings of the three ways that store answers."""
+        """Send what is known at dawn, refresh the views, order the first of the day's briefings."""
         dawn = self._settings.local(day, self._settings.dawn)
         await self._advance(dawn)
         await self._desk.refresh(dawn)
-        flights = self._flights(day)
-        self._briefing_day = day
+        self._today = day
+        self._to_brief = [way for way in self._settings.ways.applications if way != "online"]
         self._briefed = 0
-        for way, application in self._settings.ways.applications.items():
-            if way != "online":
-                self._briefings[way] = await self._desk.order_briefing(
-                    application, flights, dawn, key=f"briefing/{application}/{day.isoformat()}"
-                )
+        await self._order_briefing()
+
+    async def _order_briefing(self) -> None:
+        """One after another: the prompts of the second and third are the first's, and so generated once."""
+        way = self._to_brief[0]
+        application = self._settings.ways.applications[way]
+        dawn = self._settings.local(self._today, self._settings.dawn)
+        key = f"briefing/{application}/{self._today.isoformat()}"
+        self._job = await self._desk.order_briefing(application, self._flights(self._today), dawn, key)
 
     def _flights(self, day: date) -> tuple[Flight, ...]:
         return demand.chosen_flights(tuple(question for question in self._questions if question.flight.day == day))
@@ -138,47 +167,41 @@ class Replay:
         count = sum(len(events) for events in arrived.values())
         self._journal.add_lag(Lag(until, count, time.perf_counter() - started))
 
-    async def _finish_briefing(self, *, wait: bool) -> None:
+    async def _finish_briefings(self, *, wait: bool) -> None:
         """Once the day's briefings are stored, ask the ways that use them everything that waited."""
-        while self._briefings:
-            states = {way: await self._desk.briefing_state(job) for way, job in self._briefings.items()}
-            self._briefed = sum(done for _, done, _ in states.values())
-            if all(ended for ended, _, _ in states.values()):
-                break
-            if not wait:
+        dawn = self._settings.local(self._today, self._settings.dawn)
+        while self._to_brief:
+            ended, self._rows_done, _ = await self._desk.briefing_state(self._job)
+            if ended:
+                flights = self._flights(self._today)
+                self._keep(await self._desk.briefing_rows(self._to_brief[0], self._job, flights, dawn))
+                self._briefed += self._rows_done
+                self._rows_done = 0
+                self._to_brief = self._to_brief[1:]
+                if self._to_brief:
+                    await self._order_briefing()
+            elif wait:
+                await asyncio.sleep(0.1)
+            else:
                 return
-            await asyncio.sleep(0.1)
-        dawn = self._settings.local(self._briefing_day, self._settings.dawn)
-        for way, job in self._briefings.items():
-            self._keep(await self._desk.briefing_rows(way, job, self._flights(self._briefing_day), dawn))
-        self._briefings = {}
         waiting, self._waiting = self._waiting, []
         for way in self._settings.ways.applications:
             if way != "online":
                 await self._ask(way, waiting)
 
     async def _ask(self, way: str, asked: Sequence[Question]) -> None:
-        """Ask one way, several flights at once; questions about one flight's entity go one after another.
+        """Ask one way, several entities at once; questions about one entity go one after another.
 
         A stored answer is never served to an earlier moment, so the order within an entity is part of the result.
         """
-        application = self._settings.ways.applications[way]
-        open_questions = [question for question in asked if (way, "online", question.id) not in self._done]
-        queues: dict[tuple[str, ...], list[Question]] = {}
-        for question in open_questions:
-            queues.setdefault(tuple(question.flight.entity.values()), []).append(question)
-        limit = asyncio.Semaphore(CONCURRENCY)
+        await asyncio.gather(
+            *(self._ask_one(way, question) for question in asked if (way, "online", question.id) not in self._done)
+        )
 
-        async def one_after_another(queue: Sequence[Question]) -> list[Answered]:
-            answers = []
-            for question in queue:
-                async with limit:
-                    answers.append(await self._desk.ask(way, application, question))
-            return answers
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one_after_another(queue)) for queue in queues.values()]
-        self._keep([answer for task in tasks for answer in task.result()])
+    async def _ask_one(self, way: str, question: Question) -> None:
+        turn = self._turns.setdefault((way, *question.flight.entity.values()), asyncio.Lock())
+        async with turn, self._limit:
+            self._keep([await self._desk.ask(way, self._settings.ways.applications[way], question)])
 
     def _keep(self, answers: Sequence[Answered]) -> None:
         new = [answer for answer in answers if answer.key not in self._done]
@@ -188,5 +211,6 @@ class Replay:
 
     def _tell(self, moment: datetime) -> None:
         asked = sum(way == "online" and path == "online" for way, path, _ in self._done)
-        rows = len(self._briefings) * len(self._flights(self._briefing_day))
-        self._report(Progress(moment, asked, len(self._questions), self._generated, self._briefed if rows else 0, rows))
+        rows = 3 * len(self._flights(self._today)) if self._to_brief else 0
+        briefed = self._briefed + self._rows_done
+        self._report(Progress(moment, asked, len(self._questions), self._generated, briefed if rows else 0, rows))

@@ -11,6 +11,7 @@ from examples.flight_desk import demand
 from examples.flight_desk.analysis import (
     Bootstrap,
     EqualCost,
+    Index,
     Interval,
     Point,
     Served,
@@ -95,10 +96,9 @@ def find(
     ways = tuple(
         summarise(way, by_way[way], cost[way], failed[way], order, sample) for way in settings.ways.applications
     )
-    tokens_of = {one.answer.prediction: one.tokens for one in served}
     dawn = [one for one in answers if one.path == "batch" and one.way == "age" and not one.error]
     limits = settings.analysis.age_limits_minutes
-    swept = sweep(by_way["online"], dawn, limits, truth, order, tokens_of | _briefing_tokens(answers, spent))
+    swept = sweep(by_way["online"], dawn, limits, truth, order, _tokens_of(answers))
     compared = (
         equal_cost(swept, table(order, by_way["fingerprint"], cost["fingerprint"]), sample)
         if by_way["fingerprint"] and by_way["online"]
@@ -122,13 +122,9 @@ def find(
     )
 
 
-def _briefing_tokens(answers: Sequence[Answered], spent: Sequence[object]) -> dict[str, int]:
-    tokens = {one.prediction: one.tokens for one in answers if one.made == "generated"}
-    return tokens | {
-        one.prediction: tokens.get(one.source, one.tokens)
-        for one in answers
-        if one.path == "batch" and one.made == "identical-prompt" and one.source
-    }
+def _tokens_of(answers: Sequence[Answered]) -> dict[str, int]:
+    index = Index(answers)
+    return {one.prediction: index.origin(one).tokens for one in answers if one.made != "stored"}
 
 
 def _same_as_derived(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -54,6 +55,22 @@ def prepare(folder: Path, events: Events, start: datetime) -> Path:
 def forget(folder: Path) -> None:
     """Remove an earlier run: its answers, its project and all the platform's state in it."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def same_declaration(folder: Path) -> bool:
+    """Whether an earlier run in this folder was made from the present definitions and configuration; marks it so.
+
+    Answers to other prompts, or of another demand, must never be analysed as if they were this run's.
+    """
+    declared = hashlib.sha256()
+    for name in ("definitions.py", "config.toml"):
+        declared.update((HERE / name).read_bytes())
+    mark, present = folder / "declared.sha256", declared.hexdigest()
+    same = not folder.exists() or (mark.exists() and mark.read_text(encoding="ascii") == present)
+    if same:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(present, encoding="ascii")
+    return same
 
 
 @contextmanager

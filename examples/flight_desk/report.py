@@ -15,7 +15,8 @@ from examples.flight_desk.plots import NAMES
 from examples.flight_desk.settings import Settings
 
 _COLUMNS = (
-    "way", "false/1,000 [95 %]", "when written", "stale", "lag", "tokens/answer", "from batch", "p50 s", "p99 s",
+    "way", "false/1,000 [95 %]", "when written", "stale", "lag", "tokens/answer", "from store", "from batch", "p50 s",
+    "p99 s",
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def _cells(findings: Findings) -> list[list[str]]:
             f"{way.stale.value:.0f}",
             f"{way.lag.value:.0f}",
             f"{way.tokens_per_answer.value:.1f}",
+            f"{way.share_stored:.0%}",
             f"{way.share_from_batch:.0%}",
             f"{way.p50_seconds:.3f}",
             f"{way.p99_seconds:.3f}",

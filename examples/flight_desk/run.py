@@ -59,9 +59,15 @@ def _run(options: argparse.Namespace) -> str:
     events = data.prepare(options.out / "events", declared.sources, declared.zone)
     if options.fresh:
         host.forget(folder)
+    if not host.same_declaration(folder):
+        say("definitions or configuration have changed: an earlier run's answers are forgotten")
+        host.forget(folder)
+        host.same_declaration(folder)
     journal = Journal(folder)
     seconds = None
-    if not options.analyse:
+    if not options.analyse and drive.is_complete(declared, size, events, journal.answers()):
+        say("every question was answered in an earlier run; --fresh asks again")
+    elif not options.analyse:
         started = time.monotonic()
         if options.url:
             if not options.key:

@@ -52,6 +52,12 @@ class StoredAnswer(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(StoredAnswer)
 
+# Built once: it runs for every answer that may be served again.
+_put = insert(schema.answers)
+_put = _put.on_conflict_do_update(
+    set_={name: _put.excluded[name] for name in ("as_of", "created_at", "prompt_key", "document")}
+)
+
 
 class Answers:
     """Repository of stored answers."""
@@ -61,29 +67,20 @@ class Answers:
 
     def put(self, answer: StoredAnswer, *, within: Connection | None = None) -> None:
         """Store an answer, or confirm one: the same prediction put again replaces what was stored of it."""
-        statement = insert(schema.answers).values(
-            tenant=answer.scope.tenant,
-            environment=answer.scope.environment,
-            release=answer.release,
-            subject=answer.subject,
-            question_hash=answer.question_hash,
-            prediction=answer.prediction,
-            as_of=microseconds(answer.as_of),
-            created_at=microseconds(self._database.clock.now()),
-            prompt_key=answer.prompt_key,
-            document=_encoder.encode(answer),
-        )
-        new = statement.excluded
-        statement = statement.on_conflict_do_update(
-            set_={
-                "as_of": new.as_of,
-                "created_at": new.created_at,
-                "prompt_key": new.prompt_key,
-                "document": new.document,
-            }
-        )
+        row = {
+            "tenant": answer.scope.tenant,
+            "environment": answer.scope.environment,
+            "release": answer.release,
+            "subject": answer.subject,
+            "question_hash": answer.question_hash,
+            "prediction": answer.prediction,
+            "as_of": microseconds(answer.as_of),
+            "created_at": microseconds(self._database.clock.now()),
+            "prompt_key": answer.prompt_key,
+            "document": _encoder.encode(answer),
+        }
         with self._database.writing(within) as connection:
-            connection.execute(statement)
+            connection.execute(_put, row)
 
     def latest(
         self,

@@ -21,6 +21,12 @@ from antiphon.core.scope import Scope
 
 _SCHEMA = "blob/1"
 
+# Built once: it runs for every receipt.
+_put = insert(schema.blobs)
+_put = _put.on_conflict_do_update(
+    set_={"payload": _put.excluded.payload, "erased_at": None}, where=schema.blobs.c.payload.is_(None)
+)
+
 
 class Blobs:
     """Repository of blobs."""
@@ -50,13 +56,8 @@ class Blobs:
             }
             for digest, content in hashed
         ]
-        statement = insert(schema.blobs)
-        statement = statement.on_conflict_do_update(
-            set_={"payload": statement.excluded.payload, "erased_at": None},
-            where=schema.blobs.c.payload.is_(None),
-        )
         with self._database.writing(within) as connection:
-            connection.execute(statement, rows)
+            connection.execute(_put, rows)
         return tuple(digest for digest, _ in hashed)
 
     def get(self, scope: Scope, blob: str, *, within: Connection | None = None) -> bytes:

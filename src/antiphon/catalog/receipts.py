@@ -155,6 +155,7 @@ class ReceiptCount(msgspec.Struct, frozen=True):
 
 
 _SCHEMA = "receipt/1"
+_add = insert(schema.receipts)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Receipt)
 
@@ -178,7 +179,7 @@ class Receipts:
             self._blobs.put_many(scope, texts, within=connection)
             try:
                 connection.execute(
-                    insert(schema.receipts),
+                    _add,
                     {
                         "tenant": scope.tenant,
                         "environment": scope.environment,

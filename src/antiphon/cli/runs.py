@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.outline import outline
 from antiphon.cli.output import show, table
-from antiphon.cli.predictions import outline
 from antiphon.cli.project import stores
 
 app = typer.Typer(name="runs", help="Executions of workflows.", no_args_is_help=True)

@@ -10,11 +10,15 @@ from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import Progress, note
 
 if TYPE_CHECKING:
+    import asyncio
+
     from antiphon.app.store import Store
     from antiphon.operations.supervisor import Happened
 
 _REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 """An address that means every interface, to one where this machine reaches it."""
+
+_POLL = 0.2
 
 
 def up(
@@ -91,16 +95,22 @@ async def _run(store: Store, as_json: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, interrupted)
+    ready = asyncio.Event()
     waited_for = {spec.name for spec in children(store)}
 
     def tell(happened: Happened) -> None:
         _line(happened, as_json)
-        if happened.event == "ready" and happened.process in waited_for:
-            waited_for.remove(happened.process)
+        if happened.event == "ready":
+            waited_for.discard(happened.process)
             if not waited_for:
-                _greet(store, as_json)
+                ready.set()
 
-    await supervise(store, stop, hurry, tell)
+    greeting = asyncio.create_task(_greet(store, ready, as_json))
+    try:
+        await supervise(store, stop, hurry, tell)
+    finally:
+        greeting.cancel()
+        await asyncio.gather(greeting, return_exceptions=True)
 
 
 def _line(happened: Happened, as_json: bool) -> None:
@@ -115,7 +125,17 @@ def _line(happened: Happened, as_json: bool) -> None:
     typer.echo(f"{happened.at:%H:%M:%S}  {happened.process:<8} {event}{detail}".rstrip())
 
 
-def _greet(store: Store, as_json: bool) -> None:
+async def _greet(store: Store, ready: asyncio.Event, as_json: bool) -> None:
+    """Say where it is once a question can be answered: the processes are ready and the features published."""
+    import asyncio
+
+    await ready.wait()
+    waiting = await asyncio.to_thread(_unpublished, store)
+    if waiting and not as_json:
+        typer.echo(f"          features publishing  {', '.join(sorted(waiting))}")
+    while waiting:
+        await asyncio.sleep(_POLL)
+        waiting = await asyncio.to_thread(_unpublished, store)
     gateway = store.settings.gateway
     url = f"http://{_REACHED.get(gateway.host, gateway.host)}:{gateway.port}"
     if as_json:
@@ -123,3 +143,19 @@ def _greet(store: Store, as_json: bool) -> None:
         return
     typer.echo(f"\n  Antiphon is up.\n  dashboard  {url}/\n  API        {url}/v1")
     typer.echo(f"  key        {store.paths.keys / 'admin.key'}\n  Ctrl-C stops it.\n")
+
+
+def _unpublished(store: Store) -> set[str]:
+    """Views that a live release reads and no publication holds yet; the worker is about to publish them."""
+    if not store.settings.worker.refresh:
+        return set()
+    scope = store.scope
+    live = [store.releases.live(scope, name) for name in store.releases.applications(scope)]
+    wanted = {
+        f"{view}@{version}"
+        for release in live
+        if release is not None
+        for view, version in release.bundle.application.features.items()
+    }
+    current = store.publications.current(scope)
+    return {name.partition("@")[0] for name in wanted - set(current.snapshots if current is not None else ())}

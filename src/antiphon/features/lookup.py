@@ -154,9 +154,27 @@ class FeatureReader:
                     self._away = True
                     found = None
                 if found is not None and (self._current is None or found.number > self._current.number):
+                    self._let_go(self._current, found)
                     self._current = found
                 self._asked = now
             return self._current
+
+    def warm(self) -> int:
+        """Open every snapshot of the current publication ahead of the first request; how many could be opened."""
+        publication = self.publication()
+        opened = 0
+        for key, snapshot in publication.snapshots.items() if publication is not None else ():
+            try:
+                self._online.open(self._scope, key.partition("@")[0], snapshot)
+                opened += 1
+            except Corrupt:
+                continue  # A read of it falls back to the publication before.
+        return opened
+
+    def _let_go(self, before: Publication | None, after: Publication) -> None:
+        """Keep open what is current and, for requests still under way and a broken file, what was just before."""
+        kept = [*after.snapshots.items(), *(before.snapshots.items() if before is not None else ())]
+        self._online.forget(self._scope, {(key.partition("@")[0], snapshot) for key, snapshot in kept})
 
     def _number(self, minimum: int | None) -> int:
         current = self.publication()

@@ -15,10 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.core.scope import Scope
 from antiphon.gateway import dashboard, health, openapi, problem
 from antiphon.gateway.admin import keys, predictions, publications, releases, status, work
-from antiphon.gateway.history import History
+from antiphon.gateway.history import Histories
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import endpoints
 from antiphon.gateway.operation import Operation
@@ -41,7 +40,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         sampling: look at the platform every two seconds for the dashboard's time axis.
     """
     measurements = Measurements()
-    history = History(services, measurements, Scope(services.default_tenant, services.environment))
+    histories = Histories(services, measurements)
     document = msgspec.json.encode(openapi.document(OPERATIONS))
 
     async def openapi_json(request: Request) -> Response:
@@ -49,7 +48,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        sampler = asyncio.create_task(history.run()) if sampling else None
+        sampler = asyncio.create_task(histories.run()) if sampling else None
         try:
             yield
         finally:
@@ -80,8 +79,8 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     )
     app.state.services = services
     app.state.measurements = measurements
-    app.state.history = history
-    app.state.pages = dashboard.Pages(services, measurements, history)
+    app.state.histories = histories
+    app.state.pages = dashboard.Pages(services, measurements, histories)
     return app
 
 

@@ -19,6 +19,7 @@ from antiphon.gateway.ports import GatewayServices
 
 PERIOD = 2.0
 KEPT = 1_800
+MOST = 64
 LATENCY_WINDOW = 15.0
 """Seconds of answers behind one sample's percentiles: short enough to move, long enough to hold some."""
 SHOWN_AFTER_END = 3 * PERIOD
@@ -59,7 +60,7 @@ class History:
         """Take one sample and keep it."""
         seen = await status(self._services, self._measurements, self._scope)
         now = self._services.clock.monotonic()
-        recent = percentiles(self._measurements.since(now - LATENCY_WINDOW))
+        recent = percentiles(self._measurements.since(now - LATENCY_WINDOW, self._scope.tenant))
         ended_since = seen.at - timedelta(seconds=SHOWN_AFTER_END)
         active = [
             job
@@ -82,15 +83,35 @@ class History:
         self._samples.append(sample)
         return sample
 
+
+class Histories:
+    """One history per tenant, begun when somebody of that tenant first looks; nobody sees another's."""
+
+    def __init__(self, services: GatewayServices, measurements: Measurements) -> None:
+        self._services = services
+        self._measurements = measurements
+        self._by_tenant: dict[str, History] = {}
+        self.of(Scope(services.default_tenant, services.environment))
+
+    def of(self, scope: Scope) -> History:
+        """The history of a scope's tenant. Past ``MOST`` tenants the one that began first is forgotten."""
+        history = self._by_tenant.get(scope.tenant)
+        if history is None:
+            if len(self._by_tenant) >= MOST:
+                del self._by_tenant[next(iter(self._by_tenant))]
+            history = self._by_tenant[scope.tenant] = History(self._services, self._measurements, scope)
+        return history
+
     async def run(self) -> None:
         """Look until cancelled; a look that fails is logged and does not end the looking."""
         failing = False
         while True:
-            try:
-                await self.look()
-                failing = False
-            except Exception:
-                if not failing:
-                    _log.exception("The sampler failed; it will go on trying")
-                failing = True
+            for history in tuple(self._by_tenant.values()):
+                try:
+                    await history.look()
+                    failing = False
+                except Exception:
+                    if not failing:
+                        _log.exception("The sampler failed; it will go on trying")
+                    failing = True
             await asyncio.sleep(PERIOD)

@@ -19,6 +19,7 @@ class Measured(msgspec.Struct, frozen=True):
     """One answered or failed request; ``at`` is monotonic seconds at its end, ``first_byte`` is ``None`` on failure."""
 
     at: float
+    tenant: str
     application: str
     origin: str
     status: int
@@ -83,13 +84,13 @@ class Measurements:
         self._tokens.labels(application, "online", "completion").inc(completion)
         self._engine.labels(application, "online").inc(engine_seconds)
 
-    def since(self, moment: float, application: str | None = None) -> list[Measured]:
-        """What ended after ``moment`` (monotonic seconds), oldest first."""
+    def since(self, moment: float, tenant: str, application: str | None = None) -> list[Measured]:
+        """What of a tenant's ended after ``moment`` (monotonic seconds), oldest first."""
         recent = []
         for measured in reversed(self._recent):
             if measured.at < moment:
                 break
-            if application is None or measured.application == application:
+            if measured.tenant == tenant and application in (None, measured.application):
                 recent.append(measured)
         return recent[::-1]
 

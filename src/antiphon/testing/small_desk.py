@@ -7,7 +7,6 @@ that a test says what is read and when it was published.
 from __future__ import annotations
 
 import json
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,7 +39,7 @@ from antiphon.governance.identity import Principal
 from antiphon.governance.policy import Decider
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer, Services
-from antiphon.serving.ports import Engine
+from antiphon.serving.ports import Commit, Engine
 from antiphon.serving.request import AnswerRequest
 
 SCOPE = Scope("default", "test")
@@ -140,6 +139,7 @@ class SmallDesk:
         directory: where the catalog's file is made.
         engine: what generates.
         application: released and made live.
+        commit: what acknowledges instead of the group commit.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class SmallDesk:
         features: FeatureTable | None = None,
         admission: Admission | None = None,
         policies: str | None = None,
+        commit: Commit | None = None,
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
         self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
@@ -175,7 +176,7 @@ class SmallDesk:
                 stored=self.answers,
                 texts=self.blobs,
                 receipts=self.receipts,
-                commit=self.commit,
+                commit=commit or self.commit,
                 clock=self.clock,
                 admission=admission or Admission(online=8, batch=8),
                 subject_key=b"k" * 32,

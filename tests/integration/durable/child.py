@@ -1,4 +1,4 @@
-"""A worker process for the kill tests: ``python -m tests.integration.durable.child FOLDER WORKER``.
+"""A worker process for the kill tests: ``python -m tests.integration.durable.child FOLDER WORKER LEASE_SECONDS``.
 
 Each plain step appends a line to ``FOLDER/effects``; each transactional step appends an event with a fresh id to the
 event log, so that an effect that happened twice is seen.
@@ -28,9 +28,10 @@ SCOPE = Scope()
 
 
 class Worker:
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, lease: float) -> None:
         self.folder = folder
         self.name = name
+        self.lease = lease
         self.database = Database.open(f"sqlite:///{folder}/catalog.db")
         self.log = EventLog(self.database)
         self.registry = Registry()
@@ -40,6 +41,8 @@ class Worker:
         seen = []
         for number in range(arguments["pairs"]):
             seen.append(await run.step("plain", self.plain, run.id, number, arguments["seconds"]))
+            if number == arguments.get("stall_at"):
+                await run.step("stall", self.stall, run.id)
             await run.transaction("effect", lambda c, n=number: self.effect(c, run.id, n))
             run.progress(number + 1, arguments["pairs"])
         return {"seen": seen}
@@ -50,6 +53,16 @@ class Worker:
         time.sleep(seconds)
         return number
 
+    async def stall(self, run: str) -> str:
+        """Block worker w1's event loop, so that no heartbeat is sent, until another worker has the run."""
+        if self.name == "w1":
+            with (self.folder / "effects").open("a") as out:
+                out.write("stalling\n")
+            deadline = time.monotonic() + 60
+            while Runs(self.database).get(SCOPE, run).worker == "w1" and time.monotonic() < deadline:
+                time.sleep(0.02)
+        return self.name
+
     def effect(self, connection: Connection, run: str, number: int) -> int:
         now = self.database.clock.now()
         event = Event(uuid.uuid4().hex, now, now, {"run": run, "number": number, "worker": self.name})
@@ -58,7 +71,7 @@ class Worker:
     async def work(self) -> None:
         stop = asyncio.Event()
         executor = Executor(
-            self.database, self.registry, self.name, lease=timedelta(seconds=2), poll=0.02, concurrency=2
+            self.database, self.registry, self.name, lease=timedelta(seconds=self.lease), poll=0.02, concurrency=2
         )
         working = asyncio.create_task(executor.run_until(stop))
         runs = Runs(self.database)
@@ -69,4 +82,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    asyncio.run(Worker(Path(sys.argv[1]), sys.argv[2]).work())
+    asyncio.run(Worker(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])).work())

@@ -44,7 +44,9 @@ def services(database: Database, answerer: fakes.FakeAnswerer) -> GatewayService
 def keys(database: Database) -> dict[str, str]:
     """One key per role."""
     issued = Keys(database, fakes.SECRET)
-    return {role: issued.create("default", f"the-{role}", role)[0] for role in ("admin", "engineer", "service", "viewer")}
+    return {
+        role: issued.create("default", f"the-{role}", role)[0] for role in ("admin", "engineer", "service", "viewer")
+    }
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import jsonschema
 import pytest
+from tests.integration.gateway.conftest import serve
 
 from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.core.errors import EngineFailed
@@ -12,7 +13,6 @@ from antiphon.core.scope import Scope
 from antiphon.gateway.application import OPERATIONS
 from antiphon.governance.audit import AuditLog
 from antiphon.testing import fakes
-from tests.integration.gateway.conftest import serve
 
 SCOPE = Scope("default", "dev")
 
@@ -149,7 +149,12 @@ async def test_policy_decides_who_changes(admin, keys, database) -> None:
     fakes.make_release(database, SCOPE)
     fakes.make_release(database, SCOPE)
     body = {"application": "desk", "reason": "x"}
-    event = {"event_id": "a", "event_time": "2013-01-01T00:00:00Z", "available_at": "2013-01-01T00:00:00Z", "payload": {}}
+    event = {
+        "event_id": "a",
+        "event_time": "2013-01-01T00:00:00Z",
+        "available_at": "2013-01-01T00:00:00Z",
+        "payload": {},
+    }
     for role, rollback, push in (("viewer", 403, 403), ("service", 403, 200), ("engineer", 200, 200)):
         headers = {"authorization": f"Bearer {keys[role]}"}
         assert (await admin.post("/admin/releases/rollback", json=body, headers=headers)).status_code == rollback
@@ -215,12 +220,12 @@ async def test_status_and_readiness_survive_an_engine_that_is_away(database, ans
     async def ready():
         return {"catalog": None, "engine": "it is away"}
 
-    async with serve(fakes.gateway_services(database, answerer, engine=away, ready=ready)) as running:
-        async with httpx.AsyncClient(base_url=running.url) as client:
-            answer = await client.get("/readyz")
-            assert (answer.status_code, answer.json()["parts"]["engine"]) == (503, "it is away")
-            assert (await client.get("/healthz")).status_code == 200
-            status = await client.get("/admin/status", headers={"authorization": f"Bearer {keys['viewer']}"})
+    services = fakes.gateway_services(database, answerer, engine=away, ready=ready)
+    async with serve(services) as running, httpx.AsyncClient(base_url=running.url) as client:
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["parts"]["engine"]) == (503, "it is away")
+        assert (await client.get("/healthz")).status_code == 200
+        status = await client.get("/admin/status", headers={"authorization": f"Bearer {keys['viewer']}"})
     assert status.json()["engine"] == {"reachable": False, "reason": "The engine is away.", "models": [], "load": None}
 
 
@@ -258,7 +263,11 @@ async def test_openapi_describes_every_route_and_what_they_answer(admin) -> None
         ("/v1/models", "/v1/models"),
     ):
         schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-        resolved = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "components": document["components"]}
+        resolved = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **schema,
+            "components": document["components"],
+        }
         jsonschema.validate((await admin.get(real)).json(), resolved)
     limit = document["paths"]["/admin/predictions"]["get"]["parameters"]
     assert {parameter["name"] for parameter in limit} == {"application", "path", "before", "limit"}

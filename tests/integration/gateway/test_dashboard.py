@@ -132,10 +132,36 @@ async def test_static_files_are_served_and_nothing_beside_them(browser) -> None:
 
 async def test_the_series_hold_every_sample_on_one_axis(services) -> None:
     app = create_app(services, sampling=False)
+    history = app.state.histories.of(SCOPE)
     for _ in range(3):
-        await app.state.history.look()
-    samples = app.state.history.samples
+        await history.look()
+    samples = history.samples
     assert len(samples) == 3
     assert samples[0].freshness == {"congestion": 1.8, "weather": 610.0}
     assert (samples[0].running_online, samples[0].running_batch) == (1, 3)
     assert samples[0].at < samples[1].at < samples[2].at
+
+
+async def test_nobody_sees_the_series_or_latencies_of_another_tenant(browser, running, keys, database) -> None:
+    other, _ = Keys(database, fakes.SECRET).create("other", "stranger", "admin")
+    headers = {"authorization": f"Bearer {keys['service']}"}
+    body = {"model": "desk", "messages": [{"role": "user", "content": "x"}]}
+    made = (await browser.post("/v1/chat/completions", json=body, headers=headers)).json()["id"]
+    await sign_in(browser, other)
+    status = (await browser.get("/admin/status", headers={"authorization": f"Bearer {other}"})).json()
+    assert (status["tenant"], status["latency"]["count"], status["jobs"]) == ("other", 0, [])
+    assert (await browser.get("/dashboard/series")).json()["at"] == []
+    assert (await browser.get(f"/requests/{made}")).status_code == 404
+    assert "Nothing has been asked" in (await browser.get("/requests")).text
+
+
+def test_the_tenants_that_are_remembered_are_bounded(services) -> None:
+    from antiphon.gateway.history import MOST, Histories
+    from antiphon.gateway.measurements import Measurements
+
+    histories = Histories(services, Measurements())
+    first = histories.of(Scope("t0", "dev"))
+    assert histories.of(Scope("t0", "dev")) is first
+    for number in range(1, MOST + 1):
+        histories.of(Scope(f"t{number}", "dev"))
+    assert histories.of(Scope("t0", "dev")) is not first

@@ -41,8 +41,13 @@ async def test_chat_answers_and_says_what_it_was_made_from(client, answerer, dat
     assert raw.headers["x-antiphon-release"] == "rel_1"
     asked = answerer.asked[0]
     assert asked.entity == {"shop": "4"}
-    assert asked.as_of is not None and asked.as_of.isoformat() == "2013-04-10T12:00:00+00:00"
-    assert (asked.minimum_publication, asked.originating_user, asked.question) == (5, "passenger-1", "Will it be on time?")
+    assert asked.as_of is not None
+    assert asked.as_of.isoformat() == "2013-04-10T12:00:00+00:00"
+    assert (asked.minimum_publication, asked.originating_user, asked.question) == (
+        5,
+        "passenger-1",
+        "Will it be on time?",
+    )
     assert asked.principal.id == "the-service"
 
 
@@ -161,7 +166,9 @@ async def test_a_body_past_the_bound_is_refused_with_and_without_length(http) ->
         assert answer.json()["error"]["code"] == "too_large"
 
 
-@pytest.mark.parametrize(("key", "raised"), [("ak_wrong", openai.AuthenticationError), ("sk-other", openai.AuthenticationError)])
+@pytest.mark.parametrize(
+    ("key", "raised"), [("ak_wrong", openai.AuthenticationError), ("sk-other", openai.AuthenticationError)]
+)
 async def test_a_wrong_key_is_refused(running, key, raised) -> None:
     async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0) as client:
         with pytest.raises(raised) as caught:
@@ -186,9 +193,13 @@ async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alon
     answerer.failure, answerer.fail_after = EngineFailed("The engine died."), 2
     stream = await client.chat.completions.create(model="desk", messages=MESSAGES, stream=True)
     words = []
-    with pytest.raises(openai.APIError, match="The engine died"):
+
+    async def read() -> None:
         async for chunk in stream:
             words.append(chunk.choices[0].delta.content)
+
+    with pytest.raises(openai.APIError, match="The engine died"):
+        await read()
     assert words[1:] == list(answerer.words[:2])
     answerer.failure = None
     assert (await client.chat.completions.create(model="desk", messages=MESSAGES)).choices
@@ -207,10 +218,12 @@ async def test_an_unexpected_failure_tells_nothing_of_the_inside(running, keys, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_vanishes_during_silent_prefill_frees_its_slot(running, keys, answerer: FakeAnswerer, stream) -> None:
+async def test_a_client_that_vanishes_during_silent_prefill_frees_its_slot(
+    running, keys, answerer: FakeAnswerer, stream
+) -> None:
     answerer.hold = asyncio.Event()
     body = json.dumps({"model": "desk", "messages": MESSAGES, "stream": stream}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", running.port)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {keys['service']}\r\n"
     writer.write(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()

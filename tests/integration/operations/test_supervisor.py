@@ -216,7 +216,8 @@ async def test_children_of_a_killed_supervisor_are_ended_by_the_next(tmp_path) -
         from antiphon.operations.supervisor import Supervisor
         spec = ChildSpec("one", (sys.executable, "-c", {CHILD!r}, "one", {str(tmp_path)!r}),
                          FileExists(Path({str(tmp_path)!r}) / "one.ready"))
-        supervisor = Supervisor([spec], run=Path({str(tmp_path / "run")!r}), logs=Path({str(tmp_path / "logs")!r}), drain_order=[])
+        folder = Path({str(tmp_path)!r})
+        supervisor = Supervisor([spec], run=folder / "run", logs=folder / "logs", drain_order=[])
         asyncio.run(supervisor.supervise(asyncio.Event()))
     """
     killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])

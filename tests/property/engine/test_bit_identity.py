@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from antiphon.engine import weights
@@ -94,7 +94,14 @@ neighbour = st.tuples(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+# An example takes seconds, so a failing one is reported as found, without shrinking.
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     probe=st.sampled_from(range(len(PROBES))),
     priority=st.sampled_from(["online", "batch"]),

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.property.features import oracle
+from tests.property.features.oracle import MINUTE, Known
 
-from antiphon import Entity, Source, col, count, feature_view, first, last, max, mean, min, std, sum  # noqa: A004
+from antiphon import Entity, Source, col, count, feature_view, first, last, max, mean, min, std, sum
 from antiphon.catalog.events import Event, StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
@@ -31,8 +33,6 @@ from antiphon.features.plan import plan_of
 from antiphon.features.point_in_time import point_in_time
 from antiphon.features.source_rows import load_rows
 from antiphon.features.stream import StreamConsumer
-from tests.property.features import oracle
-from tests.property.features.oracle import MINUTE, Known
 
 SCOPE = Scope()
 T = datetime(2013, 4, 10, 12, tzinfo=UTC)
@@ -190,9 +190,7 @@ def bits(value: Any) -> Any:
 
 
 def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert {name: bits(value) for name, value in found.items()} == {
-        name: bits(value) for name, value in wanted.items()
-    }
+    assert {name: bits(value) for name, value in found.items()} == {name: bits(value) for name, value in wanted.items()}
 
 
 @given(cases)
@@ -227,8 +225,10 @@ def check(case: Case, folder: Path) -> None:
             known.append(Known(identity, entity, event_time, available, payload, 0, number))
             if where == "history":
                 continue
-            # The log tells the same event again, now and then with another moment of availability.
-            available += (shift or 0) * MINUTE
+            # The log tells the same event again, now and then with another moment of availability and content.
+            if shift is not None:
+                available += shift * MINUTE
+                payload = {**payload, "x": 77, "flag": True}
         late.append(
             Event(identity, from_microseconds(event_time), from_microseconds(available), {"stop": entity, **payload})
         )

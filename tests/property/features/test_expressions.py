@@ -8,6 +8,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from antiphon.definitions.entity import EntitySpec
 from antiphon.definitions.expression import (
     Arithmetic,
     Boolean,
@@ -21,7 +22,6 @@ from antiphon.definitions.expression import (
     mistakes,
 )
 from antiphon.definitions.feature_view import FeatureSpec, FeatureViewSpec
-from antiphon.definitions.entity import EntitySpec
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.compile_sql import rows_sql
@@ -109,8 +109,8 @@ def test_sql_and_python_agree(
     table = pa.table(
         {
             "id": [f"{n}" for n in range(len(given_rows))],
-            "k": [n for n in range(len(given_rows))],
-            "t": pa.array([n for n in range(len(given_rows))], pa.timestamp("us", tz="UTC")),
+            "k": list(range(len(given_rows))),
+            "t": pa.array(list(range(len(given_rows))), pa.timestamp("us", tz="UTC")),
             "x": pa.array([row["x"] for row in given_rows], pa.float64()),
             "y": pa.array([row["y"] for row in given_rows], pa.float64()),
             "n": pa.array([row["n"] for row in given_rows], pa.int64()),

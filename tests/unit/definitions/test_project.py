@@ -46,7 +46,9 @@ desk = Application(
     "desk",
     entities=[origin],
     features=[Congestion, RouteHistory],
-    prompt=Prompt(template="Delay {{ features.congestion.delay_2h }} from {{ entity.origin }} to {{ entity['dest'] }}."),
+    prompt=Prompt(
+        template="Delay {{ features.congestion.delay_2h }} from {{ entity.origin }} to {{ entity['dest'] }}."
+    ),
     model="smollm2-135m",
     purpose="tell passengers",
     output={

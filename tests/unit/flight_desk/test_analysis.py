@@ -61,6 +61,18 @@ def test_a_stored_answer_is_as_old_as_the_moment_it_was_made_for() -> None:
     assert [(row.way, row.tokens) for row in spent] == [("briefing", 10)]
 
 
+def test_a_copied_row_of_a_briefing_costs_what_its_text_cost() -> None:
+    first = answer("briefing", -240, 20, path="batch")
+    copy = answer("age", -240, 20, path="batch", made="identical-prompt", tokens=0)
+    other = answer("fingerprint", -240, 20, path="batch", made="stored", tokens=0)
+    _, spent = resolve([first, copy, other], truth_of((-10, 20)))
+    assert [(row.way, row.tokens, row.generated) for row in spent] == [
+        ("briefing", 10, True),
+        ("age", 10, True),
+        ("fingerprint", 0, False),
+    ]
+
+
 def test_a_chain_of_reuse_ends_even_when_it_bites_its_tail() -> None:
     one = answer("desk", 0, 20, made="stored", source="desk-f1-1")
     two = answer("desk", 1, 20, made="stored", source="desk-f1-0")

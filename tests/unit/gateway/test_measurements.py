@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from antiphon.gateway.measurements import Measured, Measurements, percentiles
 
 
-def measured(total: float, status: int = 200, at: float = 0.0, application: str = "desk") -> Measured:
-    return Measured(at, application, "generated", status, total / 2 if status < 400 else None, total)
+def measured(
+    total: float, status: int = 200, at: float = 0.0, application: str = "desk", tenant: str = "ours"
+) -> Measured:
+    return Measured(at, tenant, application, "generated", status, total / 2 if status < 400 else None, total)
 
 
 def test_nearest_rank_percentiles_by_hand() -> None:
@@ -37,9 +39,12 @@ def test_since_is_recent_oldest_first_and_the_ring_is_bounded() -> None:
     kept = Measurements(capacity=5)
     for number in range(10):
         kept.record(measured(1.0, at=float(number), application="a" if number % 2 else "b"))
-    assert [one.at for one in kept.since(7.0)] == [7.0, 8.0, 9.0]
-    assert [one.at for one in kept.since(0.0)] == [5.0, 6.0, 7.0, 8.0, 9.0]
-    assert [one.at for one in kept.since(0.0, "a")] == [5.0, 7.0, 9.0]
+    assert [one.at for one in kept.since(7.0, "ours")] == [7.0, 8.0, 9.0]
+    assert [one.at for one in kept.since(0.0, "ours")] == [5.0, 6.0, 7.0, 8.0, 9.0]
+    assert [one.at for one in kept.since(0.0, "ours", "a")] == [5.0, 7.0, 9.0]
+    kept.record(measured(1.0, at=10.0, tenant="theirs"))
+    assert [one.at for one in kept.since(7.0, "ours")] == [7.0, 8.0, 9.0]
+    assert [one.at for one in kept.since(7.0, "theirs")] == [10.0]
 
 
 def test_two_gateways_in_one_process_do_not_share_series() -> None:
@@ -57,4 +62,4 @@ def test_a_failure_has_no_latency() -> None:
     text = kept.exposition()
     assert b'status="429"} 1.0' in text
     assert b"antiphon_answer_seconds_count" not in text
-    assert percentiles(kept.since(-1)).failed == pytest.approx(1)
+    assert percentiles(kept.since(-1, "ours")).failed == pytest.approx(1)

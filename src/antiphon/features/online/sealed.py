@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,10 @@ def is_sealed(file: Path, snapshot: str) -> bool:
 
 
 class SealedSnapshot:
-    """A sealed file opened for reading. Safe to share between threads."""
+    """A sealed file opened for reading. Safe to share between threads.
+
+    It closes itself when nobody holds it any more, so that a request in flight never loses it.
+    """
 
     def __init__(self, file: Path, snapshot: str) -> None:
         """Open and check.
@@ -152,6 +156,7 @@ class SealedSnapshot:
         self._environment = environments.acquire(
             file, readonly=True, lock=False, readahead=False, map_size=max(2**20, file.stat().st_size)
         )
+        self._closing = weakref.finalize(self, environments.release, file)
         with self._environment.begin() as transaction:
             self.meta = _decode_meta(transaction.get(b"m"))
         if self.meta.format != FORMAT or self.meta.snapshot != snapshot:
@@ -194,8 +199,8 @@ class SealedSnapshot:
         return _decode_block(stored)
 
     def close(self) -> None:
-        """Close the file."""
-        environments.release(self._file)
+        """Close the file now; only when no request can be reading it."""
+        self._closing()
 
     def _check(self, snapshot: str) -> None:
         try:

@@ -111,12 +111,12 @@ class OnlineStore:
             return found
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
-        """Close opened snapshots of a scope that are not among (view, snapshot) of ``keep``."""
+        """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``; each closes when
+        the last request that reads it is done."""
         kept = set(keep)
         with self._lock:
-            gone = [key for key in self._opened if key[0] == scope and key[1:] not in kept]
-            for key in gone:
-                self._opened.pop(key).close()
+            for key in [key for key in self._opened if key[0] == scope and key[1:] not in kept]:
+                del self._opened[key]
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         """Delete sealed files not among (view, snapshot) of ``keep`` and unfinished ones, both only when written

@@ -41,7 +41,7 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         freshness=stored.freshness,
         streams=stored.streams,
         jobs=stored.jobs,
-        latency=percentiles(measurements.since(now - WINDOW)),
+        latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
     )
 
 

@@ -24,7 +24,7 @@ from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
-from antiphon.gateway.history import History
+from antiphon.gateway.history import Histories, History
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.identity import Principal
@@ -61,10 +61,10 @@ class Series(msgspec.Struct, frozen=True):
 class Pages:
     """Renders the templates."""
 
-    def __init__(self, services: GatewayServices, measurements: Measurements, history: History) -> None:
+    def __init__(self, services: GatewayServices, measurements: Measurements, histories: Histories) -> None:
         self.services = services
         self.measurements = measurements
-        self.history = history
+        self.histories = histories
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -89,7 +89,9 @@ class Pages:
         return self.render("figures.html", now=now)
 
     async def series(self, request: Request, who: Principal, scope: Scope) -> Response:
-        return Response(msgspec.json.encode(_columns(self.history)), headers=_SAFE, media_type="application/json")
+        return Response(
+            msgspec.json.encode(_columns(self.histories.of(scope))), headers=_SAFE, media_type="application/json"
+        )
 
     async def requests(self, request: Request, who: Principal, scope: Scope) -> Response:
         application = request.query_params.get("application") or None

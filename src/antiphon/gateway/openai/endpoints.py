@@ -34,6 +34,7 @@ class Asked:
     def __init__(self, services: GatewayServices, measurements: Measurements) -> None:
         self.id = new_id("req")
         self.model = UNKNOWN
+        self.tenant = services.default_tenant
         self.created = int(services.clock.now().timestamp())
         self._services = services
         self._measurements = measurements
@@ -63,7 +64,7 @@ class Asked:
         named = self.model if not isinstance(failure, NotFound | Forbidden | Unauthenticated) else UNKNOWN
         answer = self._answer
         origin = answer.receipt.cache.origin if answer is not None else "none"
-        measurements.record(Measured(now, named, origin, status, self._first, now - self._arrived))
+        measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
         if answer is not None:
             spent = answer.usage
             measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)
@@ -140,6 +141,7 @@ async def _complete(
     headers = {"x-request-id": asked.id}
     try:
         principal = incoming.principal(request, services)
+        asked.tenant = principal.tenant
         read = parameters.read(await incoming.body(request, services.max_body_bytes), shape)
         question = ask(read, services.scope(principal), principal, asked.id)
         parent = incoming.traceparent(request)

@@ -55,8 +55,8 @@
     };
     make("latency", [line("p50", "--online"), line("p99", "--online-high", { dash: [4, 3] })],
       [series.p50, series.p99], seconds, upTo(0.05), false);
-    make("batch", [line("rows", "--batch", { fill: colour("--batch-wash") })], [series.batch], share, () => [0, 1.04], false);
-    make("engine", [line("online", "--online"), line("batch", "--batch", { fill: colour("--batch-wash") })],
+    make("batch", [line("rows", "--batch-line", { fill: colour("--batch-wash") })], [series.batch], share, () => [0, 1.04], false);
+    make("engine", [line("online", "--online"), line("batch", "--batch-line", { fill: colour("--batch-wash") })],
       [series.running_online, series.running_batch], (value) => (value == null ? "–" : String(value)), upTo(4), false);
     make("freshness", names.map((name, i) => line(name, views[i % views.length])),
       names.map((name) => series.freshness[name]), seconds, upTo(1), true);

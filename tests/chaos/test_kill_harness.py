@@ -1,0 +1,56 @@
+"""The platform under SIGKILL, and a writer that acknowledges too early, which the harness must find."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from antiphon.testing import chaos_evidence, kill_harness
+from antiphon.testing.chaos_checks import receipts_kept
+from antiphon.testing.chaos_evidence import Acknowledged, Evidence
+from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.small_desk import SmallDesk
+
+GOOD = json.dumps({"outlook": "delayed", "notice": "Delays now average 25 minutes."})
+
+
+@pytest.mark.chaos
+async def test_every_process_dies_three_times_and_nothing_is_lost(tmp_path: Path) -> None:
+    report = await kill_harness.run(tmp_path, kills=3, seed=20130410, engine="simulated")
+    assert report.violations == {name: [] for name in report.violations}, kill_harness.table(report)
+    assert sorted(kill.victim for kill in report.kills) == ["engine"] * 3 + ["gateway"] * 3 + ["worker"] * 3
+    assert report.acknowledged > 100, "there was hardly any load to lose"
+    assert report.unanswered > 0, "no kill met a request under way"
+    assert report.publications > 2
+    assert report.job_rows >= 300
+
+
+class EarlyCommit:
+    """Says that an effect is committed before it is: the fault that a lost receipt comes from."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[Any], Any]] = []
+
+    async def submit(self, effect: Callable[[Any], Any]) -> Any:
+        self.waiting.append(effect)
+
+
+async def _answered(desk: SmallDesk) -> Evidence:
+    """What a client was told, and what is on disk when the process is killed at this moment."""
+    answers = await asyncio.gather(*(desk.answerer.answer(desk.request(question=f"{n}?")) for n in range(5)))
+    return Evidence(
+        acknowledged=tuple(Acknowledged(answer.prediction, answer.publication, answer.text) for answer in answers),
+        **chaos_evidence.read_catalog(desk.database.path.parent),
+    )
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_writer_that_acknowledges_before_its_commit_is_found(tmp_path: Path, early: bool) -> None:
+    desk = SmallDesk(tmp_path, ScriptedEngine([Says(GOOD)]), commit=EarlyCommit() if early else None)
+    found = receipts_kept(await _answered(desk))
+    desk.close()
+    assert len(found) == (5 if early else 0)
+    assert all("was acknowledged and has no receipt" in one for one in found)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from antiphon.cli import entity, output
+from antiphon.core.errors import InvalidInput, NotFound
+
+
+def test_tables_align_and_put_numbers_right() -> None:
+    rows = [("bakery", 3, None), ("tea", 12_000, 0.5)]
+    assert output.table(("shop", "orders", "share"), rows).splitlines() == [
+        "shop    orders  share",
+        "bakery       3      -",
+        "tea      12000    0.5",
+    ]
+    assert output.table(("a",), [], "Nothing.") == "Nothing."
+
+
+def test_results_are_json_or_text(capsys) -> None:
+    output.show({"at": datetime(2026, 1, 1, tzinfo=UTC)}, True, lambda: "no")
+    assert json.loads(capsys.readouterr().out) == {"at": "2026-01-01T00:00:00Z"}
+    output.show({}, False, lambda: "text")
+    assert capsys.readouterr().out == "text\n"
+
+
+def test_an_error_is_one_line_a_next_step_and_its_exit_code(capsys) -> None:
+    error = NotFound("It is not there.", where="here", next_step="Look elsewhere.")
+    assert output.fail(error, False) == 3
+    assert capsys.readouterr().err == "error: here: It is not there.\n  next: Look elsewhere.\n"
+    assert output.fail(error, True) == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.err)["error"]["next_step"] == "Look elsewhere."
+    assert captured.out == ""
+
+
+def test_entity_keys_are_read() -> None:
+    assert entity.keys(["shop=tea", "note=a=b", "empty="]) == {"shop": "tea", "note": "a=b", "empty": ""}
+    for wrong in ("shop", "=tea"):
+        with pytest.raises(InvalidInput, match="KEY=VALUE"):
+            entity.keys([wrong])
+
+
+def test_times_are_read_with_their_offset() -> None:
+    assert entity.moment("") is None
+    found = entity.moment("2013-04-10T08:00:00-04:00")
+    assert found is not None
+    assert found.isoformat() == "2013-04-10T12:00:00+00:00"
+    with pytest.raises(InvalidInput, match="is no time"):
+        entity.moment("noon")
+    with pytest.raises(InvalidInput, match="no time zone"):
+        entity.moment("2013-04-10T08:00:00")
+
+
+def test_progress_says_each_tenth_once_when_nobody_watches(capsys) -> None:
+    progress = output.Progress("rows")
+    for done in range(0, 101):
+        progress(done, 100)
+    progress.end()
+    assert len(capsys.readouterr().err.splitlines()) == 11

@@ -1,0 +1,32 @@
+"""The run's folder: answers are kept only for the definitions and the configuration they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from examples.flight_desk import host
+
+
+def test_a_folder_is_kept_until_what_is_declared_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example, folder = tmp_path / "example", tmp_path / "out"
+    example.mkdir()
+    monkeypatch.setattr(host, "HERE", example)
+    for name in ("definitions.py", "config.toml"):
+        (example / name).write_text("first")
+    assert host.same_declaration(folder)
+    assert host.same_declaration(folder)
+    (example / "config.toml").write_text("second")
+    assert not host.same_declaration(folder)
+    host.forget(folder)
+    assert host.same_declaration(folder)
+
+
+def test_a_folder_of_unknown_make_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text("")
+    assert not host.same_declaration(tmp_path)
+
+
+def test_a_command_that_fails_passes_its_message_on() -> None:
+    with pytest.raises(host.CommandFailed, match="models pull"):
+        host.command("models", "pull", "no-such-model")
