@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 
-from antiphon.app import apply, engines
+from antiphon.app import engines
 from antiphon.app.store import Store
 from antiphon.governance.identity import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
@@ -58,24 +58,21 @@ def first_key(store: Store) -> tuple[str, KeyRecord] | None:
     file = store.paths.keys / "admin.key"
     if file.exists():
         return None
-    text, record = store.keys.create(store.scope.tenant, "admin", "admin", kind="person")
+    with store.database.transaction() as connection:
+        text, record = store.keys.create(store.scope.tenant, "admin", "admin", kind="person", within=connection)
+        store.audit.append(
+            store.scope,
+            "antiphon",
+            "key.create",
+            record.id,
+            {"name": record.name, "role": record.role},
+            within=connection,
+        )
     partial = file.with_suffix(".partial")
     partial.touch(mode=0o600)
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(file)
-    store.audit.append(store.scope, "antiphon", "key.create", record.id, {"name": record.name, "role": record.role})
     return text, record
-
-
-def prepare(store: Store) -> apply.Applied:
-    """Apply the project's definitions and make the first key: what must be there before anybody is served.
-
-    Raises:
-        DefinitionErrors: every mistake of ``definitions.py`` at once.
-        SetupError: the weights were not pulled.
-    """
-    first_key(store)
-    return apply.apply(store, principal="antiphon up", rationale="antiphon up")
 
 
 async def up(

@@ -20,7 +20,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.identity import KeyRecord, Principal
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 
@@ -224,10 +224,21 @@ class KeyAdapter:
         self._store = store
 
     def create(self, tenant: str, name: str, role: str, expires_at: Any) -> Any:
-        return self._store.keys.create(tenant, name, role, expires_at)
+        with self._store.database.transaction() as connection:
+            text, record = self._store.keys.create(tenant, name, role, expires_at, within=connection)
+            self._audit(tenant, "key.create", record, connection)
+        return text, record
 
     def list(self, tenant: str) -> Any:
         return self._store.keys.list(tenant)
 
     def revoke(self, tenant: str, key: str) -> Any:
-        return self._store.keys.revoke(tenant, key)
+        with self._store.database.transaction() as connection:
+            record = self._store.keys.revoke(tenant, key, within=connection)
+            self._audit(tenant, "key.revoke", record, connection)
+        return record
+
+    def _audit(self, tenant: str, action: str, record: KeyRecord, connection: Any) -> None:
+        scope = Scope(tenant, self._store.settings.project.environment)
+        detail = {"name": record.name, "role": record.role}
+        self._store.audit.append(scope, "admin", action, record.id, detail, within=connection)

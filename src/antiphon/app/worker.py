@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -29,17 +30,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Work until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.worker", description="Run durable work.")
     parser.add_argument("--project", type=Path, default=Path("."))
+    parser.add_argument(
+        "--name",
+        default=f"worker@{socket.gethostname()}",
+        help="unique among workers; one that is started again under its name takes its runs back at once",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_work(options.project))
+        asyncio.run(_work(options.project, options.name))
     except AntiphonError as error:
         logging.getLogger("antiphon.worker").error("%s", error)
         return error.exit_code
     return 0
 
 
-async def _work(root: Path) -> None:
+async def _work(root: Path, name: str) -> None:
     store = Store.open(root)
     telemetry.configure("worker", store.paths.logs)
     stop = asyncio.Event()
@@ -57,7 +63,7 @@ async def _work(root: Path) -> None:
     registry = Registry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
-    executor = Executor(store.database, registry, "worker", lease=parse_duration(settings.lease))
+    executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
     streams = Streams(
         wired.features.consume,
         poll=parse_duration(settings.stream_poll).total_seconds(),

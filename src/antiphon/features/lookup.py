@@ -19,7 +19,7 @@ from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, Inv
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import MeasureValue
-from antiphon.features.evaluate import Reading, StreamedEvent
+from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online.overlay import Overlay, OverlayReading, view_prefix
 from antiphon.features.online.sealed import SealedSnapshot
 from antiphon.features.online.store import OnlineStore
@@ -132,12 +132,13 @@ class FeatureReader:
         publication, opened = self._resolve(views, minimum_publication)
         refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
         instants = [microseconds(moment) for moment in moments]
+        asked = list(zip(keys, instants, strict=True))
         if self._overlay is None:
-            rows = [self._vector(opened, entity, at, None) for entity, at in zip(keys, instants, strict=True)]
+            rows = self._vectors(opened, asked, None)
         else:
             with self._overlay.reading() as overlay:
                 self._require_unpruned(opened, overlay)
-                rows = [self._vector(opened, entity, at, overlay) for entity, at in zip(keys, instants, strict=True)]
+                rows = self._vectors(opened, asked, overlay)
         return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
 
     def publication(self) -> Publication | None:
@@ -227,30 +228,38 @@ class FeatureReader:
                     next_step="Roll back with `antiphon features rollback`, which restores them first.",
                 )
 
-    def _vector(
+    def _vectors(
         self,
         opened: Mapping[str, SealedSnapshot],
-        keys: Mapping[str, str],
-        as_of: int,
+        asked: Sequence[tuple[Mapping[str, str], int]],
         overlay: OverlayReading | None,
-    ) -> dict[str, FeatureValue]:
-        values: dict[str, FeatureValue] = {}
+    ) -> list[dict[str, FeatureValue]]:
+        """Values for each entity and moment; what several share (an airport, say) is read once."""
+        rows: list[dict[str, FeatureValue]] = [{} for _ in asked]
         for view, snapshot in opened.items():
-            readings = self._readings(snapshot, keys, as_of, overlay)
-            version, identity = snapshot.meta.spec.definition_version, snapshot.meta.snapshot
-            for name, reading in readings.items():
-                values[f"{view}.{name}"] = FeatureValue(
-                    reading.value,
-                    None if reading.event_time is None else from_microseconds(reading.event_time),
-                    identity,
-                    reading.stream_offset,
-                    version,
-                )
-        return values
+            known: dict[tuple[bytes, int], dict[str, FeatureValue]] = {}
+            for row, (keys, as_of) in zip(rows, asked, strict=True):
+                place = (self._hashed(snapshot, keys), as_of)
+                values = known.get(place)
+                if values is None:
+                    values = known[place] = self._values(view, snapshot, place[0], as_of, overlay)
+                row.update(values)
+        return rows
 
-    def _readings(
-        self, snapshot: SealedSnapshot, keys: Mapping[str, str], as_of: int, overlay: OverlayReading | None
-    ) -> dict[str, Reading]:
+    def _hashed(self, snapshot: SealedSnapshot, keys: Mapping[str, str]) -> bytes:
+        entity = snapshot.meta.spec.entity
+        try:
+            return self._online.entity_hash(entity.name, [str(keys[key]) for key in entity.keys])
+        except KeyError as error:
+            raise InvalidInput(
+                f"The entity key {error.args[0]!r} is missing.",
+                where=f"entity.{error.args[0]}",
+                next_step=f"The view {snapshot.meta.spec.name!r} needs {', '.join(entity.keys)}.",
+            ) from None
+
+    def _values(
+        self, view: str, snapshot: SealedSnapshot, hashed: bytes, as_of: int, overlay: OverlayReading | None
+    ) -> dict[str, FeatureValue]:
         meta = snapshot.meta
         if as_of < meta.answers_from:
             raise FeatureUnavailable(
@@ -259,21 +268,21 @@ class FeatureReader:
                 where="as_of",
                 next_step="Ask for a later moment, or use a point-in-time dataset.",
             )
-        try:
-            entity = [str(keys[key]) for key in meta.spec.entity.keys]
-        except KeyError as error:
-            raise InvalidInput(
-                f"The entity key {error.args[0]!r} is missing.",
-                where=f"entity.{error.args[0]}",
-                next_step=f"The view {meta.spec.name!r} needs {', '.join(meta.spec.entity.keys)}.",
-            ) from None
-        hashed = self._online.entity_hash(meta.spec.entity.name, entity)
-        streamed = []
+        streamed: list[StreamedEvent] = []
         if overlay is not None and meta.stream_offset is not None:
-            streamed = overlay.events(view_prefix(meta.spec.key), hashed, meta.stream_offset)
-            if streamed:
-                streamed = [_fitting(snapshot, event) for event in streamed]
-        return snapshot.evaluator.read(snapshot.state(hashed), streamed, as_of)
+            found = overlay.events(view_prefix(meta.spec.key), hashed, meta.stream_offset)
+            streamed = [_fitting(snapshot, event) for event in found]
+        readings = snapshot.evaluator.read(snapshot.state(hashed), streamed, as_of)
+        return {
+            f"{view}.{name}": FeatureValue(
+                reading.value,
+                None if reading.event_time is None else from_microseconds(reading.event_time),
+                meta.snapshot,
+                reading.stream_offset,
+                meta.spec.definition_version,
+            )
+            for name, reading in readings.items()
+        }
 
 
 def _not_reached(minimum: int, number: int) -> Unavailable:

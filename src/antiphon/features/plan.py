@@ -87,12 +87,16 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan_of(spec: FeatureViewSpec) -> Plan:
-    """The plan of a view."""
+    """The plan of a view.
+
+    Measures are numbered in the order of the features' names: a definition that is read back from the catalog may
+    list its features in another order, and stored tiles and streamed events know a measure by its number alone.
+    """
     measures: dict[bytes, int] = {}
     kept: list[Measure] = []
     parts: list[set[Part]] = []
     features: list[PlannedFeature] = []
-    for name, feature in spec.features.items():
+    for name, feature in sorted(spec.features.items()):
         measure = _measure(feature)
         index = measures.setdefault(msgspec.json.encode(measure), len(kept))
         if index == len(kept):

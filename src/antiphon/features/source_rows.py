@@ -9,6 +9,7 @@ Rules, the same wherever rows are read:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -96,16 +97,14 @@ def load_rows(
         hashed = hash_of(files)
     offset: int | None = None
     if source.kind == "stream" and log is not None:
-        taken = _log_rows(plan, scope, log, through, kinds, entity)
-        offset = taken.offset
-        rows_in += taken.read
-        rejected += taken.rejected
-        described.append(f"stream {source.name} through {offset}")
         if not files:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
-        else:
-            _widen(connection, kinds, tuple(file_kinds))
-        _insert(connection, plan, columns, kinds, taken)
+        offset = log.end(scope, source.name) if through is None else through
+        for taken in _log_rows(plan, scope, log, offset, entity):
+            rows_in += taken.read
+            rejected += taken.rejected
+            _insert(connection, plan, columns, kinds, taken.rows)
+        described.append(f"stream {source.name} through {offset}")
     elif not files:
         raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
     picked = ", ".join(columns)
@@ -122,58 +121,34 @@ def load_rows(
 
 
 class _Taken(msgspec.Struct):
+    """One batch of the log: measured rows, and how many events were read and rejected."""
+
     rows: list[tuple[Any, ...]]
     read: int = 0
     rejected: int = 0
-    offset: int = 0
 
 
-def _log_rows(
-    plan: Plan, scope: Scope, log: LogReader, through: int | None, kinds: list[Kind], entity: tuple[str, ...] | None
-) -> _Taken:
-    stream = plan.spec.source.name
-    end = log.end(scope, stream) if through is None else through
+def _log_rows(plan: Plan, scope: Scope, log: LogReader, end: int, entity: tuple[str, ...] | None) -> Iterator[_Taken]:
     measured = compile_measures(plan)
-    taken = _Taken([], offset=end)
     after = 0
     while after < end:
-        stored = log.read(scope, stream, after, _BATCH)
+        stored = log.read(scope, plan.spec.source.name, after, min(_BATCH, end - after))
         if not stored:
-            break
+            return
+        after = stored[-1].offset
+        taken = _Taken([], read=len(stored))
         for item in stored:
-            after = item.offset
-            if item.offset > end:
-                break
-            taken.read += 1
             event = item.event
             keys = key_texts(plan.keys, event.payload)
             if keys is None:
                 taken.rejected += 1
                 continue
-            if entity is not None and keys != entity:
-                continue
-            values = measured(event.payload)
+            values = measured(event.payload) if entity is None or keys == entity else None
             if values is None:
                 continue
-            for index, value in enumerate(values):
-                if kinds[index] == "null" and value is not None:
-                    kinds[index] = kind_of_value(value)
-            kept = [value if _fits(plan, kinds, index, value) else None for index, value in enumerate(values)]
-            taken.rows.append(
-                (
-                    *keys,
-                    microseconds(event.event_time),
-                    microseconds(event.available_at),
-                    sequence(event.event_id),
-                    item.offset,
-                    *kept,
-                )
-            )
-    return taken
-
-
-def _fits(plan: Plan, kinds: list[Kind], index: int, value: Any) -> bool:
-    return plan.measures[index].mode != "plain" or value is None or kind_of_value(value) == kinds[index]
+            times = (microseconds(event.event_time), microseconds(event.available_at))
+            taken.rows.append((*keys, *times, sequence(event.event_id), item.offset, *values))
+        yield taken
 
 
 def _schema(plan: Plan, columns: list[str], kinds: list[Kind]) -> str:
@@ -190,28 +165,42 @@ def _measure_type(plan: Plan, kinds: list[Kind], index: int) -> str:
     return "BIGINT" if plan.measures[index].mode != "plain" else _SQL_TYPES[kinds[index]]
 
 
-def _widen(connection: duckdb.DuckDBPyConnection, kinds: list[Kind], before: tuple[Kind, ...]) -> None:
-    # A literal null in the file's SQL has no kind of its own; the log may give it one.
-    for index, (now, then) in enumerate(zip(kinds, before, strict=True)):
-        if now != then:
-            connection.execute(f"ALTER TABLE loaded ALTER m{index} TYPE {_SQL_TYPES[now]} USING NULL")
+def _learn_kinds(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, kinds: list[Kind], first: int, rows: list[tuple[Any, ...]]
+) -> None:
+    """A plain measure that was null so far gets the kind of its first value; its column holds only nulls."""
+    for index, kind in enumerate(kinds):
+        if kind != "null":
+            continue
+        value = next((row[first + index] for row in rows if row[first + index] is not None), None)
+        if value is not None:
+            kinds[index] = kind_of_value(value)
+            connection.execute(f"ALTER TABLE loaded ALTER m{index} TYPE {_measure_type(plan, kinds, index)} USING NULL")
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, columns: list[str], kinds: list[Kind], taken: _Taken
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    columns: list[str],
+    kinds: list[Kind],
+    rows: list[tuple[Any, ...]],
 ) -> None:
-    if not taken.rows:
+    if not rows:
         return
     import pyarrow
 
+    first = len(columns) - len(plan.measures)
+    _learn_kinds(connection, plan, kinds, first, rows)
     arrow_types = {"BIGINT": pyarrow.int64(), "DOUBLE": pyarrow.float64(), "BOOLEAN": pyarrow.bool_()}
     declared = dict(part.split(" ") for part in _schema(plan, columns, kinds).split(", "))
-    table = pyarrow.table(
-        {
-            name: pyarrow.array([row[index] for row in taken.rows], arrow_types.get(declared[name], pyarrow.string()))
-            for index, name in enumerate(columns)
-        }
-    )
-    connection.register("log_rows", table)
+    table: dict[str, Any] = {}
+    for index, name in enumerate(columns):
+        column = [row[index] for row in rows]
+        if index >= first and plan.measures[index - first].mode == "plain":
+            # A value of another kind than the column's is null, here as in the online read.
+            kind = kinds[index - first]
+            column = [value if value is None or kind_of_value(value) == kind else None for value in column]
+        table[name] = pyarrow.array(column, arrow_types.get(declared[name], pyarrow.string()))
+    connection.register("log_rows", pyarrow.table(table))
     connection.execute("INSERT INTO loaded BY NAME SELECT * FROM log_rows")
     connection.unregister("log_rows")

@@ -128,7 +128,7 @@ class Load:
             if stream:
                 return await self._streamed(body, minimum)
             response = await self._client.post("/v1/chat/completions", json=body)
-        except httpx.HTTPError:
+        except (httpx.HTTPError, json.JSONDecodeError):  # also an event that was cut off in the middle
             self.unanswered += 1
             return None
         if response.status_code != 200:
