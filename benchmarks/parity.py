@@ -26,7 +26,8 @@ from antiphon.testing.running import free_port, scratch, supervised, until
 
 SIZES = {"ci": 12, "demo": 48, "full": 200}
 SHOPS = ("bakery", "books", "florist", "grocer", "pharmacy", "tea")
-EVERY = timedelta(minutes=41)
+EVERY = timedelta(hours=4)
+"""Between two moments a shop is asked about; a view answers exactly for a week before its snapshot."""
 AT_ONCE = 4
 RESULTS = Path(__file__).parent / "results"
 

@@ -8,7 +8,7 @@ from typing import Any
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.core.clock import SystemClock
+from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.engine.port import Engine
 from antiphon.governance.identity import Principal
 from antiphon.governance.policy import Decision
@@ -41,5 +41,6 @@ def answerer(
             clock=SystemClock(),
             admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight),
             subject_key=store.secret("subject"),
+            online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
         )
     )

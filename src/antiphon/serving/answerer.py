@@ -45,7 +45,10 @@ from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 
 class Services(msgspec.Struct, frozen=True):
-    """What an answer is made with; ``app`` fills it in."""
+    """What an answer is made with; ``app`` fills it in.
+
+    ``online_seconds`` is how long an online answer may take to generate; a batch row waits as long as it must.
+    """
 
     engine: Engine
     features: Callable[[Scope], FeatureReader]
@@ -58,6 +61,7 @@ class Services(msgspec.Struct, frozen=True):
     clock: Clock
     admission: Admission
     subject_key: bytes
+    online_seconds: float | None = None
 
 
 class Answerer:
@@ -73,7 +77,7 @@ class Answerer:
 
         Raises:
             NotFound, InvalidInput, Forbidden, FeatureUnavailable, PromptTooLong, SchemaUnsatisfiable,
-            OutputInvalid, EngineFailed, Unavailable, Overloaded.
+            OutputInvalid, EngineFailed, DeadlineExceeded, Unavailable, Overloaded.
         """
         async with aclosing(self.stream(request)) as events:
             async for event in events:
@@ -246,7 +250,7 @@ class Answerer:
     ) -> AsyncGenerator[TextDelta | Answer, None]:
         sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent())
         first_byte = 0.0
-        async with aclosing(generation.stream(self._services.engine, sent)) as events:
+        async with aclosing(generation.stream(self._services.engine, sent, self._deadline(prepared))) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     first_byte = first_byte or time.perf_counter() - prepared.arrived
@@ -254,6 +258,12 @@ class Answerer:
                 else:
                     written = Written(event.finished.text, event.finished.reason, (event,), ())
                     yield await self._finish(prepared, asked, written, key, first_byte)
+
+    def _deadline(self, prepared: Prepared) -> float | None:
+        limit = self._services.online_seconds
+        if limit is None or prepared.request.path != "online":
+            return None
+        return asyncio.get_running_loop().time() + limit - (time.perf_counter() - prepared.arrived)
 
     async def _generate(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
         with span("generate", {GENAI["model"]: asked.model}):
@@ -265,6 +275,7 @@ class Answerer:
                 prepared.reading.prints,
                 prepared.request.path,
                 traceparent(),
+                self._deadline(prepared),
             )
         return await self._finish(prepared, asked, written, key, 0.0)
 

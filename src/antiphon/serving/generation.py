@@ -5,6 +5,7 @@ The steps after the engine are pure, so that a replay can take them again from t
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
-from antiphon.core.errors import EngineFailed, OutputInvalid
+from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
 from antiphon.core.ids import new_id
 from antiphon.definitions.application import ApplicationSpec, Decoding
 from antiphon.engine.messages import Branch, Delta, Finished, Generate, ModelDescription, TokenOut
@@ -115,15 +116,18 @@ def to_engine(asked: Asked, path: Path, attempt: int, warmth: float, traceparent
     )
 
 
-async def stream(engine: Engine, request: Generate) -> AsyncGenerator[Delta | Generated, None]:
-    """One generation: its deltas, then the whole of it.
+async def stream(
+    engine: Engine, request: Generate, deadline: float | None = None
+) -> AsyncGenerator[Delta | Generated, None]:
+    """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
 
     Raises:
         EngineFailed: the engine ended without finishing the text, so what there is may not be served.
+        DeadlineExceeded: the text was not finished in time; the engine's slot is free again.
     """
     tokens: list[TokenOut] = []
     async with aclosing(engine.generate(request)) as events:
-        async for event in events:
+        while (event := await _next(events, deadline)) is not None:
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
                 yield event
@@ -135,13 +139,26 @@ async def stream(engine: Engine, request: Generate) -> AsyncGenerator[Delta | Ge
     raise EngineFailed("The engine gave the text up before its end.", where="engine", next_step="Try again.")
 
 
+async def _next(events: AsyncGenerator[Delta | Finished, None], deadline: float | None) -> Delta | Finished | None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(events, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "The answer was not finished in time.",
+            where="engine",
+            next_step="Try again when it is less busy, ask for fewer tokens, or raise [gateway] request_timeout.",
+        ) from None
+
+
 async def write(
     engine: Engine, asked: Asked, application: ApplicationSpec, names: Mapping[str, Any],
-    prints: Mapping[str, str | None], path: Path, traceparent: str | None,
+    prints: Mapping[str, str | None], path: Path, traceparent: str | None, deadline: float | None = None,
 ) -> Written:  # fmt: skip
     """Generate until the guards pass, or take the fallback when the retries are used up.
 
     Raises:
+        DeadlineExceeded: the attempts together took too long.
         OutputInvalid: the text does not meet the schema (it was cut off, say) and no fallback mends it.
     """
     retries = max((guard.retries for guard in application.guards), default=0)
@@ -150,7 +167,7 @@ async def write(
     actions: list[GuardReceipt] = []
     for number in range(1 + retries):
         request = to_engine(asked, path, number, warmth, traceparent)
-        async for event in stream(engine, request):
+        async for event in stream(engine, request, deadline):
             if isinstance(event, Generated):
                 attempts.append(event)
         generated = attempts[-1].finished

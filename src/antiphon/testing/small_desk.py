@@ -152,6 +152,7 @@ class SmallDesk:
         admission: Admission | None = None,
         policies: str | None = None,
         commit: Commit | None = None,
+        online_seconds: float | None = None,
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
         self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
@@ -180,6 +181,7 @@ class SmallDesk:
                 clock=self.clock,
                 admission=admission or Admission(online=8, batch=8),
                 subject_key=b"k" * 32,
+                online_seconds=online_seconds,
             )
         )
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import (
+    DeadlineExceeded,
     EngineFailed,
     FeatureUnavailable,
     Forbidden,
@@ -461,6 +462,18 @@ async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make
     assert desk.receipts.count(SCOPE) == 0
     desk.engine._script = (Says(GOOD),)  # type: ignore[attr-defined]
     assert (await desk.answerer.answer(desk.request())).text == GOOD
+
+
+@pytest.mark.parametrize("application", [DESK, changed(output_schema=None, guards=(), classes=())])
+async def test_an_online_answer_that_takes_too_long_is_given_up(make: Make, application: ApplicationSpec) -> None:
+    desk = make(Says(GOOD, waits=asyncio.Event()), application=application, online_seconds=0.05)
+    with pytest.raises(DeadlineExceeded, match="not finished in time"):
+        await desk.answerer.answer(desk.request())
+    assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
+    assert desk.receipts.count(SCOPE) == 0
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):  # a batch row waits on
+            await desk.answerer.answer(desk.request(path="batch"))
 
 
 async def test_closing_a_stream_half_way_frees_the_engine(make: Make) -> None:
