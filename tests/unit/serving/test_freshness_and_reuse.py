@@ -58,6 +58,8 @@ def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
 def test_an_entity_nobody_knows_is_refused() -> None:
     with pytest.raises(FeatureUnavailable, match="no features"):
         reading(congestion__delay=ReadValue(None, None), weather__wind=ReadValue(None, None))
+    with pytest.raises(FeatureUnavailable, match="no features"):  # a count of no events is a zero
+        reading(congestion__delay=ReadValue(0, None), weather__wind=ReadValue(None, None))
 
 
 def test_an_application_without_features_reads_nothing() -> None:
