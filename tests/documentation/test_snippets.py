@@ -1,8 +1,8 @@
 """Every marked snippet of the documentation runs, in the order in which a reader meets it.
 
 A fence is marked in its info string: ``sh run`` (shell) and ``python run`` are executed and must succeed;
-``sh background=URL`` is started, must answer 200 at the URL, and is ended after the document's last snippet. The
-snippets of one document share a fresh folder and a shell, so ``cd`` carries on. What is not marked is not run.
+``sh background=WORDS`` is started, must say the words, and is ended after the document's last snippet. The snippets of
+one document share a fresh folder and a shell, so ``cd`` carries on. What is not marked is not run.
 """
 
 from __future__ import annotations
@@ -25,29 +25,26 @@ LANGUAGES = {"sh", "bash", "shell", "python"}
 
 
 class Snippet(NamedTuple):
-    """A marked fence: ``address`` is where a background one answers, ``None`` for one that ends by itself."""
+    """A marked fence: ``awaited`` is what a background one says when it is ready, ``None`` for one that ends."""
 
     line: int
     language: str
     code: str
-    address: str | None
+    awaited: str | None
 
 
 def snippets(text: str) -> list[Snippet]:
     """The marked fences, in order. A marker that is unknown is an error, never silence."""
     found = []
     for token in MarkdownIt().parse(text):
-        words = token.info.split() if token.type == "fence" else []
-        if len(words) < 2:
+        language, _, marker = token.info.strip().partition(" ") if token.type == "fence" else ("", "", "")
+        if not marker:
             continue
-        language, marker = words
-        mode, _, address = marker.partition("=")
+        mode, _, awaited = marker.partition("=")
         assert language in LANGUAGES, f"{language!r} cannot be run"
         assert mode in {"run", "background"}, f"unknown marker {marker!r}"
-        assert bool(address) == (mode == "background"), (
-            f"{marker!r}: a background snippet, and only one, has an address"
-        )
-        found.append(Snippet((token.map or [0])[0] + 1, language, token.content, address or None))
+        assert bool(awaited) == (mode == "background"), f"{marker!r}: background snippets, and no other, say something"
+        found.append(Snippet((token.map or [0])[0] + 1, language, token.content, awaited or None))
     return found
 
 
@@ -63,13 +60,14 @@ def script(name: str, found: list[Snippet]) -> str:
         code = snippet.code
         if snippet.language == "python":
             code = f"{shlex.quote(sys.executable)} - <<'END_OF_SNIPPET'\n{code}END_OF_SNIPPET"
-        if snippet.address is None:
+        if snippet.awaited is None:
             lines.append(code)
             continue
-        check = f"curl --silent --fail --max-time 2 --output /dev/null {shlex.quote(snippet.address)}"
         # With job control on it is a process group of its own, so that what it starts ends with it.
         lines.append(f'set -m; (\n{code}\n) >background.log 2>&1 & started=$!; set +m; groups="$groups $started"')
-        lines.append(f"until {check}; do kill -0 $started || {{ cat background.log >&2; exit 1; }}; sleep 0.2; done")
+        lines.append("log=$PWD/background.log; touch $log")
+        said = f"grep --quiet --fixed-strings {shlex.quote(snippet.awaited)} $log"
+        lines.append(f"until {said}; do kill -0 $started || {{ cat $log >&2; exit 1; }}; sleep 0.1; done")
     return "\n".join(lines) + "\n"
 
 
@@ -116,7 +114,7 @@ def test_a_snippet_that_fails_fails_the_document(tmp_path: Path) -> None:
     for bad in (
         "```sh run\nfalse | cat\n```",
         "```python run\n1/0\n```",
-        "```sh background=http://127.0.0.1:9/\ntrue\n```",
+        "```sh background=ready\ntrue\n```",
     ):
         ended = execute("bad", snippets(bad), tmp_path)
         assert ended.returncode != 0

@@ -214,7 +214,8 @@ def max_(expression: object, **options: Any) -> FeatureDeclaration:
 
 
 def last(expression: object, **options: Any) -> FeatureDeclaration:
-    """The value of the latest event that has one (of one instant, the greatest hash of the event id). Of nothing: ``None``."""
+    """The value of the latest event that has one; of one instant, the greatest hash of the event id. Of nothing:
+    ``None``."""
     return FeatureDeclaration(caller(), "last", expression, options)
 
 
