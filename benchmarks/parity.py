@@ -200,9 +200,9 @@ def summarise(
     online: list[dict[str, Any]], batch: list[dict[str, Any]], replays: list[dict[str, Any]], asked: float, again: float
 ) -> dict[str, Any]:
     different = [
-        {"online": one["text"], "batch": other["text"]}
+        {"online": one["text"], "batch": other["answer_text"]}
         for one, other in zip(online, batch, strict=True)
-        if one["text"] != other["text"]
+        if one["text"] != other["answer_text"]
     ]
     failed = [one for one in replays if not (one["identical"] and one["served_identical"])]
     guards = Counter(made["guards"][-1]["action"] if made["guards"] else "none" for made in online)

@@ -222,31 +222,29 @@ def _answered(way: str, path: Any, question: str, flight: Flight, asked: datetim
 
 
 def _briefed(way: str, flight: Flight, as_of: datetime, row: Mapping[str, Any]) -> Answered:
-    error = row.get("error")
+    error = row.get("answer_error")
     if error:
         return _answered(way, "batch", flight.event_id, flight, as_of, error=str(error))
-    text = str(row["text"])
+    text = str(row["answer_text"])
     return _answered(
         way,
         "batch",
         flight.event_id,
         flight,
         as_of,
-        prediction=str(row["prediction"]),
+        prediction=str(row["answer_prediction"]),
         made=_made(row),
-        source=row.get("origin_prediction"),
+        source=row.get("answer_origin_prediction"),
         text=text,
         outlook=_outlook(text),
-        delayed=(row.get("classes") or {}).get("outlook", {}).get("delayed"),
-        tokens=int(row.get("completion_tokens") or 0),
-        publication=row.get("publication"),
+        delayed=(row.get("answer_classes") or {}).get("outlook", {}).get("delayed"),
+        tokens=int(row.get("answer_completion_tokens") or 0),
+        publication=row.get("answer_publication"),
     )
 
 
 def _made(row: Mapping[str, Any]) -> str:
-    # A row of a table keeps its own columns; where the answer came from may stand under another name.
-    made = row.get("answer_origin", row.get("origin"))
-    return str(made) if made in {"generated", "identical-prompt", "stored"} else "generated"
+    return str(row["answer_origin"])
 
 
 def _outlook(text: str) -> str | None:

@@ -31,6 +31,20 @@ _log = logging.getLogger(__name__)
 PASSING = (Unavailable, EngineFailed, Overloaded)
 """What passes by itself, and is worth waiting for."""
 
+ANSWER_COLUMNS = (
+    "answer_prediction",
+    "answer_text",
+    "answer_origin",
+    "answer_origin_prediction",
+    "answer_release",
+    "answer_publication",
+    "answer_classes",
+    "answer_guards",
+    "answer_completion_tokens",
+    "answer_error",
+)
+"""What a row gains; the prefix keeps them apart from the input's own columns, which all stay."""
+
 _CHUNK = 16
 """Rows answered between two commits of rows: what a crash can cost."""
 
@@ -220,18 +234,25 @@ def _request(
 
 
 def _row_out(line: int, row: tables.Row, answer: Answer) -> JobRow:
+    receipt = answer.receipt
     columns = {
-        "prediction": answer.prediction,
-        "text": answer.text,
-        "origin": answer.receipt.cache.origin,
-        "release": answer.receipt.release,
-        "publication": answer.publication,
-        "classes": answer.receipt.classes,
-        "completion_tokens": answer.usage.completion_tokens,
+        "answer_prediction": answer.prediction,
+        "answer_text": answer.text,
+        "answer_origin": receipt.cache.origin,
+        "answer_origin_prediction": receipt.cache.prediction,
+        "answer_release": receipt.release,
+        "answer_publication": answer.publication,
+        "answer_classes": receipt.classes,
+        "answer_guards": [action.action for action in receipt.guards],
+        "answer_completion_tokens": answer.usage.completion_tokens,
+        "answer_error": None,
     }
-    return JobRow(line=line, payload={**row, **columns, "error": None})
+    return JobRow(line=line, payload={**row, **columns})
 
 
 def _failed(line: int, row: tables.Row, error: AntiphonError) -> JobRow:
-    empty = dict.fromkeys(("prediction", "text", "origin", "release", "publication", "classes", "completion_tokens"))
-    return JobRow(line=line, payload={**row, **empty, "error": f"{error.code}: {error}"}, failed=True)
+    return JobRow(
+        line=line,
+        payload={**row, **dict.fromkeys(ANSWER_COLUMNS), "answer_error": f"{error.code}: {error}"},
+        failed=True,
+    )

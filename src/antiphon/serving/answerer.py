@@ -26,6 +26,7 @@ from antiphon.engine.messages import Delta, ModelDescription
 from antiphon.serving import freshness, generation, prompts, reuse
 from antiphon.serving.admission import Admission
 from antiphon.serving.builtin import implicit_release
+from antiphon.serving.flights import Flights
 from antiphon.serving.generation import Asked, Generated, Written
 from antiphon.serving.ports import (
     Commit,
@@ -71,6 +72,7 @@ class Answerer:
         self._services = services
         self._models: dict[str, ModelDescription] = {}
         self._described_at = float("-inf")
+        self._flights = Flights()
 
     async def answer(self, request: AnswerRequest) -> Answer:
         """The whole answer at once.
@@ -104,13 +106,15 @@ class Answerer:
                 asked = await self._ask(prepared)
                 plain = prepared.release.number == 0
                 key = None if plain else reuse.prompt_key(asked, application, prepared.reading.prints)
-                answer = None if key is None else await self._identical(prepared, key)
-                if answer is None and (plain or not (application.guards or application.output_schema)):
-                    async with aclosing(self._show_tokens(prepared, asked, key)) as events:
-                        async for event in events:
-                            yield event
-                    return
-                answer = answer or await self._generate(prepared, asked, key)
+                if plain or not (application.guards or application.output_schema):
+                    answer = None if key is None else await self._identical(prepared, key)
+                    if answer is None:
+                        async with aclosing(self._show_tokens(prepared, asked, key)) as events:
+                            async for event in events:
+                                yield event
+                        return
+                else:
+                    answer = await self._once(prepared, asked, key)
                 yield TextDelta(answer.text, answer.tokens)
                 yield answer
 
@@ -244,6 +248,13 @@ class Answerer:
             return None
         same = self._services.stored.by_prompt(prepared.request.scope, key)
         return None if same is None else await self._serve_again(prepared, same, "identical-prompt", key)
+
+    async def _once(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
+        """The answer an identical prompt was given, or a new one; of several at once, one is generated."""
+        if key is None or not prepared.release.bundle.application.reuse.identical_prompts:
+            return await self._generate(prepared, asked, key)
+        async with self._flights.alone((prepared.request.scope, key)):
+            return await self._identical(prepared, key) or await self._generate(prepared, asked, key)
 
     async def _show_tokens(
         self, prepared: Prepared, asked: Asked, key: str | None

@@ -35,9 +35,7 @@ def apply(vector: FeatureVector | None, application: ApplicationSpec, as_of: dat
     for name, value in vector.values.items():
         receipts[name] = _judge(name, value, application.freshness.get(name.partition(".")[0]), as_of)
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
-    if receipts and all(
-        receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()
-    ):
+    if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
         raise FeatureUnavailable(
             "This entity has no features.",
             where=f"application {application.name}",

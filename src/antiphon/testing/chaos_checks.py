@@ -126,9 +126,9 @@ def batch_rows_once(found: Evidence) -> list[str]:
             if [dict(payload) for _, payload in rows] != [dict(row) for row in written]:
                 wrong.append(f"{job.job}: its file says something else than its rows")
         for line, payload in rows:
-            if payload["error"] is not None:
-                wrong.append(f"{job.job}: line {line} failed: {payload['error']}")
-            elif payload["prediction"] not in found.receipts:
+            if payload["answer_error"] is not None:
+                wrong.append(f"{job.job}: line {line} failed: {payload['answer_error']}")
+            elif payload["answer_prediction"] not in found.receipts:
                 wrong.append(f"{job.job}: line {line} has no receipt")
     return wrong
 

@@ -83,9 +83,9 @@ async def test_one_row_out_per_row_in_in_order(bench: Bench) -> None:
     assert [row["flight"] for row in rows] == [f"B6 {line}" for line in range(LINES)]
     assert [row["gate"] for row in rows] == list(range(LINES)), "columns of the input stay"
     for row in rows:
-        receipt = bench.desk.receipts.get(SCOPE, row["prediction"])
+        receipt = bench.desk.receipts.get(SCOPE, row["answer_prediction"])
         assert (receipt.path, receipt.release, receipt.as_of) == ("batch", job.release, START)
-        assert bench.desk.blobs.get(SCOPE, receipt.text_blob).decode() == row["text"]
+        assert bench.desk.blobs.get(SCOPE, receipt.text_blob).decode() == row["answer_text"]
     assert run.said[0] == (0, LINES, "answering")
     assert run.said[-1] == (LINES, LINES, "answering")
     assert 1 < bench.engine.most_in_flight <= 4
@@ -160,8 +160,8 @@ async def test_a_bad_row_fails_alone_and_says_why(bench: Bench) -> None:
     result = await bench.jobs.run(FakeRun(), {"job": job.id})
     assert (result["rows"], result["failed"]) == (4, 1)
     out = bench.output()
-    assert out[1]["error"].startswith("invalid_input: as_of: 'yesterday' is no instant")
-    assert out[1]["text"] is None
+    assert out[1]["answer_error"].startswith("invalid_input: as_of: 'yesterday' is no instant")
+    assert out[1]["answer_text"] is None
     assert set(out[0]) | {"as_of"} == set(out[1])
     assert bench.desk.receipts.get(SCOPE, out[2]["prediction"]).as_of == datetime(2013, 4, 10, 12, 0, 30, tzinfo=UTC)
 
@@ -259,7 +259,7 @@ async def test_who_may_not_answer_gets_failed_rows(bench: Bench) -> None:
     result = await bench.jobs.run(FakeRun(), {"job": job.id})
     assert (result["rows"], result["failed"]) == (3, 3)
     with (bench.directory / "out.csv").open(newline="") as out:
-        assert all(row["error"].startswith("forbidden") for row in csv.DictReader(out))
+        assert all(row["answer_error"].startswith("forbidden") for row in csv.DictReader(out))
 
 
 async def test_precomputed_answers_serve_the_online_path(bench: Bench) -> None:
@@ -273,14 +273,14 @@ async def test_precomputed_answers_serve_the_online_path(bench: Bench) -> None:
     await bench.jobs.run(FakeRun(), {"job": again.id})
     assert len(bench.engine.asked) == asked, "what prints alike is confirmed, not made again"
     rows = list(bench.desk.jobs.rows(SCOPE, again.id))
-    assert {row.payload["origin"] for row in rows} == {"stored"}
+    assert {row.payload["answer_origin"] for row in rows} == {"stored"}
 
 
 async def test_a_release_made_live_in_the_middle_changes_nothing(bench: Bench) -> None:
     job = bench.order()
     bench.desk.publish(msgspec.structs.replace(FREE, decoding=msgspec.structs.replace(FREE.decoding, seed=9)))
     await bench.jobs.run(FakeRun(), {"job": job.id})
-    assert {row["release"] for row in bench.output()} == {job.release}
+    assert {row["answer_release"] for row in bench.output()} == {job.release}
 
 
 @pytest.mark.parametrize(

@@ -180,10 +180,10 @@ class StandIn:
                     "line": line,
                     "failed": False,
                     "payload": {
-                        **row, "prediction": answer["prediction"], "text": answer["text"], "error": None,
-                        "answer_origin": answer["made"], "completion_tokens": answer["tokens"],
-                        "origin_prediction": answer["source"],
-                        "classes": {"outlook": {"delayed": answer["delayed"]}},
+                        **row, "answer_prediction": answer["prediction"], "answer_text": answer["text"], "answer_error": None,
+                        "answer_origin": answer["made"], "answer_completion_tokens": answer["tokens"],
+                        "answer_origin_prediction": answer["source"],
+                        "answer_classes": {"outlook": {"delayed": answer["delayed"]}},
                     },
                 }
                 for line, (row, answer) in enumerate(rows)

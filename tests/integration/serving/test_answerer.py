@@ -272,6 +272,34 @@ async def test_an_identical_prompt_is_generated_once_across_applications(make: M
     assert (await desk.answerer.answer(desk.request(application="other-guard"))).receipt.cache.origin == "generated"
 
 
+async def test_identical_prompts_in_flight_are_generated_once(make: Make) -> None:
+    gate = asyncio.Event()
+    desk = make(Says(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
+    asking = [asyncio.create_task(desk.answerer.answer(desk.request())) for _ in range(4)]
+    while not desk.engine.asked:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    gate.set()
+    answers = await asyncio.gather(*asking)
+    assert [answer.receipt.cache.origin for answer in answers].count("generated") == 1
+    assert len(desk.engine.asked) == 1  # type: ignore[attr-defined]
+    assert len({answer.prediction for answer in answers}) == 4
+
+
+async def test_when_the_first_goes_away_the_next_makes_the_answer(make: Make) -> None:
+    gate = asyncio.Event()
+    desk = make(Says(GOOD, waits=gate), application=changed(reuse=Reuse(mode="never")))
+    first = asyncio.create_task(desk.answerer.answer(desk.request()))
+    while not desk.engine.asked:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    second = asyncio.create_task(desk.answerer.answer(desk.request()))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    assert (await second).receipt.cache.origin == "generated"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
 async def test_free_text_is_stored_and_found_again(make: Make) -> None:
     free = changed(output_schema=None, guards=(), classes=())
     desk = make(Says("All quiet."), application=free)
