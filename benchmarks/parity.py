@@ -149,7 +149,9 @@ async def replay(
     client: httpx.AsyncClient, online: list[dict[str, Any]], batch: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Every other receipt of the online path, and the ones between of the batch."""
-    predictions = [(online if at % 2 == 0 else batch)[at]["prediction"] for at in range(len(online))]
+    predictions = [
+        online[at]["prediction"] if at % 2 == 0 else batch[at]["answer_prediction"] for at in range(len(online))
+    ]
 
     async def again(prediction: str) -> dict[str, Any]:
         response = await client.post(f"/admin/predictions/{prediction}/replay")

@@ -75,9 +75,7 @@ def first_key(store: Store) -> tuple[str, KeyRecord] | None:
     return text, record
 
 
-async def up(
-    store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[Happened], None]
-) -> None:
+async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[Happened], None]) -> None:
     """Run the project's processes until ``stop``; ``hurry`` ends them without draining.
 
     Raises:

@@ -180,7 +180,8 @@ class StandIn:
                     "line": line,
                     "failed": False,
                     "payload": {
-                        **row, "answer_prediction": answer["prediction"], "answer_text": answer["text"], "answer_error": None,
+                        **row, "answer_prediction": answer["prediction"], "answer_text": answer["text"],
+                        "answer_error": None,
                         "answer_origin": answer["made"], "answer_completion_tokens": answer["tokens"],
                         "answer_origin_prediction": answer["source"],
                         "answer_classes": {"outlook": {"delayed": answer["delayed"]}},

@@ -120,7 +120,11 @@ def with_features(count: int, amount: int, snapshot: str = "sc2") -> dict[str, A
         ("one batch row a line", {"outputs": {"j": None}}, "no output file"),
         ("one batch row a line", {"outputs": {"j": tuple(p for _, p in ROWS[::-1])}}, "not its input's"),
         ("one batch row a line", {"outputs": {"j": tuple(p for _, p in (*ROWS, ROWS[0]))}}, "3 lines"),
-        ("one batch row a line", {"outputs": {"j": tuple({**p, "answer_text": "x"} for _, p in ROWS)}}, "something else"),
+        (
+            "one batch row a line",
+            {"outputs": {"j": tuple({**p, "answer_text": "x"} for _, p in ROWS)}},
+            "something else",
+        ),
         ("one batch row a line", {"receipts": {"p2": WHOLE.receipts["p2"]}}, "line 0 has no receipt"),
         ("no event lost", {"events": WHOLE.events[1:]}, "e1 was acknowledged and is lost"),
         ("no event lost", {"events": (*WHOLE.events, (4, "e1", "a", 7))}, "e1 is in the log 2 times"),
