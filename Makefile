@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-environment environment test check format serve bench-engine bench-gateway bench-desk bench-parity bench-durable chaos clean
+.PHONY: help demo demo-environment environment test check format serve bench-engine bench-gateway bench-desk bench-parity bench-evidence bench-startup bench-durable chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -44,16 +44,22 @@ bench-gateway: environment  ## latency the gateway adds to the engine's own
 	@$(BIN)/python -m benchmarks.gateway
 
 bench-desk: environment  ## the flight desk over a month
-	@$(BIN)/python -m examples.flight_desk.run --size full
+	@$(BIN)/python -m benchmarks.desk
 
 bench-parity: environment  ## batch and online text, and replay, byte by byte on 200 requests
 	@$(BIN)/python -m benchmarks.parity
+
+bench-evidence: environment  ## explain every prediction of the demo's run, replay 200 of them
+	@$(BIN)/python -m benchmarks.evidence
+
+bench-startup: environment  ## import and --help
+	@$(BIN)/python -m benchmarks.startup
 
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durable_spike
 
 chaos: environment  ## the kill harness, 20 kills of each process
-	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20
+	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
 
 clean:  ## remove what was made here (not the caches outside)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

@@ -47,6 +47,7 @@ def command(store: Store) -> tuple[str, ...]:
         "--socket", str(store.paths.engine_socket),
         "--slots", str(engine.slots),
         "--context", str(engine.context),
+        "--traces", str(store.paths.logs),
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
     ]  # fmt: skip
     for model in engine.models:

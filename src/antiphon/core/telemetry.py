@@ -54,6 +54,22 @@ def trace_id() -> str:
     return format(trace.get_current_span().get_span_context().trace_id, "032x")
 
 
+def record(
+    name: str,
+    started: int,
+    attributes: Mapping[str, str | int | float | bool],
+    traceparent: str | None,
+    kind: SpanKind = SpanKind.SERVER,
+) -> None:
+    """Record a span that has just ended, for work that no one block of code encloses.
+
+    Args:
+        started: nanoseconds since 1970 (``time.time_ns``).
+    """
+    context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
+    _tracer.start_span(name, context=context, kind=kind, attributes=dict(attributes), start_time=started).end()
+
+
 def configure(process: str, directory: Path | None) -> None:
     """Record this process's spans as JSON lines in ``directory/traces-PROCESS.jsonl``.
 

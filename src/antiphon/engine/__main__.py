@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.engine.runtime import Layout, Runtime
 from antiphon.engine.scheduler import Budget
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
     parser.add_argument("--step-milliseconds", type=float, default=Budget().step_seconds * 1e3, help="step budget")
     parser.add_argument("--drain-seconds", type=float, default=30.0)
+    parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument(
         "--simulated", action="store_true", help="no weights: deterministic words under the names given"
@@ -80,6 +82,7 @@ async def _serve(options: argparse.Namespace) -> None:
     for option in ("slots", "context", "chunk", "threads"):
         if getattr(options, option) < 1:
             raise InvalidInput(f"--{option} must be at least 1.", where=f"--{option}")
+    telemetry.configure("engine", options.traces)
     log = logging.getLogger("antiphon.engine")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

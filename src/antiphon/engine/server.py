@@ -12,16 +12,28 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError, Unavailable
 from antiphon.engine import frames
 from antiphon.engine.failures import failure_of
 from antiphon.engine.local import Event, LocalEngine
-from antiphon.engine.messages import PROTOCOL, Cancel, Delta, Describe, Described, Generate, Hello, ToEngine
+from antiphon.engine.messages import (
+    PROTOCOL,
+    Cancel,
+    Delta,
+    Describe,
+    Described,
+    Finished,
+    Generate,
+    Hello,
+    ToEngine,
+)
 
 _log = logging.getLogger("antiphon.engine")
 _decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -158,10 +170,11 @@ class _Connection:
             self._send(Described(message.id, self._engine.models(), self._engine.load()))
 
     async def _submit(self, request: Generate) -> None:
+        arrived = time.time_ns()
         try:
             if self._stopping.is_set():
                 raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
-            ticket = await self._engine.submit(request, lambda event: self._deliver(request.id, event))
+            ticket = await self._engine.submit(request, lambda event: self._deliver(request, event, arrived))
         except AntiphonError as error:
             self._end(request.id)
             self._send(failure_of(request.id, error))
@@ -171,12 +184,14 @@ class _Connection:
         if request.id in self._cancelled:
             self._engine.cancel(ticket)
 
-    def _deliver(self, request: str, event: Event) -> None:
+    def _deliver(self, request: Generate, event: Event, arrived: int) -> None:
         if not isinstance(event, Delta):
-            self._end(request)
+            self._end(request.id)
             if not event.id:
-                event = msgspec.structs.replace(event, id=request)
+                event = msgspec.structs.replace(event, id=request.id)
         self._send(event)
+        if isinstance(event, Finished):
+            telemetry.record("engine.generate", arrived, _attributes(request, event), request.traceparent)
 
     def _end(self, request: str) -> None:
         self._tickets.pop(request, None)
@@ -196,3 +211,19 @@ class _Connection:
         if self._writer.transport.get_write_buffer_size() > MOST_UNREAD:
             _log.warning("A client was cut off: it does not read.")
             self._writer.transport.abort()
+
+
+def _attributes(request: Generate, finished: Finished) -> dict[str, str | int | float | bool]:
+    usage = finished.usage
+    return {
+        telemetry.GENAI["operation"]: "text_completion",
+        telemetry.GENAI["model"]: request.model,
+        telemetry.GENAI["input_tokens"]: usage.prompt_tokens,
+        telemetry.GENAI["output_tokens"]: usage.completion_tokens,
+        telemetry.GENAI["finish_reason"]: finished.reason,
+        "antiphon.path": request.priority,
+        "antiphon.queue_seconds": usage.queue_seconds,
+        "antiphon.prefill_seconds": usage.prefill_seconds,
+        "antiphon.decode_seconds": usage.decode_seconds,
+        "antiphon.engine_seconds": usage.engine_seconds,
+    }

@@ -100,7 +100,6 @@ OPERATIONS = (
         shapes.PublicationLine,
         _rollback,
         body=Rollback,
-        changes=True,
     ),
     Operation(
         "POST",
