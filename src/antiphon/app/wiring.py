@@ -66,6 +66,7 @@ class Wired:
             runs=RunAdapter(store, self.features),
             batches=BatchAdapter(store),
             keys=KeyAdapter(store),
+            audit=store.audit.append,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             session_secret=store.secret("session"),
@@ -223,22 +224,22 @@ class KeyAdapter:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create(self, tenant: str, name: str, role: str, expires_at: Any) -> Any:
+    def create(self, tenant: str, name: str, role: str, expires_at: Any, *, by: str) -> Any:
         with self._store.database.transaction() as connection:
             text, record = self._store.keys.create(tenant, name, role, expires_at, within=connection)
-            self._audit(tenant, "key.create", record, connection)
+            self._audit(tenant, by, "key.create", record, connection)
         return text, record
 
     def list(self, tenant: str) -> Any:
         return self._store.keys.list(tenant)
 
-    def revoke(self, tenant: str, key: str) -> Any:
+    def revoke(self, tenant: str, key: str, *, by: str) -> Any:
         with self._store.database.transaction() as connection:
             record = self._store.keys.revoke(tenant, key, within=connection)
-            self._audit(tenant, "key.revoke", record, connection)
+            self._audit(tenant, by, "key.revoke", record, connection)
         return record
 
-    def _audit(self, tenant: str, action: str, record: KeyRecord, connection: Any) -> None:
+    def _audit(self, tenant: str, by: str, action: str, record: KeyRecord, connection: Any) -> None:
         scope = Scope(tenant, self._store.settings.project.environment)
         detail = {"name": record.name, "role": record.role}
-        self._store.audit.append(scope, "admin", action, record.id, detail, within=connection)
+        self._store.audit.append(scope, by, action, record.id, detail, within=connection)

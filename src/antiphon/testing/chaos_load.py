@@ -63,7 +63,10 @@ class Load:
 
     async def start(self) -> None:
         """First events and a first publication, so that questions have something to be answered from."""
-        await self._until_answered(lambda: self._push(random.Random(0), 0))
+        # An entity without any event has no features, and a question about it is rightly refused.
+        first = [self._event(self._chance, shop) for shop in SHOPS]
+        await self._until_answered(lambda: self._post("events", f"/admin/events/{STREAM}", {"events": first}))
+        self.pushed |= {event["event_id"] for event in first}
         await self._until_answered(lambda: self._refresh(random.Random(0), 0))
         await until(lambda: self.get("/admin/publications"), lambda found: bool(found["publications"]), 60)
 
@@ -161,7 +164,7 @@ class Load:
 
     async def _push(self, chance: random.Random, number: int) -> bool | None:
         """Some events, sent again until they are acknowledged: a source delivers at least once."""
-        events = [self._event(chance) for _ in range(chance.randint(1, 5))]
+        events = [self._event(chance, chance.choice(SHOPS)) for _ in range(chance.randint(1, 5))]
         body = {"events": events}
         while await self._post("events", f"/admin/events/{STREAM}", body) is None:
             if self._stop.is_set():
@@ -171,13 +174,13 @@ class Load:
         await asyncio.sleep(0.03)
         return True
 
-    def _event(self, chance: random.Random) -> dict[str, Any]:
+    def _event(self, chance: random.Random, shop: str) -> dict[str, Any]:
         identity = f"o{chance.getrandbits(64):016x}"
         ordered = self._began + timedelta(seconds=chance.randrange(3_600))
         known = (ordered + timedelta(seconds=chance.randrange(600))).isoformat()
         payload = {
             "order_id": identity,
-            "shop": chance.choice(SHOPS),
+            "shop": shop,
             "amount": chance.randint(1, 1_000_000),
             "ordered": ordered.isoformat(),
             "known": known,

@@ -263,7 +263,7 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "freshness": lambda scope: _freshness(clock),
         "runs": NoRuns(),
         "batches": _Batches(Jobs(database)),
-        "keys": keys,
+        "keys": _AskedKeys(keys),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
             ProcessStatus("gateway", 4712, True, 0, clock.now(), 120_000_000, 0),
@@ -274,6 +274,22 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "max_body_bytes": 100_000,
     }
     return GatewayServices(**{**fields, **changes})
+
+
+class _AskedKeys:
+    """The real keys as the gateway asks for them: with the name of who asks, which ``app`` writes to the audit."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def create(self, tenant: str, name: str, role: str, expires_at: datetime | None, *, by: str) -> Any:
+        return self._keys.create(tenant, name, role, expires_at)
+
+    def list(self, tenant: str) -> Any:
+        return self._keys.list(tenant)
+
+    def revoke(self, tenant: str, key: str, *, by: str) -> Any:
+        return self._keys.revoke(tenant, key)
 
 
 class NoRuns:

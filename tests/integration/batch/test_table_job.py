@@ -163,7 +163,9 @@ async def test_a_bad_row_fails_alone_and_says_why(bench: Bench) -> None:
     assert out[1]["answer_error"].startswith("invalid_input: as_of: 'yesterday' is no instant")
     assert out[1]["answer_text"] is None
     assert set(out[0]) | {"as_of"} == set(out[1])
-    assert bench.desk.receipts.get(SCOPE, out[2]["prediction"]).as_of == datetime(2013, 4, 10, 12, 0, 30, tzinfo=UTC)
+    assert bench.desk.receipts.get(SCOPE, out[2]["answer_prediction"]).as_of == datetime(
+        2013, 4, 10, 12, 0, 30, tzinfo=UTC
+    )
 
 
 async def test_an_engine_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path) -> None:

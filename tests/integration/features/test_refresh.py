@@ -135,23 +135,23 @@ def test_a_refresh_killed_anywhere_leaves_no_torn_view(tmp_path: Path) -> None:
         for n in range(3)
     ]
     dice = random.Random(7)
-    killed = 0
-    for _ in range(5):
+    # Each run records six steps. A kill comes shortly after so many are recorded in all: between steps or inside one.
+    for steps in sorted(dice.sample(range(1, 3 * 6 - 1), 5)):
         child = start_child(tmp_path, 3)
-        deadline = time.monotonic() + dice.uniform(0.4, 1.6)
-        while time.monotonic() < deadline and child.poll() is None:
+        deadline = time.monotonic() + 60
+        while sum(len(runs.steps(world.scope, run)) for run in submitted) < steps:
+            assert child.poll() is None
+            assert time.monotonic() < deadline
             vector = world.new_reader().read({s.name: s.definition_version for s in views}, EWR, NOON + minutes(5))
             publication = world.publications.get(world.scope, vector.publication)
             assert {value.snapshot for value in vector.values.values()} == set(publication.snapshots.values())
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            killed += 1
-        child.wait(timeout=30)
+        time.sleep(dice.uniform(0, 0.03))
+        os.killpg(child.pid, signal.SIGKILL)
+        assert child.wait(timeout=30) == -signal.SIGKILL
         current = world.publications.current(world.scope)
         assert current is not None
         vector = world.new_reader().read({s.name: s.definition_version for s in views}, EWR, NOON + minutes(5))
         assert vector.publication == current.number
-    assert killed > 1
     child = start_child(tmp_path, 3)
     assert child.wait(timeout=120) == 0
     assert [runs.get(world.scope, run).status for run in submitted] == ["succeeded"] * 3

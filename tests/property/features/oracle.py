@@ -41,11 +41,12 @@ def deduplicated(events: list[Known]) -> list[Known]:
     return list(best.values())
 
 
-def quantised(x: float, scale: str) -> int:
-    """Nearest multiple, half to even, of the double product the definition names (value × 1/scale)."""
+def quantised(x: float, scale: str) -> int | None:
+    """Nearest multiple, half to even, of the double product the definition names (value × 1/scale); ``None`` when it
+    is further than 2⁴⁷ steps from zero."""
     step = Fraction(scale)
     product = x * float(step.denominator) / float(step.numerator)
-    return int(Decimal(product).to_integral_value(ROUND_HALF_EVEN))
+    return int(Decimal(product).to_integral_value(ROUND_HALF_EVEN)) if abs(product) <= 2**47 else None
 
 
 def visible(events: list[Known], entity: str, window: int | None, t: int) -> list[Known]:

@@ -25,12 +25,16 @@ def _list(call: Call) -> shapes.KeyList:
 
 def _create(call: Call) -> shapes.NewKey:
     wanted: Create = call.body
-    key, record = call.services.keys.create(call.scope.tenant, wanted.name, wanted.role, wanted.expires_at)
+    key, record = call.services.keys.create(
+        call.scope.tenant, wanted.name, wanted.role, wanted.expires_at, by=call.principal.id
+    )
     return shapes.NewKey(key, shapes.read(record, shapes.KeyLine))
 
 
 def _revoke(call: Call) -> shapes.KeyLine:
-    return shapes.read(call.services.keys.revoke(call.scope.tenant, call.path["key"]), shapes.KeyLine)
+    return shapes.read(
+        call.services.keys.revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
+    )
 
 
 OPERATIONS = (

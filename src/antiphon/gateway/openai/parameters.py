@@ -150,7 +150,7 @@ def read(content: bytes, shape: type[P]) -> P:
         InvalidInput: malformed JSON, or names the parameter of a wrong type.
     """
     body = incoming.json_object(content)
-    known = {field.encode_name for field in msgspec.structs.fields(shape)}
+    known = set(incoming.field_names(shape))
     asked: dict[str, Any] = {}
     for name, value in body.items():
         if value is None or (name in NEUTRAL and value == NEUTRAL[name] and type(value) is not str):
