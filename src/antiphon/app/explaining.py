@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
-from antiphon.features.lineage import trace
+from antiphon.features.lineage import Trace, trace
 from antiphon.operations.cost import price
 from antiphon.serving.replay import replay as make_again
 
@@ -22,10 +22,15 @@ MOST_SOURCE_ROWS = 20
 
 
 class Explaining:
-    """Answers what a prediction was made from, out of the catalog, the lake and the event log."""
+    """Answers what a prediction was made from, out of the catalog, the lake and the event log.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        trace: finds the source rows behind a value; somebody who explains thousands may remember its answers.
+    """
+
+    def __init__(self, store: Store, *, trace: Callable[..., Trace] = trace) -> None:
         self._store = store
+        self._trace = trace
 
     def explain(self, scope: Scope, prediction: str) -> Mapping[str, Any]:
         """Everything about one prediction. A text that was erased is ``None`` and nothing else is missing.
@@ -150,17 +155,14 @@ class Explaining:
     ) -> dict[str, Any]:
         view_name, _, name = feature.name.partition(".")
         view = self._store.definitions.get(scope, view_name, feature.definition_version)
-        rows = trace(
-            view,
-            name,
-            keys={key: keys[key] for key in view.entity.keys if key in keys},
-            as_of=receipt.as_of,
-            scope=scope,
-            log=self._store.events,
-        )
         snapshot: dict[str, Any] | None = None
+        known_by, through = None, feature.stream_offset
         if feature.snapshot is not None:
             manifest = self._store.snapshots.get(scope, feature.snapshot)
+            # What the read could know: the file as of its snapshot, the log as far as snapshot and value went.
+            known_by = manifest.as_of
+            if view.source.kind == "stream":
+                through = max(manifest.stream_offset or 0, feature.stream_offset or 0)
             snapshot = {
                 "id": manifest.id,
                 "as_of": manifest.as_of.isoformat(),
@@ -169,6 +171,16 @@ class Explaining:
                 "rows_out": manifest.rows_out,
                 "rows_rejected": manifest.rows_rejected,
             }
+        rows = self._trace(
+            view,
+            name,
+            keys={key: keys[key] for key in view.entity.keys if key in keys},
+            as_of=receipt.as_of,
+            scope=scope,
+            log=self._store.events,
+            known_by=known_by,
+            through=through,
+        )
         return {
             **msgspec.to_builtins(feature),
             "snapshot": snapshot,

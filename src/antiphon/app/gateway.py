@@ -40,7 +40,7 @@ async def _serve(root: Path) -> None:
     settings = store.settings.gateway
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(wired.gateway_services()),
+            create_app(wired.gateway_services(confined=True)),
             host=settings.host,
             port=settings.port,
             http="httptools",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,11 +13,12 @@ from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
 from antiphon.app.features import FeaturePlatform, Streams
 from antiphon.app.store import Store
+from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.orders import Orders, TableOrder
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
@@ -36,8 +38,8 @@ class Wired:
         self.features = FeaturePlatform(store)
         self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
 
-    def gateway_services(self) -> GatewayServices:
-        """Everything the gateway calls."""
+    def gateway_services(self, *, confined: bool = False) -> GatewayServices:
+        """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
         store, explaining = self.store, Explaining(self.store)
         releases = ReleaseAdapter(store, self.live)
 
@@ -64,7 +66,7 @@ class Wired:
             streams=Streams(store, self.features),
             freshness=self.features.freshness,
             runs=RunAdapter(store, self.features),
-            batches=BatchAdapter(store),
+            batches=BatchAdapter(store, confined=confined),
             keys=KeyAdapter(store),
             audit=store.audit.append,
             processes=lambda: statuses(store.paths.run),
@@ -155,7 +157,13 @@ class RunAdapter:
         return self._store.runs.list(scope, limit=limit)
 
     def cancel(self, scope: Scope, run: str) -> Any:
-        return self._store.runs.cancel(scope, run)
+        with self._store.database.transaction() as connection:
+            cancelled = self._store.runs.cancel(scope, run, within=connection)
+            job = cancelled.arguments.get("job") if cancelled.workflow == TABLE_JOB else None
+            if job is not None:
+                with contextlib.suppress(Conflict):  # it ended before
+                    self._store.jobs.set_status(scope, str(job), "cancelled", within=connection)
+        return cancelled
 
     def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
         moment = datetime.fromisoformat(as_of) if as_of is not None else None
@@ -187,9 +195,11 @@ class PublicationAdapter:
 class BatchAdapter:
     """Batch jobs as the admin interface orders and reads them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, confined: bool) -> None:
         self._store = store
-        self._orders = Orders(store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root)
+        self._orders = Orders(
+            store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root, confined=confined
+        )
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
         """Place the order for this principal, on whose behalf its rows will be answered."""

@@ -21,6 +21,8 @@ from antiphon.core.errors import AntiphonError
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.features.refresh import WORKFLOW as REFRESH
+from antiphon.orchestration.housekeeping import Housekeeping
+from antiphon.orchestration.ports import Part
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import Streams
 from antiphon.orchestration.worker import work
@@ -69,14 +71,12 @@ async def _work(root: Path, name: str) -> None:
         poll=parse_duration(settings.stream_poll).total_seconds(),
         batch=settings.stream_batch,
     )
-    schedule = (
-        RefreshSchedule(store.scope, wired.features.views, wired.features.refresh, store.database.clock)
-        if settings.refresh
-        else None
-    )
+    parts: list[Part] = [executor, streams, Housekeeping(wired.features.publisher.collect_garbage)]
+    if settings.refresh:
+        parts.append(RefreshSchedule(store.scope, wired.features.views, wired.features.refresh, store.database.clock))
     _say_ready(store.paths.worker_ready)
     try:
-        await work(executor, streams, schedule, stop)
+        await work(parts, stop)
     finally:
         await wired.close()
 

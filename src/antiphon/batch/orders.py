@@ -46,7 +46,12 @@ class TableOrder(msgspec.Struct, frozen=True):
 
 
 class Orders:
-    """Takes orders for batch jobs."""
+    """Takes orders for batch jobs.
+
+    Args:
+        root: where relative paths start.
+        confined: refuse paths outside ``root``: whoever orders over HTTP names files of this machine.
+    """
 
     def __init__(
         self,
@@ -56,6 +61,8 @@ class Orders:
         submit: Submit,
         transactions: Transactions,
         root: Path,
+        *,
+        confined: bool = False,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
@@ -63,6 +70,7 @@ class Orders:
         self._submit = submit
         self._transactions = transactions
         self._root = root
+        self._confined = confined
 
     def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.
@@ -136,4 +144,11 @@ class Orders:
         return job
 
     def _absolute(self, path: str) -> Path:
-        return Path(path) if Path(path).is_absolute() else self._root / path
+        absolute = (self._root / path).resolve()
+        if self._confined and not absolute.is_relative_to(self._root.resolve()):
+            raise InvalidInput(
+                "It lies outside the project's folder.",
+                where=path,
+                next_step="Put the file into the project and name it by a relative path, or send the rows themselves.",
+            )
+        return absolute

@@ -84,6 +84,9 @@ class Run(Protocol):
     @property
     def scope(self) -> Scope: ...
 
+    @property
+    def stopping(self) -> bool: ...
+
     def progress(self, done: int, total: int | None = None, note: str = "") -> None: ...
 
 

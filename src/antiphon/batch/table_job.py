@@ -123,8 +123,10 @@ class TableJobs:
             async with aclosing(self._answered(scope, job, done)) as answered:
                 async for row in answered:
                     pending.append(row)
-                    if len(pending) >= _CHUNK:
+                    if len(pending) >= _CHUNK or run.stopping:
                         await write()
+                    if run.stopping:
+                        raise asyncio.CancelledError  # the run goes back to the queue with what it has
         except (*PASSING, asyncio.CancelledError):
             await write()  # what was answered until then need not be answered again
             raise

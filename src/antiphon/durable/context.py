@@ -98,6 +98,11 @@ class RunContext:
         """What was last said."""
         return self._progress
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker wants to stop: a workflow that works outside of steps should end soon."""
+        return self._stopping
+
     def stop_at_next_step(self) -> None:
         """Let the step in flight finish and stop the workflow before the next one."""
         self._stopping = True

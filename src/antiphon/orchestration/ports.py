@@ -9,8 +9,8 @@ from typing import Protocol
 from antiphon.core.scope import Scope
 
 
-class Executor(Protocol):
-    """Claims durable runs and executes them until told to stop."""
+class Part(Protocol):
+    """Something the worker does until it is told to stop."""
 
     async def run_until(self, stop: asyncio.Event) -> None: ...
 

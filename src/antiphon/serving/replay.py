@@ -50,7 +50,7 @@ async def replay(
     texts: Texts,
     receipt_of: Callable[[Scope, str], Receipt],
     release_of: Callable[[Scope, str], Release | None],
-    priority: Path = "batch",
+    priority: Path = "online",
 ) -> Replay:
     """Generate again what the receipt records, through the engine as it is now.
 

@@ -30,6 +30,7 @@ class FakeRun(msgspec.Struct):
     """A run's context: remembers what was said."""
 
     scope: Scope = SCOPE
+    stopping: bool = False
     said: list[tuple[int, int | None, str]] = []
 
     def progress(self, done: int, total: int | None = None, note: str = "") -> None:
@@ -313,3 +314,25 @@ def test_an_empty_table_is_refused(bench: Bench) -> None:
     (bench.directory / "empty.csv").write_text("flight,origin\n")
     with pytest.raises(InvalidInput, match="no row"):
         bench.orders.place(SCOPE, ASKER, TableOrder("desk", input="empty.csv"))
+
+
+async def test_a_worker_that_stops_keeps_what_it_has_and_gives_the_job_back(bench: Bench) -> None:
+    job = bench.order()
+    with pytest.raises(asyncio.CancelledError):
+        await bench.jobs.run(FakeRun(stopping=True), {"job": job.id})
+    kept = bench.desk.jobs.get(SCOPE, job.id)
+    assert (kept.status, 0 < kept.rows_done < LINES) == ("running", True)
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert result["rows"] == LINES
+
+
+@pytest.mark.parametrize("field", ["input", "output"])
+def test_an_order_over_http_names_no_file_outside_the_project(bench: Bench, field: str, tmp_path: Path) -> None:
+    desk = bench.desk
+    confined = Orders(
+        desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path / "project", confined=True
+    )
+    files = {"input": "in.jsonl", "output": "out.jsonl"}
+    for outside in ("../in.jsonl", "/etc/passwd.csv", "a/../../in.jsonl"):
+        with pytest.raises(InvalidInput, match="outside the project"):
+            confined.place(SCOPE, ASKER, TableOrder("desk", as_of=START, **{**files, field: outside}))

@@ -8,6 +8,7 @@ import pytest
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
+from antiphon.orchestration.housekeeping import Housekeeping
 from antiphon.orchestration.refreshing import RefreshSchedule, due
 from antiphon.orchestration.streams import Streams
 from antiphon.orchestration.worker import work
@@ -87,4 +88,21 @@ async def test_one_part_that_fails_ends_the_worker() -> None:
 
     stop = asyncio.Event()
     with pytest.raises(ExceptionGroup):
-        await asyncio.wait_for(work(Broken(), Streams(lambda limit: 0, poll=0.001, batch=1), None, stop), timeout=5)
+        await asyncio.wait_for(work([Broken(), Streams(lambda limit: 0, poll=0.001, batch=1)], stop), timeout=5)
+
+
+async def test_housekeeping_waits_its_interval_and_survives_a_failure() -> None:
+    stop, calls = asyncio.Event(), []
+
+    def collect() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise Unavailable("The catalog is away.")
+        asyncio.run_coroutine_threadsafe(_set(stop), loop)
+
+    loop = asyncio.get_running_loop()
+    await asyncio.wait_for(Housekeeping(collect, every=0.001).run_until(stop), timeout=5)
+    assert len(calls) >= 2
+    stopped = asyncio.Event()
+    stopped.set()
+    await asyncio.wait_for(Housekeeping(collect, every=60).run_until(stopped), timeout=5)

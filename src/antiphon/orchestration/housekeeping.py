@@ -1,0 +1,34 @@
+"""Housekeeping: what no publication needs any more is removed now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from antiphon.core.errors import AntiphonError
+from antiphon.orchestration.streams import wait
+
+_log = logging.getLogger("antiphon.worker")
+
+HOUR = 3_600.0
+
+
+class Housekeeping:
+    """Calls ``collect`` once an interval, the first time an interval after the start."""
+
+    def __init__(self, collect: Callable[[], Any], *, every: float = HOUR) -> None:
+        self._collect = collect
+        self._every = every
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Collect until ``stop``. A collection that fails is tried again an interval later: garbage can wait."""
+        while not stop.is_set():
+            await wait(stop, self._every)
+            if stop.is_set():
+                return
+            try:
+                _log.info("Collected: %s", await asyncio.to_thread(self._collect))
+            except AntiphonError:
+                _log.exception("Garbage could not be collected.")
