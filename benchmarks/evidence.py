@@ -1,10 +1,10 @@
 """Evidence after a run of the flight desk: every prediction explained, a sample made again byte for byte.
 
-``python -m benchmarks.evidence [--project DIR] [--replays 200] [--seed 1]`` looks at the project that ``make demo``
-left behind. For every receipt, ``explain`` must have all its parts; for a seeded sample, each feature's value must come
-out again when it is computed anew from the source rows. Then a seeded sample of generations, half online and half batch as far as
-there are so many, is made again by a running engine. A table, then one JSON line, kept in
-``benchmarks/results/evidence.jsonl``; exit code 1 when anything is missing or different.
+``python -m benchmarks.evidence [--project DIR] [--replays 200] [--rows 200] [--seed 1]`` looks at the project that
+``make demo`` left behind. For every receipt, ``explain`` must have all its parts; for a seeded sample, each feature's
+value must come out again when it is computed anew from the source rows. Then a seeded sample of generations, half
+online and half batch as far as there are so many, is made again by a running engine. A table, then one JSON line, kept
+in ``benchmarks/results/evidence.jsonl``; exit code 1 when anything is missing or different.
 """
 
 from __future__ import annotations
