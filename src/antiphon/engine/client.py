@@ -149,8 +149,13 @@ class _Connection:
         self._waiting.pop(request, None)
 
     def send(self, message: Generate | Describe | Cancel) -> None:
-        if not self.lost:
+        if self.lost:
+            return
+        try:
             self._writer.write(frames.encode(message))
+        except (OSError, RuntimeError):
+            # uvloop raises RuntimeError for a transport that closed before the reader has heard of it.
+            self._hang_up("The connection to the engine broke.")
 
     async def close(self) -> None:
         self._receiving.cancel()
@@ -166,8 +171,8 @@ class _Connection:
             while (message := await frames.read(self._reader, _decoder)) is not None:
                 if not isinstance(message, Hello) and (answers := self._waiting.get(message.id)) is not None:
                     answers.put_nowait(message)
-        except Corrupt as error:
-            reason = str(error)
+        except (Corrupt, OSError) as error:
+            reason = str(error) or reason
         finally:
             self._hang_up(reason)
 

@@ -119,10 +119,13 @@ async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged()
         online = asyncio.create_task(collect(engine, asking("urgent", max_tokens=5)))
         while engine._step_loop._inbox.empty():
             await asyncio.sleep(0)
+        ended: list[str] = []
+        online.add_done_callback(lambda _: ended.append("online"))
+        batch.add_done_callback(lambda _: ended.append("batch"))
         runtime.open()
         assert (await online).reason == "length"
-        assert not batch.done()
         moved = await batch
+        assert ended == ["online", "batch"]
         assert runtime.restored >= 1
         assert (moved.text, moved.token_ids) == (alone.text, alone.token_ids)
 
