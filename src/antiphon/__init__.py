@@ -17,11 +17,15 @@ _HOMES = {
     "Figure": ("application", "Figure"),
     "FigureGuard": ("application", "FigureGuard"),
     "Freshness": ("application", "Freshness"),
-    "Prompt": ("application", "Prompt"),
+    "FineTune": ("learning", "FineTune"),
+    "Gates": ("learning", "Gates"),
+    "Outcome": ("learning", "Outcome"),
+    "Prompt": ("prompt", "Prompt"),
     "Reuse": ("application", "Reuse"),
-    "Rollout": ("application", "Rollout"),
+    "Rollout": ("learning", "Rollout"),
     "SLO": ("application", "SLO"),
     "Source": ("source", "Source"),
+    "TrainingWindow": ("learning", "TrainingWindow"),
     "col": ("expression", "col"),
     "count": ("feature_view", "count"),
     "feature_view": ("feature_view", "feature_view"),
@@ -35,7 +39,8 @@ _HOMES = {
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first", "col",
-    "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO", "Rollout",
+    "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
+    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -46,9 +51,7 @@ if TYPE_CHECKING:
         Figure,
         FigureGuard,
         Freshness,
-        Prompt,
         Reuse,
-        Rollout,
     )
     from antiphon.definitions.entity import Entity
     from antiphon.definitions.expression import col
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import max_ as max
     from antiphon.definitions.feature_view import min_ as min
     from antiphon.definitions.feature_view import sum_ as sum
+    from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.source import Source
 
 

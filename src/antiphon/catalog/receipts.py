@@ -20,6 +20,7 @@ from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
+Role = Literal["live", "canary", "control", "shadow", "evaluation"]
 
 
 class FeatureReceipt(msgspec.Struct, frozen=True):
@@ -143,6 +144,9 @@ class Receipt(msgspec.Struct, frozen=True):
     timing: Timing
     audit_checkpoint: str | None = None
     cost: float | None = None
+    role: Role = "live"
+    """In which capacity its release answered; only ``live``, ``canary`` and ``control`` reached a user."""
+    rollout: str | None = None
 
 
 class ReceiptCount(msgspec.Struct, frozen=True):
@@ -188,6 +192,7 @@ class Receipts:
                         "release": receipt.release,
                         "path": receipt.path,
                         "origin": receipt.cache.origin,
+                        "role": receipt.role,
                         "subject": receipt.subject,
                         "payload": payload,
                         "created_at": microseconds(receipt.created_at),

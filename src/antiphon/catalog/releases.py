@@ -26,10 +26,14 @@ Stage = Literal["draft", "validated", "shadow", "canary", "live", "retired", "ro
 
 
 class ModelPin(msgspec.Struct, frozen=True):
-    """The model a release serves: its name and the SHA-256 of its weights (``None`` for a remote engine)."""
+    """The model a release serves: its name and the SHA-256 of its weights (``None`` for a remote engine).
+
+    ``version`` is the registered model version (``catalog.models``) when it was trained here.
+    """
 
     name: str
     weights_sha256: str | None
+    version: str | None = None
 
 
 class Bundle(msgspec.Struct, frozen=True):

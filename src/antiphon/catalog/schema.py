@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from antiphon.core.scope import Scope
 
-REVISION = "0001"
+REVISION = "0002"
 """The Alembic revision these tables are at."""
 
 metadata = sa.MetaData(
@@ -135,12 +135,169 @@ receipts = _table(
     sa.Column("release", sa.Text, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False, server_default="live"),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("ix_receipts_created", "tenant", "environment", "created_at"),
     sa.Index("ix_receipts_application", "tenant", "environment", "application", "created_at"),
     sa.Index("ix_receipts_subject", "tenant", "environment", "subject", "created_at"),
+)
+
+datasets = _table(
+    "datasets",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("application", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("logical_hash", sa.Text, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_datasets_application", "tenant", "environment", "application", "created_at"),
+)
+
+model_versions = _table(
+    "model_versions",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("application", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("weights_sha256", sa.Text, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("tenant", "environment", "application", "number"),
+)
+
+model_aliases = _table(
+    "model_aliases",
+    sa.Column("application", sa.Text, primary_key=True),
+    sa.Column("alias", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["tenant", "environment", "model"],
+        ["model_versions.tenant", "model_versions.environment", "model_versions.id"],
+    ),
+)
+
+evaluations = _table(
+    "evaluations",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("application", sa.Text, nullable=False),
+    sa.Column("release", sa.Text, nullable=False),
+    sa.Column("dataset", sa.Text, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_evaluations_release", "tenant", "environment", "release", "created_at"),
+)
+
+outcomes = _table(
+    "outcomes",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("application", sa.Text, nullable=False),
+    sa.Column("prediction", sa.Text),
+    sa.Column("release", sa.Text),
+    sa.Column("role", sa.Text),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("positive", sa.Boolean(create_constraint=False)),
+    sa.Column("probability", sa.Double),
+    sa.Column("as_of", sa.BigInteger),
+    sa.Column("available_at", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_outcomes_created", "tenant", "environment", "application", "created_at"),
+    sa.Index("ix_outcomes_prediction", "tenant", "environment", "prediction"),
+)
+
+rollouts = _table(
+    "rollouts",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("application", sa.Text, nullable=False),
+    sa.Column("candidate", sa.Text, nullable=False),
+    sa.Column("control", sa.Text, nullable=False),
+    sa.Column("plan", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("held", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("entered_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.ForeignKeyConstraint(
+        ["tenant", "environment", "candidate"], ["releases.tenant", "releases.environment", "releases.id"]
+    ),
+    sa.ForeignKeyConstraint(
+        ["tenant", "environment", "control"], ["releases.tenant", "releases.environment", "releases.id"]
+    ),
+    sa.Index("ix_rollouts_application", "tenant", "environment", "application", "created_at"),
+    # At most one rollout of an application is under way, whatever two writers believe.
+    sa.Index(
+        "uq_rollouts_active",
+        "tenant",
+        "environment",
+        "application",
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+)
+
+rollout_moves = _table(
+    "rollout_moves",
+    sa.Column("rollout", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("held", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["tenant", "environment", "rollout"], ["rollouts.tenant", "rollouts.environment", "rollouts.id"]
+    ),
+)
+
+exposures = _table(
+    "exposures",
+    sa.Column("rollout", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("probability", sa.Double, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("invalid", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("generated", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("first_byte", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("publication", sa.Integer),
+    sa.Column("prediction", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+
+shadow_pairs = _table(
+    "shadow_pairs",
+    sa.Column("rollout", sa.Text, primary_key=True),
+    sa.Column("prediction", sa.Text, primary_key=True),
+    sa.Column("shadow", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("same_text", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("live_probability", sa.Double),
+    sa.Column("shadow_probability", sa.Double),
+    sa.Column("live_seconds", sa.Double, nullable=False),
+    sa.Column("shadow_seconds", sa.Double, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+
+judgements = _table(
+    "judgements",
+    sa.Column("rollout", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
 )
 
 streams = _table(

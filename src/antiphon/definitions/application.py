@@ -13,22 +13,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.place import caller, declared
-
-
-class Prompt(msgspec.Struct, frozen=True):
-    """What the model is told.
-
-    Attributes:
-        template: sandboxed Jinja2; sees ``entity`` (the request's keys), ``question`` and
-            ``features.VIEW.FEATURE`` (printed values, ``None`` when absent). It never sees the time.
-        system: the static part; it comes first, so that its prefix is shared by every request.
-        examples: (user, assistant) turns placed after the system text.
-    """
-
-    template: str
-    system: str = ""
-    examples: tuple[tuple[str, str], ...] = ()
+from antiphon.definitions.prompt import Prompt
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -108,20 +95,14 @@ class SLO(msgspec.Struct, frozen=True):
     latency_p99: str = "10s"
 
 
-class Rollout(msgspec.Struct, frozen=True):
-    """How a release reaches everybody: a share mirrored in shadow, then per cent of users by steps."""
-
-    shadow: float = 0.0
-    canary: tuple[int, ...] = ()
-
-
 class ApplicationSpec(msgspec.Struct, frozen=True):
     """The declared application as a plain value: what a release pins and a gateway reads.
 
     ``features`` maps the view's name to its definition version, ``entity_keys`` are the key columns a
     request must carry, ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order
     of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
-    enum properties whose probability is measured from token log-probabilities.
+    enum properties whose probability is measured from token log-probabilities. ``model`` is what answers: the
+    base model's name until a fine-tuned version is released, whose spec names that version.
     """
 
     name: str
@@ -140,6 +121,9 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     rollout: Rollout
     purpose: str
     owner: str
+    outcome: Outcome | None = None
+    fine_tune: FineTune | None = None
+    gates: Gates = Gates()
 
     @property
     def schema(self) -> dict[str, Any] | None:
@@ -156,7 +140,7 @@ class Application:
     """What a user writes in ``definitions.py``; :meth:`spec` is its frozen value.
 
     ``entities`` and ``features`` hold the declared objects (see ``entity`` and ``feature_view``); ``model``
-    is the name of a pulled or registered model. Mistakes are collected by ``project.load``, not raised here.
+    is the name of a pulled model, or how to fine-tune one. Mistakes are collected by ``project.load``, not raised here.
     """
 
     def __init__(
@@ -165,7 +149,7 @@ class Application:
         *,
         features: Sequence[Any],
         prompt: Prompt,
-        model: str,
+        model: str | FineTune,
         purpose: str,
         entities: Sequence[Any] = (),
         output: Mapping[str, Any] | None = None,
@@ -176,6 +160,8 @@ class Application:
         reuse: Reuse | None = None,
         slo: SLO | None = None,
         rollout: Rollout | None = None,
+        outcome: Outcome | None = None,
+        gates: Gates | None = None,
         owner: str = "",
     ) -> None:
         self.place = caller()
@@ -183,7 +169,8 @@ class Application:
         self.features = tuple(features)
         self.entities = tuple(entities)
         self.prompt = prompt
-        self.model = model
+        self.model = model.base if isinstance(model, FineTune) else model
+        self.fine_tune = model if isinstance(model, FineTune) else None
         self.purpose = purpose
         self.output = dict(output) if output is not None else None
         self.decoding = decoding or Decoding()
@@ -193,6 +180,8 @@ class Application:
         self.reuse = reuse or Reuse()
         self.slo = slo or SLO()
         self.rollout = rollout or Rollout()
+        self.outcome = outcome
+        self.gates = gates or Gates()
         self.owner = owner
         declared(self)
 

@@ -18,12 +18,13 @@ from antiphon.definitions.application import (
     Figure,
     FigureGuard,
     Freshness,
-    Prompt,
     Reuse,
-    Rollout,
 )
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, duration_mistakes
+from antiphon.definitions.learning import Gates, Rollout
+from antiphon.definitions.learning_check import learning_mistakes, outcome_of
+from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.template import template_reads
 
 _TEMPLATE_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
@@ -33,6 +34,7 @@ _PARTS: dict[str, type] = {
     "reuse": Reuse,
     "slo": SLO,
     "rollout": Rollout,
+    "gates": Gates,
 }
 
 
@@ -63,6 +65,9 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         rollout=application.rollout,
         purpose=application.purpose,
         owner=application.owner,
+        outcome=outcome_of(application, root),
+        fine_tune=application.fine_tune,
+        gates=application.gates,
     )
 
 
@@ -78,7 +83,7 @@ def _mistakes(application: Application) -> Iterator[str]:
     if not isinstance(name, str) or not name or not name.replace("-", "").isalnum() or name != name.lower():
         yield "a name is lower-case letters, digits and hyphens."
     if not isinstance(application.model, str) or not application.model:
-        yield f"model must be the name of a model, not {application.model!r}."
+        yield f"model must be the name of a model or a FineTune, not {application.model!r}."
     if not isinstance(application.purpose, str) or not application.purpose.strip():
         yield "purpose must say what it is for."
     views = {view.name: view for view in application.features if isinstance(view, FeatureView)}
@@ -110,8 +115,8 @@ def _mistakes(application: Application) -> Iterator[str]:
     if "slo" not in broken:
         for field in ("ttft_p99", "latency_p99"):
             yield from duration_mistakes(getattr(application.slo, field), f"slo.{field}")
-    if "rollout" not in broken:
-        yield from _rollout_mistakes(application.rollout)
+    if not broken & {"rollout", "gates"}:
+        yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
 
 
 def _type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
@@ -233,13 +238,6 @@ def _reuse_mistakes(reuse: Reuse) -> Iterator[str]:
         yield "reuse by age needs max_age."
     if reuse.max_age is not None:
         yield from duration_mistakes(reuse.max_age, "reuse.max_age")
-
-
-def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
-    if not 0 <= rollout.shadow <= 1:
-        yield f"rollout.shadow is a share from 0 to 1, not {rollout.shadow}."
-    if any(not 0 < step <= 100 for step in rollout.canary) or list(rollout.canary) != sorted(set(rollout.canary)):
-        yield f"rollout.canary are rising per cents from 1 to 100, not {list(rollout.canary)}."
 
 
 def _entity_keys(application: Application) -> tuple[str, ...]:

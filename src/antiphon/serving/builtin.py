@@ -8,7 +8,9 @@ from datetime import datetime
 from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.core.errors import InvalidInput
 from antiphon.core.ids import content_hash
-from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Prompt, Reuse, Rollout
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
+from antiphon.definitions.learning import Rollout
+from antiphon.definitions.prompt import Prompt
 from antiphon.engine.messages import ModelDescription
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 

@@ -38,7 +38,9 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFound, Unavailable, UnsupportedParameter
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Prompt, Reuse, Rollout
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
+from antiphon.definitions.learning import Rollout
+from antiphon.definitions.prompt import Prompt
 from antiphon.engine.messages import Alternative, Described, Load, ModelDescription, TokenOut
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog

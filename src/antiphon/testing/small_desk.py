@@ -30,10 +30,10 @@ from antiphon.definitions.application import (
     Decoding,
     Figure,
     FigureGuard,
-    Prompt,
     Reuse,
-    Rollout,
 )
+from antiphon.definitions.learning import Rollout
+from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity import Principal
 from antiphon.governance.policy import Decider

@@ -13,7 +13,9 @@ from antiphon.catalog.releases import Bundle, ModelPin
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Prompt, Reuse, Rollout
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
+from antiphon.definitions.learning import Rollout
+from antiphon.definitions.prompt import Prompt
 
 NOON = datetime(2013, 4, 10, 12, tzinfo=UTC)
 DEV = Scope()

@@ -1,0 +1,143 @@
+"""What an application learns from: its outcome, its fine-tuning, and the gates and rollout of what was learned."""
+
+from __future__ import annotations
+
+import msgspec
+
+from antiphon.definitions.prompt import Prompt
+from antiphon.definitions.source import SourceSpec
+
+
+class TrainingWindow(msgspec.Struct, frozen=True):
+    """The one setting that trades freshness for richer training.
+
+    An example is a moment ``t`` with ``cutoff − embargo − history < t ≤ cutoff − embargo`` whose label was known by
+    ``cutoff`` and has matured: ``t + maturity ≤ cutoff``. So labels that come late are neither guessed nor taken
+    from the future, and nothing trained on touches the windows it is evaluated on after the cutoff.
+
+    Attributes:
+        history: how far back examples reach.
+        maturity: how long a label is waited for before its absence means something.
+        embargo: a gap before the cutoff from which no example is taken.
+        cutoff: an ISO instant; ``None`` is the moment of the order.
+    """
+
+    history: str = "60d"
+    maturity: str = "12h"
+    embargo: str | None = None
+    cutoff: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What later turns out to be true of a prediction, and how the two are joined.
+
+    Attributes:
+        property: the enum property of the output that the outcome names.
+        positive: the label whose probability is scored (AUC, Brier).
+        window: an outcome that is known later than this after the prediction's moment is ``late``: counted, not
+            joined.
+        history: a table of outcomes from before anything was served: the entities' key columns, a column named
+            after the property with the label, the moment of the question as event time, and when it was known.
+    """
+
+    property: str
+    positive: str
+    window: str = "24h"
+    history: SourceSpec | None = None
+
+
+class FineTune(msgspec.Struct, frozen=True):
+    """How the application's own model is made from a base model, by LoRA.
+
+    Until one was trained and released the base model answers, with the application's own prompt.
+
+    Attributes:
+        base: name of the base model.
+        targets: output property to a template of what should have been written; sees the prompt's variables and
+            ``label``. The outcome's property needs none: its target is the label.
+        prompt: what a fine-tuned model is told instead of the application's prompt (it needs no examples).
+        window: which moments are learned from.
+        examples: at most so many, drawn by a hash of the seed and the example.
+        whole_share: this share of the examples is trained to the end of the output, the others up to the label.
+        text_weight: weight of a whole text's tokens together, beside 1 for the label.
+        rank, alpha: of the LoRA matrices, on every linear layer.
+        batch: examples a step; ``epochs`` passes over them.
+        learning_rate: at its highest: it rises over the first tenth of the steps and falls along a cosine.
+        replay: when training goes on from an earlier version, this share of each batch is earlier examples.
+        precision: of the quantised weights that are served.
+        seed: of sampling, order and initial values.
+    """
+
+    base: str
+    targets: dict[str, str] = {}
+    prompt: Prompt | None = None
+    window: TrainingWindow = TrainingWindow()
+    examples: int = 1_600
+    whole_share: float = 0.25
+    text_weight: float = 1.0
+    rank: int = 16
+    alpha: int = 32
+    batch: int = 16
+    epochs: float = 1.0
+    learning_rate: float = 1e-3
+    replay: float = 0.5
+    precision: str = "q8_0"
+    seed: int = 0
+
+
+class Gates(msgspec.Struct, frozen=True):
+    """What a release must show before it sees traffic. ``None`` switches a gate off, and the card says so.
+
+    Attributes:
+        auc: lower bound of the 95 % interval of the area under the ROC curve must be above this.
+        brier_above_base: the Brier score may exceed the base rate's by at most this.
+        brier_above_live: the upper bound of (candidate − live) on identical rows may be at most this.
+        valid_share: at least this share of outputs meets the schema.
+        false_share: at most this share of texts states a figure that is not the request's.
+        disparity: the Brier score of any slice with enough rows may exceed the whole's by at most this.
+        slices: entity keys by whose values slices are made.
+        injected_share: at most this share of prompt injections may change the answer.
+        leaked_share: at most this share of leakage probes may draw out a secret.
+        rows: an evaluation of fewer rows does not pass.
+    """
+
+    auc: float | None = 0.5
+    brier_above_base: float | None = 0.0
+    brier_above_live: float | None = 0.02
+    valid_share: float | None = 0.99
+    false_share: float | None = 0.01
+    disparity: float | None = 0.10
+    slices: tuple[str, ...] = ()
+    injected_share: float | None = 0.05
+    leaked_share: float | None = 0.0
+    rows: int = 100
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    """How a release reaches everybody, and what the judge must see on the way.
+
+    Attributes:
+        shadow: share of online requests that the candidate also answers, off the user's path.
+        shadow_pairs: mirrored requests with an outcome before the canary begins; quality is decided here, by pairs.
+        canary: per cent of users, by steps; as many again are the control.
+        step_units: users that each step's canary must have seen.
+        step_time: and how long a step takes at least.
+        alpha: chance that a release no worse than the live one is ever rolled back.
+        beta: chance that a promoted release is worse than ``harm`` allows.
+        harm: a ratio of bad events (errors, invalid outputs, latency over SLO) that promotion must exclude.
+        floor: a rate of bad events below which a ratio does not matter.
+        quality_margin: the candidate's Brier score may be worse by at most this.
+        patience: a rollout that has decided nothing for so long is rolled back.
+    """
+
+    shadow: float = 0.0
+    shadow_pairs: int = 0
+    canary: tuple[int, ...] = ()
+    step_units: int = 50
+    step_time: str | None = None
+    alpha: float = 0.01
+    beta: float = 0.05
+    harm: float = 4.0
+    floor: float = 0.05
+    quality_margin: float = 0.02
+    patience: str = "24h"

@@ -1,0 +1,148 @@
+"""What can be wrong with what an application learns from, found without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.feature_view import duration_mistakes
+from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
+from antiphon.definitions.prompt import Prompt
+from antiphon.definitions.source import Source, SourceSpec
+from antiphon.definitions.template import template_reads
+
+if TYPE_CHECKING:
+    from antiphon.definitions.application import Application
+
+PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
+_UNKNOWN_BOUNDS = ("rows", "slices")
+
+
+def outcome_of(application: Application, root: Path | None) -> Outcome | None:
+    """The declared outcome as a value; the user writes its ``history`` as a :class:`Source`."""
+    outcome = application.outcome
+    history: Any = None if outcome is None else outcome.history
+    if outcome is None or not isinstance(history, Source):
+        return outcome
+    return msgspec.structs.replace(outcome, history=history.spec(root))
+
+
+def learning_mistakes(application: Application, classes: tuple[str, ...], keys: tuple[str, ...]) -> Iterator[str]:
+    """Mistakes of outcome, fine-tuning, gates and rollout, one sentence each."""
+    yield from _outcome_mistakes(application.outcome, application.output, classes)
+    if application.fine_tune is not None:
+        yield from _fine_tune_mistakes(application)
+    yield from _gate_mistakes(application.gates, keys)
+    yield from _rollout_mistakes(application.rollout)
+
+
+def _outcome_mistakes(outcome: Any, schema: Any, classes: tuple[str, ...]) -> Iterator[str]:
+    if outcome is None:
+        return
+    if not isinstance(outcome, Outcome):
+        yield f"outcome must be an Outcome, not {outcome!r}."
+        return
+    if outcome.property not in classes:
+        yield f"outcome.property {outcome.property!r} is no enum property ({', '.join(classes) or 'none'})."
+    elif outcome.positive not in schema["properties"][outcome.property]["enum"]:
+        yield f"outcome.positive {outcome.positive!r} is no value of {outcome.property!r}."
+    yield from duration_mistakes(outcome.window, "outcome.window")
+    history: Any = outcome.history
+    if isinstance(history, Source):
+        yield from history.mistakes()
+    elif history is not None and not isinstance(history, SourceSpec):
+        yield f"outcome.history must be a Source.table, not {history!r}."
+
+
+def _fine_tune_mistakes(application: Application) -> Iterator[str]:
+    tune = application.fine_tune
+    assert tune is not None
+    try:
+        msgspec.convert(msgspec.to_builtins(tune), FineTune)
+    except (msgspec.ValidationError, TypeError) as error:
+        yield f"model: {error}."
+        return
+    outcome = application.outcome
+    if not isinstance(outcome, Outcome):
+        yield "model is a FineTune, so outcome must say what it learns from."
+        return
+    properties = tuple((application.output or {}).get("properties", {}))
+    for name in properties:
+        if name != outcome.property and name not in tune.targets:
+            yield f"model.targets lacks {name!r}: what should have been written there?"
+    for name, text in tune.targets.items():
+        if name not in properties or name == outcome.property:
+            yield f"model.targets: {name!r} is no property beside the outcome's."
+        yield from _parses(text, f"model.targets[{name!r}]")
+    if tune.prompt is not None:
+        if not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip():
+            yield "model.prompt must be a Prompt with a template."
+        else:
+            yield from _parses(tune.prompt.template, "model.prompt.template")
+    for field in ("history", "maturity", "embargo"):
+        value = getattr(tune.window, field)
+        if not _is_duration(value) and (field, value) != ("embargo", None):
+            yield f"model.window.{field} {value!r} is no duration such as '12h'."
+    bounds: dict[str, tuple[float, float]] = {
+        "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
+        "alpha": (1, 4096), "batch": (1, 1024), "epochs": (0.01, 1000), "learning_rate": (1e-9, 1), "replay": (0, 0.95),
+    }  # fmt: skip
+    for field, (least, most) in bounds.items():
+        if not least <= getattr(tune, field) <= most:
+            yield f"model.{field} is {getattr(tune, field)}; it must be from {least} to {most}."
+    if tune.precision not in PRECISIONS:
+        yield f"model.precision {tune.precision!r} is none of {', '.join(PRECISIONS)}."
+
+
+def _gate_mistakes(gates: Gates, keys: tuple[str, ...]) -> Iterator[str]:
+    for field in Gates.__struct_fields__:
+        value = getattr(gates, field)
+        if field not in _UNKNOWN_BOUNDS and value is not None and not 0 <= value <= 1:
+            yield f"gates.{field} is {value}; it must be from 0 to 1, or None."
+    for key in gates.slices:
+        if key not in keys:
+            yield f"gates.slices: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
+
+
+def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
+    if not 0 <= rollout.shadow <= 1:
+        yield f"rollout.shadow is a share from 0 to 1, not {rollout.shadow}."
+    if any(not 0 < step <= 50 for step in rollout.canary) or list(rollout.canary) != sorted(set(rollout.canary)):
+        yield (
+            f"rollout.canary are rising per cents from 1 to 50 (as many users again are the control), "
+            f"not {list(rollout.canary)}."
+        )
+    for field in ("alpha", "beta"):
+        if not 0 < getattr(rollout, field) < 0.5:
+            yield f"rollout.{field} is a chance between 0 and 0.5, not {getattr(rollout, field)}."
+    if rollout.harm <= 1:
+        yield f"rollout.harm is a ratio above 1, not {rollout.harm}."
+    for field in ("floor", "quality_margin"):
+        if not 0 < getattr(rollout, field) < 1:
+            yield f"rollout.{field} is between 0 and 1, not {getattr(rollout, field)}."
+    for field in ("step_time", "patience"):
+        if not _is_duration(getattr(rollout, field)) and (field, rollout.step_time) != ("step_time", None):
+            yield f"rollout.{field} {getattr(rollout, field)!r} is no duration such as '10m'."
+    if rollout.shadow_pairs < 0 or rollout.step_units < 0:
+        yield "rollout.shadow_pairs and rollout.step_units are counts."
+    if rollout.shadow_pairs > 0 and rollout.shadow == 0:
+        yield "rollout.shadow_pairs needs a share of requests in rollout.shadow."
+
+
+def _parses(text: str, label: str) -> Iterator[str]:
+    try:
+        template_reads(text)
+    except InvalidInput as error:
+        yield f"{label}, {error.where}: {error.what}"
+
+
+def _is_duration(text: Any) -> bool:
+    try:
+        return parse_duration(text).total_seconds() >= 0
+    except (InvalidInput, ValueError, TypeError, AttributeError):
+        return False

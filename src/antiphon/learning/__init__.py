@@ -1,0 +1,1 @@
+"""Batch learns from what online saw: outcomes, datasets, evaluation, retraining."""
