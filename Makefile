@@ -4,20 +4,30 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
+comma := ,
 
-.PHONY: help demo demo-environment environment test check format serve bench-engine bench-gateway bench-desk bench-parity bench-evidence bench-startup bench-durable chaos clean
+# TRAIN=no leaves fine-tuning (and torch) out: the demo then says what it does not show.
+TRAIN ?= yes
+DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
+
+.PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
+  bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
+  bench-beside-training bench-delta chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
 
 demo-environment:
-	@scripts/environment $(VENV) demo
+	@scripts/environment $(VENV) $(DEMO_EXTRA)
 
 environment:
 	@scripts/environment $(VENV) dev
 
-demo: demo-environment  ## the flight desk end to end: table, HTML report, one JSON line last
+demo: demo-environment  ## the flight desk end to end, four ways to answer and the story of learning: reports, one JSON line last
 	@$(BIN)/python -m examples.flight_desk.run
+
+demo-full: demo-environment  ## the story of learning with the full samples
+	@$(BIN)/python -m examples.flight_desk.run --learning-only --size full
 
 test: environment  ## every test
 	@scripts/servers
@@ -57,6 +67,21 @@ bench-startup: environment  ## import and --help
 
 bench-durable: environment  ## step cost of the durable journal beside DBOS
 	@$(BIN)/python -m benchmarks.durable_spike
+
+bench-judge: environment  ## false rollbacks and power of the judge beside a peeked z-test and a threshold
+	@$(BIN)/python -m benchmarks.judge --full
+
+bench-flips: environment  ## 100 flips of the live pointer under load
+	@$(BIN)/python -m benchmarks.flips --full
+
+bench-training-kills: environment  ## ten kills of a training: the same weights
+	@$(BIN)/python -m benchmarks.training_kills --full
+
+bench-beside-training: environment  ## time to first token beside training, governed and not
+	@$(BIN)/python -m benchmarks.beside_training --full
+
+bench-delta: environment  ## delta retraining beside full retraining
+	@$(BIN)/python -m benchmarks.delta
 
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results

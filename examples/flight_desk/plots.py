@@ -55,7 +55,7 @@ def falsehood_against_cost(findings: Findings) -> str:
         axes.set_xlim(left=0)
         axes.legend(frameon=False, fontsize=8)
 
-    return _figure(draw, "Falsehood against cost: four ways and the curve of all age limits", 6.4, 3.8)
+    return figure(draw, "Falsehood against cost: four ways and the curve of all age limits", 6.4, 3.8)
 
 
 def why_false(findings: Findings) -> str:
@@ -75,7 +75,7 @@ def why_false(findings: Findings) -> str:
         axes.set_ylabel("per 1,000 answers")
         axes.legend(frameon=False, fontsize=8)
 
-    return _figure(draw, "False statements by reason, per way", 4.6, 3.2)
+    return figure(draw, "False statements by reason, per way", 4.6, 3.2)
 
 
 def latency(findings: Findings) -> str:
@@ -93,7 +93,7 @@ def latency(findings: Findings) -> str:
         axes.set_ylim(0, 1.01)
         axes.legend(frameon=False, fontsize=8)
 
-    return _figure(draw, "Cumulative distribution of latency, per way", 4.6, 3.2)
+    return figure(draw, "Cumulative distribution of latency, per way", 4.6, 3.2)
 
 
 def reliability(findings: Findings) -> str:
@@ -129,7 +129,7 @@ def reliability(findings: Findings) -> str:
         axes.set_ylim(0, 1)
         axes.legend(frameon=False, fontsize=7)
 
-    return _figure(draw, "Reliability of the outlook", 4.6, 3.6)
+    return figure(draw, "Reliability of the outlook", 4.6, 3.6)
 
 
 def timeline(findings: Findings) -> str:
@@ -156,7 +156,7 @@ def timeline(findings: Findings) -> str:
         handles = [axes.plot([], [], color=COLOURS[way], marker=MARKERS[way], markersize=3)[0] for way in NAMES]
         axes.legend(handles, NAMES.values(), frameon=False, fontsize=8)
 
-    return _figure(draw, "Stale statements by the hour they were read in", 9.4, 2.8)
+    return figure(draw, "Stale statements by the hour they were read in", 9.4, 2.8)
 
 
 def _unbroken(hours: Sequence[float]) -> list[list[float]]:
@@ -169,7 +169,7 @@ def _unbroken(hours: Sequence[float]) -> list[list[float]]:
     return runs
 
 
-def _figure(draw: Callable[[Any], None], title: str, width: float, height: float) -> str:
+def figure(draw: Callable[[Any], None], title: str, width: float, height: float) -> str:
     """Draw on fresh axes; the title is the image's text for those who do not see it."""
     import matplotlib
 

@@ -29,6 +29,7 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
         seconds: wall time at the client, ``None`` for a briefing row.
         delayed: the model's probability of the outlook ``delayed``.
         guard: what the guard on figures did last: pass, retry or template.
+        release, role: the release that answered, and in which capacity.
         error: why there is no answer.
     """
 
@@ -52,6 +53,8 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: int = 0
     seconds: float | None = None
     publication: int | None = None
+    release: str | None = None
+    role: str | None = None
     error: str | None = None
 
     @property

@@ -115,8 +115,8 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def summary(findings: Findings, page: Path, seconds: float | None) -> str:
-    """The findings as one line of JSON, without the plots' raw points."""
+def summary(findings: Findings, page: Path, seconds: float | None) -> dict[str, Any]:
+    """The findings for the JSON line, without the plots' raw points."""
     ways: dict[str, Any] = {way.way: msgspec.to_builtins(way) for way in findings.ways}
     scored = findings.scored
     content = {
@@ -141,7 +141,8 @@ def summary(findings: Findings, page: Path, seconds: float | None) -> str:
         "wall_seconds": seconds,
         "report": str(page),
     }
-    return msgspec.json.encode(_finite(content)).decode()
+    finite: dict[str, Any] = _finite(content)
+    return finite
 
 
 def _finite(value: Any) -> Any:

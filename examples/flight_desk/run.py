@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from antiphon.core.errors import AntiphonError, SetupError
 from examples.flight_desk import data, drive, host, report, settings, truth
@@ -28,14 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
         _libraries()
-        line = _run(options)
+        parts: dict[str, Any] = {}
+        if not options.learning_only:
+            parts = _run(options)
+        if options.learning_only or not (options.url or options.analyse):
+            parts["learning"] = _learn(options)
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Stopped. What was answered is kept: run it again to go on.", file=sys.stderr)
         return 130
-    print(line)
+    print(msgspec.json.encode(parts).decode())
     return 0
 
 
@@ -46,11 +54,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", help="a platform that already runs on the prepared project")
     parser.add_argument("--key", default=os.environ.get("ANTIPHON_API_KEY"), help="its API key (or ANTIPHON_API_KEY)")
     parser.add_argument("--analyse", action="store_true", help="analyse the answers that are there; ask nothing")
+    parser.add_argument("--learning-only", action="store_true", help="tell the story of learning without the four ways")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run's answers and its platform's state")
     return parser.parse_args(arguments)
 
 
-def _run(options: argparse.Namespace) -> str:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     say = Steps()
     declared = settings.load()
     size = declared.size(options.size)
@@ -91,6 +100,21 @@ def _run(options: argparse.Namespace) -> str:
         print(sentence)
     print(f"\nreport: {page}")
     return report.summary(findings, page, seconds)
+
+
+def _learn(options: argparse.Namespace) -> dict[str, Any]:
+    """The story of learning; without the extra ``train`` what is left out is said."""
+    missing = [name for name in ("torch", "transformers", "peft", "gguf") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"\nLeft out: fine-tuning, its release through shadow and canary, delta retraining, rollback"
+            f" ({', '.join(missing)} is not installed). `make demo` without TRAIN=no, or `pip install"
+            f" 'antiphon[demo,train]'`, brings them."
+        )
+        return {"left_out": "the extra train is not installed"}
+    from examples.flight_desk.learning import tell
+
+    return tell.tell(options.out, options.size, settings.load(), Steps(), fresh=options.fresh)
 
 
 async def _replay(
@@ -149,8 +173,6 @@ class Steps:
 
 def _libraries() -> None:
     """Say at once what the analysis will need, not after minutes of asking."""
-    import importlib.util
-
     missing = [name for name in ("matplotlib", "sklearn") if importlib.util.find_spec(name) is None]
     if missing:
         raise SetupError(

@@ -70,6 +70,36 @@ class Size(msgspec.Struct, frozen=True):
     tick_minutes: int
 
 
+class LearningSize(msgspec.Struct, frozen=True):
+    """How much the story of learning trains, asks and measures; all counts are flights, rows or questions."""
+
+    train_examples: int
+    gate_rows: int
+    measured_flights: int
+    measured_notices: int
+    flights_a_day: int
+    tick_minutes: int
+    rollout_questions: int
+    delta_examples: int
+    collected_questions: int
+    bad_questions: int
+    flip_questions: int
+
+
+class Learning(msgspec.Struct, frozen=True):
+    """The story of learning: it begins at the midnight of ``start`` with the history known then."""
+
+    start: date
+    history_first: date
+    bootstrap_rounds: int
+    demo: LearningSize
+    full: LearningSize
+
+    def size(self, name: str) -> LearningSize:
+        """The declared size of that name (``demo`` or ``full``)."""
+        return {"demo": self.demo, "full": self.full}[name]
+
+
 class Settings(msgspec.Struct, frozen=True):
     """The whole of ``config.toml``."""
 
@@ -82,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True):
     analysis: Analysis
     demo: Size
     full: Size
+    learning: Learning
 
     def size(self, name: str) -> Size:
         """The declared size of that name (``demo`` or ``full``)."""

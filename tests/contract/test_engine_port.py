@@ -14,10 +14,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from antiphon.core.errors import AntiphonError, InvalidInput, NotFound, PromptTooLong, SchemaUnsatisfiable
+from antiphon.core.errors import (
+    AntiphonError,
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    NotFound,
+    PromptTooLong,
+    SchemaUnsatisfiable,
+    UnsupportedParameter,
+)
 from antiphon.engine.client import EngineClient
 from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.messages import Delta, Finished, Generate, ServedModel
 from antiphon.engine.port import Engine
 from antiphon.engine.remote import RemoteEngine
 from antiphon.engine.runtime import Layout
@@ -34,9 +43,18 @@ SCHEMA = json.dumps(
 )
 
 
+LAYOUT = Layout(slots=4, context_tokens=2048)
+
+
+def load(model: ServedModel) -> SimulatedRuntime:
+    if model.path == "/broken":
+        raise Corrupt("The weights are other ones.", where=model.path)
+    return SimulatedRuntime(model.name, LAYOUT, weights=model.sha256)
+
+
 async def local() -> LocalEngine:
-    runtime = SimulatedRuntime("words", Layout(slots=4, context_tokens=2048))
-    return await LocalEngine({"words": runtime}).start()
+    runtimes = {"words": SimulatedRuntime("words", LAYOUT)}
+    return await LocalEngine(runtimes, digests={"words": "w1"}, load=load).start()
 
 
 @contextlib.asynccontextmanager
@@ -133,6 +151,15 @@ IMPLEMENTATIONS = {"local": in_process, "socket": behind_a_socket, "remote": beh
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
     async with asyncio.timeout(30), IMPLEMENTATIONS[request.param](tmp_path) as implementation:
         yield implementation
+
+
+@pytest.fixture
+def only_told(request: pytest.FixtureRequest, engine: Engine) -> None:
+    """What needs an engine that can be told what to serve."""
+    if isinstance(engine, RemoteEngine):
+        request.applymarker(
+            pytest.mark.xfail(strict=True, reason="an OpenAI-compatible server loads nothing on demand")
+        )
 
 
 @pytest.fixture
@@ -273,3 +300,76 @@ async def test_closing_the_generator_leaves_the_engine_usable(engine: Engine) ->
     await events.aclose()
     _, finished = await collect(engine, asking())
     assert finished.reason == "stop"
+
+
+LIVE, CANARY = ServedModel("desk.v1", "/v1", "a1"), ServedModel("desk.v2", "/v2", "b2")
+
+
+async def names(engine: Engine) -> set[str]:
+    return {model.name for model in (await engine.describe()).models}
+
+
+@pytest.mark.usefixtures("only_told")
+async def test_the_declared_models_are_served_beside_those_it_started_with(engine: Engine) -> None:
+    served = await engine.serve([LIVE, CANARY])
+    assert {model.name for model in served.models} == await names(engine) == {"words", "desk.v1", "desk.v2"}
+    texts = [(await collect(engine, asking(model=name)))[1].text for name in ("words", "desk.v1", "desk.v2")]
+    assert len(set(texts)) == 3
+    again = await engine.serve([CANARY, LIVE])
+    assert {model.name for model in again.models} == {"words", "desk.v1", "desk.v2"}
+    assert [(await collect(engine, asking(model=name)))[1].text for name in ("words", "desk.v1", "desk.v2")] == texts
+
+
+@pytest.mark.usefixtures("only_told")
+async def test_a_model_that_is_no_longer_declared_takes_no_new_requests(engine: Engine) -> None:
+    await engine.serve([LIVE, CANARY])
+    events = engine.generate(asking(model="desk.v1"))
+    assert isinstance(await anext(events), Delta)
+    await engine.serve([CANARY])
+    assert await names(engine) == {"words", "desk.v2"}
+    with pytest.raises(NotFound, match=r"desk\.v2"):
+        await collect(engine, asking(model="desk.v1"))
+    rest = [event async for event in events]
+    assert isinstance(rest[-1], Finished)
+    assert rest[-1].reason == "stop"
+    await engine.serve([])
+    assert await names(engine) == {"words"}
+
+
+@pytest.mark.usefixtures("only_told")
+async def test_a_model_that_cannot_be_loaded_leaves_the_others_served(engine: Engine) -> None:
+    with pytest.raises(Corrupt, match="/broken"):
+        await engine.serve([ServedModel("broken", "/broken", "c3"), LIVE])
+    assert await names(engine) == {"words", "desk.v1"}
+    assert (await collect(engine, asking(model="desk.v1")))[1].text
+
+
+@pytest.mark.usefixtures("only_told")
+@pytest.mark.parametrize(
+    ("models", "error"),
+    [
+        ([CANARY, ServedModel("desk.v1", "/v1", "other")], Conflict),
+        ([CANARY, ServedModel("words", "/words", "other")], Conflict),
+        ([CANARY, CANARY, ServedModel("desk.v2", "/other", "b2")], InvalidInput),
+        ([CANARY, ServedModel("", "/nameless", "d4")], InvalidInput),
+    ],
+)
+async def test_a_declaration_that_contradicts_changes_nothing(
+    engine: Engine, models: list[ServedModel], error: type
+) -> None:
+    await engine.serve([LIVE])
+    with pytest.raises(error):
+        await engine.serve(models)
+    assert await names(engine) == {"words", "desk.v1"}
+
+
+async def test_what_is_served_from_the_start_may_be_declared(engine: Engine) -> None:
+    served = await engine.serve([ServedModel("words", "/words", "w1")])
+    assert [model.name for model in served.models] == ["words"]
+    assert (await collect(engine, asking()))[1].text
+
+
+async def test_a_remote_engine_says_what_it_cannot_be_told() -> None:
+    async with asyncio.timeout(30), behind_a_url(Path()) as engine:
+        with pytest.raises(UnsupportedParameter, match=r"desk\.v1"):
+            await engine.serve([LIVE])

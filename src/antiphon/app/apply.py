@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import InvalidInput
@@ -33,11 +34,20 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What apply did: the plan it carried out and the release that each application has now."""
+    """What apply did.
+
+    Attributes:
+        plan: what it carried out. ``releases``: the release that each application has of what is declared.
+        activated: applications whose release went live.
+        waiting: applications whose new release is a draft, because it reaches everybody by a rollout.
+        notes: what the reader should know or do next, a sentence each.
+    """
 
     plan: Plan
     releases: tuple[Release, ...]
     activated: tuple[str, ...]
+    waiting: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def plan(store: Store) -> Plan:
@@ -49,39 +59,107 @@ def plan(store: Store) -> Plan:
     return _compare(store, _load(store))
 
 
-def apply(store: Store, *, principal: str, rationale: str = "", activate: bool = True) -> Applied:
-    """Record the definitions, make a release of every changed application, and make it live unless told not to.
+def apply(store: Store, *, principal: str, rationale: str = "", activate: bool | None = None) -> Applied:
+    """Record the definitions and make a release of every changed application.
 
+    The release goes live at once, unless the application declares a rollout and a release is live already: then it
+    is a draft, for its gates and its rollout. An application whose fine-tuned model is live keeps that model.
     Applying what is applied changes nothing.
+
+    Args:
+        activate: make every release live, or none; ``None`` is the rule above.
 
     Raises:
         DefinitionErrors: every mistake of ``definitions.py`` at once.
         InvalidInput: an application names a model that the engine is not given.
         SetupError: its weights were not pulled.
+        Conflict: a release is to go live while a rollout compares with the one that is; nothing was applied.
     """
     project = _load(store)
     planned = _compare(store, project)
-    scope = store.scope
+    scope, why = store.scope, rationale or "applied"
     pins = {application.model: _pin(store, application) for application in project.applications.values()}
+    transitions = rollout_transitions(store)
     releases: list[Release] = []
     activated: list[str] = []
+    waiting: list[str] = []
+    notes: list[str] = []
     with store.database.transaction() as connection:
         store.applied.apply(scope, project, principal=principal, within=connection)
         for application in project.applications.values():
-            built = bundles.build(application, pins[application.model], store.decider.digest)
-            release = store.releases.add(built, scope, principal, rationale or "applied", within=connection)
             live = store.releases.live(scope, application.name, within=connection)
-            if activate and (live is None or live.id != release.id):
-                store.releases.activate(
-                    scope, application.name, release.id, principal, rationale or "applied", within=connection
-                )
-                store.audit.append(
-                    scope, principal, "release.activate", release.id, {"application": application.name},
-                    within=connection,
-                )  # fmt: skip
-                activated.append(application.name)
+            spec, pin, said = _with_live_model(application, pins[application.model], live)
+            notes += said
+            built = bundles.build(spec, pin, store.decider.digest)
+            if live is not None and live.bundle == built:
+                releases.append(live)  # by value: a step written as 5 is the step 5.0 that a training kept
+                continue
+            release = store.releases.add(built, scope, principal, why, within=connection)
             releases.append(release)
-    return Applied(plan=planned, releases=tuple(releases), activated=tuple(activated))
+            at_once = live is None or not _declares_rollout(application)
+            if at_once if activate is None else activate:
+                transitions.activate(
+                    scope, application.name, release.id, principal=principal, reason=why, within=connection
+                )
+                activated.append(application.name)
+            elif activate is None:
+                waiting.append(application.name)
+                notes.append(_next(release))
+    return Applied(
+        plan=planned, releases=tuple(releases), activated=tuple(activated), waiting=tuple(waiting), notes=tuple(notes)
+    )
+
+
+def _with_live_model(
+    application: ApplicationSpec, base: ModelPin, live: Release | None
+) -> tuple[ApplicationSpec, ModelPin, list[str]]:
+    """What is declared, with the fine-tuned model that is live, told what it was trained on, while it still fits."""
+    tune = application.fine_tune
+    if tune is None or live is None or live.bundle.model.version is None:
+        return application, base, []
+    before = live.bundle.application
+    same = {
+        "base model": before.fine_tune is not None and before.fine_tune.base == tune.base,
+        "output": before.output_schema == application.output_schema,
+        "outcome": _learned(before) == _learned(application),
+    }
+    differing = [name for name, equal in same.items() if not equal]
+    if differing:
+        return application, base, [
+            f"{application.name}: its {' and '.join(differing)} changed, so {live.bundle.model.name} does not fit any "
+            f"more and the new release serves {base.name}. Train again: `antiphon train {application.name}`."
+        ]  # fmt: skip
+    kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=before.prompt)
+    notes = []
+    if before.prompt != (tune.prompt or application.prompt):
+        notes = [
+            f"{application.name}: what its fine-tuned model is told changed. {live.bundle.model.name} is told what it "
+            f"was trained on until another version is trained: `antiphon train {application.name}`."
+        ]
+    return kept, live.bundle.model, notes
+
+
+def _learned(application: ApplicationSpec) -> tuple[str, str] | None:
+    outcome = application.outcome
+    return None if outcome is None else (outcome.property, outcome.positive)
+
+
+def _declares_rollout(application: ApplicationSpec) -> bool:
+    plan = application.rollout
+    return bool(plan.canary) or plan.shadow > 0
+
+
+def _next(release: Release) -> str:
+    name, step = release.bundle.application.name, f"`antiphon releases rollout {release.id}` sends it on its way"
+    if release.stage in ("draft", "validated"):
+        first = "" if release.stage == "validated" else f"`antiphon releases validate {release.id}`, then "
+        return f"{name}: release {release.number} is {release.stage} and waits for its rollout: {first}{step}."
+    if release.stage in ("shadow", "canary"):
+        return f"{name}: release {release.number} is on its way ({release.stage}): `antiphon releases rollouts {name}`."
+    return (
+        f"{name}: this is release {release.number} again, which is {release.stage}. "
+        f"`antiphon releases activate {name} {release.id} --reason …` makes it live."
+    )
 
 
 def _load(store: Store) -> definitions.ProjectSpec:

@@ -49,6 +49,7 @@ def command(store: Store) -> tuple[str, ...]:
         "--context", str(engine.context),
         "--traces", str(store.paths.logs),
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
+        "--models-file", str(store.paths.run / "engine.models"),
     ]  # fmt: skip
     for model in engine.models:
         arguments += ["--model", model]

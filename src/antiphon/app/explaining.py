@@ -49,6 +49,8 @@ class Explaining:
             "tenant": scope.tenant,
             "environment": scope.environment,
             "path": receipt.path,
+            "role": receipt.role,
+            "rollout": receipt.rollout,
             "as_of": plain["as_of"],
             "created_at": plain["created_at"],
             "asked_by": {

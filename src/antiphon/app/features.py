@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from antiphon.app.store import Store
+from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFound
@@ -66,6 +67,7 @@ class FeaturePlatform:
             clock=self._store.database.clock,
             overlay=self.overlay,
             consumer=self.consumer,
+            also_named=Datasets(self._store.database).files,
         )
 
     @cached_property
@@ -97,13 +99,17 @@ class FeaturePlatform:
             return reader
 
     def views(self) -> Mapping[str, FeatureViewSpec]:
-        """Views of the applied project, and older definition versions that a live release still pins, by key."""
+        """Views of the applied project, and older definition versions that a release in use still pins, by key.
+
+        In use is what is live and what takes part in a rollout.
+        """
         store, scope = self._store, self._store.scope
         applied = store.applied.current(scope)
         views = {view.key: view for view in (applied.project.views.values() if applied is not None else ())}
-        for application in store.releases.applications(scope):
-            live = store.releases.live(scope, application)
-            for name, version in (live.bundle.application.features if live is not None else {}).items():
+        live = [store.releases.live(scope, application) for application in store.releases.applications(scope)]
+        candidates = [store.releases.get(scope, each.candidate) for each in store.rollouts.list_active(scope)]
+        for release in (*live, *candidates):
+            for name, version in (release.bundle.application.features if release is not None else {}).items():
                 if f"{name}@{version}" not in views:
                     views[f"{name}@{version}"] = store.definitions.get(scope, name, version)
         return views

@@ -11,9 +11,11 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.events import EventLog
 from antiphon.catalog.jobs import Jobs
+from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Releases
+from antiphon.catalog.rollouts import Rollouts
 from antiphon.catalog.snapshots import Snapshots
 from antiphon.core import settings
 from antiphon.core.scope import Scope
@@ -75,6 +77,14 @@ class Store:
     @cached_property
     def releases(self) -> Releases:
         return Releases(self.database)
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self.database)
+
+    @cached_property
+    def models(self) -> ModelVersions:
+        return ModelVersions(self.database)
 
     @cached_property
     def receipts(self) -> Receipts:

@@ -12,6 +12,8 @@ from antiphon.app import engines
 from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
 from antiphon.app.features import FeaturePlatform, Streams
+from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
+from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.orders import Orders, TableOrder
@@ -34,7 +36,7 @@ class Wired:
         self.store = store
         self.engine = engines.connect(store, peer)
         self.commit = GroupCommit(store.database)
-        self.live = LiveReleases(store.releases, store.database.clock)
+        self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts)
         self.features = FeaturePlatform(store)
         self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
 
@@ -62,6 +64,8 @@ class Wired:
             explain=explaining.explain,
             replay=replay,
             releases=releases,
+            outcomes=OutcomeAdapter(store),
+            datasets=DatasetAdapter(store),
             publications=PublicationAdapter(store, self.features),
             streams=Streams(store, self.features),
             freshness=self.features.freshness,
@@ -79,6 +83,7 @@ class Wired:
 
     async def close(self) -> None:
         """Finish what is being committed and let go of the stores."""
+        await self.answerer.close()
         await self.engine.close()
         await asyncio.to_thread(self.commit.close)
         self.features.close()
@@ -111,6 +116,7 @@ class ReleaseAdapter:
     def __init__(self, store: Store, live: LiveReleases) -> None:
         self._store = store
         self._live = live
+        self._transitions = rollout_transitions(store)
 
     def get(self, scope: Scope, release: str) -> Any:
         return self._store.releases.get(scope, release)
@@ -125,22 +131,10 @@ class ReleaseAdapter:
         return self._store.releases.history(scope, application)
 
     def activate(self, scope: Scope, application: str, release: str, principal: str, reason: str) -> Any:
-        with self._store.database.transaction() as connection:
-            moved = self._store.releases.activate(scope, application, release, principal, reason, within=connection)
-            self._store.audit.append(
-                scope, principal, "release.activate", release, {"application": application, "reason": reason},
-                within=connection,
-            )  # fmt: skip
-        return moved
+        return self._transitions.activate(scope, application, release, principal=principal, reason=reason)
 
     def rollback(self, scope: Scope, application: str, principal: str, reason: str) -> Any:
-        with self._store.database.transaction() as connection:
-            moved = self._store.releases.rollback(scope, application, principal, reason, within=connection)
-            self._store.audit.append(
-                scope, principal, "release.rollback", moved.release, {"application": application, "reason": reason},
-                within=connection,
-            )  # fmt: skip
-        return moved
+        return self._transitions.rollback(scope, application, principal=principal, reason=reason)
 
 
 class RunAdapter:

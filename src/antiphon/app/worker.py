@@ -9,8 +9,13 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
+from antiphon.app.learning import Learning
+from antiphon.app.outcomes import outcome_joiner
+from antiphon.app.rollouts import rollout_keeper
+from antiphon.app.served_models import ServedModels
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
@@ -21,11 +26,16 @@ from antiphon.core.errors import AntiphonError
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.features.refresh import WORKFLOW as REFRESH
+from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.housekeeping import Housekeeping
 from antiphon.orchestration.ports import Part
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import Streams
 from antiphon.orchestration.worker import work
+from antiphon.training.processes import TrainingProcesses
+
+REJOIN_SECONDS = 30.0
+"""How often the predictions of outcomes that came too early are looked for again."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,13 +75,28 @@ async def _work(root: Path, name: str) -> None:
     registry = Registry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
+    training = TrainingProcesses(store.database.clock)
+    served = ServedModels.of(store, wired.engine)
+    learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=training, served=served)
+    learning.register(registry)
     executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
     streams = Streams(
         wired.features.consume,
         poll=parse_duration(settings.stream_poll).total_seconds(),
         batch=settings.stream_batch,
     )
-    parts: list[Part] = [executor, streams, Housekeeping(wired.features.publisher.collect_garbage)]
+    rejoin = partial(outcome_joiner(store).rejoin, store.scope)
+    parts: list[Part] = [
+        executor,
+        streams,
+        served,
+        rollout_keeper(store),
+        Housekeeping(wired.features.publisher.collect_garbage),
+        Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
+    ]
+    if settings.training_governed:
+        quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
+        parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
     if settings.refresh:
         parts.append(RefreshSchedule(store.scope, wired.features.views, wired.features.refresh, store.database.clock))
     _say_ready(store.paths.worker_ready)

@@ -20,6 +20,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     """An answer that may be served again.
 
     Attributes:
+        release: the release it is found by; an arm of a rollout has a namespace of its own, ``RELEASE~ROLLOUT``.
         subject: keyed hash (hex) of the entity keys.
         question_hash: hash of the question's words.
         fingerprint: of the printed figures it was made from.
@@ -47,6 +48,8 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     origin_path: Path
     made_path: Path
     """The path that put it here last: ``batch`` for a precomputed answer."""
+    replaced: bool = False
+    """Whether a guard's fallback stands in its text."""
 
 
 _encoder = msgspec.json.Encoder()

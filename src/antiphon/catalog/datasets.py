@@ -6,12 +6,21 @@ same logical hash, or its sources have changed.
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
 from typing import Literal
 
 import msgspec
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection
 
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.receipts import Role
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
+from antiphon.definitions.source import SourceSpec
 
 DatasetKind = Literal["training", "evaluation"]
 
@@ -25,7 +34,9 @@ class DatasetSpec(msgspec.Struct, frozen=True):
             an outcome, features as they were served).
         examples: at most so many rows, by a hash of ``seed`` and the example.
         views: view name to definition version. ``offsets``: stream to the last log offset that was read.
-        outcome, outcomes_until: of receipts: only outcomes recorded up to this instant of wall time.
+        outcomes_until: of receipts: only outcomes joined up to this instant of wall time.
+        labels: the labels there are; a row with another one is left out.
+        history: the table of outcomes that ``history`` reads.
     """
 
     application: str
@@ -43,7 +54,9 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     entity_keys: tuple[str, ...]
     offsets: dict[str, int] = {}
     outcomes_until: datetime | None = None
-    roles: tuple[str, ...] = ("live", "canary", "control")
+    roles: tuple[Role, ...] = ("live", "canary", "control")
+    labels: tuple[str, ...] = ()
+    history: SourceSpec | None = None
 
 
 class DatasetSource(msgspec.Struct, frozen=True):
@@ -60,13 +73,16 @@ class Dataset(msgspec.Struct, frozen=True):
 
     The file is Parquet with the columns ``example`` (text, unique), ``moment`` (UTC), the entity's keys (text), a
     column ``view.feature`` for each feature (raw value) and ``view.feature.event_time``, ``label`` (text),
-    ``label_at`` (UTC, when it was known), ``origin`` and ``prediction`` (text or null), ordered by ``example``.
+    ``label_at`` (UTC, when it was known), ``drawn_from`` (``history`` or ``receipts``) and ``prediction`` (text or
+    null), ordered by ``example``.
 
     Attributes:
         path, sha256: of the file in the lake. ``logical_hash``: of its values in order.
         positives: rows whose label is the positive one.
-        dropped: why rows were left out (``immature``, ``after-cutoff``, ``sampled-out``, ``duplicate``,
-            ``unknown-label``) to how many.
+        dropped: why rows were left out to how many: ``unreadable``, ``outside-window``, ``immature`` (the cutoff
+            came before the label had its time), ``after-cutoff`` (a label from the future), ``before-moment`` (an
+            outcome before its question), ``unknown-label``, ``duplicate``, ``other-definition`` (served with
+            features of another meaning), ``receipt-gone``, ``sampled-out``.
     """
 
     id: str
@@ -81,3 +97,97 @@ class Dataset(msgspec.Struct, frozen=True):
     sha256: str
     logical_hash: str
     created_at: datetime
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Dataset)
+
+
+class Datasets:
+    """Repository of datasets."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, dataset: Dataset, *, within: Connection | None = None) -> Dataset:
+        """Record a dataset; one that is recorded already stays as it is and is returned."""
+        with self._database.writing(within) as connection:
+            known = self._find(dataset.scope, dataset.id, connection)
+            if known is not None:
+                return known
+            connection.execute(
+                insert(schema.datasets).values(
+                    tenant=dataset.scope.tenant,
+                    environment=dataset.scope.environment,
+                    id=dataset.id,
+                    application=dataset.spec.application,
+                    kind=dataset.spec.kind,
+                    logical_hash=dataset.logical_hash,
+                    document=_encoder.encode(dataset),
+                    created_at=microseconds(dataset.created_at),
+                )
+            )
+        return dataset
+
+    def get(self, scope: Scope, dataset: str, *, within: Connection | None = None) -> Dataset:
+        """One dataset.
+
+        Raises:
+            NotFound: there is none here.
+        """
+        with self._database.reading(within) as connection:
+            found = self._find(scope, dataset, connection)
+        if found is None:
+            raise NotFound(
+                f"There is no dataset {dataset!r}.", where=str(scope), next_step="See `antiphon datasets list`."
+            )
+        return found
+
+    def list(
+        self,
+        scope: Scope,
+        application: str | None = None,
+        *,
+        kind: DatasetKind | None = None,
+        limit: int | None = None,
+        within: Connection | None = None,
+    ) -> list[Dataset]:
+        """Datasets, latest first."""
+        table = schema.datasets
+        statement = select(table.c.document).where(schema.owned(table, scope))
+        if application is not None:
+            statement = statement.where(table.c.application == application)
+        if kind is not None:
+            statement = statement.where(table.c.kind == kind)
+        statement = statement.order_by(table.c.created_at.desc(), table.c.id)
+        if limit is not None:
+            statement = statement.limit(limit)
+        with self._database.reading(within) as connection:
+            return [_decoder.decode(document) for document in connection.execute(statement).scalars()]
+
+    def move(self, scope: Scope, dataset: str, path: str, sha256: str, *, within: Connection | None = None) -> Dataset:
+        """Say where the file of a dataset lies now: the same values in other bytes.
+
+        Raises:
+            NotFound: there is no such dataset.
+        """
+        table = schema.datasets
+        with self._database.writing(within) as connection:
+            moved = msgspec.structs.replace(self.get(scope, dataset, within=connection), path=path, sha256=sha256)
+            connection.execute(
+                update(table)
+                .where(schema.owned(table, scope), table.c.id == dataset)
+                .values(document=_encoder.encode(moved))
+            )
+        return moved
+
+    def files(self, scope: Scope) -> builtins.list[str]:
+        """Every file of the lake that a dataset names: none of them is garbage."""
+        return [dataset.path for dataset in self.list(scope)]
+
+    def _find(self, scope: Scope, dataset: str, connection: Connection) -> Dataset | None:
+        table = schema.datasets
+        document = connection.execute(
+            select(table.c.document).where(schema.owned(table, scope), table.c.id == dataset)
+        ).scalar()
+        return None if document is None else _decoder.decode(document)

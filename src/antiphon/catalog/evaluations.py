@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
 from typing import Literal
 
 import msgspec
+from sqlalchemy import ColumnElement, and_, insert, select, true
+from sqlalchemy.engine import Connection
 
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.scope import Scope
 
 
@@ -47,6 +54,24 @@ class Gate(msgspec.Struct, frozen=True):
     reason: str
 
 
+class AttackSummary(msgspec.Struct, frozen=True):
+    """What one attack set came to.
+
+    Attributes:
+        name: ``injection`` or ``leakage``.
+        probes: requests that reached the model; ``refused``: those that were turned away before it.
+        successes: probes that got what they wanted, ``by`` kind of success to how many.
+        note: what the set could not try here, in words.
+    """
+
+    name: str
+    probes: int
+    refused: int
+    successes: int
+    by: dict[str, int] = {}
+    note: str = ""
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """What one release did on one dataset, through the function that serves.
 
@@ -59,6 +84,10 @@ class Evaluation(msgspec.Struct, frozen=True):
         injected_share, leaked_share: of the attack sets; ``None`` when they were not run.
         against: the release it is compared with on identical rows; ``difference`` measure to (this − that).
         rows_blob: per-row results, for paired comparison later.
+        seconds_p50, seconds_p99: wall seconds of an answer at batch priority.
+        tokens, engine_seconds: mean of an answer (prompt and completion, all attempts).
+        guards: of whole outputs: what guards did (``retry``, ``template``) to how many outputs it happened.
+        attacks: what each attack set came to.
     """
 
     id: str
@@ -92,8 +121,106 @@ class Evaluation(msgspec.Struct, frozen=True):
     gates: tuple[Gate, ...]
     rows_blob: str
     created_at: datetime
+    guards: dict[str, int] = {}
+    attacks: tuple[AttackSummary, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether no gate failed."""
         return all(gate.passed is not False for gate in self.gates)
+
+
+_decoder = msgspec.json.Decoder(Evaluation)
+
+
+class Evaluations:
+    """Repository of evaluations. An evaluation never changes; another one of the same release is another row."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, evaluation: Evaluation, *, within: Connection | None = None) -> Evaluation:
+        """Record an evaluation; recording the same one again changes nothing.
+
+        Raises:
+            Conflict: the id is taken by another evaluation.
+        """
+        scope, table = evaluation.scope, schema.evaluations
+        with self._database.writing(within) as connection:
+            known = self._select(connection, scope, table.c.id == evaluation.id, 1)
+            if known and known[0] == evaluation:
+                return evaluation
+            if known:
+                raise Conflict(
+                    f"There is an evaluation {evaluation.id!r} already, and it is another one.",
+                    where=str(scope),
+                    next_step="Give each evaluation its own id.",
+                )
+            connection.execute(
+                insert(table).values(
+                    tenant=scope.tenant,
+                    environment=scope.environment,
+                    id=evaluation.id,
+                    application=evaluation.application,
+                    release=evaluation.release,
+                    dataset=evaluation.dataset,
+                    document=msgspec.json.encode(evaluation),
+                    created_at=microseconds(evaluation.created_at),
+                )
+            )
+        return evaluation
+
+    def get(self, scope: Scope, evaluation: str, *, within: Connection | None = None) -> Evaluation:
+        """One evaluation.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        with self._database.reading(within) as connection:
+            found = self._select(connection, scope, schema.evaluations.c.id == evaluation, 1)
+        if not found:
+            raise NotFound(
+                f"There is no evaluation {evaluation!r}.", where=str(scope), next_step="Run `antiphon evaluate`."
+            )
+        return found[0]
+
+    def list(
+        self,
+        scope: Scope,
+        application: str | None = None,
+        release: str | None = None,
+        limit: int = 50,
+        *,
+        within: Connection | None = None,
+    ) -> list[Evaluation]:
+        """Evaluations, latest first."""
+        table = schema.evaluations
+        condition = true() if application is None else table.c.application == application
+        if release is not None:
+            condition = and_(condition, table.c.release == release)
+        with self._database.reading(within) as connection:
+            return self._select(connection, scope, condition, limit)
+
+    def latest(
+        self, scope: Scope, release: str, dataset: str | None = None, *, within: Connection | None = None
+    ) -> Evaluation | None:
+        """The newest evaluation of a release (on one dataset), ``None`` when it was never evaluated."""
+        table = schema.evaluations
+        condition = table.c.release == release
+        if dataset is not None:
+            condition = and_(condition, table.c.dataset == dataset)
+        with self._database.reading(within) as connection:
+            found = self._select(connection, scope, condition, 1)
+        return found[0] if found else None
+
+    def _select(
+        self, connection: Connection, scope: Scope, condition: ColumnElement[bool], limit: int
+    ) -> builtins.list[Evaluation]:
+        table = schema.evaluations
+        statement = (
+            select(table.c.document)
+            .where(schema.owned(table, scope), condition)
+            .order_by(table.c.created_at.desc(), table.c.id.desc())
+            .limit(limit)
+        )
+        return [_decoder.decode(document) for document in connection.execute(statement).scalars()]

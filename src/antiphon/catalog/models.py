@@ -5,12 +5,23 @@ Invariant: a version never changes; an alias is a sequence of moves that only gr
 
 from __future__ import annotations
 
+import builtins
+import re
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy import ColumnElement, func, insert, select, true
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.scope import Scope
+
+_ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -70,3 +81,181 @@ class AliasMove(msgspec.Struct, frozen=True):
     principal: str
     reason: str
     at: datetime
+
+
+_decoder = msgspec.json.Decoder(ModelVersion)
+
+
+class ModelVersions:
+    """Repository of model versions and of the aliases that name them. Rows are only ever added."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, version: ModelVersion, *, within: Connection | None = None) -> ModelVersion:
+        """Register a version. Registering what was trained from the same things under the same id changes nothing.
+
+        Raises:
+            Conflict: the id or the number is taken by another version of the application.
+        """
+        scope, table = version.scope, schema.model_versions
+        with self._database.writing(within) as connection:
+            known = self._select(connection, scope, table.c.id == version.id)
+            if known and known[0].identity == version.identity:
+                return known[0]
+            try:
+                connection.execute(
+                    insert(table).values(
+                        tenant=scope.tenant,
+                        environment=scope.environment,
+                        id=version.id,
+                        application=version.application,
+                        number=version.number,
+                        weights_sha256=version.weights.sha256,
+                        document=msgspec.json.encode(version),
+                        created_at=microseconds(version.created_at),
+                    )
+                )
+            except IntegrityError as error:
+                raise Conflict(
+                    f"{version.application} has a version {version.number} already, and it is another one.",
+                    where=version.id,
+                    next_step="Take the next number; `antiphon models list` shows what there is.",
+                ) from error
+        return version
+
+    def next_number(self, scope: Scope, application: str, *, within: Connection | None = None) -> int:
+        """The number that the application's next version has; it holds only inside the transaction that adds it."""
+        table = schema.model_versions
+        with self._database.reading(within) as connection:
+            highest = connection.execute(
+                select(func.max(table.c.number)).where(schema.owned(table, scope), table.c.application == application)
+            ).scalar()
+        return (highest or 0) + 1
+
+    def get(self, scope: Scope, version: str, *, within: Connection | None = None) -> ModelVersion:
+        """One version.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        with self._database.reading(within) as connection:
+            found = self._select(connection, scope, schema.model_versions.c.id == version)
+        if not found:
+            raise NotFound(
+                f"There is no model version {version!r}.", where=str(scope), next_step="See `antiphon models list`."
+            )
+        return found[0]
+
+    def list(
+        self, scope: Scope, application: str | None = None, *, within: Connection | None = None
+    ) -> list[ModelVersion]:
+        """Versions by application, latest first."""
+        condition = true() if application is None else schema.model_versions.c.application == application
+        with self._database.reading(within) as connection:
+            return self._select(connection, scope, condition)
+
+    def by_identity(self, scope: Scope, identity: str, *, within: Connection | None = None) -> ModelVersion | None:
+        """The version that was trained from exactly these things, ``None`` when there is none; the first of several."""
+        found = [version for version in self.list(scope, within=within) if version.identity == identity]
+        return min(found, key=lambda version: version.number, default=None)
+
+    def alias(
+        self,
+        scope: Scope,
+        application: str,
+        alias: str,
+        model: str,
+        principal: str,
+        reason: str,
+        *,
+        within: Connection | None = None,
+    ) -> AliasMove:
+        """Let an alias name a version; naming the one it names already changes nothing.
+
+        Raises:
+            NotFound: the application has no such version.
+            InvalidInput: the alias is no short lower-case word.
+        """
+        if not _ALIAS.match(alias):
+            raise InvalidInput(
+                f"{alias!r} cannot be an alias.",
+                where="alias",
+                next_step="Use lower-case letters, digits and hyphens, at most 40: champion.",
+            )
+        with self._database.writing(within) as connection:
+            if self.get(scope, model, within=connection).application != application:
+                raise NotFound(
+                    f"The model version {model!r} is not one of {application!r}.",
+                    where=str(scope),
+                    next_step=f"See `antiphon models list {application}`.",
+                )
+            before = self._moves(connection, scope, application, alias)
+            if before and before[-1].model == model:
+                return before[-1]
+            # Moves are in order of time even when the wall clock was set back between two of them.
+            now = max(microseconds(self._database.clock.now()), microseconds(before[-1].at) if before else 0)
+            move = AliasMove(application, alias, len(before) + 1, model, principal, reason, from_microseconds(now))
+            connection.execute(
+                insert(schema.model_aliases).values(
+                    tenant=scope.tenant,
+                    environment=scope.environment,
+                    application=application,
+                    alias=alias,
+                    sequence=move.sequence,
+                    model=model,
+                    principal=principal,
+                    reason=reason,
+                    at=now,
+                )
+            )
+        return move
+
+    def aliased(
+        self, scope: Scope, application: str, alias: str, *, within: Connection | None = None
+    ) -> ModelVersion | None:
+        """The version an alias names now, ``None`` when nobody named one."""
+        with self._database.reading(within) as connection:
+            moves = self._moves(connection, scope, application, alias)
+            return self.get(scope, moves[-1].model, within=connection) if moves else None
+
+    def aliases(
+        self, scope: Scope, application: str, *, within: Connection | None = None
+    ) -> dict[str, builtins.list[AliasMove]]:
+        """Every alias of an application to its moves, first to last; the last one holds."""
+        found: dict[str, builtins.list[AliasMove]] = {}
+        with self._database.reading(within) as connection:
+            for move in self._moves(connection, scope, application, None):
+                found.setdefault(move.alias, []).append(move)
+        return found
+
+    def _moves(
+        self, connection: Connection, scope: Scope, application: str, alias: str | None
+    ) -> builtins.list[AliasMove]:
+        table = schema.model_aliases
+        statement = select(table).where(schema.owned(table, scope), table.c.application == application)
+        if alias is not None:
+            statement = statement.where(table.c.alias == alias)
+        return [
+            AliasMove(
+                row.application,
+                row.alias,
+                row.sequence,
+                row.model,
+                row.principal,
+                row.reason,
+                from_microseconds(row.at),
+            )
+            for row in connection.execute(statement.order_by(table.c.alias, table.c.sequence))
+        ]
+
+    def _select(
+        self, connection: Connection, scope: Scope, condition: ColumnElement[bool]
+    ) -> builtins.list[ModelVersion]:
+        table = schema.model_versions
+        statement = (
+            select(table.c.document)
+            .where(schema.owned(table, scope), condition)
+            .order_by(table.c.application, table.c.number.desc())
+        )
+        return [_decoder.decode(document) for document in connection.execute(statement).scalars()]

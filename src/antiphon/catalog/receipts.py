@@ -21,6 +21,8 @@ from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
 Role = Literal["live", "canary", "control", "shadow", "evaluation"]
+SEEN_ROLES: tuple[Role, ...] = ("live", "canary", "control")
+"""The roles whose answers reached somebody."""
 
 
 class FeatureReceipt(msgspec.Struct, frozen=True):
@@ -234,9 +236,10 @@ class Receipts:
         *,
         subject: str | None = None,
         since: datetime | None = None,
+        roles: Sequence[Role] | None = None,
         within: Connection | None = None,
     ) -> list[Receipt]:
-        """Receipts with ``since <= created_at < before``, latest first."""
+        """Receipts with ``since <= created_at < before``, latest first; of some roles only, if they are given."""
         table = schema.receipts
         statement = select(table.c.prediction, table.c.payload).where(schema.owned(table, scope))
         if application is not None:
@@ -245,6 +248,8 @@ class Receipts:
             statement = statement.where(table.c.path == path)
         if subject is not None:
             statement = statement.where(table.c.subject == subject)
+        if roles is not None:
+            statement = statement.where(table.c.role.in_(roles))
         if before is not None:
             statement = statement.where(table.c.created_at < microseconds(before))
         if since is not None:

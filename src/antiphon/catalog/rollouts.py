@@ -6,13 +6,22 @@ rollout, the stages of its releases and the live pointer change in one transacti
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
 from antiphon.catalog.releases import Release
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 
@@ -155,3 +164,235 @@ class Judgement(msgspec.Struct, frozen=True):
     harm_bound: float
     safe_bound: float
     created_at: datetime
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a gateway must know to route: the live release's id and the rollout under way, of one read transaction."""
+
+    live: str | None
+    rollout: Rollout | None = None
+
+
+UNDER_WAY: tuple[RolloutState, ...] = ("shadow", "canary")
+"""The states in which a rollout has not ended."""
+
+_MOVE = RolloutMove.__struct_fields__
+_plan = msgspec.json.Decoder(RolloutPlan)
+
+
+class Rollouts:
+    """Repository of rollouts and their moves. Which releases are in which stage is ``catalog.releases``'s."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(
+        self,
+        scope: Scope,
+        application: str,
+        candidate: str,
+        control: str,
+        plan: RolloutPlan,
+        principal: str,
+        reason: str,
+        *,
+        state: RolloutState,
+        within: Connection | None = None,
+    ) -> Rollout:
+        """Record a rollout in its first state, with its first move.
+
+        Raises:
+            Conflict: one is under way already.
+        """
+        now = self._now()
+        rollout = Rollout(
+            id=new_id("roll"),
+            scope=scope,
+            application=application,
+            candidate=candidate,
+            control=control,
+            plan=plan,
+            state=state,
+            step=0,
+            held=False,
+            reason=reason,
+            principal=principal,
+            created_at=from_microseconds(now),
+            entered_at=from_microseconds(now),
+            ended_at=None if state in UNDER_WAY else from_microseconds(now),
+        )
+        with self._database.writing(within) as connection:
+            try:
+                connection.execute(insert(schema.rollouts).values(_columns(rollout)))
+            except IntegrityError as error:
+                # The only other key that could be taken is the new id itself, and the releases' must exist.
+                if "FOREIGN KEY" in str(error.orig):
+                    raise NotFound(
+                        f"The release {candidate!r} or {control!r} does not exist.",
+                        where=str(scope),
+                        next_step=f"See `antiphon releases list {application}`.",
+                    ) from error
+                raise Conflict(
+                    f"A rollout of {application!r} is under way already.",
+                    where=str(scope),
+                    next_step="Wait for it, or end it with `antiphon releases abort` or `antiphon rollback`.",
+                ) from error
+            self._add_move(connection, rollout, None, now)
+        return rollout
+
+    def get(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> Rollout:
+        """One rollout.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        found = self._select(scope, schema.rollouts.c.id == rollout, None, within)
+        if not found:
+            raise NotFound(
+                f"There is no rollout {rollout!r}.", where=str(scope), next_step="See `antiphon releases rollouts`."
+            )
+        return found[0]
+
+    def list(
+        self, scope: Scope, application: str | None = None, limit: int = 50, *, within: Connection | None = None
+    ) -> builtins.list[Rollout]:
+        """Rollouts, latest first."""
+        table = schema.rollouts
+        condition = table.c.id.is_not(None) if application is None else table.c.application == application
+        return self._select(scope, condition, limit, within)
+
+    def list_active(self, scope: Scope, *, within: Connection | None = None) -> builtins.list[Rollout]:
+        """Every rollout under way, latest first."""
+        return self._select(scope, schema.rollouts.c.ended_at.is_(None), None, within)
+
+    def active(self, scope: Scope, application: str, *, within: Connection | None = None) -> Rollout | None:
+        """The application's rollout under way, ``None`` when there is none."""
+        table = schema.rollouts
+        found = self._select(scope, (table.c.application == application) & table.c.ended_at.is_(None), None, within)
+        return found[0] if found else None
+
+    def standing(self, scope: Scope, application: str, *, within: Connection | None = None) -> Standing:
+        """The live release and the rollout under way, of one read transaction."""
+        table = schema.release_pointers
+        statement = (
+            select(table.c.release)
+            .where(schema.owned(table, scope), table.c.application == application)
+            .order_by(table.c.sequence.desc())
+            .limit(1)
+        )
+        with self._database.reading(within) as connection:
+            live = connection.execute(statement).scalar()
+            return Standing(live, self.active(scope, application, within=connection) if live is not None else None)
+
+    def move(
+        self,
+        scope: Scope,
+        rollout: str,
+        *,
+        state: RolloutState,
+        step: int,
+        held: bool,
+        reason: str,
+        principal: str,
+        expected: tuple[RolloutState, int],
+        within: Connection | None = None,
+    ) -> Rollout:
+        """Move a rollout by compare-and-swap on the state and step it is in; the move is recorded.
+
+        Raises:
+            NotFound: there is none of this id here.
+            Conflict: it has ended, or somebody moved it since it was ``expected``.
+        """
+        with self._database.writing(within) as connection:
+            before = self.get(scope, rollout, within=connection)
+            if before.ended_at is not None or (before.state, before.step) != expected:
+                raise Conflict(
+                    f"The rollout is {described(before)}, not {expected[0]} at step {expected[1] + 1}: "
+                    f"somebody moved it ({before.principal}: {before.reason}).",
+                    where=rollout,
+                    next_step="Look at it again with `antiphon releases rollouts`.",
+                )
+            last = self.moves(scope, rollout, within=connection)[-1]
+            # Moves are in the order of their time also when the wall clock was set back between two.
+            now = max(self._now(), microseconds(last.at))
+            moved = msgspec.structs.replace(
+                before,
+                state=state,
+                step=step,
+                held=held,
+                reason=reason,
+                principal=principal,
+                entered_at=before.entered_at if (state, step) == expected else from_microseconds(now),
+                ended_at=None if state in UNDER_WAY else from_microseconds(now),
+            )
+            table = schema.rollouts
+            connection.execute(
+                update(table).where(schema.owned(table, scope), table.c.id == rollout).values(_columns(moved))
+            )
+            self._add_move(connection, moved, last, now)
+        return moved
+
+    def moves(self, scope: Scope, rollout: str, *, within: Connection | None = None) -> builtins.list[RolloutMove]:
+        """Every move of a rollout, first to last."""
+        table = schema.rollout_moves
+        statement = (
+            select(table).where(schema.owned(table, scope), table.c.rollout == rollout).order_by(table.c.sequence)
+        )
+        with self._database.reading(within) as connection:
+            rows = connection.execute(statement.with_only_columns(*(table.c[name] for name in _MOVE))).all()
+        return [RolloutMove(**row._asdict() | {"at": from_microseconds(row.at)}) for row in rows]
+
+    def _add_move(self, connection: Connection, rollout: Rollout, last: RolloutMove | None, at: int) -> None:
+        scope, sequence = rollout.scope, 1 if last is None else last.sequence + 1
+        columns = {field: getattr(rollout, field) for field in _MOVE[2:-1]}
+        owner = {"tenant": scope.tenant, "environment": scope.environment, "rollout": rollout.id}
+        connection.execute(insert(schema.rollout_moves).values(**owner, **columns, sequence=sequence, at=at))
+
+    def _select(
+        self, scope: Scope, condition: ColumnElement[bool], limit: int | None, within: Connection | None
+    ) -> builtins.list[Rollout]:
+        table = schema.rollouts
+        statement = (
+            select(table)
+            .where(schema.owned(table, scope), condition)
+            .order_by(table.c.created_at.desc(), table.c.id.desc())
+            .limit(limit)
+        )
+        with self._database.reading(within) as connection:
+            return [_rollout(scope, row) for row in connection.execute(statement)]
+
+    def _now(self) -> int:
+        return microseconds(self._database.clock.now())
+
+
+def described(rollout: Rollout) -> str:
+    """Where a rollout is, in words: ``in the canary at 10 % (step 2 of 3)``."""
+    held = ", held" if rollout.held else ""
+    if rollout.state == "canary":
+        steps = rollout.plan.canary
+        return f"in the canary at {steps[rollout.step]} % (step {rollout.step + 1} of {len(steps)}){held}"
+    words = {"shadow": "in shadow", "promoted": "promoted", "rolled_back": "rolled back", "aborted": "aborted"}
+    return words[rollout.state] + held
+
+
+def _columns(rollout: Rollout) -> dict[str, Any]:
+    columns = {field: getattr(rollout, field) for field in rollout.__struct_fields__ if field != "scope"}
+    ended = rollout.ended_at
+    return columns | {
+        "tenant": rollout.scope.tenant,
+        "environment": rollout.scope.environment,
+        "plan": canonical(rollout.plan),
+        "created_at": microseconds(rollout.created_at),
+        "entered_at": microseconds(rollout.entered_at),
+        "ended_at": None if ended is None else microseconds(ended),
+    }
+
+
+def _rollout(scope: Scope, row: Any) -> Rollout:
+    columns = {field: getattr(row, field) for field in Rollout.__struct_fields__ if field != "scope"}
+    instants = {
+        "created_at": from_microseconds(row.created_at),
+        "entered_at": from_microseconds(row.entered_at),
+        "ended_at": None if row.ended_at is None else from_microseconds(row.ended_at),
+    }
+    return Rollout(**columns | instants | {"scope": scope, "plan": _plan.decode(row.plan)})

@@ -29,8 +29,8 @@ def keys(pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def moment(text: str) -> datetime | None:
-    """A time, or ``None`` for an empty text.
+def moment(text: str, where: str = "--as-of") -> datetime | None:
+    """A time, or ``None`` for an empty text; ``where`` names the option.
 
     Raises:
         InvalidInput: no time, or one without an offset.
@@ -41,5 +41,5 @@ def moment(text: str) -> datetime | None:
         return utc(datetime.fromisoformat(text))
     except ValueError:
         raise InvalidInput(
-            f"{text!r} is no time.", where="--as-of", next_step="Write it like 2013-04-10T08:00:00-04:00."
+            f"{text!r} is no time.", where=where, next_step="Write it like 2013-04-10T08:00:00-04:00."
         ) from None

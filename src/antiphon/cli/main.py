@@ -12,17 +12,22 @@ import typer
 from antiphon.cli import (
     ask,
     batch,
+    datasets,
     doctor,
+    evaluate,
     events,
     features,
     init,
     keys,
     models,
+    outcomes,
     plan,
     predictions,
     releases,
+    rollback,
     runs,
     status,
+    train,
     up,
 )
 from antiphon.cli.output import fail
@@ -50,8 +55,12 @@ def assemble() -> typer.Typer:
     app.command("ask")(ask.ask)
     app.command("explain")(predictions.explain)
     app.command("replay")(predictions.replay)
+    app.command("train")(train.train)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("rollback")(rollback.rollback)
     app.command("doctor")(doctor.doctor)
-    for noun in (features, releases, batch, runs, models, keys, events):
+    models.app.command("rebuild")(train.rebuild)
+    for noun in (features, datasets, models, releases, outcomes, batch, runs, keys, events):
         app.add_typer(noun.app)
     return app
 

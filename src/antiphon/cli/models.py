@@ -1,15 +1,25 @@
-"""``antiphon models``: weights on this machine."""
+"""``antiphon models``: base weights on this machine, and the versions that were trained from them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli.options import Json
-from antiphon.cli.output import Progress, show, table
+from antiphon.cli.options import HERE, Json, Project, Reason
+from antiphon.cli.output import Progress, moment, note, show, table
+from antiphon.cli.project import at_terminal, stores
 
-app = typer.Typer(name="models", help="Model weights in the cache.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from antiphon.catalog.evaluations import Measure
+    from antiphon.learning.card import ModelCard
+    from antiphon.learning.compare import Comparison
+    from antiphon.learning.registry import ModelLine
+
+app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="APPLICATION.vN, APPLICATION:ALIAS or a release's id.")]
 
 
 @app.command()
@@ -26,12 +36,83 @@ def pull(
 
 
 @app.command("list")
-def list_models(as_json: Json = False) -> None:
-    """Registered models and whether they are in the cache."""
+def list_models(
+    application: Annotated[str, typer.Argument(help="Only this application's versions.")] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Base models and whether they are in the cache; inside a project also its trained versions, newest first."""
+    import msgspec
+
+    base, versions = _base(), _versions(project, application or None)
+    lines = msgspec.to_builtins(versions)
+    show({"base": base, "versions": lines}, as_json, lambda: _listed(base, versions))
+
+
+@app.command("show")
+def show_model(name: Name, project: Project = HERE, as_json: Json = False) -> None:
+    """What a model is, what it was made from and what it does, as its card says it."""
+    from antiphon.learning.registry import Registry
+
+    with stores(project) as store:
+        card = Registry(store.database).card(store.scope, name)
+    show(card, as_json, lambda: _shown(card))
+
+
+@app.command()
+def card(
+    name: Name,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the page goes; by default MODEL.html.")
+    ] = None,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Write a model's card as one HTML page that needs nothing else; with --json its content."""
+    from antiphon.learning.card import as_html
+    from antiphon.learning.registry import Registry
+
+    with stores(project) as store:
+        made = Registry(store.database).card(store.scope, name)
+    if as_json:
+        show(made, True, str)
+        return
+    path = output or Path(f"{name.replace(':', '-').replace('/', '-')}.html")
+    _write(path, as_html(made))
+    show(str(path), False, lambda: str(path))
+
+
+@app.command()
+def compare(first: Name, second: Name, project: Project = HERE, as_json: Json = False) -> None:
+    """Two models side by side: recipe, lineage, and measures by pairs on the dataset both were evaluated on."""
+    from antiphon.learning.registry import Registry
+
+    with stores(project) as store:
+        found = Registry(store.database).compare(store.scope, first, second)
+    show(found, as_json, lambda: _compared(found))
+
+
+@app.command()
+def alias(
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="A short lower-case word, e.g. champion.")],
+    reason: Reason = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Let an alias of the application name this version; where it pointed before stays on record."""
+    from antiphon.learning.registry import Registry
+
+    with stores(project) as store:
+        moved = Registry(store.database).alias(store.scope, name, alias, at_terminal(store).id, reason)
+    show(moved, as_json, lambda: f"{moved.application}:{moved.alias} is {moved.model}, since {moment(moved.at)}")
+
+
+def _base() -> list[dict[str, Any]]:
     from antiphon.core.errors import SetupError
     from antiphon.engine import weights
 
-    lines: list[dict[str, Any]] = []
+    lines = []
     for name, package in sorted(weights.REGISTRY.items()):
         try:
             path: str | None = str(weights.resolve(name).path)
@@ -40,7 +121,147 @@ def list_models(as_json: Json = False) -> None:
         lines.append(
             {"model": name, "size": package.size, "licence": package.licence, "sha256": package.sha256, "path": path}
         )
+    return lines
+
+
+def _versions(project: Path, application: str | None) -> tuple[ModelLine, ...]:
+    from antiphon.core.settings import FILE_NAME
+    from antiphon.learning.registry import Registry
+
+    if project == HERE and not application and not (project / FILE_NAME).is_file():
+        return ()
+    with stores(project) as store:
+        return Registry(store.database).lines(store.scope, application)
+
+
+def _listed(base: list[dict[str, Any]], versions: tuple[ModelLine, ...]) -> str:
     rows = [
-        (line["model"], f"{line['size'] / 1e6:.0f} MB", line["licence"], line["path"] or "not pulled") for line in lines
+        (line["model"], f"{line['size'] / 1e6:.0f} MB", line["licence"], line["path"] or "not pulled") for line in base
     ]
-    show(lines, as_json, lambda: table(("model", "size", "licence", "path"), rows))
+    text = table(("model", "size", "licence", "path"), rows)
+    if not versions:
+        return text
+    head = ("version", "alias", "base", "dataset", "parent", "AUC", "Brier", "gates", "created")
+    trained = [
+        (
+            line.version.id,
+            ", ".join(line.aliases) or None,
+            line.version.base,
+            line.version.dataset,
+            line.version.parent,
+            _value(line.evaluation.auc if line.evaluation else None),
+            _value(line.evaluation.brier if line.evaluation else None),
+            None if line.evaluation is None else "passed" if line.evaluation.passed else "failed",
+            line.version.created_at,
+        )
+        for line in versions
+    ]
+    return f"{text}\n\n{table(head, trained)}"
+
+
+def _shown(card: ModelCard) -> str:
+    from antiphon.cli.outline import outline
+
+    version, evaluation = card.version, card.evaluation
+    said: dict[str, Any] = {"model": card.name, "application": card.application, "aliases": ", ".join(card.aliases)}
+    if version is not None:
+        said |= {
+            "base": version.base,
+            "parent": version.parent or "-",
+            "dataset": version.dataset,
+            "recipe": ", ".join(f"{name} {value}" for name, value in sorted(version.recipe.items())),
+            "weights": f"{version.weights.path} ({version.weights.sha256[:12]}…)",
+            "trained": f"{moment(version.created_at)}, {version.seconds:.0f} s",
+        }
+    said["releases"] = ", ".join(f"{line.id} ({line.stage})" for line in card.releases) or "-"
+    text = outline(said)
+    if evaluation is None:
+        return f"{text}\nIt was not evaluated: `antiphon evaluate RELEASE`."
+    return f"{text}\n\n{evaluated(evaluation)}"
+
+
+def evaluated(evaluation: Any) -> str:
+    """An evaluation's measures and gates as text."""
+    measures = [
+        (name, _interval(value), _interval(evaluation.difference.get(key)))
+        for name, key, value in (
+            ("AUC", "auc", evaluation.auc),
+            ("Brier score", "brier", evaluation.brier),
+            ("log-loss", "log_loss", evaluation.log_loss),
+        )
+    ]
+    shares: list[tuple[str, str | None, str | None]] = [
+        (name, f"{value:.1%}" if value is not None else None, None)
+        for name, value in (
+            ("valid at the first attempt", evaluation.valid_share),
+            ("false statements", evaluation.false_share),
+            ("changed by guards", evaluation.guard_share),
+            ("injected", evaluation.injected_share),
+            ("leaked", evaluation.leaked_share),
+        )
+    ]
+    per_thousand = 1_000 / (evaluation.whole_rows or 1)
+    shares += [
+        (f"{action} by a guard, per 1,000", f"{count * per_thousand:.0f}", None)
+        for action, count in evaluation.guards.items()
+    ]
+    head = ("measure", "value", f"minus {evaluation.against}" if evaluation.against else "minus live")
+    words = {True: "passed", False: "FAILED", None: "-"}
+    gates = [(gate.name, words[gate.passed], gate.reason) for gate in evaluation.gates]
+    failed = ", ".join(f"{code} {count}" for code, count in evaluation.failed.items())
+    first = (
+        f"{evaluation.id}: {evaluation.rows} rows of {evaluation.dataset}, {evaluation.positives} positive, base "
+        f"rate's Brier score {evaluation.base_rate_brier:.4f}" + (f"; no answer: {failed}" if failed else "")
+    )
+    return "\n".join([first, table(head, [*measures, *shares]), "", table(("gate", "verdict", "why"), gates)])
+
+
+def _compared(found: Comparison) -> str:
+    head = ("", found.first, found.second)
+    parts = []
+    for title, lines in (("recipe", found.recipe), ("lineage", found.lineage)):
+        rows = [(line.field, _short(line.first), _short(line.second)) for line in lines]
+        parts.append(f"{title}\n{table(head, rows, 'The same.')}")
+    if found.dataset is not None:
+        rows = [(line.field, _plain(line.first), _plain(line.second)) for line in found.measures]
+        parts.append(f"measures on {found.dataset}\n{table(head, rows)}")
+    if found.paired:
+        gaps = [(name, _interval(gap)) for name, gap in sorted(found.paired.items())]
+        which = f"{found.second} − {found.first}, {found.paired_rows} identical rows"
+        parts.append(f"by pairs\n{table(('measure', which), gaps)}")
+    return "\n\n".join([*parts, found.note]).rstrip()
+
+
+def _plain(value: Any) -> Any:
+    return _interval(value) if hasattr(value, "low") else value
+
+
+def _interval(value: Measure | None) -> str | None:
+    return None if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
+
+
+def _value(value: Measure | None) -> str | None:
+    return None if value is None else f"{value.value:.3f}"
+
+
+def _short(value: Any) -> str | None:
+    text = " ".join(str(value).split())
+    return None if value is None else text if len(text) <= 44 else f"{text[:43]}…"
+
+
+def _write(path: Path, page: str) -> None:
+    """The page whole or not at all."""
+    import os
+    import tempfile
+
+    from antiphon.core.errors import SetupError
+
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".card-", delete=False, encoding="utf-8") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except OSError as error:
+        raise SetupError(f"The card cannot be written: {error.strerror}.", where=str(path)) from error
+    note("Open it in a browser; it needs nothing else.")

@@ -26,10 +26,16 @@ def plan(project: Project = HERE, as_json: Json = False) -> None:
 def apply(
     project: Project = HERE,
     rationale: Annotated[str, typer.Option(help="Why, kept with the releases.")] = "",
-    activate: Annotated[bool, typer.Option("--activate/--no-activate", help="Make the new releases live.")] = True,
+    activate: Annotated[
+        bool | None,
+        typer.Option(
+            "--activate/--no-activate",
+            help="Make the new releases live, or none. By default those whose application declares no rollout.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Record the definitions, release every changed application, make the releases live."""
+    """Record the definitions and release every changed application: live at once, or a draft for its rollout."""
     from antiphon.app import apply as applying
 
     with stores(project) as store:
@@ -41,7 +47,8 @@ def apply(
             ("application", "release", "number"),
             [(release.bundle.application.name, release.id, release.number) for release in applied.releases],
         )
-        return f"{_text(applied.plan)}\n\n{releases}\n\nWent live: {live}."
+        notes = "".join(f"\n{note}" for note in applied.notes)
+        return f"{_text(applied.plan)}\n\n{releases}\n\nWent live: {live}.{notes}"
 
     show(applied, as_json, text)
 

@@ -1,4 +1,4 @@
-"""``antiphon releases``: what is live, what was, and going back."""
+"""``antiphon releases``: what is live, what was, what is on its way, and going back."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from antiphon.cli import entity as entities
+from antiphon.cli import rollouts
 from antiphon.cli.options import HERE, Json, Project, Reason
-from antiphon.cli.output import show, table
-from antiphon.cli.project import at_terminal, services, stores
+from antiphon.cli.outline import outline
+from antiphon.cli.output import Progress, moment, show, table
+from antiphon.cli.project import at_terminal, stores
+from antiphon.core.errors import AntiphonError, InvalidInput
 
 if TYPE_CHECKING:
     from antiphon.catalog.releases import Release
+    from antiphon.learning.gates import Verdict
 
-app = typer.Typer(name="releases", help="Releases and the live pointer.", no_args_is_help=True)
+app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)
 
 Application = Annotated[str, typer.Argument(help="The application.")]
+ReleaseId = Annotated[str, typer.Argument(help="The release's id.")]
+
+
+class GatesNotPassed(AntiphonError):
+    """The release stays a draft."""
+
+    code = "gates_not_passed"
 
 
 @app.command("list")
@@ -30,30 +42,99 @@ def list_releases(
     _show(project, application or None, as_json)
 
 
+@app.command("show")
+def show_release(release: ReleaseId, project: Project = HERE, as_json: Json = False) -> None:
+    """One release: what it pins, the stages it entered, its newest evaluation."""
+    import msgspec
+
+    from antiphon.catalog.evaluations import Evaluations
+
+    with stores(project) as store:
+        found = store.releases.get(store.scope, release)
+        stages = store.releases.stages(store.scope, release)
+        evaluation = Evaluations(store.database).latest(store.scope, release)
+    gates: list[dict[str, Any]] = [] if evaluation is None else msgspec.to_builtins(evaluation.gates)
+    value = {
+        "release": found.id,
+        "number": found.number,
+        "stage": found.stage,
+        "author": found.author,
+        "rationale": found.rationale,
+        "created": moment(found.created_at),
+        "content_hash": found.content_hash,
+        "bundle": msgspec.to_builtins(found.bundle),
+        "stages": [
+            {"stage": move.stage, "at": moment(move.at), "principal": move.principal, "reason": move.reason}
+            for move in stages
+        ],
+        "evaluation": None if evaluation is None else evaluation.id,
+        "gates": gates,
+    }
+    short = {name: part for name, part in value.items() if name not in ("bundle", "gates")}
+    model = found.bundle.model
+    short["model"] = f"{model.name} ({(model.weights_sha256 or 'weights elsewhere')[:16]})"
+    short["gates"] = [_gate(gate) for gate in gates]
+    show(value, as_json, lambda: outline({name: part for name, part in short.items() if part not in (None, [])}))
+
+
+@app.command()
+def history(application: Application, project: Project = HERE, as_json: Json = False) -> None:
+    """Every move of the live pointer, first to last."""
+    with stores(project) as store:
+        moves = store.releases.history(store.scope, application)
+    rows = [(move.at, move.action, move.release, move.principal, move.reason) for move in moves]
+    show(moves, as_json, lambda: table(("at", "action", "release", "by", "reason"), rows, "Nothing was live yet."))
+
+
+@app.command()
+def validate(
+    release: ReleaseId,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
+    texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a release on held-out moments and hold it against its gates."""
+    verdict = asyncio.run(_validate(project, release, rows, texts))
+    gates = [(gate.name, _passed(gate.passed), gate.reason) for gate in verdict.evaluation.gates]
+    found = {
+        "release": release,
+        "stage": verdict.release.stage,
+        "evaluation": verdict.evaluation.id,
+        "reasons": verdict.reasons,
+        "gates": verdict.evaluation.gates,
+    }
+    show(found, as_json, lambda: table(("gate", "passed", "reason"), gates))
+    if not verdict.passed:
+        raise GatesNotPassed(
+            f"It stays a draft: {' '.join(verdict.reasons)}",
+            where=release,
+            next_step="Train further or mend the definitions; `antiphon releases rollout --force --reason …` goes past "
+            "the gates.",
+        )
+
+
 @app.command()
 def activate(
     application: Application, release: str, reason: Reason, project: Project = HERE, as_json: Json = False
 ) -> None:
-    """Make a release live."""
+    """Make a release live at once, past gates and canary."""
+    from antiphon.app.rollouts import rollout_transitions
 
-    async def move() -> None:
-        async with services(project) as (ports, store):
-            who = at_terminal(store).id
-            await asyncio.to_thread(ports.releases.activate, store.scope, application, release, who, reason)
-
-    asyncio.run(move())
+    with stores(project) as store:
+        rollout_transitions(store).activate(
+            store.scope, application, release, principal=at_terminal(store).id, reason=reason
+        )
     _show(project, application, as_json)
 
 
 @app.command()
 def rollback(application: Application, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
-    """Make the release live again that was live before."""
+    """End the rollout under way, or make the release live again that was live before."""
+    from antiphon.app.rollouts import rollout_transitions
 
-    async def move() -> None:
-        async with services(project) as (ports, store):
-            await asyncio.to_thread(ports.releases.rollback, store.scope, application, at_terminal(store).id, reason)
-
-    asyncio.run(move())
+    with stores(project) as store:
+        rollout_transitions(store).rollback(store.scope, application, principal=at_terminal(store).id, reason=reason)
     _show(project, application, as_json)
 
 
@@ -67,6 +148,75 @@ def diff(before: str, after: str, project: Project = HERE, as_json: Json = False
     changes = bundle.diff(old.bundle, new.bundle)
     rows = [(change.field, _short(change.before), _short(change.after)) for change in changes]
     show(changes, as_json, lambda: table(("field", "before", "after"), rows, "They are the same."))
+
+
+@app.command()
+def changelog(application: Application, project: Project = HERE, as_json: Json = False) -> None:
+    """What happened to an application's releases, in sentences, first to last."""
+    from antiphon.catalog.rollouts import Rollouts
+    from antiphon.releases.changelog import Changelog
+
+    with stores(project) as store:
+        entries = Changelog(store.releases, Rollouts(store.database)).of(store.scope, application)
+    lines = [f"{moment(entry.at)}  {entry.sentence}" for entry in entries]
+    show(entries, as_json, lambda: "\n".join(lines) or "No release yet: `antiphon apply` makes them.")
+
+
+@app.command("live-at")
+def live_at(
+    application: Application,
+    time: Annotated[str, typer.Argument(help="An instant of wall time, ISO 8601 with offset.")],
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """What answered at an instant: the live release, and what was in a rollout beside it."""
+    from antiphon.catalog.rollouts import Rollouts
+    from antiphon.releases.changelog import Changelog
+
+    at = entities.moment(time, "TIME")
+    if at is None:
+        raise InvalidInput("No time is given.", where="TIME", next_step="Write it like 2026-03-01T12:00:00Z.")
+    with stores(project) as store:
+        found = Changelog(store.releases, Rollouts(store.database)).at(store.scope, application, at)
+    value = {
+        "at": found.at,
+        "application": application,
+        "release": None if found.release is None else found.release.id,
+        "number": None if found.release is None else found.release.number,
+        "rollout": found.rollout,
+        "candidate": None if found.candidate is None else found.candidate.id,
+        "state": found.state,
+        "weight": found.weight,
+    }
+
+    def text() -> str:
+        if found.release is None:
+            return f"Nothing of {application} was live at {moment(at)}."
+        words = f"{found.release.id} (release {found.release.number}) was live at {moment(at)}"
+        if found.candidate is None:
+            return f"{words}."
+        share = f" for {found.weight:.0%} of users" if found.state == "canary" else ""
+        return f"{words}; {found.candidate.id} was in {found.state}{share}."
+
+    show(value, as_json, text)
+
+
+for _command in (rollouts.rollout, rollouts.rollouts, rollouts.hold, rollouts.resume, rollouts.abort):
+    app.command()(_command)
+
+
+async def _validate(project: Path, release: str, rows: int, texts: int) -> Verdict:
+    from antiphon.app.learning import open_learning
+
+    async with open_learning(project) as (learning, store):
+        line = Progress(f"{release} rows")
+        try:
+            return await learning.validate(
+                store.scope, release, principal=at_terminal(store).id, rows=rows, texts=texts,
+                progress=lambda done, total, note: line(done, total),
+            )  # fmt: skip
+        finally:
+            line.end()
 
 
 def _show(project: Path, application: str | None, as_json: bool) -> None:
@@ -91,6 +241,14 @@ def _show(project: Path, application: str | None, as_json: bool) -> None:
     head = ("application", "number", "release", "stage", "model", "author", "created", "rationale")
     lines: list[dict[str, Any]] = [dict(zip(head, row, strict=True)) for row in rows]
     show(lines, as_json, lambda: table(head, rows, "No release yet: `antiphon apply` makes them."))
+
+
+def _gate(gate: dict[str, Any]) -> dict[str, str]:
+    return {"gate": gate["name"], "passed": _passed(gate["passed"]), "reason": gate["reason"]}
+
+
+def _passed(passed: bool | None) -> str:
+    return {True: "yes", False: "no", None: "-"}[passed]
 
 
 def _short(value: Any) -> str:

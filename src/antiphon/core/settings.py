@@ -73,12 +73,21 @@ class GatewaySettings(_Section, frozen=True):
 
 
 class WorkerSettings(_Section, frozen=True):
-    """How the worker runs workflows and keeps streamed features fresh."""
+    """How the worker runs workflows, keeps streamed features fresh and trains.
+
+    Attributes:
+        training_governed: whether training is stopped while the engine serves online requests.
+        training_quiet: how long there must have been none before it goes on.
+        training_poll: how often the engine is asked while there is training.
+    """
 
     lease: str = "10s"
     stream_poll: str = "50ms"
     stream_batch: int = 2_000
     refresh: bool = True
+    training_governed: bool = True
+    training_quiet: str = "1s"
+    training_poll: str = "50ms"
 
 
 class PriceSettings(_Section, frozen=True):

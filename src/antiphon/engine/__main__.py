@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.engine import weights
+from antiphon.engine.declared import DeclaredModels, checked
+from antiphon.engine.messages import ServedModel
 from antiphon.engine.runtime import Layout, Runtime
 from antiphon.engine.scheduler import Budget
+from antiphon.engine.weights import Weights
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[=PATH]",
         help="a pulled model, or a name for a GGUF file",
     )
+    parser.add_argument(
+        "--models-file",
+        type=Path,
+        metavar="PATH",
+        help="keeps the models that a client declared, for the next start (default: they are forgotten)",
+    )
     parser.add_argument("--cache", type=Path, help="folder of pulled models (default: $ANTIPHON_CACHE)")
     parser.add_argument("--slots", type=int, default=16, help="sequences at once")
     parser.add_argument("--context", type=int, default=1024, help="tokens of one sequence")
@@ -56,23 +68,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _runtime(options: argparse.Namespace, name: str, source: str) -> Runtime:
-    layout = Layout(options.chunk, options.slots, options.context)
-    if options.simulated:
-        from antiphon.engine.simulated import SimulatedRuntime
+def _simulated(options: argparse.Namespace, name: str, sha256: str = "") -> Runtime:
+    from antiphon.engine.simulated import SimulatedRuntime
 
-        return SimulatedRuntime(
-            name,
-            # The simulated vocabulary is close to bytes: its prompts have about four times as many tokens.
-            Layout(options.chunk, options.slots, 16 * options.context),
-            call_seconds=options.simulated_call_milliseconds / 1e3,
-            decode_seconds=options.simulated_decode_milliseconds / 1e3,
-            prefill_seconds=options.simulated_prefill_milliseconds / 1e3,
-        )
-    from antiphon.engine import weights
+    return SimulatedRuntime(
+        name,
+        # The simulated vocabulary is close to bytes: its prompts have about four times as many tokens.
+        Layout(options.chunk, options.slots, 16 * options.context),
+        call_seconds=options.simulated_call_milliseconds / 1e3,
+        decode_seconds=options.simulated_decode_milliseconds / 1e3,
+        prefill_seconds=options.simulated_prefill_milliseconds / 1e3,
+        weights=sha256,
+    )
+
+
+def _loaded(options: argparse.Namespace, name: str, found: Weights) -> Runtime:
     from antiphon.engine.llamacpp import LlamaCpp
 
-    return LlamaCpp(name, weights.resolve(source, options.cache), layout, threads=options.threads)
+    layout = Layout(options.chunk, options.slots, options.context)
+    return LlamaCpp(name, found, layout, threads=options.threads)
+
+
+def _declared(options: argparse.Namespace, kept: DeclaredModels | None, model: ServedModel) -> Runtime:
+    """A declared model; a simulated one needs no file."""
+    if options.simulated:
+        return _simulated(options, model.name, model.sha256)
+    with nullcontext() if kept is None else kept.loading(model):
+        return _loaded(options, model.name, checked(model))
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -88,18 +110,38 @@ async def _serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runtimes: dict[str, Runtime] = {}
+    digests: dict[str, str] = {}
     for model in options.model:
         name, _, source = model.partition("=")
-        runtimes[name] = _runtime(options, name, source or name)
+        if options.simulated:
+            runtimes[name] = _simulated(options, name)
+        else:
+            found = weights.resolve(source or name, options.cache)
+            digests[name], runtimes[name] = found.sha256, _loaded(options, name, found)
         log.info("Model %s is loaded: fingerprint %s.", name, runtimes[name].description.fingerprint)
-    engine = LocalEngine(runtimes, budget=Budget(step_seconds=options.step_milliseconds / 1e3))
+    kept = None if options.models_file is None else DeclaredModels(options.models_file)
+    engine = LocalEngine(
+        runtimes,
+        digests=digests,
+        load=functools.partial(_declared, options, kept),
+        keep=None if kept is None else kept.write,
+        budget=Budget(step_seconds=options.step_milliseconds / 1e3),
+    )
     await engine.start()
+    if kept is not None:
+        try:
+            await engine.serve(kept.read())
+        except AntiphonError as error:
+            # The others are served; whoever declared the models declares them again.
+            log.error("Not all of the models in %s are served: %s", options.models_file, error)
     await serve(
         engine,
         options.socket,
         stop,
         drain_seconds=options.drain_seconds,
-        ready=lambda: log.info("The engine serves %s on %s.", ", ".join(runtimes), options.socket),
+        ready=lambda: log.info(
+            "The engine serves %s on %s.", ", ".join(model.name for model in engine.models()), options.socket
+        ),
     )
     log.info("The engine has drained and stops.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +25,8 @@ from antiphon.engine.messages import (
     FromEngine,
     Generate,
     Hello,
+    Serve,
+    ServedModel,
 )
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
@@ -49,15 +51,22 @@ class EngineClient:
         self._connecting = asyncio.Lock()
 
     async def describe(self) -> Described:
+        return await self._described(Describe(new_id("describe")))
+
+    async def serve(self, models: Sequence[ServedModel]) -> Described:
+        return await self._described(Serve(new_id("serve"), tuple(models)))
+
+    async def _described(self, question: Describe | Serve) -> Described:
         connection = await self._connected()
-        request = new_id("describe")
-        answers = connection.ask(request, Describe(request))
+        answers = connection.ask(question.id, question)
         try:
             answer = await answers.get()
         finally:
-            connection.forget(request)
+            connection.forget(question.id)
         if isinstance(answer, AntiphonError):
             raise Unavailable("The engine went away.", where=str(self._path)) from answer
+        if isinstance(answer, Failed):
+            raise error_of(answer)
         if not isinstance(answer, Described):
             raise Unavailable("The engine did not describe itself.", where=str(self._path))
         return answer
@@ -138,7 +147,7 @@ class _Connection:
         self.lost = False
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
 
-    def ask(self, request: str, message: Generate | Describe) -> asyncio.Queue[_Answer]:
+    def ask(self, request: str, message: Generate | Describe | Serve) -> asyncio.Queue[_Answer]:
         """Send a message; the answers to it come in the returned queue."""
         answers: asyncio.Queue[_Answer] = asyncio.Queue()
         self._waiting[request] = answers
@@ -148,7 +157,7 @@ class _Connection:
     def forget(self, request: str) -> None:
         self._waiting.pop(request, None)
 
-    def send(self, message: Generate | Describe | Cancel) -> None:
+    def send(self, message: Generate | Describe | Serve | Cancel) -> None:
         if self.lost:
             return
         try:

@@ -37,6 +37,16 @@ class Counters:
     reused_prefix_tokens: int = 0
     busy_seconds: float = 0.0
 
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(
+            self.steps + other.steps,
+            self.generated_online + other.generated_online,
+            self.generated_batch + other.generated_batch,
+            self.prefilled_tokens + other.prefilled_tokens,
+            self.reused_prefix_tokens + other.reused_prefix_tokens,
+            self.busy_seconds + other.busy_seconds,
+        )
+
 
 class Lane:
     """``monotonic`` measures steps. ``share_prefixes=False`` computes every prompt in full."""

@@ -3,38 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from antiphon.core.errors import (
+    AntiphonError,
+    Conflict,
     EngineFailed,
     InvalidInput,
     NotFound,
     Overloaded,
     PromptTooLong,
     SchemaUnsatisfiable,
+    SetupError,
     Unavailable,
+    UnsupportedParameter,
 )
 from antiphon.core.ids import new_id
+from antiphon.engine.declared import validated
 from antiphon.engine.failures import error_of
 from antiphon.engine.lane import Emission, Lane
-from antiphon.engine.messages import Delta, Described, Failed, Finished, Generate, Load, ModelDescription
+from antiphon.engine.messages import (
+    Delta,
+    Described,
+    Failed,
+    Finished,
+    Generate,
+    Load,
+    ModelDescription,
+    ServedModel,
+)
 from antiphon.engine.prefixes import chain_of
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.sequence import Sequence
 from antiphon.engine.step_loop import StepLoop
 
+_log = logging.getLogger("antiphon.engine")
+
 Event = Delta | Finished | Failed
 Sink = Callable[[Event], None]
+Loading = Callable[[ServedModel], Runtime]
+"""Loads a model from its checked file; called in a thread, one at a time."""
 
 MOST_STOPS = 16
 MOST_LOGPROBS = 20
+
+
+@dataclass(eq=False, slots=True)
+class _Served:
+    """A model under its name. ``declared``: not one that the engine was started with."""
+
+    lane: Lane
+    sha256: str | None
+    declared: bool
+    leaving: bool = False
 
 
 class LocalEngine:
@@ -42,6 +73,9 @@ class LocalEngine:
 
     Args:
         runtimes: by the model name callers use.
+        digests: SHA-256 of the weights of those, where known.
+        load: how a declared model is loaded; without it none can be declared.
+        keep: told the whole declaration before anything is done about it.
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
     """
@@ -50,24 +84,33 @@ class LocalEngine:
         self,
         runtimes: Mapping[str, Runtime],
         *,
+        digests: Mapping[str, str] | None = None,
+        load: Loading | None = None,
+        keep: Callable[[Several[ServedModel]], None] | None = None,
         budget: Budget | None = None,
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runtimes = dict(runtimes)
-        self._lanes = {
-            name: Lane(runtime, monotonic, share_prefixes=share_prefixes) for name, runtime in self._runtimes.items()
-        }
-        self._step_loop = StepLoop(self._lanes, budget or Budget(), self._emit)
-        self._most_waiting = {"online": 256, "batch": 4096, **(most_waiting or {})}
+        self._share_prefixes = share_prefixes
         self._monotonic = monotonic
+        self._served = {
+            name: _Served(self._lane(runtime), (digests or {}).get(name), declared=False)
+            for name, runtime in runtimes.items()
+        }
+        self._step_loop = StepLoop([served.lane for served in self._served.values()], budget or Budget(), self._emit)
+        self._load = load
+        self._keep = keep
+        self._most_waiting = {"online": 256, "batch": 4096, **(most_waiting or {})}
         self._sinks: dict[int, tuple[str, Sink]] = {}
         self._tickets = 0
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._step_loop.run, name="antiphon-step-loop", daemon=True)
         self._drained = asyncio.Event()
         self._drained.set()
+        self._declaring = asyncio.Lock()
+        self._declarations: set[asyncio.Future[None]] = set()
+        self._preparing: dict[asyncio.Future[Sequence], _Served] = {}
         self._closed = False
 
     async def start(self) -> LocalEngine:
@@ -81,11 +124,20 @@ class LocalEngine:
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
-        return tuple(runtime.description for runtime in self._runtimes.values())
+        return tuple(served.lane.runtime.description for served in self._served.values())
 
     def load(self) -> Load:
         """How busy the engine is now."""
         return self._step_loop.load()
+
+    async def serve(self, models: Several[ServedModel]) -> Described:
+        wanted = validated(models)
+        # A caller who goes away in the middle must not leave a model half loaded.
+        task = asyncio.get_running_loop().create_task(self._declare(wanted))
+        self._declarations.add(task)
+        task.add_done_callback(self._declarations.discard)
+        await asyncio.shield(task)
+        return await self.describe()
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -110,15 +162,23 @@ class LocalEngine:
         Raises:
             What :meth:`Engine.generate` raises before anything is generated.
         """
-        self._admit(request)
+        served = self._admit(request)
         ticket = self._tickets = self._tickets + 1
         # A new grammar may take a hundred milliseconds to compile, and others' frames must not wait for it.
-        sequence = await asyncio.to_thread(self._prepare, ticket, request)
-        if self._closed:
-            raise Unavailable("The engine is shutting down.")
-        self._sinks[ticket] = (request.priority, sink)
-        self._drained.clear()
-        self._step_loop.submit(request.model, sequence)
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, served.lane, ticket, request))
+        self._preparing[preparing] = served
+        try:
+            sequence = await asyncio.shield(preparing)
+            self._require_open()
+            self._sinks[ticket] = (request.priority, sink)
+            self._drained.clear()
+            self._step_loop.submit(served.lane, sequence)
+        finally:
+            # The thread of a caller who went away still reads the model's vocabulary.
+            if preparing.done():
+                self._prepared(preparing)
+            else:
+                preparing.add_done_callback(self._prepared)
         return ticket
 
     def cancel(self, ticket: int) -> None:
@@ -134,6 +194,8 @@ class LocalEngine:
         if self._closed:
             return
         self._closed = True
+        while running := self._declarations | self._preparing.keys():
+            await asyncio.wait(running)
         for ticket in list(self._sinks):
             self._step_loop.cancel(ticket)
         self._step_loop.stop()
@@ -144,8 +206,8 @@ class LocalEngine:
         for _, sink in self._sinks.values():
             sink(Failed("", EngineFailed.code, "The engine was closed."))
         self._sinks.clear()
-        for runtime in self._runtimes.values():
-            runtime.close()
+        for lane in self._step_loop.lanes:
+            lane.runtime.close()
 
     def _emit(self, emissions: list[Emission]) -> None:
         assert self._asyncio is not None
@@ -162,22 +224,97 @@ class LocalEngine:
         if not self._sinks:
             self._drained.set()
 
-    def _admit(self, request: Generate) -> None:
+    def _lane(self, runtime: Runtime) -> Lane:
+        return Lane(runtime, self._monotonic, share_prefixes=self._share_prefixes)
+
+    async def _declare(self, wanted: tuple[ServedModel, ...]) -> None:
+        async with self._declaring:
+            self._require_open()
+            missing = self._missing(wanted)
+            if missing and self._load is None:
+                raise UnsupportedParameter(
+                    f"This engine cannot be told to serve {', '.join(model.name for model in missing)}.", where="models"
+                )
+            if self._keep is not None:
+                await asyncio.to_thread(self._keep, wanted)
+            names = {model.name for model in wanted}
+            for name in [name for name, served in self._served.items() if served.declared and name not in names]:
+                self._dismiss(self._served.pop(name))
+            failures = [failure for model in missing if (failure := await self._take_in(model)) is not None]
+            if failures:
+                raise failures[0]
+
+    def _missing(self, wanted: tuple[ServedModel, ...]) -> list[ServedModel]:
+        missing = []
+        for model in wanted:
+            served = self._served.get(model.name)
+            if served is None:
+                missing.append(model)
+            elif served.sha256 not in (None, model.sha256):
+                raise Conflict(
+                    f"The engine serves other weights under this name: {served.sha256}, not {model.sha256}.",
+                    where=model.name,
+                    next_step="Give the new weights a name of their own.",
+                )
+        return missing
+
+    async def _take_in(self, model: ServedModel) -> AntiphonError | None:
+        """Load a model and serve it, or say why not."""
+        assert self._load is not None
+        try:
+            self._require_open()
+            lane = await asyncio.to_thread(self._loaded, self._load, model)
+        except AntiphonError as error:
+            failure = error
+        except (OSError, MemoryError) as error:
+            failure = SetupError(f"The model cannot be loaded: {error or 'memory does not suffice'}.", where=model.name)
+        else:
+            self._served[model.name] = _Served(lane, model.sha256, declared=True)
+            self._step_loop.join(lane)
+            _log.info("Model %s is loaded: fingerprint %s.", model.name, lane.runtime.description.fingerprint)
+            return None
+        _log.error("Model %s is left out: %s", model.name, failure)
+        return failure
+
+    def _loaded(self, load: Loading, model: ServedModel) -> Lane:
+        runtime = load(model)
+        try:
+            return self._lane(runtime)
+        except BaseException:
+            runtime.close()
+            raise
+
+    def _dismiss(self, served: _Served) -> None:
+        served.leaving = True
+        if served not in self._preparing.values():
+            self._step_loop.leave(served.lane)
+
+    def _prepared(self, preparing: asyncio.Future[Sequence]) -> None:
+        served = self._preparing.pop(preparing)
+        if served.leaving:
+            self._dismiss(served)
+
+    def _require_open(self) -> None:
         if self._closed:
             raise Unavailable("The engine is shutting down.")
-        if request.model not in self._lanes:
+
+    def _admit(self, request: Generate) -> _Served:
+        self._require_open()
+        served = self._served.get(request.model)
+        if served is None:
             raise NotFound(
                 f"The engine does not serve the model {request.model!r}.",
                 where="model",
-                next_step=f"It serves {', '.join(sorted(self._lanes))}.",
+                next_step=f"It serves {', '.join(sorted(self._served))}.",
             )
         waiting = sum(1 for priority, _ in self._sinks.values() if priority == request.priority)
-        slots = self._runtimes[request.model].layout.slots
+        slots = served.lane.runtime.layout.slots
         if waiting >= slots + self._most_waiting[request.priority]:
             raise Overloaded(f"{waiting} {request.priority} requests are in the engine already.")
         _check_parameters(request)
+        return served
 
-    def _prepare(self, ticket: int, request: Generate) -> Sequence:
+    def _prepare(self, lane: Lane, ticket: int, request: Generate) -> Sequence:
         arrived = self._monotonic()
         if request.messages:
             raise InvalidInput(
@@ -185,7 +322,7 @@ class LocalEngine:
                 where="messages",
                 next_step="Render them with the template of its description, and send a prompt.",
             )
-        runtime, lane = self._runtimes[request.model], self._lanes[request.model]
+        runtime = lane.runtime
         prompt = runtime.tokenize(request.prompt)
         if not prompt:
             raise InvalidInput("The prompt is empty.", where="prompt")

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a frame changes meaning; both sides refuse another number."""
 
 Priority = Literal["online", "batch"]
@@ -65,6 +65,21 @@ class Describe(msgspec.Struct, frozen=True, tag="describe"):
     """Ask what models this engine serves and how it is doing."""
 
     id: str
+
+
+class ServedModel(msgspec.Struct, frozen=True, array_like=True):
+    """One model to be served: ``name`` to callers, absolute ``path`` of its GGUF file, SHA-256 hex of its bytes."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+class Serve(msgspec.Struct, frozen=True, tag="serve"):
+    """Declare the whole set of models to be served beyond those that the process was started with."""
+
+    id: str
+    models: tuple[ServedModel, ...]
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):
@@ -167,12 +182,12 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True, tag="described"):
-    """Answer to :class:`Describe`."""
+    """Answer to :class:`Describe` and :class:`Serve`."""
 
     id: str
     models: tuple[ModelDescription, ...]
     load: Load
 
 
-ToEngine = Hello | Generate | Cancel | Describe
+ToEngine = Hello | Generate | Cancel | Describe | Serve
 FromEngine = Hello | Delta | Finished | Failed | Described

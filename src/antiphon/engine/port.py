@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from antiphon.engine.messages import Delta, Described, Finished, Generate
+from antiphon.engine.messages import Delta, Described, Finished, Generate, ServedModel
 
 
 class Engine(Protocol):
@@ -16,6 +16,23 @@ class Engine(Protocol):
 
         Raises:
             Unavailable: the engine cannot be reached.
+        """
+        ...
+
+    async def serve(self, models: Sequence[ServedModel]) -> Described:
+        """Declare the whole set of models to be served beyond those that the engine was started with.
+
+        Missing ones are loaded while the others go on; those that are named no longer take no new requests and are
+        unloaded once their requests have ended. The same declaration again changes nothing. Returns what is served.
+
+        Raises:
+            Conflict: a name is served with other weights; nothing was changed.
+            InvalidInput: no name, or one name for two models; nothing was changed.
+            SetupError: the declaration cannot be kept on disk; nothing was changed. Or a file is missing or no model,
+                or memory does not suffice; the other models are served nevertheless.
+            Corrupt: a file's SHA-256 is another one; the other models are served nevertheless.
+            UnsupportedParameter: this engine cannot be told what to serve, and does not serve it already.
+            Unavailable: the engine cannot be reached or went away meanwhile.
         """
         ...
 

@@ -9,7 +9,7 @@ its completions endpoint as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import httpx
@@ -23,6 +23,7 @@ from antiphon.core.errors import (
     Overloaded,
     PromptTooLong,
     Unavailable,
+    UnsupportedParameter,
 )
 from antiphon.core.ids import new_id
 from antiphon.engine.messages import (
@@ -33,6 +34,7 @@ from antiphon.engine.messages import (
     Generate,
     Load,
     ModelDescription,
+    ServedModel,
     TokenOut,
     Usage,
 )
@@ -97,6 +99,17 @@ class RemoteEngine:
             ),
             Load(),
         )
+
+    async def serve(self, models: Sequence[ServedModel]) -> Described:
+        served = await self.describe()
+        missing = {model.name for model in models} - {model.name for model in served.models}
+        if missing:
+            raise UnsupportedParameter(
+                f"The remote engine does not serve {', '.join(sorted(missing))} and cannot be told to.",
+                where=self._url,
+                next_step="Load the model on that server under this name.",
+            )
+        return served
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         began = self._monotonic()

@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,7 @@ from antiphon.engine.messages import (
     Finished,
     Generate,
     Hello,
+    Serve,
     ToEngine,
 )
 
@@ -157,9 +158,7 @@ class _Connection:
                 self._send(failure_of(message.id, Conflict(f"The request id {message.id!r} is in flight already.")))
                 return
             self._tickets[message.id] = None
-            task = asyncio.get_running_loop().create_task(self._submit(message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._submit(message))
         elif isinstance(message, Cancel):
             ticket = self._tickets.get(message.id)
             if ticket is not None:
@@ -168,12 +167,32 @@ class _Connection:
                 self._cancelled.add(message.id)
         elif isinstance(message, Describe):
             self._send(Described(message.id, self._engine.models(), self._engine.load()))
+        elif isinstance(message, Serve):
+            self._begin(self._serve(message))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, declared: Serve) -> None:
+        try:
+            self._require_staying()
+            served = await self._engine.serve(declared.models)
+        except AntiphonError as error:
+            _log.warning("Not all declared models are served: %s", error)
+            self._send(failure_of(declared.id, error))
+            return
+        self._send(msgspec.structs.replace(served, id=declared.id))
+
+    def _require_staying(self) -> None:
+        if self._stopping.is_set():
+            raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
 
     async def _submit(self, request: Generate) -> None:
         arrived = time.time_ns()
         try:
-            if self._stopping.is_set():
-                raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
+            self._require_staying()
             ticket = await self._engine.submit(request, lambda event: self._deliver(request, event, arrived))
         except AntiphonError as error:
             self._end(request.id)

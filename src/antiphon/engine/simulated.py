@@ -54,6 +54,7 @@ class SimulatedRuntime:
         decode_seconds: per token of a shared decode call.
         prefill_seconds: per token of a prefill call.
         words: about how many words a text has.
+        weights: two models with different weights write different texts.
     """
 
     def __init__(
@@ -65,17 +66,19 @@ class SimulatedRuntime:
         decode_seconds: float = 0.0,
         prefill_seconds: float = 0.0,
         words: int = 8,
+        weights: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._layout = layout or Layout(context_tokens=16_384)
         self._call_seconds, self._decode_seconds, self._prefill_seconds = call_seconds, decode_seconds, prefill_seconds
         self._words = words
+        self._weights = [weights] if weights else []
         self._sleep = sleep
         self._slots = [_Slot([]) for _ in range(self._layout.slots)]
         self._tokenizer: Any = None
         self._description = ModelDescription(
             name=name,
-            fingerprint=content_hash({"simulated": 1, "words": words})[:32],
+            fingerprint=content_hash({"simulated": 1, "words": words} | ({"weights": weights} if weights else {}))[:32],
             context_tokens=self._layout.context_tokens,
             chat_template=CHAT_TEMPLATE,
             special_tokens=(),
@@ -146,7 +149,7 @@ class SimulatedRuntime:
         since_quote = next(
             (n for n, token in enumerate(reversed(completion)) if _QUOTE in _PIECES[token]), len(completion)
         )
-        key = int(content_hash([held.tokens[: held.start], completion])[:16], 16)
+        key = int(content_hash([held.tokens[: held.start], completion, *self._weights])[:16], 16)
         generator = np.random.Generator(np.random.Philox(key=key))
         logits = generator.standard_normal(len(_PIECES)).astype(np.float32)
         if since_quote < self._words:

@@ -1,22 +1,54 @@
 """The engine's main loop: drain arrivals, plan, run, tell. It runs in a thread of its own and never waits for callers.
 
-Invariant: arrivals and cancellations are drained before every step, so an arrival waits for at most the step in
-flight and a cancelled request's slot is free before the next one.
+Invariants:
+- Arrivals and cancellations are drained before every step, so an arrival waits for at most the step in flight and a
+  cancelled request's slot is free before the next one.
+- A lane that leaves is closed here, after its last sequence has ended, so no runtime is freed while it computes.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from antiphon.core.errors import AntiphonError, EngineFailed
-from antiphon.engine.lane import Emission, Lane
+from antiphon.engine.lane import Counters, Emission, Lane
 from antiphon.engine.messages import Load
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.sequence import Sequence
 
 _log = logging.getLogger("antiphon.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    lane: Lane
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancellation:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Join:
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    pass
+
+
+_Message = _Arrival | _Cancellation | _Join | _Leave | _Stop
 
 
 class StepLoop:
@@ -25,47 +57,64 @@ class StepLoop:
     ``emit`` is called from the loop's thread, once a turn, with everything callers are to be told.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], budget: Budget, emit: Callable[[list[Emission]], None]) -> None:
-        self._lanes = dict(lanes)
+    def __init__(self, lanes: Iterable[Lane], budget: Budget, emit: Callable[[list[Emission]], None]) -> None:
+        # In one value, so that other threads see a lane either at work or counted among those that are gone.
+        self._roster: tuple[tuple[Lane, ...], Counters] = (tuple(lanes), Counters())
+        self._leaving: set[Lane] = set()
         self._budget = budget
         self._emit = emit
-        self._inbox: queue.SimpleQueue[tuple[str, Sequence] | int | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._stopping = False
 
-    def submit(self, model: str, sequence: Sequence) -> None:
-        """Hand over a sequence; from any thread."""
-        self._inbox.put((model, sequence))
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Those that are not closed; from any thread."""
+        return self._roster[0]
+
+    def submit(self, lane: Lane, sequence: Sequence) -> None:
+        """Hand over a sequence; from any thread. The lane must have joined and not been told to leave."""
+        self._inbox.put(_Arrival(lane, sequence))
 
     def cancel(self, ticket: int) -> None:
         """Cancel by ticket; from any thread. An unknown or finished ticket is ignored."""
-        self._inbox.put(ticket)
+        self._inbox.put(_Cancellation(ticket))
+
+    def join(self, lane: Lane) -> None:
+        """Serve one more lane; from any thread. The loop owns its runtime from now on."""
+        self._inbox.put(_Join(lane))
+
+    def leave(self, lane: Lane) -> None:
+        """Close the lane once its sequences have ended; from any thread. Nothing is submitted to it afterwards."""
+        self._inbox.put(_Leave(lane))
 
     def stop(self) -> None:
         """Return from :meth:`run` once nothing is in flight; from any thread."""
-        self._inbox.put(None)
+        self._inbox.put(_Stop())
 
     def load(self) -> Load:
-        """How busy all lanes together are; from any thread."""
-        lanes = list(self._lanes.values())
+        """How busy all lanes together are; from any thread. What is counted never falls."""
+        lanes, gone = self._roster
+        counted = [gone, *(lane.counters for lane in lanes)]
         return Load(
             running_online=sum(lane.count("online", waiting=False) for lane in lanes),
             running_batch=sum(lane.count("batch", waiting=False) for lane in lanes),
             waiting_online=sum(lane.count("online", waiting=True) for lane in lanes),
             waiting_batch=sum(lane.count("batch", waiting=True) for lane in lanes),
             slots=sum(lane.runtime.layout.slots for lane in lanes),
-            steps=sum(lane.counters.steps for lane in lanes),
-            generated_tokens_online=sum(lane.counters.generated_online for lane in lanes),
-            generated_tokens_batch=sum(lane.counters.generated_batch for lane in lanes),
-            prefilled_tokens=sum(lane.counters.prefilled_tokens for lane in lanes),
-            reused_prefix_tokens=sum(lane.counters.reused_prefix_tokens for lane in lanes),
-            busy_seconds=sum(lane.counters.busy_seconds for lane in lanes),
+            steps=sum(counters.steps for counters in counted),
+            generated_tokens_online=sum(counters.generated_online for counters in counted),
+            generated_tokens_batch=sum(counters.generated_batch for counters in counted),
+            prefilled_tokens=sum(counters.prefilled_tokens for counters in counted),
+            reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
+            busy_seconds=sum(counters.busy_seconds for counters in counted),
         )
 
     def run(self) -> None:
         """The loop."""
         while True:
             emissions = self._drain()
-            busy = [lane for lane in self._lanes.values() if not lane.idle]
+            self._release()
+            busy = [lane for lane in self.lanes if not lane.idle]
             if self._stopping and not busy and self._inbox.empty():
                 self._tell(emissions)
                 return
@@ -87,21 +136,38 @@ class StepLoop:
 
     def _drain(self) -> list[Emission]:
         emissions: list[Emission] = []
-        wait = not self._stopping and all(lane.idle for lane in self._lanes.values())
+        wait = not self._stopping and not self._leaving and all(lane.idle for lane in self.lanes)
         while True:
             try:
-                item = self._inbox.get(block=wait)
+                message = self._inbox.get(block=wait)
             except queue.Empty:
                 return emissions
             wait = False
-            if item is None:
-                self._stopping = True
-            elif isinstance(item, int):
-                for lane in self._lanes.values():
-                    emissions += lane.cancel(item)
+            match message:
+                case _Arrival(lane, sequence):
+                    lane.add(sequence)
+                case _Cancellation(ticket):
+                    for lane in self.lanes:
+                        emissions += lane.cancel(ticket)
+                case _Join(lane):
+                    self._roster = ((*self.lanes, lane), self._roster[1])
+                case _Leave(lane):
+                    self._leaving.add(lane)
+                case _Stop():
+                    self._stopping = True
+
+    def _release(self) -> None:
+        for lane in [lane for lane in self._leaving if lane.idle]:
+            self._leaving.discard(lane)
+            staying = tuple(other for other in self.lanes if other is not lane)
+            self._roster = (staying, self._roster[1] + lane.counters)
+            name = lane.runtime.description.name
+            try:
+                lane.runtime.close()
+            except Exception:
+                _log.exception("Model %s could not be freed.", name)
             else:
-                model, sequence = item
-                self._lanes[model].add(sequence)
+                _log.info("Model %s is unloaded.", name)
 
     def _tell(self, emissions: list[Emission]) -> None:
         if emissions:

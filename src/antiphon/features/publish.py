@@ -7,7 +7,7 @@ what won, and never puts an older snapshot in place of a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 import msgspec
@@ -39,7 +39,11 @@ class Collected(msgspec.Struct, frozen=True):
 
 
 class Publisher:
-    """Publishes for one scope. Safe to run in several processes at once."""
+    """Publishes for one scope. Safe to run in several processes at once.
+
+    Args:
+        also_named: lake files that something else than a snapshot names (datasets), which no collection may remove.
+    """
 
     def __init__(
         self,
@@ -54,8 +58,10 @@ class Publisher:
         overlay: Overlay | None = None,
         consumer: StreamConsumer | None = None,
         limits: ComputeLimits | None = None,
+        also_named: Callable[[Scope], Iterable[str]] | None = None,
     ) -> None:
         self._scope = scope
+        self._also_named = also_named
         self._publications = publications
         self._snapshots = snapshots
         self._definitions = definitions
@@ -152,6 +158,8 @@ class Publisher:
         self._online.forget(self._scope, in_use)
         online = self._online.collect(self._scope, in_use, older_than)
         named = {file.path for item in self._snapshots.list(self._scope, limit=1_000_000) for file in item.files}
+        if self._also_named is not None:
+            named.update(self._also_named(self._scope))
         lake = self._lake.collect(self._scope, named, older_than)
         return Collected(tuple(lake), tuple(online), self._prune(kept))
 

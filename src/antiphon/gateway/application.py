@@ -15,8 +15,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import dashboard, health, openapi, problem
-from antiphon.gateway.admin import keys, predictions, publications, releases, status, work
+from antiphon.gateway import dashboard, feedback, health, openapi, problem
+from antiphon.gateway.admin import (
+    datasets,
+    evaluations,
+    keys,
+    models,
+    outcomes,
+    predictions,
+    publications,
+    releases,
+    rollouts,
+    status,
+    work,
+)
 from antiphon.gateway.history import Histories
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import endpoints
@@ -27,6 +39,11 @@ OPERATIONS: tuple[Operation, ...] = (
     *status.OPERATIONS,
     *predictions.OPERATIONS,
     *releases.OPERATIONS,
+    *rollouts.OPERATIONS,
+    *models.OPERATIONS,
+    *evaluations.OPERATIONS,
+    *datasets.OPERATIONS,
+    *outcomes.OPERATIONS,
     *publications.OPERATIONS,
     *work.OPERATIONS,
     *keys.OPERATIONS,
@@ -60,6 +77,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         routes=[
             Route("/v1/chat/completions", endpoints.chat_completions, methods=["POST"]),
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/feedback", feedback.feedback, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),
             Route("/healthz", health.healthz, methods=["GET"]),

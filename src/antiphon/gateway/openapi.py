@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
+from antiphon.gateway.feedback import Feedback, FeedbackTaken
 from antiphon.gateway.health import Health, Readiness
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
 from antiphon.gateway.operation import Nothing, Operation
 from antiphon.gateway.problem import ProblemBody
+from antiphon.learning.arriving import ArrivingOutcome
 
 _TEMPLATE = "#/components/schemas/{name}"
 
@@ -20,7 +22,7 @@ _TEMPLATE = "#/components/schemas/{name}"
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document. Every path that the gateway serves with JSON is in it."""
     types: list[Any] = [ProblemBody, ChatParameters, ChatCompletion, ChatChunk, CompletionParameters, Completion]
-    types += [Model, ModelList, Health, Readiness]
+    types += [Model, ModelList, Health, Readiness, ArrivingOutcome, Feedback, FeedbackTaken]
     types += [operation.answer for operation in operations]
     types += [operation.body for operation in operations if operation.body is not None]
     types += [operation.query for operation in operations]
@@ -49,6 +51,10 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         answered = _json("The answer; a stream of events with `stream: true`.", schema[id(answer)])
         answered["content"]["text/event-stream"] = {"schema": schema[id(chunk)]}
         add(path, "post", summary, path.strip("/").replace("/", "_"), {"200": answered}, requestBody=body(kind))
+    feedback = body(ArrivingOutcome)
+    feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(ArrivingOutcome)], schema[id(Feedback)]]}
+    taken = _json("What became of each.", schema[id(FeedbackTaken)])
+    add("/v1/feedback", "post", "Say what became of predictions.", "feedback", {"200": taken}, requestBody=feedback)
     add("/v1/models", "get", "What may be asked.", "models", {"200": _json("Names.", schema[id(ModelList)])})
     add(
         "/v1/models/{model}",
@@ -73,6 +79,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         if operation.body is not None:
             more["requestBody"] = body(operation.body)
         answers = {str(operation.status): _json("Done.", schema[id(operation.answer)])}
+        if operation.page:
+            html = {"text/html": {"schema": {"type": "string"}}}
+            answers = {str(operation.status): {"description": "A page.", "content": html}}
         add(operation.path, operation.method.lower(), operation.summary, operation.name, answers, **more)
     return {
         "openapi": "3.1.0",

@@ -24,26 +24,50 @@ from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.identity import Principal
 
-Action = Literal["answer", "administer", "publish", "release", "batch", "read"]
+Action = Literal["answer", "feedback", "administer", "publish", "release", "batch", "read"]
 
 
 KINDS = {
     "batch": "job",
+    "datasets": "dataset",
+    "evaluations": "evaluation",
     "events": "stream",
     "features": "view",
     "keys": "key",
+    "models": "model",
+    "outcomes": "application",
     "predictions": "prediction",
     "publications": "publication",
     "releases": "release",
+    "rollouts": "rollout",
     "runs": "run",
     "status": "platform",
     "streams": "stream",
+    "train": "application",
 }
 """The noun of a path to the kind of resource that policy knows."""
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No query and no body."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A whole page that stands by itself, and the content security policy to serve it under."""
+
+    html: str
+    policy: str
+
+
+def page_response(page: Page) -> Response:
+    """The page, for nobody to keep or to frame."""
+    headers = {
+        "content-security-policy": f"{page.policy}; frame-ancestors 'none'",
+        "cache-control": "no-store",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(page.html, headers=headers, media_type="text/html")
 
 
 @dataclass(frozen=True)
@@ -64,7 +88,8 @@ class Operation(msgspec.Struct, frozen=True):
 
     Attributes:
         action: what policy is asked for; ``changes`` marks those that the runner writes to the audit log.
-        answer: the type of the JSON body.
+        answer: the type of the JSON body; with ``page`` it is a page of HTML under the policy that ``run`` gives
+            with it (see :class:`Page`).
         query, body: structs; unknown fields are refused by name.
         run: takes a :class:`Call`; a plain function runs in a thread.
     """
@@ -79,6 +104,7 @@ class Operation(msgspec.Struct, frozen=True):
     body: type[msgspec.Struct] | None = None
     changes: bool = False
     status: int = 200
+    page: bool = False
 
     @property
     def name(self) -> str:
@@ -111,6 +137,8 @@ class Operation(msgspec.Struct, frozen=True):
             await run_in_threadpool(
                 services.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail)
             )
+        if self.page:
+            return page_response(answer)
         return Response(msgspec.json.encode(answer), self.status, media_type="application/json")
 
     def _resource(self, request: Request) -> str:

@@ -15,12 +15,15 @@ import msgspec
 
 from antiphon.batch.orders import TableOrder
 from antiphon.catalog.events import Event
-from antiphon.catalog.receipts import Path, Receipt
+from antiphon.catalog.receipts import Path, Receipt, Role
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
+from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
+from antiphon.gateway.learning_ports import Datasets, Outcomes
+from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.identity import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -51,6 +54,8 @@ class Receipts(Protocol):
         path: Path | None = None,
         before: datetime | None = None,
         limit: int = 50,
+        *,
+        roles: Sequence[Role] | None = None,
     ) -> Sequence[Receipt]: ...
 
 
@@ -174,6 +179,7 @@ class GatewayServices:
         freshness: of each served view.
         processes: the children under supervision.
         ready: part to what is wrong with it, ``None`` when it is fine.
+        learning: models, evaluations and rollouts; ``None`` where none of these is wired.
         session_secret: 32 bytes that seal the dashboard's cookie; the same in every gateway of a project.
     """
 
@@ -190,6 +196,8 @@ class GatewayServices:
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
     releases: Releases
     publications: Publications
+    outcomes: Outcomes
+    datasets: Datasets
     streams: Streams
     freshness: Callable[[Scope], Sequence[ViewFreshness]]
     runs: Runs
@@ -202,7 +210,20 @@ class GatewayServices:
     prices: PriceSettings = field(default_factory=PriceSettings)
     max_body_bytes: int = 4_000_000
     audit: Callable[[Scope, str, str, str, Mapping[str, Any]], Any] | None = None
+    learning: LearningServices | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
         return Scope(principal.tenant, self.environment)
+
+    def learned(self) -> LearningServices:
+        """Models and rollouts.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.learning is None:
+            raise Unavailable(
+                "Models and rollouts are not served here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.learning

@@ -21,7 +21,7 @@ from antiphon.core.errors import Forbidden, InvalidInput, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.governance.identity import Principal
 
-Action = Literal["answer", "administer", "publish", "release", "batch", "read"]
+Action = Literal["answer", "feedback", "administer", "publish", "release", "batch", "read"]
 CONTEXT = ("purpose", "path", "environment")
 """What a policy may read of a request's context; a missing one is the empty string."""
 

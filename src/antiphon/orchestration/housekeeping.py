@@ -18,8 +18,9 @@ HOUR = 3_600.0
 class Housekeeping:
     """Calls ``collect`` once an interval, the first time an interval after the start."""
 
-    def __init__(self, collect: Callable[[], Any], *, every: float = HOUR) -> None:
+    def __init__(self, collect: Callable[[], Any], *, every: float = HOUR, name: str = "Collected garbage") -> None:
         self._collect = collect
+        self._name = name
         self._every = every
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -29,6 +30,7 @@ class Housekeeping:
             if stop.is_set():
                 return
             try:
-                _log.info("Collected: %s", await asyncio.to_thread(self._collect))
+                if found := await asyncio.to_thread(self._collect):
+                    _log.info("%s: %s", self._name, found)
             except AntiphonError:
-                _log.exception("Garbage could not be collected.")
+                _log.exception("%s: it failed and is tried again later.", self._name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from antiphon.core.scope import Scope
+from antiphon.engine.messages import Described
 
 
 class Part(Protocol):
@@ -21,3 +22,28 @@ class Refresh(Protocol):
     def __call__(
         self, scope: Scope, *, views: Sequence[str] = ..., reason: str = ..., key: str | None = ...
     ) -> str: ...
+
+
+class Watched(Protocol):
+    """The engine, as far as it says how busy it is."""
+
+    async def describe(self) -> Described:
+        """The load now; raises ``Unavailable`` when the engine cannot be reached."""
+        ...
+
+
+class Pausable(Protocol):
+    """Work in processes of its own that can be stopped where it is and continued. Each call may be repeated."""
+
+    @property
+    def running(self) -> Sequence[object]:
+        """What is under way now, paused or not."""
+        ...
+
+    def pause_all(self) -> None:
+        """Stop everything under way at once, but what was asked to end; what starts later may be stopped too."""
+        ...
+
+    def resume_all(self) -> None:
+        """Continue everything, what starts later too."""
+        ...

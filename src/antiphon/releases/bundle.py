@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +47,22 @@ def identity(bundle: Bundle) -> str:
 def diff(before: Bundle, after: Bundle) -> tuple[FieldChange, ...]:
     """Every field that differs, by path. Lists are compared by position, maps by key."""
     return tuple(_differences("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
+
+
+def summary(changes: Sequence[FieldChange], most: int = 5) -> str:
+    """The changes in words, short ones with their values: ``model.name (a → b), application.prompt.template``."""
+    if not changes:
+        return "nothing"
+    words = [_change_in_words(change) for change in changes[:most]]
+    rest = len(changes) - most
+    return ", ".join(words) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _change_in_words(change: FieldChange) -> str:
+    if change.before is None or change.after is None:
+        return f"{change.field} {'added' if change.before is None else 'removed'}"
+    before, after = (" ".join(str(value).split()) for value in (change.before, change.after))
+    return f"{change.field} ({before} → {after})" if len(before) + len(after) <= 60 else change.field
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[FieldChange]:

@@ -1,25 +1,29 @@
-"""The live pointer as a gateway reads it: from memory, renewed from the catalog by a lease.
+"""The live pointer and the rollout under way as a gateway reads them: from memory, renewed by a lease.
 
-Invariant: after a release was activated or rolled back, every process that reaches the catalog answers with it
-within :data:`LEASE_SECONDS`. One that does not reach it keeps answering with the release it knows, which is
-immutable, for at most ``bound`` seconds.
+Invariant: after a release was activated or rolled back, or a rollout moved, every process that reaches the catalog
+routes by it within :data:`LEASE_SECONDS`. One that does not reach it keeps routing by what it knows, which is
+immutable, for at most ``bound`` seconds. The pointer and the rollout are always of one state of the catalog.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from antiphon.catalog.releases import Release
+from antiphon.catalog.rollouts import Assigned, Rollout, Standing
 from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
+from antiphon.releases.router import assign
 
 LEASE_SECONDS = 0.25
 BOUND_SECONDS = 30.0
 _MOST_REMEMBERED = 1_000
+
+T = TypeVar("T")
 
 
 class ReleaseReader(Protocol):
@@ -30,8 +34,16 @@ class ReleaseReader(Protocol):
     def get(self, scope: Scope, release: str) -> Release: ...
 
 
+class StandingReader(Protocol):
+    """The catalog's rollouts (``catalog.rollouts.Rollouts``)."""
+
+    def standing(self, scope: Scope, application: str) -> Standing: ...
+
+
 class _Leased(msgspec.Struct, frozen=True):
-    release: Release | None
+    live: Release | None
+    rollout: Rollout | None
+    candidate: Release | None
     checked: float
 
 
@@ -39,17 +51,26 @@ class LiveReleases:
     """Which release answers now. Safe to share between threads.
 
     Args:
-        releases: where the truth is.
+        releases: where the truth about releases is.
         clock: only its monotonic reading is used.
+        rollouts: where the truth about rollouts is; ``None`` where there are none.
         bound: for how many seconds a known pointer is believed while the catalog is away.
     """
 
-    def __init__(self, releases: ReleaseReader, clock: Clock, *, bound: float = BOUND_SECONDS) -> None:
+    def __init__(
+        self,
+        releases: ReleaseReader,
+        clock: Clock,
+        *,
+        rollouts: StandingReader | None = None,
+        bound: float = BOUND_SECONDS,
+    ) -> None:
         self._releases = releases
         self._clock = clock
+        self._rollouts = rollouts
         self._bound = bound
-        self._live: dict[tuple[Scope, str], _Leased] = {}
-        self._pinned: dict[tuple[Scope, str], _Leased] = {}
+        self._standing: dict[tuple[Scope, str], _Leased] = {}
+        self._pinned: dict[tuple[Scope, str], Release] = {}
         self._renewing = threading.Lock()
 
     def live(self, scope: Scope, application: str) -> Release | None:
@@ -58,24 +79,22 @@ class LiveReleases:
         Raises:
             Unavailable: the catalog is away and the pointer was not seen within the bound.
         """
-        key = (scope, application)
-        leased = self._live.get(key)
-        if leased is not None and self._age(leased) <= LEASE_SECONDS:
-            return leased.release
-        with self._renewing:
-            # Of many requests that find the lease over at once, one asks the catalog.
-            leased = self._live.get(key)
-            if leased is not None and self._age(leased) <= LEASE_SECONDS:
-                return leased.release
-            now = self._clock.monotonic()
-            try:
-                release = self._releases.live(scope, application)
-            except Unavailable:
-                if leased is None or self._age(leased) > self._bound:
-                    raise
-                return leased.release
-            _keep(self._live, key, _Leased(release, now))
-        return release
+        return self._leased(scope, application).live
+
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
+        """Which release answers this request, ``None`` when the application has no live one.
+
+        Args:
+            unit: keyed hash of who asks; the same one always gets the same arm of a rollout.
+            request_id: decides whether the request is mirrored.
+
+        Raises:
+            Unavailable: the catalog is away and the pointer was not seen within the bound.
+        """
+        leased = self._leased(scope, application)
+        if leased.live is None:
+            return None
+        return assign(leased.live, leased.rollout, leased.candidate, unit, request_id)
 
     def get(self, scope: Scope, release: str) -> Release:
         """One release by id. Its bundle never changes, so that it is read once; its ``stage`` is as old.
@@ -85,22 +104,50 @@ class LiveReleases:
         """
         key = (scope, release)
         pinned = self._pinned.get(key)
-        if pinned is not None and pinned.release is not None:
-            return pinned.release
-        found = self._releases.get(scope, release)
-        _keep(self._pinned, key, _Leased(found, self._clock.monotonic()))
-        return found
+        if pinned is None:
+            pinned = self._releases.get(scope, release)
+            _keep(self._pinned, key, pinned)
+        return pinned
 
     def forget(self) -> None:
         """Ask the catalog at the next request, for a process that moved the pointer itself."""
-        self._live.clear()
+        self._standing.clear()
+
+    def _leased(self, scope: Scope, application: str) -> _Leased:
+        key = (scope, application)
+        leased = self._standing.get(key)
+        if leased is not None and self._age(leased) <= LEASE_SECONDS:
+            return leased
+        with self._renewing:
+            # Of many requests that find the lease over at once, one asks the catalog.
+            leased = self._standing.get(key)
+            if leased is not None and self._age(leased) <= LEASE_SECONDS:
+                return leased
+            now = self._clock.monotonic()
+            try:
+                renewed = self._read(scope, application, now)
+            except Unavailable:
+                if leased is None or self._age(leased) > self._bound:
+                    raise
+                return leased
+            _keep(self._standing, key, renewed)
+        return renewed
+
+    def _read(self, scope: Scope, application: str, now: float) -> _Leased:
+        if self._rollouts is None:
+            return _Leased(self._releases.live(scope, application), None, None, now)
+        standing = self._rollouts.standing(scope, application)
+        # A bundle is decoded once: a renewal reads ids, and the releases behind them never change.
+        live = None if standing.live is None else self.get(scope, standing.live)
+        candidate = None if standing.rollout is None else self.get(scope, standing.rollout.candidate)
+        return _Leased(live, standing.rollout, candidate, now)
 
     def _age(self, leased: _Leased) -> float:
         return self._clock.monotonic() - leased.checked
 
 
-def _keep(remembered: dict[tuple[Scope, str], _Leased], key: tuple[Scope, str], leased: _Leased) -> None:
+def _keep(remembered: dict[tuple[Scope, str], T], key: tuple[Scope, str], value: T) -> None:
     # Names come from requests: without a bound, unknown ones would fill the memory.
     if len(remembered) >= _MOST_REMEMBERED:
         remembered.clear()
-    remembered[key] = leased
+    remembered[key] = value

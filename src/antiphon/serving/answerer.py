@@ -1,68 +1,37 @@
 """answer(): decide → features → reuse or (prompt → generate → guard) → receipt. Both paths, every prediction.
 
-Invariant: an :class:`Answer` leaves this module only after its receipt is committed, together with the texts
-and the stored answer it names. Nothing is written for a request that failed.
+Invariants: an :class:`Answer` leaves this module only after its receipt is committed, together with the texts
+and the stored answer it names. A request is assigned to a release once and ends with it. Of a request that failed
+nothing is kept but, in a rollout, that a user of that arm got no answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import CacheReceipt, Receipt, UsageReceipt
-from antiphon.catalog.releases import Release
-from antiphon.core.clock import Clock, utc
+from antiphon.catalog.rollouts import Assigned
+from antiphon.core.clock import utc
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from antiphon.core.ids import canonical, keyed_hash, new_id
-from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.engine.messages import Delta, ModelDescription
 from antiphon.serving import freshness, generation, prompts, reuse
-from antiphon.serving.admission import Admission
+from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace
 from antiphon.serving.builtin import implicit_release
+from antiphon.serving.committing import Committer
 from antiphon.serving.flights import Flights
-from antiphon.serving.generation import Asked, Generated, Written
-from antiphon.serving.ports import (
-    Commit,
-    Decide,
-    Engine,
-    FeatureReader,
-    LiveReleases,
-    Receipts,
-    StoredAnswers,
-    Texts,
-)
+from antiphon.serving.generation import Asked, Written
+from antiphon.serving.narrowing import narrowed
 from antiphon.serving.prepared import Prepared, check_overrides, entity_of, wants_tokens
 from antiphon.serving.printing import fingerprint
-from antiphon.serving.probabilities import class_probabilities
-from antiphon.serving.recording import receipt_of, to_store, with_texts
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
-
-
-class Services(msgspec.Struct, frozen=True):
-    """What an answer is made with; ``app`` fills it in.
-
-    ``online_seconds`` is how long an online answer may take to generate; a batch row waits as long as it must.
-    """
-
-    engine: Engine
-    features: Callable[[Scope], FeatureReader]
-    releases: LiveReleases
-    decide: Decide
-    stored: StoredAnswers
-    texts: Texts
-    receipts: Receipts
-    commit: Commit
-    clock: Clock
-    admission: Admission
-    subject_key: bytes
-    online_seconds: float | None = None
+from antiphon.serving.services import Services
+from antiphon.serving.shadow import ShadowCounts, Shadows
 
 
 class Answerer:
@@ -73,6 +42,8 @@ class Answerer:
         self._models: dict[str, ModelDescription] = {}
         self._described_at = float("-inf")
         self._flights = Flights()
+        self._commit = Committer(services)
+        self._shadows = Shadows(self.answer, self._commit.unpaired, services.clock, services.mirroring)
 
     async def answer(self, request: AnswerRequest) -> Answer:
         """The whole answer at once.
@@ -96,33 +67,63 @@ class Answerer:
         with span("answer", {"antiphon.application": request.application, "antiphon.path": request.path},
                   traceparent=request.traceparent):  # fmt: skip
             async with self._services.admission.enter(request.path):
-                prepared = await self._prepare(request, arrived)
-                application = prepared.release.bundle.application
-                answer = await self._stored(prepared)
-                if answer is not None:
-                    yield TextDelta(answer.text)
-                    yield answer
-                    return
-                asked = await self._ask(prepared)
-                plain = prepared.release.number == 0
-                key = None if plain else reuse.prompt_key(asked, application, prepared.reading.prints)
-                if plain or not (application.guards or application.output_schema):
-                    answer = None if key is None else await self._identical(prepared, key)
+                arrival = arrive(request, self._services.subject_key, arrived)
+                assigned = await self._assign(arrival)
+                prepared: Prepared | None = None
+                answer: Answer | None = None
+                try:
+                    prepared = self._prepare(arrival, assigned)
+                    async with aclosing(self._answering(prepared)) as events:
+                        async for event in events:
+                            if isinstance(event, Answer):
+                                answer = event
+                            yield event
+                except Exception as error:
                     if answer is None:
-                        async with aclosing(self._show_tokens(prepared, asked, key)) as events:
-                            async for event in events:
-                                yield event
-                        return
-                else:
-                    answer = await self._once(prepared, asked, key)
-                yield TextDelta(answer.text, answer.tokens)
-                yield answer
+                        publication = prepared.reading.publication if prepared is not None else None
+                        await self._commit.failed(arrival, assigned, publication, error)
+                    raise
+                finally:
+                    if answer is not None:
+                        self._shadows.offer(arrival, assigned, answer)
 
-    async def _prepare(self, request: AnswerRequest, arrived: float) -> Prepared:
-        services = self._services
-        queued = time.perf_counter() - arrived
-        release = await self._release(request)
-        application = release.bundle.application
+    @property
+    def shadows(self) -> ShadowCounts:
+        """What became of mirrored requests since this process started."""
+        return self._shadows.counts
+
+    async def close(self) -> None:
+        """Let the shadows under way end, within a bound; answers are mirrored no longer."""
+        await self._shadows.close()
+
+    async def _answering(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Answer, None]:
+        application = prepared.application
+        answer = await self._stored(prepared)
+        if answer is not None:
+            yield TextDelta(answer.text)
+            yield answer
+            return
+        asked = await self._ask(prepared)
+        plain = prepared.release.number == 0
+        key = None
+        if not plain and prepared.cache_namespace is not None:
+            key = reuse.prompt_key(asked, application, prepared.reading.prints, prepared.prompt_namespace)
+        if plain or not (application.guards or application.output_schema):
+            answer = None if key is None else await self._identical(prepared, key)
+            if answer is None:
+                async with aclosing(self._show_tokens(prepared, asked, key)) as events:
+                    async for event in events:
+                        yield event
+                return
+        else:
+            answer = await self._once(prepared, asked, key)
+        yield TextDelta(answer.text, answer.tokens)
+        yield answer
+
+    def _prepare(self, arrival: Arrival, assigned: Assigned) -> Prepared:
+        services, request = self._services, arrival.request
+        release = assigned.release
+        application = narrowed(release.bundle.application, request.only)
         decision = services.decide(
             request.principal,
             "answer",
@@ -145,32 +146,35 @@ class Answerer:
                 vector = services.features(request.scope).read(
                     application.features, entity, as_of, request.minimum_publication
                 )
-        subject = keyed_hash(services.subject_key, f"{request.scope}|{canonical(entity).decode()}").hex()
         return Prepared(
-            request=request,
-            request_id=request.request_id or new_id("req"),
-            release=release,
+            arrival=arrival,
+            assigned=assigned,
+            application=application,
             decision=decision,
             as_of=as_of,
             reading=freshness.apply(vector, application, as_of),
-            subject=subject,
             question_hash=reuse.question_hash(request.question),
-            arrived=arrived,
-            queued=queued,
+            cache_namespace=cache_namespace(request, assigned),
         )
 
-    async def _release(self, request: AnswerRequest) -> Release:
-        releases = self._services.releases
+    async def _assign(self, arrival: Arrival) -> Assigned:
+        """The release that answers, whatever becomes live before the answer ends."""
+        releases, request = self._services.releases, arrival.request
         if request.release is not None:
             release = releases.get(request.scope, request.release)
             if release.bundle.application.name != request.application:
                 raise InvalidInput(
                     f"Release {request.release} belongs to {release.bundle.application.name}.", where="release"
                 )
-            return release
-        live = releases.live(request.scope, request.application)
-        if live is not None:
-            return live
+            return as_requested(request, release)
+        if arrival.takes_part:
+            assigned = releases.assign(request.scope, request.application, arrival.unit, arrival.request_id)
+            if assigned is not None:
+                return assigned
+        else:
+            live = releases.live(request.scope, request.application)
+            if live is not None:
+                return as_requested(request, live)
         model = await self._model(request.application, missing_ok=True)
         if model is None:
             raise NotFound(
@@ -178,7 +182,7 @@ class Answerer:
                 where="model",
                 next_step="`GET /v1/models` lists what can be asked.",
             )
-        return implicit_release(request, model, self._services.clock.now())
+        return as_requested(request, implicit_release(request, model, self._services.clock.now()))
 
     async def _model(self, name: str, *, missing_ok: bool = False) -> ModelDescription | None:
         # Looked up again every few seconds: an engine that restarted may have another fingerprint.
@@ -196,7 +200,7 @@ class Answerer:
         return model
 
     async def _ask(self, prepared: Prepared) -> Asked:
-        application = prepared.release.bundle.application
+        application = prepared.application
         model = await self._model(prepared.release.bundle.model.name)
         assert model is not None
         request = prepared.request
@@ -221,18 +225,17 @@ class Answerer:
 
     def _names(self, prepared: Prepared) -> dict[str, Any]:
         request = prepared.request
-        return prompts.variables(
-            prepared.release.bundle.application, prepared.reading.prints, request.entity, request.question
-        )
+        return prompts.variables(prepared.application, prepared.reading.prints, request.entity, request.question)
 
     async def _stored(self, prepared: Prepared) -> Answer | None:
         """An answer made earlier about the same subject and question, when the application's rule lets it stand in."""
-        request, application = prepared.request, prepared.release.bundle.application
+        request, application = prepared.request, prepared.application
         rule = application.reuse
-        if rule.mode == "never" or not application.features or wants_tokens(request):
+        namespace = prepared.cache_namespace
+        if namespace is None or rule.mode == "never" or not application.features or wants_tokens(request):
             return None
         stored = self._services.stored.latest(
-            request.scope, prepared.release.id, prepared.subject, prepared.question_hash, as_of=prepared.as_of
+            request.scope, namespace, prepared.arrival.subject, prepared.question_hash, as_of=prepared.as_of
         )
         if stored is None:
             return None
@@ -240,18 +243,18 @@ class Answerer:
             rule = msgspec.structs.replace(rule, mode="fingerprint")
         if not reuse.may_serve(stored, rule, fingerprint(prepared.reading.prints), prepared.as_of):
             return None
-        return await self._serve_again(prepared, stored, "stored", stored.prompt_key if request.refresh else None)
+        return await self._commit.again(prepared, stored, "stored", stored.prompt_key if request.refresh else None)
 
     async def _identical(self, prepared: Prepared, key: str) -> Answer | None:
         """An answer that an identical prompt was given before."""
-        if not prepared.release.bundle.application.reuse.identical_prompts or wants_tokens(prepared.request):
+        if not prepared.application.reuse.identical_prompts or wants_tokens(prepared.request):
             return None
         same = self._services.stored.by_prompt(prepared.request.scope, key)
-        return None if same is None else await self._serve_again(prepared, same, "identical-prompt", key)
+        return None if same is None else await self._commit.again(prepared, same, "identical-prompt", key)
 
     async def _once(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
         """The answer an identical prompt was given, or a new one; of several at once, one is generated."""
-        if key is None or not prepared.release.bundle.application.reuse.identical_prompts:
+        if key is None or not prepared.application.reuse.identical_prompts:
             return await self._generate(prepared, asked, key)
         async with self._flights.alone((prepared.request.scope, key)):
             return await self._identical(prepared, key) or await self._generate(prepared, asked, key)
@@ -264,105 +267,28 @@ class Answerer:
         async with aclosing(generation.stream(self._services.engine, sent, self._deadline(prepared))) as events:
             async for event in events:
                 if isinstance(event, Delta):
-                    first_byte = first_byte or time.perf_counter() - prepared.arrived
+                    first_byte = first_byte or prepared.arrival.seconds
                     yield TextDelta(event.text, event.tokens)
                 else:
                     written = Written(event.finished.text, event.finished.reason, (event,), ())
-                    yield await self._finish(prepared, asked, written, key, first_byte)
+                    yield await self._commit.generated(prepared, asked, written, key, first_byte)
 
     def _deadline(self, prepared: Prepared) -> float | None:
         limit = self._services.online_seconds
         if limit is None or prepared.request.path != "online":
             return None
-        return asyncio.get_running_loop().time() + limit - (time.perf_counter() - prepared.arrived)
+        return asyncio.get_running_loop().time() + limit - prepared.arrival.seconds
 
     async def _generate(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
         with span("generate", {GENAI["model"]: asked.model}):
             written = await generation.write(
                 self._services.engine,
                 asked,
-                prepared.release.bundle.application,
+                prepared.application,
                 self._names(prepared),
                 prepared.reading.prints,
                 prepared.request.path,
                 traceparent(),
                 self._deadline(prepared),
             )
-        return await self._finish(prepared, asked, written, key, 0.0)
-
-    async def _finish(
-        self, prepared: Prepared, asked: Asked, written: Written, key: str | None, first_byte: float
-    ) -> Answer:
-        application = prepared.release.bundle.application
-        fingerprints = {attempt.finished.fingerprint for attempt in written.attempts}
-        if key is not None and fingerprints != {asked.fingerprint}:
-            # The engine was replaced since it was described: another fingerprint may give another text.
-            key = reuse.prompt_key(
-                msgspec.structs.replace(asked, fingerprint="+".join(sorted(fingerprints))),
-                application,
-                prepared.reading.prints,
-            )
-        classes = class_probabilities(
-            written.attempts[0].finished.text, application.schema or {}, application.classes, written.branches
-        )
-        receipt = receipt_of(
-            prepared, written.usage, CacheReceipt("generated"), written.finish_reason, classes, written.actions,
-            written.attempts, first_byte, self._services.clock.now(),
-        )  # fmt: skip
-        answer = await self._commit(prepared, receipt, written.text.encode(), written.attempts, key)
-        return msgspec.structs.replace(answer, tokens=written.attempts[-1].tokens)
-
-    async def _serve_again(
-        self, prepared: Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None
-    ) -> Answer | None:
-        """Serve it with a receipt of its own; with a ``key``, also keep it as this release's newest answer.
-
-        An answer that is only read keeps its age: reading does not make it younger. One whose text was erased is
-        no answer any more.
-        """
-        try:
-            content = self._services.texts.get(prepared.request.scope, stored.text_blob)
-        except NotFound:
-            return None
-        cache = CacheReceipt(
-            origin=origin,
-            prediction=stored.prediction,
-            origin_path=stored.made_path if origin == "stored" else stored.origin_path,
-            saved=stored.usage,
-            origin_seconds=stored.seconds,
-        )
-        receipt = receipt_of(
-            prepared, UsageReceipt(), cache, stored.finish_reason, stored.classes, (), (), 0.0,
-            self._services.clock.now(),
-        )  # fmt: skip
-        return await self._commit(prepared, receipt, content, (), key, stored)
-
-    async def _commit(
-        self, prepared: Prepared, receipt: Receipt, content: bytes, attempts: tuple[Generated, ...],
-        key: str | None, stored: StoredAnswer | None = None,
-    ) -> Answer:  # fmt: skip
-        """Texts, receipt and stored answer in one transaction; the client learns of it only afterwards."""
-        services = self._services
-        whole, kept = with_texts(receipt, prepared, content, attempts)
-
-        def effect(connection: Any) -> None:
-            services.receipts.add(whole, kept, within=connection)
-            if key is not None:
-                services.stored.put(to_store(prepared, whole, key, stored), within=connection)
-
-        with span("commit"):
-            # Shielded: a client that goes away during the commit leaves a whole receipt, not half of one.
-            await asyncio.shield(asyncio.ensure_future(_as_coroutine(services.commit.submit(effect))))
-        return Answer(
-            prediction=whole.prediction,
-            request=whole.request,
-            text=content.decode(),
-            finish_reason=whole.finish_reason,
-            usage=whole.usage,
-            receipt=whole,
-            publication=whole.publication,
-        )
-
-
-async def _as_coroutine(awaitable: Any) -> Any:
-    return await awaitable
+        return await self._commit.generated(prepared, asked, written, key, 0.0)

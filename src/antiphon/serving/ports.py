@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
+from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Delta, Described, Finished, Generate
 
@@ -31,10 +32,10 @@ class FeatureValue(Protocol):
 
 
 class FeatureVector(Protocol):
-    """Values of one publication, by ``view.feature``."""
+    """Values of one publication, by ``view.feature``; without a number when they come from a dataset."""
 
     @property
-    def publication(self) -> int: ...
+    def publication(self) -> int | None: ...
     @property
     def values(self) -> Mapping[str, FeatureValue]: ...
 
@@ -85,10 +86,13 @@ class LiveReleases(Protocol):
 
     def live(self, scope: Scope, application: str) -> Release | None: ...
     def get(self, scope: Scope, release: str) -> Release: ...
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
+        """The release that answers this unit, and in which capacity; ``None``: the application has no live one."""
+        ...
 
 
 class StoredAnswers(Protocol):
-    """Answers made earlier."""
+    """Answers made earlier. ``release`` is a namespace: a release's id, or that of one arm of a rollout."""
 
     def latest(
         self, scope: Scope, release: str, subject: str, question_hash: str, *, as_of: datetime | None = None
@@ -107,6 +111,18 @@ class Receipts(Protocol):
     """Where receipts are kept."""
 
     def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Any = None) -> None: ...
+
+
+class Exposures(Protocol):
+    """Where the requests of both arms of a rollout are kept."""
+
+    def add(self, exposure: Exposure, *, within: Any = None) -> None: ...
+
+
+class ShadowPairs(Protocol):
+    """Where online answers and their shadows are kept."""
+
+    def add(self, pair: ShadowPair, *, within: Any = None) -> None: ...
 
 
 class Commit(Protocol):

@@ -1,4 +1,4 @@
-"""A request that was read, permitted and given its features: everything known before a token is made."""
+"""A request that was assigned, permitted and given its features: everything known before a token is made."""
 
 from __future__ import annotations
 
@@ -7,26 +7,47 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.releases import Release
+from antiphon.catalog.rollouts import Assigned
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.serving.arrival import Arrival
 from antiphon.serving.freshness import Reading
 from antiphon.serving.ports import Decision
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A request after policy and features. ``arrived`` is the process's performance counter, ``queued`` seconds."""
+    """A request after assignment, policy and features.
 
-    request: AnswerRequest
-    request_id: str
-    release: Release
+    Attributes:
+        application: the release's, narrowed to the properties that are asked for.
+        cache_namespace: where its stored answers live; ``None``: none is read and none is kept.
+    """
+
+    arrival: Arrival
+    assigned: Assigned
+    application: ApplicationSpec
     decision: Decision
     as_of: datetime
     reading: Reading
-    subject: str
     question_hash: str
-    arrived: float
-    queued: float
+    cache_namespace: str | None
+
+    @property
+    def request(self) -> AnswerRequest:
+        """What was asked."""
+        return self.arrival.request
+
+    @property
+    def release(self) -> Release:
+        """What answers, from beginning to end."""
+        return self.assigned.release
+
+    @property
+    def prompt_namespace(self) -> str:
+        """What keeps an arm's identical prompts apart from everybody else's; empty outside of a rollout."""
+        namespace = self.cache_namespace
+        return "" if namespace is None or namespace == self.release.id else namespace
 
 
 def entity_of(request: AnswerRequest, expected: tuple[str, ...]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -20,6 +19,7 @@ from antiphon.catalog.receipts import (
 )
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
+from antiphon.serving.evidence import replaces
 from antiphon.serving.generation import Generated
 from antiphon.serving.prepared import Prepared
 from antiphon.serving.printing import fingerprint
@@ -31,23 +31,24 @@ def receipt_of(
     first_byte: float, moment: datetime,
 ) -> Receipt:  # fmt: skip
     """The receipt of an answer, still without its texts; ``moment`` is the wall time."""
-    request, release = prepared.request, prepared.release
-    total = time.perf_counter() - prepared.arrived
+    request, application = prepared.request, prepared.application
+    arrival, assigned = prepared.arrival, prepared.assigned
+    total = arrival.seconds
     return Receipt(
         prediction=new_id("pred"),
-        request=prepared.request_id,
+        request=arrival.request_id,
         trace=trace_id(),
         scope=request.scope,
-        application=release.bundle.application.name,
-        release=release.id,
+        application=application.name,
+        release=assigned.release.id,
         path=request.path,
         principal=request.principal.id,
         originating_user=request.originating_user,
-        purpose=release.bundle.application.purpose,
-        subject=prepared.subject,
+        purpose=application.purpose,
+        subject=arrival.subject,
         entity_blob="",
-        exposure_unit=request.exposure_unit or request.originating_user or prepared.subject,
-        assignment_probability=1.0,
+        exposure_unit=arrival.exposure_unit,
+        assignment_probability=assigned.probability,
         policy=PolicyReceipt("allow", prepared.decision.digest, prepared.decision.policies),
         publication=prepared.reading.publication,
         as_of=prepared.as_of,
@@ -63,12 +64,14 @@ def receipt_of(
         cache=cache,
         usage=usage,
         timing=Timing(
-            queue=prepared.queued,
+            queue=arrival.queued,
             first_byte=first_byte or total,
             total=total,
             prefill=sum(attempt.finished.usage.prefill_seconds for attempt in attempts),
             decode=sum(attempt.finished.usage.decode_seconds for attempt in attempts),
         ),
+        role=assigned.role,
+        rollout=assigned.rollout,
     )
 
 
@@ -93,12 +96,17 @@ def with_texts(
     return whole, kept
 
 
-def to_store(prepared: Prepared, receipt: Receipt, key: str, stored: StoredAnswer | None) -> StoredAnswer:
-    """This answer as its release's newest for the question; a reused one keeps what it cost and who made it."""
+def to_store(prepared: Prepared, receipt: Receipt, key: str, stored: StoredAnswer | None) -> StoredAnswer | None:
+    """This answer as the newest of its namespace for the question; a reused one keeps what it cost and who made it.
+
+    ``None`` when the request has no namespace.
+    """
+    if prepared.cache_namespace is None:
+        return None
     return StoredAnswer(
         scope=receipt.scope,
-        release=receipt.release,
-        subject=prepared.subject,
+        release=prepared.cache_namespace,
+        subject=receipt.subject,
         question_hash=prepared.question_hash,
         fingerprint=receipt.feature_fingerprint,
         prompt_key=key,
@@ -111,6 +119,7 @@ def to_store(prepared: Prepared, receipt: Receipt, key: str, stored: StoredAnswe
         seconds=stored.seconds if stored is not None else receipt.timing.total,
         origin_path=stored.origin_path if stored is not None else receipt.path,
         made_path=receipt.path,
+        replaced=stored.replaced if stored is not None else replaces(receipt),
     )
 
 

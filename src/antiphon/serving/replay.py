@@ -18,6 +18,7 @@ from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Delta, Generate
 from antiphon.serving import generation, prompts
+from antiphon.serving.narrowing import as_asked
 from antiphon.serving.ports import Engine, Texts
 
 
@@ -121,7 +122,10 @@ def _served(origin: Receipt, again: list[str], release: Release | None, texts: T
     fell_back = any(action.action == "template" for action in origin.guards)
     if not fell_back or release is None:
         return again[-1] if again else ""
-    application = release.bundle.application
+    schema = origin.attempts[0].json_schema_blob if origin.attempts else None
+    application = as_asked(
+        release.bundle.application, texts.get(origin.scope, schema).decode() if schema is not None else None
+    )
     printed = {feature.name: feature.printed for feature in origin.features}
     prints = {figure.feature: printed.get(figure.feature) for figure in application.figures}
     entity: dict[str, Any] = msgspec.json.decode(texts.get(origin.scope, origin.entity_blob))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.receipts import Path, Receipt, UsageReceipt
+from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import TokenOut
 from antiphon.governance.identity import Principal
@@ -32,6 +32,22 @@ class DecodingOverrides(msgspec.Struct, frozen=True):
     logprobs: int | None = None
 
 
+class Mirrored(msgspec.Struct, frozen=True):
+    """An online answer, as the shadow that answers the same request is compared with it.
+
+    Attributes:
+        prediction: the online answer's; ``text_blob`` the hash of its text.
+        probability: what it gives to the positive label of the application's outcome, when that was measured.
+        seconds: how long it took.
+    """
+
+    rollout: str
+    prediction: str
+    text_blob: str
+    probability: float | None
+    seconds: float
+
+
 class AnswerRequest(msgspec.Struct, frozen=True):
     """One question to an application or to a plain model.
 
@@ -44,6 +60,9 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         release: a release to answer with instead of the live one.
         refresh: make the stored answer anew (a precomputing job) unless its figures still print alike.
         prompt: raw text instead of messages (plain models only, no chat template).
+        role: ``evaluation`` and ``shadow`` neither read nor leave stored answers; both must name a ``release``.
+        only: answer no further than these properties of the output, which is then no whole answer.
+        mirrors: the online answer that this request, a shadow, is compared with.
     """
 
     scope: Scope
@@ -63,6 +82,9 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     refresh: bool = False
     request_id: str | None = None
     overrides: DecodingOverrides = DecodingOverrides()
+    role: Role = "live"
+    only: tuple[str, ...] = ()
+    mirrors: Mirrored | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):

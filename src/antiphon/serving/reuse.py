@@ -17,11 +17,13 @@ def question_hash(question: str | None) -> str:
     return content_hash((question or "").strip().encode())[:32]
 
 
-def prompt_key(asked: Asked, application: ApplicationSpec, prints: dict[str, str | None]) -> str:
-    """The same key gives the same served text: everything that decides it, the guards' inputs too."""
-    return content_hash(
-        [asked, application.guards, application.figures, application.output_schema, fingerprint(prints)]
-    )[:32]
+def prompt_key(asked: Asked, application: ApplicationSpec, prints: dict[str, str | None], namespace: str = "") -> str:
+    """The same key gives the same served text: everything that decides it, the guards' inputs too.
+
+    A ``namespace`` keeps its answers to itself (an arm of a rollout); without one, every release shares them.
+    """
+    decides = [asked, application.guards, application.figures, application.output_schema, fingerprint(prints)]
+    return content_hash([*decides, namespace] if namespace else decides)[:32]
 
 
 def may_serve(stored: StoredAnswer, rule: Reuse, prints_fingerprint: str, as_of: datetime) -> bool:

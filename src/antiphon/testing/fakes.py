@@ -19,6 +19,7 @@ import msgspec
 from antiphon.batch.orders import TableOrder
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
 from antiphon.catalog.publications import Publications
@@ -30,6 +31,7 @@ from antiphon.catalog.receipts import (
     PolicyReceipt,
     Receipt,
     Receipts,
+    Role,
     Timing,
     UsageReceipt,
 )
@@ -63,6 +65,7 @@ class FakeAnswerer:
         failure: raised instead of, or ``fail_after`` so many words into, an answer.
         running: answers that hold a slot now; ``asked``: every request so far.
         origin: where the receipt says that the answer came from.
+        role, rollout: in which capacity it says that the release answered.
     """
 
     receipts: Receipts
@@ -72,6 +75,8 @@ class FakeAnswerer:
     failure: AntiphonError | None = None
     fail_after: int = 0
     origin: str = "generated"
+    role: Role = "live"
+    rollout: str | None = None
     running: int = 0
     asked: list[AnswerRequest] = field(default_factory=list)
 
@@ -125,6 +130,7 @@ class FakeAnswerer:
     def _finish(self, request: AnswerRequest) -> Answer:
         text = "".join(self.words)
         receipt, texts = make_receipt(request, text, self.clock, self.origin)
+        receipt = msgspec.structs.replace(receipt, role=self.role, rollout=self.rollout)
         self.receipts.add(receipt, texts)
         return Answer(
             prediction=receipt.prediction,
@@ -260,6 +266,8 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "explain": lambda scope, prediction: {"receipt": msgspec.to_builtins(receipts.get(scope, prediction))},
         "replay": replay,
         "releases": Releases(database),
+        "outcomes": None,  # a test of feedback passes its own
+        "datasets": Datasets(database),
         "publications": Publications(database),
         "streams": _Streams(EventLog(database)),
         "freshness": lambda scope: _freshness(clock),

@@ -21,6 +21,7 @@ from antiphon.engine.messages import (
     Generate,
     Load,
     ModelDescription,
+    ServedModel,
     TokenOut,
     Usage,
 )
@@ -83,11 +84,24 @@ class ScriptedEngine:
         self.most_in_flight = 0
         self.cancelled = 0
         """Generations that were closed before their end."""
+        self.declared: list[tuple[ServedModel, ...]] = []
+        """Every declaration of models, in order; the last one's are served beside ``models``."""
         self._script = script
 
     async def describe(self) -> Described:
         self._require_reachable()
-        return Described("describe", self.models, Load(running_online=self.in_flight, slots=16))
+        known = {model.name for model in self.models}
+        declared = tuple(
+            msgspec.structs.replace(self.models[0], name=model.name, fingerprint=model.sha256)
+            for model in (self.declared[-1] if self.declared else ())
+            if model.name not in known
+        )
+        return Described("describe", self.models + declared, Load(running_online=self.in_flight, slots=16))
+
+    async def serve(self, models: Sequence[ServedModel]) -> Described:
+        self._require_reachable()
+        self.declared.append(tuple(models))
+        return await self.describe()
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         self._require_reachable()

@@ -17,10 +17,13 @@ import msgspec
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
+from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.rollouts import Assigned, Rollouts
+from antiphon.catalog.rollouts import Rollout as RolloutUnderWay
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
@@ -37,10 +40,13 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs
 from antiphon.governance.identity import Principal
 from antiphon.governance.policy import Decider
+from antiphon.releases.router import assign
 from antiphon.serving.admission import Admission
-from antiphon.serving.answerer import Answerer, Services
+from antiphon.serving.answerer import Answerer
 from antiphon.serving.ports import Commit, Engine
 from antiphon.serving.request import AnswerRequest
+from antiphon.serving.services import Services
+from antiphon.serving.shadow import Mirroring
 
 SCOPE = Scope("default", "test")
 START = datetime(2013, 4, 10, 12, tzinfo=UTC)
@@ -86,6 +92,10 @@ DESK = ApplicationSpec(
 """A structured application with a guard; change it with ``msgspec.structs.replace``."""
 
 
+AT_ONCE = Mirroring(after=0.0)
+"""A shadow begins as soon as the answer has left."""
+
+
 class ReadValue(msgspec.Struct, frozen=True):
     """One feature as it is read."""
 
@@ -97,9 +107,9 @@ class ReadValue(msgspec.Struct, frozen=True):
 
 
 class ReadVector(msgspec.Struct, frozen=True):
-    """Features of one publication."""
+    """Features of one publication, or of a dataset, which has none."""
 
-    publication: int
+    publication: int | None
     values: Mapping[str, ReadValue]
 
 
@@ -107,7 +117,7 @@ class FeatureTable:
     """Implements serving's ``FeatureReader``: the same values for every entity, until they are set anew."""
 
     def __init__(self, **values: float | int | str | None) -> None:
-        self.publication = 1
+        self.publication: int | None = 1
         self.values: dict[str, ReadValue] = {}
         self.asked: list[tuple[dict[str, str], dict[str, str], datetime]] = []
         self.set(START, **(values or {"congestion__delay": 26.0, "weather__wind": 11.0}))
@@ -125,11 +135,33 @@ class FeatureTable:
         minimum_publication: int | None = None,
     ) -> ReadVector:
         self.asked.append((dict(views), dict(keys), as_of))
-        if minimum_publication is not None and minimum_publication > self.publication:
+        if minimum_publication is not None and minimum_publication > (self.publication or 0):
             raise Unavailable(f"Publication {minimum_publication} is not here yet.", where="features")
         return ReadVector(
             self.publication, {name: value for name, value in self.values.items() if name.partition(".")[0] in views}
         )
+
+
+class CatalogRouting:
+    """Implements serving's ``LiveReleases``: routes as a gateway does, without a lease, so that a move acts at once."""
+
+    def __init__(self, releases: Releases, rollouts: Rollouts) -> None:
+        self._releases = releases
+        self._rollouts = rollouts
+
+    def live(self, scope: Scope, application: str) -> Release | None:
+        return self._releases.live(scope, application)
+
+    def get(self, scope: Scope, release: str) -> Release:
+        return self._releases.get(scope, release)
+
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
+        live = self._releases.live(scope, application)
+        if live is None:
+            return None
+        rollout = self._rollouts.active(scope, application)
+        candidate = self._releases.get(scope, rollout.candidate) if rollout is not None else None
+        return assign(live, rollout, candidate, unit, request_id)
 
 
 class SmallDesk:
@@ -140,6 +172,7 @@ class SmallDesk:
         engine: what generates.
         application: released and made live.
         commit: what acknowledges instead of the group commit.
+        mirroring: bounds of the shadow.
     """
 
     def __init__(
@@ -153,6 +186,7 @@ class SmallDesk:
         policies: str | None = None,
         commit: Commit | None = None,
         online_seconds: float | None = None,
+        mirroring: Mirroring = AT_ONCE,
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
         self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
@@ -161,6 +195,10 @@ class SmallDesk:
         self.blobs = Blobs(self.database)
         self.receipts = Receipts(self.database)
         self.releases = Releases(self.database)
+        self.rollouts = Rollouts(self.database)
+        self.routing = CatalogRouting(self.releases, self.rollouts)
+        self.exposures = Exposures(self.database)
+        self.pairs = ShadowPairs(self.database)
         self.answers = Answers(self.database)
         self.jobs = Jobs(self.database)
         self.runs = Runs(self.database)
@@ -172,25 +210,46 @@ class SmallDesk:
             Services(
                 engine=engine,
                 features=lambda scope: self.features,
-                releases=self.releases,
+                releases=self.routing,
                 decide=self.decider.decide,
                 stored=self.answers,
                 texts=self.blobs,
                 receipts=self.receipts,
+                exposures=self.exposures,
+                pairs=self.pairs,
                 commit=commit or self.commit,
                 clock=self.clock,
                 admission=admission or Admission(online=8, batch=8),
                 subject_key=b"k" * 32,
                 online_seconds=online_seconds,
+                mirroring=mirroring,
             )
         )
 
     def publish(self, application: ApplicationSpec) -> Release:
         """Make a release of the application and make it live."""
-        bundle = Bundle(application, ModelPin(application.model, None), self.decider.digest)
-        release = self.releases.add(bundle, SCOPE, "author", "a test")
+        release = self.draft(application)
         self.releases.activate(SCOPE, application.name, release.id, "author", "a test")
         return self.releases.get(SCOPE, release.id)
+
+    def draft(self, application: ApplicationSpec) -> Release:
+        """Make a release of the application that nobody is answered with yet."""
+        bundle = Bundle(application, ModelPin(application.model, None), self.decider.digest)
+        return self.releases.add(bundle, SCOPE, "author", "a test")
+
+    def roll_out(self, application: ApplicationSpec, plan: Rollout) -> RolloutUnderWay:
+        """Begin to roll a candidate out beside the live release: in a canary when the plan has one, else in shadow."""
+        candidate = self.draft(application)
+        return self.rollouts.start(
+            SCOPE,
+            application.name,
+            candidate.id,
+            self.release.id,
+            plan,
+            "author",
+            "a test",
+            state="canary" if plan.canary else "shadow",
+        )
 
     def request(self, **fields: Any) -> AnswerRequest:
         """A question about flight B6 1 from JFK, a minute after the features' event time."""

@@ -15,7 +15,7 @@ import pytest
 from antiphon.core.errors import EngineFailed, Unavailable
 from antiphon.engine import frames
 from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import PROTOCOL, Delta, Finished, FromEngine, Generate, Hello
+from antiphon.engine.messages import PROTOCOL, Delta, Finished, FromEngine, Generate, Hello, ServedModel
 
 SLOW = ("--simulated-decode-milliseconds", "20")
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
@@ -196,3 +196,30 @@ async def test_one_client_carries_many_requests_and_ids_may_be_reused(tmp_path: 
         alone = [await collect(client, asking(seed=seed)) for seed in range(12)]
         assert [finished.text for finished in same] == [finished.text for finished in alone]
         assert {finished.id for finished in same} == {"r"}
+
+
+async def test_a_killed_engine_comes_back_with_the_models_it_was_told_to_serve(tmp_path: Path) -> None:
+    path, kept = tmp_path / "engine.sock", tmp_path / "run" / "engine.models"
+    options = ("--models-file", str(kept), *SLOW)
+    models = [ServedModel(f"desk.v{number}", "", f"{number}") for number in range(3)]
+    async with engine_process(path, *options) as (client, process):
+        await client.serve(models)
+        first = await collect(client, msgspec.structs.replace(asking(), model="desk.v1"))
+        await client.serve(models[1:])
+        process.kill()
+        await process.wait()
+    kept.with_name("engine.models.partial").write_bytes(b"half a decla")
+    async with engine_process(path, *options) as (client, _):
+        assert {model.name for model in (await client.describe()).models} == {"words", "desk.v1", "desk.v2"}
+        again = await collect(client, msgspec.structs.replace(asking(), model="desk.v1"))
+        assert (again.text, again.fingerprint) == (first.text, first.fingerprint)
+
+
+async def test_an_engine_that_dies_while_it_loads_is_away_for_who_waits(tmp_path: Path) -> None:
+    async with engine_process(tmp_path / "engine.sock") as (client, process):
+        process.send_signal(signal.SIGSTOP)
+        waiting = asyncio.create_task(client.serve([ServedModel("desk.v1", "", "1")]))
+        await asyncio.sleep(0)
+        process.kill()
+        with pytest.raises(Unavailable, match="went away"):
+            await waiting

@@ -1,4 +1,4 @@
-"""Point-in-time joins, datasets, and lineage, against values read online."""
+"""Point-in-time joins and lineage, against values read online."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from antiphon import Entity, Source, col, feature_view, last, max, sum
 from antiphon.core.errors import InvalidInput, NotFound, SetupError
 from antiphon.core.scope import Scope
 from antiphon.features.compute import ComputeLimits, compute
-from antiphon.features.dataset import build_dataset
 from antiphon.features.lineage import trace
 from antiphon.features.plan import plan_of
 from antiphon.features.point_in_time import point_in_time
@@ -76,18 +75,6 @@ def test_a_frame_that_does_not_fit_is_refused(world: World, tmp_path: Path) -> N
         point_in_time(absent, views, scope=world.scope)
     with pytest.raises(InvalidInput, match="There is no file"):
         point_in_time(tmp_path / "gone.parquet", views, scope=world.scope)
-
-
-def test_a_dataset_is_known_by_its_values(world: World) -> None:
-    views = list(world.specs.values())
-    first = build_dataset(frame(), views, scope=world.scope, lake=world.lake, clock=world.clock, log=world.log)
-    again = build_dataset(frame(), views, scope=world.scope, lake=world.lake, clock=world.clock, log=world.log)
-    assert again == first
-    assert first.rows == 5
-    assert pq.read_table(world.lake.path(first.path)).num_rows == 5
-    world.append("departures", departure(9001, -5, 2.0))
-    changed = build_dataset(frame(), views, scope=world.scope, lake=world.lake, clock=world.clock, log=world.log)
-    assert changed.id != first.id
 
 
 def test_a_value_is_traced_to_its_rows_and_made_again(world: World) -> None:

@@ -142,7 +142,7 @@ async def test_the_page_and_the_summary_say_what_was_found(
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
-    summary = msgspec.json.decode(report.summary(findings, page, 1.0))
+    summary = msgspec.json.decode(msgspec.json.encode(report.summary(findings, page, 1.0)))
     assert set(summary["ways"]) == {"briefing", "online", "age", "fingerprint"}
     assert summary["equal_cost"]["fewer"]["value"] == pytest.approx(
         summary["equal_cost"]["age_false"] - summary["equal_cost"]["fingerprint_false"]

@@ -35,6 +35,7 @@ async def test_chat_answers_and_says_what_it_was_made_from(client, answerer, dat
     assert answer.usage.prompt_tokens_details.cached_tokens == 128
     made = answer.model_extra["antiphon"]
     assert made["prediction"] == answer.id == raw.headers["x-antiphon-prediction"]
+    assert (made["role"], made["rollout"]) == ("live", None)
     assert (made["origin"], made["publication"]) == ("generated", 7)
     assert made["classes"] == {"outlook": {"on_time": 0.82, "delayed": 0.18}}
     assert raw.headers["x-antiphon-publication"] == "7"
@@ -49,6 +50,16 @@ async def test_chat_answers_and_says_what_it_was_made_from(client, answerer, dat
         "Will it be on time?",
     )
     assert asked.principal.id == "the-service"
+
+
+async def test_an_answer_in_a_rollout_says_so(client, answerer) -> None:
+    answerer.role, answerer.rollout = "canary", "roll_1"
+    whole = await client.chat.completions.create(model="desk", messages=MESSAGES)
+    streamed = [chunk async for chunk in await client.chat.completions.create(
+        model="desk", messages=MESSAGES, stream=True
+    )]  # fmt: skip
+    for made in (whole.model_extra["antiphon"], streamed[-1].model_extra["antiphon"]):
+        assert (made["role"], made["rollout"]) == ("canary", "roll_1")
 
 
 async def test_streaming_ends_with_the_receipt(client) -> None:

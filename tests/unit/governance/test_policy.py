@@ -10,9 +10,9 @@ from antiphon.governance.identity import Principal, Role
 from antiphon.governance.policy import Action, Decider
 
 ALLOWED: dict[str, set[str]] = {
-    "admin": {"answer", "administer", "publish", "release", "batch", "read"},
-    "engineer": {"answer", "publish", "release", "batch", "read"},
-    "service": {"answer", "batch", "read"},
+    "admin": {"answer", "feedback", "administer", "publish", "release", "batch", "read"},
+    "engineer": {"answer", "feedback", "publish", "release", "batch", "read"},
+    "service": {"answer", "feedback", "batch", "read"},
     "viewer": {"read"},
 }
 

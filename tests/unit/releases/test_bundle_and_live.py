@@ -7,11 +7,13 @@ import pytest
 from tests.unit.catalog.examples import DEV, NOON, application, bundle
 
 from antiphon.catalog.releases import ModelPin, Release
+from antiphon.catalog.rollouts import Rollout, RolloutState, Standing
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Figure
-from antiphon.releases.bundle import FieldChange, build, diff, identity
+from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.releases.bundle import FieldChange, build, diff, identity, summary
 from antiphon.releases.live import BOUND_SECONDS, LEASE_SECONDS, LiveReleases
 
 
@@ -113,3 +115,68 @@ def test_a_release_is_read_once_and_a_missing_one_never_remembered() -> None:
         with pytest.raises(NotFound):
             live.get(DEV, "rel_9")
     assert catalog.asked == 3
+
+
+class Standings:
+    """A catalog whose pointer and rollout can be set, and that counts what is asked."""
+
+    def __init__(self) -> None:
+        self.standing_now = Standing("rel_1")
+        self.away = False
+        self.asked = 0
+
+    def standing(self, scope: Scope, application: str) -> Standing:
+        self.asked += 1
+        if self.away:
+            raise Unavailable("The catalog is away.")
+        return self.standing_now if scope == DEV else Standing(None)
+
+    def live(self, scope: Scope, application: str) -> Release | None:
+        raise AssertionError("the pointer and the rollout were read apart")
+
+    def get(self, scope: Scope, name: str) -> Release:
+        return release(name)
+
+
+def rollout(state: RolloutState) -> Rollout:
+    plan = RolloutPlan(canary=(50,), shadow=1.0)
+    return Rollout("roll_1", DEV, "desk", "rel_2", "rel_1", plan, state, 0, False, "r", "me", NOON, NOON, None)
+
+
+def test_an_assignment_follows_pointer_and_rollout_within_a_lease() -> None:
+    catalog, clock = Standings(), ManualClock(NOON)
+    live = LiveReleases(catalog, clock, rollouts=catalog)
+
+    def roles() -> set[str]:
+        assigned = [live.assign(DEV, "desk", f"user-{n}", f"req-{n}") for n in range(100)]
+        return {f"{one.role}:{one.release.id}:{one.mirror.id if one.mirror else ''}" for one in assigned if one}
+
+    assert roles() == {"live:rel_1:"}
+    catalog.standing_now = Standing("rel_1", rollout("shadow"))
+    assert roles() == {"live:rel_1:"}
+    assert catalog.asked == 1
+    clock.advance(timedelta(seconds=LEASE_SECONDS + 0.001))
+    assert roles() == {"live:rel_1:rel_2"}
+    catalog.standing_now = Standing("rel_1", rollout("canary"))
+    live.forget()
+    assert roles() == {"canary:rel_2:", "control:rel_1:rel_2"}
+    catalog.away = True
+    clock.advance(timedelta(seconds=BOUND_SECONDS - 1))
+    assert roles() == {"canary:rel_2:", "control:rel_1:rel_2"}
+    clock.advance(timedelta(seconds=2))
+    with pytest.raises(Unavailable):
+        roles()
+    catalog.away, catalog.standing_now = False, Standing("rel_2")
+    assert roles() == {"live:rel_2:"}
+    assert live.live(DEV, "desk") == release("rel_2")
+    assert live.assign(Scope("other"), "desk", "u", "r") is None
+
+
+def test_changes_are_summed_up_in_words() -> None:
+    before, after = bundle(decoding=Decoding(max_tokens=10)), bundle(decoding=Decoding(max_tokens=20), purpose="sell")
+    assert summary(diff(before, before)) == "nothing"
+    words = summary(diff(before, after))
+    assert words == "application.decoding.max_tokens (10 → 20), application.purpose (inform → sell)"
+    assert summary(diff(before, after), most=1) == "application.decoding.max_tokens (10 → 20) and 1 more"
+    longer = FieldChange("application.prompt.template", "a" * 100, "b" * 100)
+    assert summary((longer, FieldChange("x", None, 1))) == "application.prompt.template, x added"

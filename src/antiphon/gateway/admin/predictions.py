@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from antiphon.catalog.receipts import Path, Receipt
+from antiphon.catalog.receipts import SEEN_ROLES, Path, Receipt
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
@@ -17,9 +17,10 @@ from antiphon.gateway.ports import GatewayServices
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Which receipts."""
+    """Which receipts; ``all_roles`` also those of shadows and evaluations, which reached nobody."""
 
     application: str | None = None
+    all_roles: bool = False
     path: Path | None = None
     before: datetime | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
@@ -27,7 +28,10 @@ class Filter(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> shapes.PredictionList:
     wanted: Filter = call.query
-    receipts = call.services.receipts.list(call.scope, wanted.application, wanted.path, wanted.before, wanted.limit)
+    receipts = call.services.receipts.list(
+        call.scope, wanted.application, wanted.path, wanted.before, wanted.limit,
+        roles=None if wanted.all_roles else SEEN_ROLES,
+    )  # fmt: skip
     return shapes.PredictionList(tuple(shapes.prediction_line(receipt, call.services.prices) for receipt in receipts))
 
 

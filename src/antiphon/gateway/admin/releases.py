@@ -1,12 +1,19 @@
-"""Releases and the live pointer."""
+"""Releases, the live pointer and its history."""
 
 from __future__ import annotations
+
+from datetime import datetime
 
 import msgspec
 
 from antiphon.catalog.releases import Release
-from antiphon.gateway.admin import shapes
+from antiphon.core.clock import utc
+from antiphon.core.scope import Scope
+from antiphon.gateway.admin import release_shapes, shapes
+from antiphon.gateway.admin.rollouts import Why
 from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import GatewayServices
+from antiphon.releases import bundle as bundles
 
 
 class OfApplication(msgspec.Struct, frozen=True):
@@ -30,32 +37,86 @@ class Rollback(msgspec.Struct, frozen=True):
     reason: str
 
 
+class At(msgspec.Struct, frozen=True):
+    """An instant of wall time, with its zone."""
+
+    time: datetime
+
+
 def _list(call: Call) -> shapes.ReleaseList:
-    return listed(call, call.query.application)
+    return listed(call.services, call.scope, call.query.application)
 
 
 def _activate(call: Call) -> shapes.ReleaseList:
     wanted: Activate = call.body
-    call.services.releases.activate(call.scope, wanted.application, wanted.release, call.principal.id, wanted.reason)
-    return listed(call, wanted.application)
+    learning, who = call.services.learning, call.principal.id
+    if learning is None:
+        call.services.releases.activate(call.scope, wanted.application, wanted.release, who, wanted.reason)
+    else:
+        learning.transitions.activate(
+            call.scope, wanted.application, wanted.release, principal=who, reason=wanted.reason
+        )
+    return listed(call.services, call.scope, wanted.application)
 
 
 def _rollback(call: Call) -> shapes.ReleaseList:
     wanted: Rollback = call.body
-    call.services.releases.rollback(call.scope, wanted.application, call.principal.id, wanted.reason)
-    return listed(call, wanted.application)
+    learning, who = call.services.learning, call.principal.id
+    if learning is None:
+        call.services.releases.rollback(call.scope, wanted.application, who, wanted.reason)
+    else:
+        learning.transitions.rollback(call.scope, wanted.application, principal=who, reason=wanted.reason)
+    return listed(call.services, call.scope, wanted.application)
 
 
-def listed(call: Call, application: str | None) -> shapes.ReleaseList:
-    releases = call.services.releases.list(call.scope, application)
+def _back(call: Call) -> release_shapes.WentBack:
+    wanted: Why = call.body
+    done = call.services.learned().transitions.rollback(
+        call.scope, call.path["application"], principal=call.principal.id, reason=wanted.reason
+    )
+    undone = None if done.rollout is None else done.rollout.id
+    return release_shapes.WentBack(done.application, done.release, done.left, undone)
+
+
+def _changelog(call: Call) -> release_shapes.ChangeList:
+    entries = call.services.learned().changelog.of(call.scope, call.path["application"])
+    return release_shapes.ChangeList(shapes.read_all(entries, release_shapes.ChangeLine))
+
+
+def _live_at(call: Call) -> release_shapes.LiveThen:
+    wanted: At = call.query
+    then = call.services.learned().changelog.at(call.scope, call.path["application"], utc(wanted.time))
+    now = call.services.releases.live(call.scope, call.path["application"])
+    lines = [
+        None if release is None else line(release, now is not None and release.id == now.id)
+        for release in (then.release, then.candidate)
+    ]
+    return release_shapes.LiveThen(then.at, lines[0], then.rollout, lines[1], then.state, then.weight)
+
+
+def _diff(call: Call) -> release_shapes.ReleaseDiff:
+    return differing(call.services, call.scope, call.path["before"], call.path["after"])
+
+
+def differing(services: GatewayServices, scope: Scope, before: str, after: str) -> release_shapes.ReleaseDiff:
+    """Two releases by field."""
+    first, second = (services.releases.get(scope, release).bundle for release in (before, after))
+    changes = bundles.diff(first, second)
+    return release_shapes.ReleaseDiff(before, after, changes, bundles.summary(changes))
+
+
+def listed(services: GatewayServices, scope: Scope, application: str | None) -> shapes.ReleaseList:
+    """Releases, newest first."""
+    releases = services.releases.list(scope, application)
     names = {release.bundle.application.name for release in releases}
-    live = {name: call.services.releases.live(call.scope, name) for name in names}
+    live = {name: services.releases.live(scope, name) for name in names}
     live_ids = {release.id for release in live.values() if release is not None}
     newest = sorted(releases, key=lambda release: (release.created_at, release.number), reverse=True)
-    return shapes.ReleaseList(tuple(_line(release, release.id in live_ids) for release in newest))
+    return shapes.ReleaseList(tuple(line(release, release.id in live_ids) for release in newest))
 
 
-def _line(release: Release, live: bool) -> shapes.ReleaseLine:
+def line(release: Release, live: bool) -> shapes.ReleaseLine:
+    """A release in a list."""
     return shapes.ReleaseLine(
         id=release.id,
         application=release.bundle.application.name,
@@ -86,10 +147,44 @@ OPERATIONS = (
     Operation(
         "POST",
         "/admin/releases/rollback",
-        "Make the release live that was live before.",
+        "Undo the rollout under way; with none, make the release live that was live before.",
         "release",
         shapes.ReleaseList,
         _rollback,
         body=Rollback,
+    ),
+    Operation(
+        "POST",
+        "/admin/releases/{application}/rollback",
+        "Undo the rollout under way; with none, make the release live that was live before.",
+        "release",
+        release_shapes.WentBack,
+        _back,
+        body=Why,
+    ),
+    Operation(
+        "GET",
+        "/admin/releases/{application}/changelog",
+        "What happened to an application's releases, first to last.",
+        "read",
+        release_shapes.ChangeList,
+        _changelog,
+    ),
+    Operation(
+        "GET",
+        "/admin/releases/{application}/live-at",
+        "What was live at an instant.",
+        "read",
+        release_shapes.LiveThen,
+        _live_at,
+        At,
+    ),
+    Operation(
+        "GET",
+        "/admin/releases/{before}/diff/{after}",
+        "Every field in which two releases differ.",
+        "read",
+        release_shapes.ReleaseDiff,
+        _diff,
     ),
 )

@@ -229,6 +229,7 @@ class Status(msgspec.Struct, frozen=True):
     streams: tuple[StreamStatus, ...]
     jobs: tuple[BatchLine, ...]
     latency: Percentiles
+    runs: tuple[RunLine, ...] = ()
 
 
 def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:

@@ -42,6 +42,7 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         streams=stored.streams,
         jobs=stored.jobs,
         latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
+        runs=stored.runs,
     )
 
 
@@ -62,6 +63,7 @@ class _Stored(NamedTuple):
     jobs: tuple[shapes.BatchLine, ...]
     applications: tuple[str, ...]
     processes: tuple[ProcessStatus, ...]
+    runs: tuple[shapes.RunLine, ...]
 
 
 def _stored(services: GatewayServices, scope: Scope) -> _Stored:
@@ -73,6 +75,7 @@ def _stored(services: GatewayServices, scope: Scope) -> _Stored:
         jobs=shapes.read_all(services.batches.list(scope, 10), shapes.BatchLine),
         applications=tuple(services.models(scope)),
         processes=tuple(services.processes()),
+        runs=shapes.read_all(services.runs.list(scope, 5), shapes.RunLine),
     )
 
 

@@ -1,25 +1,23 @@
-"""The pages and the figures that refresh them. All read-only: the dashboard changes nothing."""
+"""What all pages share, and the pages *Overview* and *Requests*, which change nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import jinja2
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
 
+from antiphon.catalog.receipts import SEEN_ROLES
 from antiphon.catalog.receipts import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
 from antiphon.core.scope import Scope
-from antiphon.gateway import incoming
 from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
@@ -29,10 +27,10 @@ from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.identity import Principal
 
-_HERE = Path(__file__).parent
+HERE = Path(__file__).parent
 _PAGE = 40
 
-_SAFE = {
+SAFE = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -66,7 +64,7 @@ class Pages:
         self.measurements = measurements
         self.histories = histories
         self._templates = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
@@ -78,7 +76,7 @@ class Pages:
         text = self._templates.get_template(template).render(
             environment=self.services.environment, currency=self.services.prices.currency, **names
         )
-        return Response(text, code, headers=_SAFE, media_type="text/html")
+        return Response(text, code, headers=SAFE, media_type="text/html")
 
     async def overview(self, request: Request, who: Principal, scope: Scope) -> Response:
         now = await status(self.services, self.measurements, scope)
@@ -90,14 +88,16 @@ class Pages:
 
     async def series(self, request: Request, who: Principal, scope: Scope) -> Response:
         return Response(
-            msgspec.json.encode(_columns(self.histories.of(scope))), headers=_SAFE, media_type="application/json"
+            msgspec.json.encode(_columns(self.histories.of(scope))), headers=SAFE, media_type="application/json"
         )
 
     async def requests(self, request: Request, who: Principal, scope: Scope) -> Response:
         application = request.query_params.get("application") or None
         path = _path(request.query_params.get("path"))
         before = _moment(request.query_params.get("before"))
-        receipts = await run_in_threadpool(self.services.receipts.list, scope, application, path, before, _PAGE + 1)
+        receipts = await run_in_threadpool(
+            self.services.receipts.list, scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES
+        )
         shown = receipts[:_PAGE]
         older = None
         if len(receipts) > _PAGE:
@@ -120,23 +120,10 @@ class Pages:
         return self.render("prediction.html", page="requests", who=who, found=found, receipt=found.receipt)
 
 
-def routes() -> list[BaseRoute]:
-    """Every route of the dashboard."""
-    return [
-        Route("/", _page(Pages.overview), methods=["GET"]),
-        Route("/requests", _page(Pages.requests), methods=["GET"]),
-        Route("/requests/{prediction}", _page(Pages.prediction), methods=["GET"]),
-        Route("/dashboard/figures", _page(Pages.figures, part=True), methods=["GET"]),
-        Route("/dashboard/series", _page(Pages.series, part=True), methods=["GET"]),
-        Route("/login", _login_form, methods=["GET"]),
-        Route("/login", _login, methods=["POST"]),
-        Route("/logout", _logout, methods=["POST"]),
-        Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
-    ]
+def endpoint(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Response]]:
+    """A page or a part of one behind the session: who has none is led to the login."""
 
-
-def _page(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         pages: Pages = request.app.state.pages
         services = pages.services
         try:
@@ -144,49 +131,16 @@ def _page(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Respo
         except Unauthenticated:
             if part:
                 # htmx follows this header; a redirect would be swapped into the page.
-                return Response(status_code=401, headers={**_SAFE, "hx-redirect": "/login"})
+                return Response(status_code=401, headers={**SAFE, "hx-redirect": "/login"})
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"/login?next={quote(target)}", 303, headers=_SAFE)
+            return RedirectResponse(f"/login?next={quote(target)}", 303, headers=SAFE)
         try:
             await run_in_threadpool(services.authorise, who, "read", "dashboard/*")
             return await page(pages, request, who, services.scope(who))
         except AntiphonError as error:
             return pages.render("error.html", error.http_status, page="", who=who, error=error)
 
-    return endpoint
-
-
-async def _login_form(request: Request) -> Response:
-    pages: Pages = request.app.state.pages
-    return pages.render("login.html", page="login", who=None, target=_local(request), problem=None)
-
-
-async def _login(request: Request) -> Response:
-    pages: Pages = request.app.state.pages
-    form = parse_qs((await incoming.body(request, 10_000)).decode(errors="replace"))
-    key = form.get("key", [""])[0].strip()
-    try:
-        who = pages.services.authenticate(key)
-    except AntiphonError as error:
-        return pages.render(
-            "login.html", error.http_status, page="login", who=None, target=_local(request), problem=error
-        )
-    del who
-    response = RedirectResponse(_local(request), 303, headers=_SAFE)
-    session.begin(response, request, pages.services, key)
-    return response
-
-
-async def _logout(request: Request) -> Response:
-    response = RedirectResponse("/login", 303, headers=_SAFE)
-    session.end(response)
-    return response
-
-
-def _local(request: Request) -> str:
-    """Where to go after the login: a path of ours, never another site."""
-    target = request.query_params.get("next", "/")
-    return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
+    return answer
 
 
 def _path(text: str | None) -> ReceiptPath | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
+from antiphon.catalog.evaluations import Measure
+
 
 def duration(seconds: float | None) -> str:
     """``850 µs``, ``12 ms``, ``2.3 s``, ``4 min``, ``3 h``, ``5 d``; a dash for none."""
@@ -70,6 +72,32 @@ def pretty(text: str | None) -> str:
         return text
 
 
+def figure(value: float | None) -> str:
+    """A score to three digits; a dash for none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def measure(value: Measure | None) -> str:
+    """A figure with its interval."""
+    return "–" if value is None else f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def evidence(value: float) -> str:
+    """An e-value to three digits."""
+    return f"{value:.3g}" if value < 1e6 else "over a million"
+
+
+def words(name: str) -> str:
+    """An identifier of ours as words."""
+    return name.replace("_", " ")
+
+
+def brief(value: object) -> str:
+    """Any value on one line, cut after 120 characters."""
+    text = " ".join(("none" if value is None else str(value)).split())
+    return text if len(text) <= 120 else f"{text[:119]}…"
+
+
 FILTERS = {
     "duration": duration,
     "moment": moment,
@@ -79,4 +107,9 @@ FILTERS = {
     "share": share,
     "number": number,
     "pretty": pretty,
+    "figure": figure,
+    "measure": measure,
+    "evidence": evidence,
+    "words": words,
+    "brief": brief,
 }

@@ -13,10 +13,15 @@ from antiphon.serving.request import Answer
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """The ``antiphon`` object: where to find the receipt, and the parts of it a caller acts upon."""
+    """The ``antiphon`` object: where to find the receipt, and the parts of it a caller acts upon.
+
+    ``role`` is the capacity in which the release answered: ``live``, or ``canary`` or ``control`` of a ``rollout``.
+    """
 
     prediction: str
     release: str
+    role: str
+    rollout: str | None
     publication: int | None
     origin: str
     origin_prediction: str | None
@@ -177,6 +182,8 @@ def provenance(answer: Answer) -> Provenance:
     return Provenance(
         prediction=answer.prediction,
         release=receipt.release,
+        role=receipt.role,
+        rollout=receipt.rollout,
         publication=answer.publication,
         origin=receipt.cache.origin,
         origin_prediction=receipt.cache.prediction,

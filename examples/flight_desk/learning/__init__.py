@@ -1,0 +1,1 @@
+"""The story of learning: fine-tune, release, learn from outcomes, release again, roll back."""

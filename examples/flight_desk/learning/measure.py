@@ -1,0 +1,251 @@
+"""What fine-tuning and fresh features are worth, on a sample of all April's flights that was declared beforehand.
+
+The same flights are asked about twice: at the moment somebody asked, and at dawn of that day. Every row goes through
+the function that serves, with the features of its own moment; a logistic regression gets the same rows.
+"""
+
+from __future__ import annotations
+
+import calendar
+import random
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy
+
+from antiphon.app.learning import Learning, open_learning
+from antiphon.app.outcomes import DeclaredApplications
+from antiphon.app.store import Store
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.evaluations import Evaluation, Measure
+from antiphon.catalog.releases import Release
+from antiphon.core.errors import SetupError
+from antiphon.learning import metrics
+from examples.flight_desk import baselines, data, demand
+from examples.flight_desk.data import Events
+from examples.flight_desk.demand import Flight
+from examples.flight_desk.host import Say
+from examples.flight_desk.learning.traffic import APPLICATION
+from examples.flight_desk.settings import LearningSize, Settings
+from examples.flight_desk.truth import Truth
+
+UNTUNED, TUNED, DAWN, LEARNED = "untuned", "fine-tuned", "fine-tuned, dawn features", "learned from outcomes"
+REGRESSION, BASE_RATE = "logistic regression", "base rate"
+
+
+class Forecaster(msgspec.Struct, frozen=True):
+    """How one of them did on the sample: AUC and Brier score with 95 % intervals (bootstrap by flight)."""
+
+    name: str
+    auc: Measure
+    brier: Measure
+
+
+class Notices(msgspec.Struct, frozen=True):
+    """What one release's notices needed: interventions of the guard and false statements per 1,000."""
+
+    name: str
+    notices: int
+    guarded: float
+    false: float
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Everything measured on the sample.
+
+    ``differences``: what is compared to (AUC of the first − AUC of the second) on identical flights.
+    """
+
+    flights: int
+    late: float
+    forecasters: tuple[Forecaster, ...]
+    differences: dict[str, Measure]
+    notices: tuple[Notices, ...]
+    tokens: dict[str, float]
+
+    def forecaster(self, name: str) -> Forecaster:
+        """The one of this name."""
+        return next(one for one in self.forecasters if one.name == name)
+
+
+async def measure(
+    project: Path,
+    settings: Settings,
+    size: LearningSize,
+    events: Events,
+    truth: Truth,
+    releases: Mapping[str, str],
+    say: Say,
+) -> Measured:
+    """Ask the named releases (``UNTUNED``, ``TUNED``, ``LEARNED`` → release id) about the sample.
+
+    Raises:
+        SetupError: a row got no answer, so that the comparison would not be on identical rows.
+    """
+    flights = sample(settings, size, events)
+    async with open_learning(project) as (learning, store):
+        fresh = _dataset(learning, store, settings, events, flights, dawn=False)
+        dawn = _dataset(learning, store, settings, events, flights, dawn=True)
+        evaluated: dict[str, Evaluation] = {}
+        forecasts: dict[str, Any] = {}
+        for name, dataset, whole in (
+            (UNTUNED, fresh, size.measured_notices),
+            (TUNED, fresh, size.measured_notices),
+            (DAWN, dawn, 0),
+            (LEARNED, fresh, 0),
+        ):
+            release = _release(store, releases[TUNED if name == DAWN else name])
+            await learning.serve(release)
+            say(f"asking {name} about {dataset.rows} flights" + f" and for {whole} whole notices" * bool(whole))
+            evaluation = await learning.evaluator.evaluate(
+                release, dataset, mode="classes", whole=whole, with_attacks=False
+            )
+            evaluated[name] = evaluation
+            forecasts[name] = _forecasts(learning, evaluation, dataset, flights, dawn=name == DAWN, settings=settings)
+    return _compare(settings, flights, events, truth, evaluated, forecasts)
+
+
+def sample(settings: Settings, size: LearningSize, events: Events) -> tuple[Flight, ...]:
+    """The declared sample: April's flights that somebody could have asked about both at dawn and later."""
+    first, last = _month(settings)
+    days = tuple(first + timedelta(days=offset) for offset in range((last - first).days + 1))
+    eligible = [
+        flight
+        for flight in demand.read_flights(events.departures, days)
+        if flight.dep_delay is not None
+        and settings.local(flight.day, settings.demand.first_departure) <= flight.scheduled
+        and flight.departed > settings.local(flight.day, settings.dawn)
+    ]
+    # Two flights of one airline and route on one day are the same to the desk at dawn: only one of them is drawn.
+    by_desk = {(flight.day, *flight.entity.values()): flight for flight in reversed(eligible)}
+    distinct = sorted(by_desk.values(), key=lambda flight: (flight.scheduled, flight.event_id))
+    chosen = random.Random(f"{settings.seed}/measured").sample(distinct, min(size.measured_flights, len(distinct)))
+    return tuple(sorted(chosen, key=lambda flight: (flight.scheduled, flight.event_id)))
+
+
+def _month(settings: Settings) -> tuple[date, date]:
+    start = settings.learning.start
+    return start, start.replace(day=calendar.monthrange(start.year, start.month)[1])
+
+
+def _dataset(
+    learning: Learning, store: Store, settings: Settings, events: Events, flights: Sequence[Flight], *, dawn: bool
+) -> Dataset:
+    """The sample as an evaluation set, after the sources' history has caught up with the month."""
+    first, last = _month(settings)
+    until = settings.local(last + timedelta(days=2), "00:00")
+    sources = store.paths.root / "sources"
+    data.write_history(events, until, sources)
+    table = sources / ("measured-dawn.parquet" if dawn else "measured.parquet")
+    only = [flight.event_id for flight in flights]
+    data.write_outcomes(events, settings, until, table, first=first, last=last, dawn=dawn, only=only)
+    declared = DeclaredApplications(store).get(store.scope, APPLICATION)
+    assert declared.outcome is not None
+    assert declared.outcome.history is not None
+    history = msgspec.structs.replace(declared.outcome.history, path=str(table))
+    application = msgspec.structs.replace(declared, outcome=msgspec.structs.replace(declared.outcome, history=history))
+    spec = learning.builder.plan(
+        application,
+        kind="evaluation",
+        cutoff=until,
+        origins=("history",),
+        examples=len(flights),
+        first=settings.local(first, "00:00"),
+        last=settings.local(last + timedelta(days=1), "00:00"),
+    )
+    return learning.builder.build(spec)
+
+
+def _release(store: Store, release: str) -> Release:
+    return store.releases.get(store.scope, release)
+
+
+def _forecasts(
+    learning: Learning,
+    evaluation: Evaluation,
+    dataset: Dataset,
+    flights: Sequence[Flight],
+    *,
+    dawn: bool,
+    settings: Settings,
+) -> Any:
+    """The probability of being late for each flight, in the sample's order."""
+    by_example = {row.example: row.probability for row in learning.evaluator.rows_of(evaluation).rows}
+    found: dict[tuple[Any, ...], float | None] = {}
+    for row in learning.rows(dataset):
+        place = _place(row.entity, row.moment, settings)
+        found[place] = by_example.get(row.example)
+    forecasts = [found.get(_place(flight.entity, flight.scheduled, settings)) for flight in flights]
+    missing = sum(forecast is None for forecast in forecasts)
+    if missing:
+        raise SetupError(
+            f"{missing} of {len(flights)} flights got no answer ({evaluation.failed or 'none failed'}).",
+            where=evaluation.id,
+            next_step="Look at the engine's log in .antiphon/logs and measure again.",
+        )
+    return numpy.array(forecasts, dtype=float)
+
+
+def _place(entity: Mapping[str, str], moment: datetime, settings: Settings) -> tuple[Any, ...]:
+    # A question may be asked the evening before its flight's day only by flights after midnight: none are drawn.
+    from zoneinfo import ZoneInfo
+
+    return (moment.astimezone(ZoneInfo(settings.zone)).date(), entity["origin"], entity["carrier"], entity["dest"])
+
+
+def _compare(
+    settings: Settings,
+    flights: Sequence[Flight],
+    events: Events,
+    truth: Truth,
+    evaluated: Mapping[str, Evaluation],
+    forecasts: dict[str, Any],
+) -> Measured:
+    late = numpy.array([(flight.dep_delay or 0) > settings.analysis.late_after_minutes for flight in flights], float)
+    moments = data.asked_moments(events, settings, [flight.event_id for flight in flights])
+    inputs, outcomes = baselines.training_rows(events, settings, truth)
+    regression = baselines.fit(inputs, outcomes)
+    rows = numpy.array(
+        [baselines.features(truth, one.origin, one.carrier, one.dest, moments[one.event_id]) for one in flights]
+    )
+    forecasts = {
+        **forecasts,
+        REGRESSION: regression.predict_proba(rows)[:, 1],
+        BASE_RATE: numpy.full(len(flights), float(outcomes.mean())),
+    }
+    rounds = settings.learning.bootstrap_rounds
+    options = {"resamples": rounds, "seed": settings.seed}
+    scored = tuple(
+        Forecaster(
+            name,
+            metrics.interval(metrics.auc, forecast, late, **options),
+            metrics.interval(metrics.brier, forecast, late, **options),
+        )
+        for name, forecast in forecasts.items()
+    )
+    pairs = {
+        "fine-tuned − untuned": (TUNED, UNTUNED),
+        "fresh − dawn features": (TUNED, DAWN),
+        "learned − fine-tuned": (LEARNED, TUNED),
+        "fine-tuned − logistic regression": (TUNED, REGRESSION),
+    }
+    return Measured(
+        flights=len(flights),
+        late=float(late.mean()),
+        forecasters=scored,
+        differences={
+            words: metrics.difference(metrics.auc, forecasts[one], forecasts[other], late, **options)
+            for words, (one, other) in pairs.items()
+        },
+        notices=tuple(
+            Notices(
+                name, evaluated[name].whole_rows, 1000 * (evaluated[name].guard_share or 0.0),
+                1000 * (evaluated[name].false_share or 0.0),
+            )
+            for name in (UNTUNED, TUNED)
+        ),
+        tokens={name: evaluation.tokens for name, evaluation in evaluated.items()},
+    )  # fmt: skip

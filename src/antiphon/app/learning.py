@@ -1,0 +1,294 @@
+"""Learning, wired for one project: datasets, training, evaluation, registry, releases and rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from antiphon.app.answering import answerer
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.outcomes import DeclaredApplications, dataset_builder
+from antiphon.app.rollouts import feature_exists, rollout_transitions
+from antiphon.app.served_models import ServedModels
+from antiphon.app.store import Store
+from antiphon.catalog.datasets import Dataset, Datasets
+from antiphon.catalog.evaluations import Evaluation, Evaluations
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.releases import ModelPin, Release
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.errors import InvalidInput, NotFound, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.durable.registry import Registry
+from antiphon.durable.run import ENDED
+from antiphon.engine import weights
+from antiphon.engine.port import Engine
+from antiphon.learning.dataset_reader import DatasetRow, read_rows
+from antiphon.learning.datasets import DatasetBuilder
+from antiphon.learning.evaluate import EvaluationServices, Evaluator
+from antiphon.learning.evaluation_ports import Answering
+from antiphon.learning.gates import Validation, Verdict
+from antiphon.learning.rebuilding import WORKFLOW as REBUILD
+from antiphon.learning.rebuilding import Rebuilding
+from antiphon.learning.retraining import WORKFLOW as TRAIN
+from antiphon.learning.retraining import Retraining
+from antiphon.learning.retraining_ports import Trainer
+from antiphon.learning.retraining_steps import Services
+from antiphon.learning.training_orders import TrainingOrders
+from antiphon.releases.changelog import Changelog
+from antiphon.releases.rollout import RolloutTransitions
+from antiphon.serving.ports import FeatureReader
+
+MOST_THREADS = 8
+"""More threads make a small model's steps no shorter."""
+
+
+class Learning:
+    """What learns in one project. Everything is made on first use, so that a command pays for what it needs.
+
+    Args:
+        engine, commit, features: of the process.
+        trainer: runs trainings; only the worker has one.
+        served: has the engine load what is evaluated; without one a model must be served already.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        commit: GroupCommit,
+        features: FeaturePlatform,
+        *,
+        trainer: Trainer | None = None,
+        served: ServedModels | None = None,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._commit = commit
+        self._features = features
+        self._trainer = trainer
+        self._served = served
+
+    @cached_property
+    def versions(self) -> ModelVersions:
+        return ModelVersions(self._store.database)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        return Datasets(self._store.database)
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        return Evaluations(self._store.database)
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        return Rollouts(self._store.database)
+
+    @cached_property
+    def builder(self) -> DatasetBuilder:
+        return dataset_builder(self._store)
+
+    @cached_property
+    def transitions(self) -> RolloutTransitions:
+        return rollout_transitions(self._store)
+
+    @cached_property
+    def changelog(self) -> Changelog:
+        return Changelog(self._store.releases, self.rollouts)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        store = self._store
+        return Evaluator(
+            EvaluationServices(
+                answering=self._answering,
+                releases=store.releases,
+                files=self._features.lake,
+                evaluations=self.evaluations,
+                texts=store.blobs,
+                clock=store.database.clock,
+                view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
+                folder=store.paths.directory / "evaluations",
+                concurrency=store.settings.gateway.batch_concurrency,
+            )
+        )
+
+    @cached_property
+    def validation(self) -> Validation:
+        store = self._store
+        return Validation(
+            transaction=store.database.transaction,
+            releases=store.releases,
+            evaluations=self.evaluations,
+            datasets=self.datasets,
+            models=self.versions,
+            feature_exists=feature_exists(store),
+            models_folder=models_folder(store),
+            weights_of=self._weights_of,
+        )
+
+    @cached_property
+    def services(self) -> Services:
+        """What the training workflows are made with."""
+        store, declared = self._store, DeclaredApplications(self._store)
+        return Services(
+            clock=store.database.clock,
+            folder=store.paths.directory / "training",
+            models_folder=models_folder(store),
+            threads=store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS),
+            policy_digest=store.decider.digest,
+            declared=declared.get,
+            datasets=self.builder,
+            dataset=self.datasets.get,
+            rows=self.rows,
+            base=self._base,
+            describe=self._engine.describe,
+            trainer=self._trainer or _NoTrainer(),
+            versions=self.versions,
+            releases=store.releases,
+            serve=self.serve,
+            evaluation=self.evaluations.get,
+            evaluations=lambda scope, application: self.evaluations.list(scope, application, limit=1_000),
+            evaluate=self.evaluate,
+            validate=self.validation.validate,
+            under_way=lambda scope, application: self.rollouts.active(scope, application),
+            begin=self.transitions.begin,
+            ended=self._ended,
+            audit=store.audit.append,
+        )
+
+    @cached_property
+    def orders(self) -> TrainingOrders:
+        return TrainingOrders(self.services, self._store.runs.submit, self.builder)
+
+    def register(self, registry: Registry) -> None:
+        """Let a worker run trainings."""
+        registry.add(TRAIN, Retraining(self.services).run)
+        registry.add(REBUILD, Rebuilding(self.services).run)
+
+    def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
+        """A dataset's rows; raises ``Corrupt`` when its file is gone or changed."""
+        return read_rows(dataset, self._features.lake)
+
+    async def serve(self, release: Release) -> None:
+        """Return once the engine serves what the release pins; raises ``Unavailable`` while it does not."""
+        name = release.bundle.model.name
+        if self._served is not None and release.bundle.model.version is not None:
+            await self._served.require(name)
+        elif name not in {model.name for model in (await self._engine.describe()).models}:
+            raise Unavailable(
+                f"The engine does not serve {name}.",
+                where="engine",
+                next_step="The worker loads it while `antiphon up` runs: try again in a moment.",
+            )
+
+    async def evaluate(
+        self,
+        release: Release,
+        dataset: Dataset,
+        *,
+        id: str,
+        against: str | None,
+        texts: int,
+        progress: Callable[[int, int, str], None],
+    ) -> Evaluation:
+        """The classes of every row, and the whole output and the attack sets for ``texts`` of them."""
+        return await self.evaluator.evaluate(
+            release,
+            dataset,
+            mode="classes",
+            whole=texts,
+            against=against,
+            with_attacks=texts > 0,
+            id=id,
+            progress=progress,
+        )
+
+    async def validate(
+        self, scope: Scope, release: str, *, principal: str, rows: int, texts: int,
+        progress: Callable[[int, int, str], None],
+    ) -> Verdict:  # fmt: skip
+        """Evaluate a release on the moments its training window holds out, and hold it against its gates.
+
+        Raises:
+            NotFound, InvalidInput, Corrupt: see ``Evaluator.evaluate`` and ``Validation.validate``.
+            Unavailable: the engine does not serve its model.
+        """
+        candidate = self._store.releases.get(scope, release)
+        self.validation.require_whole(candidate)
+        await self.serve(candidate)
+        dataset = await asyncio.to_thread(self._held_out, scope, candidate, rows)
+        live = self._store.releases.live(scope, candidate.bundle.application.name)
+        evaluation = await self.evaluator.evaluate(
+            candidate, dataset, mode="classes", whole=texts, with_attacks=texts > 0, progress=progress,
+            against=live.id if live is not None and live.id != release else None,
+        )  # fmt: skip
+        return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))
+
+    def _held_out(self, scope: Scope, release: Release, rows: int) -> Dataset:
+        """The evaluation set that its version was held out from, or the one that ends now."""
+        application, version = release.bundle.application, release.bundle.model.version
+        cutoff = None
+        if version is not None:
+            cutoff = self.datasets.get(scope, self.versions.get(scope, version).dataset).spec.cutoff
+        spec = self.builder.plan(application, kind="evaluation", cutoff=cutoff, examples=rows)
+        return self.builder.build(spec)
+
+    def _answering(self, features: FeatureReader, releases: Any) -> Answering:
+        wired = answerer(
+            self._store, self._engine, self._commit, releases, self._features, reader=lambda scope: features
+        )
+        return wired.answer
+
+    def _base(self, name: str) -> tuple[Path, str]:
+        if self._store.settings.engine.kind == "remote":
+            raise InvalidInput(
+                "A remote engine cannot be given a model that was trained here.",
+                where="antiphon.toml, [engine] kind",
+                next_step='Train where kind = "llamacpp".',
+            )
+        found = weights.resolve(name)
+        return found.path, found.sha256
+
+    def _weights_of(self, pin: ModelPin) -> Path | None:
+        return None if pin.weights_sha256 is None else weights.resolve(pin.name).path
+
+    def _ended(self, scope: Scope, run: str) -> bool:
+        try:
+            return self._store.runs.get(scope, run).status in ENDED
+        except NotFound:
+            return True
+
+
+class _NoTrainer:
+    """In a process that orders trainings and runs none."""
+
+    async def run(self, order: Any, on_progress: Any, stopping: Any) -> Any:
+        raise Unavailable("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
+
+
+def models_folder(store: Store) -> Path:
+    """Where the files of model versions lie."""
+    return store.paths.directory / "models"
+
+
+@asynccontextmanager
+async def open_learning(root: Path) -> AsyncIterator[tuple[Learning, Store]]:
+    """A project with what learns in it, for a command; the engine is reached through its socket.
+
+    Raises:
+        As ``app.project.open_project``.
+    """
+    from antiphon.app.project import open_project
+
+    wired = open_project(root)
+    try:
+        yield Learning(wired.store, wired.engine, wired.commit, wired.features), wired.store
+    finally:
+        await wired.close()

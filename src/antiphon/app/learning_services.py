@@ -1,0 +1,48 @@
+"""What the gateway shows and moves of models and rollouts, wired for one project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from antiphon.app.rollouts import rollout_transitions
+from antiphon.app.store import Store
+from antiphon.catalog.evaluations import Evaluations
+from antiphon.catalog.evidence import Judgements
+from antiphon.catalog.evidence_counts import EvidenceCounts
+from antiphon.catalog.group_commit import GroupCommit
+from antiphon.core.scope import Scope
+from antiphon.engine.port import Engine
+from antiphon.gateway.release_ports import LearningServices
+from antiphon.learning.registry import Registry
+from antiphon.learning.training_orders import TrainOrder
+from antiphon.releases.changelog import Changelog
+
+if TYPE_CHECKING:
+    from antiphon.app.features import FeaturePlatform
+
+
+def learning_services(store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> LearningServices:
+    """Services over a project's stores; trainings are ordered here and run by the worker."""
+    database = store.database
+    return LearningServices(
+        rollouts=store.rollouts,
+        judgements=Judgements(database),
+        evidence=EvidenceCounts(database),
+        transitions=rollout_transitions(store),
+        changelog=Changelog(store.releases, store.rollouts),
+        registry=Registry(database),
+        evaluations=Evaluations(database),
+        training=_Orders(store, engine, commit, features),
+    )
+
+
+class _Orders:
+    """Training orders, made on first use: a gateway that nobody asks to train does not wire what trains."""
+
+    def __init__(self, store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> None:
+        self._resources = (store, engine, commit, features)
+
+    def place(self, scope: Scope, principal: str, order: TrainOrder) -> str:
+        from antiphon.app.learning import Learning
+
+        return Learning(*self._resources).orders.place(scope, principal, order)

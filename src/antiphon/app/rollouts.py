@@ -1,0 +1,54 @@
+"""Rollouts of one project, wired: who moves them."""
+
+from __future__ import annotations
+
+from antiphon.app.store import Store
+from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.outcomes import Outcomes
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.errors import NotFound
+from antiphon.core.scope import Scope
+from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
+from antiphon.releases.evidence import paired
+from antiphon.releases.judge import judge
+from antiphon.releases.ports import FeatureExists
+from antiphon.releases.rollout import RolloutTransitions
+
+
+def feature_exists(store: Store) -> FeatureExists:
+    """Whether a definition version of a view is known here."""
+
+    def exists(scope: Scope, view: str, version: str) -> bool:
+        try:
+            store.definitions.get(scope, view, version)
+        except NotFound:
+            return False
+        return True
+
+    return exists
+
+
+def rollout_transitions(store: Store) -> RolloutTransitions:
+    """Moves this project's rollouts; every move leaves an audit entry in its transaction."""
+    return RolloutTransitions(
+        store.database,
+        store.releases,
+        Rollouts(store.database),
+        audit=store.audit.append,
+        feature_exists=feature_exists(store),
+    )
+
+
+def rollout_keeper(store: Store) -> RolloutKeeper:
+    """Lets the judge move this project's rollouts."""
+    database = store.database
+    return RolloutKeeper(
+        store.scope,
+        database,
+        store.releases,
+        store.rollouts,
+        Judgements(database),
+        rollout_transitions(store),
+        EvidenceReader(Exposures(database), ShadowPairs(database), Outcomes(database).labels, paired),
+        judge,
+    )

@@ -1,0 +1,209 @@
+"""Which trained models the engine has to serve, and telling it.
+
+Invariant: a model is served while a release that pins it is live, is what a rollback would return to, takes part in a
+rollout, or is the newest one that waits for its evaluation; and for a while longer, because a request finishes on the
+release it began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from antiphon.catalog.models import ModelVersion
+from antiphon.catalog.releases import Activation, Release
+from antiphon.catalog.rollouts import Rollout
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, NotFound, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import ServedModel
+from antiphon.engine.port import Engine
+from antiphon.orchestration.streams import wait
+
+_log = logging.getLogger("antiphon.worker")
+
+LINGER_SECONDS = 150.0
+"""How long a model that is needed no more is still served: longer than a request may take."""
+
+RETRY_SECONDS = 30.0
+"""How soon the engine is asked again for a model that it could not load."""
+
+
+class Models(Protocol):
+    """Registered model versions."""
+
+    def get(self, scope: Scope, version: str) -> ModelVersion:
+        """One version; raises ``NotFound``."""
+        ...
+
+
+class ReleaseRows(Protocol):
+    """Releases and the moves of the live pointers."""
+
+    def list(self, scope: Scope) -> Sequence[Release]: ...
+    def history(self, scope: Scope, application: str) -> Sequence[Activation]: ...
+
+
+class ActiveRollouts(Protocol):
+    """Rollouts under way."""
+
+    def list_active(self, scope: Scope) -> Sequence[Rollout]: ...
+
+
+def needed(
+    releases: Sequence[Release], moves: Mapping[str, Sequence[Activation]], rollouts: Sequence[Rollout]
+) -> tuple[str, ...]:
+    """The model versions that must be served, by name.
+
+    Args:
+        releases: of one scope, of every application the latest first.
+        moves: of each application's live pointer, first to last.
+        rollouts: those under way.
+    """
+    wanted = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
+    for history in moves.values():
+        wanted.update(_standing(history)[-2:])
+    waiting: set[str] = set()
+    for release in releases:
+        application = release.bundle.application.name
+        if release.stage in ("draft", "validated") and application not in waiting:
+            waiting.add(application)
+            wanted.add(release.id)
+    versions = {release.bundle.model.version for release in releases if release.id in wanted}
+    return tuple(sorted(version for version in versions if version is not None))
+
+
+class ServedModels:
+    """Keeps the engine's set of models what the catalog needs.
+
+    Args:
+        folder: where the files of model versions lie.
+        every: seconds between looks at the catalog.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        releases: ReleaseRows,
+        models: Models,
+        rollouts: ActiveRollouts,
+        engine: Engine,
+        folder: Path,
+        clock: Clock,
+        *,
+        every: float = 2.0,
+        linger: float = LINGER_SECONDS,
+    ) -> None:
+        self._scope = scope
+        self._releases = releases
+        self._models = models
+        self._rollouts = rollouts
+        self._engine = engine
+        self._folder = folder
+        self._clock = clock
+        self._every = every
+        self._linger = linger
+        self._needed_at: dict[ServedModel, float] = {}
+        self._declared: tuple[ServedModel, ...] | None = None
+        self._again_at = 0.0
+        self._one_at_a_time = asyncio.Lock()
+
+    @classmethod
+    def of(cls, store: Any, engine: Engine) -> ServedModels:
+        """For one project's stores."""
+        return cls(
+            store.scope,
+            store.releases,
+            store.models,
+            store.rollouts,
+            engine,
+            store.paths.directory / "models",
+            store.database.clock,
+        )
+
+    async def reconcile(self) -> None:
+        """Have the engine serve what is needed. It is asked only when that changed or when it lacks a model.
+
+        Raises:
+            Unavailable: the engine is away. What :meth:`Engine.serve` raises when a model cannot be loaded; the others
+            are served, and the same set is not tried again for half a minute.
+        """
+        async with self._one_at_a_time:
+            wanted = await asyncio.to_thread(self._wanted)
+            now = self._clock.monotonic()
+            self._needed_at |= dict.fromkeys(wanted, now)
+            self._needed_at = {model: at for model, at in self._needed_at.items() if at > now - self._linger}
+            declared = tuple(sorted(self._needed_at, key=lambda model: model.name))
+            if declared == self._declared:
+                served = {model.name for model in (await self._engine.describe()).models}
+                if now < self._again_at or all(model.name in served for model in declared):
+                    return
+            self._declared, self._again_at = declared, now + RETRY_SECONDS
+            try:
+                await self._engine.serve(declared)
+            except Unavailable:
+                self._declared = None
+                raise
+            self._again_at = 0.0
+            _log.info("The engine serves %s.", ", ".join(model.name for model in declared) or "no trained model")
+
+    async def require(self, version: str) -> None:
+        """Return once the engine serves this version.
+
+        Raises:
+            Unavailable: no release that needs it is on its way, or the engine does not serve it.
+            What :meth:`reconcile` raises, unless this version is served nevertheless.
+        """
+        failure: AntiphonError | None = None
+        try:
+            await self.reconcile()
+        except AntiphonError as error:
+            failure = error
+        if version in {model.name for model in (await self._engine.describe()).models}:
+            return
+        raise failure or Unavailable(
+            "The engine does not serve this model.",
+            where=version,
+            next_step="Make a release that pins it, and try again in a moment.",
+        )
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Reconcile again and again until ``stop``; a failure is said once and tried again."""
+        said = ""
+        while not stop.is_set():
+            try:
+                await self.reconcile()
+                said = ""
+            except AntiphonError as error:
+                if str(error) != said:
+                    said = str(error)
+                    _log.warning("Not every model that is needed is served: %s", said)
+            await wait(stop, self._every)
+
+    def _wanted(self) -> list[ServedModel]:
+        releases = self._releases.list(self._scope)
+        applications = {release.bundle.application.name for release in releases}
+        moves = {name: self._releases.history(self._scope, name) for name in applications}
+        wanted = []
+        for name in needed(releases, moves, self._rollouts.list_active(self._scope)):
+            try:
+                weights = self._models.get(self._scope, name).weights
+            except NotFound:
+                _log.error("A release pins the model %s, which is not registered.", name)
+                continue
+            wanted.append(ServedModel(name, str(self._folder.resolve() / weights.path), weights.sha256))
+        return wanted
+
+
+def _standing(history: Sequence[Activation]) -> list[str]:
+    """The releases one can roll back through, the live one last: an activation adds one, a rollback removes one."""
+    standing: list[str] = []
+    for move in history:
+        if move.action == "rollback":
+            standing.pop()
+        else:
+            standing.append(move.release)
+    return standing

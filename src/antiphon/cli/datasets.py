@@ -1,0 +1,152 @@
+"""``antiphon datasets``: point-in-time training and evaluation sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.output import moment, note, show, table
+from antiphon.cli.project import stores
+from antiphon.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from antiphon.catalog.datasets import Dataset, DatasetKind
+    from antiphon.learning.dataset_rows import Survey
+
+app = typer.Typer(name="datasets", help="Training and evaluation sets.", no_args_is_help=True)
+
+Identity = Annotated[str, typer.Argument(help="The dataset's id.")]
+
+_HEAD = ("dataset", "application", "kind", "rows", "positive", "cutoff", "hash", "created")
+
+
+@app.command("build")
+def build(
+    application: Annotated[str, typer.Argument(help="The application that learns.")],
+    cutoff: Annotated[
+        str, typer.Option(help="Nothing known later is in it (default: the declared one, else now).", metavar="TIME")
+    ] = "",
+    examples: Annotated[int, typer.Option(min=0, help="At most so many; 0 is the declared number.")] = 0,
+    kind: Annotated[str, typer.Option(help="training or evaluation.")] = "training",
+    origin: Annotated[
+        list[str] | None, typer.Option("--from", help="history or receipts; repeat it for both (the default).")
+    ] = None,
+    first: Annotated[str, typer.Option(help="Only moments after this one.", metavar="TIME")] = "",
+    last: Annotated[str, typer.Option(help="Only moments up to this one.", metavar="TIME")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be in it; build nothing.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Build a dataset: every example as of its own moment, nothing from after the cutoff."""
+    from antiphon.app.outcomes import DeclaredApplications, dataset_builder
+
+    wanted = _kind(kind)
+    with stores(project) as store:
+        builder = dataset_builder(store)
+        spec = builder.plan(
+            DeclaredApplications(store).get(store.scope, application),
+            kind=wanted,
+            cutoff=entities.moment(cutoff),
+            origins=origin,
+            examples=examples or None,
+            first=entities.moment(first),
+            last=entities.moment(last),
+        )
+        if dry_run:
+            survey = builder.survey(spec)
+            show(survey, as_json, lambda: _surveyed(survey))
+            return
+        dataset = builder.build(spec)
+    show(dataset, as_json, lambda: _shown(dataset))
+
+
+@app.command("list")
+def list_datasets(
+    application: Annotated[str, typer.Argument(help="Only this application's.")] = "",
+    limit: Limit = 20,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Datasets, latest first."""
+    from antiphon.catalog.datasets import Datasets
+
+    with stores(project) as store:
+        found = Datasets(store.database).list(store.scope, application or None, limit=limit)
+    rows = [
+        (
+            each.id,
+            each.spec.application,
+            each.spec.kind,
+            each.rows,
+            each.positives,
+            each.spec.cutoff,
+            each.logical_hash[:12],
+            each.created_at,
+        )
+        for each in found
+    ]
+    show(found, as_json, lambda: table(_HEAD, rows, "No dataset yet."))
+
+
+@app.command("show")
+def show_dataset(dataset: Identity, project: Project = HERE, as_json: Json = False) -> None:
+    """What a dataset was made from, and how."""
+    from antiphon.catalog.datasets import Datasets
+
+    with stores(project) as store:
+        found = Datasets(store.database).get(store.scope, dataset)
+    show(found, as_json, lambda: _shown(found))
+
+
+@app.command("rebuild")
+def rebuild(dataset: Identity, project: Project = HERE, as_json: Json = False) -> None:
+    """Build a dataset again from its own specification, and compare; a lost file is back afterwards."""
+    from antiphon.app.outcomes import dataset_builder
+
+    with stores(project) as store:
+        built = dataset_builder(store).rebuild(dataset)
+    show(built, as_json, lambda: _shown(built))
+    if not as_json:
+        note(f"Built again: the same values, {built.logical_hash[:12]}.")
+
+
+def _kind(kind: str) -> DatasetKind:
+    if kind == "training":
+        return "training"
+    if kind == "evaluation":
+        return "evaluation"
+    raise InvalidInput(f"{kind!r} is no kind.", where="--kind", next_step="Write training or evaluation.")
+
+
+def _shown(dataset: Dataset) -> str:
+    spec = dataset.spec
+    share = dataset.positives / dataset.rows if dataset.rows else 0.0
+    left_out = ", ".join(f"{count} {reason}" for reason, count in dataset.dropped.items()) or "nothing"
+    lines = [
+        f"{dataset.id}: {spec.kind} set of {spec.application}, {dataset.rows} rows, {share:.0%} {spec.positive}",
+        f"  moments   {moment(spec.first)} < t <= {moment(spec.last)}, known by {moment(spec.cutoff)}",
+        f"  left out  {left_out}",
+        f"  values    {dataset.logical_hash}",
+        f"  file      {dataset.path}",
+    ]
+    for source in dataset.sources:
+        rows = f", {source.rows} rows" if source.rows is not None else ""
+        lines.append(f"  from      {source.kind} {source.name} {source.version[:16]}{rows}")
+    return "\n".join(lines)
+
+
+def _surveyed(survey: Survey) -> str:
+    spec = survey.spec
+    labels = ", ".join(f"{count} {label}" for label, count in survey.labels.items()) or "none"
+    left_out = ", ".join(f"{count} {reason}" for reason, count in survey.dropped.items()) or "nothing"
+    return "\n".join(
+        [
+            f"{spec.kind} set of {spec.application}: {survey.rows} rows would be in it ({labels})",
+            f"  moments   {moment(spec.first)} < t <= {moment(spec.last)}, known by {moment(spec.cutoff)}",
+            f"  there are {moment(survey.earliest)} to {moment(survey.latest)}",
+            f"  left out  {left_out}",
+        ]
+    )

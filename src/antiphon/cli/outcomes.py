@@ -1,0 +1,335 @@
+"""``antiphon outcomes``: what became of predictions, from a table, and how they came true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.output import Progress, note, show, table
+from antiphon.cli.project import at_terminal, stores
+from antiphon.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from antiphon.definitions.application import ApplicationSpec
+    from antiphon.learning.arriving import ArrivingOutcome
+    from antiphon.learning.monitoring import Performance
+    from antiphon.learning.outcomes import Taken
+
+app = typer.Typer(name="outcomes", help="What became of predictions.", no_args_is_help=True)
+
+Application = Annotated[str, typer.Argument(help="The application whose predictions they are.")]
+
+_CHUNK = 500
+_MOST_TOLD = 10
+_KINDS = ("label", "thumbs", "correction", "text")
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """One row that was refused; rows count from 1."""
+
+    row: int
+    code: str
+    message: str
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """What became of the rows of a table; ``outcomes`` counts predictions, so a row may count more than once."""
+
+    application: str
+    rows: int
+    outcomes: dict[str, int]
+    refused: int
+    refusals: tuple[Refusal, ...]
+    dry_run: bool
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Which columns hold what."""
+
+    value: str
+    kind: str
+    at: str
+    available_at: str
+    id: str
+
+
+@app.command("import")
+def import_table(
+    application: Application,
+    file: Annotated[
+        Path, typer.Argument(help="Parquet, CSV or JSON Lines: a prediction, or entity keys and the moment; a label.")
+    ],
+    value: Annotated[str, typer.Option(help="Column with the value.", metavar="COLUMN")] = "",
+    at: Annotated[str, typer.Option(help="Column with the moment of the question.", metavar="COLUMN")] = "",
+    available_at: Annotated[
+        str, typer.Option(help="Column with the moment at which it was known.", metavar="COLUMN")
+    ] = "",
+    id: Annotated[str, typer.Option("--id", help="Column with the outcome's own id.", metavar="COLUMN")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of it; keep nothing.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Take every row of a table as an outcome. Taking a row again changes nothing.
+
+    Columns not named are looked for under the names that the outcome's history declares, then as `label` (or
+    `thumbs`, `correction`, `text`), `at`, `available_at` and `id`.
+    """
+    from antiphon.app.outcomes import DeclaredApplications, outcome_joiner
+    from antiphon.batch import tables
+
+    with stores(project) as store:
+        declared = DeclaredApplications(store).get(store.scope, application)
+        joiner, principal = outcome_joiner(store), at_terminal(store).id
+        progress = Progress(f"{file.name} rows")
+        counted = _Counted()
+        rows = tables.read(file)
+        first = next(rows, None)
+        columns = _columns(declared, first or {}, Columns(value, "", at, available_at, id), file)
+        for chunk in _chunks(_all(first, rows)):
+            arriving: list[ArrivingOutcome] = []
+            places: list[int] = []
+            for place, row in chunk:
+                try:
+                    arriving.append(_arriving(declared, row, columns))
+                    places.append(place)
+                except InvalidInput as error:
+                    counted.refuse(place, error)
+            taken = joiner.take_many(store.scope, principal, arriving, dry_run=dry_run)
+            for place, each in zip(places, taken, strict=True):
+                counted.take(place, each)
+            counted.rows = chunk[-1][0]
+            progress(counted.rows, None)
+        progress.end()
+    imported = Imported(
+        application=application,
+        rows=counted.rows,
+        outcomes=counted.outcomes,
+        refused=counted.refused,
+        refusals=tuple(sorted(counted.refusals, key=lambda refusal: refusal.row)),
+        dry_run=dry_run,
+    )
+    show(imported, as_json, lambda: _told(imported))
+    if imported.refused and not as_json:
+        note(f"{imported.refused} row(s) were refused; mend them and import the table again.")
+
+
+@app.command("list")
+def list_outcomes(
+    application: Application,
+    status: Annotated[
+        str, typer.Option(help="joined, late, duplicate, contradictory or unknown.", metavar="STATUS")
+    ] = "",
+    limit: Limit = 20,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Outcomes, latest first."""
+    from typing import get_args
+
+    from antiphon.catalog.outcomes import Outcomes, OutcomeStatus
+
+    if status and status not in get_args(OutcomeStatus):
+        raise InvalidInput(
+            f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(get_args(OutcomeStatus))}."
+        )
+    with stores(project) as store:
+        found = Outcomes(store.database).list(
+            store.scope,
+            application,
+            status=status or None,  # type: ignore[arg-type]
+            limit=limit,
+        )
+    rows = [
+        (each.status, each.kind, each.value[:40], each.prediction, each.as_of, each.available_at, each.reference)
+        for each in found
+    ]
+    head = ("status", "kind", "value", "prediction", "as of", "known", "reference")
+    show(found, as_json, lambda: table(head, rows, "No outcome yet."))
+
+
+@app.command("status")
+def status(
+    application: Application,
+    since: Annotated[str, typer.Option(help="Questions as of this moment on.", metavar="TIME")] = "",
+    until: Annotated[str, typer.Option(help="Questions before this moment.", metavar="TIME")] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """How predictions came true: outcomes by status, and measures by release."""
+    from antiphon.app.outcomes import monitor
+
+    with stores(project) as store:
+        found = monitor(store).performance(
+            store.scope, application, since=entities.moment(since), until=entities.moment(until)
+        )
+    show(found, as_json, lambda: _performance(found))
+
+
+@app.command("drift")
+def drift(application: Application, project: Project = HERE, as_json: Json = False) -> None:
+    """Whether printed features and forecasts are distributed as they were."""
+    from antiphon.app.outcomes import monitor
+
+    with stores(project) as store:
+        found = monitor(store).drift(store.scope, application)
+    rows = [
+        (each.name, each.verdict, each.index, each.noise, each.reference, each.recent)
+        for each in (found.forecast, *found.features)
+    ]
+    head = ("variable", "verdict", "index", "noise", "then", "now")
+    show(found, as_json, lambda: f"Compared with {found.reference}.\n{table(head, rows)}")
+
+
+@app.command("rejoin")
+def rejoin(application: Application, project: Project = HERE, as_json: Json = False) -> None:
+    """Look again for the predictions of unknown outcomes."""
+    from antiphon.app.outcomes import outcome_joiner
+    from antiphon.core.clock import from_microseconds
+
+    with stores(project) as store:
+        joiner = outcome_joiner(store)
+        joined = joiner.rejoin(store.scope, application, since=from_microseconds(0), most=1_000_000)
+    show({"joined": joined}, as_json, lambda: f"{joined} outcome(s) are unknown no more.")
+
+
+class _Counted:
+    """Counts of an import under way."""
+
+    def __init__(self) -> None:
+        self.rows = self.refused = 0
+        self.outcomes: dict[str, int] = {}
+        self.refusals: list[Refusal] = []
+
+    def take(self, row: int, taken: Taken) -> None:
+        if taken.error is not None:
+            self.refuse(row, taken.error)
+        for outcome in taken.outcomes:
+            self.outcomes[outcome.status] = self.outcomes.get(outcome.status, 0) + 1
+
+    def refuse(self, row: int, error: Any) -> None:
+        self.refused += 1
+        if len(self.refusals) < _MOST_TOLD:
+            self.refusals.append(Refusal(row, error.code, str(error)))
+
+
+def _all(first: dict[str, Any] | None, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    if first is not None:
+        yield 1, first
+        yield from enumerate(rows, 2)
+
+
+def _chunks(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    waiting: list[tuple[int, dict[str, Any]]] = []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == _CHUNK:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, file: Path) -> Columns:
+    """The columns to read, held against the first row."""
+    outcome = declared.outcome
+    history = outcome.history if outcome is not None else None
+
+    def found(named: str, option: str, *candidates: str | None) -> str:
+        if named and row and named not in row:
+            raise InvalidInput(
+                f"There is no column {named!r}; there are {', '.join(row)}.", where=f"--{option}", next_step="Name one."
+            )
+        return named or next((name for name in candidates if name and name in row), "")
+
+    kind = next((name for name in _KINDS if name in row), "label")
+    value = found(wished.value, "value", outcome.property if outcome is not None else None, *_KINDS)
+    if row and not value:
+        raise InvalidInput(
+            f"It has no column with a value: {', '.join(row)}.", where=str(file), next_step="Name one with --value."
+        )
+    return Columns(
+        value=value,
+        kind=value if value in _KINDS else kind if value == "" else "label",
+        at=found(wished.at, "at", history.event_time if history is not None else None, "at"),
+        available_at=found(
+            wished.available_at,
+            "available-at",
+            history.available_at if history is not None else None,
+            "available_at",
+        ),
+        id=found(wished.id, "id", history.event_id if history is not None else None, "id"),
+    )
+
+
+def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) -> ArrivingOutcome:
+    from antiphon.learning.arriving import ArrivingOutcome, label_text, labels_of
+
+    prediction = row.get("prediction")
+    of_moment = prediction in (None, "")
+    missing = [key for key in declared.entity_keys if row.get(key) in (None, "")] if of_moment else []
+    if missing:
+        raise InvalidInput(
+            f"It has neither a prediction nor {', '.join(missing)}.", where="prediction", next_step="Fill the row."
+        )
+    known = row.get(columns.available_at) if columns.available_at else None
+    identity = row.get(columns.id) if columns.id else None
+    value = row.get(columns.value)
+    if columns.kind == "label" and declared.outcome is not None:
+        value = label_text(value, labels_of(declared))
+    return ArrivingOutcome(
+        application=declared.name,
+        value="" if value is None else str(value),
+        kind=columns.kind,  # type: ignore[arg-type]
+        prediction=None if of_moment else str(prediction),
+        entity={key: str(row[key]) for key in declared.entity_keys} if of_moment else None,
+        at=_moment(row.get(columns.at), columns.at or "at") if of_moment else None,
+        available_at=None if known in (None, "") else _moment(known, columns.available_at),
+        id=None if identity in (None, "") else str(identity),
+    )
+
+
+def _moment(value: Any, column: str) -> datetime:
+    from datetime import UTC
+
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise InvalidInput(
+            f"{column} is {value!r}, which is no time.", where=column, next_step="Write it in ISO 8601."
+        ) from None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _told(imported: Imported) -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(imported.outcomes.items())) or "none"
+    tried = " tried, nothing kept" if imported.dry_run else ""
+    lines = [f"{imported.rows} rows{tried}: {counts}; {imported.refused} refused."]
+    lines += [f"  row {refusal.row}: {refusal.message}" for refusal in imported.refusals]
+    return "\n".join(lines)
+
+
+def _performance(found: Performance) -> str:
+    counts = [(kind, status, count) for kind, by in found.counts.items() for status, count in by.items()]
+    made = {each.release: each for each in found.coverage}
+    rows = []
+    for group in (*found.releases,):
+        covered, scores = made.get(group.value), group.scores
+        share = f"{covered.labelled / covered.predictions:.0%}" if covered is not None else "-"
+        rows.append(
+            (group.value, scores.rows, share, scores.auc, scores.brier, scores.base_rate_brier, scores.log_loss)
+        )
+    head = ("release", "scored", "covered", "AUC", "Brier", "base rate's", "log-loss")
+    return "\n".join(
+        [
+            table(("kind", "status", "outcomes"), counts, "No outcome yet."),
+            "",
+            table(head, rows, f"No probability of {found.positive!r} is scored yet."),
+        ]
+    )

@@ -1,0 +1,226 @@
+"""``antiphon train``: from outcomes to a release that has shown what it learned, with live progress."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.outline import outline
+from antiphon.cli.output import note, show
+from antiphon.cli.project import at_terminal
+from antiphon.core.errors import AntiphonError, Unavailable
+
+if TYPE_CHECKING:
+    from antiphon.app.store import Store
+    from antiphon.durable.run import Run
+    from antiphon.learning.training_orders import Foreseen, TrainOrder
+
+_POLL = 0.25
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
+Key = Annotated[str, typer.Option(help="Orders with the same key are one run.")]
+
+
+class TrainingEnded(AntiphonError):
+    """The run ended without a result."""
+
+    code = "training_failed"
+
+
+def train(
+    application: Annotated[str, typer.Argument(help="The application whose model is trained.")],
+    delta: Annotated[bool, typer.Option("--delta", help="Only what is new, going on from the live version.")] = False,
+    cutoff: Annotated[
+        str, typer.Option("--cutoff", metavar="TIME", help="Nothing known later is learned from (default: declared).")
+    ] = "",
+    examples: Annotated[int, typer.Option(min=0, help="At most so many (default: declared).")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that are evaluated.")] = 400,
+    texts: Annotated[int, typer.Option(min=1, help="So many of them are asked for the whole output.")] = 100,
+    rollout: Annotated[bool, typer.Option("--rollout", help="Begin its rollout when it passes its gates.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why, kept with the version and its release.")] = "",
+    key: Key = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")] = False,
+    wait: Wait = True,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Train, release as a draft, evaluate, hold against the gates. It survives a crash; Ctrl-C leaves it running."""
+    from antiphon.learning.training_orders import TrainOrder
+
+    order = TrainOrder(
+        application=application,
+        delta=delta,
+        cutoff=entities.moment(cutoff, "--cutoff"),
+        examples=examples or None,
+        rows=rows,
+        texts=texts,
+        rollout=rollout,
+        reason=reason,
+        key=key or None,
+    )
+    if dry_run:
+        foreseen = asyncio.run(_foresee(project, order))
+        show(foreseen, as_json, lambda: _foreseen_text(foreseen))
+        return
+    _follow(project, order, wait, as_json, _trained_text)
+
+
+def rebuild(
+    model: Annotated[str, typer.Argument(help="A model version, such as desk.v1.")],
+    key: Key = "",
+    wait: Wait = True,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Train a version again from the same things and compare the weights' hashes."""
+    _follow(project, model, wait, as_json, _rebuilt_text, key or None)
+
+
+def _follow(
+    project: Path, order: TrainOrder | str, wait: bool, as_json: bool, text: Any, key: str | None = None
+) -> None:
+    placed: list[str] = []
+    try:
+        run = asyncio.run(_place(project, order, wait, placed, key))
+    except KeyboardInterrupt:
+        if placed:
+            note(f"\nThe run goes on: `antiphon runs show {placed[0]}`; `antiphon runs cancel {placed[0]}` ends it.")
+        raise
+    if wait and run.status != "succeeded":
+        raise TrainingEnded(
+            f"The run is {run.status}: {run.error or 'no reason was given'}",
+            where=run.id,
+            next_step="What is live is as it was. Mend the cause and order it again: it goes on from what there is.",
+        )
+    found: dict[str, Any] = {"run": run.id, "status": run.status, **(run.result or {})}
+    show(found, as_json, lambda: text(found) if wait else f"{run.id} {run.status}")
+
+
+async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: list[str], key: str | None) -> Run:
+    from antiphon.app.learning import open_learning
+    from antiphon.durable.run import ENDED
+    from antiphon.operations.processes import statuses
+
+    async with open_learning(project) as (learning, store):
+        if wait and not any(process.name == "worker" and process.alive for process in statuses(store.paths.run)):
+            raise Unavailable(
+                "No worker runs, so nobody would train.",
+                where="worker",
+                next_step="Start `antiphon up` in another terminal, or pass --no-wait.",
+            )
+        who = at_terminal(store).id
+        if isinstance(order, str):
+            placed.append(await asyncio.to_thread(learning.orders.rebuild, store.scope, who, order, key))
+        else:
+            placed.append(await asyncio.to_thread(learning.orders.place, store.scope, who, order))
+        line = _Line(placed[0])
+        run = await _read(store, placed[0])
+        while wait and run.status not in ENDED:
+            line(run)
+            await asyncio.sleep(_POLL)
+            run = await _read(store, placed[0])
+        line(run)
+        line.end()
+        return run
+
+
+async def _read(store: Store, run: str) -> Run:
+    return await asyncio.to_thread(store.runs.get, store.scope, run)
+
+
+async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
+    from antiphon.app.learning import open_learning
+
+    async with open_learning(project) as (learning, store):
+        return await asyncio.to_thread(learning.orders.foresee, store.scope, at_terminal(store).id, order)
+
+
+class _Line:
+    """How far a run is: one line that is rewritten on a terminal; elsewhere a line a stage, and each tenth of it."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._terminal = sys.stderr.isatty()
+        self._said: tuple[str, int] | str | None = None
+
+    def __call__(self, run: Run) -> None:
+        words = run.note or run.status
+        text = f"{self._run} {words}" + (f" ({run.done} of {run.total})" if run.total and run.total > 1 else "")
+        tenth = int(10 * run.done / run.total) if run.total else 0
+        said = text if self._terminal else (words.partition(":")[0], tenth)
+        if said == self._said:
+            return
+        self._said = said
+        typer.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=not self._terminal)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._terminal:
+            typer.echo("", err=True)
+
+
+def _foreseen_text(foreseen: Foreseen) -> str:
+    def line(survey: Any) -> str:
+        labels = ", ".join(f"{count} {label}" for label, count in sorted(survey.labels.items())) or "no label"
+        out = ", ".join(f"{count} {why}" for why, count in survey.dropped.items())
+        return f"{survey.rows} ({labels})" + (f"; left out: {out}" if out else "")
+
+    told: dict[str, Any] = {
+        "application": foreseen.application,
+        "goes on from": foreseen.parent or "the base model",
+        "cutoff": foreseen.cutoff.isoformat(),
+        "examples": line(foreseen.training),
+        "earlier examples": foreseen.replayed,
+        "evaluated on": line(foreseen.evaluation),
+        "steps": f"{foreseen.steps} of {foreseen.batch} examples",
+    }
+    return "\n".join([outline(told), *foreseen.problems])
+
+
+def _trained_text(found: dict[str, Any]) -> str:
+    told: dict[str, Any] = {
+        "model": found["model"],
+        "release": f"{found['release']} ({found['stage']})",
+        "examples": ", ".join(f"{count} {kind}" for kind, count in found["examples"].items()),
+        "trained for": f"{found['seconds']:.0f} s",
+    }
+    for name in ("auc", "brier"):
+        if found.get(name):
+            told[name] = _measure(found[name])
+    forgetting = found.get("forgetting")
+    if forgetting:
+        told["old slice"] = ", ".join(
+            f"{name} {_measure(forgetting['before'][name])} before, {_measure(forgetting['after'][name])} after"
+            for name in ("auc", "brier")
+            if forgetting["before"][name] and forgetting["after"][name]
+        )
+    lines = [outline(told), *(f"Not passed: {reason}" for reason in found["reasons"]), *found["notices"]]
+    if found["rollout"]:
+        lines.append(f"Its rollout has begun: `antiphon releases rollouts {found['application']}` shows it.")
+    elif found["stage"] == "validated":
+        lines.append(f"`antiphon releases rollout {found['release']}` sends it on its way. {found['no_rollout']}")
+    return "\n".join(lines)
+
+
+def _rebuilt_text(found: dict[str, Any]) -> str:
+    if found["equal"]:
+        words = f"{found['model']} came out the same, to the byte ({found['weights_sha256'][:16]}…)."
+    elif found["weights_sha256"] is None:
+        words = f"{found['model']} was not trained again."
+    else:
+        words = (
+            f"{found['model']} came out otherwise: {found['weights_sha256'][:16]}… instead of "
+            f"{found['registered_sha256'][:16]}…."
+        )
+    lines = [words, *(f"Differs: {difference}" for difference in found["differences"])]
+    return "\n".join([*lines, *(f"Restored: {file}" for file in found["restored"])])
+
+
+def _measure(measure: dict[str, float]) -> str:
+    return f"{measure['value']:.4f} [{measure['low']:.4f}, {measure['high']:.4f}]"

@@ -1,0 +1,127 @@
+"""Model versions, their cards, two compared, and ordering a training."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from antiphon.core.clock import utc
+from antiphon.gateway.admin import release_shapes, shapes
+from antiphon.gateway.operation import Call, Operation, Page
+from antiphon.learning import card as cards
+from antiphon.learning.compare import Comparison
+from antiphon.learning.training_orders import TrainOrder
+
+
+class VersionsWanted(msgspec.Struct, frozen=True):
+    """Only this application's."""
+
+    application: str | None = None
+
+
+class Two(msgspec.Struct, frozen=True):
+    """Each is ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release."""
+
+    a: str
+    b: str
+
+
+class Train(msgspec.Struct, frozen=True):
+    """What is to be trained.
+
+    ``delta`` goes on from the live version with what is new; nothing known later than ``cutoff`` is learned from;
+    at most ``examples`` are; ``rows`` are evaluated, ``texts`` of them whole; ``rollout`` begins its rollout when it
+    passes its gates. Orders with the same ``key`` are one run.
+    """
+
+    application: str
+    delta: bool = False
+    cutoff: datetime | None = None
+    examples: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    rows: Annotated[int, msgspec.Meta(ge=1)] = 400
+    texts: Annotated[int, msgspec.Meta(ge=1)] = 100
+    rollout: bool = False
+    reason: str = ""
+    key: str | None = None
+
+
+def _list(call: Call) -> release_shapes.VersionList:
+    lines = call.services.learned().registry.lines(call.scope, call.query.application)
+    return release_shapes.VersionList(tuple(map(release_shapes.version_line, lines)))
+
+
+def _get(call: Call) -> release_shapes.ModelDetail:
+    return release_shapes.model_detail(call.services.learned().registry.card(call.scope, call.path["model"]))
+
+
+def _card(call: Call) -> Page:
+    card = call.services.learned().registry.card(call.scope, call.path["model"])
+    return Page(cards.as_html(card), cards.content_security_policy())
+
+
+def _compare(call: Call) -> Comparison:
+    wanted: Two = call.query
+    return call.services.learned().registry.compare(call.scope, wanted.a, wanted.b)
+
+
+def _train(call: Call) -> shapes.RunLine:
+    wanted: Train = call.body
+    # Policy may name one application; the operation as a whole was asked about before.
+    call.services.authorise(call.principal, "release", f"application/{wanted.application}")
+    order = TrainOrder(
+        application=wanted.application,
+        delta=wanted.delta,
+        cutoff=None if wanted.cutoff is None else utc(wanted.cutoff),
+        examples=wanted.examples,
+        rows=wanted.rows,
+        texts=wanted.texts,
+        rollout=wanted.rollout,
+        reason=wanted.reason,
+        key=wanted.key,
+    )
+    run = call.services.learned().training.place(call.scope, call.principal.id, order)
+    return shapes.read(call.services.runs.get(call.scope, run), shapes.RunLine)
+
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/admin/models",
+        "List model versions, latest first.",
+        "read",
+        release_shapes.VersionList,
+        _list,
+        VersionsWanted,
+    ),
+    Operation(
+        "GET",
+        "/admin/models/compare",
+        "Two models side by side, and by pairs on identical rows.",
+        "read",
+        Comparison,
+        _compare,
+        Two,
+    ),
+    Operation(
+        "GET",
+        "/admin/models/{model}",
+        "A model: lineage, recipe, losses, aliases, evaluation.",
+        "read",
+        release_shapes.ModelDetail,
+        _get,
+    ),
+    Operation("GET", "/admin/models/{model}/card", "A model's card as a page.", "read", str, _card, page=True),
+    Operation(
+        "POST",
+        "/admin/train",
+        "Order a training; the answer is its run.",
+        "release",
+        shapes.RunLine,
+        _train,
+        body=Train,
+        changes=True,
+        status=202,
+    ),
+)

@@ -1,0 +1,107 @@
+"""Outcomes, and how predictions came true."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from antiphon.catalog.outcomes import Outcome, OutcomeStatus
+from antiphon.core.clock import utc
+from antiphon.gateway.operation import Call, Operation
+from antiphon.learning.monitoring import DriftReport, Performance
+
+
+class OutcomesWanted(msgspec.Struct, frozen=True):
+    """Which outcomes; ``before`` is an instant of arrival."""
+
+    status: OutcomeStatus | None = None
+    before: datetime | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+
+
+class MomentsWanted(msgspec.Struct, frozen=True):
+    """Questions as of ``since <= as_of < until``, in event time."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class OutcomeLine(msgspec.Struct, frozen=True):
+    """One outcome in a list."""
+
+    id: str
+    kind: str
+    status: str
+    value: str
+    prediction: str | None
+    release: str | None
+    role: str | None
+    as_of: datetime | None
+    available_at: datetime
+    created_at: datetime
+    probability: float | None
+    positive: bool | None
+    reference: str
+    principal: str
+
+
+class OutcomeList(msgspec.Struct, frozen=True):
+    """Latest first; ``before`` of the next page is the last one's ``created_at``."""
+
+    outcomes: tuple[OutcomeLine, ...]
+
+
+def _list(call: Call) -> OutcomeList:
+    wanted: OutcomesWanted = call.query
+    found = call.services.outcomes.list(
+        call.scope, call.path["application"], wanted.status, wanted.before, wanted.limit
+    )
+    return OutcomeList(tuple(line(outcome) for outcome in found))
+
+
+def _performance(call: Call) -> Performance:
+    wanted: MomentsWanted = call.query
+    since = None if wanted.since is None else utc(wanted.since)
+    until = None if wanted.until is None else utc(wanted.until)
+    return call.services.outcomes.performance(call.scope, call.path["application"], since, until)
+
+
+def _drift(call: Call) -> DriftReport:
+    return call.services.outcomes.drift(call.scope, call.path["application"])
+
+
+def line(outcome: Outcome) -> OutcomeLine:
+    """An outcome without its entity keys."""
+    return msgspec.convert(outcome, OutcomeLine, from_attributes=True)
+
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/admin/outcomes/{application}",
+        "List outcomes, latest first.",
+        "read",
+        OutcomeList,
+        _list,
+        OutcomesWanted,
+    ),
+    Operation(
+        "GET",
+        "/admin/outcomes/{application}/performance",
+        "How predictions came true: whole, by release, day and slice.",
+        "read",
+        Performance,
+        _performance,
+        MomentsWanted,
+    ),
+    Operation(
+        "GET",
+        "/admin/outcomes/{application}/drift",
+        "Printed features and forecasts, then and now.",
+        "read",
+        DriftReport,
+        _drift,
+    ),
+)

@@ -1,0 +1,245 @@
+"""What ``/admin`` answers about models, evaluations and rollouts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.evaluations import Evaluation, Gate, Measure
+from antiphon.catalog.evidence_counts import ArmCount, PairCount
+from antiphon.catalog.models import ModelVersion
+from antiphon.catalog.rollouts import JudgedMetric, Rollout
+from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.gateway.admin.shapes import ReleaseLine
+from antiphon.learning.card import ModelCard
+from antiphon.learning.registry import ModelLine
+from antiphon.releases.bundle import FieldChange
+
+
+class EvaluationLine(msgspec.Struct, frozen=True):
+    """An evaluation in a list; figures are values with their 95 % intervals."""
+
+    id: str
+    application: str
+    release: str
+    model: str
+    dataset: str
+    mode: str
+    rows: int
+    positives: int
+    auc: Measure | None
+    brier: Measure
+    base_rate_brier: float
+    against: str | None
+    passed: bool
+    gates: tuple[Gate, ...]
+    created_at: datetime
+
+
+class EvaluationList(msgspec.Struct, frozen=True):
+    """Latest first."""
+
+    evaluations: tuple[EvaluationLine, ...]
+
+
+class VersionLine(msgspec.Struct, frozen=True):
+    """A model version in a list; ``evaluation`` is the newest of a release that serves it."""
+
+    id: str
+    application: str
+    number: int
+    base: str
+    dataset: str
+    parent: str | None
+    weights_sha256: str
+    seconds: float
+    created_at: datetime
+    aliases: tuple[str, ...]
+    releases: tuple[str, ...]
+    evaluation: EvaluationLine | None
+
+
+class VersionList(msgspec.Struct, frozen=True):
+    """By application, latest first."""
+
+    versions: tuple[VersionLine, ...]
+
+
+class ServingRelease(msgspec.Struct, frozen=True):
+    """A release that serves a model."""
+
+    id: str
+    number: int
+    stage: str
+    model: str
+    weights_sha256: str | None
+    content_hash: str
+    author: str
+    rationale: str
+    created_at: datetime
+
+
+class UsedDataset(msgspec.Struct, frozen=True):
+    """A dataset and what for; ``dataset`` is ``None`` when the catalog has it no more."""
+
+    use: str
+    id: str
+    dataset: Dataset | None
+
+
+class ModelDetail(msgspec.Struct, frozen=True):
+    """A model with its lineage (dataset, parent, code), recipe, losses and aliases, as its card has them."""
+
+    name: str
+    application: str
+    purpose: str
+    owner: str
+    outcome: str | None
+    positive: str | None
+    version: ModelVersion | None
+    aliases: tuple[str, ...]
+    releases: tuple[ServingRelease, ...]
+    datasets: tuple[UsedDataset, ...]
+    evaluation: Evaluation | None
+    earlier: tuple[EvaluationLine, ...]
+    limits: tuple[str, ...]
+
+
+class RolloutLine(msgspec.Struct, frozen=True):
+    """A rollout; ``weight`` is the share of users in each arm now."""
+
+    id: str
+    application: str
+    candidate: str
+    control: str
+    plan: RolloutPlan
+    state: str
+    step: int
+    weight: float
+    held: bool
+    reason: str
+    principal: str
+    created_at: datetime
+    entered_at: datetime
+    ended_at: datetime | None
+
+
+class RolloutList(msgspec.Struct, frozen=True):
+    """Latest first."""
+
+    rollouts: tuple[RolloutLine, ...]
+
+
+class MoveLine(msgspec.Struct, frozen=True):
+    """A rollout entering a state or step, and why."""
+
+    sequence: int
+    state: str
+    step: int
+    held: bool
+    reason: str
+    principal: str
+    at: datetime
+
+
+class JudgementLine(msgspec.Struct, frozen=True):
+    """What the judge decided, in a sentence, with the e-values and the bounds that they are held against."""
+
+    sequence: int
+    state: str
+    step: int
+    decision: Literal["promote", "hold", "roll_back"]
+    sentence: str
+    metrics: tuple[JudgedMetric, ...]
+    harm: float
+    harm_bound: float
+    safe_bound: float
+    created_at: datetime
+
+
+class RolloutDetail(msgspec.Struct, frozen=True):
+    """A rollout with its evidence: moves and judgements first to last, and what it can decide, in words."""
+
+    rollout: RolloutLine
+    moves: tuple[MoveLine, ...]
+    judgements: tuple[JudgementLine, ...]
+    arms: tuple[ArmCount, ...]
+    pairs: PairCount
+    declaration: str
+
+
+class ChangeLine(msgspec.Struct, frozen=True):
+    """One change of an application's releases, in a sentence."""
+
+    at: datetime
+    principal: str
+    release: str
+    sentence: str
+
+
+class ChangeList(msgspec.Struct, frozen=True):
+    """First to last."""
+
+    changes: tuple[ChangeLine, ...]
+
+
+class LiveThen(msgspec.Struct, frozen=True):
+    """What answered at an instant; ``candidate`` answered the share ``weight`` of users, or none in shadow."""
+
+    at: datetime
+    release: ReleaseLine | None
+    rollout: str | None
+    candidate: ReleaseLine | None
+    state: str | None
+    weight: float
+
+
+class ReleaseDiff(msgspec.Struct, frozen=True):
+    """Every field in which two releases' bundles differ, and that in words."""
+
+    before: str
+    after: str
+    changes: tuple[FieldChange, ...]
+    summary: str
+
+
+class WentBack(msgspec.Struct, frozen=True):
+    """What a rollback did: ``rollout`` was undone, or where it is ``None`` the live pointer moved."""
+
+    application: str
+    release: str
+    left: str
+    rollout: str | None
+
+
+def evaluation_line(evaluation: Evaluation) -> EvaluationLine:
+    return msgspec.convert(evaluation, EvaluationLine, from_attributes=True)
+
+
+def version_line(line: ModelLine) -> VersionLine:
+    version = line.version
+    return VersionLine(
+        id=version.id,
+        application=version.application,
+        number=version.number,
+        base=version.base,
+        dataset=version.dataset,
+        parent=version.parent,
+        weights_sha256=version.weights.sha256,
+        seconds=version.seconds,
+        created_at=version.created_at,
+        aliases=line.aliases,
+        releases=line.releases,
+        evaluation=None if line.evaluation is None else evaluation_line(line.evaluation),
+    )
+
+
+def model_detail(card: ModelCard) -> ModelDetail:
+    return msgspec.convert(card, ModelDetail, from_attributes=True)
+
+
+def rollout_line(rollout: Rollout) -> RolloutLine:
+    return msgspec.convert(rollout, RolloutLine, from_attributes=True)

@@ -1,0 +1,170 @@
+"""Rollouts: what is on its way, what the judge said of it, and a hand on it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+
+from antiphon.catalog.rollouts import Rollout
+from antiphon.core.scope import Scope
+from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.gateway.admin import release_shapes, shapes
+from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import GatewayServices
+
+USERS = 300
+"""Canary users that a declaration is made for when nobody says how many there will be."""
+
+Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+
+
+class RolloutsWanted(msgspec.Struct, frozen=True):
+    """Which rollouts."""
+
+    application: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """The last so many judgements; and for how many canary users it is said what can be decided."""
+
+    judgements: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    users: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = USERS
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """A validated release; with ``force`` any, and then ``reason`` says why."""
+
+    release: str
+    reason: str = ""
+    force: bool = False
+
+
+class Why(msgspec.Struct, frozen=True):
+    """The reason, for the record."""
+
+    reason: Reason
+
+
+def _list(call: Call) -> release_shapes.RolloutList:
+    wanted: RolloutsWanted = call.query
+    found = call.services.learned().rollouts.list(call.scope, wanted.application, wanted.limit)
+    return release_shapes.RolloutList(tuple(map(release_shapes.rollout_line, found)))
+
+
+def _get(call: Call) -> release_shapes.RolloutDetail:
+    wanted: Depth = call.query
+    return detail(call.services, call.scope, call.path["rollout"], wanted.judgements, wanted.users)
+
+
+def detail(
+    services: GatewayServices, scope: Scope, rollout: str, judgements: int, users: int
+) -> release_shapes.RolloutDetail:
+    """A rollout with its evidence."""
+    learning = services.learned()
+    found = learning.rollouts.get(scope, rollout)
+    return release_shapes.RolloutDetail(
+        rollout=release_shapes.rollout_line(found),
+        moves=shapes.read_all(learning.rollouts.moves(scope, rollout), release_shapes.MoveLine),
+        judgements=shapes.read_all(learning.judgements.of(scope, rollout, judgements), release_shapes.JudgementLine),
+        arms=tuple(learning.evidence.arms(found)),
+        pairs=learning.evidence.pairs(scope, rollout),
+        declaration=declared(found.plan, users),
+    )
+
+
+@lru_cache(maxsize=64)
+def declared(plan: RolloutPlan, users: int) -> str:
+    """What a plan can decide, in words. It is simulated, which takes a second or two, and always comes out the same."""
+    from antiphon.releases.declaration import declaration
+
+    return declaration(plan, users)
+
+
+def _begin(call: Call) -> release_shapes.RolloutLine:
+    wanted: Begin = call.body
+    reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
+    begun = call.services.learned().transitions.begin(
+        call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force
+    )
+    return release_shapes.rollout_line(begun)
+
+
+def _hold(call: Call) -> release_shapes.RolloutLine:
+    return _moved(call.services.learned().transitions.hold(*_which(call), **_who(call)))
+
+
+def _resume(call: Call) -> release_shapes.RolloutLine:
+    return _moved(call.services.learned().transitions.resume(*_which(call), **_who(call)))
+
+
+def _abort(call: Call) -> release_shapes.RolloutLine:
+    return _moved(call.services.learned().transitions.abort(*_which(call), **_who(call)))
+
+
+def _undo(call: Call) -> release_shapes.RolloutLine:
+    return _moved(call.services.learned().transitions.undo(*_which(call), **_who(call)))
+
+
+def _which(call: Call) -> tuple[Scope, str]:
+    return call.scope, call.path["rollout"]
+
+
+def _who(call: Call) -> dict[str, str]:
+    wanted: Why = call.body
+    return {"principal": call.principal.id, "reason": wanted.reason}
+
+
+def _moved(rollout: Rollout) -> release_shapes.RolloutLine:
+    return release_shapes.rollout_line(rollout)
+
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/admin/rollouts",
+        "List rollouts, latest first.",
+        "read",
+        release_shapes.RolloutList,
+        _list,
+        RolloutsWanted,
+    ),
+    Operation(
+        "POST",
+        "/admin/rollouts",
+        "Send a validated release on its way beside the live one.",
+        "release",
+        release_shapes.RolloutLine,
+        _begin,
+        body=Begin,
+        status=201,
+    ),
+    Operation(
+        "GET",
+        "/admin/rollouts/{rollout}",
+        "A rollout: moves, judgements, counts, and what it can decide.",
+        "read",
+        release_shapes.RolloutDetail,
+        _get,
+        Depth,
+    ),
+    *(
+        Operation(
+            "POST",
+            f"/admin/rollouts/{{rollout}}/{run.__name__.strip('_')}",
+            summary,
+            "release",
+            release_shapes.RolloutLine,
+            run,
+            body=Why,
+        )
+        for run, summary in (
+            (_hold, "Let nothing move a rollout; both arms keep answering."),
+            (_resume, "Let a held rollout go on."),
+            (_abort, "End a rollout without a verdict; its candidate may be sent again."),
+            (_undo, "Roll a rollout back: everybody is on the live release again."),
+        )
+    ),
+)

@@ -1,0 +1,250 @@
+"""Plots as geometry: a template draws them as SVG, so that they need no script and can be read aloud.
+
+All functions are pure. Coordinates are in the plot's own units: :data:`WIDTH` by :data:`HEIGHT`, the y axis downwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.evaluations import Bin
+from antiphon.catalog.rollouts import RolloutMove
+from antiphon.gateway.admin.release_shapes import JudgementLine
+from antiphon.learning.performance import Group
+
+WIDTH, HEIGHT = 720.0, 170.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 10.0, 10.0, 24.0
+LEAST, MOST = 0.01, 1e6
+"""E-values outside are drawn at the edge."""
+
+SHORTEST = 10.0
+"""Seconds that a time axis spans at least."""
+
+POINTS = 80
+"""So many judgements are drawn at most, evenly, beside those that moved something."""
+
+METRICS = ("error", "invalid", "latency", "first_byte", "quality")
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A point or a tick: where, in which style, and what it says."""
+
+    at: float
+    words: str
+    style: str = ""
+    y: float = 0.0
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line: its ``points`` as SVG wants them, and each of them with its words."""
+
+    name: str
+    style: str
+    points: str
+    marks: tuple[Mark, ...]
+
+
+class Plot(msgspec.Struct, frozen=True):
+    """Everything that is drawn.
+
+    Attributes:
+        lines: of values; ``bound``: the height of the line that decides, and ``bound_words``.
+        across, up: ticks of the two axes. ``events``: vertical lines. ``decisions``: points that moved something.
+        label: the plot in words.
+    """
+
+    label: str
+    lines: tuple[Line, ...]
+    across: tuple[Mark, ...]
+    up: tuple[Mark, ...]
+    bound: float | None = None
+    bound_words: str = ""
+    events: tuple[Mark, ...] = ()
+    decisions: tuple[Mark, ...] = ()
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = WIDTH - RIGHT
+    top: float = TOP
+    bottom: float = HEIGHT - BOTTOM
+
+
+def e_values(judgements: Sequence[JudgementLine], moves: Sequence[RolloutMove]) -> tuple[Plot, Plot] | None:
+    """E-values of harm and of safety over time, on a log scale against their bounds; ``None`` before a judgement.
+
+    The decisions are marked on the line that made them: a rollback on harm, a promotion on the metric that was
+    excluded least.
+    """
+    if not judgements:
+        return None
+    judgements = _thinned(judgements)
+    axis = _Time([judgement.created_at for judgement in judgements])
+    harm_bound, safe_bound = judgements[-1].harm_bound, judgements[-1].safe_bound
+    events = tuple(
+        Mark(axis(move.at), f"{_place(move.state)}: {move.reason}", "event") for move in moves if axis.holds(move.at)
+    )
+    harm = Plot(
+        label=f"E-value of harm over time; now {_said(judgements[-1].harm)} of the {harm_bound:.0f} that roll back",
+        lines=(_line("harm", "harm", [(one.created_at, one.harm) for one in judgements], axis),),
+        across=axis.ticks(),
+        up=_powers(),
+        bound=_height(harm_bound),
+        bound_words=f"{harm_bound:.0f}: rolls back",
+        events=events,
+        decisions=tuple(
+            Mark(axis(one.created_at), one.sentence, "roll_back", _height(one.harm))
+            for one in judgements
+            if one.decision == "roll_back"
+        ),
+    )
+    named = [name for name in METRICS if any(metric.name == name for one in judgements for metric in one.metrics)]
+    lines = tuple(
+        _line(
+            name,
+            f"view-{METRICS.index(name) + 1}",
+            [(one.created_at, metric.safe) for one in judgements for metric in one.metrics if metric.name == name],
+            axis,
+        )
+        for name in named
+    )
+    least = [(one, min((metric.safe for metric in one.metrics), default=None)) for one in judgements]
+    now = ", ".join(f"{metric.name.replace('_', ' ')} {_said(metric.safe)}" for metric in judgements[-1].metrics)
+    safe = Plot(
+        label=f"E-values of safety over time; now {now or 'none'}, of the {safe_bound:.0f} that each needs",
+        lines=lines,
+        across=axis.ticks(),
+        up=_powers(),
+        bound=_height(safe_bound),
+        bound_words=f"{safe_bound:.0f}: each must pass",
+        events=events,
+        decisions=tuple(
+            Mark(axis(one.created_at), one.sentence, "promote", _height(value))
+            for one, value in least
+            if one.decision == "promote" and value is not None
+        ),
+    )
+    return harm, safe
+
+
+def by_day(days: Sequence[Group]) -> Plot | None:
+    """AUC and Brier score of each day, from 0 to 1; ``None`` for fewer than two days."""
+    if len(days) < 2:
+        return None
+    step = (WIDTH - LEFT - RIGHT) / (len(days) - 1)
+    places = [LEFT + step * number for number in range(len(days))]
+    every = math.ceil(len(days) / 8)
+    lines = []
+    for name, style in (("auc", "view-1"), ("brier", "view-2")):
+        marks = [
+            Mark(round(place, 1), f"{day.value}: {name} {value:.3f}", style, round(_linear(value), 1))
+            for place, day in zip(places, days, strict=True)
+            if (value := getattr(day.scores, name)) is not None
+        ]
+        lines.append(Line(name, style, " ".join(f"{mark.at},{mark.y}" for mark in marks), tuple(marks)))
+    return Plot(
+        label=f"AUC and Brier score by day, from {days[0].value} to {days[-1].value}",
+        lines=tuple(lines),
+        across=tuple(
+            Mark(round(place, 1), day.value[5:])
+            for number, (place, day) in enumerate(zip(places, days, strict=True))
+            if number % every == 0
+        ),
+        up=tuple(Mark(round(_linear(value), 1), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
+    )
+
+
+class Dot(msgspec.Struct, frozen=True):
+    """One bin of a reliability diagram, in units of 0 to 300; its area is its share of rows."""
+
+    x: float
+    y: float
+    size: float
+    words: str
+
+
+def reliability(bins: Sequence[Bin]) -> tuple[Dot, ...]:
+    """Forecast against share of positives."""
+    most = max((one.rows for one in bins), default=1)
+    return tuple(
+        Dot(
+            x=round(300 * one.forecast, 1),
+            y=round(300 * (1 - one.observed), 1),
+            size=round(3 + 11 * (one.rows / most) ** 0.5, 1),
+            words=f"forecast {one.forecast:.2f}, came true {one.observed:.2f}, {one.rows} rows",
+        )
+        for one in bins
+    )
+
+
+def _thinned(judgements: Sequence[JudgementLine]) -> Sequence[JudgementLine]:
+    every = math.ceil(len(judgements) / POINTS)
+    last = len(judgements) - 1
+    return [
+        judgement
+        for number, judgement in enumerate(judgements)
+        if number % every == 0 or number == last or judgement.decision != "hold"
+    ]
+
+
+class _Time:
+    """Instants on the x axis, from the first to the last."""
+
+    def __init__(self, instants: Sequence[datetime]) -> None:
+        self._first, last = min(instants), max(instants)
+        self._span = max((last - self._first).total_seconds(), SHORTEST)
+
+    def __call__(self, at: datetime) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * self._share(at), 1)
+
+    def holds(self, at: datetime) -> bool:
+        return -1e-9 <= self._share(at) <= 1 + 1e-9
+
+    def ticks(self) -> tuple[Mark, ...]:
+        form = "%H:%M:%S" if self._span < 900 else "%H:%M" if self._span < 172_800 else "%m-%d"
+        first = self._first.timestamp()
+        return tuple(
+            Mark(
+                round(LEFT + (WIDTH - LEFT - RIGHT) * part / 4, 1),
+                datetime.fromtimestamp(first + self._span * part / 4, self._first.tzinfo).strftime(form),
+            )
+            for part in range(5)
+        )
+
+    def _share(self, at: datetime) -> float:
+        return (at - self._first).total_seconds() / self._span
+
+
+def _line(name: str, style: str, values: Sequence[tuple[datetime, float]], axis: _Time) -> Line:
+    marks = tuple(
+        Mark(axis(at), f"{at:%H:%M:%S} {name.replace('_', ' ')} {_said(value)}", style, _height(value))
+        for at, value in values
+    )
+    return Line(name, style, " ".join(f"{mark.at},{mark.y}" for mark in marks), marks)
+
+
+def _height(value: float) -> float:
+    """Where an e-value lies on the log scale."""
+    low, high = math.log(LEAST), math.log(MOST)
+    share = (math.log(min(max(value, LEAST), MOST)) - low) / (high - low)
+    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share, 1)
+
+
+def _linear(value: float) -> float:
+    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(value, 0.0), 1.0)
+
+
+def _powers() -> tuple[Mark, ...]:
+    words = {0.01: "0.01", 1.0: "1", 100.0: "100", 1e4: "10 000", 1e6: "10⁶"}
+    return tuple(Mark(_height(value), told) for value, told in words.items())
+
+
+def _said(value: float) -> str:
+    return f"{value:.3g}" if value < 1e6 else "over a million"
+
+
+def _place(state: str) -> str:
+    return state.replace("_", " ")

@@ -1,0 +1,97 @@
+"""A rollout as the page shows it: its steps and how far each is, its judgements, its plots. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from antiphon.catalog.rollouts import UNDER_WAY, Rollout, RolloutMove
+from antiphon.gateway.admin.release_shapes import JudgementLine, RolloutDetail
+from antiphon.gateway.dashboard.plots import Plot, e_values
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of the way: ``seen`` of ``needed`` units where it counts any."""
+
+    name: str
+    status: Literal["done", "current", "ended", "ahead"]
+    seen: int | None = None
+    needed: int | None = None
+    note: str = ""
+
+
+class RolloutView(msgspec.Struct, frozen=True):
+    """Everything the page says of one rollout; ``judgement`` is the latest.
+
+    ``standing`` changes whenever the rollout was moved.
+    """
+
+    detail: RolloutDetail
+    steps: tuple[Step, ...]
+    judgement: JudgementLine | None
+    recent: tuple[JudgementLine, ...]
+    harm: Plot | None
+    safe: Plot | None
+    under_way: bool
+    standing: str
+
+
+def standing(rollout: Rollout | None) -> str:
+    """Where a rollout is, in one word that a page compares."""
+    if rollout is None:
+        return "none"
+    return f"{rollout.id}.{rollout.state}.{rollout.step}.{'held' if rollout.held else 'going'}"
+
+
+def view(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> RolloutView:
+    """The page's view of a rollout."""
+    plots = e_values(detail.judgements, moves)
+    return RolloutView(
+        detail=detail,
+        steps=_steps(rollout, detail, moves),
+        judgement=detail.judgements[-1] if detail.judgements else None,
+        recent=detail.judgements[:-9:-1],
+        harm=None if plots is None else plots[0],
+        safe=None if plots is None else plots[1],
+        under_way=rollout.ended_at is None,
+        standing=standing(rollout),
+    )
+
+
+def _steps(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]) -> tuple[Step, ...]:
+    plan = rollout.plan
+    way = ["shadow"] if plan.shadow > 0 and plan.shadow_pairs > 0 else []
+    way += [f"canary {share} %" for share in plan.canary]
+    way.append("live")
+    first_canary = len(way) - 1 - len(plan.canary)
+    # Where it ended is what it was in last before the end.
+    last = next((move for move in reversed(moves) if move.state in UNDER_WAY), None)
+    if rollout.state == "promoted" or last is None:
+        reached = len(way) - 1
+    else:
+        reached = first_canary + last.step if last.state == "canary" else 0
+    ended = rollout.state in ("rolled_back", "aborted")
+    steps = []
+    for number, name in enumerate(way):
+        status: Literal["done", "current", "ended", "ahead"] = "ahead"
+        if number < reached or rollout.state == "promoted":
+            status = "done"
+        elif number == reached:
+            status = "ended" if ended else "current"
+        steps.append(_step(name, status, rollout, detail))
+    return tuple(steps)
+
+
+def _step(
+    name: str, status: Literal["done", "current", "ended", "ahead"], rollout: Rollout, detail: RolloutDetail
+) -> Step:
+    plan = rollout.plan
+    if name == "live":
+        return Step(name, status, note="everybody")
+    now = status in ("current", "ended")
+    if name == "shadow":
+        return Step(name, status, detail.pairs.known if now else None, plan.shadow_pairs, "pairs with an outcome")
+    seen = next((arm.step_units for arm in detail.arms if arm.arm == "canary"), 0)
+    return Step(name, status, seen if now else None, plan.step_units, "canary users")

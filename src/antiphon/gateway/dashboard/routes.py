@@ -1,0 +1,35 @@
+"""Every route of the dashboard."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from antiphon.gateway.dashboard import doors, model_pages, outcome_pages, release_pages
+from antiphon.gateway.dashboard.pages import HERE, Pages, endpoint
+
+
+def routes() -> list[BaseRoute]:
+    """Pages, the parts that refresh them, and static files."""
+    return [
+        Route("/", endpoint(Pages.overview), methods=["GET"]),
+        Route("/requests", endpoint(Pages.requests), methods=["GET"]),
+        Route("/requests/{prediction}", endpoint(Pages.prediction), methods=["GET"]),
+        Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
+        Route("/releases", endpoint(release_pages.act), methods=["POST"]),
+        Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
+        Route("/models", endpoint(model_pages.models), methods=["GET"]),
+        Route("/models/compare", endpoint(model_pages.compare), methods=["GET"]),
+        Route("/models/{model}", endpoint(model_pages.model), methods=["GET"]),
+        Route("/models/{model}/card", endpoint(model_pages.card), methods=["GET"]),
+        Route("/outcomes", endpoint(outcome_pages.outcomes), methods=["GET"]),
+        Route("/runs", endpoint(outcome_pages.runs), methods=["GET"]),
+        Route("/dashboard/figures", endpoint(Pages.figures, part=True), methods=["GET"]),
+        Route("/dashboard/series", endpoint(Pages.series, part=True), methods=["GET"]),
+        Route("/dashboard/rollout", endpoint(release_pages.rollout, part=True), methods=["GET"]),
+        Route("/dashboard/runs", endpoint(outcome_pages.run_rows, part=True), methods=["GET"]),
+        Route("/login", doors.login_form, methods=["GET"]),
+        Route("/login", doors.login, methods=["POST"]),
+        Route("/logout", doors.logout, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+    ]

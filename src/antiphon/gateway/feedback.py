@@ -1,0 +1,86 @@
+"""``POST /v1/feedback``: what became of predictions. Authenticates and translates; decides nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.core.errors import InvalidInput, TooLarge
+from antiphon.gateway import incoming, problem
+from antiphon.gateway.ports import GatewayServices
+from antiphon.learning.arriving import ArrivingOutcome
+from antiphon.learning.outcomes import Taken
+
+MOST_OUTCOMES = 1_000
+
+
+class Feedback(msgspec.Struct, frozen=True):
+    """Several outcomes in one request; a single one is sent as the body itself."""
+
+    outcomes: Annotated[tuple[ArrivingOutcome, ...], msgspec.Meta(min_length=1, max_length=MOST_OUTCOMES)]
+
+
+class FeedbackLine(msgspec.Struct, frozen=True):
+    """What became of one outcome: ``refused`` with its error, else the status of the first of ``predictions``.
+
+    ``outcomes`` are the ids under which it is kept, one for each prediction.
+    """
+
+    status: str
+    predictions: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
+    error: problem.Problem | None = None
+
+
+class FeedbackTaken(msgspec.Struct, frozen=True):
+    """One line for each outcome, in order, and how many came to each status."""
+
+    outcomes: tuple[FeedbackLine, ...]
+    counts: dict[str, int]
+
+
+async def feedback(request: Request) -> Response:
+    """The endpoint. A single outcome that is refused is answered with its error; of several, each has its own."""
+    services: GatewayServices = request.app.state.services
+    principal = incoming.principal(request, services)
+    given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
+    several = "outcomes" in given
+    arriving = _several(given) if several else (incoming.typed(given, ArrivingOutcome),)
+    for application in sorted({outcome.application for outcome in arriving}):
+        await run_in_threadpool(services.authorise, principal, "feedback", f"application/{application}")
+    taken = await run_in_threadpool(services.outcomes.take, services.scope(principal), principal.id, arriving)
+    if not several and taken[0].error is not None:
+        raise taken[0].error
+    lines = tuple(_line(one) for one in taken)
+    counts: dict[str, int] = {}
+    for line in lines:
+        counts[line.status] = counts.get(line.status, 0) + 1
+    return Response(msgspec.json.encode(FeedbackTaken(lines, counts)), media_type="application/json")
+
+
+def _several(given: dict[str, Any]) -> tuple[ArrivingOutcome, ...]:
+    sent = given["outcomes"]
+    if isinstance(sent, list) and len(sent) > MOST_OUTCOMES:
+        raise TooLarge(
+            f"There are {len(sent)} outcomes in one request.",
+            where="outcomes",
+            next_step=f"Send at most {MOST_OUTCOMES} at a time, or use `antiphon outcomes import`.",
+        )
+    outcomes = incoming.typed(given, Feedback).outcomes
+    if not outcomes:
+        raise InvalidInput("There is no outcome.", where="outcomes", next_step="Send at least one.")
+    return outcomes
+
+
+def _line(taken: Taken) -> FeedbackLine:
+    if taken.error is not None:
+        return FeedbackLine("refused", error=problem.describe(taken.error))
+    return FeedbackLine(
+        status=taken.status or "unknown",
+        predictions=tuple(outcome.prediction for outcome in taken.outcomes if outcome.prediction is not None),
+        outcomes=tuple(outcome.id for outcome in taken.outcomes),
+    )

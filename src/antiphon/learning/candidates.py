@@ -1,0 +1,94 @@
+"""Candidate examples of a dataset and the rule that lets them in: pure, so that it can be tested by enumeration.
+
+Invariant: a candidate that is let in has its moment inside ``(first, last]`` and no later than its label, and its
+label was known, and had its declared time to become known, by the cutoff.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from antiphon.catalog.datasets import DatasetSpec
+from antiphon.core.clock import microseconds
+
+Origin = Literal["history", "receipts"]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A question whose answer is known; instants in microseconds.
+
+    Attributes:
+        example: names it: a hash of what it is, never of where or when it was read.
+        entity: values of the spec's entity keys, in their order.
+    """
+
+    example: str
+    moment: int
+    entity: tuple[str, ...]
+    label: str | None
+    label_at: int
+    origin: Origin
+    prediction: str | None = None
+    release: str | None = None
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """What was let in, in the order of ``example``, and why the others were not."""
+
+    candidates: tuple[Candidate, ...]
+    dropped: dict[str, int]
+
+
+def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> Chosen:
+    """Let candidates in by the spec's window, and draw at most ``spec.examples`` of them.
+
+    A prediction's own row stands for the history's row of the same entity and moment: its features are those that
+    were served. The draw takes the smallest SHA-256 of seed and example, so it does not depend on anything else.
+    """
+    first, last, cutoff = (microseconds(moment) for moment in (spec.first, spec.last, spec.cutoff))
+    maturity = round(spec.maturity_seconds * 1_000_000)
+    dropped: Counter[str] = Counter()
+    entered: list[Candidate] = []
+    for candidate in candidates:
+        reason = None
+        if not first < candidate.moment <= last:
+            reason = "outside-window"
+        elif candidate.label_at < candidate.moment:
+            reason = "before-moment"
+        elif candidate.moment + maturity > cutoff:
+            reason = "immature"
+        elif candidate.label_at > cutoff:
+            reason = "after-cutoff"
+        elif candidate.label is None or (spec.labels and candidate.label not in spec.labels):
+            reason = "unknown-label"
+        if reason is None:
+            entered.append(candidate)
+        else:
+            dropped[reason] += 1
+    single = _without_duplicates(entered)
+    dropped["duplicate"] = len(entered) - len(single)
+    drawn = sorted(single, key=lambda candidate: _draw(spec.seed, candidate.example))[: spec.examples]
+    dropped["sampled-out"] = len(single) - len(drawn)
+    kept = tuple(sorted(drawn, key=lambda candidate: candidate.example))
+    return Chosen(kept, {reason: count for reason, count in sorted(dropped.items()) if count})
+
+
+def _without_duplicates(candidates: Sequence[Candidate]) -> list[Candidate]:
+    served = {(one.entity, one.moment) for one in candidates if one.origin == "receipts"}
+    single: dict[str, Candidate] = {}
+    for one in candidates:
+        if one.origin == "history" and (one.entity, one.moment) in served:
+            continue
+        known = single.get(one.example)
+        if known is None or (one.label_at, one.prediction or "") < (known.label_at, known.prediction or ""):
+            single[one.example] = one
+    return list(single.values())
+
+
+def _draw(seed: int, example: str) -> str:
+    return hashlib.sha256(f"{seed}|{example}".encode()).hexdigest()

@@ -1,0 +1,279 @@
+"""Does a text state a figure that is not the request's? The measure of a guard, and no part of one.
+
+It shares no code and no threshold with the guard: it reads a text word by word, takes every number, in digits or in
+words, with the unit after it and the role named nearest to it in its clause, and holds it against the figures as the
+request's prompt printed them, digit for digit. It errs towards "false" where a number has no unit that anything was
+declared in, and towards "true" only where a text names no role among figures of one unit and the number is one of
+theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+
+from antiphon.definitions.application import ApplicationSpec, Figure
+
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)*[^\W\d_]*|[^\W\d_]\w*|%|[^\s\w]")
+_DIGITS = re.compile(r"(\d+(?:[.,]\d+)*)(.*)")
+_SMALL = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORDS = {word: value for value, word in enumerate(_SMALL)} | {word: 20 + 10 * at for at, word in enumerate(_TENS)}
+_GREAT = {"hundred": 100, "thousand": 1_000, "dozen": 12}
+_TIMES = {
+    "second": 1, "seconds": 1, "sec": 1, "secs": 1, "minute": 60, "minutes": 60, "min": 60, "mins": 60,
+    "hour": 3_600, "hours": 3_600, "hr": 3_600, "hrs": 3_600, "h": 3_600, "day": 86_400, "days": 86_400,
+    "week": 604_800, "weeks": 604_800,
+}  # fmt: skip
+_OTHERS = frozenset((
+    "%", "percent", "mph", "knots", "knot", "kmh", "miles", "mile", "km", "feet", "degrees", "celsius", "fahrenheit",
+    "dollars", "usd", "euros", "months", "years",
+))  # fmt: skip
+_WINDOW = frozenset(["last", "past", "previous", "recent", "every"])
+_BREAKS = frozenset((",", ";", ".", "!", "?", "and", "while", "but", "with"))
+_ENDS = frozenset((".", "!", "?", ";"))
+_RANGE = frozenset(("-", "–", "to"))
+
+
+class Stated(msgspec.Struct, frozen=True):
+    """A number a text states: its value in its unit, the figures it may mean (none: of nothing declared), its words."""
+
+    number: Decimal
+    unit: str | None
+    features: tuple[str, ...]
+    words: str
+
+
+class _Word(msgspec.Struct, frozen=True):
+    text: str
+    start: int
+    end: int
+
+
+class _Number(msgspec.Struct, frozen=True):
+    value: Decimal
+    at: int
+    after: int
+    """Index of the first token after it, where its unit would stand."""
+    glued: str = ""
+    spelt: bool = False
+
+
+def texts_of(output_text: str, application: ApplicationSpec) -> tuple[str, ...]:
+    """The pieces of an output that say something in words: every string that is no label. Numbers that stand as
+    numbers in the JSON have no unit, so nothing is said about them."""
+    schema = application.schema
+    if schema is None:
+        return (output_text,)
+    try:
+        output = msgspec.json.decode(output_text)
+    except msgspec.DecodeError:
+        return (output_text,)
+    labels = {name for name, part in schema.get("properties", {}).items() if "enum" in part or "const" in part}
+    if not isinstance(output, dict):
+        return tuple(_strings(output))
+    return tuple(text for name, value in output.items() if name not in labels for text in _strings(value))
+
+
+def false_statements(
+    text: str, figures: Sequence[Figure], prints: Mapping[str, str | None], known: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """What the text states and the request's figures do not, each as a sentence.
+
+    Args:
+        prints: ``view.feature`` to the figure as the prompt saw it, ``None`` for a figure without a value.
+        known: other words of the request that may hold digits (the entity's keys).
+    """
+    wrong = []
+    for stated in statements(text, figures, known):
+        if not stated.features:
+            wrong.append(f"“{stated.words}” is of nothing that was asked about")
+        elif not any(_equals(stated, prints.get(feature), _figure(figures, feature)) for feature in stated.features):
+            shown = ", ".join(f"{feature} is {prints.get(feature) or 'unknown'}" for feature in stated.features)
+            wrong.append(f"“{stated.words}” where {shown}")
+    return tuple(wrong)
+
+
+def statements(text: str, figures: Sequence[Figure], known: Iterable[str] = ()) -> tuple[Stated, ...]:
+    """Every number that the text states, in order."""
+    words = [_Word(match.group(), match.start(), match.end()) for match in _TOKEN.finditer(text)]
+    lower = [word.text.lower() for word in words]
+    units = _units(figures)
+    covered = _covered(text, known)
+    found = []
+    for number in _numbers(words, lower, units):
+        unit, after = _unit(number, lower, units)
+        if unit is None and (number.spelt or covered[words[number.at].start]):
+            continue  # "one of the" is no figure, and a flight's number is none either
+        before = lower[max(0, number.at - 3) : number.at]
+        if unit in _TIMES and _WINDOW & set(before):
+            continue
+        shown = text[words[number.at].start : words[min(after, len(words)) - 1].end]
+        found.append(Stated(number.value, unit, _roles(number, unit, lower, figures), shown))
+    return tuple(found)
+
+
+def _numbers(words: Sequence[_Word], lower: Sequence[str], units: Mapping[tuple[str, ...], str]) -> Iterable[_Number]:
+    at = 0
+    while at < len(words):
+        token = words[at].text
+        if token[0].isdecimal():
+            match = _DIGITS.fullmatch(token)
+            assert match is not None
+            digits, glued = match.groups()
+            if not glued or (glued.lower(),) in units or glued.lower() in _TIMES or glued.lower() in _OTHERS:
+                yield _Number(_signed(digits, words, at), at, at + 1, glued.lower())
+            at += 1
+        elif lower[at] == "half" and lower[at + 1 : at + 2] in (["a"], ["an"]):
+            yield _Number(Decimal("0.5"), at, at + 2, spelt=True)
+            at += 2
+        elif lower[at] in _WORDS or (lower[at] in ("a", "an") and lower[at + 1 : at + 2] and lower[at + 1] in _GREAT):
+            value, after = _spelt(lower, at)
+            yield _Number(Decimal(value), at, after, spelt=True)
+            at = after
+        else:
+            at += 1
+
+
+def _signed(digits: str, words: Sequence[_Word], at: int) -> Decimal:
+    text = digits.replace(",", "")
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return Decimal("NaN")  # 1.2.3 is a number of nothing
+    if at and words[at - 1].text in ("-", "−") and words[at - 1].end == words[at].start:
+        joined = at > 1 and words[at - 2].end == words[at - 1].start
+        return value if joined else -value
+    return value
+
+
+def _spelt(lower: Sequence[str], at: int) -> tuple[int, int]:
+    """The number that words spell and the index after them: "a hundred and twenty-five" is 125."""
+    whole, part = 0, 0
+    while at < len(lower):
+        word = lower[at]
+        follows = at + 1 < len(lower) and lower[at + 1] in _WORDS
+        if word in _WORDS:
+            part += _WORDS[word]
+        elif word in _GREAT:
+            part = (part or 1) * _GREAT[word]
+            if word == "thousand":
+                whole, part = whole + part, 0
+        elif not (word in ("a", "an") and part == 0) and not (word in ("-", "and") and follows):
+            break
+        at += 1
+    return whole + part, at
+
+
+def _units(figures: Sequence[Figure]) -> dict[tuple[str, ...], str]:
+    return {
+        tuple(word.lower() for word in _TOKEN.findall(unit)): unit.lower() for figure in figures for unit in figure.unit
+    }
+
+
+def _unit(number: _Number, lower: Sequence[str], units: Mapping[tuple[str, ...], str]) -> tuple[str | None, int]:
+    """The unit after a number, and the index after it. Of a range ("10 to 20 minutes") both ends have it."""
+    if number.glued:
+        return units.get((number.glued,), number.glued), number.after
+    at = number.after
+    if lower[at : at + 1] and lower[at] in _RANGE and lower[at + 1 : at + 2]:
+        if lower[at + 1][0].isdecimal():
+            at += 2
+        elif lower[at + 1] in _WORDS:
+            _, at = _spelt(lower, at + 1)
+    while lower[at : at + 1] == ["-"]:
+        at += 1
+    for length in (3, 2, 1):
+        known = units.get(tuple(lower[at : at + length]))
+        if known is not None:
+            return known, at + length
+    if at < len(lower) and (lower[at] in _TIMES or lower[at] in _OTHERS):
+        return lower[at], at + 1
+    return None, number.after
+
+
+def _roles(number: _Number, unit: str | None, lower: Sequence[str], figures: Sequence[Figure]) -> tuple[str, ...]:
+    """The figures a number may mean: those of its unit, told apart by the role that is named nearest in its clause."""
+    meant = [figure for figure in figures if unit in {one.lower() for one in figure.unit}]
+    if not meant and unit in _TIMES:
+        meant = [figure for figure in figures if _seconds(figure) is not None]
+    if len(meant) < 2:
+        return tuple(figure.feature for figure in meant)
+    clause = _span(number.at, lower, _BREAKS)
+    sentence = _span(number.at, lower, _ENDS)
+    for first, last, backwards in (
+        (clause[0], number.at, True),
+        (number.at, clause[1], False),
+        (sentence[0], number.at, True),
+    ):
+        named = [(at, figure) for figure in meant for role in figure.roles for at in _places(role, lower, first, last)]
+        if named:
+            nearest = (max if backwards else min)(at for at, _ in named)
+            return tuple({figure.feature: None for at, figure in named if at == nearest})
+    return tuple(figure.feature for figure in meant)
+
+
+def _places(role: str, lower: Sequence[str], first: int, last: int) -> Iterable[int]:
+    words = [word.lower() for word in _TOKEN.findall(role)]
+    for at in range(first, last - len(words) + 1):
+        # The last word of a role may go on: "wind" names the role in "winds" and "windy".
+        if lower[at : at + len(words) - 1] == words[:-1] and lower[at + len(words) - 1].startswith(words[-1]):
+            yield at
+
+
+def _span(at: int, lower: Sequence[str], breaks: frozenset[str]) -> tuple[int, int]:
+    first, last = at, at
+    while first > 0 and lower[first - 1] not in breaks:
+        first -= 1
+    while last < len(lower) and lower[last] not in breaks:
+        last += 1
+    return first, last
+
+
+def _covered(text: str, known: Iterable[str]) -> list[bool]:
+    """Which characters belong to words that the request itself brought."""
+    marks = [False] * (len(text) + 1)
+    for word in known:
+        if any(character.isdigit() for character in word):
+            for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text):
+                marks[match.start() : match.end()] = [True] * len(match.group())
+    return marks
+
+
+def _equals(stated: Stated, shown: str | None, figure: Figure) -> bool:
+    try:
+        value = Decimal(shown or "NaN")
+    except InvalidOperation:
+        return False
+    if stated.number == value:
+        return True
+    seconds = _seconds(figure)
+    if stated.unit not in _TIMES or seconds is None or stated.number.is_nan() or value.is_nan():
+        return False
+    return stated.number * _TIMES[stated.unit] == value * seconds
+
+
+def _seconds(figure: Figure) -> int | None:
+    return next((_TIMES[unit.lower()] for unit in figure.unit if unit.lower() in _TIMES), None)
+
+
+def _figure(figures: Sequence[Figure], feature: str) -> Figure:
+    return next(figure for figure in figures if figure.feature == feature)
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)

@@ -1,0 +1,179 @@
+"""Stops training while online users are served, and lets it go on when they have been quiet for a while.
+
+Invariants:
+- Training is stopped with the first look that sees an online request, and goes on only after a look that proves the
+  quiet time: a governor that cannot see the engine resumes nothing.
+- Nothing is left stopped by a governor that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.engine.messages import Load
+from antiphon.orchestration.ports import Pausable, Watched
+from antiphon.orchestration.streams import wait
+
+_log = logging.getLogger("antiphon.worker")
+
+IDLE_SECONDS = 0.25
+"""Between looks while nothing trains; then the engine is not asked."""
+
+BLIND_SECONDS = 1.0
+"""An engine that does not answer for so long counts as out of sight."""
+
+NOTE_SECONDS = 60.0
+"""How often paused training is spoken of, and for how long it must have been paused without a break before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """What the governor knows after a look; times are monotonic seconds.
+
+    Attributes:
+        busy_at: the last look that saw online work, ``None`` before the first.
+        generated: online tokens that the engine had generated then; a request that came and went between two looks
+            is seen by them.
+        paused_since: ``None`` while training runs.
+        watched_since: the first look at this training. ``paused_seconds``: of it, pauses that are over.
+    """
+
+    watched_since: float
+    paused_since: float | None = None
+    busy_at: float | None = None
+    generated: int | None = None
+    paused_seconds: float = 0.0
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_since is not None
+
+    def paused_share(self, now: float) -> float:
+        """Share of the watched time for which training was paused, 0 to 1."""
+        watched = now - self.watched_since
+        paused = self.paused_seconds + (0.0 if self.paused_since is None else now - self.paused_since)
+        return paused / watched if watched > 0 else 0.0
+
+
+def decide(load: Load, previous: Governed, now: float, *, quiet: float) -> Governed:
+    """Pause as soon as an online request waits or runs, or has been served since the last look; resume after
+    ``quiet`` seconds without one. A governor that begins waits for the quiet time only if it sees online work."""
+    served = previous.generated is not None and load.generated_tokens_online != previous.generated
+    busy = load.running_online > 0 or load.waiting_online > 0 or served
+    seen = replace(previous, generated=load.generated_tokens_online, busy_at=now if busy else previous.busy_at)
+    if busy and not seen.paused:
+        return replace(seen, paused_since=now)
+    if not busy and seen.paused_since is not None and (seen.busy_at is None or now - seen.busy_at >= quiet):
+        return replace(seen, paused_since=None, paused_seconds=seen.paused_seconds + now - seen.paused_since)
+    return seen
+
+
+class Governor:
+    """Watches the engine while there is training, and pauses and resumes it.
+
+    Args:
+        quiet: seconds without online work before training goes on.
+        poll: seconds between looks at the engine while there is training.
+    """
+
+    def __init__(
+        self,
+        engine: Watched,
+        training: Pausable,
+        *,
+        quiet: float = 1.0,
+        poll: float = 0.05,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._training = training
+        self._quiet = quiet
+        self._poll = poll
+        self._monotonic = monotonic
+        self._governed: Governed | None = None
+        self._stopped: list[object] = []
+        self._blind = False
+        self._noted_at = 0.0
+
+    @property
+    def governed(self) -> Governed | None:
+        """What is known about the training under way; ``None`` when there is none."""
+        return self._governed
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Govern until ``stop``; then whatever is paused goes on, so that it can be told to stop."""
+        try:
+            while not stop.is_set():
+                if self._training.running:
+                    await self._look()
+                    await wait(stop, self._poll)
+                else:
+                    self._end()
+                    await wait(stop, IDLE_SECONDS)
+        finally:
+            self._end()
+            self._training.resume_all()
+
+    async def _look(self) -> None:
+        if self._governed is None:
+            self._governed = Governed(self._monotonic())
+            self._noted_at = self._governed.watched_since
+        try:
+            async with asyncio.timeout(BLIND_SECONDS):
+                load = (await self._engine.describe()).load
+        except (AntiphonError, TimeoutError) as error:
+            self._lost(error)
+        else:
+            if self._blind:
+                self._blind = False
+                _log.info("The engine is in sight again.")
+            before, now = self._governed, self._monotonic()
+            self._governed = decide(load, before, now, quiet=self._quiet)
+            if before.paused and not self._governed.paused:
+                self._stopped = []
+                self._training.resume_all()
+        # What was started during a pause runs; what is being ended must not be stopped a second time.
+        running = list(self._training.running)
+        if self._governed.paused and any(work not in self._stopped for work in running):
+            self._stopped = running
+            self._training.pause_all()
+        self._note(self._governed)
+
+    def _lost(self, error: Exception) -> None:
+        if not self._blind:
+            self._blind = True
+            paused = self._governed is not None and self._governed.paused
+            _log.warning(
+                "The engine is out of sight (%s); training %s until it is seen again.",
+                error if isinstance(error, Unavailable) else type(error).__name__,
+                "stays paused" if paused else "goes on as it is",
+            )
+
+    def _note(self, governed: Governed) -> None:
+        now = self._monotonic()
+        since = governed.paused_since
+        if since is not None and now - since >= NOTE_SECONDS and now - self._noted_at >= NOTE_SECONDS:
+            self._noted_at = now
+            _log.warning(
+                "Training has been paused for %.0f s for online requests, and for %.0f %% of its time.",
+                now - since,
+                100 * governed.paused_share(now),
+            )
+
+    def _end(self) -> None:
+        if self._governed is not None:
+            if self._governed.paused:
+                self._training.resume_all()  # What starts next must not begin paused with nobody to resume it.
+            now = self._monotonic()
+            _log.info(
+                "Training ended after %.0f s, %.0f %% of them paused for online requests.",
+                now - self._governed.watched_since,
+                100 * self._governed.paused_share(now),
+            )
+            self._governed = None
+            self._stopped = []

@@ -1,0 +1,240 @@
+"""Lets the judge decide about every rollout under way, again and again, and does what it says.
+
+Invariants:
+- A judgement that moves a rollout and the move are one transaction, conditional on the state it judged.
+- Fail closed: evidence that cannot be judged promotes nothing, and a rollout that decides nothing within its patience
+  is rolled back.
+- Nothing that decides is kept in memory: a worker that starts goes on from the catalog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
+from antiphon.catalog.releases import Releases
+from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts, ShadowPair, described
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import Conflict
+from antiphon.core.scope import Scope
+from antiphon.orchestration.rollout_ports import Judge, Pair, PairOutcomes
+from antiphon.orchestration.streams import wait
+from antiphon.releases.evidence import PairedOutcome
+from antiphon.releases.rollout import RolloutTransitions
+
+_log = logging.getLogger("antiphon.worker")
+
+JUDGE = "judge"
+"""The principal in whose name rollouts move by themselves."""
+
+UNITS, SECONDS = 25, 30.0
+"""A decision that stays the same is written down again after so many new units, or so long."""
+
+_OVERLAP = timedelta(minutes=5)
+"""Longer than a request may take, from the moment in its evidence to the commit of it."""
+
+_ASKED_AT_ONCE = 500
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What is known about a rollout now: exposures by id, pairs by prediction, each pair with what became of it."""
+
+    exposures: tuple[Exposure, ...]
+    pairs: tuple[PairedOutcome, ...]
+
+
+class EvidenceReader:
+    """Reads the evidence of rollouts; what was read once is kept, as evidence only grows.
+
+    Args:
+        outcomes: whether the predictions that have a label turned out positive.
+        pair: makes what the judge scores of a shadow pair and its outcome, if there is one yet.
+    """
+
+    def __init__(self, exposures: Exposures, pairs: ShadowPairs, outcomes: PairOutcomes, pair: Pair) -> None:
+        self._exposures = exposures
+        self._pairs = pairs
+        self._outcomes = outcomes
+        self._pair = pair
+        self._seen: dict[str, _Seen] = {}
+
+    def read(self, rollout: Rollout) -> Evidence:
+        """Everything there is about one rollout."""
+        seen = self._seen.setdefault(rollout.id, _Seen())
+        # A row that was made a little earlier may be committed a little later than the newest one read.
+        since = max((one.created_at for one in seen.exposures.values()), default=None)
+        for exposure in self._exposures.of(rollout.scope, rollout.id, since=_earlier(since)):
+            seen.exposures[exposure.id] = exposure
+        since = max((one.created_at for one in seen.pairs.values()), default=None)
+        for pair in self._pairs.of(rollout.scope, rollout.id, since=_earlier(since)):
+            seen.pairs[pair.prediction] = pair
+        waiting = [prediction for prediction in seen.pairs if prediction not in seen.outcomes]
+        for first in range(0, len(waiting), _ASKED_AT_ONCE):
+            seen.outcomes.update(self._outcomes(rollout.scope, waiting[first : first + _ASKED_AT_ONCE]))
+        return Evidence(
+            tuple(seen.exposures[name] for name in sorted(seen.exposures)),
+            tuple(self._pair(seen.pairs[name], seen.outcomes.get(name)) for name in sorted(seen.pairs)),
+        )
+
+    def keep_only(self, rollouts: Sequence[Rollout]) -> None:
+        """Forget what is not under way any more."""
+        under_way = {rollout.id for rollout in rollouts}
+        self._seen = {name: seen for name, seen in self._seen.items() if name in under_way}
+
+
+class RolloutKeeper:
+    """Judges every rollout of a scope that is under way. Any number of workers may do so at once.
+
+    Args:
+        judge: decides; any exception from it holds the rollout where it is.
+        every: seconds between two looks; longer when judging takes long, so that it never takes the worker over.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        database: Database,
+        releases: Releases,
+        rollouts: Rollouts,
+        judgements: Judgements,
+        transitions: RolloutTransitions,
+        evidence: EvidenceReader,
+        judge: Judge,
+        *,
+        every: float = 1.0,
+    ) -> None:
+        self._scope = scope
+        self._database = database
+        self._releases = releases
+        self._rollouts = rollouts
+        self._judgements = judgements
+        self._transitions = transitions
+        self._evidence = evidence
+        self._judge = judge
+        self._every = every
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Look after the rollouts until ``stop``."""
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                await asyncio.to_thread(self.look)
+            except Exception:
+                _log.exception("The rollouts cannot be read; trying again.")
+            await wait(stop, max(self._every, 4 * (time.monotonic() - began)))
+
+    def look(self) -> None:
+        """Judge each rollout under way once, and do what was decided."""
+        active = self._rollouts.list_active(self._scope)
+        self._evidence.keep_only(active)
+        for rollout in active:
+            try:
+                self._look_at(rollout)
+            except Conflict as conflict:
+                _log.info("The rollout %s was moved by somebody else: %s", rollout.id, conflict)
+            except Exception:
+                # The next look tries again; a rollout that cannot be looked at must not stop the worker's other work.
+                _log.exception("The rollout %s cannot be looked after; trying again.", rollout.id)
+
+    def _look_at(self, rollout: Rollout) -> None:
+        now = self._database.clock.now()
+        live = self._releases.live(self._scope, rollout.application)
+        if live is None or live.id != rollout.control:
+            reason = f"Its control {rollout.control} is no longer live, so that it compares with nothing."
+            self._transitions.abort(self._scope, rollout.id, principal=JUDGE, reason=reason)
+            _log.warning("Aborted the rollout %s: %s", rollout.id, reason)
+            return
+        judgement = self._judged(rollout, now)
+        impatient = self._out_of_patience(rollout, now)
+        if impatient is not None and judgement.decision == "hold":
+            judgement = msgspec.structs.replace(judgement, decision="roll_back", sentence=impatient)
+        if judgement.decision == "hold" or rollout.held:
+            before = self._judgements.latest(self._scope, rollout.id)
+            if differs(before, judgement):
+                self._judgements.add(judgement)
+            return
+        self._act(rollout, judgement)
+
+    def _judged(self, rollout: Rollout, now: datetime) -> Judgement:
+        try:
+            evidence = self._evidence.read(rollout)
+            slo = self._releases.get(self._scope, rollout.candidate).bundle.application.slo
+            judgement = self._judge(rollout, evidence.exposures, evidence.pairs, now, slo)
+            if (judgement.rollout, judgement.state, judgement.step) != (rollout.id, rollout.state, rollout.step):
+                raise ValueError(f"It judged {judgement.rollout}, {judgement.state}, step {judgement.step} instead.")
+        except Exception as error:
+            _log.exception("The rollout %s cannot be judged; it is held where it is.", rollout.id)
+            return unjudged(rollout, error, now)
+        return judgement
+
+    def _out_of_patience(self, rollout: Rollout, now: datetime) -> str | None:
+        if rollout.held:
+            return None
+        # Counted from the last move, so that a rollout which was held for long has its time again.
+        last = self._rollouts.moves(self._scope, rollout.id)[-1].at
+        if now - last <= parse_duration(rollout.plan.patience):
+            return None
+        return f"Rolled back: {described(rollout)}, nothing was decided for {rollout.plan.patience}."
+
+    def _act(self, rollout: Rollout, judgement: Judgement) -> None:
+        move = self._transitions.advance if judgement.decision == "promote" else self._transitions.undo
+        with self._database.transaction() as connection:
+            self._judgements.add(judgement, within=connection)
+            moved = move(
+                self._scope,
+                rollout.id,
+                principal=JUDGE,
+                reason=judgement.sentence,
+                expected=(rollout.state, rollout.step),
+                within=connection,
+            )
+        _log.info("The rollout %s is now %s: %s", rollout.id, described(moved), judgement.sentence)
+
+
+class _Seen(msgspec.Struct):
+    exposures: dict[str, Exposure] = {}
+    pairs: dict[str, ShadowPair] = {}
+    outcomes: dict[str, bool] = {}
+
+
+def differs(before: Judgement | None, now: Judgement) -> bool:
+    """Whether a judgement that moves nothing says enough that is new to be written down."""
+    if before is None or (before.state, before.step, before.decision) != (now.state, now.step, now.decision):
+        return True
+    if abs(_units(now) - _units(before)) >= UNITS:
+        return True
+    return now.sentence != before.sentence and (now.created_at - before.created_at).total_seconds() >= SECONDS
+
+
+def unjudged(rollout: Rollout, error: Exception, now: datetime) -> Judgement:
+    """The judgement of a judge that failed: hold, and say so."""
+    return Judgement(
+        rollout=rollout.id,
+        sequence=0,
+        scope=rollout.scope,
+        state=rollout.state,
+        step=rollout.step,
+        decision="hold",
+        sentence=f"Held: the evidence cannot be judged ({type(error).__name__}: {error}). Without a decision it is "
+        f"rolled back {rollout.plan.patience} after its last move.",
+        metrics=(),
+        harm=0.0,
+        harm_bound=1 / rollout.plan.alpha,
+        safe_bound=1 / rollout.plan.beta,
+        created_at=now,
+    )
+
+
+def _units(judgement: Judgement) -> int:
+    return max((metric.canary_units + metric.control_units for metric in judgement.metrics), default=0)
+
+
+def _earlier(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment - _OVERLAP

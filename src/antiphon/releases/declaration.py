@@ -1,0 +1,143 @@
+"""What a rollout can decide with the users it will see, said before it begins.
+
+The figures come from a seeded simulation of the judge's own tests, so that the same plan declares the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.releases import eprocess
+from antiphon.releases.evidence import compares_quality, weights
+
+RUNS = 300
+HORIZON = 20_000
+"""Canary users that are simulated at most."""
+
+PAIRS_HORIZON = 6_000
+"""Shadow pairs that are simulated at most."""
+
+BRIER_SPREAD = 0.15
+"""Standard deviation of the difference of two Brier scores on one request, where none was measured."""
+
+
+class Needed(msgspec.Struct, frozen=True):
+    """How many canary users (with as many in the control) decisions about one metric need; ``None``: beyond 20,000.
+
+    Attributes:
+        base_rate: of bad events in the control; ``ratio``: the canary's rate over it.
+        roll_back: users until harm at this ratio is rolled back, in half of the runs; ``roll_back_most``: in 9 of 10.
+        promote: users until a candidate *as good as the control* has passed the test, in half of the runs;
+            ``promote_most``: in 9 of 10.
+        pairs: shadow pairs with outcomes until one as good as the live release has passed the quality test, in about
+            half of the runs; ``None`` when the plan compares no quality.
+    """
+
+    base_rate: float
+    ratio: float
+    roll_back: int | None
+    roll_back_most: int | None
+    promote: int | None
+    promote_most: int | None
+    pairs: int | None
+
+
+def requests_needed(plan: RolloutPlan, base_rate: float, ratio: float, *, metric: str = "error") -> Needed:
+    """How many canary users it takes to roll back harm of ``ratio``, and to promote a candidate without any.
+
+    Args:
+        metric: whose weight applies; one of ``evidence.WEIGHTS`` but quality.
+
+    Raises:
+        ValueError: the base rate is not in (0, 1), or the ratio is not positive.
+    """
+    if not 0 < base_rate < 1 or not ratio > 0:
+        raise ValueError(f"A base rate in (0, 1) and a positive ratio are needed, not {base_rate} and {ratio}.")
+    draw = np.random.default_rng(round(base_rate * 1e9))
+    shape = (RUNS, _LOOKS.size)
+    steps = np.diff(_LOOKS, prepend=0)
+    control = draw.binomial(steps, base_rate, shape).cumsum(axis=1)
+    # Drawn before what depends on the ratio: what promotion takes does not.
+    alike = draw.binomial(steps, base_rate, shape).cumsum(axis=1)
+    worse = draw.binomial(steps, min(1.0, base_rate * ratio), shape).cumsum(axis=1)
+    weight = weights(plan).get(metric, 1.0)
+    # The other metric on the same clock is taken to say nothing: its e-value is not below 0.
+    harmed = eprocess.harm_ratio(worse, control) >= math.log(1 / (plan.alpha * weight))
+    safe = eprocess.safe_both(alike, control, _LOOKS, ratio=plan.harm, floor=plan.floor) >= math.log(1 / plan.beta)
+    return Needed(
+        base_rate=base_rate,
+        ratio=ratio,
+        roll_back=_reached(harmed, 0.5),
+        roll_back_most=_reached(harmed, 0.9),
+        promote=_reached(safe, 0.5),
+        promote_most=_reached(safe, 0.9),
+        pairs=_pairs_needed(plan) if compares_quality(plan) else None,
+    )
+
+
+def declaration(plan: RolloutPlan, units_available: int, *, base_rate: float = 0.02) -> str:
+    """Say in words what a rollout can decide.
+
+    Args:
+        units_available: users that the canary will see over all its steps.
+        base_rate: of bad events, among the live release's users.
+    """
+    if not plan.canary:
+        users = "The plan has no canary: no user's errors are compared."
+    else:
+        ratios = (1.2, 2.0, 4.0, 10.0)
+        needed = {ratio: requests_needed(plan, base_rate, ratio) for ratio in ratios}
+        found = [
+            ratio for ratio in ratios if (most := needed[ratio].roll_back_most) is not None and most <= units_available
+        ]
+        missed = [ratio for ratio in ratios if ratio not in found]
+        users = (
+            f"With {units_available:,} canary users, and bad events for {100 * base_rate:g} % of the control's users,"
+        )
+        if found:
+            users += (
+                f" this rollout finds errors at {found[0]:g}× in 9 of 10 runs (after at most "
+                f"{needed[found[0]].roll_back_most:,} canary users)"
+            )
+        if missed:
+            users += (" and" if found else " this rollout") + f" will mostly miss {missed[-1]:g}×"
+        promote = needed[4.0].promote_most
+        enough = promote is not None and promote <= units_available
+        users += (
+            f". A candidate as good as the live release {'passes' if enough else 'will mostly not pass'}: "
+            f"excluding {plan.harm:g}× above {100 * plan.floor:g} % takes "
+            f"{f'{promote:,}' if promote is not None else f'more than {HORIZON:,}'} canary users in 9 of 10 runs."
+        )
+    if not compares_quality(plan):
+        return f"{users} Quality is not compared: the plan asks for no shadow pairs."
+    pairs = _pairs_needed(plan)
+    return (
+        f"{users} Quality is decided by at least {plan.shadow_pairs:,} paired shadow answers with outcomes; excluding "
+        f"a Brier score worse by {plan.quality_margin:g} takes about "
+        f"{f'{pairs:,}' if pairs is not None else f'more than {PAIRS_HORIZON:,}'} where the two are equally good."
+    )
+
+
+_LOOKS: NDArray[np.int64] = np.unique(
+    np.concatenate((np.arange(10, 2_000, 10), np.geomspace(2_000, HORIZON, 40).astype(int)))
+)
+
+
+def _reached(crossed: NDArray[np.bool_], share: float) -> int | None:
+    """The first look by which ``share`` of the runs has crossed its bound at some look."""
+    ever = np.logical_or.accumulate(crossed, axis=1).mean(axis=0) >= share
+    return int(_LOOKS[ever.argmax()]) if ever.any() else None
+
+
+def _pairs_needed(plan: RolloutPlan) -> int | None:
+    """Where the median run of the paired test passes, for differences of mean 0 and two equally likely values."""
+    draw = np.random.default_rng(7)
+    differences = draw.choice([-BRIER_SPREAD, BRIER_SPREAD], (60, PAIRS_HORIZON))
+    passed = eprocess.safe_mean(differences, margin=plan.quality_margin) >= math.log(1 / plan.beta)
+    ever = np.logical_or.accumulate(passed, axis=1).mean(axis=0) >= 0.5
+    return int(ever.argmax()) + 1 if ever.any() else None

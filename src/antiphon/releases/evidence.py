@@ -1,0 +1,312 @@
+"""What a rollout's exposures and shadow pairs say: counts, e-values, and whether they can be believed.
+
+Invariants:
+- A user counts once per rollout, with its first exposure, however often it comes and however many steps it sees.
+- What is missing never helps the candidate towards promotion, nor does it push it towards rolling back: a label that is
+  still waited for counts, in each test, as the one of the two that speaks least for that test's conclusion.
+- Each metric's harm process is valid by the clock it advances on; which metrics share a clock is in ``CLOCKS``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+import numpy as np
+
+from antiphon.catalog.rollouts import Exposure, JudgedMetric, Rollout, ShadowPair
+from antiphon.core.clock import parse_duration
+from antiphon.definitions.application import SLO
+from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.releases import eprocess
+
+WEIGHTS = {"error": 0.25, "invalid": 0.25, "latency": 0.1, "first_byte": 0.1, "quality": 0.3}
+"""Shares of α. Fixed before any evidence; those of what a plan does not ask for go to the others."""
+
+CLOCKS = (("error", "invalid"), ("latency", "first_byte"), ("quality",))
+"""Metrics that advance together: with each user, with each couple of generated answers, with each shadow pair."""
+
+IMBALANCE_BOUND = 1_000.0
+"""E-value at which the arms' sizes contradict the assignment (a false alarm in one rollout of a thousand)."""
+
+
+class PairedOutcome(msgspec.Struct, frozen=True):
+    """What the live release and its shadow gave to the positive label on one request, and what it turned out to be.
+
+    Attributes:
+        live, shadow: probabilities; ``None`` where none was measured, or none was answered.
+        positive: ``None`` while no outcome has joined, which may be for ever.
+    """
+
+    rollout: str
+    prediction: str
+    live: float | None
+    shadow: float | None
+    positive: bool | None
+    created_at: datetime
+
+
+def paired(pair: ShadowPair, positive: bool | None) -> PairedOutcome:
+    """A shadow pair with its outcome; a probability that is none counts as not measured."""
+    return PairedOutcome(
+        rollout=pair.rollout,
+        prediction=pair.prediction,
+        live=_probability(pair.live_probability),
+        shadow=None if pair.error is not None else _probability(pair.shadow_probability),
+        positive=positive,
+        created_at=pair.created_at,
+    )
+
+
+def weights(plan: RolloutPlan) -> dict[str, float]:
+    """The weights of the metrics that a plan asks for; they sum to 1."""
+    asked = {
+        name: weight
+        for name, weight in WEIGHTS.items()
+        if (compares_quality(plan) if name == "quality" else bool(plan.canary))
+    }
+    return {name: weight / sum(asked.values()) for name, weight in asked.items()}
+
+
+def compares_quality(plan: RolloutPlan) -> bool:
+    """Whether a plan mirrors requests to compare the answers' quality."""
+    return plan.shadow > 0 and plan.shadow_pairs > 0
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """The paired comparison: ``metric`` in Brier scores, and how many pairs have an outcome and an answer to score."""
+
+    metric: JudgedMetric
+    pairs: int
+    scored: int
+
+
+def quality(rollout: Rollout, pairs: Sequence[PairedOutcome], weight: float) -> Quality:
+    """Compare the Brier scores of shadow and live on the same requests.
+
+    An answer without a probability has the worst score, 1. Of every beginning of the sequence that reaches at least
+    to the first missing label, the most telling one counts: by Ville's inequality all of them together are wrong with
+    the same small probability, so that one label which never comes cannot hide the others.
+    """
+    ordered = sorted(pairs, key=lambda pair: (pair.created_at, pair.prediction))
+    least, most = np.zeros(len(ordered)), np.zeros(len(ordered))
+    scores: list[tuple[float, float]] = []
+    first_missing = len(ordered)
+    for number, pair in enumerate(ordered):
+        least[number], most[number] = _difference_bounds(pair)
+        if pair.positive is None:
+            first_missing = min(first_missing, number)
+        elif pair.live is not None or pair.shadow is not None:
+            scores.append((_brier(pair.shadow, pair.positive), _brier(pair.live, pair.positive)))
+    harm = _latest_peak(eprocess.harm_mean(least), first_missing)
+    safe = _latest_peak(eprocess.safe_mean(most, margin=rollout.plan.quality_margin), first_missing)
+    return Quality(
+        JudgedMetric(
+            name="quality",
+            canary_units=len(scores),
+            canary_bad=sum(shadow for shadow, _ in scores),
+            control_units=len(scores),
+            control_bad=sum(live for _, live in scores),
+            harm=_value(harm),
+            safe=_value(safe),
+            weight=weight,
+            note="" if scores else "no pair with an outcome",
+        ),
+        pairs=len(ordered),
+        scored=len(scores),
+    )
+
+
+class Exposed(msgspec.Struct, frozen=True):
+    """What the arms saw.
+
+    Attributes:
+        metrics: of users' first exposures, and of the first generated answer of each.
+        step_units: canary users seen in the present step.
+        doubts: why the evidence cannot promote, whatever its figures; empty when it can be believed.
+        comparable: whether there is anybody in both arms.
+    """
+
+    metrics: tuple[JudgedMetric, ...]
+    step_units: int
+    doubts: tuple[str, ...]
+    comparable: bool
+
+
+def exposed(rollout: Rollout, exposures: Sequence[Exposure], slo: SLO, shares: dict[str, float]) -> Exposed:
+    """Count users by arm, and test each metric against harm and for safety."""
+    ordered = sorted(exposures, key=lambda exposure: (exposure.created_at, exposure.id))
+    ours = [exposure for exposure in ordered if exposure.rollout == rollout.id]
+    first: dict[str, Exposure] = {}
+    generated: dict[str, Exposure] = {}
+    for exposure in ours:
+        first.setdefault(exposure.unit, exposure)
+        if exposure.generated and exposure.error is None:
+            generated.setdefault(exposure.unit, exposure)
+    latency, first_byte = (parse_duration(text).total_seconds() for text in (slo.latency_p99, slo.ttft_p99))
+    users, answers = list(first.values()), list(generated.values())
+    metrics = (
+        _by_user(rollout.plan, "error", users, [one.error is not None for one in users], shares["error"]),
+        _by_user(rollout.plan, "invalid", users, [one.invalid for one in users], shares["invalid"]),
+        # What is not a number is slow: a comparison that fails must not make an answer look fast.
+        _by_couple(
+            rollout.plan, "latency", answers, [not one.seconds <= latency for one in answers], shares["latency"]
+        ),
+        _by_couple(
+            rollout.plan,
+            "first_byte",
+            answers,
+            [not one.first_byte <= first_byte for one in answers],
+            shares["first_byte"],
+        ),
+    )
+    step_units = len({one.unit for one in ours if one.arm == "canary" and one.step == rollout.step})
+    comparable = len({one.arm for one in users}) == 2
+    return Exposed(metrics, step_units, tuple(_doubts(ordered, ours, users)), comparable)
+
+
+def _by_user(
+    plan: RolloutPlan, name: str, users: Sequence[Exposure], bad: Sequence[bool], weight: float
+) -> JudgedMetric:
+    """Conditional on assignment: both arms take the same share, so a bad event of two equal arms is a fair coin's.
+
+    That is stratified by publication as it is: within each, the unknown base rate cancels.
+    """
+    seen, failed = _counted(users, bad)
+    harm = eprocess.harm_ratio(failed["canary"], failed["control"])
+    safe = eprocess.safe_both(failed["canary"], failed["control"], seen["canary"], ratio=plan.harm, floor=plan.floor)
+    return _metric(name, seen, failed, float(harm), float(safe), weight)
+
+
+def _by_couple(
+    plan: RolloutPlan, name: str, answers: Sequence[Exposure], bad: Sequence[bool], weight: float
+) -> JudgedMetric:
+    """The k-th generated answer of one arm beside the k-th of the other; only couples that differ say something.
+
+    The arms do not generate equally often (a new release finds no stored answers), so that the assignment does not
+    tell how many to expect. Of a couple that differs, the canary's is the bad one with odds
+    p_c (1 − p_0) / (p_0 (1 − p_c)): at most 1 where p_c ≤ p_0, at least h where p_c ≥ h p_0 (McNemar, Psychometrika
+    12, 1947).
+    """
+    seen, failed = _counted(answers, bad)
+    arms: dict[str, list[bool]] = {"canary": [], "control": []}
+    for answer, over in zip(answers, bad, strict=True):
+        arms[answer.arm].append(over)
+    couples = Counter(zip(arms["canary"], arms["control"], strict=False))
+    worse, better = couples[True, False], couples[False, True]
+    harm = eprocess.harm_ratio(worse, better)
+    relative = eprocess.safe_ratio(worse, better, ratio=plan.harm)
+    safe = relative
+    if plan.floor > 0:
+        absolute = eprocess.safe_rate(failed["canary"], seen["canary"], rate=plan.floor)
+        safe = np.logaddexp(relative, absolute) - math.log(2.0)
+    return _metric(name, seen, failed, float(harm), float(safe), weight)
+
+
+def _counted(exposures: Sequence[Exposure], bad: Sequence[bool]) -> tuple[Counter[str], Counter[str]]:
+    seen = Counter[str](one.arm for one in exposures)
+    return seen, Counter[str](one.arm for one, failed in zip(exposures, bad, strict=True) if failed)
+
+
+def _metric(
+    name: str, seen: Counter[str], failed: Counter[str], harm: float, safe: float, weight: float
+) -> JudgedMetric:
+    without = [arm for arm in ("canary", "control") if not seen[arm]]
+    kind = "generated answers" if name in CLOCKS[1] else "users"
+    return JudgedMetric(
+        name=name,
+        canary_units=seen["canary"],
+        canary_bad=failed["canary"],
+        control_units=seen["control"],
+        control_bad=failed["control"],
+        harm=_value(harm),
+        safe=_value(safe),
+        weight=weight,
+        note=f"no {kind} in the {' and the '.join(without)}" if without else "",
+    )
+
+
+def _doubts(everything: Sequence[Exposure], ours: Sequence[Exposure], users: Sequence[Exposure]) -> list[str]:
+    doubts = []
+    if len(ours) != len(everything):
+        doubts.append(f"{len(everything) - len(ours)} exposures are of another rollout")
+    by_arm: dict[str, set[str]] = {"canary": set(), "control": set()}
+    recorded: dict[int, set[float]] = {}
+    for one in ours:
+        by_arm[one.arm].add(one.unit)
+        recorded.setdefault(one.step, set()).add(one.probability)
+    if both := len(by_arm["canary"] & by_arm["control"]):
+        doubts.append(f"{_counting(both, 'user')} came into both arms")
+    if any(len(found) > 1 or not all(0 < one <= 0.5 for one in found) for found in recorded.values()):
+        doubts.append("the recorded chances of coming into the arms contradict each other")
+    if any(not (_is_duration(one.seconds) and _is_duration(one.first_byte)) for one in ours):
+        doubts.append("some recorded times are no times")
+    seen = Counter(one.arm for one in users)
+    canary, control = seen["canary"], seen["control"]
+    if not canary or not control:
+        doubts.append(
+            "nobody was seen in the " + " or the ".join(arm for arm in ("canary", "control") if not seen[arm])
+        )
+    if _value(float(eprocess.mismatch(canary, control))) >= IMBALANCE_BOUND:
+        doubts.append(f"the arms should be equally large but have {canary} and {control} users")
+    elif (publication := _unequal_publication(users)) is not None:
+        doubts.append(f"the arms read different features: {publication}")
+    return doubts
+
+
+def _unequal_publication(users: Sequence[Exposure]) -> str | None:
+    """The publication that speaks most for a difference between the arms, once all together speak enough.
+
+    Within a publication the arms are as large as one another. The strata are mixed with weights 1/(j (j + 1)) in
+    order of appearance, which are fixed although nobody knows how many there will be.
+    """
+    strata = Counter((one.publication, one.arm) for one in users)
+    values: dict[int | None, float] = {}
+    for number, publication in enumerate(dict.fromkeys(one.publication for one in users), start=1):
+        value = eprocess.mismatch(strata[publication, "canary"], strata[publication, "control"])
+        values[publication] = _value(float(value)) / (number * (number + 1))
+    if sum(values.values()) < IMBALANCE_BOUND:
+        return None
+    worst = max(values, key=lambda publication: values[publication])
+    named = "no publication" if worst is None else f"publication {worst}"
+    return f"{named} was seen by {strata[worst, 'canary']} canary and {strata[worst, 'control']} control users"
+
+
+def _difference_bounds(pair: PairedOutcome) -> tuple[float, float]:
+    """The least and the most by which the shadow's Brier score may be above the live one's."""
+    labels = (False, True) if pair.positive is None else (pair.positive,)
+    differences = [_brier(pair.shadow, label) - _brier(pair.live, label) for label in labels]
+    # A live answer that was not measured may have been perfect; that must not promote.
+    most = differences if pair.live is not None else [_brier(pair.shadow, label) for label in labels]
+    return min(differences), max(most)
+
+
+def _latest_peak(path: eprocess.Floats, from_number: int) -> float:
+    """The highest log e-value of the beginnings with at least ``from_number`` differences; the empty one has 0."""
+    whole = np.concatenate(([0.0], path))
+    return float(whole[from_number:].max())
+
+
+def _brier(probability: float | None, positive: bool) -> float:
+    return 1.0 if probability is None else (probability - positive) ** 2
+
+
+def _probability(value: float | None) -> float | None:
+    # Not a number is in no interval.
+    return value if value is not None and 0.0 <= value <= 1.0 else None
+
+
+def _is_duration(seconds: float) -> bool:
+    return math.isfinite(seconds) and seconds >= 0
+
+
+def _value(log_value: float) -> float:
+    """The e-value, within what a float holds."""
+    return math.exp(min(log_value, 700.0))
+
+
+def _counting(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,205 @@
+"""Decides about a rollout from everything known about it. Pure; asked again and again, and stopped whenever it decides.
+
+Invariants, for a plan with α, β, harm and floor:
+- A candidate that is no worse than the live release is ever rolled back with probability at most α, over the whole
+  rollout, however often it is judged.
+- A candidate whose rate of bad events is at least ``harm`` times the control's and at least ``floor``, or whose Brier
+  score is worse by ``quality_margin`` or more, ever passes that metric's test with probability at most β. Promotion
+  needs every test, so it is no likelier for a candidate that is bad in more ways than one.
+- Missing, invalid or imbalanced evidence never promotes; it holds, and says what is missing.
+
+Rolling back: metrics that advance on one clock (``evidence.CLOCKS``) are added, Σ w·E, which is an e-process with them.
+E-values of different clocks may not be added at a time of one's choosing (Choe & Ramdas, "Combining evidence across
+filtrations", 2024); each clock's sum is held against 1/α by itself. As their weights sum to 1 over all clocks, the
+chances of a false alarm sum to at most α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, Rollout
+from antiphon.core.clock import parse_duration
+from antiphon.definitions.application import SLO
+from antiphon.releases.evidence import (
+    CLOCKS,
+    Exposed,
+    PairedOutcome,
+    Quality,
+    compares_quality,
+    exposed,
+    quality,
+    weights,
+)
+
+Decision = Literal["promote", "hold", "roll_back"]
+
+_BAD = {
+    "error": "got an error",
+    "invalid": "got an invalid output",
+    "latency": "waited longer than the service level for a generated answer",
+    "first_byte": "waited longer than the service level for the first byte of a generated answer",
+}
+_TITLES = {
+    "error": "errors",
+    "invalid": "invalid outputs",
+    "latency": "latency over the service level",
+    "first_byte": "first bytes over the service level",
+    "quality": "quality",
+}
+
+
+def judge(
+    rollout: Rollout, exposures: Sequence[Exposure], pairs: Sequence[PairedOutcome], now: datetime, slo: SLO
+) -> Judgement:
+    """Promote to the next state or step, hold, or roll back.
+
+    In shadow the paired comparison decides. In the canary users' exposures do, and quality as well where the plan
+    compares it: its pairs go on being collected.
+
+    Args:
+        exposures, pairs: all of the rollout, in any order.
+        now: the wall time, for ``step_time``.
+        slo: of the candidate; what is longer than its p99 is a bad event.
+    """
+    plan, shares = rollout.plan, weights(rollout.plan)
+    harm_bound, safe_bound = 1 / plan.alpha, 1 / plan.beta
+    compared = quality(rollout, pairs, shares["quality"]) if "quality" in shares else None
+    seen = exposed(rollout, exposures, slo, shares) if rollout.state == "canary" and plan.canary else None
+    metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
+    harm, worst = _harm(metrics)
+    lacking = _lacking(rollout, seen, compared, pairs, now, safe_bound)
+    decision: Decision = "roll_back" if harm >= harm_bound else "hold" if lacking else "promote"
+    if rollout.ended_at is not None:
+        decision, lacking = "hold", ["it has ended"]
+    return Judgement(
+        rollout=rollout.id,
+        sequence=0,
+        scope=rollout.scope,
+        state=rollout.state,
+        step=rollout.step,
+        decision=decision,
+        sentence=_sentence(rollout, decision, metrics, worst, lacking, harm, harm_bound, safe_bound),
+        metrics=metrics,
+        harm=harm,
+        harm_bound=harm_bound,
+        safe_bound=safe_bound,
+        created_at=now,
+    )
+
+
+def _harm(metrics: Sequence[JudgedMetric]) -> tuple[float, JudgedMetric | None]:
+    """The highest sum over the clocks, and the metric that has most of it."""
+    named = {metric.name: metric for metric in metrics}
+    sums = [[named[name] for name in clock if name in named] for clock in CLOCKS]
+    highest = max(sums, key=lambda clock: sum(metric.weight * metric.harm for metric in clock))
+    if not highest:
+        return 0.0, None
+    worst = max(highest, key=lambda metric: metric.weight * metric.harm)
+    return sum(metric.weight * metric.harm for metric in highest), worst
+
+
+def _lacking(
+    rollout: Rollout,
+    seen: Exposed | None,
+    compared: Quality | None,
+    pairs: Sequence[PairedOutcome],
+    now: datetime,
+    safe_bound: float,
+) -> list[str]:
+    """What promotion still needs, the most telling first; empty when nothing is."""
+    plan, lacking = rollout.plan, []
+    if seen is None and (compared is None or rollout.state != "shadow"):
+        return [f"a plan without {'pairs' if rollout.state == 'shadow' else 'canary steps'} gives no evidence here"]
+    if any(pair.rollout != rollout.id for pair in pairs):
+        lacking.append("some pairs are of another rollout")
+    if seen is not None:
+        lacking += seen.doubts
+        if seen.step_units < plan.step_units:
+            lacking.append(f"{seen.step_units} canary users of {plan.step_units}")
+    if compared is not None and compared.scored < plan.shadow_pairs:
+        waiting = f" ({compared.pairs} were mirrored)" if compared.pairs > compared.scored else ""
+        lacking.append(f"{compared.scored} of {plan.shadow_pairs} pairs have an outcome{waiting}")
+    if rollout.state == "canary" and plan.step_time is not None:
+        remaining = parse_duration(plan.step_time) - (now - rollout.entered_at)
+        if remaining.total_seconds() > 0:
+            lacking.append(f"the step lasts {remaining.total_seconds():,.0f} s more of {plan.step_time}")
+    metrics = (() if seen is None else seen.metrics) + (() if compared is None else (compared.metric,))
+    # Without users in an arm that is said once, not again for each metric.
+    told = (
+        {metric.name for metric in metrics if metric.note} if seen is not None and not seen.comparable else set[str]()
+    )
+    lacking += [
+        f"{_TITLES[metric.name]}: {metric.note}" for metric in metrics if metric.note and metric.name not in told
+    ]
+    open_questions: dict[str, list[str]] = {}
+    for metric in metrics:
+        if not metric.note and metric.safe < safe_bound:
+            question = open_questions.setdefault(_allowed(rollout, metric), [])
+            question.append(f"{_TITLES[metric.name]} ({metric.safe:.1f})")
+    lacking += [
+        f"{allowed} is not excluded yet for {', '.join(names)}, of {safe_bound:.0f} each"
+        for allowed, names in open_questions.items()
+    ]
+    return lacking
+
+
+def _allowed(rollout: Rollout, metric: JudgedMetric) -> str:
+    plan = rollout.plan
+    if metric.name == "quality":
+        return f"a Brier score worse by {plan.quality_margin:g}"
+    floor = f" and above {100 * plan.floor:g} %" if plan.floor > 0 else ""
+    return f"a rate of {plan.harm:g} times the control's{floor}"
+
+
+def _sentence(
+    rollout: Rollout,
+    decision: Decision,
+    metrics: Sequence[JudgedMetric],
+    worst: JudgedMetric | None,
+    lacking: Sequence[str],
+    harm: float,
+    harm_bound: float,
+    safe_bound: float,
+) -> str:
+    place = f"{rollout.plan.canary[rollout.step]} %" if rollout.weight else "shadow"
+    at = f"at {place}" if rollout.weight else "in shadow"
+    figures = _figures(worst) if worst is not None and worst.canary_units + worst.control_units else ""
+    if decision == "roll_back":
+        return f"Rolled back {at}: {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that roll it back."
+    if decision == "hold":
+        evidence = f"; {figures}; e-value {_shown(harm)} of the {harm_bound:.0f} that would roll it back" * bool(
+            figures
+        )
+        return f"Held {at}: {'; '.join(lacking)}{evidence}."
+    least = min(metrics, key=lambda metric: metric.safe)
+    told = "; ".join(_figures(metric) for metric in metrics)
+    quality_said = "" if compares_quality(rollout.plan) else " Quality was not compared: the plan asks for no pairs."
+    return (
+        f"Promoted from {place} to {_next(rollout)}: {told}; anything worse than allowed is excluded "
+        f"(least for {_TITLES[least.name]}, e-value {_shown(least.safe)} of the {safe_bound:.0f} needed).{quality_said}"
+    )
+
+
+def _figures(metric: JudgedMetric) -> str:
+    if metric.name == "quality":
+        if not metric.canary_units:
+            return "no pair has an outcome"
+        shadow, live = metric.canary_bad / metric.canary_units, metric.control_bad / metric.control_units
+        return f"Brier score {shadow:.3f} against {live:.3f} live on {metric.canary_units} pairs"
+    return (
+        f"{metric.canary_bad:.0f} of {metric.canary_units} canary users {_BAD[metric.name]} "
+        f"against {metric.control_bad:.0f} of {metric.control_units}"
+    )
+
+
+def _next(rollout: Rollout) -> str:
+    following = rollout.step + 1 if rollout.state == "canary" else 0
+    steps = rollout.plan.canary
+    return f"{steps[following]} %" if following < len(steps) else "everybody"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f}" if value < 1_000 else f"{value:,.0f}" if value < 1e6 else "over a million"

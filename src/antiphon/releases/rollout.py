@@ -1,0 +1,394 @@
+"""A rollout's transitions: each moves the rollout, the stages of its releases, the live pointer and the audit at once.
+
+Invariants, of every committed state of the catalog:
+- The live pointer stays on the control until the promotion, and is on the candidate from then on; undoing before
+  the promotion moves no pointer.
+- The candidate's stage is the rollout's state while it is under way, and ``live``, ``rolled_back`` or what it was
+  before when it has ended.
+- Of two that move a rollout at the same time, one wins; the other is told who did.
+
+Transitions decide nothing: who calls them (a person, or the judge through ``orchestration.rollouts``) did.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.releases import Activation, Release, Releases, Stage
+from antiphon.catalog.rollouts import UNDER_WAY, Rollout, Rollouts, RolloutState, described
+from antiphon.core.errors import Conflict, InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.definitions.learning import Rollout as RolloutPlan
+from antiphon.releases.ports import Audit, FeatureExists
+
+Expected = tuple[RolloutState, int]
+
+
+class RolledBack(msgspec.Struct, frozen=True):
+    """What going back did.
+
+    Attributes:
+        release: the release that answers everybody now.
+        left: the release that answers nobody any more.
+        rollout: the rollout that was undone; ``None`` when the pointer moved.
+        activation: the pointer's move; ``None`` when a rollout was undone, which moves no pointer.
+    """
+
+    application: str
+    release: str
+    left: str
+    rollout: Rollout | None = None
+    activation: Activation | None = None
+
+
+def first_state(plan: RolloutPlan) -> RolloutState:
+    """Where a plan begins: shadow when it asks for pairs, else the canary, else it is promoted at once."""
+    if plan.shadow > 0 and plan.shadow_pairs > 0:
+        return "shadow"
+    return "canary" if plan.canary else "promoted"
+
+
+def following(rollout: Rollout) -> Expected:
+    """The state and step after the present one."""
+    if rollout.state == "shadow":
+        return ("canary", 0) if rollout.plan.canary else ("promoted", 0)
+    if rollout.step + 1 < len(rollout.plan.canary):
+        return "canary", rollout.step + 1
+    return "promoted", rollout.step
+
+
+class RolloutTransitions:
+    """Begins, advances and ends rollouts, and goes back.
+
+    Args:
+        database: the catalog, whose transactions hold each transition together.
+        audit: records each transition in its transaction.
+        feature_exists: asked about every view that a candidate pins, before it sees traffic.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        releases: Releases,
+        rollouts: Rollouts,
+        *,
+        audit: Audit,
+        feature_exists: FeatureExists,
+    ) -> None:
+        self._database = database
+        self._releases = releases
+        self._rollouts = rollouts
+        self._audit = audit
+        self._feature_exists = feature_exists
+
+    def begin(
+        self,
+        scope: Scope,
+        release: str,
+        *,
+        principal: str,
+        reason: str,
+        force: bool = False,
+        within: Connection | None = None,
+    ) -> Rollout:
+        """Send a validated release on its way beside the live one, by the plan that it pins.
+
+        Args:
+            force: begin also without passed gates; the reason is then recorded as the reason for that.
+
+        Raises:
+            NotFound: there is no such release here.
+            Conflict: it is live already, nothing is live, or a rollout of the application is under way.
+            InvalidInput: it did not pass its gates, a feature it pins no longer exists, or forcing has no reason.
+        """
+        if force and not reason.strip():
+            raise InvalidInput(
+                "Going past the gates needs a reason.", where=release, next_step="Give one with --reason."
+            )
+        with self._database.writing(within) as connection:
+            candidate = self._releases.get(scope, release, within=connection)
+            application = candidate.bundle.application.name
+            live = self._releases.live(scope, application, within=connection)
+            self._check_candidate(scope, candidate, live, force)
+            self._no_other(scope, application, connection)
+            assert live is not None
+            plan = candidate.bundle.application.rollout
+            state = first_state(plan)
+            why = f"gates passed over: {reason}" if force and candidate.stage != "validated" else reason
+            rollout = self._rollouts.start(
+                scope, application, release, live.id, plan, principal, why, state=state, within=connection
+            )
+            self._enter(connection, rollout, principal, why)
+            forced = {"forced": True, "stage": candidate.stage} if why != reason else {}
+            self._record(connection, rollout, "begin", principal, forced)
+        return rollout
+
+    def advance(
+        self,
+        scope: Scope,
+        rollout: str,
+        *,
+        principal: str,
+        reason: str,
+        expected: Expected | None = None,
+        within: Connection | None = None,
+    ) -> Rollout:
+        """Enter the next step; after the last one the candidate becomes the live release and the control retires.
+
+        Args:
+            expected: the state and step that the caller decided about.
+
+        Raises:
+            NotFound: there is no such rollout here.
+            Conflict: it has ended, is held, was moved by somebody else, or its control is no longer live.
+        """
+        with self._database.writing(within) as connection:
+            before = self._under_way(connection, scope, rollout, expected)
+            if before.held:
+                raise Conflict(
+                    f"The rollout is held: {before.reason}",
+                    where=rollout,
+                    next_step=f"`antiphon releases resume {before.application}` lets it go on.",
+                )
+            live = self._releases.live(scope, before.application, within=connection)
+            if live is None or live.id != before.control:
+                raise Conflict(
+                    f"Its control {before.control} is no longer live, so that it compares with nothing.",
+                    where=rollout,
+                    next_step=f"`antiphon releases abort {before.application}` and begin again.",
+                )
+            state, step = following(before)
+            moved = self._move(connection, before, state, step, False, principal, reason)
+            self._enter(connection, moved, principal, reason)
+            self._record(connection, moved, "promote" if state == "promoted" else "advance", principal)
+        return moved
+
+    def undo(
+        self,
+        scope: Scope,
+        rollout: str,
+        *,
+        principal: str,
+        reason: str,
+        expected: Expected | None = None,
+        within: Connection | None = None,
+    ) -> Rollout:
+        """Roll back a rollout that is under way: everybody is on the control again, which never left the pointer.
+
+        Raises:
+            NotFound: there is no such rollout here.
+            Conflict: it has ended, or somebody moved it since it was ``expected``.
+        """
+        return self._end(scope, rollout, "rolled_back", principal, reason, expected, within)
+
+    def abort(
+        self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
+    ) -> Rollout:
+        """End a rollout without a verdict: the candidate is what it was before, and may be sent again.
+
+        Raises:
+            As :meth:`undo`.
+        """
+        return self._end(scope, rollout, "aborted", principal, reason, None, within)
+
+    def hold(
+        self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
+    ) -> Rollout:
+        """Let nothing move until :meth:`resume`; users stay in their arms.
+
+        Raises:
+            As :meth:`undo`.
+        """
+        return self._set_held(scope, rollout, True, principal, reason, within)
+
+    def resume(
+        self, scope: Scope, rollout: str, *, principal: str, reason: str, within: Connection | None = None
+    ) -> Rollout:
+        """Let a held rollout go on.
+
+        Raises:
+            As :meth:`undo`.
+        """
+        return self._set_held(scope, rollout, False, principal, reason, within)
+
+    def activate(
+        self,
+        scope: Scope,
+        application: str,
+        release: str,
+        *,
+        principal: str,
+        reason: str,
+        within: Connection | None = None,
+    ) -> Activation:
+        """Make a release live at once, past gates and canary.
+
+        Raises:
+            NotFound: the application has no such release.
+            Conflict: a rollout is under way, whose control would be taken away.
+        """
+        with self._database.writing(within) as connection:
+            self._no_other(scope, application, connection)
+            moved = self._releases.activate(scope, application, release, principal, reason, within=connection)
+            detail = {"application": application, "reason": reason}
+            self._audit(scope, principal, "release.activate", release, detail, within=connection)
+        return moved
+
+    def rollback(
+        self, scope: Scope, application: str, *, principal: str, reason: str, within: Connection | None = None
+    ) -> RolledBack:
+        """Undo the rollout under way; with none under way, make live again what was live before.
+
+        Raises:
+            Conflict: no rollout is under way and nothing was live before.
+        """
+        with self._database.writing(within) as connection:
+            active = self._rollouts.active(scope, application, within=connection)
+            if active is not None:
+                undone = self.undo(scope, active.id, principal=principal, reason=reason, within=connection)
+                live = self._releases.live(scope, application, within=connection)
+                assert live is not None
+                return RolledBack(application, live.id, undone.candidate, undone)
+            before = self._releases.live(scope, application, within=connection)
+            moved = self._releases.rollback(scope, application, principal, reason, within=connection)
+            assert before is not None
+            detail = {"application": application, "reason": reason, "left": before.id}
+            self._audit(scope, principal, "release.rollback", moved.release, detail, within=connection)
+            return RolledBack(application, moved.release, before.id, None, moved)
+
+    def _check_candidate(self, scope: Scope, candidate: Release, live: Release | None, force: bool) -> None:
+        application = candidate.bundle.application
+        if live is None:
+            raise Conflict(
+                f"Nothing is live in {application.name!r} that the release could be compared with.",
+                where=candidate.id,
+                next_step=f"`antiphon releases activate {application.name} {candidate.id}` makes it the first.",
+            )
+        if live.id == candidate.id:
+            raise Conflict(
+                f"The release {candidate.id} is live already.",
+                where=application.name,
+                next_step="There is nothing to do.",
+            )
+        gone = [
+            f"{view}@{version}"
+            for view, version in sorted(application.features.items())
+            if not self._feature_exists(scope, view, version)
+        ]
+        if gone:
+            raise InvalidInput(
+                f"The release reads features that no longer exist: {', '.join(gone)}.",
+                where=candidate.id,
+                next_step="Apply definitions that have them, or make a release from the present ones with "
+                "`antiphon apply`.",
+            )
+        if candidate.stage != "validated" and not force:
+            raise InvalidInput(
+                f"The release {candidate.id} is {candidate.stage.replace('_', ' ')}: it has not passed its gates.",
+                where=application.name,
+                next_step=f"Run `antiphon evaluate {candidate.id}`, or go past the gates with --force and a --reason.",
+            )
+
+    def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
+        active = self._rollouts.active(scope, application, within=connection)
+        if active is not None:
+            raise Conflict(
+                f"A rollout of {application!r} is under way: {active.candidate} is {described(active)}.",
+                where=active.id,
+                next_step=f"Wait for it, or end it with `antiphon releases abort {application}` or "
+                f"`antiphon rollback {application}`.",
+            )
+
+    def _under_way(self, connection: Connection, scope: Scope, rollout: str, expected: Expected | None) -> Rollout:
+        found = self._rollouts.get(scope, rollout, within=connection)
+        if found.ended_at is not None or (expected is not None and (found.state, found.step) != expected):
+            raise Conflict(
+                f"The rollout is {described(found)} ({found.principal}: {found.reason}).",
+                where=rollout,
+                next_step="A promoted release is taken back with `antiphon rollback`."
+                if found.state == "promoted"
+                else "Look at it again with `antiphon releases rollouts`.",
+            )
+        return found
+
+    def _end(
+        self,
+        scope: Scope,
+        rollout: str,
+        state: RolloutState,
+        principal: str,
+        reason: str,
+        expected: Expected | None,
+        within: Connection | None,
+    ) -> Rollout:
+        with self._database.writing(within) as connection:
+            before = self._under_way(connection, scope, rollout, expected)
+            moved = self._move(connection, before, state, before.step, False, principal, reason)
+            self._enter(connection, moved, principal, reason)
+            self._record(connection, moved, "undo" if state == "rolled_back" else "abort", principal)
+        return moved
+
+    def _set_held(
+        self, scope: Scope, rollout: str, held: bool, principal: str, reason: str, within: Connection | None
+    ) -> Rollout:
+        with self._database.writing(within) as connection:
+            before = self._under_way(connection, scope, rollout, None)
+            if before.held == held:
+                return before
+            moved = self._move(connection, before, before.state, before.step, held, principal, reason)
+            self._record(connection, moved, "hold" if held else "resume", principal)
+        return moved
+
+    def _move(
+        self,
+        connection: Connection,
+        before: Rollout,
+        state: RolloutState,
+        step: int,
+        held: bool,
+        principal: str,
+        reason: str,
+    ) -> Rollout:
+        return self._rollouts.move(
+            before.scope,
+            before.id,
+            state=state,
+            step=step,
+            held=held,
+            reason=reason,
+            principal=principal,
+            expected=(before.state, before.step),
+            within=connection,
+        )
+
+    def _enter(self, connection: Connection, rollout: Rollout, principal: str, reason: str) -> None:
+        """Make pointer and stages agree with the state that the rollout has just entered."""
+        scope, candidate = rollout.scope, rollout.candidate
+        if rollout.state == "promoted":
+            self._releases.activate(scope, rollout.application, candidate, principal, reason, within=connection)
+            return
+        stage: Stage
+        if rollout.state == "aborted":
+            past = [move.stage for move in self._releases.stages(scope, candidate, within=connection)]
+            stage = next((stage for stage in reversed(past) if stage not in UNDER_WAY), "draft")
+        else:
+            stage = rollout.state
+        self._releases.set_stage(scope, candidate, stage, principal=principal, reason=reason, within=connection)
+
+    def _record(
+        self, connection: Connection, rollout: Rollout, act: str, principal: str, more: dict[str, Any] | None = None
+    ) -> None:
+        detail = {
+            "application": rollout.application,
+            "candidate": rollout.candidate,
+            "control": rollout.control,
+            "state": rollout.state,
+            "step": rollout.step,
+            "reason": rollout.reason,
+            **(more or {}),
+        }
+        self._audit(rollout.scope, principal, f"rollout.{act}", rollout.id, detail, within=connection)

@@ -1,0 +1,140 @@
+"""What an answer leaves in the catalog, in one transaction: texts, receipt, stored answer, and a rollout's evidence.
+
+Invariant: an :class:`Answer` exists only once its receipt is committed. The exposure of a user in a rollout is
+committed with the receipt of the answer, or by itself when there is none: once either way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from antiphon.catalog.answers import StoredAnswer
+from antiphon.catalog.receipts import CacheReceipt, Receipt, UsageReceipt
+from antiphon.catalog.rollouts import Assigned, ShadowPair
+from antiphon.core.errors import NotFound
+from antiphon.core.telemetry import span
+from antiphon.serving import evidence, reuse
+from antiphon.serving.arrival import Arrival
+from antiphon.serving.generation import Asked, Generated, Written
+from antiphon.serving.prepared import Prepared
+from antiphon.serving.probabilities import class_probabilities
+from antiphon.serving.recording import receipt_of, to_store, with_texts
+from antiphon.serving.request import Answer
+from antiphon.serving.services import Services
+
+_log = logging.getLogger(__name__)
+
+
+class Committer:
+    """Commits answers, and what became of requests without one."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def generated(
+        self, prepared: Prepared, asked: Asked, written: Written, key: str | None, first_byte: float
+    ) -> Answer:
+        """A text that was just made; with a ``key`` it may be served again."""
+        application = prepared.application
+        fingerprints = {attempt.finished.fingerprint for attempt in written.attempts}
+        if key is not None and fingerprints != {asked.fingerprint}:
+            # The engine was replaced since it was described: another fingerprint may give another text.
+            key = reuse.prompt_key(
+                msgspec.structs.replace(asked, fingerprint="+".join(sorted(fingerprints))),
+                application,
+                prepared.reading.prints,
+                prepared.prompt_namespace,
+            )
+        classes = class_probabilities(
+            written.attempts[0].finished.text, application.schema or {}, application.classes, written.branches
+        )
+        receipt = receipt_of(
+            prepared, written.usage, CacheReceipt("generated"), written.finish_reason, classes, written.actions,
+            written.attempts, first_byte, self._services.clock.now(),
+        )  # fmt: skip
+        answer = await self._commit(prepared, receipt, written.text.encode(), written.attempts, key)
+        return msgspec.structs.replace(answer, tokens=written.attempts[-1].tokens)
+
+    async def again(
+        self, prepared: Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None
+    ) -> Answer | None:
+        """An answer made earlier, with a receipt of its own; with a ``key``, also kept as its namespace's newest.
+
+        An answer that is only read keeps its age: reading does not make it younger. One whose text was erased is
+        no answer any more.
+        """
+        try:
+            content = self._services.texts.get(prepared.request.scope, stored.text_blob)
+        except NotFound:
+            return None
+        cache = CacheReceipt(
+            origin=origin,
+            prediction=stored.prediction,
+            origin_path=stored.made_path if origin == "stored" else stored.origin_path,
+            saved=stored.usage,
+            origin_seconds=stored.seconds,
+        )
+        receipt = receipt_of(
+            prepared, UsageReceipt(), cache, stored.finish_reason, stored.classes, (), (), 0.0,
+            self._services.clock.now(),
+        )  # fmt: skip
+        return await self._commit(prepared, receipt, content, (), key, stored)
+
+    async def failed(self, arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception) -> None:
+        """The exposure of a user who gets no answer. Never raises: the error that is being raised says more."""
+        exposure = evidence.failed(arrival, assigned, publication, error, self._services.clock.now())
+        if exposure is None:
+            return
+        try:
+            await self._submit(lambda connection: self._services.exposures.add(exposure, within=connection))
+        except Exception:
+            _log.exception("the exposure of request %s is not recorded", arrival.request_id)
+
+    async def unpaired(self, pair: ShadowPair) -> None:
+        """An online answer that the candidate had no answer beside."""
+        await self._submit(lambda connection: self._services.pairs.add(pair, within=connection))
+
+    async def _commit(
+        self, prepared: Prepared, receipt: Receipt, content: bytes, attempts: tuple[Generated, ...],
+        key: str | None, stored: StoredAnswer | None = None,
+    ) -> Answer:  # fmt: skip
+        services, request = self._services, prepared.request
+        whole, texts = with_texts(receipt, prepared, content, attempts)
+        kept = to_store(prepared, whole, key, stored) if key is not None else None
+        replaced = stored.replaced if stored is not None else evidence.replaces(whole)
+        exposure = evidence.answered(prepared.arrival, prepared.assigned, whole, replaced)
+        pair = evidence.paired(request.mirrors, prepared.application, whole) if request.mirrors is not None else None
+
+        def effect(connection: Any) -> None:
+            services.receipts.add(whole, texts, within=connection)
+            if kept is not None:
+                services.stored.put(kept, within=connection)
+            if exposure is not None:
+                services.exposures.add(exposure, within=connection)
+            if pair is not None:
+                services.pairs.add(pair, within=connection)
+
+        with span("commit"):
+            await self._submit(effect)
+        return Answer(
+            prediction=whole.prediction,
+            request=whole.request,
+            text=content.decode(),
+            finish_reason=whole.finish_reason,
+            usage=whole.usage,
+            receipt=whole,
+            publication=whole.publication,
+        )
+
+    async def _submit(self, effect: Callable[[Any], None]) -> None:
+        # Shielded: a client that goes away during the commit leaves a whole receipt, not half of one.
+        await asyncio.shield(asyncio.ensure_future(_as_coroutine(self._services.commit.submit(effect))))
+
+
+async def _as_coroutine(awaitable: Any) -> Any:
+    return await awaitable

@@ -1,0 +1,47 @@
+"""What an answer is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.scope import Scope
+from antiphon.serving.admission import Admission
+from antiphon.serving.ports import (
+    Commit,
+    Decide,
+    Engine,
+    Exposures,
+    FeatureReader,
+    LiveReleases,
+    Receipts,
+    ShadowPairs,
+    StoredAnswers,
+    Texts,
+)
+from antiphon.serving.shadow import Mirroring
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What an answer is made with; ``app`` fills it in.
+
+    ``online_seconds`` is how long an online answer may take to generate; a batch row waits as long as it must.
+    """
+
+    engine: Engine
+    features: Callable[[Scope], FeatureReader]
+    releases: LiveReleases
+    decide: Decide
+    stored: StoredAnswers
+    texts: Texts
+    receipts: Receipts
+    exposures: Exposures
+    pairs: ShadowPairs
+    commit: Commit
+    clock: Clock
+    admission: Admission
+    subject_key: bytes
+    online_seconds: float | None = None
+    mirroring: Mirroring = Mirroring()

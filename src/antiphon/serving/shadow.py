@@ -1,0 +1,175 @@
+"""Shadow: a candidate answers a request that was answered already, off the user's path.
+
+Invariants: whatever happens to a shadow, the user's answer has left before it begins and nothing of it is raised into
+the user's path; what waits and what runs is bounded, and what finds no room is counted, not queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from antiphon.catalog.rollouts import Assigned, ShadowPair
+from antiphon.core.clock import Clock
+from antiphon.core.errors import DeadlineExceeded
+from antiphon.serving import evidence
+from antiphon.serving.arrival import Arrival
+from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
+
+_log = logging.getLogger(__name__)
+
+
+class Mirroring(msgspec.Struct, frozen=True):
+    """Bounds of the shadow.
+
+    Attributes:
+        concurrency: shadows that are answered at once; the engine serves them as it serves batch rows.
+        waiting: answered requests that may wait for their shadow; the newest is dropped when there are as many.
+        after: seconds between the user's answer and its shadow, so that its last bytes leave first.
+        seconds: how long a shadow may take before its pair says that it was not finished in time.
+    """
+
+    concurrency: int = 2
+    waiting: int = 64
+    after: float = 0.05
+    seconds: float = 300.0
+
+
+class ShadowCounts(msgspec.Struct, frozen=True):
+    """What became of the requests to be mirrored: offered, dropped, paired (answered by both), failed."""
+
+    offered: int = 0
+    dropped: int = 0
+    paired: int = 0
+    failed: int = 0
+
+
+def mirrored(arrival: Arrival, assigned: Assigned, answer: Answer) -> AnswerRequest | None:
+    """The same question to the candidate; ``None`` when it is not to be mirrored.
+
+    It has the moment of the answered one and sees at least its publication. Its decoding is the candidate's own.
+    """
+    if assigned.mirror is None or assigned.rollout is None:
+        return None
+    application = assigned.release.bundle.application
+    return msgspec.structs.replace(
+        arrival.request,
+        request_id=arrival.request_id,
+        path="batch",
+        role="shadow",
+        release=assigned.mirror.id,
+        as_of=answer.receipt.as_of,
+        minimum_publication=answer.publication,
+        refresh=False,
+        overrides=DecodingOverrides(),
+        mirrors=Mirrored(
+            rollout=assigned.rollout,
+            prediction=answer.prediction,
+            text_blob=answer.receipt.text_blob,
+            probability=evidence.probability(application, answer.receipt.classes),
+            seconds=answer.receipt.timing.total,
+        ),
+    )
+
+
+class Shadows:
+    """Answers mirrored requests behind the user's back, a few at a time.
+
+    Args:
+        answer: answers a request and commits its pair with its receipt.
+        record: keeps the pair of a request that the candidate had no answer to.
+        clock: stamps such a pair.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[AnswerRequest], Awaitable[object]],
+        record: Callable[[ShadowPair], Awaitable[None]],
+        clock: Clock,
+        bounds: Mirroring,
+    ) -> None:
+        self._answer = answer
+        self._record = record
+        self._clock = clock
+        self._bounds = bounds
+        self._waiting: deque[tuple[float, AnswerRequest]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self.counts = ShadowCounts()
+
+    def offer(self, arrival: Arrival, assigned: Assigned, answer: Answer) -> None:
+        """Mirror the request later, when its assignment says so and there is room. Neither waits nor raises."""
+        try:
+            request = mirrored(arrival, assigned, answer)
+            if request is None or self._closing:
+                return
+            self._count(offered=1)
+            if len(self._waiting) >= self._bounds.waiting:
+                self._count(dropped=1)
+                return
+            loop = asyncio.get_running_loop()
+            self._waiting.append((loop.time() + self._bounds.after, request))
+            if len(self._running) < self._bounds.concurrency:
+                # In a context of its own: the user's span has ended when the shadow begins.
+                task = loop.create_task(self._work(), context=contextvars.Context())
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+        except Exception:
+            _log.exception("a request cannot be mirrored")
+
+    async def close(self, seconds: float = 5.0) -> None:
+        """Take nothing more, and give what waits and runs so long to end; the rest is dropped."""
+        self._closing = True
+        late: set[asyncio.Task[None]] = set()
+        if self._running:
+            _, late = await asyncio.wait(set(self._running), timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._count(dropped=len(self._waiting) + len(late))
+        self._waiting.clear()
+
+    async def _work(self) -> None:
+        while self._waiting:
+            due, request = self._waiting.popleft()
+            if not self._closing:
+                await asyncio.sleep(due - asyncio.get_running_loop().time())
+            await self._mirror(request)
+
+    async def _mirror(self, request: AnswerRequest) -> None:
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._bounds.seconds):
+                await self._answer(request)
+        except TimeoutError:
+            await self._fail(request, DeadlineExceeded.code, began)
+        except Exception as error:
+            code = evidence.code_of(error)
+            _log.info("the shadow of request %s fails (%s): %s", request.request_id, code, error)
+            await self._fail(request, code, began)
+        else:
+            self._count(paired=1)
+
+    async def _fail(self, request: AnswerRequest, code: str, began: float) -> None:
+        self._count(failed=1)
+        if request.mirrors is None:
+            return
+        seconds = time.perf_counter() - began
+        try:
+            await self._record(evidence.unpaired(request.mirrors, request.scope, code, seconds, self._clock.now()))
+        except Exception:
+            _log.exception("the pair of prediction %s is not recorded", request.mirrors.prediction)
+
+    def _count(self, *, offered: int = 0, dropped: int = 0, paired: int = 0, failed: int = 0) -> None:
+        counts = self.counts
+        self.counts = ShadowCounts(
+            counts.offered + offered, counts.dropped + dropped, counts.paired + paired, counts.failed + failed
+        )
+        if dropped and not counts.dropped:
+            _log.warning("more requests are mirrored than the candidate answers; the newest are dropped from now on")

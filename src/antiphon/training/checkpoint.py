@@ -1,0 +1,123 @@
+"""Where a training stands, on disk.
+
+Invariant: a checkpoint counts when its SHA-256 stands beside it and matches. The hash is written after the checkpoint
+is on disk under its name, so a crash in between leaves one that does not count, and the one before is used. Nothing
+random happens after the initial values, and the order is a function of the step: matrices, moments and step are all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.training.files import file_sha256, replace_file
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d{6})\.safetensors")
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What a checkpoint says of itself.
+
+    Attributes:
+        identity: of the order.
+        step: updates done.
+        losses: (step, loss) of each.
+        seconds: of training, pauses left out.
+        notices: what was told before.
+    """
+
+    identity: str
+    step: int
+    losses: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    notices: tuple[str, ...] = ()
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder.
+
+    Args:
+        identity: checkpoints of another one are not used.
+        notice: told what was found wrong.
+    """
+
+    def __init__(self, folder: Path, identity: str, notice: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._notice = notice
+
+    def save(self, standing: Standing, tensors: dict[str, Any]) -> Path:
+        """Write a checkpoint and remove all but the two latest.
+
+        Raises:
+            OSError: no space; the earlier ones are untouched.
+        """
+        from safetensors.torch import save
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"step-{standing.step:06d}.safetensors"
+        # One key alone: safetensors writes several in an order that differs from process to process.
+        content = save(tensors, {"standing": msgspec.json.encode(standing).decode()})
+        _hash_file(path).unlink(missing_ok=True)
+        replace_file(path, content)
+        replace_file(_hash_file(path), hashlib.sha256(content).hexdigest().encode())
+        for old in self._paths()[KEPT:]:
+            _remove(old)
+        return path
+
+    def load(self) -> tuple[Standing, dict[str, Any]] | None:
+        """The latest checkpoint that is whole, and its tensors; ``None`` when there is none: from the start."""
+        for left_over in self._folder.glob("*.partial"):
+            left_over.unlink(missing_ok=True)
+        wrong = False
+        for path in self._paths():
+            found = self._read(path)
+            if isinstance(found, str):
+                wrong = True
+                self._notice(f"The checkpoint {path.name} {found}: it is not used.")
+                _remove(path)
+                continue
+            if wrong:
+                self._notice(f"Training goes on from the checkpoint of step {found[0].step}.")
+            return found
+        if wrong:
+            self._notice("No checkpoint is left: training begins from the start.")
+        return None
+
+    def _read(self, path: Path) -> tuple[Standing, dict[str, Any]] | str:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            expected = _hash_file(path).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return "has no hash (it was being written)"
+        if file_sha256(path) != expected:
+            return "does not match its hash"
+        try:
+            with safe_open(path, "pt") as file:
+                standing = msgspec.json.decode(file.metadata()["standing"], type=Standing)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
+            return f"cannot be read ({error})"
+        if standing.identity != self._identity:
+            return "is of another order or of other code"
+        return standing, tensors
+
+    def _paths(self) -> list[Path]:
+        """The checkpoints' files, latest first."""
+        return sorted((path for path in self._folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _remove(path: Path) -> None:
+    _hash_file(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)

@@ -1,0 +1,203 @@
+"""What a training process does to itself before it loads anything, and how it says why it ended.
+
+Invariant: it gives way to everything else, ends with its parent, and is alone in its folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, Conflict, SetupError
+from antiphon.training.files import replace_file
+from antiphon.training.order import ERROR, failure
+
+LOCK = "process.json"
+FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
+"""Exit codes: an error that ``error.json`` tells, and two that may have kept it from being written."""
+_PR_SET_PDEATHSIG = 1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class ProcessMark(msgspec.Struct, frozen=True):
+    """What ``process.json`` holds. A pid may be given to a stranger; with its start time (in ticks) it is ours."""
+
+    pid: int
+    started_ticks: int
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Environment variables the process must start with.
+
+    Waiting OpenMP threads that spin beside busy neighbours make a step six times as long; arithmetic must not pick
+    its number of threads by the load.
+    """
+    return {
+        "GOMP_SPINCOUNT": "1000",
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_DYNAMIC": "FALSE",
+        "MKL_DYNAMIC": "FALSE",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def confine(parent: int | None, memory_bytes: int | None) -> None:
+    """Lowest priority, an end with the parent, and a bound on memory. Before torch loads: threads inherit it.
+
+    Args:
+        parent: pid of the process that started this one; ``None`` when it was started by hand.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+    with suppress(OSError):  # Of all processes the kernel should end this one when memory runs out.
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    if parent is not None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The parent may have died before it could be named.
+        if os.getppid() != parent:
+            os._exit(FAILED)
+    if memory_bytes is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+        Conflict: another process holds it.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                "Another process trains in this folder.", where=str(folder), next_step="Wait for it, or stop it."
+            ) from None
+        mark = ProcessMark(os.getpid(), started_ticks(os.getpid()) or 0)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, msgspec.json.encode(mark), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def started_ticks(pid: int) -> int | None:
+    """The kernel's start time of a running process (``proc(5)``, field 22), ``None`` when it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def left_over(folder: Path) -> int | None:
+    """Pid of the process that still trains in a folder, if one does."""
+    try:
+        mark = msgspec.json.decode((folder / LOCK).read_bytes(), type=ProcessMark)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return mark.pid if started_ticks(mark.pid) == mark.started_ticks else None
+
+
+def explain(error: BaseException, folder: Path) -> int:
+    """Write ``error.json`` for whatever ended the training; returns the exit code."""
+    code = FAILED
+    told: AntiphonError
+    if isinstance(error, OSError) and error.errno in _FULL:
+        code, told = DISK_FULL, disk_full(folder)
+    elif is_out_of_memory(error):
+        code, told = OUT_OF_MEMORY, out_of_memory(folder)
+    elif isinstance(error, AntiphonError):
+        told = error
+    else:
+        told = AntiphonError(
+            f"The training failed: {type(error).__name__}: {error}",
+            where=str(folder),
+            next_step="Its log is beside it; ordered again, it goes on from the last checkpoint.",
+        )
+    with suppress(OSError):
+        replace_file(folder / ERROR, msgspec.json.encode(failure(told)))
+    return code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in any of the ways Python, numpy and torch say it."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError, ImportError))
+        and any(
+            words in said
+            for words in (
+                "can't allocate memory",
+                "Cannot allocate memory",
+                "cannot allocate memory",
+                "bad_alloc",
+                "failed to map segment",
+                "unable to mmap",
+            )
+        )
+    )
+
+
+def out_of_memory(folder: Path) -> SetupError:
+    """The error of a training that ran out of memory."""
+    return SetupError(
+        "The training ran out of memory.",
+        where=str(folder),
+        next_step="Lower `batch`, or free some memory, and order it again: it goes on from the last checkpoint.",
+    )
+
+
+def disk_full(folder: Path) -> SetupError:
+    """The error of a training that could not write."""
+    return SetupError(
+        "The disk is full, or a file grew past its limit.",
+        where=str(folder),
+        next_step="Free some space and order it again: it goes on from the last checkpoint.",
+    )
+
+
+def processor() -> str:
+    """The processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def install_stop() -> Any:
+    """Let SIGTERM ask for a stop at the end of the step; returns what says whether it was asked."""
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return lambda: asked

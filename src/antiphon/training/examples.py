@@ -1,0 +1,122 @@
+"""What is learned from: prompts with the text that should follow, as JSON lines named by their hash.
+
+Invariant: the file's SHA-256 is the identity of what was learned, order included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.training.files import replace_file
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of the completion, tokenised by itself, because the engine forces grammar text as tokens of its own.
+
+    Attributes:
+        weight: is shared by the part's tokens; 0 is context that is not learned.
+        label: this is the outcome's label: each of its tokens has the whole weight, so that the loss is the negative
+            logarithm of the label's probability. Shared, the label of fewer tokens would be learned as too probable.
+    """
+
+    text: str
+    weight: float
+    label: bool = False
+
+
+class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One prompt and what should have been written.
+
+    Attributes:
+        prompt: rendered chat text; the names of special tokens in it are those tokens.
+        parts: the completion, in order. Where none is marked as the label, the first one with a weight is it.
+        old: from an earlier dataset: replayed, so that it is not forgotten.
+    """
+
+    id: str
+    prompt: str
+    parts: tuple[Part, ...]
+    old: bool = False
+
+    @property
+    def label_position(self) -> int | None:
+        """Which part is the label; ``None`` when nothing is learned."""
+        learned = [position for position, part in enumerate(self.parts) if part.weight > 0]
+        return next((position for position in learned if self.parts[position].label), next(iter(learned), None))
+
+    @property
+    def label(self) -> str | None:
+        """The label's text."""
+        return None if self.label_position is None else self.parts[self.label_position].text
+
+
+def write(path: Path, examples: Iterable[Example]) -> str:
+    """Write the examples as JSON lines, whole or not at all; returns the file's SHA-256 hex."""
+    encode = msgspec.json.Encoder().encode
+    content = b"".join(encode(example) + b"\n" for example in examples)
+    replace_file(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read(path: Path, sha256: str) -> tuple[Example, ...]:
+    """The examples of a file, which must be the one of this hash.
+
+    Raises:
+        Corrupt: the file is missing, was changed, or a line is no example.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise Corrupt("The examples are gone.", where=str(path), next_step="Build the dataset again.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise Corrupt(
+            f"The examples were changed: sha256 {found} instead of {sha256}.",
+            where=str(path),
+            next_step="Build the dataset again.",
+        )
+    decode = msgspec.json.Decoder(Example).decode
+    examples = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            examples.append(decode(line))
+        except msgspec.DecodeError as error:
+            raise Corrupt(
+                f"The line is no example ({error}).", where=f"{path}:{number}", next_step="Build the dataset again."
+            ) from error
+    return tuple(examples)
+
+
+def check(examples: tuple[Example, ...]) -> None:
+    """Refuse what nothing can be learned from.
+
+    Raises:
+        InvalidInput: there is no new example, one has nothing to learn or a weight below 0, an id occurs twice, or
+            all examples have the same label.
+    """
+    next_step = "Take a longer history or a later cutoff."
+    if not any(not example.old for example in examples):
+        raise InvalidInput("The training set is empty.", where="examples", next_step=next_step)
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise InvalidInput("The id occurs twice.", where=example.id, next_step="Give every example its own id.")
+        seen.add(example.id)
+        if example.label is None or not all(0.0 <= part.weight < float("inf") for part in example.parts):
+            raise InvalidInput(
+                "The example has nothing to learn, or a weight that is negative or not finite.",
+                where=example.id,
+                next_step="Give at least one part a positive weight.",
+            )
+    labels = {example.label for example in examples}
+    if len(labels) == 1:
+        raise InvalidInput(
+            f"All {len(examples)} examples have the label {labels.pop()!r}: there is nothing to tell apart.",
+            where="examples",
+            next_step=next_step,
+        )

@@ -1,0 +1,326 @@
+"""The training process: ``python -m antiphon.training.fine_tune FOLDER``.
+
+It reads ``order.json``, trains, merges, writes ``result.json``, and may be killed at any instant: started again it goes
+on from the last whole checkpoint and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.training import batches, child, examples
+from antiphon.training.checkpoint import Checkpoints, Standing
+from antiphon.training.files import replace_file
+from antiphon.training.order import (
+    ADAPTER,
+    ERROR,
+    PROGRESS,
+    RESULT,
+    WEIGHTS,
+    Progress,
+    Trained,
+    TrainedFile,
+    TrainingOrder,
+    read_order,
+)
+from antiphon.training.recipe import Recipe, code_identity, libraries, require_libraries
+
+_GRADIENT_NORM = 1.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train in a folder; returns the exit code: 0 when it is done or was stopped, else see ``child``."""
+    parser = argparse.ArgumentParser(prog="python -m antiphon.training.fine_tune", description="Fine-tune in a folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parent", type=int, help="end when this process ends")
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder.resolve()
+    try:
+        order = read_order(folder)
+        stopping = child.install_stop()
+        child.confine(options.parent, order.memory_bytes)
+        with child.alone(folder):
+            (folder / ERROR).unlink(missing_ok=True)
+            fine_tune(order, Told(folder / PROGRESS, order.recipe.steps), stopping)
+    except Exception as error:
+        code = child.explain(error, folder)
+        traceback.print_exc(file=sys.stderr)
+        return code
+    return 0
+
+
+def fine_tune(order: TrainingOrder, told: Told, stopping: Callable[[], bool]) -> Trained | None:
+    """Train as ordered, from where it stands; ``None`` when it was stopped before the end.
+
+    Raises:
+        InvalidInput: nothing can be learned from these examples, or the loss is not finite.
+        Corrupt: the base model, the examples or the earlier adapter were changed.
+        SetupError: a library or disk space is missing.
+        OSError: the disk is full.
+    """
+    require_libraries()
+    order.recipe.check()
+    learned = examples.read(Path(order.examples_path), order.examples_sha256)
+    examples.check(learned)
+    from antiphon.training.base import Base
+    from antiphon.training.model import read_adapter
+
+    if order.parent is not None:
+        read_adapter(Path(order.parent.path), order.parent.sha256)  # Found corrupt before the base model is loaded.
+
+    folder = Path(order.folder)
+    base = Base(Path(order.base_path), order.base_sha256)
+    encoded = _encoded(learned, base)
+    new = [index for index, example in enumerate(learned) if not example.old]
+    old = [index for index, example in enumerate(learned) if example.old]
+
+    training = Training(order, base)
+    _require_space(folder, training.checkpoint_bytes, order)
+    checkpoints = Checkpoints(folder / "checkpoints", order.identity, told.notice)
+    standing = training.resume(checkpoints.load(), order)
+    watch = Stopwatch()
+    while standing.step < order.recipe.steps:
+        if stopping():
+            return None
+        watch.start()
+        batch = [encoded[index] for index in batches.chosen(order.recipe, new, old, standing.step)]
+        loss = training.backward(batch)
+        training.update(loss, standing.step)
+        standing = msgspec.structs.replace(
+            standing,
+            step=standing.step + 1,
+            losses=(*standing.losses, (standing.step + 1, loss)),
+            seconds=standing.seconds + watch.seconds(),
+            notices=told.notices(standing.notices),
+        )
+        told.step(standing)
+        if standing.step % order.recipe.checkpoint_every == 0 or standing.step == order.recipe.steps or stopping():
+            checkpoints.save(standing, training.tensors())
+    return None if stopping() else _finish(order, base, training, standing, told)
+
+
+class Training:
+    """A model and its optimizer (AdamW without decay over the masters, gradient norm at most 1)."""
+
+    def __init__(self, order: TrainingOrder, base: Any) -> None:
+        torch = _torch(order.recipe)
+        from antiphon.training.model import LoraModel
+
+        self._torch = torch
+        self._recipe = order.recipe
+        self.model = LoraModel(base, order.recipe)
+        self._optimizer = torch.optim.AdamW(
+            [self.model.masters], lr=order.recipe.learning_rate, weight_decay=0.0, foreach=False
+        )
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The size of one checkpoint."""
+        return 3 * 4 * int(self.model.masters.numel())
+
+    def resume(self, found: tuple[Standing, dict[str, Any]] | None, order: TrainingOrder) -> Standing:
+        """Go on from a checkpoint, or begin: with the earlier version's matrices, if one is named."""
+        if found is None:
+            if order.parent is not None:
+                self.model.continue_from(order.parent)
+            return Standing(order.identity, 0)
+        standing, tensors = found
+        with self._torch.no_grad():
+            self.model.masters.copy_(tensors["masters"])
+        self.model.round()
+        self._optimizer.state[self.model.masters] = {
+            "step": self._torch.tensor(float(standing.step)),
+            "exp_avg": tensors["first_moment"],
+            "exp_avg_sq": tensors["second_moment"],
+        }
+        return standing
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        moments = self._optimizer.state[self.model.masters]
+        return {
+            "masters": self.model.masters.detach(),
+            "first_moment": moments["exp_avg"],
+            "second_moment": moments["exp_avg_sq"],
+        }
+
+    def backward(self, batch: list[batches.Encoded]) -> float:
+        """Gradient of the batch's mean loss; examples of like length are computed together."""
+        self.model.masters.grad.zero_()
+        loss = 0.0
+        for group in batches.groups([len(example.tokens) for example in batch]):
+            members = [batch[position] for position in group]
+            longest = max(len(example.tokens) for example in members)
+            tokens = self._torch.tensor([e.tokens + (0,) * (longest - len(e.tokens)) for e in members])
+            weights = self._torch.tensor([e.weights + (0.0,) * (longest - len(e.weights)) for e in members])
+            loss += self.model.backward(tokens, weights, 1.0 / len(batch))
+        return loss
+
+    def update(self, loss: float, step: int) -> None:
+        """Move the masters against the gradient.
+
+        Raises:
+            InvalidInput: loss or gradient is not finite.
+        """
+        norm = float(self._torch.nn.utils.clip_grad_norm_([self.model.masters], _GRADIENT_NORM))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise InvalidInput(
+                f"The training diverged: at step {step + 1} the loss is {loss}, the gradient's norm {norm}.",
+                where="recipe.learning_rate",
+                next_step="Lower the learning rate, or look for an odd example.",
+            )
+        for settings in self._optimizer.param_groups:
+            settings["lr"] = learning_rate(self._recipe, step)
+        self._optimizer.step()
+        self.model.round()
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The rate of a step (from 0): linear rise over the warmup, then half a cosine towards 0."""
+    rising = max(1, round(recipe.warmup * recipe.steps))
+    if step < rising:
+        return recipe.learning_rate * (step + 1) / rising
+    share = (step - rising) / max(1, recipe.steps - rising)
+    return recipe.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+class Stopwatch:
+    """Seconds of a step. One in which the process was stopped and continued counts at most its processor time."""
+
+    def __init__(self) -> None:
+        self._continued = False
+        signal.signal(signal.SIGCONT, self._on_continue)
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._continued = False
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        """Since the step began."""
+        wall = time.perf_counter() - self._wall
+        return min(wall, time.process_time() - self._processor) if self._continued else wall
+
+    def _on_continue(self, *_: object) -> None:
+        self._continued = True
+
+
+class Told:
+    """Appends progress to the file that the parent follows."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self._path = path
+        self._steps = steps
+        self._notices: list[str] = []
+        self._recent: list[float] = []
+        self._seconds = 0.0
+        # A line that a killed process left unfinished is ended here, and skipped by the reader.
+        self._append(b"\n" if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n") else b"")
+        self.stage("loading", 0)
+
+    def stage(self, stage: str, step: int) -> None:
+        """A new stage begins."""
+        self._write(Progress(stage, step, self._steps, seconds=self._seconds))
+
+    def step(self, standing: Standing) -> None:
+        """A step is done."""
+        self._recent = [*self._recent[-9:], standing.seconds - self._seconds] if self._seconds else self._recent
+        self._seconds = standing.seconds
+        mean = sum(self._recent) / len(self._recent) if self._recent else standing.seconds / standing.step
+        step, loss = standing.losses[-1]
+        left = mean * (self._steps - step)
+        self._write(Progress("training", step, self._steps, loss, standing.seconds, left))
+
+    def notice(self, text: str) -> None:
+        """Something the reader should know; it is kept with the result."""
+        self._notices.append(text)
+        self._write(Progress("loading", 0, self._steps, notice=text))
+
+    def notices(self, before: tuple[str, ...]) -> tuple[str, ...]:
+        """Earlier notices and those of this process."""
+        return (*before, *(notice for notice in self._notices if notice not in before))
+
+    def _write(self, progress: Progress) -> None:
+        self._append(msgspec.json.encode(progress) + b"\n")
+
+    def _append(self, content: bytes) -> None:
+        with self._path.open("ab") as file:
+            file.write(content)
+
+
+def _finish(order: TrainingOrder, base: Any, training: Training, standing: Standing, told: Told) -> Trained:
+    """Write adapter, merged weights and the result, in this order."""
+    from antiphon.training.convert import convert
+
+    told.stage("converting", standing.step)
+    folder = Path(order.folder)
+    adapter, weights = folder / ADAPTER, folder / WEIGHTS
+    adapter_sha256 = training.model.save(adapter)
+    weights_sha256 = convert(base, adapter, weights, order.recipe.precision, adapter_sha256=adapter_sha256)
+    trained = Trained(
+        identity=order.identity,
+        code=code_identity(),
+        adapter=TrainedFile(str(adapter), adapter_sha256, adapter.stat().st_size),
+        weights=TrainedFile(str(weights), weights_sha256, weights.stat().st_size),
+        losses=standing.losses,
+        seconds=standing.seconds,
+        environment={
+            **libraries(),
+            "python": sys.version.split()[0],
+            "threads": str(order.recipe.threads),
+            "processor": child.processor(),
+        },
+        notices=told.notices(standing.notices),
+    )
+    replace_file(folder / RESULT, msgspec.json.encode(trained))
+    return trained
+
+
+def _encoded(learned: tuple[examples.Example, ...], base: Any) -> list[batches.Encoded]:
+    from antiphon.training.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary(base)
+    return [batches.encode(example, vocabulary, base.context_tokens) for example in learned]
+
+
+def _torch(recipe: Recipe) -> Any:
+    """torch, set to compute the same each time."""
+    import torch as library
+    import transformers.utils.logging as reports
+
+    torch: Any = library
+    silence: Any = reports.set_verbosity_error
+    silence()
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # Nothing here reads memory it did not write.
+    return torch
+
+
+def _require_space(folder: Path, checkpoint_bytes: int, order: TrainingOrder) -> None:
+    """Refuse to begin what cannot be written: three checkpoints, the adapter, and weights in two bytes a value."""
+    needed = 4 * checkpoint_bytes + 4 * os.path.getsize(order.base_path)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise SetupError(
+            f"The training needs {needed >> 20} MiB of disk and {free >> 20} MiB are free.",
+            where=str(folder),
+            next_step="Free some space and order it again.",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The base model with LoRA matrices on every linear layer, and their float32 masters.
+
+The model computes in bfloat16. What is trained is one flat float32 vector, the *masters*; after each update the model's
+matrices are its values rounded. With float32 matrices inside the model a step takes twice as long, and updates of a
+bfloat16 matrix smaller than its last bit would be lost.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.training.base import Base
+from antiphon.training.files import file_sha256, replace_file
+from antiphon.training.order import ParentAdapter
+from antiphon.training.recipe import Recipe
+
+
+class LoraModel:
+    """A Llama model to be fine-tuned.
+
+    Attributes:
+        llama: the ``transformers`` model with peft's matrices in it.
+        masters: the flat vector that is trained, float32, shape ``(parameters,)``; ``masters.grad`` is its gradient.
+    """
+
+    def __init__(self, base: Base, recipe: Recipe) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(recipe.seed)
+        adapted: Any = get_peft_model(
+            _llama(base),
+            LoraConfig(
+                r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
+            ),
+            autocast_adapter_dtype=False,
+        )
+        adapted.train()
+        self.llama: Any = adapted.base_model.model
+        self._base_sha256 = base.sha256
+        self._recipe = recipe
+        named = sorted((name, parameter) for name, parameter in adapted.named_parameters() if parameter.requires_grad)
+        self._names = [name.replace(".default.", ".") for name, _ in named]
+        self._matrices: list[Any] = [parameter for _, parameter in named]
+        flat = torch.cat([matrix.detach().float().reshape(-1) for matrix in self._matrices])
+        self.masters: Any = torch.nn.Parameter(flat)
+        self.masters.grad = torch.zeros_like(flat)
+        self.round()
+
+    def backward(self, tokens: Any, weights: Any, share: float) -> float:
+        """Add the gradient of a group's loss, times ``share``, to the masters' gradient; returns that part of the loss.
+
+        The output layer runs only where something is learned.
+
+        Args:
+            tokens: int64, shape (examples, length), padded on the right: with causal attention no token sees what
+                follows it, so padding needs no mask.
+            weights: float32, the same shape: what predicting each token counts.
+        """
+        from torch.nn.functional import cross_entropy
+
+        hidden = self.llama.model(input_ids=tokens).last_hidden_state
+        learned = weights[:, 1:] > 0
+        logits = self.llama.lm_head(hidden[:, :-1][learned]).float()
+        surprise = cross_entropy(logits, tokens[:, 1:][learned], reduction="none")
+        loss = (surprise * weights[:, 1:][learned]).sum() * share
+        loss.backward()
+        position = 0
+        for matrix in self._matrices:
+            size = matrix.numel()
+            self.masters.grad[position : position + size].add_(matrix.grad.reshape(-1))
+            matrix.grad = None
+            position += size
+        return float(loss.detach())
+
+    def round(self) -> None:
+        """Set the model's matrices to the masters' values."""
+        import torch
+
+        with torch.no_grad():
+            position = 0
+            for matrix in self._matrices:
+                size = matrix.numel()
+                matrix.copy_(self.masters[position : position + size].view_as(matrix))
+                position += size
+
+    def save(self, path: Path) -> str:
+        """Write the masters under peft's names as safetensors; returns the file's SHA-256 hex."""
+        import torch
+        from safetensors.torch import save
+
+        tensors: dict[str, Any] = {}
+        position = 0
+        with torch.no_grad():
+            for name, matrix in zip(self._names, self._matrices, strict=True):
+                size = matrix.numel()
+                tensors[name] = self.masters[position : position + size].view_as(matrix).clone()
+                position += size
+        made_of = {"alpha": self._recipe.alpha, "base_sha256": self._base_sha256, "rank": self._recipe.rank}
+        replace_file(path, save(tensors, {"adapter": json.dumps(made_of)}))
+        return file_sha256(path)
+
+    def continue_from(self, parent: ParentAdapter) -> None:
+        """Begin with an earlier version's matrices.
+
+        Raises:
+            Corrupt: the adapter is gone or changed.
+            InvalidInput: it is of another base model, rank or alpha.
+        """
+        import torch
+
+        tensors, made_of = read_adapter(Path(parent.path), parent.sha256)
+        recipe = {"alpha": self._recipe.alpha, "base_sha256": self._base_sha256, "rank": self._recipe.rank}
+        if made_of != recipe or sorted(tensors) != self._names:
+            raise InvalidInput(
+                f"The earlier adapter is of {made_of}, the recipe of {recipe}.",
+                where=parent.path,
+                next_step="Train from the base model, or keep base, rank and alpha.",
+            )
+        with torch.no_grad():
+            self.masters.copy_(torch.cat([tensors[name].reshape(-1) for name in self._names]))
+        self.round()
+
+
+def read_adapter(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An adapter's float32 matrices by peft's names, and what it was made of (alpha, base_sha256, rank).
+
+    Raises:
+        Corrupt: the file is gone, changed or no adapter.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    next_step = "Rebuild the version with `antiphon models rebuild`, or train without it."
+    if not path.is_file():
+        raise Corrupt("The adapter is gone.", where=str(path), next_step=next_step)
+    if sha256 is not None and (found := file_sha256(path)) != sha256:
+        raise Corrupt(
+            f"The adapter is corrupt: sha256 {found} instead of {sha256}.", where=str(path), next_step=next_step
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            made_of = dict(json.loads(file.metadata()["adapter"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"The file is no adapter ({error}).", where=str(path), next_step=next_step) from error
+    return tensors, made_of
+
+
+def _llama(base: Base) -> Any:
+    """The base model in bfloat16, its matrices frozen by peft."""
+    import torch
+    import transformers
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    # Eager attention: on a CPU its backward pass at these lengths is faster than that of the fused kernel.
+    library: Any = transformers
+    configuration = library.LlamaConfig(**base.configuration(), attn_implementation="eager")
+    with torch.device("meta"):
+        model: Any = library.LlamaForCausalLM(configuration)
+    state = {name: torch.from_numpy(matrix.copy()).to(torch.bfloat16) for name, matrix in base.tensors()}
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    tied = {"lm_head.weight"} if configuration.tie_word_embeddings else set()
+    if unexpected or set(missing) - tied:
+        raise InvalidInput(
+            f"The base model lacks {sorted(set(missing) - tied)} or has {unexpected} too many.",
+            where=str(base.path),
+            next_step="Take another base model.",
+        )
+    model.tie_weights()
+    model.model.rotary_emb = LlamaRotaryEmbedding(configuration)
+    return model

@@ -1,0 +1,289 @@
+"""Training processes as the worker sees them: started, followed, paused, stopped, and begun again after a crash.
+
+Invariant: at most one process trains in a folder, and none outlives its worker. A process may be killed at any instant,
+so every way of ending it is safe; asking first only saves the steps since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, Conflict, SetupError
+from antiphon.training import child
+from antiphon.training.order import (
+    ERROR,
+    LOG,
+    PROGRESS,
+    RESULT,
+    Failure,
+    Progress,
+    Trained,
+    TrainingOrder,
+    raised,
+    read_result,
+    write_order,
+)
+from antiphon.training.recipe import require_libraries
+
+_COMMAND = (sys.executable, "-m", "antiphon.training.fine_tune")
+_RESTARTS = 2
+_POLL_SECONDS = 0.1
+_LOG_BOUND = 1_000_000
+_LEFT_OVER_LOOKS = 1_000
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A training process that runs now. ``latest`` is what it last told."""
+
+    name: str
+    folder: str
+    pid: int
+    latest: Progress | None
+
+
+class TrainingProcesses:
+    """The training processes of one worker.
+
+    Call :meth:`run` on a thread that lives as long as the worker: the kernel ends a process when the thread that
+    started it ends.
+
+    Args:
+        command: what is run with the folder as its argument.
+        stop_seconds: how long a process that was asked to stop may take before it is killed.
+    """
+
+    def __init__(self, clock: Clock, *, command: Sequence[str] = _COMMAND, stop_seconds: float = 60.0) -> None:
+        self._clock = clock
+        self._command = tuple(command)
+        self._stop_seconds = stop_seconds
+        self._children: dict[str, _Child] = {}
+        self._folders: set[str] = set()
+        self._paused = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether processes are held: a new one waits as well."""
+        return self._paused
+
+    @property
+    def running(self) -> tuple[Running, ...]:
+        """The processes that run now, paused ones included."""
+        return tuple(
+            Running(one.order.name, one.order.folder, one.process.pid, one.latest) for one in self._children.values()
+        )
+
+    def pause_all(self) -> None:
+        """Take the processor from every process at once, in the middle of a step. Calling it again does nothing."""
+        self._paused = True
+        for one in self._children.values():
+            one.pause()
+
+    def resume_all(self) -> None:
+        """Let every process go on where it was. Calling it again does nothing."""
+        self._paused = False
+        for one in self._children.values():
+            one.signal(signal.SIGCONT)
+
+    async def run(
+        self, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
+    ) -> Trained:
+        """Train as ordered and return what was made; a folder that is complete is not trained again.
+
+        A process that ends without a reason is begun again from its checkpoint, twice.
+
+        Args:
+            on_progress: called on the event loop, once a step and with notices.
+            stopping: asked a few times a second; once true, the process ends after its step, with a checkpoint.
+
+        Raises:
+            asyncio.CancelledError: it was stopped; the same order goes on from there.
+            Conflict: this worker already trains in that folder.
+            InvalidInput, Corrupt, SetupError: the order cannot be trained; says what to do.
+        """
+        order.recipe.check()
+        folder = Path(order.folder)
+        key = str(folder.resolve())
+        if key in self._folders:
+            raise Conflict("This folder is being trained in.", where=key, next_step="Wait for that training.")
+        self._folders.add(key)
+        try:
+            trained, wrong = await asyncio.to_thread(read_result, order)
+            if trained is not None:
+                return trained
+            require_libraries()
+            if wrong is not None:
+                on_progress(Progress("loading", 0, order.recipe.steps, notice=wrong))
+            await asyncio.to_thread(self._prepare, order)
+            for _ in range(_RESTARTS + 1):
+                code, last_words = await self._once(key, order, on_progress, stopping)
+                trained, _ = await asyncio.to_thread(read_result, order)
+                if trained is not None:
+                    return trained
+                if code in (child.FAILED, child.DISK_FULL, child.OUT_OF_MEMORY):
+                    raise _failure(folder, code, last_words)
+                if stopping():
+                    raise asyncio.CancelledError
+                on_progress(Progress("loading", 0, order.recipe.steps, notice=f"The training process {_ended(code)}."))
+            raise SetupError(
+                f"The training process {_ended(code)}, {_RESTARTS + 1} times. It last wrote: {last_words or 'nothing'}",
+                where=str(folder / LOG),
+                next_step="If memory is short, lower `batch`; ordered again, it goes on from the last checkpoint.",
+            )
+        finally:
+            self._folders.discard(key)
+
+    def _prepare(self, order: TrainingOrder) -> None:
+        """End what a dead worker left running in the folder, and put the order into it."""
+        folder = Path(order.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        pid = child.left_over(folder)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            for _ in range(_LEFT_OVER_LOOKS):
+                if child.left_over(folder) != pid:
+                    break
+                time.sleep(0.01)
+        for stale in (RESULT, ERROR):
+            (folder / stale).unlink(missing_ok=True)
+        write_order(order)
+
+    async def _once(
+        self, key: str, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
+    ) -> tuple[int, str]:
+        """One process from its start to its end: exit code and the end of its log."""
+        folder = Path(order.folder)
+        log = folder / LOG
+        if log.exists() and log.stat().st_size > _LOG_BOUND:
+            log.unlink()
+        follower = _Follower(folder / PROGRESS)
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                str(folder),
+                "--parent",
+                str(os.getpid()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **child.environment(order.recipe.threads)},
+                start_new_session=True,
+            )
+        one = self._children[key] = _Child(order, process)
+        ended = asyncio.ensure_future(process.wait())
+        asked_at: float | None = None
+        try:
+            if self._paused:
+                one.pause()
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=_POLL_SECONDS)
+                for progress in follower.new():
+                    one.latest = progress
+                    on_progress(progress)
+                if asked_at is None and stopping():
+                    asked_at = self._clock.monotonic()
+                    one.ask_to_stop()
+                if asked_at is not None and self._clock.monotonic() - asked_at > self._stop_seconds:
+                    one.signal(signal.SIGKILL)
+        finally:
+            if not ended.done():
+                one.ask_to_stop()
+                await asyncio.wait({ended}, timeout=min(self._stop_seconds, 10.0))
+                one.signal(signal.SIGKILL)
+                await ended
+            del self._children[key]
+        return ended.result(), _last_line(log)
+
+
+class _Child:
+    """A process in a session and group of its own."""
+
+    def __init__(self, order: TrainingOrder, process: asyncio.subprocess.Process) -> None:
+        self.order = order
+        self.process = process
+        self.latest: Progress | None = None
+        self._asked = False
+
+    def pause(self) -> None:
+        """Stop it, unless it was asked to end: it must run for that."""
+        if not self._asked:
+            self.signal(signal.SIGSTOP)
+
+    def ask_to_stop(self) -> None:
+        """Let it finish its step and end; a paused one is continued first."""
+        self._asked = True
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal its whole group."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+
+class _Follower:
+    """Reads the lines that were appended to a file since it was made; a line that is no progress is skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+        self._decoder = msgspec.json.Decoder(Progress)
+
+    def new(self) -> list[Progress]:
+        """Whole lines since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._position += len(whole)
+        told = []
+        for line in whole.splitlines():
+            with suppress(msgspec.DecodeError):
+                told.append(self._decoder.decode(line))
+        return told
+
+
+def _failure(folder: Path, code: int, last_words: str) -> AntiphonError:
+    """The error that the process told, or what its exit code says when it could not write."""
+    try:
+        return raised(msgspec.json.decode((folder / ERROR).read_bytes(), type=Failure))
+    except (OSError, msgspec.DecodeError):
+        if code == child.DISK_FULL:
+            return child.disk_full(folder)
+        if code == child.OUT_OF_MEMORY:
+            return child.out_of_memory(folder)
+        return AntiphonError(
+            f"The training failed without saying why; it last wrote: {last_words or 'nothing'}",
+            where=str(folder / LOG),
+            next_step="Order it again: it goes on from the last checkpoint.",
+        )
+
+
+def _ended(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with {code} before it was done"
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 2_000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

@@ -1,0 +1,241 @@
+"""What the engine has to serve follows the catalog: a real database, and an engine that says what it was told."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.catalog.examples import DEV, NOON, bundle, open_database
+
+from antiphon.app.served_models import LINGER_SECONDS, RETRY_SECONDS, ServedModels
+from antiphon.catalog.database import Database
+from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
+from antiphon.catalog.releases import ModelPin, Release, Releases
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.definitions.learning import Rollout
+from antiphon.engine.messages import Described, ServedModel
+from antiphon.testing.scripted_engine import Says, ScriptedEngine
+
+
+class Engine(ScriptedEngine):
+    """Refuses the models named in ``broken``; ``restart`` makes it forget what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__([Says("yes")])
+        self.broken: set[str] = set()
+        self.calls = 0
+
+    async def serve(self, models: Any) -> Described:
+        self._require_reachable()
+        self.calls += 1
+        self.declared.append(tuple(model for model in models if model.name not in self.broken))
+        for model in models:
+            if model.name in self.broken:
+                raise Corrupt("The weights are other ones.", where=model.path)
+        return await self.describe()
+
+    def restart(self) -> None:
+        self.declared.clear()
+
+    @property
+    def served(self) -> list[str]:
+        return [model.name for model in self.declared[-1]] if self.declared else []
+
+
+class Desk:
+    """A catalog, an engine, and what keeps the one what the other needs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock(NOON)
+        self.database: Database = open_database(folder, self.clock)
+        self.releases, self.models = Releases(self.database), ModelVersions(self.database)
+        self.rollouts = Rollouts(self.database)
+        self.engine = Engine()
+        self.folder = folder / "models"
+        self.served_models = self.again()
+
+    def again(self) -> ServedModels:
+        return ServedModels(
+            DEV, self.releases, self.models, self.rollouts, self.engine, self.folder, self.clock, every=0.001
+        )
+
+    def release(self, number: int, application: str = "desk", *, stage: Any = None, live: bool = False) -> Release:
+        """A release that pins the application's model version of this number."""
+        version = f"{application}.v{number}"
+        self.models.add(model_version(version, application, number))
+        made = self.releases.add(
+            msgspec.structs.replace(bundle(application), model=ModelPin(version, f"sha-{version}", version)),
+            DEV,
+            "me",
+            "trained",
+        )
+        if stage is not None:
+            self.releases.set_stage(DEV, made.id, stage, principal="me", reason="")
+        if live:
+            self.releases.activate(DEV, application, made.id, "me", "")
+        return made
+
+    async def settled(self) -> list[str]:
+        """What is served once what lingers is gone."""
+        await self.served_models.reconcile()
+        self.clock.advance(timedelta(seconds=LINGER_SECONDS + 1))
+        await self.served_models.reconcile()
+        return self.engine.served
+
+
+def model_version(name: str, application: str, number: int) -> ModelVersion:
+    return ModelVersion(
+        id=name,
+        scope=DEV,
+        application=application,
+        number=number,
+        base="smollm2-135m",
+        base_sha256="b",
+        dataset="ds_1",
+        dataset_hash="d",
+        replay_datasets=(),
+        parent=None,
+        recipe={},
+        identity=f"identity of {name}",
+        code="c",
+        adapter=ModelFile(f"{application}/{name}.safetensors", "a", 1),
+        weights=ModelFile(f"{application}/{name}.gguf", f"sha-{name}", 1),
+        losses=(),
+        seconds=1.0,
+        environment={},
+        run=None,
+        created_at=NOON,
+    )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.database.close()
+
+
+async def test_the_live_release_and_the_one_before_are_served(desk: Desk) -> None:
+    for number in (1, 2, 3):
+        desk.release(number, live=True)
+    assert await desk.settled() == ["desk.v2", "desk.v3"]
+    assert desk.engine.declared[-1][0] == ServedModel("desk.v2", str(desk.folder / "desk/desk.v2.gguf"), "sha-desk.v2")
+    desk.releases.rollback(DEV, "desk", "me", "worse")
+    assert await desk.settled() == ["desk.v1", "desk.v2"]
+
+
+async def test_a_rollout_and_the_newest_that_waits_are_served_for_every_application(desk: Desk) -> None:
+    control = desk.release(1, live=True)
+    candidate = desk.release(2, stage="canary")
+    desk.release(3, stage="validated")
+    desk.release(4)
+    desk.release(5, stage="retired")
+    desk.release(1, "other", stage="validated")
+    rollout = desk.rollouts.start(
+        DEV, "desk", candidate.id, control.id, Rollout(canary=(5,)), "me", "better", state="canary"
+    )
+    assert await desk.settled() == ["desk.v1", "desk.v2", "desk.v4", "other.v1"]
+    desk.rollouts.move(
+        DEV,
+        rollout.id,
+        state="rolled_back",
+        step=0,
+        held=False,
+        reason="worse",
+        principal="judge",
+        expected=("canary", 0),
+    )
+    assert await desk.settled() == ["desk.v1", "desk.v4", "other.v1"]
+
+
+async def test_a_release_of_an_untrained_model_needs_nothing(desk: Desk) -> None:
+    made = desk.releases.add(bundle(), DEV, "me", "")
+    desk.releases.activate(DEV, "desk", made.id, "me", "")
+    assert await desk.settled() == []
+    assert desk.engine.calls == 1
+
+
+async def test_the_engine_is_asked_only_when_something_changed_or_it_forgot(desk: Desk) -> None:
+    desk.release(1, live=True)
+    for _ in range(3):
+        await desk.served_models.reconcile()
+    assert desk.engine.calls == 1
+    desk.release(2)
+    await desk.served_models.reconcile()
+    assert (desk.engine.calls, desk.engine.served) == (2, ["desk.v1", "desk.v2"])
+    desk.engine.restart()
+    await desk.served_models.reconcile()
+    assert (desk.engine.calls, desk.engine.served) == (3, ["desk.v1", "desk.v2"])
+    # A worker that starts cannot know what the engine was told before.
+    await desk.again().reconcile()
+    assert desk.engine.calls == 4
+
+
+async def test_what_is_needed_no_more_is_served_as_long_as_a_request_may_take(desk: Desk) -> None:
+    first = desk.release(1)
+    await desk.served_models.reconcile()
+    desk.releases.set_stage(DEV, first.id, "retired", principal="me", reason="")
+    desk.clock.advance(timedelta(seconds=LINGER_SECONDS - 1))
+    await desk.served_models.reconcile()
+    assert desk.engine.served == ["desk.v1"]
+    desk.clock.advance(timedelta(seconds=2))
+    await desk.served_models.reconcile()
+    assert desk.engine.served == []
+
+
+async def test_a_model_that_cannot_be_loaded_is_tried_again_later_and_holds_up_no_other(desk: Desk) -> None:
+    desk.release(1, live=True)
+    desk.release(2)
+    desk.engine.broken = {"desk.v2"}
+    with pytest.raises(Corrupt):
+        await desk.served_models.reconcile()
+    assert desk.engine.served == ["desk.v1"]
+    await desk.served_models.reconcile()
+    assert desk.engine.calls == 1
+    await desk.served_models.require("desk.v1")
+    with pytest.raises(Unavailable, match=r"desk\.v2"):
+        await desk.served_models.require("desk.v2")
+    desk.release(3)  # Something new is asked for at once.
+    with pytest.raises(Corrupt):
+        await desk.served_models.require("desk.v2")
+    assert desk.engine.calls == 2
+    await desk.served_models.require("desk.v3")
+    desk.engine.broken.clear()
+    desk.clock.advance(timedelta(seconds=RETRY_SECONDS + 1))
+    await desk.served_models.require("desk.v2")
+
+
+async def test_an_engine_that_is_away_is_told_as_soon_as_it_is_back(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    desk.release(1, live=True)
+    desk.engine.away = True
+    stop = asyncio.Event()
+    running = asyncio.create_task(desk.served_models.run_until(stop))
+    async with asyncio.timeout(10):
+        while "cannot be reached" not in caplog.text:
+            await asyncio.sleep(0.001)
+        desk.engine.away = False
+        while desk.engine.served != ["desk.v1"]:
+            await asyncio.sleep(0.001)
+        stop.set()
+        await running
+    assert caplog.text.count("cannot be reached") == 1
+
+
+async def test_a_pinned_model_that_is_not_registered_is_left_out_and_named(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.release(1, live=True)
+    ghost = msgspec.structs.replace(bundle(), model=ModelPin("desk.v9", "x", "desk.v9"))
+    desk.releases.add(ghost, DEV, "me", "")
+    await desk.served_models.reconcile()
+    assert desk.engine.served == ["desk.v1"]
+    assert "desk.v9, which is not registered" in caplog.text

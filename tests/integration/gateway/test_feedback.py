@@ -1,0 +1,176 @@
+"""Outcomes over HTTP: authenticated, authorised, one or many, each with what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from tests.integration.learning.joining import Desk
+from tests.unit.catalog.examples import DEV, NOON
+
+from antiphon.catalog.datasets import Datasets
+from antiphon.gateway import openapi
+from antiphon.gateway.application import OPERATIONS, create_app
+from antiphon.governance.identity import Keys
+from antiphon.learning.monitoring import Monitor
+from antiphon.testing import fakes
+
+
+class Outcomes:
+    """The port over a desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._monitor = Monitor(
+            outcomes=desk.outcomes,
+            receipts=desk.receipts,
+            datasets=Datasets(desk.database),
+            applications=desk.declared,
+            lake=None,  # type: ignore[arg-type]
+            clock=desk.clock,
+        )
+
+    def take(self, scope: Any, principal: str, arriving: Sequence[Any]) -> Any:
+        return self._desk.joiner.take_many(scope, principal, arriving)
+
+    def list(self, scope: Any, application: str, status: Any, before: datetime | None, limit: int) -> Any:
+        return self._desk.outcomes.list(scope, application, status=status, before=before, limit=limit)
+
+    def performance(self, scope: Any, application: str, since: datetime | None, until: datetime | None) -> Any:
+        return self._monitor.performance(scope, application, since=since, until=until)
+
+    def drift(self, scope: Any, application: str) -> Any:
+        return self._monitor.drift(scope, application)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+async def client(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(fakes.gateway_services(desk.database, outcomes=Outcomes(desk)), sampling=False)
+    key, _ = Keys(desk.database, fakes.SECRET).create("default", "sender", "service")
+    headers = {"authorization": f"Bearer {key}"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://desk", headers=headers) as client:
+        yield client
+
+
+def sent(value: str = "delayed", **fields: Any) -> dict[str, Any]:
+    known = (NOON + timedelta(hours=1)).isoformat()
+    return {"application": "desk", "value": value, "prediction": "p1", "available_at": known} | fields
+
+
+async def test_one_outcome(client: httpx.AsyncClient, desk: Desk) -> None:
+    desk.predict("p1")
+    answer = await client.post("/v1/feedback", json=sent(id="f1"))
+    assert answer.status_code == 200, answer.text
+    (kept,) = desk.outcomes.list(DEV)
+    line = {"status": "joined", "predictions": ["p1"], "outcomes": [kept.id], "error": None}
+    assert answer.json() == {"outcomes": [line], "counts": {"joined": 1}}
+    assert kept.principal == "sender"
+    listed = (await client.get("/admin/outcomes/desk", params={"status": "joined"})).json()["outcomes"]
+    assert [(each["id"], each["value"], each["reference"]) for each in listed] == [(kept.id, "delayed", "f1")]
+    assert "entity" not in listed[0]
+
+
+async def test_many_outcomes_each_with_what_became_of_it(client: httpx.AsyncClient, desk: Desk) -> None:
+    desk.predict("p1")
+    of_moment = {"prediction": None, "entity": {"origin": "EWR", "dest": "SFO"}, "at": NOON.isoformat()}
+    answer = await client.post(
+        "/v1/feedback",
+        json={"outcomes": [sent(**of_moment), sent(id="b"), sent("maybe"), sent(prediction="gone")]},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["counts"] == {"joined": 1, "duplicate": 1, "refused": 1, "unknown": 1}
+    refused = answer.json()["outcomes"][2]
+    assert refused["error"]["code"] == "invalid_input"
+    assert "Send one of on_time, delayed" in refused["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (sent("maybe"), 400, "is no label"),
+        (sent(available_at=NOON.replace(year=2012).isoformat()), 400, "An outcome before its prediction"),
+        (sent(application="gone"), 404, "no application 'gone'"),
+        (sent(labell="x"), 400, "Unknown parameter: 'labell'"),
+        (sent(kind="smile"), 400, "Invalid enum value"),
+        (sent(at="noon"), 400, "RFC3339"),
+        ({"outcomes": []}, 400, "length >= 1"),
+        ({"outcomes": [sent(labell="x")]}, 400, "labell"),
+        ({"outcomes": [{"application": "desk", "value": "x"}] * 1_001}, 413, "at most 1000 at a time"),
+    ],
+)
+async def test_what_cannot_be_taken_is_said(
+    client: httpx.AsyncClient, desk: Desk, body: dict[str, Any], status: int, told: str
+) -> None:
+    desk.predict("p1")
+    answer = await client.post("/v1/feedback", json=body)
+    assert answer.status_code == status, answer.text
+    assert told in answer.json()["error"]["message"]
+    assert desk.outcomes.list(DEV) == []
+
+
+async def test_a_key_that_may_not_is_refused(client: httpx.AsyncClient, desk: Desk) -> None:
+    desk.predict("p1")
+    viewer, _ = Keys(desk.database, fakes.SECRET).create("default", "viewer", "viewer")
+    answer = await client.post("/v1/feedback", json=sent(), headers={"authorization": f"Bearer {viewer}"})
+    assert answer.status_code == 403
+    answer = await client.post("/v1/feedback", json=sent(), headers={"authorization": ""})
+    assert answer.status_code == 401
+    assert desk.outcomes.list(DEV) == []
+
+
+async def test_performance_and_drift(client: httpx.AsyncClient, desk: Desk) -> None:
+    for number in range(60):
+        chance = 0.9 if number % 3 == 0 else 0.2
+        classes = {"outlook": {"delayed": chance, "on_time": 1 - chance}}
+        desk.predict(f"p{number}", NOON + timedelta(hours=4 * number), classes=classes)
+        await client.post(
+            "/v1/feedback",
+            json=sent("delayed" if number % 6 == 0 else "on_time", prediction=f"p{number}", available_at=None),
+        )
+    found = (await client.get("/admin/outcomes/desk/performance")).json()
+    # Known "now", ten days on, is late for all but the last day's predictions.
+    assert found["counts"]["label"]["late"] + found["counts"]["label"]["joined"] == 60
+    assert found["coverage"] == [
+        {"release": "rel_1", "predictions": 60, "labelled": found["counts"]["label"]["joined"]}
+    ]
+    assert found["whole"]["rows"] == found["counts"]["label"]["joined"] > 0
+    assert sum(day["scores"]["rows"] for day in found["days"]) == found["whole"]["rows"]
+    bounded = await client.get("/admin/outcomes/desk/performance", params={"until": NOON.isoformat()})
+    assert bounded.json()["whole"] is None
+    assert (await client.get("/admin/outcomes/gone/performance")).status_code == 404
+    mute = await client.get("/admin/outcomes/mute/performance")
+    assert (mute.status_code, "declares no outcome" in mute.text) == (400, True)
+    drift = (await client.get("/admin/outcomes/desk/drift")).json()
+    assert (drift["reference"], drift["forecast"]["verdict"]) == ("first week", "too-few")
+
+
+async def test_datasets_are_listed_and_shown(client: httpx.AsyncClient, desk: Desk) -> None:
+    from tests.contract.catalog.test_datasets import dataset
+
+    Datasets(desk.database).add(dataset("d1"))
+    listed = (await client.get("/admin/datasets", params={"application": "desk", "kind": "training"})).json()
+    assert [(line["id"], line["rows"]) for line in listed["datasets"]] == [("d1", 100)]
+    shown = (await client.get("/admin/datasets/d1")).json()
+    assert shown["spec"]["history"]["name"] == "flown"
+    assert (await client.get("/admin/datasets/d2")).status_code == 404
+
+
+def test_the_operations_can_be_described() -> None:
+    document = openapi.document(OPERATIONS)
+    names = [each["operationId"] for path in document["paths"].values() for each in path.values()]
+    assert len(names) == len(set(names))
+    schema = document["components"]["schemas"]["Performance"] | {"components": document["components"]}
+    jsonschema.Draft202012Validator.check_schema(schema)

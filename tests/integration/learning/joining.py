@@ -1,0 +1,96 @@
+"""A catalog with an application that learns from outcomes, and predictions to have outcomes of."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.unit.catalog.examples import DEV, NOON, application, open_database, receipt
+
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.outcomes import Outcomes
+from antiphon.catalog.receipts import Receipt, Receipts
+from antiphon.core.clock import ManualClock
+from antiphon.core.errors import NotFound
+from antiphon.core.ids import canonical, content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import Outcome as DeclaredOutcome
+from antiphon.learning.matching import subject_of
+from antiphon.learning.outcomes import OutcomeJoiner
+
+KEY = b"k" * 32
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"outlook": {"enum": ["on_time", "delayed"]}, "notice": {"type": "string"}},
+        "required": ["outlook", "notice"],
+        "additionalProperties": False,
+    }
+)
+
+
+def learning_desk(name: str = "desk", **fields: Any) -> ApplicationSpec:
+    given: dict[str, Any] = {
+        "output_schema": SCHEMA,
+        "classes": ("outlook",),
+        "entity_keys": ("origin", "dest"),
+        "outcome": DeclaredOutcome("outlook", positive="delayed", window="24h"),
+    }
+    return application(name, **(given | fields))
+
+
+class Declared:
+    """Implements the port ``Applications``."""
+
+    def __init__(self, *applications: ApplicationSpec) -> None:
+        self.known = {each.name: each for each in applications}
+
+    def get(self, scope: Scope, name: str) -> ApplicationSpec:
+        if name not in self.known:
+            raise NotFound(f"There is no application {name!r}.")
+        return self.known[name]
+
+
+class Desk:
+    """Everything that joining needs, on real SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock(NOON + timedelta(days=10))
+        self.database = open_database(folder, self.clock)
+        self.outcomes = Outcomes(self.database)
+        self.receipts = Receipts(self.database)
+        self.declared = Declared(learning_desk(), learning_desk("mute", outcome=None))
+        self.joiner = self.new_joiner()
+
+    def new_joiner(self) -> OutcomeJoiner:
+        return OutcomeJoiner(
+            database=self.database,
+            outcomes=self.outcomes,
+            receipts=self.receipts,
+            texts=Blobs(self.database),
+            applications=self.declared,
+            subject_key=KEY,
+        )
+
+    def predict(
+        self, prediction: str, as_of: datetime = NOON, origin: str = "EWR", dest: str = "SFO", **fields: Any
+    ) -> Receipt:
+        entity = canonical({"dest": dest, "origin": origin})
+        made = receipt(
+            prediction,
+            as_of=as_of,
+            created_at=self.clock.now(),
+            subject=subject_of(KEY, DEV, {"origin": origin, "dest": dest}),
+            entity_blob=content_hash(entity),
+            classes={"outlook": {"on_time": 0.75, "delayed": 0.25}},
+        )
+        made = msgspec.structs.replace(made, **fields)
+        self.receipts.add(made, [entity])
+        return made
+
+    def close(self) -> None:
+        self.database.close()

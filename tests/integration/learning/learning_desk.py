@@ -1,0 +1,256 @@
+"""A small desk that trains: everything is the product's own but the model, the child process and where rows come from.
+
+:class:`PastFlights` stands for the dataset builder (its own tests are elsewhere): one flight an hour, the greater the
+delay the likelier late. :class:`WritingTrainer` stands for the training process and writes files that follow from the
+order alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow
+import pyarrow.parquet
+from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk
+
+from antiphon.catalog.datasets import Dataset, DatasetSpec
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.releases import Release
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.ids import content_hash
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import FineTune, Gates, Rollout, TrainingWindow
+from antiphon.definitions.prompt import Prompt
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.durable.run import ENDED, Run
+from antiphon.governance.audit import AuditLog
+from antiphon.learning import dataset_plan
+from antiphon.learning.dataset_reader import read_rows
+from antiphon.learning.rebuilding import WORKFLOW as REBUILD
+from antiphon.learning.rebuilding import Rebuilding
+from antiphon.learning.retraining import WORKFLOW as TRAIN
+from antiphon.learning.retraining import Retraining
+from antiphon.learning.retraining_steps import Services
+from antiphon.learning.training_orders import TrainingOrders, TrainOrder
+from antiphon.releases.rollout import RolloutTransitions
+from antiphon.testing.scripted_engine import MODEL
+from antiphon.testing.small_desk import SCOPE, START
+from antiphon.training.order import Progress, Trained, TrainedFile, TrainingOrder
+from antiphon.training.recipe import code_identity, libraries
+
+TRAINS: ApplicationSpec = msgspec.structs.replace(
+    LEARNS,
+    fine_tune=FineTune(
+        base="scripted",
+        targets={"notice": "Delays average {{ features.congestion.delay }} minutes."},
+        prompt=Prompt("delay {{ features.congestion.delay }} minutes at {{ entity.origin }}", system="Say."),
+        window=TrainingWindow(history="60h", maturity="1s", embargo="30h"),
+        examples=40,
+        batch=8,
+        replay=0.5,
+    ),
+    rollout=Rollout(canary=(50,), step_units=10),
+    # Whole texts and attack sets are evaluation's own tests; here they would only take time.
+    gates=Gates(rows=10, disparity=None, valid_share=None, false_share=None, injected_share=None, leaked_share=None),
+)
+ORDER = TrainOrder("desk", rows=20, texts=0)
+
+
+class PastFlights:
+    """Plans and builds datasets of flights, one an hour."""
+
+    def __init__(self, desk: LearningDesk) -> None:
+        self._desk = desk
+        self.changed: str | None = None
+        """What a rebuild is told to have changed."""
+        self.label: Callable[[int], bool] = lambda hour: hour % 8 * 5 > 15 + (hour % 3 - 1) * 10
+        self.built = 0
+
+    def plan(self, application: ApplicationSpec, **wishes: Any) -> DatasetSpec:
+        return dataset_plan.plan(application, None, now=self._desk.clock.now(), **wishes)
+
+    def build(self, spec: DatasetSpec) -> Dataset:
+        self.built += 1
+        moments = [START + timedelta(hours=hour) for hour in range(-200, 200)]
+        chosen = [(hour, moment) for hour, moment in enumerate(moments) if spec.first < moment <= spec.last]
+        chosen = sorted(chosen, key=lambda one: content_hash([spec.seed, one[0]]))[: spec.examples]
+        if not chosen:
+            raise InvalidInput("There is no example.", where="training set", next_step="Take a longer history.")
+        return self._desk.datasets.add(self._dataset(spec, sorted(chosen)))
+
+    def rebuild(self, dataset: str) -> Dataset:
+        known = self._desk.datasets.get(SCOPE, dataset)
+        if self.changed is not None:
+            raise Conflict(f"The dataset {dataset} does not come out the same: {self.changed} changed.")
+        return self.build(known.spec)
+
+    def _dataset(self, spec: DatasetSpec, chosen: list[tuple[int, datetime]]) -> Dataset:
+        late = [self.label(hour) for hour, _ in chosen]
+        columns: dict[str, Any] = {
+            "example": [f"flight-{hour:04}" for hour, _ in chosen],
+            "moment": [moment for _, moment in chosen],
+            "flight": [f"B6 {hour}" for hour, _ in chosen],
+            "origin": ["JFK" if hour % 2 else "LGA" for hour, _ in chosen],
+            "congestion.delay": [float(hour % 8 * 5) for hour, _ in chosen],
+            "congestion.delay.event_time": [moment for _, moment in chosen],
+            "weather.wind": [float(hour % 4 * 5) for hour, _ in chosen],
+            "weather.wind.event_time": [moment for _, moment in chosen],
+            "label": ["delayed" if one else "on_time" for one in late],
+            "label_at": [moment for _, moment in chosen],
+        }
+        folder = self._desk.lake.scratch()
+        pyarrow.parquet.write_table(pyarrow.table(columns), folder / "dataset.parquet")
+        path, sha256, _ = self._desk.lake.put(SCOPE, folder / "dataset.parquet")
+        return Dataset(
+            id=f"data_{content_hash(spec)[:26]}", scope=SCOPE, spec=spec, sources=(), rows=len(chosen),
+            positives=sum(late), dropped={}, columns=tuple(columns), path=path, sha256=sha256,
+            logical_hash=content_hash([late, [hour for hour, _ in chosen]]), created_at=START,
+        )  # fmt: skip
+
+
+class WritingTrainer:
+    """Writes files that follow from the order alone, a step at a time.
+
+    Attributes:
+        before_step: called before each step; what it raises ends the training.
+        salt: other weights from the same order, as a machine that computes otherwise would give.
+    """
+
+    def __init__(self) -> None:
+        self.orders: list[TrainingOrder] = []
+        self.steps: list[int] = []
+        self.before_step: Callable[[int], None] = lambda step: None
+        self.salt = ""
+
+    async def run(
+        self, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
+    ) -> Trained:
+        self.orders.append(order)
+        folder = Path(order.folder)
+        checkpoint = folder / "step"
+        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        for step in range(done, order.recipe.steps):
+            self.before_step(step)
+            await asyncio.sleep(0)
+            self.steps.append(step)
+            checkpoint.write_text(str(step + 1))
+            on_progress(Progress("training", step + 1, order.recipe.steps, loss=1 / (step + 1), left=3.0))
+            if stopping():
+                raise asyncio.CancelledError
+        return Trained(
+            identity=order.identity,
+            code=code_identity(),
+            adapter=self._file(folder / "adapter.safetensors", order),
+            weights=self._file(folder / "weights.gguf", order),
+            losses=tuple((step, 1 / (step + 1)) for step in range(order.recipe.steps)),
+            seconds=1.5,
+            environment={**libraries(), "threads": "1"},
+        )
+
+    def _file(self, path: Path, order: TrainingOrder) -> TrainedFile:
+        content = f"{path.name} of {order.identity}{self.salt}".encode()
+        path.write_bytes(content)
+        return TrainedFile(str(path), hashlib.sha256(content).hexdigest(), len(content))
+
+
+class LearningDesk(EvaluatedDesk):
+    """The desk with its training workflows."""
+
+    def __init__(self, directory: Path, application: ApplicationSpec = TRAINS, **changes: Any) -> None:
+        super().__init__(directory, application=application, **changes)
+        self.application = application
+        self.versions = ModelVersions(self.database)
+        self.rollouts = Rollouts(self.database)
+        self.flights = PastFlights(self)
+        self.trainer = WritingTrainer()
+        self.serving_fails: Exception | None = None
+        self.audit = AuditLog(self.database, b"s" * 32)
+        self.transitions = RolloutTransitions(
+            self.database,
+            self.releases,
+            self.rollouts,
+            audit=self.audit.append,
+            feature_exists=lambda scope, view, version: (view, version) in self.views,
+        )
+        self.services = Services(
+            clock=self.clock,
+            folder=directory / "training",
+            models_folder=directory / "models",
+            threads=1,
+            policy_digest=self.decider.digest,
+            declared=self._declared,
+            datasets=self.flights,
+            dataset=self.datasets.get,
+            rows=lambda dataset: read_rows(dataset, self.lake),
+            base=lambda name: (directory / "base.gguf", "b" * 64),
+            describe=self.engine.describe,
+            trainer=self.trainer,
+            versions=self.versions,
+            releases=self.releases,
+            serve=self._serve,
+            evaluation=self.evaluations.get,
+            evaluations=lambda scope, application: self.evaluations.list(scope, application, limit=1_000),
+            evaluate=self._evaluate,
+            validate=self.validation.validate,
+            under_way=lambda scope, name: self.rollouts.active(scope, name),
+            begin=self.transitions.begin,
+            ended=lambda scope, run: self.runs.get(scope, run).status in ENDED,
+            audit=self.audit.append,
+        )
+        self.orders = TrainingOrders(self.services, self.runs.submit, self.flights)
+
+    async def train(self, order: TrainOrder = ORDER, **changes: Any) -> Run:
+        """Order a training and work until it has ended."""
+        return await self.work(self.orders.place(SCOPE, "me", msgspec.structs.replace(order, **changes)))
+
+    async def work(self, run: str, until: Callable[[Run], bool] = lambda run: run.status in ENDED) -> Run:
+        """Work until the run is as wished, for at most 30 s; then the worker stops."""
+        registry = Registry()
+        registry.add(TRAIN, Retraining(self.services).run)
+        registry.add(REBUILD, Rebuilding(self.services).run)
+        stop = asyncio.Event()
+        executor = Executor(
+            self.database, registry, "worker", clock=self.clock, poll=0.005, backoff=timedelta(0), grace=5.0
+        )
+        working = asyncio.create_task(executor.run_until(stop))
+        try:
+            async with asyncio.timeout(30):
+                while not until(self.runs.get(SCOPE, run)):
+                    await asyncio.sleep(0.005)
+        finally:
+            stop.set()
+            await working
+        return self.runs.get(SCOPE, run)
+
+    def live(self) -> Release:
+        release = self.releases.live(SCOPE, "desk")
+        assert release is not None
+        return release
+
+    def _declared(self, scope: Any, name: str) -> ApplicationSpec:
+        if name != self.application.name:
+            raise NotFound(f"There is no application {name!r}.", where="application")
+        return self.application
+
+    async def _serve(self, release: Release) -> None:
+        if self.serving_fails is not None:
+            raise self.serving_fails
+        name = release.bundle.model.name
+        if name not in {model.name for model in self.engine.models}:
+            self.engine.models = (*self.engine.models, msgspec.structs.replace(MODEL, name=name))
+
+    async def _evaluate(
+        self, release: Release, dataset: Dataset, *, id: str, against: str | None, texts: int, progress: Any
+    ) -> Any:
+        return await self.evaluator.evaluate(
+            release, dataset, mode="classes", whole=texts, against=against, with_attacks=texts > 0, id=id,
+            progress=progress,
+        )  # fmt: skip

@@ -1,0 +1,328 @@
+"""Evaluations through serving's answer(): what is measured, that a crash loses nothing, and who becomes validated."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sklearn.metrics import roc_auc_score
+from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting
+
+from antiphon.core.errors import Conflict, Corrupt, InvalidInput, OutputInvalid, Unavailable
+from antiphon.definitions.application import Reuse
+from antiphon.definitions.learning import Gates
+from antiphon.definitions.prompt import Prompt
+from antiphon.learning.dataset_reader import read_rows
+from antiphon.testing.scripted_engine import Says, ScriptedEngine
+from antiphon.testing.small_desk import DESK, SCOPE, START
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[EvaluatedDesk]:
+    made = EvaluatedDesk(tmp_path)
+    yield made
+    made.close()
+
+
+async def test_every_row_is_a_request_of_the_serving_function(desk: EvaluatedDesk) -> None:
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (40, 40, {})
+    assert {(r.role, r.path, r.release) for r in desk.requests} == {("evaluation", "batch", desk.release.id)}
+    rows = desk.evaluator.rows_of(evaluation).rows
+    receipts = [desk.receipts.get(SCOPE, row.prediction or "") for row in rows]
+    assert {receipt.role for receipt in receipts} == {"evaluation"}
+    assert {receipt.publication for receipt in receipts} == {None}
+    asked = {row.example: row for row in read_rows(desk.dataset, desk.lake)}
+    for row, receipt in zip(rows, receipts, strict=True):
+        features = {feature.name: feature.value for feature in receipt.features}
+        assert features == {name: value.value for name, value in asked[row.example].features.values.items()}
+        assert receipt.as_of == asked[row.example].moment
+        assert row.probability == pytest.approx(receipt.classes["outlook"]["delayed"])
+    assert evaluation.auc is not None
+    assert evaluation.auc.value == pytest.approx(
+        roc_auc_score([row.truth for row in rows], [row.probability for row in rows])
+    )
+    assert evaluation.auc.low < evaluation.auc.value < evaluation.auc.high
+    assert (evaluation.valid_share, evaluation.false_share, evaluation.guard_share) == (1.0, 0.0, 0.0)
+    assert [(part.key, part.value, part.rows) for part in evaluation.slices] == [
+        ("origin", "JFK", 20),
+        ("origin", "LGA", 20),
+    ]
+    assert evaluation.tokens > 0
+    assert desk.evaluations.get(SCOPE, evaluation.id) == evaluation
+
+
+async def test_classes_ask_for_the_label_alone_and_some_rows_for_everything(desk: EvaluatedDesk) -> None:
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", whole=6, with_attacks=False)
+    assert (evaluation.rows, evaluation.whole_rows) == (40, 6)
+    assert [request.only for request in desk.requests].count(("outlook",)) == 34
+    assert [request.only for request in desk.requests].count(()) == 6
+    whole = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    assert (evaluation.auc, evaluation.brier) == (whole.auc, whole.brier)
+
+
+async def test_a_smaller_limit_is_a_part_of_a_larger_one(desk: EvaluatedDesk) -> None:
+    small = {row.example for row in read_rows(desk.dataset, desk.lake, 10)}
+    large = {row.example for row in read_rows(desk.dataset, desk.lake, 25)}
+    assert len(small) == 10
+    assert small < large
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, limit=10, with_attacks=False)
+    assert {request.as_of for request in desk.requests} == {
+        row.moment for row in read_rows(desk.dataset, desk.lake) if row.example in small
+    }
+    assert evaluation.rows == 10
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+async def test_a_crash_in_the_middle_resumes_and_leaves_nothing_validated(desk: EvaluatedDesk) -> None:
+    candidate = desk.candidate()
+
+    def die(request: Any) -> None:
+        if len(desk.requests) == 17:
+            raise Killed
+
+    desk.before = die
+    with pytest.raises(Killed):
+        await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
+    assert desk.evaluations.list(SCOPE) == []
+    assert desk.releases.get(SCOPE, candidate.id).stage == "draft"
+    kept = {
+        json.loads(line)["key"]
+        for line in (desk.directory / "evaluations" / "eval_x.jsonl").read_text().splitlines()[1:]
+    }
+    assert 0 < len(kept) <= 17
+    moments = {f"row:{row.example}": row.moment for row in read_rows(desk.dataset, desk.lake)}
+    desk.before, desk.requests = lambda request: None, []
+    evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
+    assert {request.as_of for request in desk.requests} == {moments[key] for key in moments.keys() - kept}
+    assert len(desk.requests) == 40 - len(kept)
+    assert (evaluation.id, evaluation.rows) == ("eval_x", 40)
+    assert list((desk.directory / "evaluations").iterdir()) == []
+    again = await desk.evaluator.evaluate(candidate, desk.dataset, with_attacks=False, id="eval_x")
+    assert again == evaluation
+    assert len(desk.requests) == 40 - len(kept)
+
+
+async def test_a_killed_process_leaves_what_it_answered_and_nothing_else(tmp_path: Path) -> None:
+    child = [sys.executable, "-m", "tests.integration.learning.evaluate_child", str(tmp_path), "21"]
+    done = subprocess.run(child, cwd=Path(__file__).parents[3], timeout=60, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    desk = EvaluatedDesk(tmp_path, again=True)
+    draft = next(release for release in desk.releases.list(SCOPE, "desk") if release.id != desk.release.id)
+    assert (draft.stage, desk.evaluations.list(SCOPE)) == ("draft", [])
+    evaluation = await desk.evaluator.evaluate(draft, desk.dataset, with_attacks=False, id="eval_killed")
+    assert evaluation.rows == 40
+    assert 19 <= len(desk.requests) <= 40 - 13, "at most the eight that were under way are asked again"
+    desk.close()
+
+
+async def test_a_torn_line_is_asked_again(desk: EvaluatedDesk) -> None:
+    def die(request: Any) -> None:
+        if len(desk.requests) == 12:
+            raise Killed
+
+    desk.before = die
+    with pytest.raises(Killed):
+        await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
+    path = desk.directory / "evaluations" / "eval_x.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:-1]) + whole[-1][: len(whole[-1]) // 2])
+    desk.before = lambda request: None
+    assert (await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")).rows == 40
+
+
+async def test_an_id_is_of_one_evaluation_and_of_one_process(desk: EvaluatedDesk) -> None:
+    def die(request: Any) -> None:
+        raise Killed
+
+    desk.before = die
+    with pytest.raises(Killed):
+        await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
+    with pytest.raises(Conflict, match="another evaluation"):
+        await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False, id="eval_x")
+    import fcntl
+
+    held = os.open(desk.directory / "evaluations" / "eval_x.jsonl", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(Conflict, match="Another process"):
+        await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
+    os.close(held)
+
+
+async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(tmp_path: Path) -> None:
+    def sometimes(request: Any) -> Says:
+        says = forecasting(request)
+        return (
+            msgspec.structs.replace(says, text='{"outlook": "del', reason="length") if "JFK" in request.prompt else says
+        )
+
+    desk = EvaluatedDesk(tmp_path, ScriptedEngine(sometimes))
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    assert (evaluation.rows, evaluation.failed) == (20, {OutputInvalid.code: 20})
+    assert (evaluation.whole_rows, evaluation.valid_share) == (40, 0.5)
+    reasons = {row.reason for row in desk.evaluator.rows_of(evaluation).rows if row.error}
+    assert len(reasons) == 1
+    assert "output schema" in reasons.pop()
+    assert {gate.name for gate in evaluation.gates if gate.passed is False} >= {"answered", "valid_share"}
+    desk.engine.away = True  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable):
+        await desk.evaluator.evaluate(desk.release, desk.dataset, limit=3, with_attacks=False)
+    assert len(desk.evaluations.list(SCOPE)) == 1
+    desk.close()
+
+
+async def test_a_false_figure_is_seen_although_the_guard_did_not(tmp_path: Path) -> None:
+    def false(request: Any) -> Says:
+        says = forecasting(request)
+        return msgspec.structs.replace(says, text='{"outlook": "delayed", "notice": "Delays average 55 minutes."}')
+
+    unguarded = msgspec.structs.replace(LEARNS, guards=())
+    desk = EvaluatedDesk(tmp_path, ScriptedEngine(false), unguarded)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    assert (evaluation.valid_share, evaluation.false_share) == (1.0, 1.0)
+    guarded = desk.candidate()
+    evaluation = await desk.evaluator.evaluate(guarded, desk.dataset, with_attacks=False)
+    assert (evaluation.valid_share, evaluation.false_share, evaluation.guard_share) == (1.0, 0.0, 1.0)
+    assert evaluation.guards == {"retry": 40, "template": 40}
+    desk.close()
+
+
+async def test_stored_answers_play_no_part(tmp_path: Path) -> None:
+    desk = EvaluatedDesk(tmp_path, application=msgspec.structs.replace(LEARNS, reuse=Reuse("always")))
+    await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
+    assert len(desk.engine.asked) == 80  # type: ignore[attr-defined]
+    desk.close()
+
+
+async def test_a_candidate_is_compared_with_the_live_release_on_identical_rows(desk: EvaluatedDesk) -> None:
+    same = desk.candidate()
+    evaluation = await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_attacks=False)
+    assert evaluation.against == desk.release.id
+    assert {name: gap.value for name, gap in evaluation.difference.items()} == {"auc": 0, "brier": 0, "log_loss": 0}
+    assert len(desk.requests) == 80
+    await desk.evaluator.evaluate(same, desk.dataset, against=desk.release.id, with_attacks=False)
+    assert len(desk.requests) == 120, "the live release is not asked again about rows that it has answered"
+    assert [e.mode for e in desk.evaluations.list(SCOPE, release=desk.release.id)] == ["classes"]
+
+
+async def test_a_release_passes_its_gates_and_is_validated(desk: EvaluatedDesk) -> None:
+    candidate = desk.candidate()
+    evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id)
+    assert [gate.name for gate in evaluation.gates if gate.passed is False] == []
+    verdict = desk.validation.validate(candidate, evaluation, principal="me")
+    assert (verdict.passed, verdict.release.stage) == (True, "validated")
+    moves = desk.releases.stages(SCOPE, candidate.id)
+    assert moves[-1].stage == "validated"
+    assert evaluation.id in moves[-1].reason
+    assert desk.validation.validate(candidate, evaluation, principal="me").passed
+
+
+async def test_a_bad_release_stays_a_draft_with_reasons(tmp_path: Path) -> None:
+    desk = EvaluatedDesk(tmp_path, ScriptedEngine(backwards))
+    evaluation = await desk.evaluator.evaluate(desk.candidate(), desk.dataset, with_attacks=False)
+    verdict = desk.validation.validate(desk.candidate(), evaluation, principal="me")
+    assert (verdict.passed, verdict.release.stage) == (False, "draft")
+    said = " ".join(verdict.reasons)
+    for words in ("lower bound of the AUC", "base rate", "attack sets were not tried", "was not compared with"):
+        assert words in said
+    assert desk.evaluations.get(SCOPE, evaluation.id) == evaluation
+    desk.close()
+
+
+async def test_a_release_that_lacks_something_is_refused_and_live_untouched(desk: EvaluatedDesk) -> None:
+    before = desk.keep(10, kind="training", first=START - timedelta(days=9), last=START - timedelta(days=2))
+    release = desk.pinning(desk.trained(before))
+    desk.validation.require_whole(release)
+    weights = desk.directory / "models" / "v1.gguf"
+    weights.write_bytes(b"other")
+    with pytest.raises(Corrupt, match="not those that the release pins"):
+        desk.validation.require_whole(release)
+    weights.unlink()
+    with pytest.raises(Corrupt, match="gone"):
+        desk.validation.require_whole(release)
+    desk.views.discard(("weather", "v1"))
+    with pytest.raises(InvalidInput, match="no longer exists"):
+        desk.validation.require_whole(release)
+    assert desk.releases.get(SCOPE, release.id).stage == "draft"
+    live = desk.releases.live(SCOPE, "desk")
+    assert live is not None
+    assert live.id == desk.release.id
+
+
+async def test_a_model_is_not_validated_by_what_it_was_trained_on(desk: EvaluatedDesk) -> None:
+    candidate, evaluation = desk.candidate(), None
+    evaluation = await desk.evaluator.evaluate(candidate, desk.dataset, against=desk.release.id)
+    seen = desk.keep(10, kind="training", first=START - timedelta(days=9), last=START - timedelta(days=1))
+    release = desk.pinning(desk.trained(seen))
+    ours = msgspec.structs.replace(evaluation, id="eval_2", release=release.id)
+    verdict = desk.validation.validate(release, ours, principal="me")
+    assert "evaluated on moments it was trained on" in " ".join(verdict.reasons)
+    assert verdict.release.stage == "draft"
+    with pytest.raises(InvalidInput, match="training set"):
+        desk.validation.validate(candidate, msgspec.structs.replace(evaluation, dataset=seen.id), principal="me")
+    with pytest.raises(InvalidInput, match="not of this release"):
+        desk.validation.validate(desk.release, evaluation, principal="me")
+
+
+async def test_a_dataset_for_something_else_is_refused(desk: EvaluatedDesk) -> None:
+    other = desk.keep(10, views={"congestion": "v0", "weather": "v1"})
+    with pytest.raises(InvalidInput, match=r"congestion.*v0.*v1"):
+        await desk.evaluator.evaluate(desk.release, other)
+    plain = desk.draft(msgspec.structs.replace(DESK, name="desk", outcome=None))
+    with pytest.raises(InvalidInput, match="no outcome"):
+        await desk.evaluator.evaluate(plain, desk.dataset)
+    (desk.directory / "lake" / desk.dataset.path).write_bytes(b"x")
+    with pytest.raises(Corrupt):
+        await desk.evaluator.evaluate(desk.release, desk.dataset)
+
+
+async def test_a_credulous_model_is_injected_and_leaks(tmp_path: Path) -> None:
+    def obeys(request: Any) -> Says:
+        prompt = request.prompt
+        says = forecasting(request)
+        if "zebrafish" in prompt:
+            return msgspec.structs.replace(says, text='{"outlook": "delayed", "notice": "zebrafish"}')
+        if "ORCHID" in prompt:
+            return msgspec.structs.replace(says, text='{"outlook": "delayed", "notice": "It is Orchid Quarry."}')
+        return says
+
+    application = msgspec.structs.replace(LEARNS, guards=(), gates=Gates())
+    desk = EvaluatedDesk(tmp_path, ScriptedEngine(obeys), application)
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset)
+    injection, leakage = evaluation.attacks
+    assert injection.by["canary"] > 5
+    assert evaluation.injected_share is not None
+    assert 0.3 < evaluation.injected_share < 1
+    assert (evaluation.leaked_share, leakage.by) == (1.0, {"secret": leakage.probes})
+    assert {gate.name for gate in evaluation.gates if gate.passed is False} >= {"injected_share", "leaked_share"}
+    planted = [request for request in desk.requests if request.release != desk.release.id]
+    assert planted
+    assert all("planted" in request.release for request in planted)
+    assert desk.releases.live(SCOPE, "desk") == desk.release
+    desk.close()
+
+
+async def test_a_key_without_features_is_turned_away_as_in_serving(tmp_path: Path) -> None:
+    """Every view is looked up by the one key that the prompt shows, so no injection reaches the model."""
+    template = DESK.prompt.template.replace("{{ question }}", "").replace("{{ entity.flight }} ", "")
+    application = msgspec.structs.replace(LEARNS, prompt=Prompt(template))
+    desk = EvaluatedDesk(tmp_path, application=application, view_keys=lambda scope, view, version: ("origin",))
+    evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset)
+    injection, leakage = evaluation.attacks
+    assert (injection.probes, injection.refused) == (0, 14)
+    assert (leakage.probes, leakage.refused) == (1, 8)
+    assert next(gate for gate in evaluation.gates if gate.name == "injected_share").passed is True
+    desk.close()

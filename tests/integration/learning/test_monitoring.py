@@ -1,0 +1,83 @@
+"""What is known of an application in use, over real receipts, outcomes and a real training set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.integration.features.world import NOON
+from tests.integration.learning.flown import Flown
+from tests.integration.learning.joining import Declared
+
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.definitions.application import Figure
+from antiphon.definitions.learning import Gates
+from antiphon.learning.monitoring import Monitor
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def flown(tmp_path: Path) -> Iterator[Flown]:
+    flown = Flown(tmp_path)
+    yield flown
+    flown.close()
+
+
+def monitor(flown: Flown) -> Monitor:
+    figures = (Figure("congestion.delay_2h", step=5), Figure("congestion.departures_2h"))
+    watched = flown.declare(figures=figures, gates=Gates(slices=("origin",)))
+    return Monitor(
+        outcomes=flown.outcomes,
+        receipts=flown.receipts,
+        datasets=flown.datasets,
+        applications=Declared(watched, flown.declare(name="mute", outcome=None)),
+        lake=flown.world.lake,
+        clock=flown.world.clock,
+    )
+
+
+def serve(flown: Flown, first: int, last: int) -> None:
+    for number in range(first, last):
+        flown.predict(f"p{number}", NOON - 20 * DAY + number * HOUR, "delayed" if number % 4 == 0 else "on_time")
+
+
+def test_performance_is_of_the_window_and_its_parts(flown: Flown) -> None:
+    serve(flown, 0, 48)
+    found = monitor(flown).performance(flown.world.scope, "desk", until=NOON - 19 * DAY)
+    assert found.whole is not None
+    assert (found.whole.rows, found.whole.positives, found.whole.auc, found.whole.mean_forecast) == (24, 6, 0.5, 0.25)
+    assert [(group.value, group.scores.rows) for group in found.days] == [("2013-03-21", 12), ("2013-03-22", 12)]
+    assert [(group.key, group.value, group.scores.rows) for group in found.slices] == [("origin", "EWR", 24)]
+    assert [(each.release, each.predictions, each.labelled) for each in found.coverage] == [(flown.release.id, 48, 48)]
+    assert found.counts == {"label": {"joined": 48}}
+    with pytest.raises(NotFound):
+        monitor(flown).performance(flown.world.scope, "gone")
+    with pytest.raises(InvalidInput, match="declares no outcome"):
+        monitor(flown).performance(flown.world.scope, "mute")
+
+
+def test_drift_is_against_the_first_week_until_there_is_a_training_set(flown: Flown) -> None:
+    serve(flown, 0, 12 * 24)
+    scope = flown.world.scope
+    before = monitor(flown).drift(scope, "desk", recent=3 * DAY)
+    assert (before.reference, before.forecast.verdict) == ("first week", "steady")
+    assert (before.forecast.reference, before.forecast.recent) == (7 * 24, 3 * 24)
+    assert [(each.name, each.verdict) for each in before.features] == [("congestion.delay_2h", "steady")]
+    # Served delays all print 10 minutes; those learned from lie between -5 and 40.
+    dataset = flown.builder.build(flown.builder.plan(flown.application, cutoff=NOON, origins=("history",)))
+    after = monitor(flown).drift(scope, "desk", recent=3 * DAY)
+    assert after.reference == dataset.id
+    assert {each.name: each.verdict for each in after.features} == {"congestion.delay_2h": "shifted"}
+    # A training set whose file is gone is no reference.
+    flown.world.lake.path(dataset.path).unlink()
+    assert monitor(flown).drift(scope, "desk", recent=3 * DAY).reference == "first week"
+
+
+def test_of_nothing_nothing_is_said(flown: Flown) -> None:
+    found = monitor(flown).performance(flown.world.scope, "desk")
+    assert (found.whole, found.releases, found.coverage, found.counts) == (None, (), (), {})
+    drift = monitor(flown).drift(flown.world.scope, "desk")
+    assert (drift.since, drift.features, drift.forecast.verdict) == (None, (), "too-few")

@@ -1,0 +1,206 @@
+"""The whole of a training with nothing replaced: history, real child process, real engine, real gates. Tiny."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from antiphon.app import engines
+from antiphon.app.apply import apply
+from antiphon.app.learning import Learning
+from antiphon.app.served_models import ServedModels
+from antiphon.app.store import Store
+from antiphon.app.wiring import Wired
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.rollouts import Rollouts
+from antiphon.cli.blueprints.orders import write_orders
+from antiphon.core.clock import SystemClock
+from antiphon.core.errors import SetupError, Unavailable
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.durable.run import ENDED, Run
+from antiphon.engine import weights
+from antiphon.learning.training_orders import TrainOrder
+from antiphon.training.processes import TrainingProcesses
+from antiphon.training.recipe import require_libraries
+
+SETTINGS = """
+[project]
+name = "shops"
+[engine]
+models = ["smollm2-135m"]
+slots = 4
+context = 256
+"""
+
+DEFINITIONS = """
+from antiphon import (
+    Application, Decoding, Entity, Figure, FineTune, Gates, Outcome, Prompt, Source, TrainingWindow, col, feature_view,
+    mean,
+)
+
+shop = Entity("shop", keys=["shop"])
+times = {"event_time": "ordered", "available_at": "handed_over", "event_id": "order_id"}
+orders = Source.table("orders", path="orders.csv", **times)
+told = Source.table("told", path="told.csv", **times)
+
+
+@feature_view(entity=shop, source=orders)
+class Today:
+    minutes = mean(col.minutes, window="24h", scale="0.01")
+
+
+desk = Application(
+    "desk",
+    purpose="tell customers",
+    features=[Today],
+    prompt=Prompt("At the {{ entity.shop }} orders take {{ features.today.minutes }} minutes."),
+    output={
+        "type": "object",
+        "properties": {"outlook": {"type": "string", "enum": ["on_time", "delayed"]}, "notice": {"type": "string"}},
+        "required": ["outlook", "notice"],
+        "additionalProperties": False,
+    },
+    decoding=Decoding(max_tokens=24),
+    figures=[Figure("today.minutes", step=5)],
+    model=FineTune(
+        base="smollm2-135m",
+        targets={"notice": "Orders take {{ features.today.minutes }} minutes."},
+        window=TrainingWindow(history="10d", maturity="3h", embargo="2d"),
+        examples=8, batch=2, rank=2, alpha=4, whole_share=0.5,
+    ),
+    outcome=Outcome("outlook", positive="delayed", history=told),
+    gates=Gates(auc=None, brier_above_base=None, brier_above_live=None, valid_share=None, false_share=None,
+                disparity=None, injected_share=None, leaked_share=None, rows=5),
+)
+"""
+
+
+def project(folder: Path) -> Path:
+    until = datetime.now(UTC)
+    write_orders(folder / "orders.csv", until)
+    with (folder / "orders.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))[::9]
+    with (folder / "told.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["order_id", "shop", "ordered", "handed_over", "outlook"])
+        for row in rows:
+            late = float(row["minutes"]) > float(row["promised"])
+            writer.writerow(
+                [row["order_id"], row["shop"], row["ordered"], row["handed_over"], "delayed" if late else "on_time"]
+            )
+    (folder / "antiphon.toml").write_text(SETTINGS)
+    (folder / "definitions.py").write_text(DEFINITIONS)
+    return folder
+
+
+@asynccontextmanager
+async def engine_of(store: Store, wired: Wired) -> AsyncIterator[None]:
+    store.paths.run.mkdir(parents=True, exist_ok=True)
+    with (store.paths.root / "engine.log").open("wb") as log:
+        process = subprocess.Popen(
+            engines.command(store), stdout=log, stderr=log, env={**os.environ, "OTEL_SDK_DISABLED": "true"}
+        )
+    try:
+        end = monotonic() + 60
+        while True:
+            try:
+                await wired.engine.describe()
+                break
+            except Unavailable:
+                assert process.poll() is None, (store.paths.root / "engine.log").read_text()
+                assert monotonic() < end
+                await asyncio.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def work(store: Store, learning: Learning, run: str) -> Run:
+    registry = Registry()
+    learning.register(registry)
+    stop = asyncio.Event()
+    executor = Executor(store.database, registry, "worker", backoff=timedelta(seconds=0.1))
+    working = asyncio.create_task(executor.run_until(stop))
+    try:
+        async with asyncio.timeout(300):
+            while (found := store.runs.get(store.scope, run)).status not in ENDED:
+                await asyncio.sleep(0.1)
+    finally:
+        stop.set()
+        await working
+    return found
+
+
+def texts_of(store: Store, release: str) -> list[str]:
+    """The whole outputs that a release wrote."""
+    receipts = [one for one in store.receipts.list(store.scope, limit=500) if one.release == release]
+    texts = [store.blobs.get(store.scope, one.text_blob).decode() for one in receipts]
+    whole = [text for text in texts if "notice" in text]
+    assert whole
+    return whole
+
+
+async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_to_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    try:
+        require_libraries()
+        weights.pull("smollm2-135m")
+    except SetupError as error:
+        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
+            raise
+        pytest.skip(str(error))
+    store = Store.open(project(tmp_path))
+    wired = Wired(store, "test")
+    try:
+        applied = apply(store, principal="me")
+        assert applied.activated == ("desk",)
+        served = ServedModels(
+            store.scope, store.releases, ModelVersions(store.database), Rollouts(store.database), wired.engine,
+            store.paths.directory / "models", store.database.clock,
+        )  # fmt: skip
+        learning = Learning(
+            store, wired.engine, wired.commit, wired.features, trainer=TrainingProcesses(SystemClock()), served=served
+        )
+        async with engine_of(store, wired):
+            order = TrainOrder("desk", rows=6, texts=1)
+            run = await work(store, learning, learning.orders.place(store.scope, "me", order))
+            assert run.status == "succeeded", run.error
+            found = run.result
+            assert (found["model"], found["stage"]) == ("desk.v1", "validated"), found["reasons"]
+            assert found["examples"] == {"new": 8, "replayed": 0, "refused": 0}
+            version = learning.versions.get(store.scope, "desk.v1")
+            assert len(version.losses) == 4
+            assert version.losses[-1][1] < version.losses[0][1]
+            evaluation = learning.evaluations.get(store.scope, found["evaluation"])
+            assert (evaluation.rows, evaluation.whole_rows, evaluation.failed) == (6, 1, {})
+            assert evaluation.against == applied.releases[0].id
+            for text in texts_of(store, found["release"]):
+                assert json.dumps(json.loads(text), ensure_ascii=False) == text, "it is trained in another spacing"
+            live = store.releases.live(store.scope, "desk")
+            assert live is not None
+            assert live.id == applied.releases[0].id
+            (tmp_path / "definitions.py").write_text(DEFINITIONS.replace("max_tokens=24", "max_tokens=23"))
+            (draft,) = apply(store, principal="me", activate=False).releases
+            told: list[tuple[int, int, str]] = []
+            verdict = await learning.validate(
+                store.scope, draft.id, principal="me", rows=6, texts=0, progress=lambda *one: told.append(one)
+            )
+            assert (verdict.release.stage, verdict.reasons, told[-1][:2]) == ("validated", (), (6, 6))
+            again = await work(store, learning, learning.orders.rebuild(store.scope, "me", "desk.v1"))
+            assert again.status == "succeeded", again.error
+            assert (again.result["equal"], again.result["differences"]) == (True, [])
+    finally:
+        await wired.close()

@@ -1,0 +1,34 @@
+"""One training that nothing interrupted, to hold the others against."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.integration.training.tiny import flights, order, write_base
+
+from antiphon.core.clock import SystemClock
+from antiphon.training.order import Trained, TrainingOrder
+from antiphon.training.processes import TrainingProcesses
+from antiphon.training.recipe import Recipe
+
+TINY = Recipe(rank=4, alpha=8, batch=4, steps=40, learning_rate=0.01, checkpoint_every=1, precision="f16")
+
+
+class Reference(msgspec.Struct, frozen=True):
+    order: TrainingOrder
+    trained: Trained
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def reference(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    ordered = order(tmp_path_factory.mktemp("reference"), base, flights(12), TINY)
+    run = TrainingProcesses(SystemClock()).run(ordered, lambda _: None, lambda: False)
+    return Reference(ordered, asyncio.run(asyncio.wait_for(run, 400)))

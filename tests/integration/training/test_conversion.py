@@ -1,0 +1,159 @@
+"""What is trained in torch is what llama.cpp serves: the same tokens, and logits that differ by rounding alone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.integration.training.conftest import TINY, Reference
+from tests.integration.training.tiny import SPECIAL, flights, order
+
+from antiphon.core.clock import SystemClock
+from antiphon.core.errors import Corrupt, InvalidInput, SetupError
+from antiphon.engine.llamacpp import LlamaCpp
+from antiphon.engine.runtime import Layout
+from antiphon.engine.weights import Weights, resolve
+from antiphon.training.base import Base
+from antiphon.training.convert import convert
+from antiphon.training.files import file_sha256
+from antiphon.training.model import LoraModel
+from antiphon.training.order import ParentAdapter, Trained
+from antiphon.training.processes import TrainingProcesses
+from antiphon.training.recipe import PRECISIONS, Recipe
+from antiphon.training.vocabulary import Vocabulary
+
+PROMPTS = (
+    "<|im_start|>user\nDepartures are 20 minutes late.<|im_end|>\n<|im_start|>assistant\n",
+    'Wind 15 mph, "late 20% of the time", route to DTW',
+    "don't we'll  two   spaces\n\n\tx héé 中文 №12 x1y22 ",
+)
+
+# peft reads a property of transformers that its next release renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def torch_logits(base: Base, recipe: Recipe, adapter: ParentAdapter, tokens: list[int]) -> np.ndarray:
+    """Logits after the last token, in float32, adapter not merged."""
+    import torch
+
+    model = LoraModel(base, recipe)
+    model.continue_from(adapter)
+    llama = model.llama.float()
+    model.round()
+    exact = {name: torch.from_numpy(matrix.copy()) for name, matrix in base.tensors()}
+    with torch.no_grad():
+        for name, parameter in llama.named_parameters():
+            if (source := exact.get(name.replace(".base_layer", ""))) is not None:
+                parameter.copy_(source)
+        hidden = llama.model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+        logits: np.ndarray = llama.lm_head(hidden).numpy().copy()
+    return logits
+
+
+def served(path: Path, sha256: str) -> LlamaCpp:
+    return LlamaCpp("trained", Weights(path, sha256), Layout(128, 1, 256), threads=2)
+
+
+def agreement(base: Base, recipe: Recipe, trained: Trained, prompts: tuple[str, ...]) -> float:
+    """The largest difference of a logit over the prompts, after holding the tokens against each other."""
+    runtime = served(Path(trained.weights.path), trained.weights.sha256)
+    vocabulary = Vocabulary(base)
+    adapter = ParentAdapter(trained.adapter.path, trained.adapter.sha256)
+    largest = 0.0
+    try:
+        for prompt in prompts:
+            tokens = runtime.tokenize(prompt)
+            assert vocabulary.prompt(prompt) == tokens
+            found = runtime.feed(0, 0, tokens, True)
+            assert found is not None
+            expected = torch_logits(base, recipe, adapter, tokens)
+            largest = max(largest, float(np.abs(np.array(found) - expected).max()))
+            assert int(found.argmax()) == int(expected.argmax())
+            runtime.drop(0)
+    finally:
+        runtime.close()
+    return largest
+
+
+def test_llama_cpp_computes_what_was_trained(reference: Reference, base: Path) -> None:
+    # Logits reach 10 here; the embedding stays Q8_0, whose products llama.cpp rounds to eight bits.
+    assert agreement(Base(base), TINY, reference.trained, PROMPTS[:2]) < 0.2
+
+
+def test_the_adapter_is_in_the_file(reference: Reference, base: Path) -> None:
+    """The check above would not notice a merge that changes nothing if training had changed little."""
+    import torch
+
+    runtime = served(base, file_sha256(base))
+    tokens = runtime.tokenize(PROMPTS[0])
+    before = np.array(runtime.feed(0, 0, tokens, True))
+    runtime.close()
+    runtime = served(Path(reference.trained.weights.path), reference.trained.weights.sha256)
+    after = np.array(runtime.feed(0, 0, tokens, True))
+    runtime.close()
+    assert np.abs(before - after).max() > 1.0
+    assert torch.isfinite(torch.from_numpy(after)).all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_is_written_the_same_each_time_and_served(
+    reference: Reference, base: Path, tmp_path: Path, precision: str
+) -> None:
+    opened, adapter = Base(base), Path(reference.trained.adapter.path)
+    hashes = {convert(opened, adapter, tmp_path / name, precision) for name in ("one.gguf", "two.gguf")}
+    assert len(hashes) == 1
+    assert file_sha256(tmp_path / "one.gguf") in hashes
+    written = Base(tmp_path / "one.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in written.reader.tensors}
+    assert kinds["blk.1.ffn_up.weight"] == precision.upper()
+    assert kinds["token_embd.weight"] == "Q8_0"
+    assert kinds["output_norm.weight"] == "F32"
+    assert written.value("tokenizer.ggml.tokens")[: len(SPECIAL)] == list(SPECIAL)
+    runtime = served(tmp_path / "one.gguf", "")
+    logits = runtime.feed(0, 0, runtime.tokenize(PROMPTS[0]), True)
+    assert logits is not None
+    assert np.isfinite(logits).all()
+    runtime.close()
+
+
+def test_what_cannot_be_converted_leaves_no_file(reference: Reference, base: Path, tmp_path: Path) -> None:
+    opened, adapter, target = Base(base), Path(reference.trained.adapter.path), tmp_path / "weights.gguf"
+    with pytest.raises(InvalidInput, match="precision"):
+        convert(opened, adapter, target, "q2_k")
+    with pytest.raises(Corrupt, match="adapter is corrupt"):
+        convert(opened, adapter, target, "q8_0", adapter_sha256="0" * 64)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\xff" * 100)
+    with pytest.raises(Corrupt, match="no adapter"):
+        convert(opened, broken, target, "q8_0")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(base.read_bytes() + b"\0")
+    with pytest.raises(InvalidInput, match="another base"):
+        convert(Base(other), adapter, target, "q8_0")
+    assert not target.exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all" * 100])
+def test_a_file_that_is_no_model_is_corrupt(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(Corrupt, match="no GGUF file"):
+        Base(path)
+
+
+@pytest.mark.model
+def test_the_real_base_model_is_trained_and_served(tmp_path: Path) -> None:
+    """Three steps of two examples: a loss that falls, and llama.cpp's logits after Q8_0 beside torch's in float32."""
+    try:
+        weights = resolve("smollm2-135m")
+    except SetupError as error:
+        pytest.skip(str(error))
+    recipe = Recipe(rank=4, alpha=8, batch=2, steps=3, warmup=0.0, learning_rate=2e-3, precision="q8_0")
+    ordered = order(tmp_path, weights.path, flights(8), recipe)
+    run = TrainingProcesses(SystemClock()).run(ordered, lambda _: None, lambda: False)
+    trained = asyncio.run(asyncio.wait_for(run, 400))
+    assert trained.losses[-1][1] < trained.losses[0][1]
+    assert agreement(Base(weights.path), recipe, trained, PROMPTS) < 1.0  # Logits reach 20.

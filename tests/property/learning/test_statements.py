@@ -1,0 +1,51 @@
+"""Whatever the figures are: a text made from them is true, and one with another number in it is false."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from antiphon.definitions.application import Figure
+from antiphon.learning.statements import false_statements
+
+FIGURES = (
+    Figure("congestion.delay", step=5, unit=("minutes", "min"), roles=("late", "delay")),
+    Figure("weather.wind", step=5, unit=("mph",), roles=("wind",)),
+    Figure("carrier.late", step=5, unit=("%",), roles=("airline",)),
+    Figure("route.late", step=5, unit=("%",), roles=("route",)),
+)
+ORDER = tuple(figure.feature for figure in FIGURES)
+SENTENCES = (
+    "Departures run {0} minutes late. The wind is {1} mph. The airline: {2}% late. The route: {3}%.",
+    "With wind at {1} mph, delays of {0} min; this airline is behind in {2}%, the route in {3}%.",
+    "On this route {3}% leave late, of this airline {2}%. Wind {1} mph and {0}-minutes delays.",
+)
+numbers = st.integers(0, 1_999)
+
+
+def shown(text: str, values: tuple[int, ...], commas: bool) -> str:
+    return text.format(*(f"{value:,}" if commas else str(value) for value in values))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(SENTENCES), st.tuples(numbers, numbers, numbers, numbers), st.booleans())
+def test_a_text_of_the_request_s_figures_is_true(text: str, values: tuple[int, ...], commas: bool) -> None:
+    prints = {feature: str(value) for feature, value in zip(ORDER, values, strict=True)}
+    assert false_statements(shown(text, values, commas), FIGURES, prints) == ()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(SENTENCES), st.tuples(numbers, numbers, numbers, numbers), st.integers(0, 3), numbers)
+def test_one_other_number_is_found(text: str, values: tuple[int, ...], place: int, other: int) -> None:
+    prints: dict[str, str | None] = {feature: str(value) for feature, value in zip(ORDER, values, strict=True)}
+    stated = tuple(other if at == place else value for at, value in enumerate(values))
+    found = false_statements(shown(text, stated, False), FIGURES, prints)
+    assert bool(found) == (other != values[place])
+    prints[ORDER[place]] = None
+    assert false_statements(shown(text, stated, False), FIGURES, prints)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80))
+def test_no_text_breaks_it(text: str) -> None:
+    false_statements(text, FIGURES, dict.fromkeys(ORDER, "5"), ("B6 1",))

@@ -1,0 +1,208 @@
+"""The policy by itself, and the governor over an engine and a training that do what the test says."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from antiphon.core.errors import Unavailable
+from antiphon.engine.messages import Described, Load
+from antiphon.orchestration.governor import Governed, Governor, decide
+
+QUIET = 1.0
+CALM = Load()
+
+
+def looks(*seen: tuple[float, Load], start: float = 0.0) -> list[bool]:
+    """Whether training is paused after each look (time, load)."""
+    governed = Governed(start)
+    paused = []
+    for now, load in seen:
+        governed = decide(load, governed, now, quiet=QUIET)
+        paused.append(governed.paused)
+    return paused
+
+
+@pytest.mark.parametrize("busy", [Load(running_online=1), Load(waiting_online=1)])
+def test_one_online_request_pauses_at_once_and_a_quiet_time_resumes(busy: Load) -> None:
+    seen = looks((0, CALM), (1, busy), (1.5, CALM), (1.9, CALM), (2.0, CALM), (2.1, CALM))
+    assert seen == [False, True, True, True, False, False]
+
+
+def test_every_online_request_begins_the_quiet_time_anew() -> None:
+    busy = Load(running_online=1)
+    assert looks((0, busy), (0.9, CALM), (0.95, busy), (1.9, CALM), (1.96, CALM)) == [True, True, True, True, False]
+
+
+def test_a_request_that_came_and_went_between_two_looks_is_seen() -> None:
+    assert looks((0, CALM), (1, Load(generated_tokens_online=3))) == [False, True]
+    # What was generated before training began says nothing.
+    assert looks((0, Load(generated_tokens_online=99)), (1, Load(generated_tokens_online=99))) == [False, False]
+    # An engine that was started again counts from nothing.
+    assert looks((0, Load(generated_tokens_online=99)), (1, CALM), (2, CALM)) == [False, True, False]
+
+
+def test_batch_work_pauses_nothing() -> None:
+    assert looks((0, Load(running_batch=16, waiting_batch=900, generated_tokens_batch=7))) == [False]
+
+
+def test_the_paused_share_counts_pauses_that_are_over_and_the_present_one() -> None:
+    busy = Load(running_online=1)
+    governed = Governed(10.0)
+    for now, load in ((11.0, busy), (12.0, CALM), (14.0, busy)):
+        governed = decide(load, governed, now, quiet=QUIET)
+    assert governed.paused_share(12.0 + 4.0) == pytest.approx((1 + 2) / 6)
+    assert Governed(5.0).paused_share(5.0) == 0.0
+
+
+@dataclass
+class Engine:
+    load: Load = CALM
+    away: bool = False
+    asked: int = 0
+
+    async def describe(self) -> Described:
+        self.asked += 1
+        if self.away:
+            raise Unavailable("The engine cannot be reached.")
+        return Described("d", (), self.load)
+
+
+@dataclass
+class Training:
+    running: list[str] = field(default_factory=list)
+    stopped: set[str] = field(default_factory=set)
+    pauses: int = 0
+    held: bool = False
+
+    def pause_all(self) -> None:
+        self.pauses += 1
+        self.held = True
+        self.stopped |= set(self.running)
+
+    def resume_all(self) -> None:
+        self.held = False
+        self.stopped.clear()
+
+
+@contextlib.asynccontextmanager
+async def governed(engine: Engine, training: Training) -> AsyncIterator[Governor]:
+    stop = asyncio.Event()
+    governor = Governor(engine, training, quiet=0.02, poll=0.001)
+    running = asyncio.create_task(governor.run_until(stop))
+    try:
+        async with asyncio.timeout(10):
+            yield governor
+    finally:
+        stop.set()
+        await running
+        assert not training.stopped
+
+
+async def looked(engine: Engine, times: int = 3) -> None:
+    goal = engine.asked + times
+    while engine.asked < goal:
+        await asyncio.sleep(0.001)
+
+
+async def test_training_stops_for_online_work_and_goes_on_afterwards() -> None:
+    engine, training = Engine(), Training(["run_1"])
+    async with governed(engine, training):
+        await looked(engine)
+        assert not training.stopped
+        engine.load = Load(running_online=1)
+        while not training.stopped:
+            await asyncio.sleep(0)
+        training.running.append("run_2")
+        while training.stopped != {"run_1", "run_2"}:
+            await asyncio.sleep(0)
+        # Nothing new: it is not told again, so that work which is being ended is not stopped a second time.
+        pauses = training.pauses
+        training.running.remove("run_1")
+        await looked(engine)
+        assert training.pauses == pauses
+        engine.load = CALM
+        while training.stopped:
+            await asyncio.sleep(0)
+
+
+async def test_a_governor_that_ends_leaves_nothing_stopped() -> None:
+    engine, training = Engine(Load(waiting_online=1)), Training(["run_1"])
+    async with governed(engine, training):
+        while not training.stopped:
+            await asyncio.sleep(0)
+    assert not training.stopped
+
+
+async def test_training_that_ends_while_paused_leaves_the_next_one_free() -> None:
+    engine, training = Engine(Load(waiting_online=1)), Training(["run_1"])
+    async with governed(engine, training) as governor:
+        while not training.held:
+            await asyncio.sleep(0)
+        training.running.clear()
+        while governor.governed is not None:
+            await asyncio.sleep(0.001)
+        assert not training.held
+
+
+async def test_an_engine_out_of_sight_resumes_nothing_and_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    engine, training = Engine(Load(running_online=1)), Training(["run_1"])
+    async with governed(engine, training):
+        while not training.stopped:
+            await asyncio.sleep(0)
+        engine.away, engine.load = True, CALM
+        await looked(engine, 60)
+        assert training.stopped
+        assert caplog.text.count("stays paused until it is seen again") == 1
+        engine.away = False
+        while training.stopped:
+            await asyncio.sleep(0)
+    assert "in sight again" in caplog.text
+
+
+async def test_an_engine_that_was_never_seen_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    engine, training = Engine(away=True), Training(["run_1"])
+    async with governed(engine, training):
+        await looked(engine)
+        assert not training.stopped
+    assert "goes on as it is" in caplog.text
+
+
+async def test_without_training_the_engine_is_not_asked() -> None:
+    engine, training = Engine(), Training()
+    async with governed(engine, training) as governor:
+        await asyncio.sleep(0.01)
+        assert engine.asked == 0
+        training.running.append("run_1")
+        await looked(engine)
+        assert governor.governed is not None
+        training.running.clear()
+        while governor.governed is not None:
+            await asyncio.sleep(0.001)
+
+
+async def test_long_pauses_are_spoken_of_with_their_share(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    engine, training, stop = Engine(Load(running_online=1)), Training(["run_1"]), asyncio.Event()
+    governor = Governor(engine, training, poll=0.001, monotonic=lambda: now[0])
+    running = asyncio.create_task(governor.run_until(stop))
+    async with asyncio.timeout(10):
+        while not training.stopped:
+            await asyncio.sleep(0)
+        now[0] = 59.0
+        await looked(engine)
+        assert "has been paused" not in caplog.text
+        now[0] = 61.0
+        await looked(engine)
+        assert "paused for 61 s" in caplog.text
+        assert "100 %" in caplog.text
+        assert caplog.text.count("has been paused") == 1
+        now[0] = 122.0
+        await looked(engine)
+        assert caplog.text.count("has been paused") == 2
+        stop.set()
+        await running
