@@ -87,25 +87,27 @@ AIRLINE = (
     "{% set airline = {'9E': 'Endeavor', 'AA': 'American', 'AS': 'Alaska', 'B6': 'JetBlue', 'DL': 'Delta',"
     " 'EV': 'ExpressJet', 'F9': 'Frontier', 'FL': 'AirTran', 'HA': 'Hawaiian', 'MQ': 'Envoy', 'OO': 'SkyWest',"
     " 'UA': 'United', 'US': 'US Airways', 'VX': 'Virgin', 'WN': 'Southwest', 'YV': 'Mesa'}"
-    ".get(entity.carrier, entity.carrier) %}"
+    ".get(entity.carrier, 'This airline') %}"
+    # A code has three letters: whatever else a request brings is no airport, and nothing to obey.
+    "{% set origin = entity.origin[:3] %}{% set dest = entity.dest[:3] %}"
 )
 
 REQUEST = AIRLINE + (
     "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
     "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
     "{{ airline }} airline is late {{ c ~ '% of the time' if c is not none else 'sometimes' }},"
-    " route to {{ entity.dest }} {{ r ~ '%' if r is not none else 'unknown' }}."
+    " route to {{ dest }} {{ r ~ '%' if r is not none else 'unknown' }}."
     " Wind {{ w ~ ' mph' if w is not none else 'unknown' }}."
-    " Departures at {{ entity.origin }} are {{ d ~ ' minutes late' if d is not none else 'not counted yet' }}."
+    " Departures at {{ origin }} are {{ d ~ ' minutes late' if d is not none else 'not counted yet' }}."
 )
 
 FALLBACK = AIRLINE + (
     "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
     "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
     "{% if c is not none %}{{ airline }} is late {{ c }}% of the time. {% endif %}"
-    "{% if r is not none %}The route to {{ entity.dest }}: {{ r }}%. {% endif %}"
+    "{% if r is not none %}The route to {{ dest }}: {{ r }}%. {% endif %}"
     "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
-    "{% if d is not none %}Departures at {{ entity.origin }} run {{ d }} minutes late.{% endif %}"
+    "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late.{% endif %}"
 )
 
 
@@ -133,8 +135,9 @@ PROMPT = Prompt(
 
 # What the model is told once it was fine-tuned on this desk: no examples, and each figure with a word for its size.
 SIZE = (
-    "{% macro size(figure, low, high) %}"
-    "{% if figure|int < low %} (low){% elif figure|int >= high %} (high){% else %} (usual){% endif %}{% endmacro %}"
+    "{% macro size(figure, bounds) %}{% set at = namespace(n=0) %}"
+    "{% for bound in bounds %}{% if figure|int >= bound %}{% set at.n = loop.index %}{% endif %}{% endfor %}"
+    " ({{ ['lowest', 'low', 'usual', 'high', 'very high', 'extreme'][at.n] }}){% endmacro %}"
 )
 TUNED = (
     SIZE
@@ -142,12 +145,13 @@ TUNED = (
     + (
         "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
         "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
-        "Departures at {{ entity.origin }} are"
-        " {% if d is none %}not counted yet{% else %}{{ d }} minutes late{{ size(d, 10, 20) }}{% endif %}."
-        " {{ airline }} airline is late {% if c is none %}sometimes{% else %}{{ c }}% of the time{{ size(c, 20, 25) }}"
-        "{% endif %}, route to {{ entity.dest }} {% if r is none %}unknown{% else %}{{ r }}%{{ size(r, 15, 25) }}"
-        "{% endif %}."
-        " Wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, 10, 20) }}{% endif %}."
+        "Departures at {{ origin }} are"
+        " {% if d is none %}not counted yet{% else %}{{ d }} minutes late{{ size(d, [5, 10, 15, 25, 40]) }}{% endif %}."
+        " {{ airline }} airline is late {% if c is none %}sometimes{% else %}{{ c }}% of the time"
+        "{{ size(c, [15, 20, 25, 30, 40]) }}{% endif %},"
+        " route to {{ dest }} {% if r is none %}unknown{% else %}{{ r }}%"
+        "{{ size(r, [10, 15, 20, 30, 40]) }}{% endif %}."
+        " Wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, [5, 10, 15, 20, 30]) }}{% endif %}."
     )
 )
 NOTICE = "{% if label == 'delayed' %}Allow extra time. {% endif %}" + FALLBACK
@@ -172,10 +176,10 @@ LEARNS = {
         base="smollm2-135m",
         prompt=Prompt(system="You are the flight desk.", template=TUNED),
         targets={"notice": NOTICE},
-        window=TrainingWindow(history="59d", maturity="6h", embargo="1d"),
+        window=TrainingWindow(history="59d", maturity="6h", embargo="2d"),
         examples=1_600,
-        batch=8,
-        text_weight=0.2,
+        learning_rate=1.5e-3,
+        text_weight=0.5,
     ),
     # A flight's outcome is known when it has left, which may be late in the night.
     "outcome": Outcome("outlook", positive="delayed", window="24h", history=FLOWN),

@@ -10,9 +10,10 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -25,7 +26,6 @@ from examples.flight_desk.learning.traffic import APPLICATION, Traffic, span
 from examples.flight_desk.records import Answered
 from examples.flight_desk.settings import LearningSize, Settings
 
-BROKEN = "{{ airline_of_the_month }}"
 DECISION_SECONDS = 20.0
 """How long a decision is waited for once the last passenger has asked."""
 
@@ -78,12 +78,10 @@ class Teller:
             traffic = Traffic(self._settings, self._size, self._events, desk)
             await desk.refresh(traffic.now)
             await self._phase("train on history", self._train("--cutoff", traffic.now.isoformat(), *self._examples()))
-            first = str(self._phases[-1].found["release"])
-            await self._phase("first release", self._roll_out(traffic, first, "fine-tuned on history"))
+            await self._phase("first release", self._release_trained(traffic, "fine-tuned on history"))
             await self._phase("collect outcomes", self._collect(traffic))
             await self._phase("learn from outcomes", self._delta(traffic))
-            second = str(self._phases[-1].found["release"])
-            await self._phase("second release", self._roll_out(traffic, second, "learned from outcomes"))
+            await self._phase("second release", self._release_trained(traffic, "learned from outcomes"))
             await self._phase("bad release", self._bad_release(traffic))
             await self._phase("roll back and forth", self._flip(traffic))
             return Story(tuple(self._phases), tuple(traffic.answered), dict(traffic.statuses))
@@ -115,7 +113,19 @@ class Teller:
         examples = ("--examples", str(self._size.delta_examples))
         return await self._train("--delta", "--cutoff", self._dawn_after(traffic), *examples)
 
-    async def _roll_out(self, traffic: Traffic, release: str, reason: str, *force: str) -> dict[str, Any]:
+    async def _release_trained(self, traffic: Traffic, reason: str) -> dict[str, Any]:
+        """Send what was trained last on its way. The story goes on past a gate that was not passed, and says so."""
+        trained = self._phases[-1].found
+        force: tuple[str, ...] = ()
+        if trained["stage"] != "validated":
+            self._say("a desk in earnest would stop here; the story goes on with --force")
+            force, reason = ("--force",), f"{reason}; past its gates, for the story: {'; '.join(trained['reasons'])}"
+        found = await self._roll_out(traffic, str(trained["release"]), reason, *force)
+        return {**found, "forced": bool(force)}
+
+    async def _roll_out(
+        self, traffic: Traffic, release: str, reason: str, *force: str, most: int = 0
+    ) -> dict[str, Any]:
         """Send a release on its way and let passengers ask until it is decided."""
         begun = await self._command("releases", "rollout", release, "--reason", reason, *force)
         rollout = str(begun["rollout"])
@@ -123,7 +133,7 @@ class Teller:
         async def decided() -> bool:
             return bool((await self._rollout(rollout))["ended"])
 
-        asked = await traffic.ask(rollout, self._most(force), decided)
+        asked = await traffic.ask(rollout, most or self._size.rollout_questions, decided)
         await traffic.close_day()
         ended = await self._until(decided)
         state = await self._rollout(rollout)
@@ -131,9 +141,6 @@ class Teller:
         if not ended:
             await self._command("releases", "abort", APPLICATION, "--reason", "the story's passengers are used up")
         return {**state, "release": release, "questions": len(asked), "decided": ended}
-
-    def _most(self, force: tuple[str, ...]) -> int:
-        return self._size.bad_questions if force else self._size.rollout_questions
 
     async def _collect(self, traffic: Traffic) -> dict[str, Any]:
         asked = await traffic.ask("collect", self._size.collected_questions)
@@ -147,8 +154,12 @@ class Teller:
         definitions.write_text(_broken(good), encoding="utf-8")
         try:
             applied = await self._command("apply")
-            release = next(one for one in applied["releases"] if one["application"] == APPLICATION)["id"]
-            return await self._roll_out(traffic, release, "a shorter prompt, in a hurry", "--force")
+            release = next(
+                one["id"] for one in applied["releases"] if one["bundle"]["application"]["name"] == APPLICATION
+            )
+            return await self._roll_out(
+                traffic, release, "a shorter prompt, in a hurry", "--force", most=self._size.bad_questions
+            )
         finally:
             definitions.write_text(good, encoding="utf-8")
 
@@ -172,14 +183,13 @@ class Teller:
         }
 
     def _dawn_after(self, traffic: Traffic) -> str:
-        """The first dawn at which everything asked so far has matured, as event time."""
-        local = traffic.now + timedelta(hours=8)
-        day = local.astimezone(self._settings.local(self._settings.learning.start, "00:00").tzinfo).date()
-        return self._settings.local(day, self._settings.dawn).isoformat()
+        """The next dawn, as event time: everything asked the day before has matured by then."""
+        today = traffic.now.astimezone(ZoneInfo(self._settings.zone)).date()
+        return self._settings.local(today + timedelta(days=1), self._settings.dawn).isoformat()
 
     async def _live(self) -> str:
         listed = await self._command("releases", "list", APPLICATION)
-        return str(next(one["id"] for one in listed["releases"] if one["live"]))
+        return str(next(one["release"] for one in listed if one["stage"] == "live"))
 
     async def _rollout(self, rollout: str) -> dict[str, Any]:
         listed = await self._command("releases", "rollouts", APPLICATION)
@@ -214,9 +224,10 @@ def prepare(folder: Path, settings: Settings, events: Events) -> Path:
 
 
 def _broken(definitions: str) -> str:
-    """The definitions with a prompt in which the figures are gone: the model makes them up."""
-    lost = 'TUNED = AIRLINE + "{{ airline }} to {{ entity.dest }} from {{ entity.origin }}: see the board."\n'
-    return definitions.replace("NOTICE = ", f"{lost}NOTICE = ", 1)
+    """The definitions with a prompt in which the figures are gone, so that the model makes them up, and no shadow."""
+    lost = 'TUNED = AIRLINE + "{{ airline }} to {{ dest }} from {{ origin }}: see the board."\n'
+    hurried = definitions.replace("shadow=1.0, shadow_pairs=80, ", "", 1)
+    return hurried.replace("NOTICE = ", f"{lost}NOTICE = ", 1)
 
 
 def _interval(measure: dict[str, float] | None) -> str:
@@ -228,8 +239,3 @@ def _counted(names: Any) -> dict[str, int]:
     for name in names:
         counts[str(name)] = counts.get(str(name), 0) + 1
     return counts
-
-
-def moment_of(text: str) -> datetime:
-    """An instant as the platform prints it."""
-    return datetime.fromisoformat(text)

@@ -113,7 +113,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
 def _with_live_model(
     application: ApplicationSpec, base: ModelPin, live: Release | None
 ) -> tuple[ApplicationSpec, ModelPin, list[str]]:
-    """What is declared, with the fine-tuned model that is live, told what it was trained on, while it still fits."""
+    """What is declared, with the fine-tuned model that is live, while it still fits."""
     tune = application.fine_tune
     if tune is None or live is None or live.bundle.model.version is None:
         return application, base, []
@@ -129,12 +129,13 @@ def _with_live_model(
             f"{application.name}: its {' and '.join(differing)} changed, so {live.bundle.model.name} does not fit any "
             f"more and the new release serves {base.name}. Train again: `antiphon train {application.name}`."
         ]  # fmt: skip
-    kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=before.prompt)
+    told = tune.prompt or application.prompt
+    kept = msgspec.structs.replace(application, model=live.bundle.model.name, prompt=told)
     notes = []
-    if before.prompt != (tune.prompt or application.prompt):
+    if before.prompt != told:
         notes = [
-            f"{application.name}: what its fine-tuned model is told changed. {live.bundle.model.name} is told what it "
-            f"was trained on until another version is trained: `antiphon train {application.name}`."
+            f"{application.name}: its prompt changed, and {live.bundle.model.name} was trained on another one. Its "
+            f"gates show what that costs; `antiphon train {application.name}` trains on the new one."
         ]
     return kept, live.bundle.model, notes
 

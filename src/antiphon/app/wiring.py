@@ -12,6 +12,7 @@ from antiphon.app import engines
 from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
 from antiphon.app.features import FeaturePlatform, Streams
+from antiphon.app.learning_services import learning_services
 from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
@@ -64,6 +65,7 @@ class Wired:
             explain=explaining.explain,
             replay=replay,
             releases=releases,
+            learning=learning_services(store, self.engine, self.commit, self.features),
             outcomes=OutcomeAdapter(store),
             datasets=DatasetAdapter(store),
             publications=PublicationAdapter(store, self.features),

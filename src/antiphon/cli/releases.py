@@ -129,16 +129,6 @@ def activate(
 
 
 @app.command()
-def rollback(application: Application, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
-    """End the rollout under way, or make the release live again that was live before."""
-    from antiphon.app.rollouts import rollout_transitions
-
-    with stores(project) as store:
-        rollout_transitions(store).rollback(store.scope, application, principal=at_terminal(store).id, reason=reason)
-    _show(project, application, as_json)
-
-
-@app.command()
 def diff(before: str, after: str, project: Project = HERE, as_json: Json = False) -> None:
     """What differs between two releases, field by field."""
     from antiphon.releases import bundle

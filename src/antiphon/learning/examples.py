@@ -119,7 +119,7 @@ def completion(
                     where=f"outcome {name}",
                     next_step="Mend the outcome's source, or the enum of the output.",
                 )
-            parts += [Part(forced + '"', 0.0), Part(_inner(label), 1.0)]
+            parts += [Part(forced + '"', 0.0), Part(_inner(label), 1.0, label=True)]
             forced = '"'
             if not whole:
                 return tuple(parts)

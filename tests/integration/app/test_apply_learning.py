@@ -107,13 +107,15 @@ def test_a_changed_definition_keeps_the_live_model_and_what_it_was_trained_on(pr
     assert release.bundle.application.decoding.max_tokens == 30
 
 
-def test_another_prompt_of_the_fine_tuned_model_waits_for_a_training_and_says_so(project: Project) -> None:
+def test_another_prompt_of_the_fine_tuned_model_is_released_with_a_warning(project: Project) -> None:
     project.apply()
     trained = project.train()
     applied = project.apply(
         **{'prompt=Prompt("{{ features.today.orders }}")': 'prompt=Prompt("Shop {{ entity.shop }}")'}
     )
-    assert applied.releases[0].bundle.application.prompt == trained.bundle.application.prompt
+    (release,) = applied.releases
+    assert release.bundle.application.prompt.template == "Shop {{ entity.shop }}"
+    assert release.bundle.model == trained.bundle.model
     assert "antiphon train desk" in applied.notes[0]
 
 

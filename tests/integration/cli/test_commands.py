@@ -120,7 +120,7 @@ def test_plan_shows_and_apply_releases_and_applying_again_changes_nothing(antiph
         first, second = (line["release"] for line in reversed(antiphon("releases", "list", "--json").json()))
         diff = antiphon("releases", "diff", first, second)
         assert "max_tokens" in diff.out
-        assert antiphon("releases", "rollback", "desk", "--reason", "too long").code == 0
+        assert antiphon("rollback", "desk", "--reason", "too long").code == 0
         live = [line["release"] for line in antiphon("releases", "list", "--json").json() if line["stage"] == "live"]
         assert live == [first]
         assert antiphon("releases", "activate", "desk", second, "--reason", "back").code == 0

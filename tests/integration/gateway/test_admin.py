@@ -270,4 +270,4 @@ async def test_openapi_describes_every_route_and_what_they_answer(admin) -> None
         }
         jsonschema.validate((await admin.get(real)).json(), resolved)
     limit = document["paths"]["/admin/predictions"]["get"]["parameters"]
-    assert {parameter["name"] for parameter in limit} == {"application", "path", "before", "limit"}
+    assert {parameter["name"] for parameter in limit} == {"application", "path", "before", "limit", "all_roles"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ PROMPTS = (
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
-def torch_logits(base: Base, recipe: Recipe, adapter: ParentAdapter, tokens: list[int]) -> np.ndarray:
-    """Logits after the last token, in float32, adapter not merged."""
+def exactly(base: Base, recipe: Recipe, adapter: ParentAdapter) -> Any:
+    """The torch model in float32, adapter not merged, nothing rounded."""
     import torch
 
     model = LoraModel(base, recipe)
@@ -47,6 +48,13 @@ def torch_logits(base: Base, recipe: Recipe, adapter: ParentAdapter, tokens: lis
         for name, parameter in llama.named_parameters():
             if (source := exact.get(name.replace(".base_layer", ""))) is not None:
                 parameter.copy_(source)
+    return llama
+
+
+def last_logits(llama: Any, tokens: list[int]) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
         hidden = llama.model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
         logits: np.ndarray = llama.lm_head(hidden).numpy().copy()
     return logits
@@ -60,7 +68,7 @@ def agreement(base: Base, recipe: Recipe, trained: Trained, prompts: tuple[str, 
     """The largest difference of a logit over the prompts, after holding the tokens against each other."""
     runtime = served(Path(trained.weights.path), trained.weights.sha256)
     vocabulary = Vocabulary(base)
-    adapter = ParentAdapter(trained.adapter.path, trained.adapter.sha256)
+    llama = exactly(base, recipe, ParentAdapter(trained.adapter.path, trained.adapter.sha256))
     largest = 0.0
     try:
         for prompt in prompts:
@@ -68,7 +76,7 @@ def agreement(base: Base, recipe: Recipe, trained: Trained, prompts: tuple[str, 
             assert vocabulary.prompt(prompt) == tokens
             found = runtime.feed(0, 0, tokens, True)
             assert found is not None
-            expected = torch_logits(base, recipe, adapter, tokens)
+            expected = last_logits(llama, tokens)
             largest = max(largest, float(np.abs(np.array(found) - expected).max()))
             assert int(found.argmax()) == int(expected.argmax())
             runtime.drop(0)

@@ -156,7 +156,7 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
 async def test_a_batch_request_that_is_pushed_out_and_restored_repeats_itself(engines: Engines) -> None:
     engine = engines.sharing
     restored = 0
-    runtime = engine._runtimes["base"]
+    runtime = engine._step_loop.lanes[0].runtime
     restore = runtime.restore
 
     def counting(slot: int, kept: object) -> None:

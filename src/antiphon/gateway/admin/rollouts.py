@@ -7,7 +7,6 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.catalog.rollouts import Rollout
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.gateway.admin import release_shapes, shapes
@@ -93,32 +92,31 @@ def _begin(call: Call) -> release_shapes.RolloutLine:
 
 
 def _hold(call: Call) -> release_shapes.RolloutLine:
-    return _moved(call.services.learned().transitions.hold(*_which(call), **_who(call)))
+    moved = call.services.learned().transitions.hold(
+        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
+    )
+    return release_shapes.rollout_line(moved)
 
 
 def _resume(call: Call) -> release_shapes.RolloutLine:
-    return _moved(call.services.learned().transitions.resume(*_which(call), **_who(call)))
+    moved = call.services.learned().transitions.resume(
+        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
+    )
+    return release_shapes.rollout_line(moved)
 
 
 def _abort(call: Call) -> release_shapes.RolloutLine:
-    return _moved(call.services.learned().transitions.abort(*_which(call), **_who(call)))
+    moved = call.services.learned().transitions.abort(
+        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
+    )
+    return release_shapes.rollout_line(moved)
 
 
 def _undo(call: Call) -> release_shapes.RolloutLine:
-    return _moved(call.services.learned().transitions.undo(*_which(call), **_who(call)))
-
-
-def _which(call: Call) -> tuple[Scope, str]:
-    return call.scope, call.path["rollout"]
-
-
-def _who(call: Call) -> dict[str, str]:
-    wanted: Why = call.body
-    return {"principal": call.principal.id, "reason": wanted.reason}
-
-
-def _moved(rollout: Rollout) -> release_shapes.RolloutLine:
-    return release_shapes.rollout_line(rollout)
+    moved = call.services.learned().transitions.undo(
+        call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
+    )
+    return release_shapes.rollout_line(moved)
 
 
 OPERATIONS = (

@@ -19,7 +19,7 @@ from antiphon.learning import card as cards
 async def models(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Versions of an application's model."""
     found = await run_in_threadpool(_read, pages.services, scope, request.query_params.get("application") or None)
-    return pages.render("models.html", page="models", who=who, **found)
+    return pages.render("models.html", 200, page="models", who=who, **found)
 
 
 async def model(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:

@@ -22,7 +22,7 @@ RUNS = 50
 async def outcomes(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Counts, coverage, measures and drift of one application."""
     found = await run_in_threadpool(_read, pages.services, scope, request.query_params.get("application") or None)
-    return pages.render("outcomes.html", page="outcomes", who=who, statuses=STATUSES, **found)
+    return pages.render("outcomes.html", 200, page="outcomes", who=who, statuses=STATUSES, **found)
 
 
 async def runs(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:

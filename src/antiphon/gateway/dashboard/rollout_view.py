@@ -52,7 +52,7 @@ def view(rollout: Rollout, detail: RolloutDetail, moves: Sequence[RolloutMove]) 
         detail=detail,
         steps=_steps(rollout, detail, moves),
         judgement=detail.judgements[-1] if detail.judgements else None,
-        recent=detail.judgements[:-9:-1],
+        recent=detail.judgements[:-6:-1],
         harm=None if plots is None else plots[0],
         safe=None if plots is None else plots[1],
         under_way=rollout.ended_at is None,
