@@ -88,6 +88,11 @@ class Desk:
         reply = await self._call("POST", "/v1/feedback", {"outcomes": list(outcomes)})
         return [str(one["status"]) for one in reply["outcomes"]]
 
+    async def rollout(self, rollout: str) -> dict[str, Any]:
+        """A rollout as it stands."""
+        listed = await self._call("GET", "/admin/rollouts")
+        return dict(next(one for one in listed["rollouts"] if one["id"] == rollout))
+
     async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> dict[str, int]:
         """Append events to their streams; the last offset of each stream that received any."""
         ends: dict[str, int] = {}

@@ -131,7 +131,7 @@ class Teller:
         rollout = str(begun["rollout"])
 
         async def decided() -> bool:
-            return bool((await self._rollout(rollout))["ended"])
+            return bool((await traffic.desk.rollout(rollout))["ended_at"])
 
         asked = await traffic.ask(rollout, most or self._size.rollout_questions, decided)
         await traffic.close_day()

@@ -37,7 +37,7 @@ class Traffic:
 
     def __init__(self, settings: Settings, size: LearningSize, events: Events, desk: Desk) -> None:
         self._settings = settings
-        self._desk = desk
+        self.desk = desk
         self._late = settings.analysis.late_after_minutes
         self._ticks = _ticks(settings, size, events)
         start, end = span(settings)
@@ -62,7 +62,7 @@ class Traffic:
 
             async def one(question: Question, limit: asyncio.Semaphore = limit) -> Answered:
                 async with limit:
-                    return await self._desk.ask(phase, APPLICATION, question)
+                    return await self.desk.ask(phase, APPLICATION, question)
 
             answers = await asyncio.gather(*(one(question) for question in tick.questions))
             self._unknown += zip(tick.questions, answers, strict=True)
@@ -86,7 +86,7 @@ class Traffic:
             self._day = day
             dawn = self._settings.local(day, self._settings.dawn)
             await self._advance(dawn)
-            await self._desk.refresh(dawn)
+            await self.desk.refresh(dawn)
 
     async def _advance(self, until: datetime) -> None:
         arrived: dict[str, Sequence[SourceEvent]] = {}
@@ -98,7 +98,7 @@ class Traffic:
             if last > first:
                 arrived[stream] = events[first:last]
         if arrived:
-            await self._desk.wait_consumed(await self._desk.push(arrived))
+            await self.desk.wait_consumed(await self.desk.push(arrived))
         self.now = until
 
     async def _tell(self, now: datetime) -> None:
@@ -117,7 +117,7 @@ class Traffic:
             if question.flight.dep_delay is not None and answer.prediction
         ]
         for first in range(0, len(outcomes), 500):
-            for status in await self._desk.tell_outcomes(outcomes[first : first + 500]):
+            for status in await self.desk.tell_outcomes(outcomes[first : first + 500]):
                 self.statuses[status] = self.statuses.get(status, 0) + 1
 
 

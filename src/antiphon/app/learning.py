@@ -234,10 +234,13 @@ class Learning:
     def _held_out(self, scope: Scope, release: Release, rows: int) -> Dataset:
         """The evaluation set that its version was held out from, or the one that ends now."""
         application, version = release.bundle.application, release.bundle.model.version
-        cutoff = None
+        cutoff, window = None, None
         if version is not None:
-            cutoff = self.datasets.get(scope, self.versions.get(scope, version).dataset).spec.cutoff
-        spec = self.builder.plan(application, kind="evaluation", cutoff=cutoff, examples=rows)
+            trained = self.versions.get(scope, version)
+            cutoff = self.datasets.get(scope, trained.dataset).spec.cutoff
+            tune = application.fine_tune
+            window = tune.delta_window if tune is not None and trained.parent is not None else None
+        spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
 
     def _answering(self, features: FeatureReader, releases: Any) -> Answering:

@@ -57,6 +57,8 @@ class FineTune(msgspec.Struct, frozen=True):
             ``label``. The outcome's property needs none: its target is the label.
         prompt: what a fine-tuned model is told instead of the application's prompt (it needs no examples).
         window: which moments are learned from.
+        delta_window: the same when training goes on from an earlier version: what is new is little, so that less of it
+            is held out. ``None`` is ``window``.
         examples: at most so many, drawn by a hash of the seed and the example.
         whole_share: this share of the examples is trained to the end of the output, the others up to the label.
         text_weight: weight of a whole text's tokens together, beside 1 for the label.
@@ -72,6 +74,7 @@ class FineTune(msgspec.Struct, frozen=True):
     targets: dict[str, str] = {}
     prompt: Prompt | None = None
     window: TrainingWindow = TrainingWindow()
+    delta_window: TrainingWindow | None = None
     examples: int = 1_600
     whole_share: float = 0.25
     text_weight: float = 1.0

@@ -84,10 +84,12 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
             yield "model.prompt must be a Prompt with a template."
         else:
             yield from _parses(tune.prompt.template, "model.prompt.template")
-    for field in ("history", "maturity", "embargo"):
-        value = getattr(tune.window, field)
-        if not _is_duration(value) and (field, value) != ("embargo", None):
-            yield f"model.window.{field} {value!r} is no duration such as '12h'."
+    for name in ("window", "delta_window"):
+        window = getattr(tune, name)
+        for field in ("history", "maturity", "embargo") if window is not None else ():
+            value = getattr(window, field)
+            if not _is_duration(value) and (field, value) != ("embargo", None):
+                yield f"model.{name}.{field} {value!r} is no duration such as '12h'."
     bounds: dict[str, tuple[float, float]] = {
         "examples": (2, 10_000_000), "whole_share": (0, 1), "text_weight": (0, 100), "rank": (1, 512),
         "alpha": (1, 4096), "batch": (1, 1024), "epochs": (0.01, 1000), "learning_rate": (1e-9, 1), "replay": (0, 0.95),

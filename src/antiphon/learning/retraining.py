@@ -142,11 +142,15 @@ class Retraining:
         """
         services, application = self._services, pinned.application
         most = wanted.examples if wanted.examples is not None else fine_tune_of(application).examples
-        training = services.datasets.plan(application, kind="training", cutoff=pinned.cutoff, examples=most)
+        tune = fine_tune_of(application)
+        window = tune.window if pinned.parent is None else tune.delta_window or tune.window
+        training = services.datasets.plan(application, window, kind="training", cutoff=pinned.cutoff, examples=most)
         if pinned.parent is not None:
             parent = services.versions.get(scope, pinned.parent)
             training = only_newer(training, services.dataset(scope, parent.dataset).spec)
-        evaluation = services.datasets.plan(application, kind="evaluation", cutoff=pinned.cutoff, examples=wanted.rows)
+        evaluation = services.datasets.plan(
+            application, window, kind="evaluation", cutoff=pinned.cutoff, examples=wanted.rows
+        )
         return training, evaluation
 
     def replays(self, scope: Scope, parent: str | None) -> tuple[Dataset, ...]:

@@ -13,6 +13,7 @@ from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Rollout
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import TrainingWindow
 from antiphon.engine.messages import Described
 from antiphon.learning.gates import Verdict
 from antiphon.training.order import Progress as TrainingProgress
@@ -39,6 +40,7 @@ class BuildDatasets(Protocol):
     def plan(
         self,
         application: ApplicationSpec,
+        window: TrainingWindow | None = ...,
         *,
         kind: DatasetKind = ...,
         cutoff: datetime | None = ...,
