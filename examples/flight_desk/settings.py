@@ -75,8 +75,10 @@ class LearningSize(msgspec.Struct, frozen=True):
 
     train_examples: int
     gate_rows: int
+    gate_texts: int
     measured_flights: int
     measured_notices: int
+    measured_learned: bool
     flights_a_day: int
     tick_minutes: int
     rollout_questions: int

@@ -91,12 +91,10 @@ async def measure(
         dawn = _dataset(learning, store, settings, events, flights, dawn=True)
         evaluated: dict[str, Evaluation] = {}
         forecasts: dict[str, Any] = {}
-        for name, dataset, whole in (
-            (UNTUNED, fresh, size.measured_notices),
-            (TUNED, fresh, size.measured_notices),
-            (DAWN, dawn, 0),
-            (LEARNED, fresh, 0),
-        ):
+        asked = [(UNTUNED, fresh, size.measured_notices), (TUNED, fresh, size.measured_notices), (DAWN, dawn, 0)]
+        if size.measured_learned:
+            asked.append((LEARNED, fresh, 0))
+        for name, dataset, whole in asked:
             release = _release(store, releases[TUNED if name == DAWN else name])
             await learning.serve(release)
             say(f"asking {name} about {dataset.rows} flights" + f" and for {whole} whole notices" * bool(whole))
@@ -239,6 +237,7 @@ def _compare(
         differences={
             words: metrics.difference(metrics.auc, forecasts[one], forecasts[other], late, **options)
             for words, (one, other) in pairs.items()
+            if one in forecasts and other in forecasts
         },
         notices=tuple(
             Notices(

@@ -19,6 +19,7 @@ from examples.flight_desk.learning.measure import (
     REGRESSION,
     TUNED,
     UNTUNED,
+    Forecaster,
     Measured,
 )
 from examples.flight_desk.learning.story import Story
@@ -38,7 +39,7 @@ class Told(msgspec.Struct, frozen=True):
 def table(told: Told) -> str:
     """Forecasters and phases as aligned text."""
     measured = told.measured
-    rows = [(name, _shown(measured.forecaster(name).auc), _shown(measured.forecaster(name).brier)) for name in _ORDER]
+    rows = [(one.name, _shown(one.auc), _shown(one.brier)) for one in _ordered(measured)]
     phases = [(phase.name, f"{phase.seconds:.0f} s", outcome(phase.name, phase.found)) for phase in told.story.phases]
     return _aligned([_COLUMNS, *rows]) + "\n\n" + _aligned([("phase", "took", "came to"), *phases])
 
@@ -98,7 +99,7 @@ def write(told: Told, path: Path) -> None:
     page = environment.from_string(_PAGE).render(
         told=told,
         verdict=verdict(told),
-        forecasters=[told.measured.forecaster(name) for name in _ORDER],
+        forecasters=_ordered(told.measured),
         shown=_shown,
         outcome=outcome,
         plots={name: _evidence(name, judged) for name, judged in told.judgements.items() if judged},
@@ -137,7 +138,7 @@ def _forecasts(measured: Measured) -> str:
     """AUC of every forecaster with its interval."""
 
     def draw(axes: Any) -> None:
-        names = list(reversed(_ORDER))
+        names = [one.name for one in reversed(_ordered(measured))]
         for place, name in enumerate(names):
             auc = measured.forecaster(name).auc
             axes.errorbar(
@@ -149,6 +150,11 @@ def _forecasts(measured: Measured) -> str:
         axes.set_xlabel("area under the ROC curve, 95 % interval")
 
     return plots.figure(draw, "How well each tells late flights from the others", 6.4, 2.8)
+
+
+def _ordered(measured: Measured) -> list[Forecaster]:
+    known = {one.name: one for one in measured.forecasters}
+    return [known[name] for name in _ORDER if name in known]
 
 
 def _shown(measure: Measure) -> str:

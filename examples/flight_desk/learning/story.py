@@ -97,7 +97,7 @@ class Teller:
 
     async def _train(self, *options: str) -> dict[str, Any]:
         found = await self._command(
-            "train", APPLICATION, *options, "--rows", str(self._size.gate_rows), "--texts", "40"
+            "train", APPLICATION, *options, "--rows", str(self._size.gate_rows), "--texts", str(self._size.gate_texts)
         )
         auc, brier = found["auc"], found["brier"]
         self._say(
@@ -226,7 +226,7 @@ def prepare(folder: Path, settings: Settings, events: Events) -> Path:
 def _broken(definitions: str) -> str:
     """The definitions with a prompt in which the figures are gone, so that the model makes them up, and no shadow."""
     lost = 'TUNED = AIRLINE + "{{ airline }} to {{ dest }} from {{ origin }}: see the board."\n'
-    hurried = definitions.replace("shadow=1.0, shadow_pairs=80, ", "", 1)
+    hurried = definitions.replace("shadow=1.0, shadow_pairs=60, ", "", 1)
     return hurried.replace("NOTICE = ", f"{lost}NOTICE = ", 1)
 
 

@@ -20,7 +20,7 @@ from examples.flight_desk.records import Answered
 from examples.flight_desk.settings import LearningSize, Settings, Size
 
 APPLICATION = "desk"
-CONCURRENCY = 6
+CONCURRENCY = 8
 DAYS = 14
 """Days that passengers are drawn for; a story that needs more has gone wrong."""
 
