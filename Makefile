@@ -12,7 +12,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
-  bench-beside-training bench-delta chaos clean
+  bench-beside-training chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -72,16 +72,13 @@ bench-judge: environment  ## false rollbacks and power of the judge beside a pee
 	@$(BIN)/python -m benchmarks.judge --full
 
 bench-flips: environment  ## 100 flips of the live pointer under load
-	@$(BIN)/python -m benchmarks.flips --full
+	@$(BIN)/python -m benchmarks.flips
 
 bench-training-kills: environment  ## ten kills of a training: the same weights
-	@$(BIN)/python -m benchmarks.training_kills --full
+	@$(BIN)/python -m benchmarks.training_kills
 
 bench-beside-training: environment  ## time to first token beside training, governed and not
-	@$(BIN)/python -m benchmarks.beside_training --full
-
-bench-delta: environment  ## delta retraining beside full retraining
-	@$(BIN)/python -m benchmarks.delta
+	@$(BIN)/python -m benchmarks.beside_training
 
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
