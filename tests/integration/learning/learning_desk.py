@@ -74,8 +74,8 @@ class PastFlights:
         self.label: Callable[[int], bool] = lambda hour: hour % 8 * 5 > 15 + (hour % 3 - 1) * 10
         self.built = 0
 
-    def plan(self, application: ApplicationSpec, **wishes: Any) -> DatasetSpec:
-        return dataset_plan.plan(application, None, now=self._desk.clock.now(), **wishes)
+    def plan(self, application: ApplicationSpec, window: TrainingWindow | None = None, **wishes: Any) -> DatasetSpec:
+        return dataset_plan.plan(application, window, now=self._desk.clock.now(), **wishes)
 
     def build(self, spec: DatasetSpec) -> Dataset:
         self.built += 1

@@ -141,6 +141,17 @@ def test_an_order_that_cannot_be_carried_out_makes_no_run(desk: LearningDesk, ch
     assert desk.runs.list(SCOPE) == []
 
 
+async def test_a_delta_holds_out_what_its_own_window_says(desk: LearningDesk) -> None:
+    first = (await desk.train()).result
+    desk.releases.activate(SCOPE, "desk", first["release"], "me", "it passed")
+    changed_tune(desk, delta_window=TrainingWindow(history="60h", maturity="1s", embargo="10h"))
+    desk.clock.advance(timedelta(hours=72))
+    run = await desk.train(delta=True)
+    assert run.status == "succeeded", run.error
+    trained, held_out = (desk.datasets.get(SCOPE, run.result[name]).spec for name in ("training_set", "evaluation_set"))
+    assert trained.cutoff - trained.last == held_out.last - held_out.first == timedelta(hours=10)
+
+
 def test_an_application_without_fine_tune_or_held_out_moments_is_refused(desk: LearningDesk) -> None:
     changed_tune(desk, window=TrainingWindow(history="60h", maturity="1s"))
     with pytest.raises(InvalidInput, match="no embargo"):
