@@ -93,6 +93,11 @@ class Desk:
         listed = await self._call("GET", "/admin/rollouts")
         return dict(next(one for one in listed["rollouts"] if one["id"] == rollout))
 
+    async def mirrored(self, rollout: str) -> int:
+        """How many questions a rollout's candidate has answered in shadow so far."""
+        detail = await self._call("GET", f"/admin/rollouts/{rollout}?judgements=1")
+        return int(detail["pairs"]["pairs"])
+
     async def push(self, arrived: Mapping[str, Sequence[SourceEvent]]) -> dict[str, int]:
         """Append events to their streams; the last offset of each stream that received any."""
         ends: dict[str, int] = {}
