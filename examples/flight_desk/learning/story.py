@@ -157,7 +157,7 @@ class Teller:
         return {"questions": len(asked), "outcomes": dict(traffic.statuses)}
 
     async def _bad_release(self, traffic: Traffic) -> dict[str, Any]:
-        """A prompt that lost its figures, sent past its gates by somebody in a hurry."""
+        """A prompt that mixes up two figures, sent past its gates by somebody in a hurry."""
         definitions = self._project / "definitions.py"
         good = definitions.read_text(encoding="utf-8")
         definitions.write_text(_broken(good), encoding="utf-8")
@@ -167,7 +167,7 @@ class Teller:
                 one["id"] for one in applied["releases"] if one["bundle"]["application"]["name"] == APPLICATION
             )
             return await self._roll_out(
-                traffic, release, "a shorter prompt, in a hurry", "--force", most=self._size.bad_questions
+                traffic, release, "another prompt, in a hurry", "--force", most=self._size.bad_questions
             )
         finally:
             definitions.write_text(good, encoding="utf-8")
@@ -236,10 +236,11 @@ def prepare(folder: Path, settings: Settings, events: Events) -> Path:
 
 
 def _broken(definitions: str) -> str:
-    """The definitions with a prompt in which the figures are gone, so that the model makes them up, and no shadow."""
-    lost = 'TUNED = AIRLINE + "{{ airline }} to {{ dest }} from {{ origin }}: see the board."\n'
+    """The definitions with delay and wind mixed up in the prompt, and no shadow: figures in the wrong role."""
+    delay, wind = "features.congestion.delay_2h", "features.weather.wind"
+    mixed = f"TUNED = '{delay}'.join(part.replace('{delay}', '{wind}') for part in TUNED.split('{wind}'))\n"
     hurried = definitions.replace("shadow=1.0, shadow_pairs=60, ", "", 1)
-    return hurried.replace("NOTICE = ", f"{lost}NOTICE = ", 1)
+    return hurried.replace("NOTICE = ", f"{mixed}NOTICE = ", 1)
 
 
 def _interval(measure: dict[str, float] | None) -> str:
