@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Run, show what it says, keep its last line."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
-        code = run.main(arguments if "--size" in arguments else ["--size", "full", *arguments])
+        code = run.main(["--ways-only", *(() if "--size" in arguments else ("--size", "full")), *arguments])
     text = shown.getvalue()
     sys.stdout.write(text)
     lines = text.strip().splitlines()

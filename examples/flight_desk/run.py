@@ -35,16 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
         parts: dict[str, Any] = {}
         if not options.learning_only:
             parts = _run(options)
-        if options.learning_only or not (options.url or options.analyse):
-            parts["learning"] = _learn(options)
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Stopped. What was answered is kept: run it again to go on.", file=sys.stderr)
         return 130
+    code = 0
+    if options.learning_only or not (options.url or options.analyse or options.ways_only):
+        code, parts["learning"] = _learned(options)
     print(msgspec.json.encode(parts).decode())
-    return 0
+    return code
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -55,6 +56,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--key", default=os.environ.get("ANTIPHON_API_KEY"), help="its API key (or ANTIPHON_API_KEY)")
     parser.add_argument("--analyse", action="store_true", help="analyse the answers that are there; ask nothing")
     parser.add_argument("--learning-only", action="store_true", help="tell the story of learning without the four ways")
+    parser.add_argument("--ways-only", action="store_true", help="the four ways without the story of learning")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run's answers and its platform's state")
     return parser.parse_args(arguments)
 
@@ -100,6 +102,18 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         print(sentence)
     print(f"\nreport: {page}")
     return report.summary(findings, page, seconds)
+
+
+def _learned(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """The exit code and what came of the story: a story that fails takes nothing away from what was found before."""
+    try:
+        return 0, _learn(options)
+    except AntiphonError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code, {"failed": str(error)}
+    except KeyboardInterrupt:
+        print("Stopped. The story of learning begins anew when it is told again.", file=sys.stderr)
+        return 130, {"failed": "stopped"}
 
 
 def _learn(options: argparse.Namespace) -> dict[str, Any]:
