@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ class Learning:
         candidate = self._store.releases.get(scope, release)
         self.validation.require_whole(candidate)
         await self.serve(candidate)
-        dataset = await asyncio.to_thread(self._held_out, scope, candidate, rows)
+        dataset = await asyncio.to_thread(self.held_out, scope, candidate, rows)
         live = self._store.releases.live(scope, candidate.bundle.application.name)
         evaluation = await self.evaluator.evaluate(
             candidate, dataset, mode="classes", whole=texts, with_attacks=texts > 0, progress=progress,
@@ -231,13 +232,13 @@ class Learning:
         )  # fmt: skip
         return await asyncio.to_thread(lambda: self.validation.validate(candidate, evaluation, principal=principal))
 
-    def _held_out(self, scope: Scope, release: Release, rows: int) -> Dataset:
-        """The evaluation set that its version was held out from, or the one that ends now."""
+    def held_out(self, scope: Scope, release: Release, rows: int, cutoff: datetime | None = None) -> Dataset:
+        """The evaluation set of moments that its version was not trained on, or of those before ``cutoff`` (or now)."""
         application, version = release.bundle.application, release.bundle.model.version
-        cutoff, window = None, None
+        window = None
         if version is not None:
             trained = self.versions.get(scope, version)
-            cutoff = self.datasets.get(scope, trained.dataset).spec.cutoff
+            cutoff = cutoff or self.datasets.get(scope, trained.dataset).spec.cutoff
             tune = application.fine_tune
             window = tune.delta_window if tune is not None and trained.parent is not None else None
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from antiphon.catalog.models import ModelVersion
-from antiphon.catalog.releases import Activation, Release
+from antiphon.catalog.releases import Activation, Release, standing_of
 from antiphon.catalog.rollouts import Rollout
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFound, Unavailable
@@ -65,7 +65,7 @@ def needed(
     """
     wanted = {release for rollout in rollouts for release in (rollout.candidate, rollout.control)}
     for history in moves.values():
-        wanted.update(_standing(history)[-2:])
+        wanted.update(standing_of(history)[-2:])
     waiting: set[str] = set()
     for release in releases:
         application = release.bundle.application.name
@@ -196,14 +196,3 @@ class ServedModels:
                 continue
             wanted.append(ServedModel(name, str(self._folder.resolve() / weights.path), weights.sha256))
         return wanted
-
-
-def _standing(history: Sequence[Activation]) -> list[str]:
-    """The releases one can roll back through, the live one last: an activation adds one, a rollback removes one."""
-    standing: list[str] = []
-    for move in history:
-        if move.action == "rollback":
-            standing.pop()
-        else:
-            standing.append(move.release)
-    return standing

@@ -235,7 +235,7 @@ class Releases:
         """
         with self._database.writing(within) as connection:
             history = self.history(scope, application, within=connection)
-            standing = _standing(history)
+            standing = standing_of(history)
             if len(standing) < 2:
                 raise Conflict(
                     f"{application!r} has no earlier live release.",
@@ -365,7 +365,7 @@ class Releases:
         return microseconds(self._database.clock.now())
 
 
-def _standing(history: Sequence[Activation]) -> list[str]:
+def standing_of(history: Sequence[Activation]) -> list[str]:
     """The releases one can roll back through, the live one last: an activation adds one, a rollback removes one."""
     standing: list[str] = []
     for move in history:

@@ -90,8 +90,4 @@ def _dataset(
     """The named set, or what the release's model was not trained on: its own held out moments."""
     if dataset is not None:
         return learning.datasets.get(store.scope, dataset)
-    until, version = entities.moment(cutoff), release.bundle.model.version
-    if until is None and version is not None:
-        until = learning.datasets.get(store.scope, learning.versions.get(store.scope, version).dataset).spec.cutoff
-    spec = learning.builder.plan(release.bundle.application, kind="evaluation", cutoff=until, examples=rows)
-    return learning.builder.build(spec)
+    return learning.held_out(store.scope, release, rows, entities.moment(cutoff))
