@@ -90,9 +90,10 @@ def _share(part: float, whole: float) -> str:
 def write(findings: Findings, settings: Settings, path: Path) -> None:
     """Write the page: self-contained, no script, nothing fetched."""
     page = (
-        _environment()
+        environment()
         .from_string(_PAGE)
         .render(
+            style=STYLE,
             findings=findings,
             names=NAMES,
             verdict=verdict(findings),
@@ -111,7 +112,8 @@ def write(findings: Findings, settings: Settings, path: Path) -> None:
     partial.replace(path)
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """How both reports are written: escaped, and a missing name is an error."""
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -155,3 +157,5 @@ def _finite(value: Any) -> Any:
 
 
 _PAGE = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+"""What both reports look like; a page brings it along, so that it needs nothing else."""

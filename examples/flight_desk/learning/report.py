@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 
 from antiphon.catalog.evaluations import Measure
@@ -23,6 +22,7 @@ from examples.flight_desk.learning.measure import (
     Measured,
 )
 from examples.flight_desk.learning.story import Story
+from examples.flight_desk.report import STYLE, environment
 
 _ORDER = (UNTUNED, TUNED, LEARNED, DAWN, REGRESSION, BASE_RATE)
 _COLUMNS = ("forecaster", "AUC [95 %]", "Brier [95 %]")
@@ -93,17 +93,19 @@ def summary(told: Told) -> dict[str, Any]:
 
 def write(told: Told, path: Path) -> None:
     """Write the page: self-contained, no script, nothing fetched."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(_PAGE).render(
-        told=told,
-        verdict=verdict(told),
-        forecasters=_ordered(told.measured),
-        shown=_shown,
-        outcome=outcome,
-        plots={name: _evidence(name, judged) for name, judged in told.judgements.items() if judged},
-        forecasts=_forecasts(told.measured),
+    page = (
+        environment()
+        .from_string(_PAGE)
+        .render(
+            style=STYLE,
+            told=told,
+            verdict=verdict(told),
+            forecasters=_ordered(told.measured),
+            shown=_shown,
+            outcome=outcome,
+            plots={name: _evidence(name, judged) for name, judged in told.judgements.items() if judged},
+            forecasts=_forecasts(told.measured),
+        )
     )
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(page, encoding="utf-8")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import sys
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlalchemy import func, insert, select
+from sqlalchemy import Select, Table, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
@@ -46,12 +47,9 @@ class Exposures:
         within: Connection | None = None,
     ) -> list[Exposure]:
         """A rollout's exposures in order of id; ``since``: only those made then or later."""
-        table = schema.exposures
-        statement = select(table).where(schema.owned(table, scope), table.c.rollout == rollout)
-        if since is not None:
-            statement = statement.where(table.c.created_at >= microseconds(since))
+        statement = _of_rollout(schema.exposures, scope, rollout, since)
         with self._database.reading(within) as connection:
-            rows = connection.execute(statement.order_by(table.c.id).limit(limit))
+            rows = connection.execute(statement.order_by(schema.exposures.c.id).limit(limit))
             return [_exposure(scope, row) for row in rows]
 
 
@@ -77,12 +75,9 @@ class ShadowPairs:
         within: Connection | None = None,
     ) -> list[ShadowPair]:
         """A rollout's pairs in order of the prediction's id; ``since``: only those made then or later."""
-        table = schema.shadow_pairs
-        statement = select(table).where(schema.owned(table, scope), table.c.rollout == rollout)
-        if since is not None:
-            statement = statement.where(table.c.created_at >= microseconds(since))
+        statement = _of_rollout(schema.shadow_pairs, scope, rollout, since)
         with self._database.reading(within) as connection:
-            rows = connection.execute(statement.order_by(table.c.prediction).limit(limit))
+            rows = connection.execute(statement.order_by(schema.shadow_pairs.c.prediction).limit(limit))
             return [_pair(scope, row) for row in rows]
 
 
@@ -142,6 +137,11 @@ class Judgements:
         with self._database.reading(within) as connection:
             latest_first = [_judgement.decode(document) for document in connection.execute(statement).scalars()]
         return latest_first[::-1]
+
+
+def _of_rollout(table: Table, scope: Scope, rollout: str, since: datetime | None) -> Select[Any]:
+    statement = select(table).where(schema.owned(table, scope), table.c.rollout == rollout)
+    return statement if since is None else statement.where(table.c.created_at >= microseconds(since))
 
 
 def _columns(evidence: Exposure | ShadowPair) -> dict[str, object]:
