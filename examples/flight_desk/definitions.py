@@ -134,27 +134,28 @@ PROMPT = Prompt(
 )
 
 # What the model is told once it was fine-tuned on this desk: no examples, and each figure with a word for its size.
-SIZE = (
+# The notice has the figures in the request's own order, which is easier to copy. Short, because every word is computed
+# again for every answer.
+TUNED = AIRLINE + (
     "{% macro size(figure, bounds) %}{% set at = namespace(n=0) %}"
     "{% for bound in bounds %}{% if figure|int >= bound %}{% set at.n = loop.index %}{% endif %}{% endfor %}"
     " ({{ ['lowest', 'low', 'usual', 'high', 'very high', 'extreme'][at.n] }}){% endmacro %}"
+    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
+    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+    "{{ origin }} runs {% if d is none %}unknown{% else %}{{ d }} minutes late{{ size(d, [5, 10, 15, 25, 40]) }}"
+    "{% endif %}, wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, [5, 10, 15, 20, 30]) }}{% endif %}."
+    " {{ airline }} {% if c is none %}unknown{% else %}{{ c }}% late{{ size(c, [15, 20, 25, 30, 40]) }}{% endif %},"
+    " route {{ dest }} {% if r is none %}unknown{% else %}{{ r }}%{{ size(r, [10, 15, 20, 30, 40]) }}{% endif %}."
 )
-TUNED = (
-    SIZE
-    + AIRLINE
-    + (
-        "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
-        "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
-        "Departures at {{ origin }} are"
-        " {% if d is none %}not counted yet{% else %}{{ d }} minutes late{{ size(d, [5, 10, 15, 25, 40]) }}{% endif %}."
-        " {{ airline }} airline is late {% if c is none %}sometimes{% else %}{{ c }}% of the time"
-        "{{ size(c, [15, 20, 25, 30, 40]) }}{% endif %},"
-        " route to {{ dest }} {% if r is none %}unknown{% else %}{{ r }}%"
-        "{{ size(r, [10, 15, 20, 30, 40]) }}{% endif %}."
-        " Wind {% if w is none %}unknown{% else %}{{ w }} mph{{ size(w, [5, 10, 15, 20, 30]) }}{% endif %}."
-    )
+NOTICE = AIRLINE + (
+    "{% set c = features.carrier_history.late_share %}{% set r = features.route_history.late_share %}"
+    "{% set w = features.weather.wind %}{% set d = features.congestion.delay_2h %}"
+    "{% if label == 'delayed' %}Allow extra time. {% endif %}"
+    "{% if d is not none %}Departures at {{ origin }} run {{ d }} minutes late. {% endif %}"
+    "{% if w is not none %}The wind is {{ w }} mph. {% endif %}"
+    "{% if c is not none %}{{ airline }} is late {{ c }}% of the time.{% endif %}"
+    "{% if r is not none %} The route to {{ dest }}: {{ r }}%.{% endif %}"
 )
-NOTICE = "{% if label == 'delayed' %}Allow extra time. {% endif %}" + FALLBACK
 
 OUTPUT = {
     "type": "object",

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,23 +111,39 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
 _ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
 
 
-def command(*words: str, timeout: float = 600.0) -> str:
-    """Run one command of ``antiphon``; its standard output.
+def command(*words: str, timeout: float = 600.0, say: Say | None = None) -> str:
+    """Run one command of ``antiphon``; its standard output. ``say`` hears each line of its progress as it comes.
 
     Raises:
-        CommandFailed: it ended with an error.
+        CommandFailed: it ended with an error, or not within ``timeout`` seconds.
     """
-    ended = subprocess.run(
-        [*_ANTIPHON, *words],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env=os.environ | {"NO_COLOR": "1"},
-    )
-    if ended.returncode != 0:
-        raise CommandFailed(ended.stderr.strip() or f"It ended with {ended.returncode}.", where=" ".join(words))
-    return ended.stdout
+    heard: list[str] = []
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
+        subprocess.Popen(
+            [*_ANTIPHON, *words],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"NO_COLOR": "1"},
+        ) as child,
+    ):
+        # Its end closes the pipe, so reading ends with it; a command that hangs is ended by the timer.
+        timer = threading.Timer(timeout, child.kill)
+        timer.start()
+        try:
+            assert child.stderr is not None
+            for line in child.stderr:
+                heard.append(line)
+                if say is not None and line.strip():
+                    say(line.strip())
+            code = child.wait()
+        finally:
+            timer.cancel()
+        if code != 0:
+            raise CommandFailed("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
+        output.seek(0)
+        return output.read()
 
 
 def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:

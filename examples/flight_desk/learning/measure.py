@@ -21,7 +21,6 @@ from antiphon.app.outcomes import DeclaredApplications
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Measure
-from antiphon.catalog.releases import Release
 from antiphon.core.errors import SetupError
 from antiphon.learning import metrics
 from examples.flight_desk import baselines, data, demand
@@ -71,6 +70,22 @@ class Measured(msgspec.Struct, frozen=True):
         return next(one for one in self.forecasters if one.name == name)
 
 
+class Subject(msgspec.Struct, frozen=True):
+    """Who is asked about the sample: a release, with the features of dawn or fresh ones, and for how many notices."""
+
+    name: str
+    release: str
+    dawn: bool = False
+    notices: int = 0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a subject answered: its evaluation, and the probability of being late in the sample's order."""
+
+    evaluation: Evaluation
+    forecasts: Any
+
+
 async def measure(
     project: Path,
     settings: Settings,
@@ -86,24 +101,54 @@ async def measure(
         SetupError: a row got no answer, so that the comparison would not be on identical rows.
     """
     flights = sample(settings, size, events)
+    subjects = [
+        Subject(UNTUNED, releases[UNTUNED], notices=size.measured_notices),
+        Subject(TUNED, releases[TUNED], notices=size.measured_notices),
+        Subject(DAWN, releases[TUNED], dawn=True),
+    ]
+    if size.measured_learned:
+        subjects.append(Subject(LEARNED, releases[LEARNED]))
+    asked = await ask(project, settings, events, flights, subjects, say)
+    return _compare(settings, flights, events, truth, asked)
+
+
+async def ask(
+    project: Path,
+    settings: Settings,
+    events: Events,
+    flights: Sequence[Flight],
+    subjects: Sequence[Subject],
+    say: Say,
+) -> dict[str, Asked]:
+    """Ask every subject about these flights of April, through the function that serves; by its name.
+
+    Raises:
+        SetupError: a row got no answer, so that the comparison would not be on identical rows.
+    """
+    asked: dict[str, Asked] = {}
     async with open_learning(project) as (learning, store):
-        fresh = _dataset(learning, store, settings, events, flights, dawn=False)
-        dawn = _dataset(learning, store, settings, events, flights, dawn=True)
-        evaluated: dict[str, Evaluation] = {}
-        forecasts: dict[str, Any] = {}
-        asked = [(UNTUNED, fresh, size.measured_notices), (TUNED, fresh, size.measured_notices), (DAWN, dawn, 0)]
-        if size.measured_learned:
-            asked.append((LEARNED, fresh, 0))
-        for name, dataset, whole in asked:
-            release = _release(store, releases[TUNED if name == DAWN else name])
+        # Both sets before the first question, so that everybody is asked with the sources as they then are.
+        datasets = {
+            dawn: _dataset(learning, store, settings, events, flights, dawn=dawn)
+            for dawn in sorted({subject.dawn for subject in subjects})
+        }
+        for subject in subjects:
+            dataset = datasets[subject.dawn]
+            release = store.releases.get(store.scope, subject.release)
             await learning.serve(release)
-            say(f"asking {name} about {dataset.rows} flights" + f" and for {whole} whole notices" * bool(whole))
+            notices = f" and for {subject.notices} whole notices" if subject.notices else ""
+            say(f"asking {subject.name} about {dataset.rows} flights{notices}")
             evaluation = await learning.evaluator.evaluate(
-                release, dataset, mode="classes", whole=whole, with_attacks=False
+                release, dataset, mode="classes", whole=subject.notices, with_attacks=False
             )
-            evaluated[name] = evaluation
-            forecasts[name] = _forecasts(learning, evaluation, dataset, flights, dawn=name == DAWN, settings=settings)
-    return _compare(settings, flights, events, truth, evaluated, forecasts)
+            forecasts = _forecasts(learning, evaluation, dataset, flights, settings=settings)
+            asked[subject.name] = Asked(evaluation, forecasts)
+    return asked
+
+
+def lateness(flights: Sequence[Flight], settings: Settings) -> Any:
+    """Whether each flight left late: an array of 1.0 and 0.0 in the sample's order."""
+    return numpy.array([(flight.dep_delay or 0) > settings.analysis.late_after_minutes for flight in flights], float)
 
 
 def sample(settings: Settings, size: LearningSize, events: Events) -> tuple[Flight, ...]:
@@ -157,17 +202,12 @@ def _dataset(
     return learning.builder.build(spec)
 
 
-def _release(store: Store, release: str) -> Release:
-    return store.releases.get(store.scope, release)
-
-
 def _forecasts(
     learning: Learning,
     evaluation: Evaluation,
     dataset: Dataset,
     flights: Sequence[Flight],
     *,
-    dawn: bool,
     settings: Settings,
 ) -> Any:
     """The probability of being late for each flight, in the sample's order."""
@@ -195,14 +235,9 @@ def _place(entity: Mapping[str, str], moment: datetime, settings: Settings) -> t
 
 
 def _compare(
-    settings: Settings,
-    flights: Sequence[Flight],
-    events: Events,
-    truth: Truth,
-    evaluated: Mapping[str, Evaluation],
-    forecasts: dict[str, Any],
+    settings: Settings, flights: Sequence[Flight], events: Events, truth: Truth, asked: Mapping[str, Asked]
 ) -> Measured:
-    late = numpy.array([(flight.dep_delay or 0) > settings.analysis.late_after_minutes for flight in flights], float)
+    late = lateness(flights, settings)
     moments = data.asked_moments(events, settings, [flight.event_id for flight in flights])
     inputs, outcomes = baselines.training_rows(events, settings, truth)
     regression = baselines.fit(inputs, outcomes)
@@ -210,7 +245,7 @@ def _compare(
         [baselines.features(truth, one.origin, one.carrier, one.dest, moments[one.event_id]) for one in flights]
     )
     forecasts = {
-        **forecasts,
+        **{name: one.forecasts for name, one in asked.items()},
         REGRESSION: regression.predict_proba(rows)[:, 1],
         BASE_RATE: numpy.full(len(flights), float(outcomes.mean())),
     }
@@ -241,10 +276,10 @@ def _compare(
         },
         notices=tuple(
             Notices(
-                name, evaluated[name].whole_rows, 1000 * (evaluated[name].guard_share or 0.0),
-                1000 * (evaluated[name].false_share or 0.0),
+                name, asked[name].evaluation.whole_rows, 1000 * (asked[name].evaluation.guard_share or 0.0),
+                1000 * (asked[name].evaluation.false_share or 0.0),
             )
             for name in (UNTUNED, TUNED)
         ),
-        tokens={name: evaluation.tokens for name, evaluation in evaluated.items()},
+        tokens={name: one.evaluation.tokens for name, one in asked.items()},
     )  # fmt: skip

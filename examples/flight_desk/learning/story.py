@@ -99,8 +99,9 @@ class Teller:
 
     async def _train(self, *options: str) -> dict[str, Any]:
         found = await self._command(
-            "train", APPLICATION, *options, "--rows", str(self._size.gate_rows), "--texts", str(self._size.gate_texts)
-        )
+            "train", APPLICATION, *options, "--rows", str(self._size.gate_rows), "--texts", str(self._size.gate_texts),
+            say=self._say,
+        )  # fmt: skip
         auc, brier = found["auc"], found["brier"]
         self._say(
             f"{found['model']}: trained {found['seconds']:.0f} s on {found['examples']['new']} new examples and"
@@ -215,9 +216,9 @@ class Teller:
             await asyncio.sleep(0.5)
         return False
 
-    async def _command(self, *words: str) -> Any:
+    async def _command(self, *words: str, say: Say | None = None) -> Any:
         arguments = (*words, "--json", "--project", str(self._project))
-        return json.loads(await asyncio.to_thread(host.command, *arguments, timeout=3_600.0))
+        return json.loads(await asyncio.to_thread(host.command, *arguments, timeout=3_600.0, say=say))
 
 
 def prepare(folder: Path, settings: Settings, events: Events) -> Path:
