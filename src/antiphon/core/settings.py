@@ -90,6 +90,93 @@ class WorkerSettings(_Section, frozen=True):
     training_poll: str = "50ms"
 
 
+class OidcSettings(_Section, frozen=True):
+    """An OpenID Connect issuer whose JWTs are accepted. ``None`` for ``issuer`` accepts none.
+
+    Attributes:
+        issuer: the ``iss`` that tokens must carry; its keys are read from ``jwks``.
+        audience: the ``aud`` that tokens must carry.
+        jwks: URL or file of the issuer's JSON Web Key Set; by default ``ISSUER/.well-known/jwks.json``.
+        tenant_claim, role_claim, name_claim: where a token names tenant, role and principal.
+        roles: values of the role claim to roles of ours; one that is not listed has no role, so it is refused.
+        leeway: how far clocks may differ.
+    """
+
+    issuer: str | None = None
+    audience: str = "antiphon"
+    jwks: str | None = None
+    tenant_claim: str = "tenant"
+    role_claim: str = "role"
+    name_claim: str = "sub"
+    roles: dict[str, str] = {}
+    leeway: str = "30s"
+
+
+class IdentitySettings(_Section, frozen=True):
+    """How somebody proves who they are.
+
+    Attributes:
+        oidc: an issuer of JWTs beside our own API keys.
+        session: how long a dashboard session lasts.
+    """
+
+    oidc: OidcSettings = OidcSettings()
+    session: str = "12h"
+
+
+class EncryptionSettings(_Section, frozen=True):
+    """What protects stored payloads.
+
+    Attributes:
+        mode: ``plaintext`` stores payloads as they are, and says so at every start; ``encrypted`` seals them with a
+            data key of their tenant. ``None`` is plaintext in the environment ``dev`` and an error in any other.
+        provider: who keeps the key that wraps data keys: a keyring ``file`` (its passphrase in the environment variable
+            named by ``secret``), the ``environment`` (32 bytes in base64 in that variable), or a ``kms`` at ``url``.
+        keyring: the keyring's file, relative to the project's folder.
+        secret: name of an environment variable.
+    """
+
+    mode: Literal["plaintext", "encrypted"] | None = None
+    provider: Literal["file", "environment", "kms"] = "file"
+    keyring: str = ".antiphon/keys/keyring.json"
+    secret: str = "ANTIPHON_PASSPHRASE"
+    url: str | None = None
+
+
+class TlsSettings(_Section, frozen=True):
+    """TLS of the gateway. Files relative to the project's folder; changed ones are read again while it serves.
+
+    Attributes:
+        certificate, key: PEM files; without them the gateway speaks plain HTTP and may listen on loopback only.
+        client_ca: certificates of clients are checked against it (mutual TLS).
+        require_client: refuse clients without a certificate.
+    """
+
+    certificate: str | None = None
+    key: str | None = None
+    client_ca: str | None = None
+    require_client: bool = False
+
+
+class AuditSettings(_Section, frozen=True):
+    """The audit log's checkpoints.
+
+    Attributes:
+        witness: a file, best on another machine's disk, to which each signed checkpoint is appended.
+        every: how often a checkpoint is signed while there is something new.
+    """
+
+    witness: str = ".antiphon/witness/checkpoints"
+    every: str = "10s"
+
+
+class PolicySettings(_Section, frozen=True):
+    """The project's own policies: files of Cedar policies and of their tests, relative to its folder."""
+
+    files: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+
+
 class PriceSettings(_Section, frozen=True):
     """What a unit costs, in ``currency``; operations prices receipts with it."""
 
@@ -108,6 +195,11 @@ class Settings(_Section, frozen=True):
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
     prices: PriceSettings = PriceSettings()
+    identity: IdentitySettings = IdentitySettings()
+    policy: PolicySettings = PolicySettings()
+    audit: AuditSettings = AuditSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
+    tls: TlsSettings = TlsSettings()
 
     @property
     def scope(self) -> Scope:

@@ -1,0 +1,70 @@
+"""Every table of the catalog, by noun. Instants are whole microseconds UTC; documents are JSON; payloads are envelopes.
+
+All rows carry tenant and environment, and every key begins with them. Text ids are chosen by the writer, so that
+rows can be copied between databases without renumbering.
+"""
+
+from __future__ import annotations
+
+from antiphon.catalog.schema.answers import answers, blobs, job_rows, jobs, receipts
+from antiphon.catalog.schema.audit import audit_entries, audit_heads
+from antiphon.catalog.schema.base import metadata, owned
+from antiphon.catalog.schema.features import (
+    applied_projects,
+    definition_versions,
+    events,
+    publications,
+    snapshots,
+    streams,
+)
+from antiphon.catalog.schema.identity import api_keys
+from antiphon.catalog.schema.learning import datasets, evaluations, model_aliases, model_versions, outcomes
+from antiphon.catalog.schema.releases import (
+    exposures,
+    judgements,
+    release_pointers,
+    release_stages,
+    releases,
+    rollout_moves,
+    rollouts,
+    shadow_pairs,
+)
+from antiphon.catalog.schema.runs import runs, steps
+
+REVISION = "0006"
+"""The Alembic revision these tables are at."""
+
+__all__ = [
+    "REVISION",
+    "answers",
+    "api_keys",
+    "applied_projects",
+    "audit_entries",
+    "audit_heads",
+    "blobs",
+    "datasets",
+    "definition_versions",
+    "evaluations",
+    "events",
+    "exposures",
+    "job_rows",
+    "jobs",
+    "judgements",
+    "metadata",
+    "model_aliases",
+    "model_versions",
+    "outcomes",
+    "owned",
+    "publications",
+    "receipts",
+    "release_pointers",
+    "release_stages",
+    "releases",
+    "rollout_moves",
+    "rollouts",
+    "runs",
+    "shadow_pairs",
+    "snapshots",
+    "steps",
+    "streams",
+]
