@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,11 +30,19 @@ class Refused(AntiphonError):
 class Desk:
     """Talks to one gateway. Use it as an async context manager."""
 
-    def __init__(self, url: str, key: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(130.0, connect=5.0),
+            verify=verify,
             transport=transport,
         )
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.tls import gateway_url, own_client
 from examples.flight_desk import data
 from examples.flight_desk.data import Events
 
@@ -36,10 +39,11 @@ class CommandFailed(AntiphonError):
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """Where a running platform listens, and an administrator's key."""
+    """Where a running platform listens, an administrator's key, and how its certificate is verified."""
 
     url: str
     key: str
+    verify: Any = True
 
 
 def prepare(folder: Path, events: Events, start: datetime) -> Path:
@@ -88,7 +92,9 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
     say("definitions: apply")
     command("apply", "--project", str(project))
     settings, paths = project_settings.load(project)
-    url = f"http://{settings.gateway.host}:{settings.gateway.port}"
+    url = gateway_url(settings)
+    client = own_client(settings, paths.root)
+    verify: ssl.SSLContext | bool = True if client is None else client.context()
     log = paths.logs / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say("platform: up")
@@ -101,9 +107,9 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
             start_new_session=True,
         )
     try:
-        _wait_ready(child, url, log)
+        _wait_ready(child, url, log, verify)
         say(f"platform: ready at {url}")
-        yield Platform(url, (paths.keys / "admin.key").read_text(encoding="utf-8").strip())
+        yield Platform(url, (paths.keys / "admin.key").read_text(encoding="utf-8").strip(), verify)
     finally:
         _stop(child, say)
 
@@ -146,10 +152,10 @@ def command(*words: str, timeout: float = 600.0, say: Say | None = None) -> str:
         return output.read()
 
 
-def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl.SSLContext | bool) -> None:
     deadline = time.monotonic() + READY_WITHIN
     reason = "no answer yet"
-    with httpx.Client(timeout=2.0) as client:
+    with httpx.Client(timeout=2.0, verify=verify) as client:
         while time.monotonic() < deadline:
             if child.poll() is not None:
                 last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]

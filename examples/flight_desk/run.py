@@ -83,11 +83,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         if options.url:
             if not options.key:
                 raise SetupError("--url needs a key.", next_step="Give --key, or set ANTIPHON_API_KEY.")
-            asyncio.run(_replay(options.url, options.key, declared, size, events, journal, say))
+            asyncio.run(_replay(options.url, options.key, True, declared, size, events, journal, say))
         else:
             project = host.prepare(folder, events, declared.start(size))
             with host.running(project, say) as platform:
-                asyncio.run(_replay(platform.url, platform.key, declared, size, events, journal, say))
+                asyncio.run(_replay(platform.url, platform.key, platform.verify, declared, size, events, journal, say))
         seconds = time.monotonic() - started
     answers = journal.answers()
     if not answers:
@@ -134,13 +134,14 @@ def _learn(options: argparse.Namespace) -> dict[str, Any]:
 async def _replay(
     url: str,
     key: str,
+    verify: Any,
     declared: settings.Settings,
     size: settings.Size,
     events: data.Events,
     journal: Journal,
     say: Steps,
 ) -> None:
-    async with Desk(url, key) as desk:
+    async with Desk(url, key, verify=verify) as desk:
         await drive.Replay(declared, size, events, desk, journal, say.progress).run()
     say.end_progress()
 

@@ -32,7 +32,7 @@ def main() -> int:
 
 
 async def _refresh(platform: host.Platform, start: datetime) -> None:
-    async with Desk(platform.url, platform.key) as desk:
+    async with Desk(platform.url, platform.key, verify=platform.verify) as desk:
         await desk.refresh(start)
 
 

@@ -78,11 +78,15 @@ def test_decisions_are_numbered_once() -> None:
 
 
 def sections() -> list[tuple[str, str, Any]]:
-    return [
-        (section.name, field.name, field.default)
-        for section in msgspec.structs.fields(Settings)
-        for field in msgspec.structs.fields(section.type)
-    ]
+    def below(name: str, shape: Any) -> Iterator[tuple[str, str, Any]]:
+        for field in msgspec.structs.fields(shape):
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            if isinstance(default, msgspec.Struct):
+                yield from below(f"{name}.{field.name}", field.type)
+            else:
+                yield name, field.name, default
+
+    return [found for section in msgspec.structs.fields(Settings) for found in below(section.name, section.type)]
 
 
 def documented_settings() -> dict[tuple[str, str], str | None]:

@@ -76,7 +76,7 @@ class Teller:
         Raises:
             StoryFailed: a phase ended otherwise than the story needs.
         """
-        async with Desk(self._platform.url, self._platform.key) as desk:
+        async with Desk(self._platform.url, self._platform.key, verify=self._platform.verify) as desk:
             traffic = Traffic(self._settings, self._size, self._events, desk)
             await desk.refresh(traffic.now)
             await self._phase("train on history", self._train("--cutoff", traffic.now.isoformat(), *self._examples()))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import msgspec
+
+from antiphon.app.auditing import AuditedReceipts, batch_denial
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.evidence import Exposures, ShadowPairs
@@ -12,12 +16,20 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
-from antiphon.governance.identity import Principal
-from antiphon.governance.policy import Decision
+from antiphon.governance.identity import REVOKED, Principal
+from antiphon.governance.policy import Decision, Resource
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.ports import FeatureReader, LiveReleases
 from antiphon.serving.services import Services
+
+_VERSION = re.compile(r"\.v\d+\Z")
+"""How a model version's name ends."""
+
+
+def is_plain(model: str, configured: Collection[str]) -> bool:
+    """Whether a served model may be asked by its name alone: what is configured, and what is no model version."""
+    return model in configured or _VERSION.search(model) is None
 
 
 def answerer(
@@ -35,10 +47,16 @@ def answerer(
         reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
     """
 
-    def decide(principal: Principal, action: str, resource: str, context: Mapping[str, Any]) -> Decision:
-        return store.decider.decide(
-            principal, action, resource, {"environment": store.settings.project.environment, **context}
-        )
+    def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
+        environment = store.settings.project.environment
+        decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
+        if store.keys.standing(principal) is not None:
+            # Also for work that was ordered before: a job does not outlive the key that it was ordered with.
+            decision = msgspec.structs.replace(decision, allowed=False, policies=(REVOKED,))
+        if not decision.allowed and context.get("path") == "batch":
+            # Nobody waits for a batch row's answer whose refusal the gateway would see.
+            batch_denial(store.trail, Scope(principal.tenant, environment), principal, action, resource, decision)
+        return decision
 
     gateway = store.settings.gateway
     return Answerer(
@@ -49,12 +67,14 @@ def answerer(
             decide=decide,
             stored=store.answers,
             texts=store.blobs,
-            receipts=store.receipts,
+            receipts=AuditedReceipts(store.receipts, store.audit),
             exposures=Exposures(store.database),
             pairs=ShadowPairs(store.database),
             commit=commit,
             clock=SystemClock(),
             admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight),
+            checkpoint=store.trail.newest,
+            plain=lambda model: is_plain(model, store.settings.engine.models),
             subject_key=store.secret("subject"),
             online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
         )

@@ -9,9 +9,10 @@ import msgspec
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import Forbidden, InvalidInput
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.governance.identity import Principal
 from antiphon.releases import bundle as bundles
 
 Change = Literal["new", "changed", "unchanged", "removed"]
@@ -73,6 +74,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
         DefinitionErrors: every mistake of ``definitions.py`` at once.
         InvalidInput: an application names a model that the engine is not given.
         SetupError: its weights were not pulled.
+        Forbidden: policy does not let this principal make its own release live, and ``activate`` insists on it.
         Conflict: a release is to go live while a rollout compares with the one that is; nothing was applied.
     """
     project = _load(store)
@@ -80,6 +82,8 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     scope, why = store.scope, rationale or "applied"
     pins = {application.model: _pin(store, application) for application in project.applications.values()}
     transitions = rollout_transitions(store)
+    # Whoever can run this in the project's folder reads its secrets, and so is its administrator.
+    by = Principal(principal, scope.tenant, "admin", "person", "restricted")
     releases: list[Release] = []
     activated: list[str] = []
     waiting: list[str] = []
@@ -98,9 +102,16 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             releases.append(release)
             at_once = live is None or not _declares_rollout(application)
             if at_once if activate is None else activate:
-                transitions.activate(
-                    scope, application.name, release.id, principal=principal, reason=why, within=connection
-                )
+                try:
+                    transitions.activate(
+                        scope, application.name, release.id, principal=principal, reason=why, by=by, within=connection
+                    )
+                except Forbidden as error:
+                    if activate:
+                        raise
+                    waiting.append(application.name)
+                    notes.append(_for_another(release, error))
+                    continue
                 activated.append(application.name)
             elif activate is None:
                 waiting.append(application.name)
@@ -122,6 +133,7 @@ def _with_live_model(
         "base model": before.fine_tune is not None and before.fine_tune.base == tune.base,
         "output": before.output_schema == application.output_schema,
         "outcome": _learned(before) == _learned(application),
+        "purpose": before.purpose == application.purpose,
     }
     differing = [name for name, equal in same.items() if not equal]
     if differing:
@@ -160,6 +172,14 @@ def _next(release: Release) -> str:
     return (
         f"{name}: this is release {release.number} again, which is {release.stage}. "
         f"`antiphon releases activate {name} {release.id} --reason …` makes it live."
+    )
+
+
+def _for_another(release: Release, error: Forbidden) -> str:
+    name = release.bundle.application.name
+    return (
+        f"{name}: release {release.number} stays a draft: {error.what} Another person makes it live with "
+        f"`antiphon releases activate {name} {release.id} --reason …`."
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.core.errors import InvalidInput
+from antiphon.core.tls import ClientTls
 from antiphon.engine.port import Engine
 
 
@@ -36,7 +38,11 @@ def connect(store: Store, peer: str) -> Engine:
             )
     from antiphon.engine.remote import RemoteEngine
 
-    return RemoteEngine(engine.url, key=key)
+    def at(file: str | None) -> Path | None:
+        return None if file is None else store.paths.root / file
+
+    tls = ClientTls(at(engine.authority), at(engine.client_certificate), at(engine.client_key))
+    return RemoteEngine(engine.url, key=key, tls=tls)
 
 
 def command(store: Store) -> tuple[str, ...]:

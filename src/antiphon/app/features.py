@@ -11,6 +11,7 @@ from typing import Any
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event
+from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
@@ -35,15 +36,15 @@ class FeaturePlatform:
 
     @cached_property
     def lake(self) -> LocalLake:
-        return LocalLake(self._store.paths.lake)
+        return LocalLake(self._store.paths.lake, self._store.database.codec)
 
     @cached_property
     def online(self) -> OnlineStore:
-        return OnlineStore(self._store.paths.online, self._store.secret("online"))
+        return OnlineStore(self._store.paths.online, self._store.secret("online"), self._store.database.codec)
 
     @cached_property
     def overlay(self) -> Overlay:
-        return Overlay(self._store.paths.online, self._store.scope)
+        return Overlay(self._store.paths.online, self._store.scope, self._store.database.codec)
 
     @cached_property
     def consumer(self) -> StreamConsumer:
@@ -98,6 +99,22 @@ class FeaturePlatform:
                 self._readers[scope] = reader
             return reader
 
+    def serves(self, scope: Scope) -> bool:
+        """Whether the views, streams and publications of this platform are that scope's; nobody else moves them."""
+        return scope == self._store.scope
+
+    def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Publication:
+        """Publish the snapshots of publication ``to`` again.
+
+        Raises:
+            NotFound: this scope has no such publication here.
+        """
+        if not self.serves(scope):
+            raise NotFound(
+                f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features status`."
+            )
+        return self.publisher.rollback(to, reason=reason, principal=principal)
+
     def views(self) -> Mapping[str, FeatureViewSpec]:
         """Views of the applied project, and older definition versions that a release in use still pins, by key.
 
@@ -113,6 +130,10 @@ class FeaturePlatform:
                 if f"{name}@{version}" not in views:
                     views[f"{name}@{version}"] = store.definitions.get(scope, name, version)
         return views
+
+    def source_files(self) -> Sequence[str]:
+        """Files, or patterns of them, that an applied view reads."""
+        return [view.source.path for view in self.views().values() if view.source.path is not None]
 
     def consume(self, limit: int) -> int:
         """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning."""
@@ -134,7 +155,7 @@ class FeaturePlatform:
         Raises:
             NotFound: a view is not applied here.
         """
-        known = self.views()
+        known = self.views() if self.serves(scope) else {}
         unknown = [name for name in views if not any(view.name == name for view in known.values())]
         if unknown or not known:
             raise NotFound(
@@ -149,8 +170,10 @@ class FeaturePlatform:
         return self._store.runs.submit(scope, WORKFLOW, arguments, key=key)
 
     def freshness(self, scope: Scope) -> Sequence[ViewFreshness]:
-        """How fresh each view is that a live application uses or the project declares."""
+        """How fresh each view is that a live application uses or the project declares; of another scope, none."""
         store = self._store
+        if not self.serves(scope):
+            return ()
         publication = store.publications.current(scope)
         now = store.database.clock.now()
         contracts: dict[str, float] = {}
@@ -200,7 +223,8 @@ class Streams:
         Raises:
             NotFound: no applied view reads a stream of this name.
         """
-        declared = {view.source.name for view in self._platform.views().values() if view.source.kind == "stream"}
+        views = self._platform.views() if self._platform.serves(scope) else {}
+        declared = {view.source.name for view in views.values() if view.source.kind == "stream"}
         if stream not in declared:
             raise NotFound(
                 f"No view reads a stream named {stream!r}.",
@@ -215,6 +239,8 @@ class Streams:
 
     def status(self, scope: Scope) -> Sequence[StreamStatus]:
         """Every declared stream: ``consumed`` is what all its views have."""
+        if not self._platform.serves(scope):
+            return ()
         self._platform.consumer.follow(self._platform.views().values())
         least: dict[str, tuple[int, int]] = {}
         for view in self._platform.consumer.status():

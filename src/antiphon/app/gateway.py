@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from antiphon.app.identity import project_identity
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
-from antiphon.core import telemetry
+from antiphon.core import logs, telemetry
+from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.gateway.application import create_app
+from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
+
+if TYPE_CHECKING:
+    import uvicorn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.gateway", description="Serve HTTP.")
     parser.add_argument("--project", type=Path, default=Path("."))
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     try:
         import uvloop
 
@@ -34,16 +42,25 @@ def main(arguments: list[str] | None = None) -> int:
 async def _serve(root: Path) -> None:
     import uvicorn
 
+    from antiphon.gateway.tls_protocol import TlsAwareConnection
+
     store = await asyncio.to_thread(Store.open, root)
     telemetry.configure("gateway", store.paths.logs)
+    require_protection(store.settings)
+    files = tls_files(store.settings.tls, store.paths.root)
+    transport = None if files is None else TransportSecurity(files, SystemClock())
     wired = Wired(store, "gateway")
     settings = store.settings.gateway
+    identity = project_identity(store)
+    app = create_app(dataclasses.replace(wired.gateway_services(confined=True), keys=identity))
+    app.state.transport = transport
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(wired.gateway_services(confined=True)),
+            app,
             host=settings.host,
             port=settings.port,
-            http="httptools",
+            http=TlsAwareConnection,
+            ssl_context_factory=None if transport is None else lambda config, default: transport.context,
             lifespan="on",
             access_log=False,
             log_config=None,
@@ -51,10 +68,26 @@ async def _serve(root: Path) -> None:
             timeout_graceful_shutdown=15,
         )
     )
+    watching = None if transport is None else asyncio.create_task(_watch(transport, server))
     try:
         await server.serve()
     finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
         await wired.close()
+
+
+async def _watch(transport: TransportSecurity, server: uvicorn.Server) -> None:
+    """Take over new certificates; connections that another authority vouched for end with their present answer."""
+    loop = asyncio.get_running_loop()
+
+    def end_connections() -> None:
+        for connection in tuple(server.server_state.connections):
+            connection.shutdown()
+
+    transport.on_client_ca = lambda: loop.call_soon_threadsafe(end_connections)
+    await transport.watch()
 
 
 if __name__ == "__main__":

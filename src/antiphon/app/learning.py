@@ -14,6 +14,7 @@ from typing import Any
 from antiphon.app.answering import answerer
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.outcomes import DeclaredApplications, dataset_builder
+from antiphon.app.policies import may_train, unattended
 from antiphon.app.rollouts import feature_exists, rollout_transitions
 from antiphon.app.served_models import ServedModels
 from antiphon.app.store import Store
@@ -116,6 +117,7 @@ class Learning:
                 clock=store.database.clock,
                 view_keys=lambda scope, view, version: store.definitions.get(scope, view, version).entity.keys,
                 folder=store.paths.directory / "evaluations",
+                codec=store.database.codec,
                 concurrency=store.settings.gateway.batch_concurrency,
             )
         )
@@ -159,14 +161,15 @@ class Learning:
             evaluate=self.evaluate,
             validate=self.validation.validate,
             under_way=lambda scope, application: self.rollouts.active(scope, application),
-            begin=self.transitions.begin,
+            begin=unattended(self._store, self.transitions),
             ended=self._ended,
             audit=store.audit.append,
+            codec=store.database.codec,
         )
 
     @cached_property
     def orders(self) -> TrainingOrders:
-        return TrainingOrders(self.services, self._store.runs.submit, self.builder)
+        return TrainingOrders(self.services, self._store.runs.submit, self.builder, may_train(self._store))
 
     def register(self, registry: Registry) -> None:
         """Let a worker run trainings."""

@@ -10,9 +10,11 @@ from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.evidence import Judgements
 from antiphon.catalog.evidence_counts import EvidenceCounts
 from antiphon.catalog.group_commit import GroupCommit
+from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
 from antiphon.gateway.release_ports import LearningServices
+from antiphon.governance.identity import Principal
 from antiphon.learning.registry import Registry
 from antiphon.learning.training_orders import TrainOrder
 from antiphon.releases.changelog import Changelog
@@ -42,7 +44,13 @@ class _Orders:
     def __init__(self, store: Store, engine: Engine, commit: GroupCommit, features: FeaturePlatform) -> None:
         self._resources = (store, engine, commit, features)
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
         from antiphon.app.learning import Learning
 
-        return Learning(*self._resources).orders.place(scope, principal, order)
+        store = self._resources[0]
+        if scope != store.scope:
+            # Datasets, lake and models of this project are its own tenant's.
+            raise NotFound(
+                f"There is no application {order.application!r}.", where="application", next_step="Applied here: none."
+            )
+        return Learning(*self._resources).orders.place(scope, principal, order, by)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from antiphon.app.policies import withheld
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets
 from antiphon.catalog.outcomes import Outcome, Outcomes, OutcomeStatus
@@ -69,10 +70,11 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
         receipts=store.receipts,
         releases=store.releases,
         definitions=store.definitions,
-        lake=LocalLake(store.paths.lake),
+        lake=LocalLake(store.paths.lake, store.database.codec),
         clock=store.database.clock,
         log=store.events,
         limits=limits,
+        withheld=withheld(store),
     )
 
 
@@ -83,7 +85,7 @@ def monitor(store: Store) -> Monitor:
         receipts=store.receipts,
         datasets=Datasets(store.database),
         applications=DeclaredApplications(store),
-        lake=LocalLake(store.paths.lake),
+        lake=LocalLake(store.paths.lake, store.database.codec),
         clock=store.database.clock,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from antiphon.app.policies import promoting
 from antiphon.app.store import Store
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.outcomes import Outcomes
@@ -36,6 +37,7 @@ def rollout_transitions(store: Store) -> RolloutTransitions:
         Rollouts(store.database),
         audit=store.audit.append,
         feature_exists=feature_exists(store),
+        promoting=promoting(store),
     )
 
 

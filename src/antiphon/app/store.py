@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from antiphon.app.auditing import AuditTrail
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
@@ -118,10 +119,17 @@ class Store:
     def audit(self) -> AuditLog:
         return AuditLog(self.database, self.secret("server"))
 
+    @cached_property
+    def trail(self) -> AuditTrail:
+        """The audit log with its writer, its key and its witness file."""
+        return AuditTrail(self.audit, self.settings, self.paths)
+
     def secret(self, name: str) -> bytes:
         """One of the project's secrets, made on first use."""
         return load_secret(self.paths.keys / f"{name}.secret")
 
     def close(self) -> None:
-        """Close the catalog."""
+        """Write what the audit log has accepted and close the catalog."""
+        if "trail" in self.__dict__:
+            self.trail.close()
         self.database.close()

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
 
 from antiphon.app import engines
+from antiphon.app.identity import key_detail
 from antiphon.app.store import Store
+from antiphon.core.errors import SetupError
+from antiphon.core.tls import ClientTls, own_client
 from antiphon.governance.identity import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import Happened, Supervisor
@@ -37,7 +45,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
         ChildSpec(
             name="gateway",
             command=(sys.executable, "-m", "antiphon.app.gateway", *project),
-            ready=HttpAnswers(settings.gateway.host, settings.gateway.port),
+            ready=HttpAnswers(settings.gateway.host, settings.gateway.port, tls=_probing(store)),
             after=after,
         )
     )
@@ -53,26 +61,52 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     return tuple(specs)
 
 
+def _probing(store: Store) -> ClientTls | None:
+    """As the project's own client, by address: which name its certificate holds for is nothing to the probe."""
+    client = own_client(store.settings, store.paths.root)
+    return None if client is None else msgspec.structs.replace(client, check_name=False)
+
+
 def first_key(store: Store) -> tuple[str, KeyRecord] | None:
-    """The administrator's key, made at the first start and kept in ``keys/admin.key``; ``None`` when it exists."""
+    """The administrator's key, made at the first start, kept in ``keys/admin.key``; ``None`` if it was made before.
+
+    Two that start at once make one key. The file is on disk before the key counts: after a crash in between, the next
+    start finds a key that the catalog does not know, and makes another.
+
+    Raises:
+        SetupError: others may read the file.
+    """
     file = store.paths.keys / "admin.key"
-    if file.exists():
-        return None
     with store.database.transaction() as connection:
+        if file.exists():
+            if stat.S_IMODE(file.stat().st_mode) & 0o077:
+                raise SetupError("Others may read this key.", where=str(file), next_step=f"chmod 600 {file}")
+            text = file.read_text(encoding="utf-8").strip()
+            if store.keys.known(text, within=connection) is not None:
+                return None
+        elif any(record.role == "admin" for record in store.keys.list(store.scope.tenant, within=connection)):
+            return None  # it was made, and somebody has taken the file away
         text, record = store.keys.create(store.scope.tenant, "admin", "admin", kind="person", within=connection)
-        store.audit.append(
-            store.scope,
-            "antiphon",
-            "key.create",
-            record.id,
-            {"name": record.name, "role": record.role},
-            within=connection,
-        )
-    partial = file.with_suffix(".partial")
-    partial.touch(mode=0o600)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(file)
+        store.audit.append(store.scope, "antiphon", "key.create", record.id, key_detail(record), within=connection)
+        _write_private(file, text + "\n")
     return text, record
+
+
+def _write_private(file: Path, content: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as writing:
+        writing.write(content)
+        writing.flush()
+        os.fsync(writing.fileno())
+    draft.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[Happened], None]) -> None:

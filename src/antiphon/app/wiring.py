@@ -72,9 +72,10 @@ class Wired:
             streams=Streams(store, self.features),
             freshness=self.features.freshness,
             runs=RunAdapter(store, self.features),
-            batches=BatchAdapter(store, confined=confined),
+            batches=BatchAdapter(store, self.features, confined=confined),
             keys=KeyAdapter(store),
             audit=store.audit.append,
+            trail=store.trail,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             session_secret=store.secret("session"),
@@ -181,7 +182,7 @@ class PublicationAdapter:
         return self._store.publications.list(scope, limit)
 
     def rollback(self, scope: Scope, to: int, reason: str, principal: str) -> Any:
-        published = self._features.publisher.rollback(to, reason=reason, principal=principal)
+        published = self._features.rollback(scope, to, reason=reason, principal=principal)
         self._store.audit.append(
             scope, principal, "publication.rollback", str(published.number), {"to": to, "reason": reason}
         )
@@ -191,11 +192,12 @@ class PublicationAdapter:
 class BatchAdapter:
     """Batch jobs as the admin interface orders and reads them."""
 
-    def __init__(self, store: Store, *, confined: bool) -> None:
+    def __init__(self, store: Store, features: FeaturePlatform, *, confined: bool) -> None:
         self._store = store
         self._orders = Orders(
-            store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root, confined=confined
-        )
+            store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root, confined=confined,
+            owner=store.scope, private=(store.paths.directory,), protected=features.source_files,
+        )  # fmt: skip
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
         """Place the order for this principal, on whose behalf its rows will be answered."""

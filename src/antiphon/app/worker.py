@@ -91,6 +91,7 @@ async def _work(root: Path, name: str) -> None:
         streams,
         served,
         rollout_keeper(store),
+        store.trail.checkpointing,
         Housekeeping(wired.features.publisher.collect_garbage),
         Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]

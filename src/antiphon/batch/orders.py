@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,9 @@ class Orders:
 
     Args:
         root: where relative paths start.
-        confined: refuse paths outside ``root``: whoever orders over HTTP names files of this machine.
+        confined: refuse paths outside ``root``: whoever orders over HTTP names files of this machine. Tenants other
+            than ``owner`` have their files in ``tenants/TENANT`` and see no others; nobody names a hidden file or one
+            in a ``private`` folder, and nobody writes over one that a pattern of ``protected`` names.
     """
 
     def __init__(
@@ -63,6 +67,9 @@ class Orders:
         root: Path,
         *,
         confined: bool = False,
+        owner: Scope | None = None,
+        private: Sequence[Path] = (),
+        protected: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
@@ -71,6 +78,9 @@ class Orders:
         self._transactions = transactions
         self._root = root
         self._confined = confined
+        self._owner = owner
+        self._private = [path.resolve() for path in private]
+        self._protected = protected
 
     def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.
@@ -93,10 +103,11 @@ class Orders:
             )
         if (order.input is None) == (not order.rows):
             raise InvalidInput("Give either an input file or rows.", where="input")
-        output = self._absolute(order.output) if order.output else None
+        output = self._absolute(scope, order.output) if order.output else None
         if output is not None:
             tables.check_format(output)
-        source = self._absolute(order.input) if order.input else None
+            self._require_writable(output, str(order.output))
+        source = self._absolute(scope, order.input) if order.input else None
         rows = tables.read(source) if source is not None else iter(order.rows)
         total = 0
         for line, row in enumerate(rows):
@@ -143,12 +154,27 @@ class Orders:
             )
         return job
 
-    def _absolute(self, path: str) -> Path:
-        absolute = (self._root / path).resolve()
-        if self._confined and not absolute.is_relative_to(self._root.resolve()):
+    def _absolute(self, scope: Scope, path: str) -> Path:
+        if "\0" in path:
+            raise InvalidInput("It holds a NUL character.", where="input or output", next_step="Name a file.")
+        if not self._confined:
+            return (self._root / path).resolve()
+        root = self._root.resolve()
+        base = root if scope == self._owner or self._owner is None else root / "tenants" / scope.tenant
+        absolute = (base / path).resolve()
+        within = absolute.relative_to(base).parts if absolute.is_relative_to(base) else None
+        hidden = within is not None and any(part.startswith(".") for part in within)
+        others = base == root and within is not None and within[:1] == ("tenants",) and self._owner is not None
+        if within is None or hidden or others or any(absolute.is_relative_to(path) for path in self._private):
             raise InvalidInput(
-                "It lies outside the project's folder.",
+                "It lies outside the project's folder." if within is None else "It lies where no table may lie.",
                 where=path,
                 next_step="Put the file into the project and name it by a relative path, or send the rows themselves.",
             )
         return absolute
+
+    def _require_writable(self, output: Path, named: str) -> None:
+        if self._confined and any(fnmatch(str(output), str(Path(pattern).resolve())) for pattern in self._protected()):
+            raise InvalidInput(
+                "A feature view reads this table.", where=named, next_step="Write the answers to another file."
+            )

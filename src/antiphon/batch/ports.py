@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Protocol
 
 from antiphon.catalog.jobs import BatchJob, JobRow, JobStatus
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
 
@@ -88,6 +90,29 @@ class Run(Protocol):
     def stopping(self) -> bool: ...
 
     def progress(self, done: int, total: int | None = None, note: str = "") -> None: ...
+
+
+class Decided(Protocol):
+    """What policy said about one row."""
+
+    @property
+    def allowed(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class DecideRows(Protocol):
+    """Policy about many rows at once; ``answer()`` decides those again that are let through."""
+
+    def __call__(
+        self,
+        scope: Scope,
+        principal: Principal,
+        release: Release,
+        rows: Sequence[tuple[dict[str, str], datetime | None]],
+    ) -> Sequence[Decided]:
+        """One decision a row, in order; a row is an entity and the moment it is asked about (``None``: now)."""
+        ...
 
 
 class AnswerRow(Protocol):

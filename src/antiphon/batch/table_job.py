@@ -13,15 +13,18 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from antiphon.batch import tables
-from antiphon.batch.ports import AnswerRow, Blobs, Jobs, LiveReleases, Run
+from antiphon.batch.ports import AnswerRow, Blobs, Decided, DecideRows, Jobs, LiveReleases, Run
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
-from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, InvalidInput, Overloaded, Unavailable
+from antiphon.catalog.releases import Release
+from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, Forbidden, InvalidInput, Overloaded, Unavailable
+from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.governance.identity import Principal
 from antiphon.serving.request import Answer, AnswerRequest
@@ -48,6 +51,11 @@ ANSWER_COLUMNS = (
 _CHUNK = 16
 """Rows answered between two commits of rows: what a crash can cost."""
 
+_DECIDED_AT_ONCE = 512
+
+_DENIED_LISTED = 100
+"""Denied rows that a job's result names; every one of them stands in its own row."""
+
 _PATIENCE = 120.0
 """Seconds a row waits for an engine that is away before the run fails and is retried by its worker."""
 
@@ -57,6 +65,8 @@ class TableJobs:
 
     Args:
         concurrency: rows that are answered at once.
+        decide: policy about many rows at once, so that rows that are denied cost no answer; ``None`` leaves it to
+            ``answer()``, which decides about every row that is let through in any case.
     """
 
     def __init__(
@@ -66,12 +76,14 @@ class TableJobs:
         blobs: Blobs,
         answer: AnswerRow,
         concurrency: int,
+        decide: DecideRows | None = None,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
         self._blobs = blobs
         self._answer = answer
         self._concurrency = concurrency
+        self._decide = decide
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
         """Take the job over, answer the lines that have no row, finish the file.
@@ -101,7 +113,7 @@ class TableJobs:
             raise
         except Exception as error:
             _log.exception("job %s fails", job_id)
-            why = str(error) if isinstance(error, AntiphonError) else f"{type(error).__name__}: {error}"
+            why = str(error) if isinstance(error, AntiphonError) else described(error)
             failed = partial(self._jobs.set_status, scope, job_id, "failed", epoch=epoch, error=why)
             return _ended(await asyncio.to_thread(failed))
 
@@ -139,12 +151,13 @@ class TableJobs:
             )
         await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
         await asyncio.to_thread(self._write_output, scope, job)
-        return _ended(await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch)))
+        ended = await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch))
+        return {**_ended(ended), **(await asyncio.to_thread(self._denied, scope, ended))}
 
     async def _answered(self, scope: Scope, job: BatchJob, done: set[int]) -> AsyncGenerator[JobRow, None]:
         """Rows as they come, at most ``concurrency`` under way."""
         principal = msgspec.convert(job.settings["principal"], Principal)
-        keys = self._releases.get(scope, job.release or "").bundle.application.entity_keys
+        release = self._releases.get(scope, job.release or "")
         under_way: set[asyncio.Task[JobRow]] = set()
         failure: BaseException | None = None
 
@@ -157,11 +170,9 @@ class TableJobs:
             return [task.result() for task in ended if task.exception() is None]
 
         try:
-            with closing(self._input(scope, job)) as rows:
-                for line, row in enumerate(rows):
-                    if line in done:
-                        continue
-                    under_way.add(asyncio.create_task(self._row(_request(principal, keys, job, row), line, row)))
+            with closing(self._decided(scope, principal, release, job, done)) as rows:
+                for line, row, request in rows:
+                    under_way.add(asyncio.create_task(self._row(request, line, row)))
                     if len(under_way) >= self._concurrency:
                         for finished in await ready():
                             yield finished
@@ -176,6 +187,25 @@ class TableJobs:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _decided(
+        self, scope: Scope, principal: Principal, release: Release, job: BatchJob, done: set[int]
+    ) -> Generator[tuple[int, tables.Row, AnswerRequest | AntiphonError], None, None]:
+        """Rows without an output, with what is asked for each, or why nothing is."""
+        keys = release.bundle.application.entity_keys
+        with closing(self._input(scope, job)) as rows:
+            waiting = ((line, row) for line, row in enumerate(rows) if line not in done)
+            while chunk := list(islice(waiting, _DECIDED_AT_ONCE)):
+                requests = [_request(principal, keys, job, row) for _, row in chunk]
+                asked = [request for request in requests if isinstance(request, AnswerRequest)]
+                if self._decide is not None and asked:
+                    said = iter(self._decide(scope, principal, release, [(one.entity, one.as_of) for one in asked]))
+                    requests = [
+                        _allowed(request, next(said)) if isinstance(request, AnswerRequest) else request
+                        for request in requests
+                    ]
+                for (line, row), request in zip(chunk, requests, strict=True):
+                    yield line, row, request
 
     def _input(self, scope: Scope, job: BatchJob) -> Generator[tables.Row, None, None]:
         if job.input.startswith("blob:"):
@@ -202,9 +232,31 @@ class TableJobs:
             except AntiphonError as error:
                 return _failed(line, row, error)
 
+    def _denied(self, scope: Scope, job: BatchJob) -> dict[str, Any]:
+        """How many rows policy denied, and the first of them with the reason of each."""
+        if not job.rows_failed:
+            return {}
+        said = f"{Forbidden.code}: "
+        denied = [
+            {"line": row.line, "reason": str(row.payload["answer_error"]).removeprefix(said)}
+            for row in self._jobs.rows(scope, job.id)
+            if row.failed and str(row.payload.get("answer_error")).startswith(said)
+        ]
+        return {"denied": len(denied), "denied_rows": denied[:_DENIED_LISTED]} if denied else {}
+
     def _write_output(self, scope: Scope, job: BatchJob) -> None:
         if job.output:
             tables.write(Path(job.output), (row.payload for row in self._jobs.rows(scope, job.id)))
+
+
+def _allowed(request: AnswerRequest, said: Decided) -> AnswerRequest | AntiphonError:
+    if said.allowed:
+        return request
+    return Forbidden(
+        f"Policy does not let {request.principal.id} ask {request.application} about this row: {said.reason}.",
+        where="policy",
+        next_step="`antiphon policy explain` says what would have to hold.",
+    )
 
 
 def _ended(job: BatchJob) -> dict[str, Any]:

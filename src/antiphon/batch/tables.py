@@ -12,11 +12,18 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
 
 Row = dict[str, Any]
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+
+MOST_ROWS = 20_000_000
+"""Rows of one table."""
+LARGEST_LINE = 16 << 20
+"""Bytes of one JSON line."""
+LARGEST_ROW_GROUP = 1 << 30
+"""Bytes a Parquet file's row group declares uncompressed; it is read into memory."""
 
 
 def check_format(path: Path) -> None:
@@ -38,21 +45,28 @@ def read(path: Path) -> Iterator[Row]:
     Raises:
         NotFound: there is no such file.
         InvalidInput: the ending is unknown, or a line is no row (its number is named).
+        TooLarge: past one of the bounds above.
     """
     check_format(path)
     if not path.is_file():
         raise NotFound("There is no such file.", where=str(path))
-    yield from {".jsonl": _read_lines, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
+    rows = {".jsonl": _read_lines, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
+    for number, row in enumerate(rows):
+        if number >= MOST_ROWS:
+            raise TooLarge(f"It has more than {MOST_ROWS} rows.", where=str(path), next_step="Split the table.")
+        yield row
 
 
 def _read_lines(path: Path) -> Iterator[Row]:
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(LARGEST_LINE + 1), b""), start=1):
+            if len(line) > LARGEST_LINE:
+                raise TooLarge(f"Line {number} is longer than {LARGEST_LINE} bytes.", where=str(path))
             if not line.strip():
                 continue
             try:
                 yield msgspec.json.decode(line, type=Row)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise InvalidInput(f"Line {number} is no JSON object: {error}.", where=str(path)) from None
 
 
@@ -83,10 +97,22 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
     try:
         with parquet.ParquetFile(path) as file:
+            _require_readable(file.metadata, path)
             for batch in file.iter_batches(batch_size=1_000):
                 yield from batch.to_pylist()
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError, MemoryError, OverflowError, ValueError) as error:
         raise InvalidInput(f"This is no Parquet file: {error}.", where=str(path)) from None
+
+
+def _require_readable(metadata: Any, path: Path) -> None:
+    """A small file may declare rows without end: they are refused before they are unpacked."""
+    groups = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
+    if metadata.num_rows > MOST_ROWS or max(groups, default=0) > LARGEST_ROW_GROUP:
+        raise TooLarge(
+            f"It declares {metadata.num_rows} rows and row groups of up to {max(groups, default=0)} bytes.",
+            where=str(path),
+            next_step=f"Write at most {MOST_ROWS} rows, in row groups of at most {LARGEST_ROW_GROUP} bytes.",
+        )
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:

@@ -52,6 +52,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     """Whether a guard's fallback stands in its text."""
 
 
+_SCHEMA = "answer/1"
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(StoredAnswer)
 
@@ -80,7 +81,12 @@ class Answers:
             "as_of": microseconds(answer.as_of),
             "created_at": microseconds(self._database.clock.now()),
             "prompt_key": answer.prompt_key,
-            "document": _encoder.encode(answer),
+            "document": self._database.seal(
+                answer.scope,
+                _SCHEMA,
+                f"{answer.release}:{answer.subject}:{answer.question_hash}:{answer.prediction}",
+                _encoder.encode(answer),
+            ),
         }
         with self._database.writing(within) as connection:
             connection.execute(_put, row)
@@ -119,11 +125,14 @@ class Answers:
     def _first(self, scope: Scope, condition: ColumnElement[bool], within: Connection | None) -> StoredAnswer | None:
         table = schema.answers
         statement = (
-            select(table.c.document)
+            select(table.c.document, table.c.release, table.c.subject, table.c.question_hash, table.c.prediction)
             .where(schema.owned(table, scope), condition)
             .order_by(table.c.as_of.desc(), table.c.created_at.desc(), table.c.prediction.desc())
             .limit(1)
         )
         with self._database.reading(within) as connection:
-            document = connection.execute(statement).scalar()
-        return None if document is None else _decoder.decode(document)
+            row = connection.execute(statement).first()
+        if row is None:
+            return None
+        subject = f"{row.release}:{row.subject}:{row.question_hash}:{row.prediction}"
+        return _decoder.decode(self._database.unseal(scope, _SCHEMA, subject, row.document))

@@ -10,6 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
+import base64
+import binascii
 import sqlite3
 import threading
 import time
@@ -47,6 +49,7 @@ class Database:
         self._writing = engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
         self._write_lock = threading.Lock()
         self._writer: int | None = None
+        self._connection: Connection | None = None
         self.codec = codec
         self.clock = clock
 
@@ -63,6 +66,7 @@ class Database:
             parsed,
             pool_size=8,
             max_overflow=32,
+            hide_parameters=True,  # an error's text would hold what was to be stored
             connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
         )
         sa.event.listen(engine, "connect", _configure)
@@ -101,8 +105,10 @@ class Database:
         try:
             self._writer = me
             with _translated(), self._writing.begin() as connection:
+                self._connection = connection
                 yield connection
         finally:
+            self._connection = None
             self._writer = None
             self._write_lock.release()
 
@@ -116,6 +122,11 @@ class Database:
         """
         with _translated(), self._engine.connect() as connection:
             yield connection
+
+    @property
+    def writer(self) -> Connection | None:
+        """The write transaction that is open in this thread, if one is."""
+        return self._connection if self._writer == threading.get_ident() else None
 
     @contextmanager
     def writing(self, within: Connection | None) -> Iterator[Connection]:
@@ -173,6 +184,18 @@ class Database:
                 raw.close()
         return row is not None and row[0] == 0
 
+    def compact(self) -> None:
+        """Write the file anew without free pages, and empty the log. Nothing else may have the catalog open."""
+        with _translated(), self._write_lock:
+            raw = self._engine.raw_connection()
+            try:
+                cursor = raw.cursor()
+                cursor.execute("VACUUM")
+                cursor.close()
+            finally:
+                raw.close()
+        self.truncate_log()
+
     def seal(self, scope: Scope, schema: str, subject: str, content: bytes) -> bytes:
         """A payload column's bytes."""
         return pack(self.codec.seal(content, PayloadContext(schema=schema, scope=scope, subject=subject)))
@@ -185,6 +208,22 @@ class Database:
         """
         return self.codec.open(unpack(packed), PayloadContext(schema=schema, scope=scope, subject=subject))
 
+    def seal_text(self, scope: Scope, schema: str, subject: str, text: str) -> str:
+        """Like :meth:`seal`, for a column of text."""
+        return base64.b64encode(self.seal(scope, schema, subject, text.encode())).decode()
+
+    def unseal_text(self, scope: Scope, schema: str, subject: str, sealed: str) -> str:
+        """The inverse of :meth:`seal_text`.
+
+        Raises:
+            Corrupt: the column does not hold such a payload.
+        """
+        try:
+            packed = base64.b64decode(sealed, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise Corrupt("Stored text is no envelope.", where=subject, next_step="Run `antiphon doctor`.") from error
+        return self.unseal(scope, schema, subject, packed).decode()
+
     def close(self) -> None:
         """Close every idle connection."""
         self._engine.dispose()
@@ -193,14 +232,14 @@ class Database:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError as error:
+    except sa.exc.ArgumentError:
         raise InvalidInput(
-            f"{url!r} is not a database URL.", where="catalog", next_step="Write sqlite:////absolute/path/catalog.db."
-        ) from error
+            "This is not a database URL.", where="catalog.url", next_step="Write sqlite:////absolute/path/catalog.db."
+        ) from None  # the URL may hold a password
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise InvalidInput(
-            f"{url!r} is not a catalog this version can open.",
-            where="catalog",
+            f"A database of the kind {parsed.get_backend_name()!r} at this URL is no catalog this version can open.",
+            where="catalog.url",
             next_step="Write sqlite:////absolute/path/catalog.db.",
         )
     folder = Path(parsed.database).parent
@@ -262,6 +301,9 @@ def _translated() -> Iterator[None]:
         ) from error
     except sa.exc.IntegrityError:
         raise
+    except OverflowError as error:
+        # Only a caller's number can be this large: what the catalog counts stays far below 2**63.
+        raise InvalidInput("A number is too large.", next_step="Numbers are whole and below 2**63.") from error
     except DatabaseError as error:
         text = str(error.orig)
         if "malformed" in text or "not a database" in text:

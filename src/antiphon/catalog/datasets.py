@@ -60,10 +60,11 @@ class DatasetSpec(msgspec.Struct, frozen=True):
 
 
 class DatasetSource(msgspec.Struct, frozen=True):
-    """One thing a dataset was read from: a file by its SHA-256, a log by its offset, receipts by their count."""
+    """One thing a dataset was read from: a file by its SHA-256, a log by its offset, receipts by their count;
+    policies that left rows out by their digest and how many."""
 
     name: str
-    kind: Literal["file", "log", "receipts"]
+    kind: Literal["file", "log", "receipts", "policy"]
     version: str
     rows: int | None = None
 
@@ -101,6 +102,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Dataset)
+_SCHEMA = "dataset/1"
 
 
 class Datasets:
@@ -123,7 +125,7 @@ class Datasets:
                     application=dataset.spec.application,
                     kind=dataset.spec.kind,
                     logical_hash=dataset.logical_hash,
-                    document=_encoder.encode(dataset),
+                    document=self._sealed(dataset),
                     created_at=microseconds(dataset.created_at),
                 )
             )
@@ -154,7 +156,7 @@ class Datasets:
     ) -> list[Dataset]:
         """Datasets, latest first."""
         table = schema.datasets
-        statement = select(table.c.document).where(schema.owned(table, scope))
+        statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
         if application is not None:
             statement = statement.where(table.c.application == application)
         if kind is not None:
@@ -163,7 +165,8 @@ class Datasets:
         if limit is not None:
             statement = statement.limit(limit)
         with self._database.reading(within) as connection:
-            return [_decoder.decode(document) for document in connection.execute(statement).scalars()]
+            rows = connection.execute(statement).all()
+        return [self._opened(scope, row.id, row.document) for row in rows]
 
     def move(self, scope: Scope, dataset: str, path: str, sha256: str, *, within: Connection | None = None) -> Dataset:
         """Say where the file of a dataset lies now: the same values in other bytes.
@@ -177,7 +180,7 @@ class Datasets:
             connection.execute(
                 update(table)
                 .where(schema.owned(table, scope), table.c.id == dataset)
-                .values(document=_encoder.encode(moved))
+                .values(document=self._sealed(moved))
             )
         return moved
 
@@ -190,4 +193,10 @@ class Datasets:
         document = connection.execute(
             select(table.c.document).where(schema.owned(table, scope), table.c.id == dataset)
         ).scalar()
-        return None if document is None else _decoder.decode(document)
+        return None if document is None else self._opened(scope, dataset, document)
+
+    def _sealed(self, dataset: Dataset) -> bytes:
+        return self._database.seal(dataset.scope, _SCHEMA, dataset.id, _encoder.encode(dataset))
+
+    def _opened(self, scope: Scope, dataset: str, document: bytes) -> Dataset:
+        return _decoder.decode(self._database.unseal(scope, _SCHEMA, dataset, document))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import FeatureViewSpec
     from antiphon.definitions.project import ProjectSpec
 
+_VIEW, _PROJECT = "view/1", "project/1"
+
 
 class DefinitionVersions:
     """Repository of feature view definitions, each kept under its semantic hash."""
@@ -35,7 +37,9 @@ class DefinitionVersions:
             environment=scope.environment,
             view=spec.name,
             version=spec.definition_version,
-            document=msgspec.json.encode(spec),
+            document=self._database.seal(
+                scope, _VIEW, f"{spec.name}:{spec.definition_version}", msgspec.json.encode(spec)
+            ),
             created_at=microseconds(self._database.clock.now()),
         )
         statement = statement.on_conflict_do_update(set_={"document": statement.excluded.document})
@@ -59,17 +63,20 @@ class DefinitionVersions:
             raise NotFound(
                 f"There is no definition {view}@{version}.", where=str(scope), next_step="Run `antiphon apply`."
             )
-        return _decode_view(document)
+        return _decode_view(self._database.unseal(scope, _VIEW, f"{view}:{version}", document))
 
     def list(self, scope: Scope, view: str | None = None, *, within: Connection | None = None) -> list[FeatureViewSpec]:
         """Definitions by view, then latest first."""
         table = schema.definition_versions
-        statement = select(table.c.document).where(schema.owned(table, scope))
+        statement = select(table.c.view, table.c.version, table.c.document).where(schema.owned(table, scope))
         if view is not None:
             statement = statement.where(table.c.view == view)
         statement = statement.order_by(table.c.view, table.c.created_at.desc(), table.c.version)
         with self._database.reading(within) as connection:
-            return [_decode_view(document) for document in connection.execute(statement).scalars()]
+            return [
+                _decode_view(self._database.unseal(scope, _VIEW, f"{row.view}:{row.version}", row.document))
+                for row in connection.execute(statement)
+            ]
 
 
 class AppliedProject(msgspec.Struct, frozen=True):
@@ -110,7 +117,7 @@ class AppliedProjects:
                     number=number,
                     name=project.name,
                     content_hash=digest,
-                    document=canonical(project),
+                    document=self._database.seal(scope, _PROJECT, str(number), canonical(project)),
                     principal=principal,
                     created_at=now,
                 )
@@ -133,7 +140,9 @@ class AppliedProjects:
                 AppliedProject(
                     scope=scope,
                     number=row.number,
-                    project=msgspec.json.decode(row.document, type=ProjectSpec),
+                    project=msgspec.json.decode(
+                        self._database.unseal(scope, _PROJECT, str(row.number), row.document), type=ProjectSpec
+                    ),
                     content_hash=row.content_hash,
                     principal=row.principal,
                     created_at=from_microseconds(row.created_at),

@@ -131,6 +131,7 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(Evaluation)
+_SCHEMA = "evaluation/1"
 
 
 class Evaluations:
@@ -164,7 +165,7 @@ class Evaluations:
                     application=evaluation.application,
                     release=evaluation.release,
                     dataset=evaluation.dataset,
-                    document=msgspec.json.encode(evaluation),
+                    document=self._database.seal(scope, _SCHEMA, evaluation.id, msgspec.json.encode(evaluation)),
                     created_at=microseconds(evaluation.created_at),
                 )
             )
@@ -218,9 +219,12 @@ class Evaluations:
     ) -> builtins.list[Evaluation]:
         table = schema.evaluations
         statement = (
-            select(table.c.document)
+            select(table.c.id, table.c.document)
             .where(schema.owned(table, scope), condition)
             .order_by(table.c.created_at.desc(), table.c.id.desc())
             .limit(limit)
         )
-        return [_decoder.decode(document) for document in connection.execute(statement).scalars()]
+        return [
+            _decoder.decode(self._database.unseal(scope, _SCHEMA, row.id, row.document))
+            for row in connection.execute(statement)
+        ]

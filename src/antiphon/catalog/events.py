@@ -34,6 +34,13 @@ class Event(msgspec.Struct, frozen=True):
     payload: dict[str, Any]
 
 
+class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+    """What is sealed of an event; in its column stands what its id is looked up by."""
+
+    event_id: str
+    payload: dict[str, Any]
+
+
 class StoredEvent(msgspec.Struct, frozen=True):
     """An event at its offset in the stream."""
 
@@ -46,6 +53,9 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
     stream: str
     end: int
+
+
+_decode = msgspec.json.Decoder(_Sealed).decode
 
 
 class EventLog:
@@ -66,7 +76,8 @@ class EventLog:
         for event in events:
             if not event.event_id:
                 raise InvalidInput("An event needs an id.", where=f"stream {stream}", next_step="Set event_id.")
-            rows.setdefault(event.event_id, self._row(scope, stream, event))
+            index = self._database.codec.index(f"{stream}:{event.event_id}", scope, "event")
+            rows.setdefault(index, self._row(scope, stream, event, index))
         with self._database.writing(within) as connection:
             end = self.end(scope, stream, within=connection)
             fresh = self._unknown(connection, scope, stream, rows)
@@ -95,20 +106,12 @@ class EventLog:
         )
         with self._database.reading(within) as connection:
             rows = connection.execute(statement).all()
-        return [
-            StoredEvent(
-                offset=row.offset,
-                event=Event(
-                    event_id=row.event_id,
-                    event_time=from_microseconds(row.event_time),
-                    available_at=from_microseconds(row.available_at),
-                    payload=msgspec.json.decode(
-                        self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload)
-                    ),
-                ),
-            )
-            for row in rows
-        ]
+        found = []
+        for row in rows:
+            sealed = _decode(self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload))
+            times = from_microseconds(row.event_time), from_microseconds(row.available_at)
+            found.append(StoredEvent(row.offset, Event(sealed.event_id, *times, sealed.payload)))
+        return found
 
     def end(self, scope: Scope, stream: str, *, within: Connection | None = None) -> int:
         """The last offset, 0 for a stream without events."""
@@ -128,16 +131,16 @@ class EventLog:
         with self._database.reading(within) as connection:
             return [StreamEnd(row.stream, row.end_offset) for row in connection.execute(statement)]
 
-    def _row(self, scope: Scope, stream: str, event: Event) -> dict[str, Any]:
+    def _row(self, scope: Scope, stream: str, event: Event, index: str) -> dict[str, Any]:
         return {
             "tenant": scope.tenant,
             "environment": scope.environment,
             "stream": stream,
-            "event_id": event.event_id,
+            "event_id": index,
             "event_time": microseconds(event.event_time),
             "available_at": microseconds(event.available_at),
             "payload": self._database.seal(
-                scope, _SCHEMA, f"{stream}:{event.event_id}", msgspec.json.encode(event.payload)
+                scope, _SCHEMA, f"{stream}:{index}", msgspec.json.encode(_Sealed(event.event_id, event.payload))
             ),
             "created_at": microseconds(self._database.clock.now()),
         }
@@ -158,4 +161,4 @@ class EventLog:
                     )
                 ).scalars()
             )
-        return [row for event_id, row in rows.items() if event_id not in known]
+        return [row for index, row in rows.items() if index not in known]

@@ -27,6 +27,7 @@ JobStatus = Literal["queued", "running", "paused", "finalizing", "completed", "f
 ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled")
 
 _SCHEMA = "job-row/1"
+_SETTINGS, _ERROR = "job-settings/1", "job-error/1"
 _PAGE = 500
 
 
@@ -107,7 +108,7 @@ class Jobs:
             epoch=0,
             total=total,
             principal=principal,
-            settings=msgspec.json.encode(settings or {}),
+            settings=self._database.seal(scope, _SETTINGS, job, msgspec.json.encode(settings or {})),
             created_at=now,
             updated_at=now,
         )
@@ -173,7 +174,8 @@ class Jobs:
                 raise Conflict(f"The job {job} is {found.status}.", where=str(scope), next_step="Create a new job.")
             if epoch is not None:
                 self._require_epoch(connection, scope, job, epoch)
-            values: dict[str, Any] = {"status": status, "error": error, "updated_at": self._now()}
+            sealed = None if error is None else self._database.seal_text(scope, _ERROR, job, error)
+            values: dict[str, Any] = {"status": status, "error": sealed, "updated_at": self._now()}
             if total is not None:
                 values["total"] = total
             connection.execute(
@@ -303,8 +305,8 @@ class Jobs:
             epoch=row.epoch,
             total=row.total,
             principal=row.principal,
-            settings=msgspec.json.decode(row.settings),
-            error=row.error,
+            settings=msgspec.json.decode(self._database.unseal(scope, _SETTINGS, row.id, row.settings)),
+            error=None if row.error is None else self._database.unseal_text(scope, _ERROR, row.id, row.error),
             created_at=from_microseconds(row.created_at),
             updated_at=from_microseconds(row.updated_at),
             rows_done=done,

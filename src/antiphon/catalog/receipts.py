@@ -29,7 +29,7 @@ class FeatureReceipt(msgspec.Struct, frozen=True):
     """One feature as it was read.
 
     ``printed`` is what the prompt saw, ``age_seconds`` is ``as_of`` minus ``event_time``, ``contract`` is what
-    the freshness contract did: fresh, flagged, defaulted, absent.
+    the freshness contract did: fresh, flagged, defaulted, absent; ``masked`` when policy hid it.
     """
 
     name: str

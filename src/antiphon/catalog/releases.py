@@ -28,12 +28,14 @@ Stage = Literal["draft", "validated", "shadow", "canary", "live", "retired", "ro
 class ModelPin(msgspec.Struct, frozen=True):
     """The model a release serves: its name and the SHA-256 of its weights (``None`` for a remote engine).
 
-    ``version`` is the registered model version (``catalog.models``) when it was trained here.
+    ``version`` is the registered model version (``catalog.models``) when it was trained here, ``purposes`` what it was
+    then trained for; ``None``: it was not trained here.
     """
 
     name: str
     weights_sha256: str | None
     version: str | None = None
+    purposes: tuple[str, ...] | None = None
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -81,6 +83,7 @@ class Activation(msgspec.Struct, frozen=True):
     at: datetime
 
 
+_SCHEMA = "release/1"
 _bundle = msgspec.json.Decoder(Bundle)
 
 
@@ -117,7 +120,7 @@ class Releases:
                     application=application,
                     number=(highest or 0) + 1,
                     content_hash=digest,
-                    bundle=canonical(bundle),
+                    bundle=self._database.seal(scope, _SCHEMA, release, canonical(bundle)),
                     author=author,
                     rationale=rationale,
                     created_at=self._now(),
@@ -351,7 +354,7 @@ class Releases:
                 id=row.id,
                 scope=scope,
                 number=row.number,
-                bundle=_bundle.decode(row.bundle),
+                bundle=_bundle.decode(self._database.unseal(scope, _SCHEMA, row.id, row.bundle)),
                 content_hash=row.content_hash,
                 stage=row.stage,
                 author=row.author,

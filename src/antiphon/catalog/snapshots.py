@@ -19,7 +19,8 @@ from antiphon.core.scope import Scope
 
 
 class SnapshotFile(msgspec.Struct, frozen=True):
-    """One immutable file of the lake: its path below the lake's root and its stored bytes' SHA-256 hex."""
+    """One immutable file of the lake: its path below the lake's root, the SHA-256 hex of its clear content, and how
+    many bytes it takes as stored."""
 
     path: str
     sha256: str
@@ -63,6 +64,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     stream_offset: int | None = None
 
 
+_SCHEMA = "snapshot/1"
 _decoder = msgspec.json.Decoder(SnapshotManifest)
 
 
@@ -94,7 +96,9 @@ class Snapshots:
                         definition_version=manifest.definition_version,
                         as_of=microseconds(manifest.as_of),
                         logical_hash=manifest.logical_hash,
-                        document=msgspec.json.encode(manifest),
+                        document=self._database.seal(
+                            manifest.scope, _SCHEMA, manifest.id, msgspec.json.encode(manifest)
+                        ),
                         created_at=microseconds(manifest.created_at),
                     )
                 )
@@ -127,21 +131,25 @@ class Snapshots:
     ) -> list[SnapshotManifest]:
         """Manifests, latest ``as_of`` first."""
         table = schema.snapshots
-        statement = select(table.c.document).where(schema.owned(table, scope))
+        statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
         if view is not None:
             statement = statement.where(table.c.view == view)
         if definition_version is not None:
             statement = statement.where(table.c.definition_version == definition_version)
         statement = statement.order_by(table.c.as_of.desc(), table.c.created_at.desc(), table.c.id.desc()).limit(limit)
         with self._database.reading(within) as connection:
-            return [_decoder.decode(document) for document in connection.execute(statement).scalars()]
+            rows = connection.execute(statement).all()
+        return [self._opened(scope, row.id, row.document) for row in rows]
 
     def _find(self, connection: Connection, scope: Scope, snapshot: str) -> SnapshotManifest | None:
         table = schema.snapshots
         document = connection.execute(
             select(table.c.document).where(schema.owned(table, scope), table.c.id == snapshot)
         ).scalar()
-        return None if document is None else _decoder.decode(document)
+        return None if document is None else self._opened(scope, snapshot, document)
+
+    def _opened(self, scope: Scope, snapshot: str, document: bytes) -> SnapshotManifest:
+        return _decoder.decode(self._database.unseal(scope, _SCHEMA, snapshot, document))
 
 
 def _taken(manifest: SnapshotManifest) -> Conflict:

@@ -45,7 +45,9 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "definitions", lambda: _definitions(project)
     yield "models", lambda: _models(project)
     yield "catalog", lambda: _catalog(project)
+    yield "encryption", lambda: _encryption(project)
     yield "port", lambda: _port(project)
+    yield "tls", lambda: _tls(project)
 
 
 def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:
@@ -130,6 +132,12 @@ def _catalog(project: Path) -> str:
         database.close()
 
 
+def _encryption(project: Path) -> str:
+    from antiphon.app.encryption_setup import require_provider_ready
+
+    return require_provider_ready(project)
+
+
 def _port(project: Path) -> str:
     from antiphon.core import settings
     from antiphon.operations.preflight import require_free_port
@@ -140,3 +148,18 @@ def _port(project: Path) -> str:
         return f"{loaded.gateway.port}, the gateway listens"
     require_free_port(loaded.gateway.host, loaded.gateway.port)
     return f"{loaded.gateway.port} is free"
+
+
+def _tls(project: Path) -> str:
+    from antiphon.core import settings
+    from antiphon.core.clock import SystemClock
+    from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
+
+    loaded, paths = settings.load(project)
+    require_protection(loaded)
+    files = tls_files(loaded.tls, paths.root)
+    if files is None:
+        return f"plain HTTP on {loaded.gateway.host}"
+    clock = SystemClock()
+    facts = TransportSecurity(files, clock).facts
+    return f"{', '.join(facts.names)}, {facts.days_left(clock.now()):.0f} days left"

@@ -10,6 +10,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show
 from antiphon.cli.project import stores
+from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _moment(row: dict[str, Any], column: str, where: str) -> Any:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
         raise InvalidInput(f"{column} is {value!r}, which is no time.", where=where) from None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    return utc(found if found.tzinfo else found.replace(tzinfo=UTC))
 
 
 def _plain(value: Any) -> Any:

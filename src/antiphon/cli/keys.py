@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, stores
 from antiphon.core.clock import SystemClock, parse_duration
 
+if TYPE_CHECKING:
+    from antiphon.gateway.admin.shapes import KeyLine
+
 app = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
+
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Its id, key_….")]
 
 
 @app.command()
@@ -20,21 +25,39 @@ def create(
     name: Annotated[str, typer.Argument(help="Whom it speaks for.")],
     role: Annotated[str, typer.Option(help="admin, engineer, service or viewer.")] = "service",
     expires_in: Annotated[str, typer.Option(metavar="DURATION", help="e.g. 90d; never when left out.")] = "",
+    actions: Annotated[
+        str, typer.Option(metavar="LIST", help="Only for these, e.g. answer,originate; all of its role when left out.")
+    ] = "",
+    resources: Annotated[
+        str, typer.Option("--for", metavar="LIST", help="Only for these, e.g. application/desk,stream/*.")
+    ] = "",
+    person: Annotated[bool, typer.Option("--person", help="A new principal is a person, not a service.")] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Make a key; it is shown this once."""
+    from antiphon.app.identity import key_detail
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
+    from antiphon.governance.principal import Limits
 
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
+    limits = Limits(_listed(actions), _listed(resources))
     with stores(project) as store, store.database.transaction() as connection:
         expires_at = SystemClock().now() + lasts if lasts else None
-        key, record = store.keys.create(store.scope.tenant, name, role, expires_at, within=connection)
-        detail = {"name": name, "role": role}
-        store.audit.append(store.scope, at_terminal(store).id, "key.create", record.id, detail, within=connection)
+        key, record = store.keys.create(
+            store.scope.tenant,
+            name,
+            role,
+            expires_at,
+            kind="person" if person else "service",
+            limits=limits,
+            within=connection,
+        )
+        by = at_terminal(store).id
+        store.audit.append(store.scope, by, "key.create", record.id, key_detail(record), within=connection)
     show(NewKey(key, read(record, KeyLine)), as_json, lambda: key)
     if not as_json:
-        note(f"{record.id} for {name} ({role}). Keep it: it is not shown again.")
+        note(f"{record.id} for {name} ({record.role}). Keep it: it is not shown again.")
 
 
 @app.command("list")
@@ -50,27 +73,104 @@ def list_keys(project: Project = HERE, as_json: Json = False) -> None:
             key.name,
             key.role,
             f"…{key.hint}",
+            " ".join((*key.limits.actions, *key.limits.resources)) or "its role",
             key.created_at,
             key.expires_at,
-            "revoked" if key.revoked_at else "",
+            key.last_used_on,
+            _state(key),
         )
         for key in found
     ]
-    show(found, as_json, lambda: table(("key", "name", "role", "ends", "created", "expires", "state"), rows))
+    head = ("key", "name", "role", "ends", "for", "created", "expires", "last used", "state")
+    show(found, as_json, lambda: table(head, rows))
+
+
+@app.command("show")
+def show_key(key: Key, project: Project = HERE, as_json: Json = False) -> None:
+    """What a key is for, how long it holds, and when it was last used."""
+    from antiphon.gateway.admin.shapes import KeyLine, read
+
+    with stores(project) as store:
+        found = read(store.keys.get(store.scope.tenant, key), KeyLine)
+    rows = [
+        ("key", found.id),
+        ("principal", f"{found.name} ({found.kind}, {found.role}, clearance {found.clearance})"),
+        ("actions", ", ".join(found.limits.actions) or "all of its role"),
+        ("resources", ", ".join(found.limits.resources) or "all of its role"),
+        ("created", found.created_at),
+        ("expires", found.expires_at),
+        ("last used", found.last_used_on),
+        ("replaced by", found.replaced_by),
+        ("state", _state(found) or "valid"),
+    ]
+    show(found, as_json, lambda: table(("what", "is"), rows))
 
 
 @app.command()
-def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id, key_….")],
+def rotate(
+    name: Annotated[str, typer.Argument(help="The principal, or the key's id where it has several.")],
+    overlap: Annotated[str, typer.Option(metavar="DURATION", help="How long the present key still holds.")] = "1h",
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
-    """Stop a key for good, within a second, everywhere."""
+    """Make a key like the present one, which expires after the overlap."""
+    from antiphon.app.identity import rotation_detail
+    from antiphon.gateway.admin.shapes import KeyLine, RotatedKey, read
+
+    with stores(project) as store, store.database.transaction() as connection:
+        rotated = store.keys.rotate(store.scope.tenant, name, parse_duration(overlap), within=connection)
+        by = at_terminal(store).id
+        store.audit.append(
+            store.scope, by, "key.rotate", rotated.record.id, rotation_detail(rotated), within=connection
+        )
+    shown = RotatedKey(rotated.key, read(rotated.record, KeyLine), read(rotated.replaced, KeyLine))
+    show(shown, as_json, lambda: rotated.key)
+    if not as_json:
+        until = rotated.replaced.expires_at
+        note(
+            f"{rotated.record.id} replaces {rotated.replaced.id}, which holds until "
+            f"{until:%Y-%m-%d %H:%M:%SZ}. Keep it: it is not shown again."
+        )
+
+
+@app.command()
+def revoke(key: Key, project: Project = HERE, as_json: Json = False) -> None:
+    """Stop a key and the sessions begun with it for good, within a second, everywhere."""
+    from antiphon.app.identity import key_detail
     from antiphon.gateway.admin.shapes import KeyLine, read
 
     with stores(project) as store, store.database.transaction() as connection:
-        record = read(store.keys.revoke(store.scope.tenant, key, within=connection), KeyLine)
-        store.audit.append(
-            store.scope, at_terminal(store).id, "key.revoke", key, {"name": record.name}, within=connection
-        )
+        revoked = store.keys.revoke(store.scope.tenant, key, within=connection)
+        by = at_terminal(store).id
+        store.audit.append(store.scope, by, "key.revoke", key, key_detail(revoked), within=connection)
+    record = read(revoked, KeyLine)
     show(record, as_json, lambda: f"{record.id} ({record.name}) is revoked.")
+
+
+@app.command("trust-clock")
+def trust_clock(reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+    """Forget that a later time was seen here: the clock was ahead then, and is right now. Stop `antiphon up` first."""
+    from antiphon.governance.last_use import trust_clock as forget
+    from antiphon.operations.preflight import require_not_up
+
+    with stores(project) as store:
+        require_not_up(store.paths.run)
+    with stores(project) as store, store.database.transaction() as connection:
+        before, now = forget(store.database, within=connection)
+        detail = {"before": before.isoformat() if before else None, "at": now.isoformat(), "reason": reason}
+        store.audit.append(store.scope, at_terminal(store).id, "clock.trust", "clock", detail, within=connection)
+    show({"before": before, "now": now}, as_json, lambda: f"The clock is trusted: it is {now:%Y-%m-%d %H:%M:%SZ}.")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _state(key: KeyLine) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.disabled:
+        return "disabled"
+    if key.expires_at is not None and key.expires_at <= SystemClock().now():
+        return "expired"
+    return "replaced" if key.replaced_by is not None else ""

@@ -11,6 +11,7 @@ import typer
 
 from antiphon.cli import (
     ask,
+    audit,
     batch,
     datasets,
     doctor,
@@ -60,7 +61,7 @@ def assemble() -> typer.Typer:
     app.command("rollback")(rollback.rollback)
     app.command("doctor")(doctor.doctor)
     models.app.command("rebuild")(train.rebuild)
-    for noun in (features, datasets, models, releases, outcomes, batch, runs, keys, events):
+    for noun in (features, datasets, models, releases, outcomes, batch, runs, keys, audit, events):
         app.add_typer(noun.app)
     return app
 

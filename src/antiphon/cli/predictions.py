@@ -10,7 +10,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import show
-from antiphon.cli.project import services
+from antiphon.cli.project import at_terminal, services
 
 Prediction = Annotated[str, typer.Argument(metavar="PREDICTION", help="Its id, pred_….")]
 
@@ -21,6 +21,8 @@ def explain(prediction: Prediction, project: Project = HERE, as_json: Json = Fal
 
     async def found() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
+            reader = at_terminal(store).id
+            store.trail.record(store.scope, reader, "data.read", prediction, {"route": "antiphon explain"})
             return await asyncio.to_thread(ports.explain, store.scope, prediction)
 
     explained = asyncio.run(found())
@@ -33,6 +35,8 @@ def replay(prediction: Prediction, project: Project = HERE, as_json: Json = Fals
 
     async def made() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
+            reader = at_terminal(store).id
+            store.trail.record(store.scope, reader, "data.read", prediction, {"route": "antiphon replay"})
             return await ports.replay(store.scope, prediction)
 
     replayed = asyncio.run(made())

@@ -45,4 +45,6 @@ def at_terminal(store: Store) -> Principal:
     from antiphon.governance.identity import Principal
 
     user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
-    return Principal(id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person")
+    return Principal(
+        id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
+    )

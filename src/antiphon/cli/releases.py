@@ -123,7 +123,7 @@ def activate(
 
     with stores(project) as store:
         rollout_transitions(store).activate(
-            store.scope, application, release, principal=at_terminal(store).id, reason=reason
+            store.scope, application, release, principal=(who := at_terminal(store)).id, reason=reason, by=who
         )
     _show(project, application, as_json)
 

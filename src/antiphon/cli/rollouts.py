@@ -40,7 +40,8 @@ def rollout(
         begun = rollout_transitions(store).begin(
             store.scope,
             release,
-            principal=at_terminal(store).id,
+            principal=(who := at_terminal(store)).id,
+            by=who,
             reason=reason or ("" if force else "asked for at the terminal"),
             force=force,
         )

@@ -114,11 +114,11 @@ async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: lis
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or pass --no-wait.",
             )
-        who = at_terminal(store).id
+        who = at_terminal(store)
         if isinstance(order, str):
-            placed.append(await asyncio.to_thread(learning.orders.rebuild, store.scope, who, order, key))
+            placed.append(await asyncio.to_thread(learning.orders.rebuild, store.scope, who.id, order, key))
         else:
-            placed.append(await asyncio.to_thread(learning.orders.place, store.scope, who, order))
+            placed.append(await asyncio.to_thread(learning.orders.place, store.scope, who.id, order, who))
         line = _Line(placed[0])
         run = await _read(store, placed[0])
         while wait and run.status not in ENDED:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from antiphon.app.store import Store
     from antiphon.operations.supervisor import Happened
 
-_REACHED = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-"""An address that means every interface, to one where this machine reaches it."""
-
 _POLL = 0.2
 
 
@@ -43,8 +40,11 @@ def up(
 
 def _prepare(store: Store, apply: bool) -> None:
     """What a first start needs, before anything runs: the model, a key, the definitions."""
+    from antiphon.gateway.transport_security import require_protection, tls_files
     from antiphon.operations.preflight import require_free_port, require_not_up
 
+    require_protection(store.settings)
+    tls_files(store.settings.tls, store.paths.root)
     require_not_up(store.paths.run)
     require_free_port(store.settings.gateway.host, store.settings.gateway.port)
     if store.settings.engine.kind == "llamacpp":
@@ -58,8 +58,8 @@ def _prepare(store: Store, apply: bool) -> None:
             weights.resolve(model)
     from antiphon.app.up import first_key
 
-    if first_key(store) is not None:
-        note(f"made an administrator's key: {store.paths.keys / 'admin.key'}")
+    if (made := first_key(store)) is not None:
+        note(f"an administrator's key, shown this once and kept in {store.paths.keys / 'admin.key'}:\n  {made[0]}")
     if apply:
         _apply(store)
 
@@ -129,6 +129,8 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool) -> None:
     """Say where it is once a question can be answered: the processes are ready and the features published."""
     import asyncio
 
+    from antiphon.core.tls import gateway_url
+
     await ready.wait()
     waiting = await asyncio.to_thread(_unpublished, store)
     if waiting and not as_json:
@@ -136,8 +138,7 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool) -> None:
     while waiting:
         await asyncio.sleep(_POLL)
         waiting = await asyncio.to_thread(_unpublished, store)
-    gateway = store.settings.gateway
-    url = f"http://{_REACHED.get(gateway.host, gateway.host)}:{gateway.port}"
+    url = gateway_url(store.settings)
     if as_json:
         typer.echo(f'{{"event":"up","url":"{url}"}}')
         return

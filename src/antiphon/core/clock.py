@@ -60,11 +60,16 @@ def utc(moment: datetime) -> datetime:
     """The same instant in UTC.
 
     Raises:
-        InvalidInput: the moment has no time zone, so it names no instant.
+        InvalidInput: the moment has no time zone, so it names no instant; or in UTC it is before year 1 or after 9999.
     """
     if moment.tzinfo is None:
         raise InvalidInput(f"{moment.isoformat()} has no time zone.", next_step="Write it with an offset, e.g. +00:00.")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(
+            f"{moment.isoformat()} is no time in UTC.", next_step="Write a time between the years 1 and 9999 in UTC."
+        ) from None
 
 
 def microseconds(moment: datetime) -> int:
@@ -87,6 +92,10 @@ def parse_duration(text: str) -> timedelta:
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
     number = text.rstrip("mshd")
     unit = text[len(number) :]
-    if not number.isdigit() or unit not in units or int(number) == 0:
+    # Digits of other scripts are none to int(), and ten of ours are more than any clock goes through.
+    if not (number.isascii() and number.isdigit() and len(number) < 10) or unit not in units or int(number) == 0:
         raise InvalidInput(f"{text!r} is not a duration.", next_step="Write a whole number and ms, s, m, h or d: 15m.")
-    return timedelta(seconds=int(number) * units[unit])
+    try:
+        return timedelta(seconds=int(number) * units[unit])
+    except OverflowError:
+        raise InvalidInput(f"{text!r} is too long a duration.", next_step="Write less than 999999999 days.") from None

@@ -40,6 +40,25 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
 class Codec(Protocol):
     """Turns bytes into what is stored, and back."""
 
+    @property
+    def sealing(self) -> bool:
+        """Whether what it stores cannot be read without a key: then nothing clear may reach a disk beside it either."""
+        ...
+
+    @property
+    def accepts_plain(self) -> bool:
+        """Whether it also reads what was stored in plaintext."""
+        ...
+
+    def current_key(self, scope: Scope) -> str | None:
+        """Id of the key that new payloads of a scope are sealed with; it changes when that key is rotated."""
+        ...
+
+    def index(self, text: str, scope: Scope, purpose: str) -> str:
+        """What stands in a column for a text that is only ever looked up by equality: the same for the same text,
+        scope and purpose, under every later key."""
+        ...
+
     def seal(self, content: bytes, context: PayloadContext) -> Envelope:
         """The envelope to store."""
         ...
@@ -57,6 +76,14 @@ class PlainCodec:
     """Stores bytes as they are."""
 
     name = "plain"
+    sealing = False
+    accepts_plain = True
+
+    def current_key(self, scope: Scope) -> str | None:
+        return None
+
+    def index(self, text: str, scope: Scope, purpose: str) -> str:
+        return text
 
     def seal(self, content: bytes, context: PayloadContext) -> Envelope:
         return Envelope(schema=context.schema, codec=self.name, key_id=None, content=content)
@@ -68,13 +95,22 @@ class PlainCodec:
                 where=f"{context.scope} {context.schema} {context.subject}",
                 next_step="Start it with the settings the payload was written under.",
             )
-        if envelope.schema != context.schema:
-            raise Corrupt(
-                f"The payload is a {envelope.schema!r}, expected {context.schema!r}.",
-                where=f"{context.scope} {context.subject}",
-                next_step="Run `antiphon doctor`.",
-            )
+        require_schema(envelope, context)
         return envelope.content
+
+
+def require_schema(envelope: Envelope, context: PayloadContext) -> None:
+    """Refuse a payload of another schema.
+
+    Raises:
+        Corrupt: it is of another.
+    """
+    if envelope.schema != context.schema:
+        raise Corrupt(
+            f"The payload is a {envelope.schema!r}, expected {context.schema!r}.",
+            where=f"{context.scope} {context.subject}",
+            next_step="Run `antiphon doctor`.",
+        )
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -94,5 +130,5 @@ def unpack(packed: bytes) -> Envelope:
     """
     try:
         return _decoder.decode(packed)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt("Stored bytes are no envelope.", next_step="Run `antiphon doctor`.") from error

@@ -50,6 +50,8 @@ class EngineSettings(_Section, frozen=True):
         slots: sequences that may run at once; ``context`` tokens each.
         threads: 0 uses the machine's cores.
         api_key_variable: name of the environment variable that holds the remote engine's key.
+        authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
+        client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
     """
 
     kind: Literal["llamacpp", "remote", "simulated"] = "llamacpp"
@@ -59,6 +61,9 @@ class EngineSettings(_Section, frozen=True):
     threads: int = 0
     url: str | None = None
     api_key_variable: str | None = None
+    authority: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
 
 
 class GatewaySettings(_Section, frozen=True):
@@ -96,8 +101,10 @@ class OidcSettings(_Section, frozen=True):
     Attributes:
         issuer: the ``iss`` that tokens must carry; its keys are read from ``jwks``.
         audience: the ``aud`` that tokens must carry.
-        jwks: URL or file of the issuer's JSON Web Key Set; by default ``ISSUER/.well-known/jwks.json``.
-        tenant_claim, role_claim, name_claim: where a token names tenant, role and principal.
+        jwks: URL or file of the issuer's JSON Web Key Set; by default ``ISSUER/.well-known/jwks.json``. A URL must be
+            https, unless it names this machine.
+        tenant_claim, role_claim, name_claim: where a token names tenant, role and principal. An empty tenant claim
+            means that every token is of the project's tenant.
         roles: values of the role claim to roles of ours; one that is not listed has no role, so it is refused.
         leeway: how far clocks may differ.
     """
@@ -108,7 +115,7 @@ class OidcSettings(_Section, frozen=True):
     tenant_claim: str = "tenant"
     role_claim: str = "role"
     name_claim: str = "sub"
-    roles: dict[str, str] = {}
+    roles: dict[str, Literal["admin", "engineer", "service", "viewer"]] = {}
     leeway: str = "30s"
 
 
@@ -117,11 +124,15 @@ class IdentitySettings(_Section, frozen=True):
 
     Attributes:
         oidc: an issuer of JWTs beside our own API keys.
-        session: how long a dashboard session lasts.
+        session: how long a dashboard session lasts at most.
+        idle: how long it lasts without a page being looked at.
+        revocation_bound: how long a key that was seen is believed while the catalog is away.
     """
 
     oidc: OidcSettings = OidcSettings()
     session: str = "12h"
+    idle: str = "1h"
+    revocation_bound: str = "30s"
 
 
 class EncryptionSettings(_Section, frozen=True):
@@ -148,14 +159,21 @@ class TlsSettings(_Section, frozen=True):
 
     Attributes:
         certificate, key: PEM files; without them the gateway speaks plain HTTP and may listen on loopback only.
-        client_ca: certificates of clients are checked against it (mutual TLS).
+        client_ca: certificates of clients are checked against it (mutual TLS, in TLS 1.3 alone).
         require_client: refuse clients without a certificate.
+        authority: PEM file of whom this project's own clients trust; ``None`` trusts whom the machine does.
+        client_certificate, client_key: what this project's own clients and probes show of themselves.
+        allow_plain_http: listen beyond loopback without TLS, where something in front of the gateway ends it.
     """
 
     certificate: str | None = None
     key: str | None = None
     client_ca: str | None = None
     require_client: bool = False
+    authority: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    allow_plain_http: bool = False
 
 
 class AuditSettings(_Section, frozen=True):
@@ -164,10 +182,12 @@ class AuditSettings(_Section, frozen=True):
     Attributes:
         witness: a file, best on another machine's disk, to which each signed checkpoint is appended.
         every: how often a checkpoint is signed while there is something new.
+        origin: first part of the checkpoints' name, unique among installations whose checkpoints are kept together.
     """
 
     witness: str = ".antiphon/witness/checkpoints"
     every: str = "10s"
+    origin: str = "antiphon"
 
 
 class PolicySettings(_Section, frozen=True):
@@ -239,12 +259,12 @@ class ProjectPaths(msgspec.Struct, frozen=True):
 
     @property
     def engine_socket(self) -> Path:
-        """In ``run``, or in the temporary folder when that path is longer than a Unix socket's may be."""
+        """In ``run``, or in a folder of the temporary one when that path is longer than a Unix socket's may be."""
         socket = self.run / "engine.sock"
         if len(os.fsencode(socket)) < 100:
             return socket
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}.sock"
+        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / "engine.sock"
 
     @property
     def worker_ready(self) -> Path:

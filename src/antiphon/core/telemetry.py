@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 GENAI = {
@@ -38,8 +38,21 @@ def span(
 ) -> Iterator[Span]:
     """Open a span, as a child of ``traceparent`` (W3C) when one came over a process boundary."""
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    with _tracer.start_as_current_span(name, context=context, kind=kind, attributes=dict(attributes or {})) as opened:
-        yield opened
+    # An exception's message may hold what somebody sent; its type is all that a trace is given.
+    with _tracer.start_as_current_span(
+        name,
+        context=context,
+        kind=kind,
+        attributes=dict(attributes or {}),
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as opened:
+        try:
+            yield opened
+        except Exception as error:
+            opened.set_status(StatusCode.ERROR)
+            opened.set_attribute("error.type", type(error).__qualname__)
+            raise
 
 
 def traceparent() -> str | None:

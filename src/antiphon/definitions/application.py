@@ -16,6 +16,7 @@ import msgspec
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
+from antiphon.definitions.sensitivity import Tags
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -102,7 +103,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     request must carry, ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order
     of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
     enum properties whose probability is measured from token log-probabilities. ``model`` is what answers: the
-    base model's name until a fine-tuned version is released, whose spec names that version.
+    base model's name until a fine-tuned version is released, whose spec names that version. ``tags`` are those of the
+    features of views that declare any, by full name: what policies are told about them.
     """
 
     name: str
@@ -124,6 +126,7 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     outcome: Outcome | None = None
     fine_tune: FineTune | None = None
     gates: Gates = Gates()
+    tags: dict[str, Tags] = {}
 
     @property
     def schema(self) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         outcome=outcome_of(application, root),
         fine_tune=application.fine_tune,
         gates=application.gates,
+        tags={f"{view.name}.{feature}": tags for view in views for feature, tags in view.tags.items()},
     )
 
 

@@ -22,6 +22,7 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
 from antiphon.definitions.expression import Expression, columns, kind, mistakes, node_of
 from antiphon.definitions.place import Place, caller, declared
+from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
 
 Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "last", "first"]
@@ -52,7 +53,8 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
     """A declared feature view as a value. A feature's full name is ``view.feature``.
 
     ``refresh`` is the interval of materialisation in microseconds, ``None`` when only on demand;
-    ``definition_version`` is 16 hex digits.
+    ``definition_version`` is 16 hex digits. ``tags`` are what policies are told about each feature; without any
+    declared it is empty.
     """
 
     name: str
@@ -63,6 +65,7 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
     owner: str
     description: str
     definition_version: str
+    tags: dict[str, Tags] = {}
 
     @property
     def key(self) -> str:
@@ -266,12 +269,13 @@ class FeatureView:
             owner=self.options.get("owner") or "",
             description=self.description,
             definition_version=definition_version(entity, source, features),
+            tags=tags_of(self.options, cast(Source, self.source).options, features),
         )
 
     def mistakes(self) -> Iterator[tuple[Place, str]]:
         """What is wrong with the view and its features; entity and source are checked by themselves."""
         label = f"view {self.name!r}"
-        for name in self.options.keys() - {"refresh", "owner"}:
+        for name in self.options.keys() - {"refresh", "owner", "sensitivity", "purposes"}:
             yield self.place, f"{label}: feature_view has no option {name!r}."
         if not NAME.match(self.name):
             yield self.place, f"{label}: the class name does not make a snake_case name."
@@ -282,6 +286,8 @@ class FeatureView:
         if self.options.get("refresh") is not None:
             for text in duration_mistakes(self.options["refresh"], f"{label}: refresh"):
                 yield self.place, text
+        for text in tag_mistakes(self.options, self.body):
+            yield self.place, f"{label}: {text}"
         if not self.body:
             yield self.place, f"{label} declares no feature."
         for name, declaration in self.body.items():
@@ -316,7 +322,9 @@ def feature_view(*, entity: object, source: object, **options: Any) -> Callable[
     Args:
         entity: the :class:`Entity` the features are about; its key columns are columns of the source.
         source: the :class:`Source` whose events are aggregated.
-        **options: ``refresh`` (a duration such as ``"15m"``) and ``owner``.
+        **options: ``refresh`` (a duration such as ``"15m"``) and ``owner``; ``sensitivity`` (one level for all, or
+            feature to level: public, internal, confidential, restricted) and ``purposes`` (what the features may be
+            used for), which policies decide by.
     """
     place = caller()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import msgspec
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import Expression, kind, mistakes, node_of
 from antiphon.definitions.place import Place, caller, declared
+from antiphon.definitions.sensitivity import tag_mistakes
 
 
 class SourceSpec(msgspec.Struct, frozen=True):
@@ -56,11 +57,17 @@ class Source:
         available_at: str | None = None,
         event_id: str | None = None,
         where: object = None,
+        sensitivity: str | None = None,
+        purposes: Sequence[str] | None = None,
     ) -> Source:
-        """Rows of Parquet or CSV, read in batch. A relative path starts at the project's folder."""
+        """Rows of Parquet or CSV, read in batch. A relative path starts at the project's folder.
+
+        ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
+        """
         return cls(
             caller(), "table", name,
             path=path, event_time=event_time, available_at=available_at, event_id=event_id, where=where,
+            sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
     @classmethod
@@ -73,11 +80,17 @@ class Source:
         available_at: str | None = None,
         history: str | None = None,
         where: object = None,
+        sensitivity: str | None = None,
+        purposes: Sequence[str] | None = None,
     ) -> Source:
-        """Events of the log's stream ``name``; ``history`` is the file older events are read from."""
+        """Events of the log's stream ``name``; ``history`` is the file older events are read from.
+
+        ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
+        """
         return cls(
             caller(), "stream", name,
             path=history, event_time=event_time, available_at=available_at, event_id=event_id, where=where,
+            sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
     def spec(self, root: Path | None = None) -> SourceSpec:
@@ -103,6 +116,8 @@ class Source:
             value = self.options[option]
             if value is not None and (not isinstance(value, str) or not value):
                 yield f"{label}: {option} must be a text, not {value!r}."
+        for text in tag_mistakes(self.options, None):
+            yield f"{label}: {text}"
         where = self.options["where"]
         if where is None:
             return

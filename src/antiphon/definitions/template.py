@@ -31,6 +31,8 @@ def template_reads(text: str) -> TemplateReads:
         tree = environment.parse(text)
     except TemplateSyntaxError as error:
         raise InvalidInput(f"template syntax: {error.message}.", where=f"line {error.lineno}") from None
+    except RecursionError:
+        raise InvalidInput("template syntax: it is nested too deeply.", where="line 1") from None
 
     features: list[tuple[str, str, int]] = []
     keys: list[tuple[str, int]] = []

@@ -15,6 +15,7 @@ from typing import Any
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.logs import described
 from antiphon.core.telemetry import span
 from antiphon.durable.context import RunContext
 from antiphon.durable.registry import Registry
@@ -157,7 +158,7 @@ class Executor:
 
     async def _leave_failed(self, run: Run, error: BaseException) -> None:
         _log.error("run %s (%s) failed in attempt %d", run.id, run.workflow, run.attempts, exc_info=error)
-        what = str(error) if isinstance(error, AntiphonError) else f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, AntiphonError) else described(error)
         retry_at = None
         if _worth_retrying(error) and run.attempts < run.max_attempts:
             wait = min(self._backoff * 2 ** (run.attempts - 1), timedelta(minutes=5))

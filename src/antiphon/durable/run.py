@@ -8,11 +8,15 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy.engine import Row
 
+from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import Conflict
 from antiphon.core.scope import Scope
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ARGUMENTS, RESULT, ERROR, STEP = "run-arguments/1", "run-result/1", "run-error/1", "step/1"
+"""Schemas of a run's sealed columns."""
+
 ENDED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled")
 
 
@@ -77,14 +81,19 @@ class Progress(msgspec.Struct, frozen=True):
     note: str
 
 
-def read_run(row: Row[Any]) -> Run:
-    """A row of the table ``runs``."""
+def read_run(row: Row[Any], database: Database) -> Run:
+    """A row of the table ``runs``; its payloads are opened with the database's codec."""
+    scope = Scope(row.tenant, row.environment)
+
+    def opened(schema: str, payload: bytes) -> Any:
+        return msgspec.json.decode(database.unseal(scope, schema, row.id, payload))
+
     return Run(
         id=row.id,
-        scope=Scope(row.tenant, row.environment),
+        scope=scope,
         workflow=row.workflow,
         key=row.key,
-        arguments=msgspec.json.decode(row.arguments),
+        arguments=opened(ARGUMENTS, row.arguments),
         status=row.status,
         epoch=row.epoch,
         attempts=row.attempts,
@@ -96,8 +105,8 @@ def read_run(row: Row[Any]) -> Run:
         done=row.done,
         total=row.total,
         note=row.note,
-        result=None if row.result is None else msgspec.json.decode(row.result),
-        error=row.error,
+        result=None if row.result is None else opened(RESULT, row.result),
+        error=None if row.error is None else database.unseal_text(scope, ERROR, row.id, row.error),
         trace=row.trace,
         created_at=from_microseconds(row.created_at),
         updated_at=from_microseconds(row.updated_at),

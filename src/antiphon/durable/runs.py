@@ -27,7 +27,19 @@ from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
-from antiphon.durable.run import ENDED, LeaseLost, Progress, Run, RunStatus, StepRecord, read_run
+from antiphon.durable.run import (
+    ARGUMENTS,
+    ENDED,
+    ERROR,
+    RESULT,
+    STEP,
+    LeaseLost,
+    Progress,
+    Run,
+    RunStatus,
+    StepRecord,
+    read_run,
+)
 
 MAX_ATTEMPTS = 5
 
@@ -74,7 +86,8 @@ class Runs:
                     )
                 ).first()
                 if known is not None:
-                    if (known.workflow, known.arguments) != (workflow, encoded):
+                    stored = self._database.unseal(scope, ARGUMENTS, known.id, known.arguments)
+                    if (known.workflow, stored) != (workflow, encoded):
                         raise Conflict(
                             f"The key {key!r} was used for another run ({known.id}).",
                             where=str(scope),
@@ -89,7 +102,7 @@ class Runs:
                     id=run,
                     workflow=workflow,
                     key=key,
-                    arguments=encoded,
+                    arguments=self._database.seal(scope, ARGUMENTS, run, encoded),
                     status="queued",
                     epoch=0,
                     attempts=0,
@@ -115,7 +128,7 @@ class Runs:
             row = connection.execute(select(_runs).where(schema.owned(_runs, scope), _runs.c.id == run)).first()
         if row is None:
             raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs`.")
-        return read_run(row)
+        return read_run(row, self._database)
 
     def list(
         self,
@@ -134,7 +147,7 @@ class Runs:
             statement = statement.where(_runs.c.status == status)
         statement = statement.order_by(_runs.c.created_at.desc(), _runs.c.id.desc()).limit(limit)
         with self._database.reading(within) as connection:
-            return [read_run(row) for row in connection.execute(statement)]
+            return [read_run(row, self._database) for row in connection.execute(statement)]
 
     def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
         """The run's completed steps, in the order in which they ended."""
@@ -149,7 +162,9 @@ class Runs:
                     name=row.name,
                     occurrence=row.occurrence,
                     epoch=row.epoch,
-                    result=msgspec.json.decode(row.result),
+                    result=msgspec.json.decode(
+                        self._database.unseal(scope, STEP, f"{run}:{row.name}:{row.occurrence}", row.result)
+                    ),
                     started_at=from_microseconds(row.started_at),
                     ended_at=from_microseconds(row.ended_at),
                 )
@@ -175,13 +190,19 @@ class Runs:
                 if row is None:
                     return None
                 values: dict[str, Any]
+                scope = Scope(row.tenant, row.environment)
                 if row.cancel_requested:
                     values = {"status": "cancelled", "ended_at": now}
                 elif row.attempts >= row.max_attempts:
                     values = {
                         "status": "failed",
                         "ended_at": now,
-                        "error": f"Its worker died or lost its lease in each of {row.attempts} attempts.",
+                        "error": self._database.seal_text(
+                            scope,
+                            ERROR,
+                            row.id,
+                            f"Its worker died or lost its lease in each of {row.attempts} attempts.",
+                        ),
                     }
                 else:
                     values = {
@@ -191,7 +212,6 @@ class Runs:
                         "lease_until": now + lease // timedelta(microseconds=1),
                     }
                 values |= {"epoch": row.epoch + 1, "updated_at": now}
-                scope = Scope(row.tenant, row.environment)
                 connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == row.id).values(values))
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
@@ -257,7 +277,7 @@ class Runs:
                     name=name,
                     occurrence=occurrence,
                     epoch=run.epoch,
-                    result=encoded,
+                    result=self._database.seal(run.scope, STEP, f"{run.id}:{name}:{occurrence}", encoded),
                     started_at=microseconds(started_at),
                     ended_at=microseconds(self._clock.now()),
                 )
@@ -271,7 +291,11 @@ class Runs:
             LeaseLost: the run is not this holder's any more.
             InvalidInput: the result is no JSON.
         """
-        values: dict[str, Any] = {"status": "succeeded", "result": _encode(dict(result), "result"), "error": None}
+        values: dict[str, Any] = {
+            "status": "succeeded",
+            "result": self._database.seal(run.scope, RESULT, run.id, _encode(dict(result), "result")),
+            "error": None,
+        }
         if progress is not None:
             values |= {"done": progress.done, "total": progress.total, "note": progress.note}
         self._leave(run, values, ended=True)
@@ -282,10 +306,11 @@ class Runs:
         Raises:
             LeaseLost: the run is not this holder's any more.
         """
+        sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
         if retry_at is None:
-            self._leave(run, {"status": "failed", "error": error}, ended=True)
+            self._leave(run, {"status": "failed", "error": sealed}, ended=True)
         else:
-            self._leave(run, {"status": "queued", "error": error, "not_before": microseconds(retry_at)}, ended=False)
+            self._leave(run, {"status": "queued", "error": sealed, "not_before": microseconds(retry_at)}, ended=False)
 
     def give_back(self, run: Run) -> None:
         """Queue a run again because its worker stops; the attempt does not count.

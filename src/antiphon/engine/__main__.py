@@ -12,7 +12,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from antiphon.core import telemetry
+from antiphon.core import logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.engine import weights
 from antiphon.engine.declared import DeclaredModels, checked
@@ -25,7 +25,7 @@ from antiphon.engine.weights import Weights
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(options.log_level.upper())
     try:
         asyncio.run(_serve(options))
     except AntiphonError as error:

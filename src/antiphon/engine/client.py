@@ -28,6 +28,7 @@ from antiphon.engine.messages import (
     Serve,
     ServedModel,
 )
+from antiphon.engine.peers import is_ours
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
@@ -114,6 +115,12 @@ class EngineClient:
             async with asyncio.timeout(self._connect_seconds):
                 reader, writer = await asyncio.open_unix_connection(self._path)
                 try:
+                    if not is_ours(writer.get_extra_info("socket")):
+                        raise Unavailable(
+                            "The socket is served by a process of another user; nothing was sent to it.",
+                            where=where,
+                            next_step="Find out who made it, remove it, and start the engine again.",
+                        )
                     writer.write(frames.encode(Hello(PROTOCOL, self._peer)))
                     hello = await frames.read(reader, _decoder)
                 except BaseException:

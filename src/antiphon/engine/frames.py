@@ -40,5 +40,5 @@ async def read(stream: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Me
         return None
     try:
         return decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"A frame on the engine's socket cannot be read: {error}.") from error

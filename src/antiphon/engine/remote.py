@@ -8,6 +8,7 @@ its completions endpoint as it is.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from antiphon.core import outgoing
 from antiphon.core.errors import (
     AntiphonError,
     EngineFailed,
@@ -26,6 +28,7 @@ from antiphon.core.errors import (
     UnsupportedParameter,
 )
 from antiphon.core.ids import new_id
+from antiphon.core.tls import ClientTls
 from antiphon.engine.messages import (
     Alternative,
     Delta,
@@ -49,6 +52,11 @@ class RemoteEngine:
         models: model names of requests to the server's own names; a name not listed is sent as it is.
         context_tokens: reported when the server does not say.
         timeout_seconds: longest silence within a stream.
+        tls: whom to trust when the URL is https.
+
+    Raises:
+        InvalidInput: a URL that is not called, a key that would cross a network in plain text, or trusted certificates
+            that cannot be read.
     """
 
     def __init__(
@@ -59,12 +67,18 @@ class RemoteEngine:
         models: dict[str, str] | None = None,
         context_tokens: int = 4096,
         timeout_seconds: float = 60.0,
+        tls: ClientTls | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        base = url.rstrip("/").removesuffix("/v1") + "/v1"
+        checked = outgoing.check_url(url, where="engine.url", secret=bool(key))
+        base = checked.rstrip("/").removesuffix("/v1") + "/v1"
+        verify = (tls or ClientTls()).context() if base.startswith("https:") else True
         headers = {"authorization": f"Bearer {key}"} if key else {}
         timeout = httpx.Timeout(timeout_seconds, connect=5.0)
-        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=timeout, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=base, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False,
+            transport=outgoing.async_transport("engine.url", verify),
+        )  # fmt: skip
         self._url = base
         self._models = dict(models or {})
         self._context_tokens = context_tokens
@@ -73,7 +87,7 @@ class RemoteEngine:
     async def describe(self) -> Described:
         try:
             response = await self._http.get("/models")
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:  # httpx passes a late TLS alert on as it is
             raise self._unreachable(error) from error
         if response.status_code != 200:
             raise self._refused(response.status_code, response.headers, response.content)
@@ -128,7 +142,7 @@ class RemoteEngine:
                     delta = reading.read(payload, self._monotonic())
                     if delta is not None:
                         yield delta
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, ssl.SSLError) as error:
             raise self._unreachable(error) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise EngineFailed(
@@ -171,6 +185,18 @@ class RemoteEngine:
         return body
 
     def _unreachable(self, error: Exception) -> Unavailable:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return Unavailable(
+                "The remote engine's certificate is not accepted.",
+                where=self._url,
+                next_step="Check its name and dates; `authority` under [engine] names whom to trust.",
+            )
+        if "ALERT" in str(error):
+            return Unavailable(
+                "The remote engine refused the connection by a TLS alert.",
+                where=self._url,
+                next_step="If it asks for a certificate, set `client_certificate` and `client_key` under [engine].",
+            )
         return Unavailable(
             f"The remote engine cannot be reached ({type(error).__name__}).",
             where=self._url,
@@ -180,7 +206,8 @@ class RemoteEngine:
     def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> AntiphonError:
         """The error a non-200 answer stands for."""
         message, code = _complaint(content)
-        text = f"The remote engine answered {status}: {message}"
+        # Its own words may repeat the prompt or the key; the status and what it means are what is passed on.
+        text = f"The remote engine answered {status}."
         if status == 429:
             retry_after = headers.get("retry-after", "")
             return Overloaded(text, where=self._url, retry_after=float(retry_after) if retry_after.isdigit() else 1.0)
@@ -214,7 +241,7 @@ class _Reading:
         try:
             chunk = msgspec.json.decode(payload)
             if "error" in chunk:
-                raise EngineFailed(f"The remote engine failed: {_message(chunk['error'])}")
+                raise EngineFailed("The remote engine failed in the middle of an answer.")
             self._usage = chunk.get("usage") or self._usage
             self._fingerprint = chunk.get("system_fingerprint") or self._fingerprint
             if not chunk.get("choices"):
@@ -224,7 +251,7 @@ class _Reading:
             text = choice["delta"].get("content") if self._request.messages else choice["text"]
             tokens = self._tokens(choice.get("logprobs") or {})
         except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise EngineFailed(f"The remote engine sent what cannot be read: {payload[:80]!r}") from error
+            raise EngineFailed("The remote engine sent what cannot be read.") from error
         if not text and not tokens:
             return None
         self._first = self._first if self._first is not None else now

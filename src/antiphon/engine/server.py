@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import socket
-import stat
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -35,6 +34,7 @@ from antiphon.engine.messages import (
     Serve,
     ToEngine,
 )
+from antiphon.engine.peers import is_ours
 
 _log = logging.getLogger("antiphon.engine")
 _decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
@@ -60,6 +60,10 @@ async def serve(
     connections: set[_Connection] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not is_ours(writer.get_extra_info("socket")):
+            _log.warning("A client was refused: it is a process of another user.")
+            writer.close()
+            return
         connection = _Connection(engine, reader, writer, stop)
         connections.add(connection)
         try:
@@ -67,8 +71,12 @@ async def serve(
         finally:
             connections.discard(connection)
 
-    server = await asyncio.start_unix_server(accept, path)
-    os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
+    # By the mask, not by a mode set afterwards: there is no moment at which others may connect.
+    mask = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(accept, path)
+    finally:
+        os.umask(mask)
     try:
         if ready is not None:
             ready()
@@ -86,7 +94,14 @@ async def serve(
 
 def _claim(path: Path) -> None:
     """Make the path free for binding: a socket that nobody answers on was left by a process that died."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owner = path.parent.stat().st_uid
+    if owner not in (os.geteuid(), 0):
+        raise SetupError(
+            "The socket's folder belongs to another user, who could put a socket of their own there.",
+            where=str(path.parent),
+            next_step="Use a folder of your own.",
+        )
     if len(os.fsencode(path)) > 100:
         raise SetupError("The socket's path is too long for a Unix socket.", where=str(path))
     if not path.exists():

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
 from antiphon.features.compile_sql import text
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow
+
+_BATCH = 100_000
 
 
 class ComputeLimits(msgspec.Struct, frozen=True):
-    """What feature computation may use: threads, memory in MiB, and where it spills to."""
+    """What feature computation may use: threads, memory in MiB, and where it spills to; ``None`` keeps everything in
+    memory, so that nothing that is computed reaches a disk."""
 
     threads: int = 1
     memory: int = 1024
@@ -42,9 +47,9 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "preserve_insertion_order": False,
+        # Without a folder of ours DuckDB would spill into one below the present folder.
+        "temp_directory": limits.spill or "",
     }
-    if limits.spill is not None:
-        configuration["temp_directory"] = limits.spill
     connection = duckdb.connect(":memory:", config=configuration)
     try:
         connection.execute("SET TimeZone = 'UTC'")
@@ -55,7 +60,7 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         raise Unavailable(
             f"Feature computation ran out of memory: {_first_line(error)}",
             where="compute",
-            next_step="Raise its memory limit or free disk space for spilling.",
+            next_step="Raise its memory limit or free disk space for spilling; an encrypted project does not spill.",
         ) from error
     except duckdb.Error as error:
         raise InvalidInput(
@@ -65,6 +70,35 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         ) from error
     finally:
         connection.close()
+
+
+def parquet_reader(stream: BinaryIO) -> pyarrow.RecordBatchReader:
+    """A Parquet file's rows as a relation that is read once, a batch at a time.
+
+    Raises:
+        Corrupt: it is no Parquet file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(stream)
+    except pyarrow.ArrowInvalid as error:
+        raise Corrupt(f"This is no Parquet file: {error}.", where="lake") from error
+    return pyarrow.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(_BATCH))
+
+
+def write_parquet(connection: duckdb.DuckDBPyConnection, sql: str, sink: Any) -> int:
+    """Write a query's rows as Parquet, a batch at a time; returns how many there were."""
+    import pyarrow.parquet
+
+    reader = connection.sql(sql).to_arrow_reader(_BATCH)
+    rows = 0
+    with pyarrow.parquet.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
@@ -119,4 +153,8 @@ def hash_of(files: list[Path]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """What DuckDB says, without the values that it quotes: they are somebody's, and errors are kept and shown."""
+    return _QUOTED.sub("'…'", str(error).strip().splitlines()[0])
+
+
+_QUOTED = re.compile(r"'(?:[^']|'')*'")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,8 +20,7 @@ from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
-from antiphon.features.compile_sql import text
-from antiphon.features.compute import ComputeLimits, compute, one_row
+from antiphon.features.compute import ComputeLimits, compute, write_parquet
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
@@ -32,8 +30,8 @@ from antiphon.features.tile_sql import tile_columns, tile_index
 if TYPE_CHECKING:
     import duckdb
 
-EVENTS, TILES, VALUES = "events.parquet", "tiles.parquet", "values.parquet"
-"""Roles of a snapshot's files, in the order a manifest lists them."""
+SUFFIX = ".parquet"
+"""A manifest lists a snapshot's files in the order events, tiles, values."""
 
 
 class Materialisation(msgspec.Struct, frozen=True):
@@ -60,24 +58,25 @@ def materialize(
     started = clock.monotonic()
     plan = plan_of(wanted.spec)
     as_of = microseconds(wanted.as_of)
-    folder = lake.scratch()
     bounds = limits or ComputeLimits()
-    if bounds.spill is None:
-        bounds = msgspec.structs.replace(bounds, spill=str(folder / "spill"))
+    # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
+    folder = None if lake.sealed else lake.scratch()
+    if lake.sealed:
+        bounds = msgspec.structs.replace(bounds, spill=None)
+    elif bounds.spill is None:
+        bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:
         with compute(bounds) as connection:
             loaded = load_rows(connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through)
-            statistics, entities = _write_values(connection, plan, as_of, folder / VALUES)
+            statistics, values = _write_values(connection, plan, as_of, lake, wanted.scope)
             _split(connection, plan, as_of)
-            rows = {
-                EVENTS: _write(connection, _events_sql(plan), folder / EVENTS),
-                TILES: _write(connection, _tiles_sql(plan), folder / TILES),
-                VALUES: entities,
-            }
+            events, tiles = (
+                _written(connection, sql, lake, wanted.scope) for sql in (_events_sql(plan), _tiles_sql(plan))
+            )
             logical = _logical_hash(connection, plan, loaded, as_of)
-        files = tuple(_stored(lake, wanted.scope, folder / name, rows[name]) for name in (EVENTS, TILES, VALUES))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
     identity = content_hash([wanted.spec.key, logical, as_of, loaded.stream_offset, str(wanted.scope)])
     snapshot = f"snap_{identity[:26]}"
     return SnapshotManifest(
@@ -86,10 +85,10 @@ def materialize(
         view=wanted.spec.name,
         definition_version=wanted.spec.definition_version,
         as_of=utc(wanted.as_of),
-        files=files,
+        files=(events, tiles, values),
         logical_hash=logical,
         rows_in=loaded.rows_in,
-        rows_out=entities,
+        rows_out=values.rows,
         rows_rejected=loaded.rows_rejected,
         source=loaded.source,
         source_hash=loaded.source_hash,
@@ -144,13 +143,15 @@ def _tiles_sql(plan: Plan) -> str:
     )
 
 
-def _write(connection: duckdb.DuckDBPyConnection, sql: str, file: Path) -> int:
-    return int(one_row(connection, f"COPY ({sql}) TO {text(str(file))} (FORMAT parquet, COMPRESSION zstd)")[0])
+def _written(connection: duckdb.DuckDBPyConnection, sql: str, lake: Lake, scope: Scope) -> SnapshotFile:
+    with lake.writing(scope, SUFFIX) as draft:
+        rows = write_parquet(connection, sql, draft)
+    return SnapshotFile(draft.path, draft.sha256, rows, draft.bytes)
 
 
 def _write_values(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int, file: Path
-) -> tuple[dict[str, dict[str, Any]], int]:
+    connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int, lake: Lake, scope: Scope
+) -> tuple[dict[str, dict[str, Any]], SnapshotFile]:
     """Finished values as of the snapshot, for people and other tools; and their statistics."""
     import pyarrow
     import pyarrow.parquet
@@ -172,13 +173,9 @@ def _write_values(
     for name, column in columns.items():
         table[f"{plan.spec.name}.{name}"] = pyarrow.array(column)
         table[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
-    pyarrow.parquet.write_table(pyarrow.table(table), file, compression="zstd")
-    return builder.finish(), len(keys)
-
-
-def _stored(lake: Lake, scope: Scope, file: Path, rows: int) -> SnapshotFile:
-    path, sha256, size = lake.put(scope, file)
-    return SnapshotFile(path, sha256, rows, size)
+    with lake.writing(scope, SUFFIX) as draft:
+        pyarrow.parquet.write_table(pyarrow.table(table), draft, compression="zstd")
+    return builder.finish(), SnapshotFile(draft.path, draft.sha256, len(keys), draft.bytes)
 
 
 def _logical_hash(connection: duckdb.DuckDBPyConnection, plan: Plan, loaded: LoadedRows, as_of: int) -> str:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from antiphon.catalog.events import StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+
+
+class LakeDraft(Protocol):
+    """A file being written; after the block it tells its place, the SHA-256 of its content and its stored size."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+    def write(self, content: bytes, /) -> int:
+        """Append to it."""
+        ...
 
 
 class LogReader(Protocol):
@@ -86,14 +99,19 @@ class PublicationStore(PublicationReader, Protocol):
 class Lake(Protocol):
     """Immutable content-addressed files."""
 
-    def put(self, scope: Scope, file: Path) -> tuple[str, str, int]:
-        """Move a finished file in; its path below the root, SHA-256 and size in bytes."""
+    @property
+    def sealed(self) -> bool:
+        """Whether nothing clear of what is read or written here may reach a disk."""
         ...
 
-    def path(self, relative: str) -> Path:
-        """Where a file can be read; raises ``Corrupt`` when it is gone."""
+    def writing(self, scope: Scope, suffix: str) -> AbstractContextManager[LakeDraft]:
+        """A new file, in place when the block ends."""
+        ...
+
+    def open(self, relative: str) -> BinaryIO:
+        """The clear content of a file, for reading at any position; raises ``Corrupt`` when it is gone or changed."""
         ...
 
     def scratch(self) -> Path:
-        """A new empty folder on the lake's own disk, for files not finished yet."""
+        """A new empty folder on the lake's own disk. What is written there is not sealed."""
         ...

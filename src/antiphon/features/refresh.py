@@ -95,6 +95,8 @@ class Refresher:
             raise InvalidInput(f"{error}.", where="refresh arguments") from None
         if not wanted.views:
             raise InvalidInput("No view is named.", where="refresh arguments")
+        if run.scope != self._scope:
+            raise InvalidInput(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
         start = await run.step("pin", self._pin, wanted)
         total = len(wanted.views) + 1
         passed: list[dict[str, Any]] = []

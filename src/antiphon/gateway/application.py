@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,11 +18,13 @@ from starlette.routing import Route
 from antiphon.core.errors import AntiphonError
 from antiphon.gateway import dashboard, feedback, health, openapi, problem
 from antiphon.gateway.admin import (
+    audit,
     datasets,
     evaluations,
     keys,
     models,
     outcomes,
+    policies,
     predictions,
     publications,
     releases,
@@ -29,6 +32,9 @@ from antiphon.gateway.admin import (
     status,
     work,
 )
+from antiphon.gateway.denials import Denials
+from antiphon.gateway.evidence import Evidence
+from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import endpoints
@@ -47,6 +53,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *publications.OPERATIONS,
     *work.OPERATIONS,
     *keys.OPERATIONS,
+    *policies.OPERATIONS,
+    *audit.OPERATIONS,
 )
 
 
@@ -88,18 +96,26 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             *dashboard.routes(),
         ],
         exception_handlers={
-            AntiphonError: problem.on_error,
+            AntiphonError: _refused,
             HTTPException: problem.on_http_error,
             ClientDisconnect: _nobody_reads,
             Exception: problem.on_unexpected,
         },
+        middleware=[Middleware(ProtectiveHeaders), Middleware(Evidence, services=services)],
         lifespan=lifespan,
     )
     app.state.services = services
     app.state.measurements = measurements
+    app.state.denials = Denials(services)
     app.state.histories = histories
     app.state.pages = dashboard.Pages(services, measurements, histories)
     return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    denials: Denials = request.app.state.denials
+    await denials.record(request, error)
+    return await problem.on_error(request, error)
 
 
 async def _nobody_reads(request: Request, error: Any) -> Response:

@@ -46,7 +46,7 @@ class FeedbackTaken(msgspec.Struct, frozen=True):
 async def feedback(request: Request) -> Response:
     """The endpoint. A single outcome that is refused is answered with its error; of several, each has its own."""
     services: GatewayServices = request.app.state.services
-    principal = incoming.principal(request, services)
+    principal = await incoming.principal(request, services)
     given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
     several = "outcomes" in given
     arriving = _several(given) if several else (incoming.typed(given, ArrivingOutcome),)

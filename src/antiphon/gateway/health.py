@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.transport_security import TransportSecurity
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -17,10 +18,11 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Part to what is wrong with it; ``null`` is fine."""
+    """Part to what is wrong with it, ``null`` is fine; and what ought to be seen to although it serves."""
 
     ready: bool
     parts: dict[str, str | None]
+    notices: dict[str, str] = {}
 
 
 async def healthz(request: Request) -> Response:
@@ -32,8 +34,14 @@ async def readyz(request: Request) -> Response:
     """``GET /readyz``: 200 when questions can be answered, 503 with the reasons otherwise."""
     services: GatewayServices = request.app.state.services
     parts = dict(await services.ready())
+    notices: dict[str, str] = {}
+    transport: TransportSecurity | None = getattr(request.app.state, "transport", None)
+    if transport is not None:
+        parts["certificate"] = transport.part()
+        if (notice := transport.notice()) is not None:
+            notices["certificate"] = notice
     ready = all(wrong is None for wrong in parts.values())
-    body = msgspec.json.encode(Readiness(ready, parts))
+    body = msgspec.json.encode(Readiness(ready, parts, notices))
     return Response(body, 200 if ready else 503, media_type="application/json")
 
 

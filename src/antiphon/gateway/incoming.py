@@ -7,30 +7,38 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
+from antiphon.gateway.identity_ports import identity
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.identity import Principal, originator
 
 T = TypeVar("T")
 
 
 async def body(request: Request, limit: int) -> bytes:
-    """The request's body.
+    """The request's body; it may be asked for more than once.
 
     Raises:
         TooLarge: it is longer than ``limit`` bytes; the rest is not read.
         starlette.requests.ClientDisconnect: the client went away before its end.
     """
+    known: bytes | None = getattr(request.state, "content", None)
+    if known is not None:
+        if len(known) > limit:
+            raise _too_large(limit)
+        return known
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
         raise _too_large(limit)
     parts = bytearray()
     async for part in request.stream():
         parts += part
         if len(parts) > limit:
             raise _too_large(limit)
+    request.state.content = bytes(parts)
     return bytes(parts)
 
 
@@ -62,9 +70,11 @@ def typed(value: Mapping[str, Any], shape: type[T], *, from_text: bool = False) 
     try:
         return msgspec.convert(value, shape, strict=not from_text)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
+        message, _, path = str(error).rpartition(" - at ") if " - at `$" in str(error) else (str(error), "", "")
         where = path.strip("`").removeprefix("$").lstrip(".") or "body"
-        raise InvalidInput(f"{message}.", where=where, next_step="See /openapi.json for the types.") from None
+        raise InvalidInput(
+            f"{_without_value(message)}.", where=where, next_step="See /openapi.json for the types."
+        ) from None
 
 
 def field_names(shape: type[Any]) -> tuple[str, ...]:
@@ -93,25 +103,48 @@ def refuse_unknown(value: Mapping[str, Any], known: Iterable[str]) -> None:
             )
 
 
-def principal(request: Request, services: GatewayServices) -> Principal:
-    """Who asks, by the bearer key.
+async def principal(request: Request, services: GatewayServices) -> Principal:
+    """Who asks, by the bearer's key or token. Who is not known already is looked up in a thread.
 
     Raises:
-        Unauthenticated: no key, or one that does not hold.
+        Unauthenticated: no key or token, or one that does not hold.
+        Unavailable: the catalog, or the token issuer, is away.
     """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated(
-            "There is no API key.",
+            "There is no API key and no token.",
             where="authorization",
             next_step="Send `Authorization: Bearer ak_…`; `antiphon keys create` makes a key.",
         )
-    return services.authenticate(key.strip())
+    bearer, text = identity(services).bearer, key.strip()
+    known = bearer.remembered(text)
+    found = known if known is not None else await run_in_threadpool(bearer.authenticate, text)
+    request.state.principal = found
+    return found
+
+
+def originating_user(request: Request, principal: Principal, user: str | None = None) -> str | None:
+    """The user on whose behalf the principal asks, by ``X-Antiphon-User`` or a body's ``user``.
+
+    Raises:
+        Forbidden: this principal may not speak for others.
+        InvalidInput: the name is malformed, or header and body name two users.
+    """
+    named = request.headers.getlist("x-antiphon-user")
+    found = originator(principal, *named, user or None)
+    request.state.originator = found
+    return found
 
 
 def traceparent(request: Request) -> str | None:
     """The caller's W3C trace context."""
     return request.headers.get("traceparent")
+
+
+def _without_value(message: str) -> str:
+    """What msgspec says is wrong, without the value that was: it may be a secret in the wrong place."""
+    return message.partition(" '")[0] if message.startswith("Invalid enum value") else message
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -14,6 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+MOST_APPLICATIONS = 1_000
+"""Names that get a label of their own; whatever comes after them is counted together as :data:`OTHERS`."""
+OTHERS = "others"
+
 
 class Measured(msgspec.Struct, frozen=True):
     """One answered or failed request; ``at`` is monotonic seconds at its end, ``first_byte`` is ``None`` on failure."""
@@ -47,6 +51,7 @@ class Measurements:
 
     def __init__(self, capacity: int = 8_192) -> None:
         self._recent: deque[Measured] = deque(maxlen=capacity)
+        self._labels: set[str] = set()
         self.registry = CollectorRegistry()
         labels = ("application", "path", "origin")
         self._first_byte = Histogram(
@@ -72,14 +77,16 @@ class Measurements:
     def record(self, measured: Measured) -> None:
         """Count one request of the online path."""
         self._recent.append(measured)
-        self._requests.labels(measured.application, "online", str(measured.status)).inc()
+        application = self._label(measured.application)
+        self._requests.labels(application, "online", str(measured.status)).inc()
         if measured.status < 400:
-            self._total.labels(measured.application, "online", measured.origin).observe(measured.total)
+            self._total.labels(application, "online", measured.origin).observe(measured.total)
             if measured.first_byte is not None:
-                self._first_byte.labels(measured.application, "online", measured.origin).observe(measured.first_byte)
+                self._first_byte.labels(application, "online", measured.origin).observe(measured.first_byte)
 
     def spend(self, application: str, prompt: int, completion: int, engine_seconds: float) -> None:
         """Count an answer's usage."""
+        application = self._label(application)
         self._tokens.labels(application, "online", "prompt").inc(prompt)
         self._tokens.labels(application, "online", "completion").inc(completion)
         self._engine.labels(application, "online").inc(engine_seconds)
@@ -93,6 +100,14 @@ class Measurements:
             if measured.tenant == tenant and application in (None, measured.application):
                 recent.append(measured)
         return recent[::-1]
+
+    def _label(self, application: str) -> str:
+        # A request may fail before it is known whether its name exists (overload, say): the name alone proves nothing.
+        if application not in self._labels:
+            if len(self._labels) >= MOST_APPLICATIONS:
+                return OTHERS
+            self._labels.add(application)
+        return application
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

@@ -23,11 +23,10 @@ from antiphon.gateway import incoming
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.identity import Principal
-
-Action = Literal["answer", "feedback", "administer", "publish", "release", "batch", "read"]
-
+from antiphon.governance.policy_request import Action
 
 KINDS = {
+    "audit": "audit",
     "batch": "job",
     "datasets": "dataset",
     "evaluations": "evaluation",
@@ -36,6 +35,7 @@ KINDS = {
     "keys": "key",
     "models": "model",
     "outcomes": "application",
+    "policies": "policy",
     "predictions": "prediction",
     "publications": "publication",
     "releases": "release",
@@ -72,7 +72,7 @@ def page_response(page: Page) -> Response:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operation: who, where, with what."""
+    """One call of an operation: who (and on whose behalf), where, with what."""
 
     services: GatewayServices
     measurements: Measurements
@@ -81,6 +81,7 @@ class Call:
     path: dict[str, str]
     query: Any
     body: Any
+    originator: str | None = None
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -117,12 +118,13 @@ class Operation(msgspec.Struct, frozen=True):
 
     async def _endpoint(self, request: Request) -> Response:
         services: GatewayServices = request.app.state.services
-        principal = incoming.principal(request, services)
+        principal = await incoming.principal(request, services)
         await run_in_threadpool(services.authorise, principal, self.action, self._resource(request))
         call = Call(
             services=services,
             measurements=request.app.state.measurements,
             principal=principal,
+            originator=incoming.originating_user(request, principal),
             scope=services.scope(principal),
             path={name: str(value) for name, value in request.path_params.items()},
             query=incoming.typed(_single(request), self.query, from_text=True),
@@ -135,8 +137,9 @@ class Operation(msgspec.Struct, frozen=True):
         if self.changes and services.audit is not None:
             detail = {} if call.body is None else msgspec.to_builtins(call.body)
             await run_in_threadpool(
-                services.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail)
-            )
+                services.audit, call.scope, principal.id, self.name, request.url.path, _brief(detail),
+                originator=call.originator,
+            )  # fmt: skip
         if self.page:
             return page_response(answer)
         return Response(msgspec.json.encode(answer), self.status, media_type="application/json")

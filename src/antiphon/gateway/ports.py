@@ -22,6 +22,7 @@ from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
+from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.identity import Principal
@@ -172,14 +173,15 @@ class GatewayServices:
         environment: of every request; the tenant is the principal's.
         authenticate: a key's principal, or raises ``Unauthenticated``. Fast (cached).
         authorise: raises ``Forbidden`` unless the principal may do the action to the resource (``kind/name``).
-        audit: keeps that a principal (by id) did an action to a subject, with its details; for the changes that
-            a port does not record itself in the transaction of the change.
+        audit: ``governance.audit.AuditLog.append``, for the changes that a port does not record itself in the
+            transaction of the change.
         models: names a request may use as ``model``: applications first, then plain models.
         explain, replay: everything a prediction was made from; its text made again and compared.
         freshness: of each served view.
         processes: the children under supervision.
         ready: part to what is wrong with it, ``None`` when it is fine.
         learning: models, evaluations and rollouts; ``None`` where none of these is wired.
+        trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
         session_secret: 32 bytes that seal the dashboard's cookie; the same in every gateway of a project.
     """
 
@@ -209,12 +211,25 @@ class GatewayServices:
     default_tenant: str = "default"
     prices: PriceSettings = field(default_factory=PriceSettings)
     max_body_bytes: int = 4_000_000
-    audit: Callable[[Scope, str, str, str, Mapping[str, Any]], Any] | None = None
+    audit: Callable[..., Any] | None = None
     learning: LearningServices | None = None
+    trail: Trail | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
         return Scope(principal.tenant, self.environment)
+
+    def trailed(self) -> Trail:
+        """The audit log.
+
+        Raises:
+            Unavailable: this gateway was wired without it.
+        """
+        if self.trail is None:
+            raise Unavailable(
+                "The audit log is not served here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.trail
 
     def learned(self) -> LearningServices:
         """Models and rollouts.

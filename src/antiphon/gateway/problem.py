@@ -10,8 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError, Overloaded
+from antiphon.core.logs import without_credentials
+from antiphon.gateway.headers import COMMON, PRIVATE
 
 _log = logging.getLogger("antiphon.gateway")
+
+MOST_CHARACTERS = 1_000
+"""Of what an error says was wrong, and where."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -33,14 +38,22 @@ class ProblemBody(msgspec.Struct, frozen=True):
 def describe(error: BaseException) -> Problem:
     """The problem to show for an error; what is not an :class:`AntiphonError` stays unexplained to the caller."""
     if isinstance(error, AntiphonError):
-        message = f"{error.what} {error.next_step.strip()}" if error.next_step else error.what
-        return Problem(message, error.kind, error.code, error.where, error.next_step)
+        what = _bounded(error.what)
+        message = f"{what} {error.next_step.strip()}" if error.next_step else what
+        where = None if error.where is None else _bounded(error.where)
+        return Problem(message, error.kind, error.code, where, error.next_step)
     return Problem(
         "The gateway failed at this request.",
         "server_error",
         "internal_error",
         next_step="Look into .antiphon/logs/gateway.log for the traceback.",
     )
+
+
+def _bounded(text: str) -> str:
+    """An error may name what the caller named; it does not hand back a whole body, or a key in the wrong place."""
+    text = without_credentials(text)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
 
 
 def response(error: BaseException, headers: dict[str, str] | None = None) -> Response:
@@ -61,14 +74,17 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
-    """Starlette's handler for everything else: logged whole, told in one line."""
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return response(error)
+    """Starlette's handler for everything else: logged where it happened, told in one line."""
+    route = request.scope.get("route")
+    _log.error("%s %s failed", request.method, getattr(route, "path", "no route"), exc_info=error)
+    # This handler stands outside the middleware. The server closes the connection after such an error: it is said, so
+    # that no client sends its next request into the closing one.
+    return response(error, {**COMMON, PRIVATE[0]: PRIVATE[1], "connection": "close"})
 
 
 async def on_http_error(request: Request, error: Any) -> Response:
     """No route, or not this method: the same shape as every other error."""
-    what = {404: f"There is nothing at {request.url.path}.", 405: f"{request.method} is not possible here."}
+    what = {404: "There is nothing at this path.", 405: "This method is not possible here."}
     problem = Problem(
         what.get(error.status_code, str(error.detail)),
         "invalid_request_error",

@@ -12,6 +12,7 @@ from antiphon.catalog.evidence_counts import ArmCount, PairCount
 from antiphon.catalog.releases import Activation
 from antiphon.catalog.rollouts import Judgement, Rollout, RolloutMove
 from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
 from antiphon.learning.card import ModelCard
 from antiphon.learning.compare import Comparison
 from antiphon.learning.registry import ModelLine
@@ -59,7 +60,16 @@ class EvidenceCounted(Protocol):
 class Transitions(Protocol):
     """Moves rollouts and the live pointer, with their audit entry (``releases.rollout.RolloutTransitions``)."""
 
-    def begin(self, scope: Scope, release: str, *, principal: str, reason: str, force: bool = False) -> Rollout: ...
+    def begin(
+        self,
+        scope: Scope,
+        release: str,
+        *,
+        principal: str,
+        reason: str,
+        force: bool = False,
+        by: Principal | None = None,
+    ) -> Rollout: ...
 
     def hold(self, scope: Scope, rollout: str, *, principal: str, reason: str) -> Rollout: ...
 
@@ -71,7 +81,16 @@ class Transitions(Protocol):
         self, scope: Scope, rollout: str, *, principal: str, reason: str, expected: Expected | None = None
     ) -> Rollout: ...
 
-    def activate(self, scope: Scope, application: str, release: str, *, principal: str, reason: str) -> Activation: ...
+    def activate(
+        self,
+        scope: Scope,
+        application: str,
+        release: str,
+        *,
+        principal: str,
+        reason: str,
+        by: Principal | None = None,
+    ) -> Activation: ...
 
     def rollback(self, scope: Scope, application: str, *, principal: str, reason: str) -> RolledBack: ...
 
@@ -113,7 +132,7 @@ class Evaluations(Protocol):
 class Training(Protocol):
     """Orders trainings (``learning.training_orders.TrainingOrders``)."""
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
         """The id of the run; refuses what cannot be trained."""
         ...
 

@@ -1,63 +1,62 @@
-"""What was done, by whom, in which order: an append-only chain.
+"""What was done, by whom, in which order: an append-only Merkle tree (RFC 6962) a scope.
 
-Invariant: an entry's hash covers its content, its number and the hash before it, under the server's secret. So a
-changed, removed, inserted or reordered entry is found by :meth:`AuditLog.verify`, also when the whole chain was
-written anew by somebody without the secret. Cutting off the end *and* setting the head back is found by comparing
-with a checkpoint kept elsewhere (receipts carry one).
+Invariants:
+- A record's number, content and place are one transaction with what it records when the caller gives ``within``;
+  whichever process appends, numbers have no gap.
+- The head (size, peaks, newest checkpoint) is sealed under the server's secret. A head that does not hold is never
+  extended: a damaged log is closed until somebody has looked at it.
+- What was signed and witnessed cannot be changed by anybody without being found (``audit_check``).
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import hmac
-from collections.abc import Mapping
-from datetime import datetime
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy import LargeBinary, cast, func, select, update
+from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import Corrupt, InvalidInput
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
+from antiphon.governance import audit_record
+from antiphon.governance.audit_query import AuditFilter, entries
+from antiphon.governance.audit_record import Act, AuditEntry, Outcome, Row, act
+from antiphon.governance.merkle import Kept, Tree
 
-_START = bytes(32)
+ERASE = "audit.erase"
+"""The action that says how many identities were erased."""
+
+_NAMES: tuple[str, ...] = audit_record.FIELDS
+_PEAK = 32
+
+# Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
+_HEAD = "SELECT size, peaks, checkpoint, seal FROM audit_heads WHERE tenant = ? AND environment = ?"
+_INSERT = "INSERT INTO audit_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP = "INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)"
+_MOVE = (
+    "INSERT INTO audit_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size, "
+    "peaks = excluded.peaks, checkpoint = excluded.checkpoint, seal = excluded.seal"
+)
 
 
-class AuditEntry(msgspec.Struct, frozen=True):
-    """One act. ``sequence`` counts per scope from 1; ``previous`` and ``hash`` are hex."""
+class Head(msgspec.Struct, frozen=True):
+    """Where a scope's log ends. ``checkpoint`` is the newest signed one, as text; empty before the first."""
 
-    scope: Scope
-    sequence: int
-    at: datetime
-    principal: str
-    action: str
-    subject: str
-    detail: dict[str, Any]
-    previous: str
-    hash: str
-
-
-class Verification(msgspec.Struct, frozen=True):
-    """What checking the chain found; sound when there are no ``problems``."""
-
-    entries: int
-    checkpoint: str
-    problems: tuple[str, ...]
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing was changed, removed, inserted or reordered."""
-        return not self.problems
+    tree: Tree
+    checkpoint: str = ""
 
 
 class AuditLog:
-    """Repository of audit entries.
+    """Repository of audit records.
 
     Args:
         database: the catalog.
@@ -65,7 +64,7 @@ class AuditLog:
     """
 
     def __init__(self, database: Database, secret: bytes) -> None:
-        self._database = database
+        self.database = database
         self._secret = secret
 
     def append(
@@ -76,38 +75,106 @@ class AuditLog:
         subject: str,
         detail: Mapping[str, Any] | None = None,
         *,
+        originator: str | None = None,
+        outcome: Outcome = "done",
         within: Connection | None = None,
     ) -> AuditEntry:
-        """Record an act; pass ``within`` to commit it together with what it did."""
-        now = microseconds(self._database.clock.now())
-        content = canonical(dict(detail or {}))
-        with self._database.writing(within) as connection:
-            sequence, previous = self._head(connection, scope)
-            row = {
-                "tenant": scope.tenant,
-                "environment": scope.environment,
-                "sequence": sequence + 1,
-                "at": now,
-                "principal": principal,
-                "action": action,
-                "subject": subject,
-                "detail": content,
-                "previous": previous,
-            }
-            row["hash"] = self._hash(scope, sequence + 1, now, principal, action, subject, content, previous)
-            connection.execute(insert(schema.audit_entries).values(row))
-            head = upsert(schema.audit_heads).values(
-                tenant=scope.tenant, environment=scope.environment, sequence=sequence + 1, hash=row["hash"]
-            )
-            connection.execute(
-                head.on_conflict_do_update(set_={"sequence": head.excluded.sequence, "hash": head.excluded.hash})
-            )
-            inserted = connection.execute(
-                select(schema.audit_entries).where(
-                    schema.owned(schema.audit_entries, scope), schema.audit_entries.c.sequence == sequence + 1
-                )
-            ).one()
-        return _entry(inserted)
+        """Record an act; on disk when this returns, or with the transaction of ``within``.
+
+        Args:
+            principal: who did it; ``originator`` is the user on whose behalf.
+            detail: names of ``audit_record.ALLOWED``; the values of others are left out.
+
+        Raises:
+            InvalidInput: a name is too long.
+            Corrupt: the log's head is damaged.
+        """
+        one = self.act(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
+        with self.database.writing(within) as connection:
+            (made,) = self.append_all([one], within=connection)
+        return audit_record.entry(scope, made)
+
+    def act(
+        self,
+        scope: Scope,
+        principal: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        originator: str | None = None,
+        outcome: Outcome = "done",
+    ) -> Act:
+        """An act of now, checked; it is not in the log yet."""
+        now = microseconds(self.database.clock.now())
+        return act(scope, now, principal, action, subject, detail, originator=originator, outcome=outcome)
+
+    def append_all(self, acts: Sequence[Act], *, within: Connection) -> builtins.list[Row]:
+        """Record acts in their order, in one transaction.
+
+        Raises:
+            Corrupt: a log's head is damaged; nothing may be committed then.
+        """
+        scopes: dict[Scope, builtins.list[Act]] = {}
+        for one in acts:
+            scopes.setdefault(one.scope, []).append(one)
+        made: builtins.list[Row] = []
+        for scope, group in scopes.items():
+            head = self.head(scope, within=within)
+            rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
+            tree, nodes = head.tree.extended(one.leaf for one in rows)
+            owner = (scope.tenant, scope.environment)
+            within.exec_driver_sql(_INSERT, [owner + msgspec.structs.astuple(one) for one in rows])
+            if nodes:
+                within.exec_driver_sql(_KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
+            self._move(scope, Head(tree, head.checkpoint), within)
+            made += rows
+        return made
+
+    def head(self, scope: Scope, *, within: Connection | None = None) -> Head:
+        """Where the log ends.
+
+        Raises:
+            Corrupt: the head is damaged, or not sealed with this server's secret.
+        """
+        with self.database.reading(within) as connection:
+            found = connection.exec_driver_sql(_HEAD, (scope.tenant, scope.environment)).first()
+            if found is None and within is not None and self._has_entries(scope, connection):
+                raise _damaged(scope, "there are records and no head")
+        if found is None:
+            return Head(Tree())
+        size, peaks, checkpoint, seal = found
+        head = Head(Tree(size, _peaks(peaks)), checkpoint)
+        if len(head.tree.peaks) != int(size).bit_count() or not hmac.compare_digest(seal, self.seal(scope, head)):
+            raise _damaged(scope, "its head is not as this server left it")
+        return head
+
+    def seal(self, scope: Scope, head: Head) -> bytes:
+        """What the head is sealed with: HMAC-SHA-256 over scope, size, peaks and checkpoint."""
+        peaks = b"".join(head.tree.peaks).hex()
+        return hmac.digest(
+            self._secret,
+            canonical(["audit head", scope.tenant, scope.environment, head.tree.size, peaks, head.checkpoint]),
+            "sha256",
+        )
+
+    def set_checkpoint(self, scope: Scope, checkpoint: str, *, within: Connection | None = None) -> None:
+        """Keep the newest signed checkpoint with the head."""
+        with self.database.writing(within) as connection:
+            self._move(scope, Head(self.head(scope, within=connection).tree, checkpoint), connection)
+
+    def scopes(self, *, headless: bool = False) -> builtins.list[Scope]:
+        """Every scope that has a log; ``headless`` ones too, whose head is gone (this reads every record's key)."""
+        tables = (schema.audit_heads, *((schema.audit_entries, schema.audit_nodes) if headless else ()))
+        found: set[Scope] = set()
+        with self.database.read() as connection:
+            for table in tables:
+                of = select(cast(table.c.tenant, LargeBinary), cast(table.c.environment, LargeBinary)).distinct()
+                for tenant, environment in connection.execute(of):
+                    # A row whose scope is no name was moved there: it is missed where it belongs.
+                    with contextlib.suppress(InvalidInput, UnicodeDecodeError):
+                        found.add(Scope(tenant.decode(), environment.decode()))
+        return sorted(found)
 
     def list(
         self,
@@ -118,82 +185,106 @@ class AuditLog:
         action: str | None = None,
         within: Connection | None = None,
     ) -> builtins.list[AuditEntry]:
-        """Entries with ``sequence < before``, latest first."""
-        table = schema.audit_entries
-        statement = select(table).where(schema.owned(table, scope))
-        if before is not None:
-            statement = statement.where(table.c.sequence < before)
-        if action is not None:
-            statement = statement.where(table.c.action == action)
-        with self._database.reading(within) as connection:
-            return [_entry(row) for row in connection.execute(statement.order_by(table.c.sequence.desc()).limit(limit))]
+        """Records with ``sequence < before``, latest first."""
+        return self.query(scope, AuditFilter(action=action, before=before, limit=limit), within=within)
 
-    def checkpoint(self, scope: Scope, *, within: Connection | None = None) -> str:
-        """``sequence:hash`` of the last entry, to be kept elsewhere and given to :meth:`verify`."""
-        with self._database.reading(within) as connection:
-            sequence, digest = self._head(connection, scope)
-        return f"{sequence}:{digest.hex()}"
+    def query(
+        self, scope: Scope, wanted: AuditFilter, *, within: Connection | None = None
+    ) -> builtins.list[AuditEntry]:
+        """Who saw or changed what, latest first."""
+        with self.database.reading(within) as connection:
+            return entries(connection, scope, wanted)
 
-    def verify(self, scope: Scope, checkpoint: str | None = None) -> Verification:
-        """Check every entry of a scope, and that the chain still contains ``checkpoint``.
+    def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
+        """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
+
+        What was done stays provable, and that something was erased too. The erased bytes leave the disk with the next
+        ``Database.truncate_log``.
+
+        Returns:
+            In how many places it stood.
 
         Raises:
-            InvalidInput: the checkpoint is malformed.
+            InvalidInput: who erases is the one who is erased.
         """
-        wanted = None if checkpoint is None else _parse(checkpoint)
-        table = schema.audit_entries
-        problems: builtins.list[str] = []
-        expected, previous = 1, _START
-        with self._database.read() as connection:
-            head = self._head(connection, scope)
-            for row in connection.execute(select(table).where(schema.owned(table, scope)).order_by(table.c.sequence)):
-                if row.sequence != expected:
-                    problems.append(f"entry {expected} is missing, {row.sequence} follows")
-                elif row.previous != previous:
-                    problems.append(f"entry {row.sequence} does not follow the entry before it")
-                digest = self._hash(
-                    scope, row.sequence, row.at, row.principal, row.action, row.subject, row.detail, row.previous
+        if principal == name:
+            raise InvalidInput("Nobody erases themselves.", where="principal", next_step="Ask somebody else to do it.")
+        table, erased = schema.audit_entries, 0
+        name = audit_record.written(name)
+        quoted = canonical(name).decode()[1:-1]
+        word = re.compile(rf"(?<![\w.@+-]){re.escape(quoted)}(?![\w@+-])")
+        with self.database.transaction() as connection:
+            for field in audit_record.FIELDS:
+                stands = table.c[field] == name
+                if field == "detail":
+                    stands = (func.instr(table.c.detail, quoted) > 0) & (table.c.action != ERASE)
+                statement = select(*table.c[2:]).where(schema.owned(table, scope), stands)
+                for found in connection.execute(statement).all():
+                    row = Row(*found)
+                    if field == "detail" and word.search(row.detail or "") is None:
+                        continue
+                    kept = dict(zip(_NAMES, audit_record.commitments(row), strict=True))
+                    gone = set(audit_record.gone(row))
+                    connection.execute(
+                        update(table)
+                        .where(schema.owned(table, scope), table.c.sequence == row.sequence)
+                        .values(
+                            {
+                                field: None,
+                                f"{field}_salt": None,
+                                "erased": canonical({one: kept[one] for one in (*gone, field)}),
+                            }
+                        )
+                    )
+                    erased += 1
+            if erased:
+                detail = {"count": erased, "reason": reason}
+                self.append(scope, principal, ERASE, "erased", detail, within=connection)
+        return erased
+
+    def kept(self, scope: Scope, connection: Connection) -> Kept:
+        """Reads kept nodes of the scope's tree."""
+        entries_, nodes = schema.audit_entries, schema.audit_nodes
+
+        def read(level: int, start: int, end: int) -> builtins.list[bytes]:
+            if level == 0:
+                statement = select(entries_.c.leaf).where(
+                    schema.owned(entries_, scope), entries_.c.sequence >= start, entries_.c.sequence < end
                 )
-                if not hmac.compare_digest(digest, row.hash):
-                    problems.append(f"entry {row.sequence} was changed")
-                if wanted is not None and row.sequence == wanted[0] and row.hash != wanted[1]:
-                    problems.append(f"entry {row.sequence} is not the one of the checkpoint")
-                expected, previous = row.sequence + 1, row.hash
-        last = expected - 1
-        if head != (last, previous):
-            problems.append(f"the chain ends at entry {last}, its head is entry {head[0]}")
-        if wanted is not None and wanted[0] > last:
-            problems.append(f"the checkpoint's entry {wanted[0]} is missing")
-        return Verification(last, f"{last}:{previous.hex()}", tuple(problems))
+                found = connection.execute(statement.order_by(entries_.c.sequence)).scalars().all()
+            else:
+                statement = select(nodes.c.hash).where(
+                    schema.owned(nodes, scope),
+                    nodes.c.level == level,
+                    nodes.c.position >= start,
+                    nodes.c.position < end,
+                )
+                found = connection.execute(statement.order_by(nodes.c.position)).scalars().all()
+            if len(found) != end - start:
+                raise _damaged(scope, f"a node of level {level} between {start} and {end} is missing")
+            return [*found]
 
-    def _head(self, connection: Connection, scope: Scope) -> tuple[int, bytes]:
-        table = schema.audit_heads
-        row = connection.execute(select(table.c.sequence, table.c.hash).where(schema.owned(table, scope))).first()
-        return (0, _START) if row is None else (row.sequence, row.hash)
+        return read
 
-    def _hash(self, scope: Scope, *parts: Any) -> bytes:
-        return hmac.digest(self._secret, canonical([scope.tenant, scope.environment, *parts]), "sha256")
+    def _move(self, scope: Scope, head: Head, connection: Connection) -> None:
+        peaks = b"".join(head.tree.peaks)
+        values = (scope.tenant, scope.environment, head.tree.size, peaks, head.checkpoint, self.seal(scope, head))
+        connection.exec_driver_sql(_MOVE, values)
 
-
-def _parse(checkpoint: str) -> tuple[int, bytes]:
-    sequence, _, digest = checkpoint.partition(":")
-    try:
-        return int(sequence), bytes.fromhex(digest)
-    except ValueError as error:
-        raise InvalidInput(
-            f"{checkpoint!r} is not a checkpoint.", where="checkpoint", next_step="Give SEQUENCE:HASH as it was kept."
-        ) from error
+    def _has_entries(self, scope: Scope, connection: Connection) -> bool:
+        table = schema.audit_entries
+        return (
+            connection.execute(select(table.c.sequence).where(schema.owned(table, scope)).limit(1)).first() is not None
+        )
 
 
-def _entry(row: Row[Any]) -> AuditEntry:
-    return AuditEntry(
-        scope=Scope(row.tenant, row.environment),
-        sequence=row.sequence,
-        at=from_microseconds(row.at),
-        principal=row.principal,
-        action=row.action,
-        subject=row.subject,
-        detail=msgspec.json.decode(row.detail),
-        previous=row.previous.hex(),
-        hash=row.hash.hex(),
+def _peaks(content: bytes) -> tuple[bytes, ...]:
+    return tuple(content[start : start + _PEAK] for start in range(0, len(content), _PEAK))
+
+
+def _damaged(scope: Scope, what: str) -> Corrupt:
+    return Corrupt(
+        f"The audit log of {scope} is damaged: {what}.",
+        where="audit",
+        next_step="Nothing is recorded in it until it is mended: run `antiphon audit verify`, then restore a backup.",
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -66,8 +65,8 @@ def feature_column(name: str, values: Sequence[Value]) -> TableColumn:
     return TableColumn(name, "text", tuple(None if value is None else str(value) for value in values))
 
 
-def write(rows: Rows, file: Path) -> None:
-    """Write Parquet; the same rows and library give the same bytes."""
+def write(rows: Rows, file: Any) -> None:
+    """Write Parquet to a path or a binary file; the same rows and library give the same bytes."""
     import pyarrow
     import pyarrow.parquet
 

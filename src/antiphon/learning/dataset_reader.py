@@ -111,7 +111,8 @@ def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -
     if limit is not None and limit < 1:
         raise InvalidInput(f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one.")
     files.verify(dataset.path, dataset.sha256)
-    table = pyarrow.parquet.read_table(files.path(dataset.path))
+    with files.open(dataset.path) as file:
+        table = pyarrow.parquet.read_table(file)
     spec = dataset.spec
     needed = ("example", "moment", "label", *spec.entity_keys)
     missing = [name for name in needed if name not in table.column_names]

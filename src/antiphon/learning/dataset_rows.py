@@ -27,7 +27,7 @@ from antiphon.features.ports import LogReader
 from antiphon.learning.candidates import Candidate, Chosen, choose
 from antiphon.learning.dataset_file import Rows, TableColumn, Value, feature_column
 from antiphon.learning.history import read_history
-from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader
+from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -64,6 +64,7 @@ class RowMaker:
     Args:
         log: the event log; ``None`` when no view reads a stream.
         limits: what the point-in-time join may use.
+        withheld: policy about what may be learned from; ``None`` leaves nothing out.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RowMaker:
         definitions: DefinitionReader,
         log: LogReader | None = None,
         limits: ComputeLimits | None = None,
+        withheld: Withheld | None = None,
     ) -> None:
         self._scope = scope
         self._outcomes = outcomes
@@ -84,6 +86,7 @@ class RowMaker:
         self._definitions = definitions
         self._log = log
         self._limits = limits or ComputeLimits()
+        self._withheld = withheld
 
     def gather(self, spec: DatasetSpec) -> Gathered:
         """The examples that the specification takes, without their features.
@@ -109,6 +112,7 @@ class RowMaker:
             candidates += served
             version = content_hash(sorted(outcome.id for outcome in outcomes))
             sources.append(DatasetSource("receipts", "receipts", version, len(outcomes)))
+        candidates = self._permitted(spec, candidates, sources, more)
         chosen = choose(candidates, spec)
         dropped = dict(sorted((chosen.dropped | {reason: count for reason, count in more.items() if count}).items()))
         labels: dict[str, int] = {}
@@ -124,6 +128,22 @@ class RowMaker:
             latest=from_microseconds(max(moments)) if moments else None,
         )
         return Gathered(chosen, tuple(sources), survey)
+
+    def _permitted(
+        self, spec: DatasetSpec, candidates: list[Candidate], sources: list[DatasetSource], more: dict[str, int]
+    ) -> list[Candidate]:
+        """Without the candidates that policy withholds; they are counted by reason, and the policies are named."""
+        if self._withheld is None or not candidates:
+            return candidates
+        rows = [(one.entity, one.moment // 1_000_000) for one in candidates]
+        digest, reasons = self._withheld(self._scope, spec.application, spec.entity_keys, rows)
+        kept = [one for one, reason in zip(candidates, reasons, strict=True) if reason is None]
+        for reason in reasons:
+            if reason is not None:
+                more[f"policy: {reason}"] = more.get(f"policy: {reason}", 0) + 1
+        if len(kept) < len(candidates):
+            sources.append(DatasetSource("policy", "policy", digest, len(candidates) - len(kept)))
+        return kept
 
     def _served(self, spec: DatasetSpec, outcomes: Sequence[Outcome]) -> tuple[list[Candidate], int, int]:
         """Candidates of predictions; how many were served with other features, or without keys that are still kept."""

@@ -1,13 +1,12 @@
 """Datasets: planned as a specification, built from it alone, and built again to the same hash.
 
 Invariant: a specification decides the values. What it reads is append-only or named by its content (log offsets,
-joined outcomes up to an instant, receipts), apart from source files: their hashes are recorded, so that a rebuild
-that differs can say which of them changed.
+joined outcomes up to an instant, receipts), apart from source files and from policies that withhold rows: their hashes
+are recorded, so that a rebuild that differs can say which of them changed.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -26,7 +25,7 @@ from antiphon.features.ports import Lake, LogReader
 from antiphon.learning import dataset_plan
 from antiphon.learning.dataset_file import Rows, write
 from antiphon.learning.dataset_rows import Made, RowMaker, Survey
-from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader
+from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
 
 
 class DatasetBuilder:
@@ -35,6 +34,7 @@ class DatasetBuilder:
     Args:
         log: the event log; ``None`` when no view reads a stream.
         limits: what the point-in-time join may use.
+        withheld: policy about what may be learned from; ``None`` leaves nothing out.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class DatasetBuilder:
         clock: Clock,
         log: LogReader | None = None,
         limits: ComputeLimits | None = None,
+        withheld: Withheld | None = None,
     ) -> None:
         self._scope = scope
         self._datasets = datasets
@@ -66,6 +67,7 @@ class DatasetBuilder:
             definitions=definitions,
             log=log,
             limits=limits,
+            withheld=withheld,
         )
 
     def plan(
@@ -187,14 +189,9 @@ class DatasetBuilder:
         return {stream: self._log.end(self._scope, stream) for stream in streams}
 
     def _keep(self, rows: Rows) -> tuple[str, str]:
-        folder = self._lake.scratch()
-        try:
-            file = folder / "dataset.parquet"
-            write(rows, file)
-            path, sha256, _size = self._lake.put(self._scope, file)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return path, sha256
+        with self._lake.writing(self._scope, ".parquet") as draft:
+            write(rows, draft)
+        return draft.path, draft.sha256
 
 
 def _require_both_classes(made: Made) -> None:

@@ -18,6 +18,7 @@ from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Evaluations
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
@@ -39,6 +40,7 @@ class EvaluationServices(msgspec.Struct, frozen=True):
         folder: where journals of evaluations under way lie.
         concurrency: rows under way at once, at batch priority.
         patience: seconds a row waits for an engine that is away.
+        codec: seals the journals' lines.
         view_keys: the keys by which a view (name, definition version) is looked up, so that an attack through a key
             finds what it would find in serving; ``None`` assumes the worst.
     """
@@ -53,6 +55,7 @@ class EvaluationServices(msgspec.Struct, frozen=True):
     concurrency: int = 8
     patience: float = 60.0
     view_keys: Callable[[Scope, str, str], Sequence[str]] | None = None
+    codec: Codec = msgspec.field(default_factory=PlainCodec)
 
 
 class Evaluator:
@@ -128,7 +131,7 @@ class Evaluator:
         wanted = whole_rows(rows, len(rows) if mode == "whole" else whole)
         probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
         path = services.folder / f"{id}.jsonl"
-        with journal(path, subject) as kept:
+        with journal(path, subject, services.codec, scope) as kept:
             results = await self._rows(asking, rows, wanted, kept, progress)
             attempts = await self._probes(asking, probes, kept, progress)
             evaluation = await asyncio.to_thread(
@@ -308,7 +311,7 @@ def _spread(rows: Sequence[DatasetRow], most: int = 4) -> tuple[DatasetRow, ...]
 
 
 def _evaluator(scope: Scope) -> Principal:
-    return Principal(id="evaluation", tenant=scope.tenant, role="service")
+    return Principal(id="evaluation", tenant=scope.tenant, role="service", clearance="restricted")
 
 
 def _named(progress: Progress, whose: str) -> Progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.releases import ModelPin, Release, StageMove
@@ -26,10 +26,10 @@ class AnsweringOver(Protocol):
 
 
 class DatasetFiles(Protocol):
-    """The lake: where a dataset's file lies."""
+    """The lake, for reading a dataset's file."""
 
-    def path(self, relative: str) -> Path:
-        """Where it can be read; raises ``Corrupt`` when it is gone."""
+    def open(self, relative: str) -> BinaryIO:
+        """Its clear content; raises ``Corrupt`` when it is gone or changed."""
         ...
 
     def verify(self, relative: str, sha256: str) -> None:

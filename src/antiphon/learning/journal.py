@@ -6,6 +6,8 @@ process writes a journal at a time.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import fcntl
 import os
 import threading
@@ -16,15 +18,20 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import Conflict, SetupError
+from antiphon.core.scope import Scope
 
+_SCHEMA = "journal/1"
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class Journal:
     """Keys and their records, in a file of JSON lines whose first line says what is being evaluated."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, path: Path, codec: Codec, scope: Scope) -> None:
+        self._codec = codec
+        self._context = PayloadContext(_SCHEMA, scope, path.stem)
         self._descriptor: int | None = descriptor
         self._path = path
         self._writing = threading.Lock()
@@ -62,7 +69,7 @@ class Journal:
                 where=self._path.stem,
                 next_step="Wait until it has ended, or end it; what it has answered is kept.",
             ) from None
-        lines, whole = _read(self._path)
+        lines, whole = self._read()
         os.ftruncate(self._descriptor, whole)
         if not lines:
             self._append({"subject": subject})
@@ -75,7 +82,7 @@ class Journal:
         self.done = {line["key"]: line["record"] for line in lines if "key" in line}
 
     def _append(self, line: dict[str, Any]) -> None:
-        content = msgspec.json.encode(line) + b"\n"
+        content = self._line(msgspec.json.encode(line))
         with self._writing:
             if self._descriptor is None:
                 # The number may name another file by now.
@@ -93,37 +100,49 @@ class Journal:
                     next_step="Make room on the disk and run the evaluation again; it goes on where it stopped.",
                 ) from error
 
+    def _line(self, content: bytes) -> bytes:
+        # A line in plaintext stays JSON, for people; a sealed one is an envelope in base64.
+        if self._codec.sealing:
+            content = base64.b64encode(pack(self._codec.seal(content, self._context)))
+        return content + b"\n"
+
+    def _read(self) -> tuple[list[dict[str, Any]], int]:
+        """Whole lines, and how many bytes they take."""
+        lines: list[dict[str, Any]] = []
+        whole = 0
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                content = line
+                if self._codec.sealing:
+                    content = self._codec.open(unpack(base64.b64decode(line[:-1], validate=True)), self._context)
+                lines.append(_decoder.decode(content))
+            except (msgspec.DecodeError, binascii.Error):
+                break
+            whole += len(line)
+        return lines, whole
+
 
 @contextmanager
-def journal(path: Path, subject: dict[str, Any]) -> Iterator[Journal]:
+def journal(
+    path: Path, subject: dict[str, Any], codec: Codec | None = None, scope: Scope | None = None
+) -> Iterator[Journal]:
     """Open the journal of an evaluation, with what an earlier attempt left.
 
     Args:
         subject: what is evaluated; a journal of something else under this name is not taken up.
+        codec, scope: seal its lines.
 
     Raises:
         Conflict: another process is at this evaluation, or the journal is of something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    opened = Journal(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), path)
+    opened = Journal(
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), path, codec or PlainCodec(), scope or Scope()
+    )
     try:
         opened._take(subject)
         yield opened
     finally:
         opened.close()
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Whole lines, and how many bytes they take."""
-    lines: list[dict[str, Any]] = []
-    whole = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            lines.append(_decoder.decode(line))
-        except msgspec.DecodeError:
-            break
-        if not line.endswith(b"\n"):
-            lines.pop()
-            break
-        whole += len(line)
-    return lines, whole

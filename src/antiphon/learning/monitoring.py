@@ -167,12 +167,14 @@ class Monitor:
         if not known or known[0].spec.views != dict(declared.features):
             return None
         try:
-            file = self._lake.path(known[0].path)
+            file = self._lake.open(known[0].path)
         except AntiphonError:
             return None
         names = [figure.feature for figure in declared.figures if figure.feature in known[0].columns]
         found: dict[str, list[Printed]] = {name: [] for name in names}
-        for row in pyarrow.parquet.read_table(file, columns=names).to_pylist():
+        with file:
+            rows = pyarrow.parquet.read_table(file, columns=names).to_pylist()
+        for row in rows:
             prints = print_all(row, declared.figures)
             for name in names:
                 found[name].append(prints[name])

@@ -312,7 +312,7 @@ class OutcomeJoiner:
 def _same(sent: Sent, recorded: Outcome) -> None:
     if (recorded.kind, recorded.value) != (sent.arriving.kind, sent.arriving.value):
         raise Conflict(
-            f"The id {sent.reference!r} was used for another outcome: {recorded.kind} {recorded.value[:40]!r}.",
+            f"The id {sent.reference!r} was used for another outcome.",
             where="id",
             next_step="Give each outcome an id of its own.",
         )

@@ -10,6 +10,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.governance.identity import Principal
 
 
 class Applications(Protocol):
@@ -17,6 +18,24 @@ class Applications(Protocol):
 
     def get(self, scope: Scope, name: str) -> ApplicationSpec:
         """One application; raises ``NotFound``."""
+        ...
+
+
+class MayTrain(Protocol):
+    """Asks policy whether somebody may train an application on the features that it reads, for its purpose."""
+
+    def __call__(self, scope: Scope, principal: str, application: ApplicationSpec, by: Principal | None) -> None:
+        """Raises ``Forbidden``. Without ``by`` only what holds for everybody is asked: purposes."""
+        ...
+
+
+class Withheld(Protocol):
+    """Policy about what may be learned from: entities and moments (seconds since 1970)."""
+
+    def __call__(
+        self, scope: Scope, application: str, keys: Sequence[str], rows: Sequence[tuple[Sequence[str], int]]
+    ) -> tuple[str, Sequence[str | None]]:
+        """The digest of the policies, and for each row why it must be left out, or ``None``."""
         ...
 
 

@@ -308,7 +308,7 @@ class Retraining:
         why = wanted.reason or f"trained by {run.id}"
         services.versions.alias(scope, name, LATEST, version.id, wanted.principal, why, within=connection)
         spec = served_application(pinned.application, version.id)
-        pin = ModelPin(version.id, version.weights.sha256, version.id)
+        pin = ModelPin(version.id, version.weights.sha256, version.id, (pinned.application.purpose,))
         bundle = bundles.build(spec, pin, services.policy_digest)
         release = services.releases.add(bundle, scope, wanted.principal, why, within=connection)
         services.audit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from antiphon.catalog.datasets import Dataset
@@ -14,6 +14,7 @@ from antiphon.catalog.models import ModelVersion, ModelVersions
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollout
 from antiphon.core.clock import Clock
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import (
     AntiphonError,
     Corrupt,
@@ -44,6 +45,7 @@ from antiphon.learning.retraining_ports import (
     Validate,
 )
 from antiphon.training import examples as example_files
+from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
 from antiphon.training.recipe import Recipe
 
@@ -72,6 +74,7 @@ class Services:
         declared: an application as it was applied last. ``base``: the weights of a base model.
         dataset: a dataset by id, ``rows`` its rows. ``evaluation``: one by
             id, ``evaluations`` those of an application, the latest first.
+        codec: seals the examples in a run's folder.
         under_way: an application's rollout. ``ended``: whether a run has ended.
     """
 
@@ -98,6 +101,7 @@ class Services:
     begin: BeginRollout
     ended: Callable[[Scope, str], bool]
     audit: Audit
+    codec: Codec = field(default_factory=PlainCodec)
 
 
 def fine_tune_of(application: ApplicationSpec) -> FineTune:
@@ -164,7 +168,8 @@ def ensure_examples(
         Corrupt: a dataset's file is gone or damaged, or the examples come out otherwise than before.
     """
     path = folder / EXAMPLES
-    if known is not None and model_files.sha256_or_none(path) == known.sha256:
+    seal = folder_seal(folder, services.codec, training.scope)
+    if known is not None and example_files.content_sha256(path, seal) == known.sha256:
         return known
     tune = fine_tune_of(application)
     new = render_all(services.rows(training), application, model)
@@ -173,7 +178,7 @@ def ensure_examples(
     examples = together(new.examples, old.examples)
     example_files.check(examples)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    sha256 = example_files.write(path, examples)
+    sha256 = example_files.write(path, examples, seal)
     fresh = len(new.examples)
     written = Written(sha256=sha256, new=fresh, old=len(examples) - fresh, refused=new.refused + old.refused)
     if known is not None and written.sha256 != known.sha256:

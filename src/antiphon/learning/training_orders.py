@@ -9,7 +9,9 @@ import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
 from antiphon.learning.dataset_rows import Survey
+from antiphon.learning.ports import MayTrain
 from antiphon.learning.rebuilding import WORKFLOW as REBUILD
 from antiphon.learning.rebuilding import RebuildArguments
 from antiphon.learning.retraining import WORKFLOW as TRAIN
@@ -66,14 +68,20 @@ class SurveyDatasets(Protocol):
 class TrainingOrders:
     """Places orders in one project."""
 
-    def __init__(self, services: Services, submit: Submit, surveys: SurveyDatasets) -> None:
+    def __init__(
+        self, services: Services, submit: Submit, surveys: SurveyDatasets, may: MayTrain | None = None
+    ) -> None:
         self._services = services
         self._submit = submit
         self._surveys = surveys
+        self._may = may
         self._retraining = Retraining(services)
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
         """Submit the run that trains; its id.
+
+        Args:
+            by: who orders it, for policy; ``None``: only what holds for everybody is asked.
 
         Raises:
             NotFound: there is no such application.
@@ -81,9 +89,12 @@ class TrainingOrders:
                 on, or there is no version that a delta could go on from.
             SetupError: the extra ``train`` is not installed, or the base model was not pulled.
             Conflict: the key was used for another order.
+            Forbidden: policy does not let its features be learned from, by this principal or for this purpose.
         """
         wanted = _arguments(order, principal)
         pinned = self._retraining.pinned(scope, wanted)
+        if self._may is not None:
+            self._may(scope, principal, pinned.application, by)
         self._retraining.specifications(scope, wanted, pinned)
         plain = {name: value for name, value in msgspec.to_builtins(wanted).items() if value is not None}
         return self._submit(scope, TRAIN, plain, order.key, max_attempts=ATTEMPTS)

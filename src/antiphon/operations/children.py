@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import SetupError
+from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.tls import ClientTls
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 
 LOG_BOUND = 20_000_000
@@ -26,11 +27,12 @@ class SocketAnswers(msgspec.Struct, frozen=True, tag="socket"):
 
 
 class HttpAnswers(msgspec.Struct, frozen=True, tag="http"):
-    """Ready when ``GET path`` is answered with status 200."""
+    """Ready when ``GET path`` is answered with status 200; over TLS when ``tls`` says how."""
 
     host: str
     port: int
     path: str = "/readyz"
+    tls: ClientTls | None = None
 
 
 class FileExists(msgspec.Struct, frozen=True, tag="file"):
@@ -168,16 +170,18 @@ async def is_ready(readiness: Readiness, timeout: float = 2.0) -> bool:
                     _, writer = await asyncio.open_unix_connection(str(path))
                     writer.close()
                     return True
-                case HttpAnswers(host, port, path):
-                    return await _status_code(host, port, path) == 200
+                case HttpAnswers(host, port, path, tls):
+                    return await _status_code(host, port, path, tls) == 200
                 case FileExists(path):
                     return path.exists()
-    except (OSError, TimeoutError, ValueError, IndexError):
+    except (OSError, TimeoutError, ValueError, IndexError, InvalidInput):
         return False
 
 
-async def _status_code(host: str, port: int, path: str) -> int:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _status_code(host: str, port: int, path: str, tls: ClientTls | None = None) -> int:
+    # Read anew for each probe: certificates may have been rotated since the last one.
+    context = None if tls is None else await asyncio.to_thread(tls.context)
+    reader, writer = await asyncio.open_connection(host, port, ssl=context)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
         await writer.drain()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
+from antiphon.governance.identity import Principal
 
 
 class Audit(Protocol):
@@ -21,6 +23,14 @@ class Audit(Protocol):
         *,
         within: Any = None,
     ) -> Any: ...
+
+
+class Promoting(Protocol):
+    """Asks policy whether somebody may make a release reach users (``force``: past gates that it did not pass)."""
+
+    def __call__(self, release: Release, passed: bool, by: Principal, reason: str, force: bool) -> None:
+        """Raises ``Forbidden``."""
+        ...
 
 
 FeatureExists = Callable[[Scope, str, str], bool]

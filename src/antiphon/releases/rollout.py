@@ -23,7 +23,8 @@ from antiphon.catalog.rollouts import UNDER_WAY, Rollout, Rollouts, RolloutState
 from antiphon.core.errors import Conflict, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
-from antiphon.releases.ports import Audit, FeatureExists
+from antiphon.governance.identity import Principal
+from antiphon.releases.ports import Audit, FeatureExists, Promoting
 
 Expected = tuple[RolloutState, int]
 
@@ -68,6 +69,7 @@ class RolloutTransitions:
         database: the catalog, whose transactions hold each transition together.
         audit: records each transition in its transaction.
         feature_exists: asked about every view that a candidate pins, before it sees traffic.
+        promoting: policy, asked before anybody makes a release reach users; ``None`` permits.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class RolloutTransitions:
         *,
         audit: Audit,
         feature_exists: FeatureExists,
+        promoting: Promoting | None = None,
     ) -> None:
         self._database = database
         self._releases = releases
         self._rollouts = rollouts
         self._audit = audit
         self._feature_exists = feature_exists
+        self._promoting = promoting
 
     def begin(
         self,
@@ -93,14 +97,17 @@ class RolloutTransitions:
         principal: str,
         reason: str,
         force: bool = False,
+        by: Principal | None = None,
         within: Connection | None = None,
     ) -> Rollout:
         """Send a validated release on its way beside the live one, by the plan that it pins.
 
         Args:
             force: begin also without passed gates; the reason is then recorded as the reason for that.
+            by: who does it, for policy; ``None`` where it was decided before (an order of a training).
 
         Raises:
+            Forbidden: policy does not let this principal promote this release.
             NotFound: there is no such release here.
             Conflict: it is live already, nothing is live, or a rollout of the application is under way.
             InvalidInput: it did not pass its gates, a feature it pins no longer exists, or forcing has no reason.
@@ -114,6 +121,7 @@ class RolloutTransitions:
             application = candidate.bundle.application.name
             live = self._releases.live(scope, application, within=connection)
             self._check_candidate(scope, candidate, live, force)
+            self._ask(connection, scope, candidate, by, reason, force)
             self._no_other(scope, application, connection)
             assert live is not None
             plan = candidate.bundle.application.rollout
@@ -223,15 +231,22 @@ class RolloutTransitions:
         *,
         principal: str,
         reason: str,
+        by: Principal | None = None,
         within: Connection | None = None,
     ) -> Activation:
         """Make a release live at once, past gates and canary.
 
+        Args:
+            by: who does it, for policy, which is asked about forcing it when it did not pass its gates.
+
         Raises:
+            Forbidden: policy does not let this principal promote this release.
             NotFound: the application has no such release.
             Conflict: a rollout is under way, whose control would be taken away.
         """
         with self._database.writing(within) as connection:
+            if by is not None:
+                self._ask(connection, scope, self._releases.get(scope, release, within=connection), by, reason, None)
             self._no_other(scope, application, connection)
             moved = self._releases.activate(scope, application, release, principal, reason, within=connection)
             detail = {"application": application, "reason": reason}
@@ -259,6 +274,24 @@ class RolloutTransitions:
             detail = {"application": application, "reason": reason, "left": before.id}
             self._audit(scope, principal, "release.rollback", moved.release, detail, within=connection)
             return RolledBack(application, moved.release, before.id, None, moved)
+
+    def _ask(
+        self,
+        connection: Connection,
+        scope: Scope,
+        release: Release,
+        by: Principal | None,
+        reason: str,
+        force: bool | None,
+    ) -> None:
+        """Ask policy; ``force`` is ``None`` when it is forced just if it did not pass."""
+        if self._promoting is None or by is None:
+            return
+        # One that was live before is as good as validated: to make it live again is going back. One that merely entered
+        # a rollout may have been forced into it.
+        stages = self._releases.stages(scope, release.id, within=connection)
+        passed = any(move.stage in ("validated", "live") for move in stages)
+        self._promoting(release, passed, by, reason, not passed if force is None else force)
 
     def _check_candidate(self, scope: Scope, candidate: Release, live: Release | None, force: bool) -> None:
         application = candidate.bundle.application

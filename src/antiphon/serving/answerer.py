@@ -15,11 +15,13 @@ from typing import Any
 
 import msgspec
 
+from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.engine.messages import Delta, ModelDescription
+from antiphon.governance.policy_request import Resource, application_resource
 from antiphon.serving import freshness, generation, prompts, reuse
 from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace
 from antiphon.serving.builtin import implicit_release
@@ -33,6 +35,8 @@ from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowCounts, Shadows
 
+_MOST_RESOURCES = 1_000
+
 
 class Answerer:
     """Answers requests with the services it was given."""
@@ -41,6 +45,7 @@ class Answerer:
         self._services = services
         self._models: dict[str, ModelDescription] = {}
         self._described_at = float("-inf")
+        self._resources: dict[str, Resource] = {}
         self._flights = Flights()
         self._commit = Committer(services)
         self._shadows = Shadows(self.answer, self._commit.unpaired, services.clock, services.mirroring)
@@ -124,21 +129,29 @@ class Answerer:
         services, request = self._services, arrival.request
         release = assigned.release
         application = narrowed(release.bundle.application, request.only)
+        as_of = utc(request.as_of) if request.as_of is not None else services.clock.now()
         decision = services.decide(
             request.principal,
             "answer",
-            f"application/{application.name}",
-            {"purpose": application.purpose, "path": request.path, "tenant": request.scope.tenant},
+            self._resource(release),
+            {
+                "purpose": application.purpose,
+                "path": request.path,
+                "tenant": request.scope.tenant,
+                "originator": request.originating_user,
+                "keys": request.entity,
+                "as_of": int(as_of.timestamp()),
+            },
         )
         if not decision.allowed:
             raise Forbidden(
-                f"Policy does not let {request.principal.id} ask {application.name}.",
+                f"Policy does not let {request.principal.id} ask {application.name}: {decision.reason}.",
                 where="policy",
-                next_step="Ask an administrator for a role that may answer, or see `antiphon policy explain`.",
+                next_step=f"`antiphon policy explain {request.principal.id} answer application/{application.name}` "
+                "says what would have to hold.",
             )
         if release.number != 0:
             check_overrides(request.overrides, application)
-        as_of = utc(request.as_of) if request.as_of is not None else services.clock.now()
         entity = entity_of(request, application.entity_keys)
         vector = None
         if application.features:
@@ -152,10 +165,24 @@ class Answerer:
             application=application,
             decision=decision,
             as_of=as_of,
-            reading=freshness.apply(vector, application, as_of),
+            reading=freshness.apply(vector, application, as_of, decision.masked),
             question_hash=reuse.question_hash(request.question),
-            cache_namespace=cache_namespace(request, assigned),
+            # What was made with a column must not be served to whom it is masked for, nor the other way round.
+            cache_namespace=None if decision.masked else cache_namespace(request, assigned),
         )
+
+    def _resource(self, release: Release) -> Resource:
+        """What policy is told about a release: made once, for a bundle never changes."""
+        bundle = release.bundle
+        if release.number == 0:
+            return application_resource(bundle.application)
+        known = self._resources.get(release.id)
+        if known is None:
+            if len(self._resources) >= _MOST_RESOURCES:
+                self._resources.clear()
+            known = application_resource(bundle.application, trained_for=bundle.model.purposes)
+            self._resources[release.id] = known
+        return known
 
     async def _assign(self, arrival: Arrival) -> Assigned:
         """The release that answers, whatever becomes live before the answer ends."""
@@ -176,7 +203,7 @@ class Answerer:
             if live is not None:
                 return as_requested(request, live)
         model = await self._model(request.application, missing_ok=True)
-        if model is None:
+        if model is None or not self._services.plain(model.name):
             raise NotFound(
                 f"There is no application or model named {request.application!r}.",
                 where="model",

@@ -104,6 +104,7 @@ class Committer:
         key: str | None, stored: StoredAnswer | None = None,
     ) -> Answer:  # fmt: skip
         services, request = self._services, prepared.request
+        receipt = msgspec.structs.replace(receipt, audit_checkpoint=services.checkpoint(request.scope))
         whole, texts = with_texts(receipt, prepared, content, attempts)
         kept = to_store(prepared, whole, key, stored) if key is not None else None
         replaced = stored.replaced if stored is not None else evidence.replaces(whole)

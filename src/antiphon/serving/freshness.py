@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -23,8 +23,10 @@ class Reading(msgspec.Struct, frozen=True):
     prints: dict[str, str | None]
 
 
-def apply(vector: FeatureVector | None, application: ApplicationSpec, as_of: datetime) -> Reading:
-    """Hold every value against its view's contract.
+def apply(
+    vector: FeatureVector | None, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
+) -> Reading:
+    """Hold every value against its view's contract; a masked one is read as absent, whatever its contract.
 
     Raises:
         FeatureUnavailable: a value is beyond a contract that rejects, or the entity has no features at all.
@@ -33,6 +35,9 @@ def apply(vector: FeatureVector | None, application: ApplicationSpec, as_of: dat
         return Reading(publication=None, features=(), prints={})
     receipts: dict[str, FeatureReceipt] = {}
     for name, value in vector.values.items():
+        if masked and (name in masked or f"{name.partition('.')[0]}.*" in masked):
+            receipts[name] = _masked(name, value)
+            continue
         receipts[name] = _judge(name, value, application.freshness.get(name.partition(".")[0]), as_of)
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
     if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
@@ -49,6 +54,20 @@ def apply(vector: FeatureVector | None, application: ApplicationSpec, as_of: dat
             msgspec.structs.replace(receipt, printed=prints.get(name)) for name, receipt in receipts.items()
         ),
         prints=prints,
+    )
+
+
+def _masked(name: str, value: FeatureValue) -> FeatureReceipt:
+    return FeatureReceipt(
+        name=name,
+        value=None,
+        printed=None,
+        definition_version=value.definition_version,
+        snapshot=value.snapshot,
+        event_time=value.event_time,
+        age_seconds=None,
+        contract="masked",
+        stream_offset=value.stream_offset,
     )
 
 

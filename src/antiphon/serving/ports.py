@@ -73,12 +73,21 @@ class Decision(Protocol):
     def policies(self) -> tuple[str, ...]: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Features that are to be read as absent; ``VIEW.*`` is every feature of a view."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, in a few words."""
+        ...
 
 
 class Decide(Protocol):
     """One policy decision for an answer."""
 
-    def __call__(self, principal: Any, action: str, resource: str, context: Mapping[str, Any]) -> Decision: ...
+    def __call__(self, principal: Any, action: str, resource: Any, context: Mapping[str, Any]) -> Decision: ...
 
 
 class LiveReleases(Protocol):

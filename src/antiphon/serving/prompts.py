@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,8 @@ LARGEST_RENDERED = 200_000
 """Characters a template may write: far beyond any model's context, far below what would hurt the process."""
 
 _ROUNDS = 32
+_WIDTH = re.compile(r"[%{][^%{}]*\d{6}")
+"""A width of six digits or more in a format."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -32,6 +35,39 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             )
         return super().call_binop(context, operator, left, right)
 
+    def call(self, context: Any, called: Any, *args: Any, **named: Any) -> Any:
+        if isinstance(getattr(called, "__self__", None), str):
+            _refuse_widths((*args, *named.values()))
+        return super().call(context, called, *args, **named)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+        format_safely, text = wrapped, str(value.__self__)
+
+        def formatted(*args: Any, **named: Any) -> str:
+            _refuse_widths((*args, *named.values()), text)
+            return format_safely(*args, **named)
+
+        return formatted
+
+
+def _refuse_widths(values: Iterable[Any], format: str = "") -> None:
+    """A width in a format or for padding makes a long text of a short one, before its length can be counted."""
+    if _WIDTH.search(format) or any(isinstance(value, int) and abs(value) > LARGEST_RENDERED for value in values):
+        raise SecurityError("a width is too large")
+
+
+def _bounded(apply: Callable[..., Any], formats: bool) -> Callable[..., Any]:
+    """The filter with its widths bounded; of one that ``formats``, also those in its text."""
+
+    def filtered(text: Any, *args: Any, **named: Any) -> Any:
+        _refuse_widths((*args, *named.values()), str(text) if formats else "")
+        return apply(text, *args, **named)
+
+    return filtered
+
 
 def _refuse_turns(reason: str) -> None:
     raise TemplateError(reason)
@@ -45,6 +81,9 @@ _chat_sandbox = _Sandbox(
     undefined=Undefined, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
 )
 _chat_sandbox.globals["raise_exception"] = _refuse_turns
+for _environment in (_sandbox, _chat_sandbox):
+    for _name in ("center", "format", "indent"):
+        _environment.filters[_name] = _bounded(_environment.filters[_name], _name == "format")
 
 
 def variables(

@@ -18,6 +18,7 @@ import msgspec
 from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceeded
+from antiphon.core.logs import described
 from antiphon.serving import evidence
 from antiphon.serving.arrival import Arrival
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
@@ -151,7 +152,7 @@ class Shadows:
             await self._fail(request, DeadlineExceeded.code, began)
         except Exception as error:
             code = evidence.code_of(error)
-            _log.info("the shadow of request %s fails (%s): %s", request.request_id, code, error)
+            _log.info("the shadow of request %s fails (%s): %s", request.request_id, code, described(error))
             await self._fail(request, code, began)
         else:
             self._count(paired=1)

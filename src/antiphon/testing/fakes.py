@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 import msgspec
 
+from antiphon.app.identity import ProjectIdentity
 from antiphon.batch.orders import TableOrder
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
@@ -40,6 +41,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFound, Unavailable, UnsupportedParameter
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
+from antiphon.core.settings import IdentitySettings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
@@ -273,7 +275,7 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "freshness": lambda scope: _freshness(clock),
         "runs": NoRuns(),
         "batches": _Batches(Jobs(database)),
-        "keys": _AskedKeys(keys),
+        "keys": _identity(database, keys),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
             ProcessStatus("gateway", 4712, True, 0, clock.now(), 120_000_000, 0),
@@ -286,20 +288,12 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
     return GatewayServices(**{**fields, **changes})
 
 
-class _AskedKeys:
-    """The real keys as the gateway asks for them: with the name of who asks, which ``app`` writes to the audit."""
-
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-
-    def create(self, tenant: str, name: str, role: str, expires_at: datetime | None, *, by: str) -> Any:
-        return self._keys.create(tenant, name, role, expires_at)
-
-    def list(self, tenant: str) -> Any:
-        return self._keys.list(tenant)
-
-    def revoke(self, tenant: str, key: str, *, by: str) -> Any:
-        return self._keys.revoke(tenant, key)
+def _identity(database: Database, keys: Keys) -> ProjectIdentity:
+    """The real identity over this catalog, with no token issuer."""
+    scope = Scope("default", "dev")
+    return ProjectIdentity(
+        database, keys, AuditLog(database, SECRET), IdentitySettings(), scope, database.path.parent, SECRET
+    )
 
 
 class NoRuns:

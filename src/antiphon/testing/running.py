@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,9 @@ READY_SECONDS = 240.0
 
 
 @asynccontextmanager
-async def supervised(root: Path, url: str, *, drain_seconds: float = 60.0) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def supervised(
+    root: Path, url: str, *, drain_seconds: float = 60.0, verify: ssl.SSLContext | bool = True
+) -> AsyncIterator[subprocess.Popen[bytes]]:
     """``antiphon up`` in a project; it is drained at the end, and killed when it does not end.
 
     Raises:
@@ -31,13 +34,19 @@ async def supervised(root: Path, url: str, *, drain_seconds: float = 60.0) -> As
     """
     command = (sys.executable, "-m", "antiphon.cli.main", "up", "--project", str(root), "--json")
     async with _process(command, root / "up.log", drain_seconds) as supervisor:
-        await until(lambda: ready(url, supervisor, root / "up.log"), bool, READY_SECONDS)
+        await until(lambda: ready(url, supervisor, root / "up.log", verify), bool, READY_SECONDS)
         yield supervisor
 
 
 @asynccontextmanager
 async def separate(
-    root: Path, url: str, engine: Sequence[str], *, worker: bool = True, drain_seconds: float = 30.0
+    root: Path,
+    url: str,
+    engine: Sequence[str],
+    *,
+    worker: bool = True,
+    drain_seconds: float = 30.0,
+    verify: ssl.SSLContext | bool = True,
 ) -> AsyncIterator[None]:
     """Engine, gateway and worker of a project, each started by itself, the engine with this command.
 
@@ -49,7 +58,7 @@ async def separate(
     async with _process(engine, log, drain_seconds):
         gateway_command = (sys.executable, "-m", "antiphon.app.gateway", *project)
         async with _process(gateway_command, log, drain_seconds) as gateway:
-            await until(lambda: ready(url, gateway, log), bool, READY_SECONDS)
+            await until(lambda: ready(url, gateway, log, verify), bool, READY_SECONDS)
             if not worker:
                 yield
                 return
@@ -57,7 +66,7 @@ async def separate(
                 yield
 
 
-async def ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+async def ready(url: str, process: subprocess.Popen[bytes], log: Path, verify: ssl.SSLContext | bool = True) -> bool:
     """Whether the gateway says that it can answer.
 
     Raises:
@@ -66,7 +75,7 @@ async def ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
     if process.poll() is not None:
         words = log.read_text(encoding="utf-8", errors="replace")[-2_000:]
         raise RuntimeError(f"It ended with {process.returncode}:\n{words}")
-    async with httpx.AsyncClient(timeout=5.0) as probe:
+    async with httpx.AsyncClient(timeout=5.0, verify=verify) as probe:
         return (await probe.get(f"{url}/readyz")).status_code == 200
 
 

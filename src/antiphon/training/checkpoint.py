@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.errors import Corrupt
 from antiphon.training.files import file_sha256, replace_file
+from antiphon.training.folder_seal import PLAIN, FolderSeal
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{6})\.safetensors")
@@ -45,9 +47,11 @@ class Checkpoints:
     Args:
         identity: checkpoints of another one are not used.
         notice: told what was found wrong.
+        seal: of the folder.
     """
 
-    def __init__(self, folder: Path, identity: str, notice: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, identity: str, notice: Callable[[str], None], seal: FolderSeal = PLAIN) -> None:
+        self._seal = seal
         self._folder = folder
         self._identity = identity
         self._notice = notice
@@ -64,6 +68,7 @@ class Checkpoints:
         path = self._folder / f"step-{standing.step:06d}.safetensors"
         # One key alone: safetensors writes several in an order that differs from process to process.
         content = save(tensors, {"standing": msgspec.json.encode(standing).decode()})
+        content = self._seal.seal(path.name, content)
         _hash_file(path).unlink(missing_ok=True)
         replace_file(path, content)
         replace_file(_hash_file(path), hashlib.sha256(content).hexdigest().encode())
@@ -91,7 +96,8 @@ class Checkpoints:
         return None
 
     def _read(self, path: Path) -> tuple[Standing, dict[str, Any]] | str:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
         try:
             expected = _hash_file(path).read_text().strip()
@@ -100,10 +106,12 @@ class Checkpoints:
         if file_sha256(path) != expected:
             return "does not match its hash"
         try:
-            with safe_open(path, "pt") as file:
-                standing = msgspec.json.decode(file.metadata()["standing"], type=Standing)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
+            content = self._seal.open(path.name, path.read_bytes())
+            tensors = load(content)
+            # The format's first eight bytes give the length of a JSON header.
+            header = msgspec.json.decode(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            standing = msgspec.json.decode(header["__metadata__"]["standing"], type=Standing)
+        except (SafetensorError, Corrupt, KeyError, TypeError, msgspec.DecodeError) as error:
             return f"cannot be read ({error})"
         if standing.identity != self._identity:
             return "is of another order or of other code"

@@ -20,6 +20,7 @@ import msgspec
 
 from antiphon.core.errors import AntiphonError, Conflict, SetupError
 from antiphon.training.files import replace_file
+from antiphon.training.folder_seal import PLAIN, FolderSeal
 from antiphon.training.order import ERROR, failure
 
 LOCK = "process.json"
@@ -121,7 +122,7 @@ def left_over(folder: Path) -> int | None:
     return mark.pid if started_ticks(mark.pid) == mark.started_ticks else None
 
 
-def explain(error: BaseException, folder: Path) -> int:
+def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int:
     """Write ``error.json`` for whatever ended the training; returns the exit code."""
     code = FAILED
     told: AntiphonError
@@ -138,7 +139,7 @@ def explain(error: BaseException, folder: Path) -> int:
             next_step="Its log is beside it; ordered again, it goes on from the last checkpoint.",
         )
     with suppress(OSError):
-        replace_file(folder / ERROR, msgspec.json.encode(failure(told)))
+        replace_file(folder / ERROR, seal.seal(ERROR, msgspec.json.encode(failure(told))))
     return code
 
 

@@ -1,6 +1,6 @@
 """What is learned from: prompts with the text that should follow, as JSON lines named by their hash.
 
-Invariant: the file's SHA-256 is the identity of what was learned, order included.
+Invariant: the SHA-256 of the clear lines, however they are stored, is the identity of what was learned, order included.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from antiphon.core.errors import Corrupt, InvalidInput
 from antiphon.training.files import replace_file
+from antiphon.training.folder_seal import PLAIN, FolderSeal
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,22 +56,30 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None if self.label_position is None else self.parts[self.label_position].text
 
 
-def write(path: Path, examples: Iterable[Example]) -> str:
-    """Write the examples as JSON lines, whole or not at all; returns the file's SHA-256 hex."""
+def write(path: Path, examples: Iterable[Example], seal: FolderSeal = PLAIN) -> str:
+    """Write the examples as JSON lines, whole or not at all; returns the SHA-256 hex of the clear lines."""
     encode = msgspec.json.Encoder().encode
     content = b"".join(encode(example) + b"\n" for example in examples)
-    replace_file(path, content)
+    replace_file(path, seal.seal(path.name, content))
     return hashlib.sha256(content).hexdigest()
 
 
-def read(path: Path, sha256: str) -> tuple[Example, ...]:
+def content_sha256(path: Path, seal: FolderSeal = PLAIN) -> str | None:
+    """SHA-256 hex of a file's clear lines; ``None`` when it is missing or does not open."""
+    try:
+        return hashlib.sha256(seal.open(path.name, path.read_bytes())).hexdigest()
+    except (OSError, Corrupt):
+        return None
+
+
+def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ...]:
     """The examples of a file, which must be the one of this hash.
 
     Raises:
         Corrupt: the file is missing, was changed, or a line is no example.
     """
     try:
-        content = path.read_bytes()
+        content = seal.open(path.name, path.read_bytes())
     except FileNotFoundError as error:
         raise Corrupt("The examples are gone.", where=str(path), next_step="Build the dataset again.") from error
     found = hashlib.sha256(content).hexdigest()

@@ -24,6 +24,7 @@ from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.training import batches, child, examples
 from antiphon.training.checkpoint import Checkpoints, Standing
 from antiphon.training.files import replace_file
+from antiphon.training.folder_seal import PLAIN, FolderSeal, given_seal
 from antiphon.training.order import (
     ADAPTER,
     ERROR,
@@ -46,23 +47,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m antiphon.training.fine_tune", description="Fine-tune in a folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parent", type=int, help="end when this process ends")
+    parser.add_argument("--sealed", action="store_true", help="read the key of the folder from standard input")
     options = parser.parse_args(arguments)
     folder: Path = options.folder.resolve()
+    seal = given_seal() if options.sealed else PLAIN
     try:
         order = read_order(folder)
         stopping = child.install_stop()
         child.confine(options.parent, order.memory_bytes)
         with child.alone(folder):
             (folder / ERROR).unlink(missing_ok=True)
-            fine_tune(order, Told(folder / PROGRESS, order.recipe.steps), stopping)
+            fine_tune(order, Told(folder / PROGRESS, order.recipe.steps), stopping, seal)
     except Exception as error:
-        code = child.explain(error, folder)
-        traceback.print_exc(file=sys.stderr)
+        code = child.explain(error, folder, seal)
+        if seal.key is None:
+            traceback.print_exc(file=sys.stderr)
+        else:
+            # Messages may quote examples; where it happened does not.
+            traceback.print_tb(error.__traceback__, file=sys.stderr)
+            sys.stderr.write(f"{type(error).__name__}\n")
         return code
     return 0
 
 
-def fine_tune(order: TrainingOrder, told: Told, stopping: Callable[[], bool]) -> Trained | None:
+def fine_tune(
+    order: TrainingOrder, told: Told, stopping: Callable[[], bool], seal: FolderSeal = PLAIN
+) -> Trained | None:
     """Train as ordered, from where it stands; ``None`` when it was stopped before the end.
 
     Raises:
@@ -73,7 +83,7 @@ def fine_tune(order: TrainingOrder, told: Told, stopping: Callable[[], bool]) ->
     """
     require_libraries()
     order.recipe.check()
-    learned = examples.read(Path(order.examples_path), order.examples_sha256)
+    learned = examples.read(Path(order.examples_path), order.examples_sha256, seal)
     examples.check(learned)
     from antiphon.training.base import Base
     from antiphon.training.model import read_adapter
@@ -89,7 +99,7 @@ def fine_tune(order: TrainingOrder, told: Told, stopping: Callable[[], bool]) ->
 
     training = Training(order, base)
     _require_space(folder, training.checkpoint_bytes, order)
-    checkpoints = Checkpoints(folder / "checkpoints", order.identity, told.notice)
+    checkpoints = Checkpoints(folder / "checkpoints", order.identity, told.notice, seal)
     standing = training.resume(checkpoints.load(), order)
     watch = Stopwatch()
     while standing.step < order.recipe.steps:

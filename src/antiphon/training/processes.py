@@ -18,8 +18,11 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, Conflict, SetupError
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError
+from antiphon.core.scope import Scope
 from antiphon.training import child
+from antiphon.training.folder_seal import FolderSeal, folder_seal
 from antiphon.training.order import (
     ERROR,
     LOG,
@@ -60,10 +63,21 @@ class TrainingProcesses:
     Args:
         command: what is run with the folder as its argument.
         stop_seconds: how long a process that was asked to stop may take before it is killed.
+        codec, scope: open the key of a folder whose examples and checkpoints are sealed.
     """
 
-    def __init__(self, clock: Clock, *, command: Sequence[str] = _COMMAND, stop_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        command: Sequence[str] = _COMMAND,
+        stop_seconds: float = 60.0,
+        codec: Codec | None = None,
+        scope: Scope | None = None,
+    ) -> None:
         self._clock = clock
+        self._codec: Codec = codec or PlainCodec()
+        self._scope = scope or Scope()
         self._command = tuple(command)
         self._stop_seconds = stop_seconds
         self._children: dict[str, _Child] = {}
@@ -130,7 +144,7 @@ class TrainingProcesses:
                 if trained is not None:
                     return trained
                 if code in (child.FAILED, child.DISK_FULL, child.OUT_OF_MEMORY):
-                    raise _failure(folder, code, last_words)
+                    raise _failure(folder, code, last_words, self._seal(order))
                 if stopping():
                     raise asyncio.CancelledError
                 on_progress(Progress("loading", 0, order.recipe.steps, notice=f"The training process {_ended(code)}."))
@@ -158,6 +172,9 @@ class TrainingProcesses:
             (folder / stale).unlink(missing_ok=True)
         write_order(order)
 
+    def _seal(self, order: TrainingOrder) -> FolderSeal:
+        return folder_seal(Path(order.examples_path).parent, self._codec, self._scope)
+
     async def _once(
         self, key: str, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
     ) -> tuple[int, str]:
@@ -167,18 +184,24 @@ class TrainingProcesses:
         if log.exists() and log.stat().st_size > _LOG_BOUND:
             log.unlink()
         follower = _Follower(folder / PROGRESS)
+        key_of_folder = (await asyncio.to_thread(self._seal, order)).key
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 str(folder),
                 "--parent",
                 str(os.getpid()),
-                stdin=asyncio.subprocess.DEVNULL,
+                *(("--sealed",) if key_of_folder is not None else ()),
+                stdin=asyncio.subprocess.DEVNULL if key_of_folder is None else asyncio.subprocess.PIPE,
                 stdout=out,
                 stderr=out,
                 env={**os.environ, **child.environment(order.recipe.threads)},
                 start_new_session=True,
             )
+        if process.stdin is not None and key_of_folder is not None:
+            # Far less than a pipe holds, so that a process which died already does not hold this one up.
+            process.stdin.write(key_of_folder.hex().encode() + b"\n")
+            process.stdin.close()
         one = self._children[key] = _Child(order, process)
         ended = asyncio.ensure_future(process.wait())
         asked_at: float | None = None
@@ -257,11 +280,11 @@ class _Follower:
         return told
 
 
-def _failure(folder: Path, code: int, last_words: str) -> AntiphonError:
+def _failure(folder: Path, code: int, last_words: str, seal: FolderSeal) -> AntiphonError:
     """The error that the process told, or what its exit code says when it could not write."""
     try:
-        return raised(msgspec.json.decode((folder / ERROR).read_bytes(), type=Failure))
-    except (OSError, msgspec.DecodeError):
+        return raised(msgspec.json.decode(seal.open(ERROR, (folder / ERROR).read_bytes()), type=Failure))
+    except (OSError, msgspec.DecodeError, Corrupt):
         if code == child.DISK_FULL:
             return child.disk_full(folder)
         if code == child.OUT_OF_MEMORY:

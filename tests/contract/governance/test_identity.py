@@ -1,8 +1,10 @@
+"""Keys and principals over a real catalog: made, limited, rotated, revoked, recognised."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from tests.unit.catalog.examples import NOON, open_database
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Conflict, InvalidInput, NotFound, SetupError, Unauthenticated, Unavailable
-from antiphon.governance.identity import LEASE_SECONDS, Keys, Principal
+from antiphon.governance.identity import LEASE_SECONDS, Keys, Limits, Principal
+from antiphon.governance.last_use import LastUse, trust_clock
 from antiphon.governance.secret import load_secret
 
 SECRET = bytes(range(32))
@@ -22,7 +25,10 @@ def test_a_key_speaks_for_its_principal(database: Database) -> None:
     text, record = keys.create("default", "ann@example.org", "engineer", kind="person")
     assert text.startswith("ak_")
     assert text.endswith(record.hint)
-    assert keys.authenticate(text) == Principal("ann@example.org", "default", "engineer", "person")
+    assert keys.authenticate(text) == Principal(
+        "ann@example.org", "default", "engineer", "person", credential=record.id
+    )
+    assert keys.remembered(text) == keys.authenticate(text)
     assert keys.list("default") == [record]
     assert keys.list("other") == []
 
@@ -36,10 +42,13 @@ def test_the_catalog_does_not_hold_the_key(database: Database) -> None:
         Keys(database, bytes(32)).authenticate(text)
 
 
-@pytest.mark.parametrize("text", ["", "ak_", "sk-foreign", "ak_" + "x" * 43])
+@pytest.mark.parametrize("text", ["", "ak_", "sk-foreign", "ak_" + "x" * 43, "ak_" + "x" * 10_000, "ak_ü" + "x" * 42])
 def test_what_is_no_key_is_refused(database: Database, text: str) -> None:
-    with pytest.raises(Unauthenticated):
-        Keys(database, SECRET).authenticate(text)
+    keys = Keys(database, SECRET)
+    with pytest.raises(Unauthenticated) as refused:
+        keys.authenticate(text)
+    assert keys.remembered(text) is None
+    assert len(text) < 4 or text not in str(refused.value)
 
 
 def test_revoking_works_at_once_here_and_within_the_lease_elsewhere(database: Database, clock: ManualClock) -> None:
@@ -54,8 +63,37 @@ def test_revoking_works_at_once_here_and_within_the_lease_elsewhere(database: Da
         here.authenticate(text)
     elsewhere.authenticate(text)
     clock.advance(timedelta(seconds=LEASE_SECONDS + 0.01))
+    assert elsewhere.remembered(text) is None
     with pytest.raises(Unauthenticated, match="revoked"):
         elsewhere.authenticate(text)
+
+
+def test_a_disabled_principal_is_refused_with_every_key(database: Database, clock: ManualClock) -> None:
+    keys = Keys(database, SECRET)
+    texts = [keys.create("default", "ann", "viewer")[0] for _ in range(2)]
+    keys.principals.change("default", "ann", disabled=True)
+    for text in texts:
+        with pytest.raises(Unauthenticated, match="disabled"):
+            keys.authenticate(text)
+    with pytest.raises(Conflict, match="disabled"):
+        keys.create("default", "ann", "viewer")
+    keys.principals.change("default", "ann", disabled=False)
+    clock.advance(timedelta(seconds=1))
+    assert keys.authenticate(texts[0]).id == "ann"
+
+
+def test_keys_follow_the_role_and_clearance_of_their_principal(database: Database, clock: ManualClock) -> None:
+    keys = Keys(database, SECRET)
+    text, _ = keys.create("default", "ann", "viewer")
+    assert keys.authenticate(text).clearance == "internal"
+    keys.principals.change("default", "ann", role="engineer", clearance="restricted")
+    clock.advance(timedelta(seconds=1))
+    who = keys.authenticate(text)
+    assert (who.role, who.clearance) == ("engineer", "restricted")
+    with pytest.raises(InvalidInput, match="not a role"):
+        keys.principals.change("default", "ann", role="king")
+    with pytest.raises(NotFound):
+        keys.principals.change("other", "ann", role="viewer")
 
 
 def test_a_key_expires_also_while_it_is_remembered(database: Database, clock: ManualClock) -> None:
@@ -63,17 +101,17 @@ def test_a_key_expires_also_while_it_is_remembered(database: Database, clock: Ma
     text, _ = keys.create("default", "ann", "viewer", NOON + timedelta(milliseconds=100))
     keys.authenticate(text)
     clock.advance(timedelta(milliseconds=100))
+    assert keys.remembered(text) is None
     with pytest.raises(Unauthenticated, match="expired"):
         keys.authenticate(text)
     with pytest.raises(InvalidInput, match="has passed"):
         keys.create("default", "ann", "viewer", NOON)
 
 
-def test_keys_rotate_but_one_name_has_one_role(database: Database) -> None:
+def test_one_name_has_one_role(database: Database) -> None:
     keys = Keys(database, SECRET)
-    old, record = keys.create("default", "ann", "viewer")
+    _, record = keys.create("default", "ann", "viewer")
     new, _ = keys.create("default", "ann", "viewer")
-    assert keys.authenticate(old) == keys.authenticate(new)
     with pytest.raises(Conflict, match="viewer"):
         keys.create("default", "ann", "admin")
     keys.create("other", "ann", "admin")
@@ -89,12 +127,175 @@ def test_malformed_keys_are_refused(database: Database, tenant: str, name: str, 
         Keys(database, SECRET).create(tenant, name, role)
 
 
-def test_a_tenant_revokes_only_its_own(database: Database) -> None:
+def test_a_tenant_changes_only_its_own(database: Database) -> None:
     keys = Keys(database, SECRET)
     text, record = keys.create("default", "ann", "viewer")
-    with pytest.raises(NotFound):
-        keys.revoke("other", record.id)
+    for crossing in (
+        lambda: keys.revoke("other", record.id),
+        lambda: keys.get("other", record.id),
+        lambda: keys.rotate("other", record.id, timedelta(hours=1)),
+        lambda: keys.rotate("other", "ann", timedelta(hours=1)),
+    ):
+        with pytest.raises(NotFound):
+            crossing()
     keys.authenticate(text)
+
+
+# ------------------------------------------------------------------ limits
+
+
+def test_limits_are_kept_with_the_key_and_checked_when_it_is_made(database: Database) -> None:
+    keys = Keys(database, SECRET)
+    limits = Limits(("answer", "originate"), ("application/desk", "stream/*"))
+    text, record = keys.create("default", "bot", "service", limits=limits)
+    assert record.limits == keys.authenticate(text).limits == limits
+    for wrong in (Limits(("dance",)), Limits((), ("desk",)), Limits((), ("application/a b",))):
+        with pytest.raises(InvalidInput):
+            keys.create("default", "bot", "service", limits=wrong)
+
+
+# ------------------------------------------------------------------ rotation
+
+
+def test_a_rotated_key_holds_for_the_overlap_and_its_successor_is_like_it(
+    database: Database, clock: ManualClock
+) -> None:
+    keys = Keys(database, SECRET)
+    limits = Limits(("answer",))
+    old, before = keys.create("default", "bot", "service", NOON + timedelta(days=90), limits=limits)
+    keys.authenticate(old)
+    clock.advance(timedelta(days=10))
+    rotated = keys.rotate("default", "bot", timedelta(hours=1))
+    assert rotated.record.limits == limits
+    assert rotated.record.expires_at == NOON + timedelta(days=100)
+    assert rotated.replaced.id == before.id
+    assert rotated.replaced.replaced_by == rotated.record.id
+    assert rotated.replaced.expires_at == NOON + timedelta(days=10, hours=1)
+    clock.advance(timedelta(minutes=59))
+    assert keys.authenticate(old).id == keys.authenticate(rotated.key).id == "bot"
+    clock.advance(timedelta(minutes=1))
+    with pytest.raises(Unauthenticated, match="expired"):
+        keys.authenticate(old)
+    keys.authenticate(rotated.key)
+
+
+def test_rotation_during_an_overlap_takes_the_newest_and_never_lengthens_a_key(
+    database: Database, clock: ManualClock
+) -> None:
+    keys = Keys(database, SECRET)
+    _, first = keys.create("default", "bot", "service", NOON + timedelta(minutes=10))
+    second = keys.rotate("default", "bot", timedelta(hours=1))
+    assert second.replaced.expires_at == NOON + timedelta(minutes=10)
+    third = keys.rotate("default", "bot", timedelta(hours=1))
+    assert (third.replaced.id, first.id) == (second.record.id, second.replaced.id)
+    with pytest.raises(InvalidInput):
+        keys.rotate("default", "bot", timedelta(days=31))
+    keys.create("default", "bot", "service")
+    with pytest.raises(Conflict, match="2 valid keys") as several:
+        keys.rotate("default", "bot", timedelta(hours=1))
+    assert third.record.id in str(several.value)
+    assert keys.rotate("default", third.record.id, timedelta(hours=1)).replaced.id == third.record.id
+    with pytest.raises(NotFound):
+        keys.rotate("default", third.record.id, timedelta(hours=1))
+
+
+# ------------------------------------------------------------------ last use and the clock
+
+
+def test_the_day_of_the_last_use_is_known_without_a_write_for_each(database: Database, clock: ManualClock) -> None:
+    last_use = LastUse(database, background=False)
+    keys = Keys(database, SECRET, last_use=last_use)
+    text, record = keys.create("default", "bot", "service")
+    assert record.last_used_on is None
+    for _ in range(50):
+        keys.authenticate(text)
+    assert keys.get("default", record.id).last_used_on is None
+    last_use.flush()
+    assert keys.get("default", record.id).last_used_on == date(NOON.year, NOON.month, NOON.day)
+    writes = _changes(database)
+    keys.authenticate(text)
+    last_use.flush()
+    assert _changes(database) - writes <= 1  # the mark of the newest time at most
+    clock.advance(timedelta(days=1))
+    keys.authenticate(text)
+    last_use.flush()
+    assert keys.get("default", record.id).last_used_on == (NOON + timedelta(days=1)).date()
+
+
+def _changes(database: Database) -> int:
+    with database.transaction() as connection:
+        return int(connection.exec_driver_sql("SELECT total_changes()").scalar() or 0)
+
+
+def test_uses_are_written_by_themselves(tmp_path: Path) -> None:
+    import time
+
+    database = open_database(tmp_path, None)
+    keys = Keys(database, SECRET)
+    text, record = keys.create("default", "bot", "service")
+    keys.authenticate(text)
+    deadline = time.monotonic() + 10
+    while keys.get("default", record.id).last_used_on is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    database.close()
+
+
+def test_a_clock_that_jumps_back_revives_no_key(database: Database) -> None:
+    late = ManualClock(NOON + timedelta(hours=2))
+    database.clock = late
+    keys = Keys(database, SECRET, last_use=LastUse(database, background=False))
+    other, _ = keys.create("default", "other", "viewer")
+    database.clock = ManualClock(NOON)
+    text, _ = Keys(database, SECRET).create("default", "ann", "viewer", NOON + timedelta(hours=1))
+    database.clock = late
+    keys.authenticate(other)
+    keys.last_use.flush()
+    database.clock = ManualClock(NOON)  # another process, whose clock went back
+    behind = Keys(database, SECRET, last_use=LastUse(database, background=False))
+    with pytest.raises(Unauthenticated, match="expired") as refused:
+        behind.authenticate(text)
+    assert "behind the newest time" in str(refused.value)
+    with database.transaction() as connection:
+        assert trust_clock(database, within=connection) == (NOON + timedelta(hours=2), NOON)
+    assert Keys(database, SECRET, last_use=LastUse(database, background=False)).authenticate(text).id == "ann"
+
+
+def test_a_key_from_the_future_is_refused_and_said(database: Database) -> None:
+    database.clock = ManualClock(NOON + timedelta(minutes=10))
+    text, _ = Keys(database, SECRET).create("default", "ann", "viewer")
+    database.clock = ManualClock(NOON)
+    with pytest.raises(Unauthenticated, match="from the future"):
+        Keys(database, SECRET, last_use=LastUse(database, background=False)).authenticate(text)
+
+
+# ------------------------------------------------------------------ work in somebody's name
+
+
+def test_work_stops_when_its_key_is_revoked_and_not_when_it_expires(database: Database, clock: ManualClock) -> None:
+    ordering, working = Keys(database, SECRET), Keys(database, SECRET)
+    text, record = ordering.create("default", "bot", "service", NOON + timedelta(minutes=1))
+    who = ordering.authenticate(text)
+    assert working.standing(who) is None
+    clock.advance(timedelta(hours=1))
+    assert working.standing(who) is None
+    ordering.revoke("default", record.id)
+    clock.advance(timedelta(seconds=LEASE_SECONDS + 0.01))
+    assert "revoked" in str(working.standing(who))
+    assert working.standing(Principal("evaluation", "default", "service")) is None
+
+
+def test_work_of_a_token_stops_when_its_principal_is_disabled(database: Database, clock: ManualClock) -> None:
+    keys = Keys(database, SECRET)
+    who = Principal("ann", "default", "engineer", "person", credential="token")
+    assert keys.standing(who) is None
+    keys.principals.create("default", "ann", "engineer", kind="person")
+    keys.principals.change("default", "ann", disabled=True)
+    clock.advance(timedelta(seconds=1))
+    assert keys.standing(who) is not None
+
+
+# ------------------------------------------------------------------ the catalog away
 
 
 class CutOff(Database):
@@ -112,7 +313,7 @@ def test_known_keys_outlive_the_catalog_until_the_revocation_bound(tmp_path: Pat
     open_database(tmp_path, clock).close()
     database = CutOff.open(f"sqlite:///{tmp_path}/catalog.db", clock=clock)
     assert isinstance(database, CutOff)
-    keys = Keys(database, SECRET, revocation_bound=30.0)
+    keys = Keys(database, SECRET, revocation_bound=30.0, last_use=LastUse(database, background=False))
     known, _ = keys.create("default", "ann", "viewer")
     unseen, _ = keys.create("default", "bob", "viewer")
     keys.authenticate(known)
@@ -122,11 +323,14 @@ def test_known_keys_outlive_the_catalog_until_the_revocation_bound(tmp_path: Pat
     with pytest.raises(Unavailable):
         keys.authenticate(unseen)
     clock.advance(timedelta(seconds=2))
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="believed for 30 s at most"):
         keys.authenticate(known)
     database.away = False
     keys.authenticate(known)
     database.close()
+
+
+# ------------------------------------------------------------------ the server's secret
 
 
 def test_a_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ async def test_a_run_fails_after_its_attempts_and_says_why(database: Database) -
 
     async with working(database, workflow=workflow) as run_to_end:
         run = await run_to_end(max_attempts=2)
-    assert (run.status, run.attempts, run.error) == ("failed", 2, "ZeroDivisionError: by zero")
+    assert (run.status, run.attempts, run.error) == ("failed", 2, "ZeroDivisionError: (its message is withheld)")
 
 
 @pytest.mark.parametrize("where", ["step", "result"])

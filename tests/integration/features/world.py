@@ -12,6 +12,7 @@ from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.publications import Publication, Publications
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
 from antiphon.core.clock import ManualClock
+from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
@@ -33,11 +34,13 @@ def minutes(number: float) -> timedelta:
 class World:
     """Everything a features test needs, on real SQLite, DuckDB, Parquet and LMDB."""
 
-    def __init__(self, folder: Path, *specs: FeatureViewSpec, scope: Scope | None = None) -> None:
+    def __init__(
+        self, folder: Path, *specs: FeatureViewSpec, scope: Scope | None = None, codec: Codec | None = None
+    ) -> None:
         self.folder = folder
         self.scope = scope or Scope()
         self.clock = ManualClock(NOON)
-        self.database = Database.open(f"sqlite:///{folder}/catalog.db", clock=self.clock)
+        self.database = Database.open(f"sqlite:///{folder}/catalog.db", clock=self.clock, codec=codec)
         self.database.migrate()
         self.log = EventLog(self.database)
         self.snapshots = Snapshots(self.database)
@@ -46,9 +49,9 @@ class World:
         self.specs = {spec.name: spec for spec in specs}
         for spec in specs:
             self.definitions.put(self.scope, spec)
-        self.lake = LocalLake(folder / "lake")
-        self.online = OnlineStore(folder / "online", b"k" * 32)
-        self.overlay = Overlay(folder / "online", self.scope)
+        self.lake = LocalLake(folder / "lake", codec)
+        self.online = OnlineStore(folder / "online", b"k" * 32, codec)
+        self.overlay = Overlay(folder / "online", self.scope, codec)
         self.consumer = StreamConsumer(
             self.scope, log=self.log, overlay=self.overlay, online=self.online, views=list(specs)
         )

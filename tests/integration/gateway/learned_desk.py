@@ -64,7 +64,7 @@ class LearnedDesk(Desk):
             DEV, database, self.releases, self.rollouts, Judgements(database), self.transitions, reader, judge
         )
 
-    def place(self, scope: Scope, principal: str, order: TrainOrder) -> str:
+    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Any = None) -> str:
         """Implements the port ``Training`` with a run that nobody claims."""
         self.declared.get(scope, order.application)
         self.orders.append(order)

@@ -7,7 +7,6 @@ import pytest
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import create_app
-from antiphon.gateway.dashboard import session
 from antiphon.governance.identity import Keys
 from antiphon.testing import fakes
 
@@ -52,35 +51,13 @@ async def test_a_wrong_key_is_said_on_the_page(browser) -> None:
 async def test_a_revoked_key_ends_its_sessions(browser, keys, database) -> None:
     await sign_in(browser, keys["viewer"])
     assert (await browser.get("/")).status_code == 200
-    issued = Keys(database, fakes.SECRET)
-    record = next(key for key in issued.list("default") if key.role == "viewer")
-    browser_services = browser  # the gateway has its own cache of keys; revoke through it
+    record = next(key for key in Keys(database, fakes.SECRET).list("default") if key.role == "viewer")
+    # The gateway revokes it itself, so its own leases do not matter.
     headers = {"authorization": f"Bearer {keys['admin']}"}
-    await browser_services.delete(f"/admin/keys/{record.id}", headers=headers)
+    assert (await browser.delete(f"/admin/keys/{record.id}", headers=headers)).status_code == 200
     assert (await browser.get("/")).status_code == 303
     part = await browser.get("/dashboard/figures")
     assert (part.status_code, part.headers["hx-redirect"]) == (401, "/login")
-
-
-async def test_a_session_of_another_secret_a_changed_or_an_expired_one_does_not_hold(browser, services, keys) -> None:
-    until = int(services.clock.now().timestamp()) + 60
-    good = session.seal(session.Session(keys["viewer"], until), fakes.SECRET)
-    bad = [
-        session.seal(session.Session(keys["viewer"], until), bytes(32)),
-        session.seal(session.Session(keys["viewer"], until - 120), fakes.SECRET),
-        good[:-6] + "AAAA==",
-        "nonsense",
-        "",
-    ]
-    for value, status in [(good, 200), *((value, 303) for value in bad)]:
-        answer = await browser.get("/", headers={"cookie": f"{session.COOKIE}={value}"})
-        assert answer.status_code == status, value
-
-
-async def test_sign_out_forgets(browser, keys) -> None:
-    await sign_in(browser, keys["viewer"])
-    await browser.post("/logout")
-    assert (await browser.get("/")).status_code == 303
 
 
 async def test_a_prediction_shows_its_whole_receipt_and_escapes_what_users_wrote(browser, keys) -> None:

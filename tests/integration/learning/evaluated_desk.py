@@ -121,9 +121,9 @@ class EvaluatedDesk(SmallDesk):
             "label_at": [START for _ in range(rows)],
             "origin_of_row": ["history" for _ in range(rows)],
         }
-        folder = self.lake.scratch()
-        pyarrow.parquet.write_table(pyarrow.table(dict(columns)), folder / "dataset.parquet")
-        path, sha256, _ = self.lake.put(SCOPE, folder / "dataset.parquet")
+        with self.lake.writing(SCOPE, ".parquet") as draft:
+            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), draft)
+        path, sha256 = draft.path, draft.sha256
         spec = DatasetSpec(
             application=application.name,
             kind="evaluation",

@@ -141,7 +141,8 @@ class Flown:
             assert self.joiner.take(scope, "me", sent).status == "joined"
 
     def rows(self, path: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = pq.read_table(self.world.lake.path(path)).to_pylist()
+        with self.world.lake.open(path) as file:
+            found: list[dict[str, Any]] = pq.read_table(file).to_pylist()
         return found
 
     def close(self) -> None:

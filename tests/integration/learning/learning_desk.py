@@ -106,9 +106,9 @@ class PastFlights:
             "label": ["delayed" if one else "on_time" for one in late],
             "label_at": [moment for _, moment in chosen],
         }
-        folder = self._desk.lake.scratch()
-        pyarrow.parquet.write_table(pyarrow.table(columns), folder / "dataset.parquet")
-        path, sha256, _ = self._desk.lake.put(SCOPE, folder / "dataset.parquet")
+        with self._desk.lake.writing(SCOPE, ".parquet") as draft:
+            pyarrow.parquet.write_table(pyarrow.table(columns), draft)
+        path, sha256 = draft.path, draft.sha256
         return Dataset(
             id=f"data_{content_hash(spec)[:26]}", scope=SCOPE, spec=spec, sources=(), rows=len(chosen),
             positives=sum(late), dropped={}, columns=tuple(columns), path=path, sha256=sha256,

@@ -18,6 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit_check import verify
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.live import LiveReleases
 from antiphon.releases.rollout import RolloutTransitions
@@ -72,7 +73,7 @@ class Desk:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
-    assert desk.audit.verify(DEV).sound
+    assert verify(desk.audit, DEV).sound
     desk.database.close()
 
 

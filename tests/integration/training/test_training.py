@@ -15,14 +15,18 @@ import msgspec
 import pytest
 from tests.integration.training.conftest import TINY, Reference
 from tests.integration.training.tiny import flights, order
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError
+from antiphon.core.scope import Scope
+from antiphon.governance.sealing import AesGcmCodec
 from antiphon.training import child
 from antiphon.training.base import Base
 from antiphon.training.batches import Encoded
 from antiphon.training.files import file_sha256
 from antiphon.training.fine_tune import Training
+from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
@@ -322,3 +326,21 @@ async def test_a_failure_nobody_foresaw_is_told_with_its_log(base: Path, tmp_pat
     processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", f"raise SystemExit({child.FAILED})"))
     with pytest.raises(AntiphonError, match="without saying why"):
         await train(order(tmp_path, base, flights(6), TINY), processes=processes)
+
+
+async def test_the_key_of_a_sealed_folder_goes_to_the_process_through_a_pipe_and_nowhere_else(
+    base: Path, tmp_path: Path
+) -> None:
+    codec = AesGcmCodec(Keys())
+    ordered = order(tmp_path, base, flights(6), TINY)
+    tell = "Path(sys.argv[1], 'told').write_text(sys.stdin.readline() + sys.argv[-1])"
+    ends = f"import sys; from pathlib import Path; {tell}; raise SystemExit({child.FAILED})"
+    processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", ends), codec=codec, scope=Scope())
+    with pytest.raises(AntiphonError, match="without saying why"):
+        await train(ordered, processes=processes)
+    key = folder_seal(Path(ordered.examples_path).parent, codec, Scope()).key
+    assert key is not None
+    told = Path(ordered.folder, "told")
+    assert told.read_text() == f"{key.hex()}\n--sealed"
+    told.unlink()
+    assert not any(key.hex().encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

@@ -13,6 +13,8 @@ from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import Corrupt
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
 
 CONTEXT = PayloadContext("receipt/1", DEV, "p1")
 
@@ -44,6 +46,15 @@ def test_bytes_that_are_no_envelope_are_refused(packed: bytes) -> None:
 
 class Turned:
     """A codec that hides bytes by turning their bits, and is bound to its context."""
+
+    sealing = True
+    accepts_plain = False
+
+    def current_key(self, scope: Scope) -> str | None:
+        return "k1"
+
+    def index(self, text: str, scope: Scope, purpose: str) -> str:
+        return content_hash(f"{scope}{purpose}{text}".encode())
 
     def seal(self, content: bytes, context: PayloadContext) -> Envelope:
         bound = f"{context.scope}|{context.subject}|".encode() + content

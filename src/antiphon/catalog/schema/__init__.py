@@ -7,8 +7,9 @@ rows can be copied between databases without renumbering.
 from __future__ import annotations
 
 from antiphon.catalog.schema.answers import answers, blobs, job_rows, jobs, receipts
-from antiphon.catalog.schema.audit import audit_entries, audit_heads
+from antiphon.catalog.schema.audit import audit_entries, audit_heads, audit_nodes
 from antiphon.catalog.schema.base import metadata, owned
+from antiphon.catalog.schema.encryption import data_keys, encryption_modes, reencryptions
 from antiphon.catalog.schema.features import (
     applied_projects,
     definition_versions,
@@ -17,8 +18,9 @@ from antiphon.catalog.schema.features import (
     snapshots,
     streams,
 )
-from antiphon.catalog.schema.identity import api_keys
+from antiphon.catalog.schema.identity import api_keys, clock_marks, principals, sessions
 from antiphon.catalog.schema.learning import datasets, evaluations, model_aliases, model_versions, outcomes
+from antiphon.catalog.schema.policies import policy_moves, policy_requests, policy_versions
 from antiphon.catalog.schema.releases import (
     exposures,
     judgements,
@@ -41,9 +43,13 @@ __all__ = [
     "applied_projects",
     "audit_entries",
     "audit_heads",
+    "audit_nodes",
     "blobs",
+    "clock_marks",
+    "data_keys",
     "datasets",
     "definition_versions",
+    "encryption_modes",
     "evaluations",
     "events",
     "exposures",
@@ -55,14 +61,20 @@ __all__ = [
     "model_versions",
     "outcomes",
     "owned",
+    "policy_moves",
+    "policy_requests",
+    "policy_versions",
+    "principals",
     "publications",
     "receipts",
+    "reencryptions",
     "release_pointers",
     "release_stages",
     "releases",
     "rollout_moves",
     "rollouts",
     "runs",
+    "sessions",
     "shadow_pairs",
     "snapshots",
     "steps",

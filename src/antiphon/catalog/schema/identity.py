@@ -1,4 +1,7 @@
-"""Who may: principals and their keys."""
+"""Who may: principals, their keys, their dashboard sessions, and the newest instant that was seen.
+
+A principal belongs to a tenant, not to one environment: the environment of these rows is ``*``.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,42 @@ import sqlalchemy as sa
 
 from antiphon.catalog.schema.base import table
 
+principals = table(
+    "principals",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("clearance", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("disabled_at", sa.BigInteger),
+)
+
 api_keys = table(
     "api_keys",
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
     sa.Column("hint", sa.Text, nullable=False),
+    sa.Column("limits", sa.Text),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("replaced_by", sa.Text),
+    sa.Column("last_used_day", sa.Integer),
+)
+
+sessions = table(
+    "sessions",
+    sa.Column("hash", sa.LargeBinary, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("ended_at", sa.BigInteger),
+    sa.Index("ix_sessions_hash", "hash", unique=True),
+)
+
+clock_marks = table(
+    "clock_marks",
+    sa.Column("newest_at", sa.BigInteger, nullable=False),
 )

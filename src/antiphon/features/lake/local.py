@@ -1,44 +1,90 @@
 """The lake on the local disk. A file is named by its content, so writing it twice is writing it once.
 
 Order that survives a crash: finish in scratch, fsync, rename into place, fsync the folder. Only then may a
-manifest name it.
+manifest name it. Under a codec that seals, a file's bytes are sealed as they are written, for the place that its
+name gives; name and hash are of the clear content either way, so that encryption does not change what a file is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
+from antiphon.governance.sealed_files import SealedSink, open_sealed
+
+_SCHEMA = "lake/1"
+
+
+class LakeDraft(SealedSink):
+    """A file of the lake being written: a binary file for a Parquet writer, and what it is once it is kept."""
+
+    path = ""
+    sha256 = ""
+    bytes = 0
 
 
 class LocalLake:
     """Content-addressed files below one root: ``TENANT/ENVIRONMENT/ab/abcd….parquet``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, codec: Codec | None = None) -> None:
         self._root = root
         self._scratch = root / ".scratch"
+        self._codec: Codec = codec or PlainCodec()
 
-    def put(self, scope: Scope, file: Path) -> tuple[str, str, int]:
-        """Move a finished file in; returns its path below the root, its SHA-256 and its size in bytes."""
-        with file.open("rb+") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-        relative = f"{scope.tenant}/{scope.environment}/{digest[:2]}/{digest}{file.suffix}"
-        target = self._root / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        size = file.stat().st_size
-        os.replace(file, target)
-        fsync_folder(target.parent)
-        return relative, digest, size
+    @property
+    def sealed(self) -> bool:
+        """Whether nothing clear of what is read or written here may reach a disk."""
+        return self._codec.sealing
+
+    @contextmanager
+    def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
+        """A new file; when the block ends it is in place, and the draft tells its path below the root, the SHA-256 of
+        its clear content and its stored size. A block that raises leaves nothing.
+        """
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        partial = self._scratch / f"{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+        try:
+            with partial.open("xb") as stream:
+                draft = LakeDraft(stream, self._codec)
+                yield draft
+                draft.sha256 = draft.digest
+                draft.path = f"{scope.tenant}/{scope.environment}/{draft.sha256[:2]}/{draft.sha256}{suffix}"
+                draft.finish(lambda _: _context(draft.path))
+                stream.flush()
+                os.fsync(stream.fileno())
+                draft.bytes = stream.tell()
+            target = self._root / draft.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial, target)
+            fsync_folder(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def open(self, relative: str) -> BinaryIO:
+        """The clear content of a file, for reading at any position.
+
+        Raises:
+            Corrupt: it is gone, or it is sealed and was changed or moved from another place.
+        """
+        stream = self.path(relative).open("rb")
+        try:
+            return open_sealed(stream, self._codec, _context(relative))
+        except BaseException:
+            stream.close()
+            raise
 
     def path(self, relative: str) -> Path:
-        """Where a file can be read.
+        """Where a file lies.
 
         Raises:
             Corrupt: it is gone.
@@ -49,19 +95,20 @@ class LocalLake:
         return path
 
     def verify(self, relative: str, sha256: str) -> None:
-        """Check a file against its hash.
+        """Check a file's content against its hash.
 
         Raises:
             Corrupt: it is gone or changed.
         """
-        with self.path(relative).open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-                raise Corrupt(
-                    f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again."
-                )
+        digest = hashlib.sha256()
+        with self.open(relative) as stream:
+            while piece := stream.read(2**20):
+                digest.update(piece)
+        if digest.hexdigest() != sha256:
+            raise Corrupt(f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again.")
 
     def scratch(self) -> Path:
-        """A new empty folder on the same disk."""
+        """A new empty folder on the same disk. What is written there is not sealed."""
         self._scratch.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=self._scratch))
 
@@ -69,6 +116,17 @@ class LocalLake:
         """Every file of a scope, as paths below the root."""
         for path in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
             yield str(path.relative_to(self._root))
+
+    def reseal(self, relative: str) -> None:
+        """Write a file anew under the codec's current key, in the place of the old one; its content stays.
+
+        Raises:
+            Corrupt: it is gone, or does not open.
+        """
+        tenant, environment = relative.split("/")[:2]
+        with self.open(relative) as stream, self.writing(Scope(tenant, environment), Path(relative).suffix) as draft:
+            while piece := stream.read(2**20):
+                draft.write(piece)
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         """Delete files that are not kept and were written before ``older_than`` (seconds since 1970).
@@ -83,10 +141,19 @@ class LocalLake:
                 path.unlink()
                 gone.append(relative)
         if self._scratch.is_dir():
-            for folder in self._scratch.iterdir():
-                if folder.stat().st_mtime < older_than:
-                    shutil.rmtree(folder, ignore_errors=True)
+            for left_over in self._scratch.iterdir():
+                if left_over.stat().st_mtime >= older_than:
+                    continue
+                if left_over.is_dir():
+                    shutil.rmtree(left_over, ignore_errors=True)
+                else:
+                    left_over.unlink(missing_ok=True)
         return gone
+
+
+def _context(relative: str) -> PayloadContext:
+    tenant, environment, _, name = relative.split("/")
+    return PayloadContext(_SCHEMA, Scope(tenant, environment), name)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -1,4 +1,7 @@
-"""Open LMDB environments of this process. LMDB must not open one file twice in a process, so they are shared."""
+"""Open LMDB environments of this process. LMDB must not open one file twice in a process, so they are shared.
+
+A file is known by its inode: one that was replaced under its name is another file.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 from antiphon.core.errors import Unavailable
 
 _lock = threading.Lock()
-_open: dict[str, tuple[Any, int]] = {}
+_open: dict[tuple[int, int], tuple[Any, int]] = {}
 
 
 def acquire(path: Path, **options: Any) -> Any:
@@ -20,29 +23,36 @@ def acquire(path: Path, **options: Any) -> Any:
     """
     import lmdb
 
-    name = str(path.resolve())
     with _lock:
-        environment, users = _open.get(name, (None, 0))
+        environment, users = _open.get(_identity(path), (None, 0))
         if environment is None:
             try:
-                environment = lmdb.open(name, subdir=False, max_dbs=0, **options)
+                environment = lmdb.open(str(path.resolve()), subdir=False, max_dbs=0, **options)
             except lmdb.Error as error:
                 raise Unavailable(
                     f"The online file {path.name} cannot be opened: {error}.",
                     where="online store",
                     next_step="Check the folder's permissions and disk space.",
                 ) from error
-        _open[name] = (environment, users + 1)
+        # Asked again: opening makes a file that was not there.
+        _open[_identity(path)] = (environment, users + 1)
         return environment
 
 
-def release(path: Path) -> None:
+def release(environment: Any) -> None:
     """Give an environment back; the last user closes it."""
-    name = str(path.resolve())
     with _lock:
-        environment, users = _open[name]
+        place, users = next((place, users) for place, (known, users) in _open.items() if known is environment)
         if users > 1:
-            _open[name] = (environment, users - 1)
+            _open[place] = (environment, users - 1)
             return
-        del _open[name]
+        del _open[place]
         environment.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return found.st_dev, found.st_ino

@@ -6,7 +6,9 @@ takes exactly the events after O, whichever snapshot that is.
 
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
 ``x`` + view: rejected events; ``e`` + view + entity hash + offset (8 bytes): event. ``view`` is 8 bytes of the
-hash of ``view@definition_version``.
+hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
+overlay's own, sealed by the codec, and an event is the number of its key followed by the sealed value. A new key is
+begun when the scope's data key is rotated.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import environments
+from antiphon.features.online.overlay_keys import OverlayKeys
 
 _MAP_SIZE = 2**34
 """16 GiB of address space; the file is as large as what is in it."""
@@ -47,7 +51,8 @@ class OverlayEvent(msgspec.Struct, frozen=True):
 class Overlay:
     """The overlay of one scope. One process writes, any number read."""
 
-    def __init__(self, root: Path, scope: Scope) -> None:
+    def __init__(self, root: Path, scope: Scope, codec: Codec | None = None) -> None:
+        self._keys = OverlayKeys(codec or PlainCodec(), scope)
         folder = root / scope.tenant / scope.environment
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "overlay.mdb"
@@ -59,7 +64,7 @@ class Overlay:
     def reading(self) -> Iterator[OverlayReading]:
         """One consistent state of the whole overlay."""
         with self._environment.begin(buffers=False) as transaction:
-            yield OverlayReading(transaction)
+            yield OverlayReading(transaction, self._keys)
 
     def apply(self, offsets: dict[bytes, int], events: Iterable[OverlayEvent], rejected: dict[bytes, int]) -> None:
         """Write events and move the views' offsets, all or nothing. Offsets never go back.
@@ -71,9 +76,7 @@ class Overlay:
 
         try:
             with self._environment.begin(write=True) as transaction:
-                for item in events:
-                    key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
-                    transaction.put(key, _encode(item.event))
+                self._put(transaction, events)
                 for view, offset in offsets.items():
                     if offset > _number(transaction.get(b"o" + view)):
                         transaction.put(b"o" + view, offset.to_bytes(8, "big"))
@@ -109,23 +112,48 @@ class Overlay:
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
         """Put pruned events back; from now on only those through ``through`` are missing."""
         with self._environment.begin(write=True) as transaction:
-            for item in events:
-                key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
-                transaction.put(key, _encode(item.event))
+            self._put(transaction, events)
             transaction.put(b"p" + view, through.to_bytes(8, "big"))
+
+    def reseal(self) -> int:
+        """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
+        now; returns how many events were written."""
+        with self._environment.begin(write=True) as transaction:
+            if self._keys.current(transaction):
+                return 0
+            old = self._keys.numbers(transaction)
+            self._keys.begin(transaction)
+            resealed = 0
+            cursor = transaction.cursor()
+            found = cursor.set_range(b"e")
+            while found and cursor.key().startswith(b"e"):
+                key = bytes(cursor.key())
+                value = self._keys.open(transaction, key, cursor.value())
+                transaction.put(key, self._keys.seal(transaction, key, value))
+                resealed += 1
+                found = cursor.set_range(key + b"\0")
+            for number in old:
+                transaction.delete(number)
+        return resealed
+
+    def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
+        for item in events:
+            key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
+            transaction.put(key, self._keys.seal(transaction, key, _encode(item.event)))
 
     def close(self) -> None:
         """Close the file."""
-        environments.release(self._file)
+        environments.release(self._environment)
 
 
 class OverlayReading:
     """The overlay inside one read transaction."""
 
-    __slots__ = ("_transaction",)
+    __slots__ = ("_keys", "_transaction")
 
-    def __init__(self, transaction: Any) -> None:
+    def __init__(self, transaction: Any, keys: OverlayKeys) -> None:
         self._transaction = transaction
+        self._keys = keys
 
     def offset(self, view: bytes) -> int:
         """The log offset the consumer has applied for a view."""
@@ -146,10 +174,11 @@ class OverlayReading:
         if not cursor.set_range(prefix + (after + 1).to_bytes(8, "big")):
             return []
         found: list[StreamedEvent] = []
+        opened = self._keys.open
         for key, value in cursor:
             if not key.startswith(prefix):
                 break
-            found.append(_decode(value))
+            found.append(_decode(opened(self._transaction, key, value)))
         return found
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.errors import Corrupt
 from antiphon.core.ids import keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compile_sql import column_kind, text
-from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.compile_sql import column_kind
+from antiphon.features.compute import ComputeLimits, compute, parquet_reader
 from antiphon.features.compute import types_of as column_types
 from antiphon.features.evaluate import Block, TileRow, block_of
 from antiphon.features.online.sealed import FORMAT, SealedSnapshot, SealedWriter, SnapshotMeta, is_sealed, seal_path
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.expression import Kind
 
 _FETCH = 2_000
+_EVENTS, _TILES = "lake_events", "lake_tiles"
 
 
 class OnlineStore:
@@ -38,11 +42,13 @@ class OnlineStore:
     Args:
         root: the folder; files are ``TENANT/ENVIRONMENT/VIEW/SNAPSHOT.mdb``.
         key: the store's secret; entities are only known by their hash under it.
+        codec: seals each file's own key, under which its values are sealed.
     """
 
-    def __init__(self, root: Path, key: bytes) -> None:
+    def __init__(self, root: Path, key: bytes, codec: Codec | None = None) -> None:
         self._root = root
         self._key = key
+        self._codec: Codec = codec or PlainCodec()
         self._lock = threading.Lock()
         self._opened: dict[tuple[Scope, str, str], SealedSnapshot] = {}
 
@@ -75,24 +81,90 @@ class OnlineStore:
         if is_sealed(target, manifest.id):
             return False
         plan = plan_of(spec)
-        events, tiles = (lake.path(file.path) for file in manifest.files[:2])
-        with compute(limits or ComputeLimits()) as connection:
-            events_sql = f"read_parquet({text(str(events))})"
-            writer = SealedWriter(
-                target, _meta(manifest, plan, column_types(connection, events_sql)), events.stat().st_size
-            )
+        bounds = limits or ComputeLimits()
+        folder = None if lake.sealed else lake.scratch()
+        bounds = msgspec.structs.replace(bounds, spill=None if folder is None else bounds.spill or str(folder))
+        try:
+            with (
+                compute(bounds) as connection,
+                lake.open(manifest.files[0].path) as events,
+                lake.open(manifest.files[1].path) as tiles,
+            ):
+                self._build(connection, target, manifest, plan, events, tiles)
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def _build(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        target: Path,
+        manifest: SnapshotManifest,
+        plan: Plan,
+        events: BinaryIO,
+        tiles: BinaryIO,
+    ) -> None:
+        spec = plan.spec
+        connection.register(_EVENTS, parquet_reader(events))
+        types = column_types(connection, _EVENTS)
+        connection.unregister(_EVENTS)
+        writer = SealedWriter(
+            target, _meta(manifest, plan, types), manifest.files[0].bytes, self._codec, manifest.scope
+        )
+        try:
+            # A registered relation belongs to one cursor.
+            of_tiles, of_events = connection.cursor(), connection.cursor()
+            of_tiles.register(_TILES, parquet_reader(tiles))
+            of_events.register(_EVENTS, parquet_reader(events))
+            heads = _heads(of_tiles, plan, _TILES)
+            blocks = _Grouped(_blocks(of_events, plan, _EVENTS))
+            for keys, base, rows in heads:
+                hashed = self.entity_hash(spec.entity.name, keys)
+                writer.entity(hashed, base, rows, blocks.of(keys))
+        except BaseException:
+            writer.discard()
+            raise
+        writer.seal()
+
+    def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
+        """Write a file anew under a new key of its own, in the place of the old one; whoever reads the old one goes on.
+
+        Raises:
+            Corrupt: it is missing, or does not open.
+        """
+        file = self.file(scope, view, snapshot)
+        before = SealedSnapshot(file, snapshot, self._codec, scope)
+        try:
+            writer = SealedWriter(file, before.meta, file.stat().st_size, self._codec, scope)
             try:
-                tiles_sql = f"read_parquet({text(str(tiles))})"
-                heads = _heads(connection.cursor(), plan, tiles_sql)
-                blocks = _Grouped(_blocks(connection.cursor(), plan, events_sql))
-                for keys, base, rows in heads:
-                    hashed = self.entity_hash(spec.entity.name, keys)
-                    writer.entity(hashed, base, rows, blocks.of(keys))
+                for key, value in before.values():
+                    if key != b"m":
+                        writer.copy(key, value)
             except BaseException:
                 writer.discard()
                 raise
-        writer.seal()
-        return True
+            writer.seal(instead_of=before.seal)
+        finally:
+            before.close()
+
+    def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and clear value of a snapshot's file, to check it.
+
+        Raises:
+            Corrupt: the file is missing, or it or a value does not open.
+        """
+        opened = SealedSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)
+        try:
+            yield from opened.values()
+        finally:
+            opened.close()
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Every sealed file of a scope, as (view, snapshot)."""
+        for file in sorted((self._root / scope.tenant / scope.environment).glob("*/*.mdb")):
+            if not file.name.startswith("."):
+                yield file.parent.name, file.stem
 
     def open(self, scope: Scope, view: str, snapshot: str) -> SealedSnapshot:
         """The snapshot, opened once per process.
@@ -106,9 +178,17 @@ class OnlineStore:
         with self._lock:
             found = self._opened.get((scope, view, snapshot))
             if found is None:
-                found = SealedSnapshot(self.file(scope, view, snapshot), snapshot)
+                found = self._opened_anew(scope, view, snapshot)
                 self._opened[scope, view, snapshot] = found
             return found
+
+    def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> SealedSnapshot:
+        file = self.file(scope, view, snapshot)
+        try:
+            return SealedSnapshot(file, snapshot, self._codec, scope)
+        except Corrupt:
+            # Between its check and its opening the file may have been replaced by one of the same content.
+            return SealedSnapshot(file, snapshot, self._codec, scope)
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``; each closes when

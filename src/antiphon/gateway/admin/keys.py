@@ -7,33 +7,71 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from antiphon.core.clock import parse_duration
 from antiphon.gateway.admin import shapes
+from antiphon.gateway.identity_ports import identity
 from antiphon.gateway.operation import Call, Operation
+from antiphon.governance.principal import Limits, check_grant
+
+Names = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=240)], ...], msgspec.Meta(max_length=64)]
 
 
 class Create(msgspec.Struct, frozen=True):
-    """A name to recognise it by, and what it may do."""
+    """Whom it speaks for, the role of a new principal, and what the key is for; empty lists confine it to nothing."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     role: Literal["admin", "engineer", "service", "viewer"]
     expires_at: datetime | None = None
+    actions: Names = ()
+    resources: Names = ()
+
+
+class Rotate(msgspec.Struct, frozen=True):
+    """For how long the present key holds beside the new one."""
+
+    overlap: Annotated[str, msgspec.Meta(max_length=20)] = "1h"
 
 
 def _list(call: Call) -> shapes.KeyList:
-    return shapes.KeyList(shapes.read_all(call.services.keys.list(call.scope.tenant), shapes.KeyLine))
+    return shapes.KeyList(shapes.read_all(identity(call.services).list(call.scope.tenant), shapes.KeyLine))
+
+
+def _show(call: Call) -> shapes.KeyLine:
+    return shapes.read(identity(call.services).show(call.scope.tenant, call.path["key"]), shapes.KeyLine)
 
 
 def _create(call: Call) -> shapes.NewKey:
     wanted: Create = call.body
-    key, record = call.services.keys.create(
-        call.scope.tenant, wanted.name, wanted.role, wanted.expires_at, by=call.principal.id
+    limits = Limits(wanted.actions, wanted.resources)
+    check_grant(call.principal.limits, limits)
+    key, record = identity(call.services).create(
+        call.scope.tenant,
+        wanted.name,
+        wanted.role,
+        wanted.expires_at,
+        by=call.principal.id,
+        limits=limits,
     )
     return shapes.NewKey(key, shapes.read(record, shapes.KeyLine))
 
 
+def _rotate(call: Call) -> shapes.RotatedKey:
+    wanted: Rotate = call.body
+    rotated = identity(call.services).rotate(
+        call.scope.tenant,
+        call.path["key"],
+        parse_duration(wanted.overlap),
+        by=call.principal.id,
+        granting=call.principal.limits,
+    )
+    return shapes.RotatedKey(
+        rotated.key, shapes.read(rotated.record, shapes.KeyLine), shapes.read(rotated.replaced, shapes.KeyLine)
+    )
+
+
 def _revoke(call: Call) -> shapes.KeyLine:
     return shapes.read(
-        call.services.keys.revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
+        identity(call.services).revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
     )
 
 
@@ -47,6 +85,17 @@ OPERATIONS = (
         shapes.NewKey,
         _create,
         body=Create,
+        status=201,
+    ),
+    Operation("GET", "/admin/keys/{key}", "Show an API key's record.", "administer", shapes.KeyLine, _show),
+    Operation(
+        "POST",
+        "/admin/keys/{key}/rotate",
+        "Make a key like this one (an id, or a principal with one key); this one expires after the overlap.",
+        "administer",
+        shapes.RotatedKey,
+        _rotate,
+        body=Rotate,
         status=201,
     ),
     Operation(

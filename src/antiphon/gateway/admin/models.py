@@ -81,7 +81,7 @@ def _train(call: Call) -> shapes.RunLine:
         reason=wanted.reason,
         key=wanted.key,
     )
-    run = call.services.learned().training.place(call.scope, call.principal.id, order)
+    run = call.services.learned().training.place(call.scope, call.principal.id, order, call.principal)
     return shapes.read(call.services.runs.get(call.scope, run), shapes.RunLine)
 
 

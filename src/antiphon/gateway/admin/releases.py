@@ -54,7 +54,7 @@ def _activate(call: Call) -> shapes.ReleaseList:
         call.services.releases.activate(call.scope, wanted.application, wanted.release, who, wanted.reason)
     else:
         learning.transitions.activate(
-            call.scope, wanted.application, wanted.release, principal=who, reason=wanted.reason
+            call.scope, wanted.application, wanted.release, principal=who, reason=wanted.reason, by=call.principal
         )
     return listed(call.services, call.scope, wanted.application)
 

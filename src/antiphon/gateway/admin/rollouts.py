@@ -86,7 +86,7 @@ def _begin(call: Call) -> release_shapes.RolloutLine:
     wanted: Begin = call.body
     reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
     begun = call.services.learned().transitions.begin(
-        call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force
+        call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force, by=call.principal
     )
     return release_shapes.rollout_line(begun)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -179,6 +179,13 @@ class BatchRows(msgspec.Struct, frozen=True):
     next: int | None
 
 
+class KeyLimits(msgspec.Struct, frozen=True):
+    """What a key is for; an empty list confines it to nothing."""
+
+    actions: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+
+
 class KeyLine(msgspec.Struct, frozen=True):
     """An API key as it is kept: never the key itself."""
 
@@ -190,6 +197,11 @@ class KeyLine(msgspec.Struct, frozen=True):
     kind: str = ""
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    limits: KeyLimits = KeyLimits()
+    clearance: str = ""
+    replaced_by: str | None = None
+    last_used_on: date | None = None
+    disabled: bool = False
 
 
 class KeyList(msgspec.Struct, frozen=True):
@@ -203,6 +215,14 @@ class NewKey(msgspec.Struct, frozen=True):
 
     key: str
     record: KeyLine
+
+
+class RotatedKey(msgspec.Struct, frozen=True):
+    """``key`` is shown this once; ``replaced`` holds until its ``expires_at``."""
+
+    key: str
+    record: KeyLine
+    replaced: KeyLine
 
 
 class EngineStatus(msgspec.Struct, frozen=True):

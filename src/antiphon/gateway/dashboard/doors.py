@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -11,6 +9,8 @@ from antiphon.core.errors import AntiphonError
 from antiphon.gateway import incoming
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.pages import SAFE, Pages
+
+_MOST_BYTES = 10_000
 
 
 async def login_form(request: Request) -> Response:
@@ -22,28 +22,33 @@ async def login_form(request: Request) -> Response:
 async def login(request: Request) -> Response:
     """Begin a session with a key that holds."""
     pages: Pages = request.app.state.pages
-    form = parse_qs((await incoming.body(request, 10_000)).decode(errors="replace"))
-    key = form.get("key", [""])[0].strip()
+    response = RedirectResponse(_local(request), 303, headers=SAFE)
     try:
-        who = pages.services.authenticate(key)
+        session.require_same_origin(request)
+        key = session.form_of(await incoming.body(request, _MOST_BYTES)).get("key", "").strip()
+        await session.begin(response, request, pages.services, key)
     except AntiphonError as error:
+        await pages.denied(request, error)
         return pages.render(
             "login.html", error.http_status, page="login", who=None, target=_local(request), problem=error
         )
-    del who
-    response = RedirectResponse(_local(request), 303, headers=SAFE)
-    session.begin(response, request, pages.services, key)
     return response
 
 
 async def logout(request: Request) -> Response:
-    """Forget the session."""
+    """End the session."""
+    pages: Pages = request.app.state.pages
     response = RedirectResponse("/login", 303, headers=SAFE)
-    session.end(response)
+    try:
+        await session.end(response, request, pages.services)
+    except AntiphonError as error:
+        await pages.denied(request, error)
+        return pages.render("error.html", error.http_status, page="", who=None, error=error)
     return response
 
 
 def _local(request: Request) -> str:
     """Where to go after the login: a path of ours, never another site."""
     target = request.query_params.get("next", "/")
-    return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
+    safe = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
+    return target if safe else "/"

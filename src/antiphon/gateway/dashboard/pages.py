@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -22,6 +23,7 @@ from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.wording import FILTERS
+from antiphon.gateway.denials import Denials
 from antiphon.gateway.history import Histories, History
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
@@ -41,6 +43,9 @@ SAFE = {
 }
 
 Page = Callable[["Pages", Request, Principal, Scope], Awaitable[Response]]
+
+FORM_TOKEN: ContextVar[str] = ContextVar("form_token", default="")
+"""Of the session that a page is made for; every form of it carries it."""
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -74,9 +79,17 @@ class Pages:
 
     def render(self, template: str, code: int = 200, **names: object) -> Response:
         text = self._templates.get_template(template).render(
-            environment=self.services.environment, currency=self.services.prices.currency, **names
+            environment=self.services.environment,
+            currency=self.services.prices.currency,
+            csrf=FORM_TOKEN.get(),
+            **names,
         )
         return Response(text, code, headers=SAFE, media_type="text/html")
+
+    async def denied(self, request: Request, error: AntiphonError, who: Principal | None = None) -> None:
+        """Keep evidence of a refusal."""
+        denials: Denials = request.app.state.denials
+        await denials.record(request, error, who)
 
     async def overview(self, request: Request, who: Principal, scope: Scope) -> Response:
         now = await status(self.services, self.measurements, scope)
@@ -127,17 +140,27 @@ def endpoint(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Re
         pages: Pages = request.app.state.pages
         services = pages.services
         try:
-            who = session.principal(request, services)
-        except Unauthenticated:
+            held = await session.current(request, services)
+        except Unauthenticated as error:
+            if request.cookies:
+                await pages.denied(request, error)
             if part:
                 # htmx follows this header; a redirect would be swapped into the page.
                 return Response(status_code=401, headers={**SAFE, "hx-redirect": "/login"})
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/login?next={quote(target)}", 303, headers=SAFE)
+        except AntiphonError as error:
+            return pages.render("error.html", error.http_status, page="", who=None, error=error)
+        who = held.principal
+        request.state.principal = who
+        FORM_TOKEN.set(held.form_token)
         try:
             await run_in_threadpool(services.authorise, who, "read", "dashboard/*")
+            if request.method not in ("GET", "HEAD"):
+                await session.require_form(request, services, held)
             return await page(pages, request, who, services.scope(who))
         except AntiphonError as error:
+            await pages.denied(request, error, who)
             return pages.render("error.html", error.http_status, page="", who=who, error=error)
 
     return answer

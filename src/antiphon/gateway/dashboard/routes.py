@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from antiphon.gateway.dashboard import doors, model_pages, outcome_pages, release_pages
+from antiphon.gateway.dashboard import audit_pages, doors, model_pages, outcome_pages, policy_pages, release_pages
 from antiphon.gateway.dashboard.pages import HERE, Pages, endpoint
 
 
@@ -23,6 +23,9 @@ def routes() -> list[BaseRoute]:
         Route("/models/{model}", endpoint(model_pages.model), methods=["GET"]),
         Route("/models/{model}/card", endpoint(model_pages.card), methods=["GET"]),
         Route("/outcomes", endpoint(outcome_pages.outcomes), methods=["GET"]),
+        Route("/audit", endpoint(audit_pages.audit), methods=["GET"]),
+        Route("/policy", endpoint(policy_pages.policy), methods=["GET"]),
+        Route("/policy", endpoint(policy_pages.act), methods=["POST"]),
         Route("/runs", endpoint(outcome_pages.runs), methods=["GET"]),
         Route("/dashboard/figures", endpoint(Pages.figures, part=True), methods=["GET"]),
         Route("/dashboard/series", endpoint(Pages.series, part=True), methods=["GET"]),

@@ -1,90 +1,110 @@
-"""The dashboard's session: the key, entered once, sealed in a cookie.
+"""The dashboard's session: a random id in a cookie, which the catalog knows by its hash.
 
-The cookie is AES-GCM under the project's session secret: a browser cannot read or change it. Every page
-authenticates the key anew, so a revoked key ends its sessions too, and nothing is kept on the server.
+Every page looks the session up anew (under the lease of revocation), so that whatever ends it ends it here too. What
+changes something comes from this site and carries the session's form token, or is refused.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
 
-import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import Unauthenticated
+from antiphon.core.errors import Forbidden, Unauthenticated
+from antiphon.gateway import incoming
+from antiphon.gateway.identity_ports import identity
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.sessions import Session
 
 COOKIE = "antiphon_session"
-LASTS = timedelta(days=7)
+SECURE_COOKIE = "__Host-antiphon_session"
+"""Over https; browsers keep a cookie of this prefix to one host, and to https."""
+
+FORM_FIELD = "csrf"
+FORM_HEADER = "x-csrf-token"
+MOST_FORM_BYTES = 64_000
 
 
-class Session(msgspec.Struct, frozen=True):
-    """What the cookie holds; ``until`` in seconds since 1970."""
-
-    key: str
-    until: int
+def cookie_name(request: Request) -> str:
+    """The one cookie that counts for this request: over https the plain one is not looked at."""
+    return SECURE_COOKIE if _is_secure(request) else COOKIE
 
 
-def seal(session: Session, secret: bytes) -> str:
-    """The cookie's value."""
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    nonce = os.urandom(12)
-    sealed = AESGCM(secret).encrypt(nonce, msgspec.json.encode(session), COOKIE.encode())
-    return base64.urlsafe_b64encode(nonce + sealed).decode()
-
-
-def unseal(value: str, secret: bytes) -> Session:
-    """The session in a cookie.
+async def current(request: Request, services: GatewayServices) -> Session:
+    """The session of whoever looks at the page.
 
     Raises:
-        Unauthenticated: it was not made with this secret, or was changed.
+        Unauthenticated: no session, or one that does not hold any more.
+        Unavailable: the catalog is away.
     """
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    try:
-        packed = base64.b64decode(value.encode(), altchars=b"-_", validate=True)
-        opened = AESGCM(secret).decrypt(packed[:12], packed[12:], COOKIE.encode())
-        return msgspec.json.decode(opened, type=Session)
-    except (InvalidTag, ValueError, binascii.Error, msgspec.DecodeError):
-        raise Unauthenticated("The session does not hold.", where=COOKIE, next_step="Enter the key again.") from None
-
-
-def principal(request: Request, services: GatewayServices) -> Principal:
-    """Who looks at the page.
-
-    Raises:
-        Unauthenticated: no session, an expired one, or a key that does not hold any more.
-    """
-    value = request.cookies.get(COOKIE)
+    value = request.cookies.get(cookie_name(request))
     if not value:
-        raise Unauthenticated("There is no session.", where=COOKIE, next_step="Enter a key.")
-    session = unseal(value, services.session_secret)
-    if session.until < services.clock.now().timestamp():
-        raise Unauthenticated("The session has ended.", where=COOKIE, next_step="Enter the key again.")
-    return services.authenticate(session.key)
+        raise Unauthenticated("There is no session.", where="session", next_step="Sign in with an API key.")
+    return await run_in_threadpool(identity(services).sessions.find, value)
 
 
-def begin(response: Response, request: Request, services: GatewayServices, key: str) -> None:
-    """Set the cookie for a key that was just authenticated."""
-    until = int((services.clock.now() + LASTS).timestamp())
-    response.set_cookie(
-        COOKIE,
-        seal(Session(key, until), services.session_secret),
-        max_age=int(LASTS.total_seconds()),
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-        path="/",
-    )
+async def require_form(request: Request, services: GatewayServices, session: Session) -> None:
+    """Refuse what changes something unless it came from a page of this session.
+
+    Raises:
+        Forbidden: from another site, or without this session's form token.
+        TooLarge: the form is longer than :data:`MOST_FORM_BYTES`.
+    """
+    require_same_origin(request)
+    sent = request.headers.get(FORM_HEADER)
+    if sent is None:
+        sent = form_of(await incoming.body(request, MOST_FORM_BYTES)).get(FORM_FIELD)
+    identity(services).sessions.check_form(session, sent)
 
 
-def end(response: Response) -> None:
-    """Forget the session."""
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+def require_same_origin(request: Request) -> None:
+    """Browsers say where a form comes from; one that comes from elsewhere is refused.
+
+    Raises:
+        Forbidden: it does.
+    """
+    origin = request.headers.get("origin")
+    here = request.headers.get("host", "")
+    foreign = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+    if foreign or (origin is not None and urlsplit(origin).netloc.lower() != here.lower()):
+        raise Forbidden("The form came from another site.", where="origin", next_step="Use the page itself.")
+
+
+def form_of(content: bytes) -> dict[str, str]:
+    """The first value of each field."""
+    return {name: values[0] for name, values in parse_qs(content.decode(errors="replace")).items()}
+
+
+async def begin(response: Response, request: Request, services: GatewayServices, key: str) -> None:
+    """Begin a session with an API key, end the one before, and set the cookie. It ends with the browser, or before.
+
+    Raises:
+        Unauthenticated: the key does not hold.
+    """
+    name = cookie_name(request)
+    text = await run_in_threadpool(identity(services).sessions.begin, key, request.cookies.get(name))
+    response.set_cookie(name, text, httponly=True, samesite="strict", secure=_is_secure(request), path="/")
+
+
+async def end(response: Response, request: Request, services: GatewayServices) -> None:
+    """End the session, if one holds, and forget the cookie.
+
+    Raises:
+        Forbidden: the form does not belong to the session.
+    """
+    name = cookie_name(request)
+    try:
+        session = await current(request, services)
+    except Unauthenticated:
+        pass
+    else:
+        await require_form(request, services, session)
+        await run_in_threadpool(identity(services).sessions.end, request.cookies[name])
+    response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=_is_secure(request))
+
+
+def _is_secure(request: Request) -> bool:
+    # The server sets the scheme, also from a trusted proxy's X-Forwarded-Proto.
+    return request.url.scheme == "https"

@@ -15,6 +15,7 @@ from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, Forbidden, NotFound, Unauthenticated
 from antiphon.core.ids import new_id
 from antiphon.gateway import incoming, problem
+from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.event_stream import EventStream
 from antiphon.gateway.measurements import Measured, Measurements
@@ -116,7 +117,7 @@ async def completions(request: Request) -> ASGIApp:
 async def models(request: Request) -> Response:
     """``GET /v1/models``, and ``GET /v1/models/NAME``."""
     services: GatewayServices = request.app.state.services
-    scope = services.scope(incoming.principal(request, services))
+    scope = services.scope(await incoming.principal(request, services))
     names = services.models(scope)
     wanted = request.path_params.get("model")
     if wanted is None:
@@ -137,20 +138,22 @@ async def _complete(
     chunks: Callable[[Asked, P, AsyncIterator[TextDelta | Answer]], AsyncIterator[msgspec.Struct]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
+    denials: Denials = request.app.state.denials
     asked = Asked(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
     try:
-        principal = incoming.principal(request, services)
+        principal = await incoming.principal(request, services)
         asked.tenant = principal.tenant
         read = parameters.read(await incoming.body(request, services.max_body_bytes), shape)
-        question = ask(read, services.scope(principal), principal, asked.id)
+        user = incoming.originating_user(request, principal, read.user)
+        question = ask(read, services.scope(principal), principal, asked.id, user)
         parent = incoming.traceparent(request)
     except Exception as error:
         asked.ended(error)
         raise
     asked.model = read.model
     if read.stream:
-        answering = _answering(asked, services, question, parent)
+        answering = _answering(asked, request, question, parent)
         return EventStream(chunks(asked, read, answering), headers=headers, first=asked.first_byte, ended=asked.ended)
     try:
         async with while_connected(request.receive):
@@ -161,6 +164,7 @@ async def _complete(
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except AntiphonError as error:
         asked.ended(error)
+        await denials.record(request, error)
         return problem.response(error, headers)
     except BaseException as error:
         asked.ended(error)
@@ -173,8 +177,10 @@ async def _complete(
 
 
 async def _answering(
-    asked: Asked, services: GatewayServices, question: AnswerRequest, parent: str | None
+    asked: Asked, request: Request, question: AnswerRequest, parent: str | None
 ) -> AsyncIterator[TextDelta | Answer]:
+    services: GatewayServices = request.app.state.services
+    denials: Denials = request.app.state.denials
     with telemetry.span("gateway.stream", traceparent=parent, kind=SpanKind.SERVER):
         items = services.answering.stream(_traced(question, parent))
         try:
@@ -182,6 +188,9 @@ async def _answering(
                 if isinstance(item, Answer):
                     asked.answered(item)
                 yield item
+        except AntiphonError as error:
+            await denials.record(request, error)
+            raise
         finally:
             await _close(items)
 

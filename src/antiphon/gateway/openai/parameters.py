@@ -163,7 +163,9 @@ def read(content: bytes, shape: type[P]) -> P:
     return incoming.typed(asked, shape)
 
 
-def chat_request(parameters: ChatParameters, scope: Scope, principal: Principal, request: str) -> AnswerRequest:
+def chat_request(
+    parameters: ChatParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
+) -> AnswerRequest:
     """The question behind a chat completion; an application sees the last user turn as its question."""
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInput("It needs `logprobs: true`.", where="top_logprobs")
@@ -176,6 +178,7 @@ def chat_request(parameters: ChatParameters, scope: Scope, principal: Principal,
         scope,
         principal,
         request,
+        originating_user=user,
         question=asked or None,
         messages=turns,
         overrides=_overrides(
@@ -188,7 +191,7 @@ def chat_request(parameters: ChatParameters, scope: Scope, principal: Principal,
 
 
 def completion_request(
-    parameters: CompletionParameters, scope: Scope, principal: Principal, request: str
+    parameters: CompletionParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
 ) -> AnswerRequest:
     """The question behind a completion: raw text for a plain model, the question for an application."""
     return _request(
@@ -196,6 +199,7 @@ def completion_request(
         scope,
         principal,
         request,
+        originating_user=user,
         question=parameters.prompt or None,
         prompt=parameters.prompt,
         overrides=_overrides(parameters, max_tokens=parameters.max_tokens, logprobs=parameters.logprobs),
@@ -214,7 +218,6 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         path="online",
         release=parameters.release,
         minimum_publication=parameters.minimum_publication,
-        originating_user=parameters.user,
         exposure_unit=parameters.exposure_unit,
         request_id=request,
         **asked,

@@ -1,0 +1,171 @@
+"""The audit log of one project as the gateway, the commands and the serving path use it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import Receipt, Receipts
+from antiphon.core.clock import parse_duration
+from antiphon.core.scope import Scope
+from antiphon.core.settings import ProjectPaths, Settings
+from antiphon.governance import audit_check, audit_proof
+from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit_check import Verification
+from antiphon.governance.audit_proof import AuditProof, ExportHead
+from antiphon.governance.audit_query import AuditFilter
+from antiphon.governance.audit_record import AuditEntry, Outcome
+from antiphon.governance.audit_writer import AuditWriter
+from antiphon.governance.checkpoint import Checkpoint, CheckpointKey, signed_by
+from antiphon.governance.checkpointing import Checkpointing, NewestCheckpoint, newest
+from antiphon.governance.policy import Decision
+from antiphon.governance.principal import Principal
+from antiphon.governance.witness import Witness
+
+ANSWER = "answer"
+"""The action that records a prediction: its subject is the prediction, its detail the hash of its receipt."""
+
+
+class AuditTrail:
+    """The log with its writer, its key and its witness. Close it before the catalog."""
+
+    def __init__(self, log: AuditLog, settings: Settings, paths: ProjectPaths) -> None:
+        witness = Path(settings.audit.witness)
+        self.log = log
+        self.writer = AuditWriter(log)
+        self.key = CheckpointKey.load(paths.keys / "audit.secret", settings.audit.origin)
+        self.witness = Witness(witness if witness.is_absolute() else paths.root / witness)
+        every = parse_duration(settings.audit.every).total_seconds()
+        self.checkpointing = Checkpointing(log, self.key, self.witness, every=every)
+        self.newest = NewestCheckpoint(log, log.database.clock)
+
+    def enqueue(
+        self,
+        scope: Scope,
+        principal: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        originator: str | None = None,
+        outcome: Outcome = "done",
+    ) -> int:
+        """See ``AuditWriter.enqueue``."""
+        return self.writer.enqueue(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
+
+    def record(
+        self,
+        scope: Scope,
+        principal: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        originator: str | None = None,
+        outcome: Outcome = "done",
+    ) -> None:
+        """See ``AuditWriter.record``."""
+        self.writer.record(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
+
+    def query(self, scope: Scope, wanted: AuditFilter) -> Sequence[AuditEntry]:
+        """Who saw or changed what, latest first."""
+        return self.log.query(scope, wanted)
+
+    def checkpoint(self, scope: Scope) -> Checkpoint | None:
+        """The newest signed checkpoint; ``None`` before the first."""
+        return newest(self.log, scope)
+
+    def verifier_key(self, scope: Scope) -> str:
+        """The public key of the scope's checkpoints."""
+        return self.key.verifier(scope)
+
+    def proof(self, scope: Scope, sequence: int) -> AuditProof:
+        """Proof of one record, under a checkpoint that covers it: a new one when there is none yet.
+
+        Raises:
+            NotFound: there is no such record. Corrupt: the log is damaged.
+        """
+        covering = newest(self.log, scope)
+        if covering is None or covering.size <= sequence < self.log.head(scope).tree.size:
+            covering = self.checkpointing.sign(scope)
+        empty = Checkpoint(self.key.origin(scope), 0, b"", "")
+        return audit_proof.prove(self.log, self.key, scope, sequence, covering or empty)
+
+    def sequence_of(self, scope: Scope, prediction: str) -> int:
+        """Which record is a prediction's.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return audit_proof.find(self.log, scope, prediction, ANSWER)
+
+    def witnessed_origins(self) -> frozenset[str]:
+        """Of which logs the witness file holds checkpoints that this installation signed."""
+        return frozenset(one.origin for one in self.witness.read().checkpoints if signed_by(one, self.key.public))
+
+    def verify(self, scope: Scope, kept: Sequence[Checkpoint] = (), witness: Path | None = None) -> Verification:
+        """Check a scope's whole log against the witness file (this project's, or another) and kept checkpoints."""
+        witnessed = (self.witness if witness is None else Witness(witness)).read()
+        mine = [*witnessed.of(self.key.origin(scope)), *kept]
+        found = audit_check.verify(self.log, scope, key=self.key, checkpoints=mine)
+        return msgspec.structs.replace(found, problems=(*found.problems, *witnessed.problems))
+
+    def export(self, scope: Scope, file: Path, since: Any = None, until: Any = None) -> ExportHead:
+        """Write a stretch of the log as one file for the stand-alone verifier, under a checkpoint of now.
+
+        Raises:
+            InvalidInput: there is no record in the period.
+        """
+        checkpoint = self.checkpointing.sign(scope) or Checkpoint(self.key.origin(scope), 0, b"", "")
+        witnessed = self.witness.read().of(checkpoint.origin)
+        return audit_proof.export(self.log, self.key, scope, checkpoint, witnessed, file, since, until)
+
+    def close(self) -> None:
+        """Write what was accepted."""
+        self.writer.close()
+
+
+class AuditedReceipts:
+    """Receipts as serving writes them: each with a record in the same transaction that commits to its hash."""
+
+    def __init__(self, receipts: Receipts, log: AuditLog) -> None:
+        self._receipts = receipts
+        self._log = log
+
+    def add(self, receipt: Receipt, texts: Sequence[bytes] = (), *, within: Any = None) -> None:
+        """See ``catalog.receipts.Receipts.add``."""
+        with self._log.database.writing(within) as connection:
+            self._receipts.add(receipt, texts, within=connection)
+            self._log.append(
+                receipt.scope,
+                receipt.principal,
+                ANSWER,
+                receipt.prediction,
+                {
+                    "application": receipt.application,
+                    "release": receipt.release,
+                    "path": receipt.path,
+                    "role": receipt.role,
+                    "policy": receipt.policy.digest,
+                    "sha256": receipt_hash(receipt),
+                },
+                originator=receipt.originating_user,
+                within=connection,
+            )
+
+
+def batch_denial(
+    trail: AuditTrail, scope: Scope, principal: Principal, action: str, resource: object, decision: Decision
+) -> None:
+    """Record that policy refused a batch row."""
+    detail = {"action": action, "path": "batch", "policies": list(decision.policies), "digest": decision.digest}
+    trail.enqueue(scope, principal.id, "denied", str(resource), detail, outcome="denied")
+
+
+def receipt_hash(receipt: Receipt) -> str:
+    """SHA-256 (hex) of a receipt's JSON: what its record commits to."""
+    return hashlib.sha256(msgspec.json.encode(receipt)).hexdigest()

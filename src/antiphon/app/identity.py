@@ -1,0 +1,208 @@
+"""Identity of one project, wired: keys, tokens of the configured issuer, dashboard sessions, each with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from antiphon.app.store import Store
+from antiphon.catalog.database import Database
+from antiphon.core.clock import parse_duration
+from antiphon.core.scope import Scope
+from antiphon.core.settings import IdentitySettings
+from antiphon.governance.audit import AuditLog
+from antiphon.governance.authentication import Authenticator
+from antiphon.governance.issuer_keys import IssuerKeys
+from antiphon.governance.key_records import KeyRecord, Rotated
+from antiphon.governance.keys import Keys
+from antiphon.governance.principal import NO_LIMITS, Limits
+from antiphon.governance.sessions import Session, Sessions
+from antiphon.governance.tokens import Tokens
+
+
+class ProjectIdentity:
+    """Who is asking, for the gateway.
+
+    Args:
+        scope: of the project; its environment is where evidence is kept.
+        root: the project's folder, from which a key set's relative path starts.
+        session_secret: the same in every gateway of a project.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keys: Keys,
+        audit: AuditLog,
+        settings: IdentitySettings,
+        scope: Scope,
+        root: Path,
+        session_secret: bytes,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._audit = audit
+        self._scope = scope
+        self.bearer = Authenticator(keys, tokens(database, keys, settings, scope, root))
+        self.sessions = AuditedSessions(
+            keys,
+            Sessions(
+                database,
+                keys,
+                session_secret,
+                lasts=parse_duration(settings.session),
+                idle=parse_duration(settings.idle),
+                revocation_bound=parse_duration(settings.revocation_bound).total_seconds(),
+            ),
+            database,
+            audit,
+            scope.environment,
+        )
+
+    def create(
+        self,
+        tenant: str,
+        name: str,
+        role: str,
+        expires_at: datetime | None,
+        *,
+        by: str,
+        limits: Limits = NO_LIMITS,
+    ) -> tuple[str, KeyRecord]:
+        """Make a key; see :meth:`Keys.create`."""
+        with self._database.transaction() as connection:
+            text, record = self._keys.create(tenant, name, role, expires_at, limits=limits, within=connection)
+            self._audit.append(self._of(tenant), by, "key.create", record.id, key_detail(record), within=connection)
+        return text, record
+
+    def list(self, tenant: str) -> Sequence[KeyRecord]:
+        """The tenant's keys, latest first."""
+        return self._keys.list(tenant)
+
+    def show(self, tenant: str, key: str) -> KeyRecord:
+        """One key."""
+        return self._keys.get(tenant, key)
+
+    def rotate(self, tenant: str, name: str, overlap: timedelta, *, by: str, granting: Limits = NO_LIMITS) -> Rotated:
+        """Replace a key; see :meth:`Keys.rotate`."""
+        with self._database.transaction() as connection:
+            rotated = self._keys.rotate(tenant, name, overlap, granting=granting, within=connection)
+            self._audit.append(
+                self._of(tenant), by, "key.rotate", rotated.record.id, rotation_detail(rotated), within=connection
+            )
+        self._keys.forget()
+        return rotated
+
+    def revoke(self, tenant: str, key: str, *, by: str) -> KeyRecord:
+        """Stop a key and its sessions."""
+        with self._database.transaction() as connection:
+            record = self._keys.revoke(tenant, key, within=connection)
+            self._audit.append(self._of(tenant), by, "key.revoke", record.id, key_detail(record), within=connection)
+        self._keys.forget()
+        self.sessions.forget()
+        return record
+
+    def _of(self, tenant: str) -> Scope:
+        return Scope(tenant, self._scope.environment)
+
+
+class AuditedSessions:
+    """Sessions whose beginning and end are on record before they are acknowledged."""
+
+    def __init__(self, keys: Keys, sessions: Sessions, database: Database, audit: AuditLog, environment: str) -> None:
+        self._keys = keys
+        self._sessions = sessions
+        self._database = database
+        self._audit = audit
+        self._environment = environment
+        self.find = sessions.find
+        self.check_form = sessions.check_form
+        self.forget = sessions.forget
+
+    def begin(self, key: str, previous: str | None) -> str:
+        """A new session for whoever holds the key; the browser's session before ends."""
+        # Before the transaction: whoever has no key does not get the catalog's write lock.
+        self._keys.authenticate(key)
+        with self._database.transaction() as connection:
+            text = self._sessions.begin(key, previous, within=connection)
+            began = self._sessions.find(text, within=connection)
+            self._record(began, "session.begin", connection)
+        return text
+
+    def end(self, text: str) -> None:
+        """End a session that holds."""
+        with self._database.transaction() as connection:
+            ending = self._sessions.find(text, within=connection)
+            self._sessions.end(text, within=connection)
+            self._record(ending, "session.end", connection)
+        self._sessions.forget()
+
+    def _record(self, session: Session, action: str, connection: Any) -> None:
+        who = session.principal
+        self._audit.append(
+            Scope(who.tenant, self._environment),
+            who.id,
+            action,
+            who.credential,
+            {"key": who.credential, "until": session.expires_at.isoformat()},
+            within=connection,
+        )
+
+
+def project_identity(store: Store) -> ProjectIdentity:
+    """Identity over a project's stores."""
+    return ProjectIdentity(
+        store.database,
+        store.keys,
+        store.audit,
+        store.settings.identity,
+        store.scope,
+        store.paths.root,
+        store.secret("session"),
+    )
+
+
+def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Scope, root: Path) -> Tokens | None:
+    """Recognises bearers of the configured issuer's tokens; ``None`` when none is configured.
+
+    Raises:
+        InvalidInput: the issuer's settings cannot be used.
+    """
+    oidc = settings.oidc
+    if oidc.issuer is None:
+        return None
+    place = oidc.jwks or f"{oidc.issuer.rstrip('/')}/.well-known/jwks.json"
+    if "://" not in place:
+        place = str(root / place)
+    return Tokens(
+        oidc,
+        IssuerKeys(place, database.clock),
+        keys.principals,
+        database.clock,
+        scope.tenant,
+        newest=keys.newest,
+        revocation_bound=parse_duration(settings.revocation_bound).total_seconds(),
+    )
+
+
+def key_detail(record: KeyRecord) -> Mapping[str, Any]:
+    """What the audit log says of a key."""
+    return {
+        "name": record.name,
+        "role": record.role,
+        "kind": record.kind,
+        "scopes": [*record.limits.actions, *record.limits.resources],
+        "expires_at": record.expires_at.isoformat() if record.expires_at else None,
+    }
+
+
+def rotation_detail(rotated: Rotated) -> Mapping[str, Any]:
+    """What the audit log says of a rotation."""
+    until = rotated.replaced.expires_at
+    return {
+        **key_detail(rotated.record),
+        "previous": rotated.replaced.id,
+        "until": until.isoformat() if until else None,
+    }

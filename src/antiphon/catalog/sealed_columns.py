@@ -1,0 +1,240 @@
+"""Every column of the catalog that holds a payload, and how to go through them all: to check, or to seal them anew.
+
+Invariant: a payload that is sealed anew changes in the transaction that moves the cursor, and only if it is still what
+was read. So a re-encryption may be killed anywhere and goes on where it was, and nothing that is written meanwhile is
+lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import microseconds
+from antiphon.core.codec import Envelope, PayloadContext, pack, unpack
+from antiphon.core.errors import AntiphonError, Corrupt
+from antiphon.core.scope import Scope
+
+
+class SealedColumn(msgspec.Struct, frozen=True):
+    """A column with payloads.
+
+    Attributes:
+        schema: of its payloads.
+        subject: the columns whose values, joined by ``:``, are a payload's subject.
+        text: whether the envelope stands in it as base64.
+        indexed: the column that holds the index of the payload's first element, and the column it begins with.
+    """
+
+    table: str
+    column: str
+    schema: str
+    subject: tuple[str, ...]
+    text: bool = False
+    indexed: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """``table.column``."""
+        return f"{self.table}.{self.column}"
+
+
+SEALED_COLUMNS = (
+    SealedColumn("answers", "document", "answer/1", ("release", "subject", "question_hash", "prediction")),
+    SealedColumn("applied_projects", "document", "project/1", ("number",)),
+    SealedColumn("blobs", "payload", "blob/1", ("hash",)),
+    SealedColumn("datasets", "document", "dataset/1", ("id",)),
+    SealedColumn("definition_versions", "document", "view/1", ("view", "version")),
+    SealedColumn("evaluations", "document", "evaluation/1", ("id",)),
+    SealedColumn("events", "payload", "event/1", ("stream", "event_id"), indexed=("event_id", "stream")),
+    SealedColumn("job_rows", "payload", "job-row/1", ("job", "line")),
+    SealedColumn("jobs", "error", "job-error/1", ("id",), text=True),
+    SealedColumn("jobs", "settings", "job-settings/1", ("id",)),
+    SealedColumn("outcomes", "payload", "outcome/1", ("id",)),
+    SealedColumn("receipts", "payload", "receipt/1", ("prediction",)),
+    SealedColumn("releases", "bundle", "release/1", ("id",)),
+    SealedColumn("runs", "arguments", "run-arguments/1", ("id",)),
+    SealedColumn("runs", "error", "run-error/1", ("id",), text=True),
+    SealedColumn("runs", "result", "run-result/1", ("id",)),
+    SealedColumn("snapshots", "document", "snapshot/1", ("id",)),
+    SealedColumn("steps", "result", "step/1", ("run", "name", "occurrence")),
+)
+
+CLEAR_COLUMNS = {
+    "judgements.document": "figures of rollouts",
+    "model_versions.document": "hashes, settings and losses of trainings",
+    "policy_requests.payload": "changes of policies that wait for approval",
+    "policy_versions.document": "policies, which are no secret",
+    "publications.snapshots": "ids; read by every process several times a second",
+    "rollouts.plan": "shares and thresholds",
+}
+"""Columns of bytes that hold no payload, and what they hold instead; hashes, salts and wrapped keys aside."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A payload that does not open."""
+
+    store: str
+    scope: str
+    subject: str
+    problem: str
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What checking a store found: payloads by data key (``plaintext`` without one), and those that do not open."""
+
+    store: str
+    by_key: dict[str, int]
+    problems: tuple[Problem, ...]
+
+
+class Resealed(msgspec.Struct, frozen=True):
+    """How far sealing a store anew has come. ``changed`` counts in this call, ``done`` all rows gone through."""
+
+    store: str
+    changed: int
+    done: int
+    problems: tuple[Problem, ...]
+
+
+def check(database: Database, column: SealedColumn, batch: int = 500) -> Checked:
+    """Open every payload of a column; one that does not open does not keep the others from being checked."""
+    by_key: dict[str, int] = {}
+    problems: list[Problem] = []
+    after: list[Any] | None = None
+    while True:
+        with database.read() as connection:
+            rows = _rows(connection, column, after, batch)
+        for row in rows:
+            try:
+                _, envelope, _ = _opened(database, column, row)
+                key = envelope.key_id or "plaintext"
+                by_key[key] = by_key.get(key, 0) + 1
+            except AntiphonError as error:
+                problems.append(_problem(column, row, error))
+        if len(rows) < batch:
+            return Checked(column.name, by_key, tuple(problems))
+        after = _place(column, rows[-1])
+
+
+def reseal(database: Database, column: SealedColumn, target: str, batch: int = 200) -> Iterator[Resealed]:
+    """Seal every payload of a column with the database's codec, a batch a transaction; tells after each.
+
+    Args:
+        target: what it is done for; one that was cut off under the same target goes on where it was.
+    """
+    problems: list[Problem] = []
+    while True:
+        changed = 0
+        with database.transaction() as connection:
+            after, done, finished = _progress(connection, column.name, target)
+            if finished:
+                return
+            rows = _rows(connection, column, after, batch)
+            for row in rows:
+                try:
+                    changed += _resealed(database, connection, column, row)
+                except AntiphonError as error:
+                    # It was lost before; it is told and left as it is.
+                    problems.append(_problem(column, row, error))
+            done += len(rows)
+            finished = len(rows) < batch
+            place = _place(column, rows[-1]) if rows else after
+            _keep(database, connection, column.name, target, place, done, finished)
+        yield Resealed(column.name, changed, done, tuple(problems))
+
+
+def forget_progress(database: Database) -> None:
+    """Let the next pass begin at the first row."""
+    with database.transaction() as connection:
+        connection.execute(sa.delete(schema.reencryptions))
+
+
+def _resealed(database: Database, connection: Connection, column: SealedColumn, row: Row[Any]) -> int:
+    table = schema.metadata.tables[column.table]
+    scope, codec = Scope(row.tenant, row.environment), database.codec
+    content, envelope, stored = _opened(database, column, row)
+    values = {name: getattr(row, name) for name in column.subject}
+    if column.indexed is not None:
+        indexed, first = column.indexed
+        # The first element of the payload is what the index stands for.
+        values[indexed] = codec.index(f"{getattr(row, first)}:{msgspec.json.decode(content)[0]}", scope, "event")
+    wanted = codec.current_key(scope)
+    moved = any(values[name] != getattr(row, name) for name in values)
+    if envelope.key_id == wanted and not moved:
+        return 0
+    sealed = codec.seal(content, PayloadContext(column.schema, scope, _subject(column, values)))
+    values[column.column] = base64.b64encode(pack(sealed)).decode() if column.text else pack(sealed)
+    keys = [key == getattr(row, key.name) for key in table.primary_key.columns]
+    changed = connection.execute(
+        sa.update(table).where(*keys, table.c[column.column] == stored).values(values)
+    ).rowcount
+    return int(changed)
+
+
+def _opened(database: Database, column: SealedColumn, row: Row[Any]) -> tuple[bytes, Envelope, Any]:
+    stored = getattr(row, column.column)
+    subject = _subject(column, {name: getattr(row, name) for name in column.subject})
+    try:
+        packed = base64.b64decode(stored, validate=True) if column.text else stored
+    except (binascii.Error, ValueError) as error:
+        raise Corrupt("Stored text is no envelope.", where=column.name) from error
+    envelope = unpack(packed)
+    content = database.codec.open(envelope, PayloadContext(column.schema, Scope(row.tenant, row.environment), subject))
+    return content, envelope, stored
+
+
+def _subject(column: SealedColumn, values: dict[str, Any]) -> str:
+    return ":".join(str(values[name]) for name in column.subject)
+
+
+def _rows(connection: Connection, column: SealedColumn, after: Sequence[Any] | None, batch: int) -> Sequence[Row[Any]]:
+    table = schema.metadata.tables[column.table]
+    keys = list(table.primary_key.columns)
+    wanted = {key.name: key for key in keys} | {name: table.c[name] for name in (*column.subject, column.column)}
+    statement = sa.select(*wanted.values()).where(table.c[column.column].is_not(None)).order_by(*keys).limit(batch)
+    if after is not None:
+        statement = statement.where(sa.tuple_(*keys) > sa.tuple_(*(sa.literal(value) for value in after)))
+    return connection.execute(statement).all()
+
+
+def _place(column: SealedColumn, row: Row[Any]) -> list[Any]:
+    return [getattr(row, key.name) for key in schema.metadata.tables[column.table].primary_key.columns]
+
+
+def _problem(column: SealedColumn, row: Row[Any], error: AntiphonError) -> Problem:
+    subject = _subject(column, {name: getattr(row, name) for name in column.subject})
+    return Problem(column.name, f"{row.tenant}/{row.environment}", subject, error.what)
+
+
+def _progress(connection: Connection, store: str, target: str) -> tuple[list[Any] | None, int, bool]:
+    table = schema.reencryptions
+    row = connection.execute(sa.select(table).where(table.c.store == store, table.c.tenant == "")).first()
+    if row is None or row.target != target:
+        return None, 0, False
+    return msgspec.json.decode(row.cursor), row.done, row.finished
+
+
+def _keep(
+    database: Database, connection: Connection, store: str, target: str, place: Any, done: int, finished: bool
+) -> None:
+    from sqlalchemy.dialects.sqlite import insert
+
+    values = {
+        "target": target,
+        "cursor": msgspec.json.encode(place).decode(),
+        "done": done,
+        "finished": finished,
+        "updated_at": microseconds(database.clock.now()),
+    }
+    # One pass goes through the rows of all tenants.
+    statement = insert(schema.reencryptions).values(tenant="", environment="", store=store, **values)
+    connection.execute(statement.on_conflict_do_update(set_=values))

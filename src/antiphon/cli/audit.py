@@ -1,0 +1,243 @@
+"""``antiphon audit``: who saw or changed what, and proof of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.output import note, show, table
+from antiphon.cli.project import at_terminal, stores
+from antiphon.core.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from antiphon.app.store import Store
+    from antiphon.core.scope import Scope
+    from antiphon.governance.audit_record import AuditEntry
+    from antiphon.governance.checkpoint import Checkpoint
+
+app = typer.Typer(name="audit", help="Who saw or changed what, and proof of it.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Option(metavar="TENANT", help="Another tenant than the project's.")]
+From = Annotated[str, typer.Option("--from", metavar="TIME", help="From this instant on, e.g. 2026-11-24T08:00Z.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="Before this instant.")]
+ERASED = "(erased)"
+
+
+@app.command()
+def query(
+    principal: Annotated[str, typer.Option(help="A principal, or a user on whose behalf one acted.")] = "",
+    action: Annotated[str, typer.Option(help="E.g. release.activate, or release.* for all of them.")] = "",
+    subject: Annotated[str, typer.Option(help="What it was done to; may end in *.")] = "",
+    tenant: Tenant = "",
+    since: From = "",
+    until: Until = "",
+    denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
+    before: Annotated[int, typer.Option(metavar="RECORD", help="Records before this one: the next page.")] = -1,
+    limit: Limit = 50,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Who saw or changed what, between when and when; latest first."""
+    from antiphon.governance.audit_query import AuditFilter
+
+    wanted = AuditFilter(
+        who=principal or None,
+        action=action or None,
+        subject=subject or None,
+        since=_moment("--from", since),
+        until=_moment("--until", until),
+        denied=denied,
+        before=before if before >= 0 else None,
+        limit=limit,
+    )
+    with stores(project) as store:
+        scope = _scope(store, tenant)
+        found = store.trail.query(scope, wanted)
+        store.trail.record(scope, at_terminal(store).id, "data.read", "audit", {"count": len(found), "kind": "audit"})
+    show(
+        found, as_json, lambda: table(("record", "when", "who", "action", "subject", "outcome", "detail"), _rows(found))
+    )
+    if not as_json and len(found) == limit and found[-1].sequence > 0:
+        note(f"More: add --before {found[-1].sequence}")
+
+
+@app.command()
+def verify(
+    witness: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another witness file than the project's.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="FILE", help="A checkpoint that was kept.")] = None,
+    tenant: Tenant = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Check the whole log against its head and every witnessed checkpoint; leaves with 1 when something is wrong."""
+    from antiphon.governance.witness import read_witness
+
+    if witness is not None and not witness.exists():
+        raise NotFound("There is no such file.", where=str(witness), next_step="Name the witness file.")
+    kept: tuple[Checkpoint, ...] = ()
+    if checkpoint is not None:
+        try:
+            kept = read_witness(checkpoint.read_bytes()).checkpoints
+        except OSError as error:
+            raise NotFound(
+                f"The checkpoint cannot be read: {error.strerror}.", where=str(checkpoint), next_step="Check its path."
+            ) from error
+        if not kept:
+            raise InvalidInput(
+                "There is no signed checkpoint in it.",
+                where=str(checkpoint),
+                next_step="Give the whole text, from the origin line to the end of the signature line.",
+            )
+    with stores(project) as store:
+        trail = store.trail
+        # Another installation may use the same file: only what this one signed must still be there.
+        known = trail.witnessed_origins() if witness is None else frozenset()
+        mine = {*trail.log.scopes(headless=True), store.scope}
+        scopes = [_scope(store, tenant)] if tenant else sorted(mine)
+        stray = sorted(known - {trail.key.origin(scope) for scope in mine})
+        found = [
+            trail.verify(scope, [one for one in kept if one.origin == trail.key.origin(scope)], witness)
+            for scope in scopes
+        ]
+        foreign = [one.origin for one in kept if one.origin not in {trail.key.origin(scope) for scope in scopes}]
+    for one in found:
+        if not as_json:
+            sound = f"sound, {one.checkpoints} checkpoints fit" if one.sound else "WRONG"
+            erased = f", {one.erased} names or details erased" if one.erased else ""
+            note(f"{one.scope}: {one.entries} records{erased}: {sound}")
+            for problem in one.problems:
+                note(f"  {problem}")
+            if one.first is not None:
+                note(f"  the first wrong record is {one.first}")
+    lost = [f"nothing is left of {origin}, which is witnessed" for origin in stray]
+    lost += [f"the checkpoint given is of {origin}, another log" for origin in foreign]
+    for problem in () if as_json else lost:
+        note(problem)
+    if as_json:
+        show({"logs": found, "problems": lost, "sound": not lost and all(one.sound for one in found)}, True, str)
+    if lost or not all(one.sound for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prove(
+    sequence: Annotated[int, typer.Argument(metavar="[RECORD]", help="Its number.")] = -1,
+    prediction: Annotated[str, typer.Option(metavar="PREDICTION", help="The record of this prediction.")] = "",
+    tenant: Tenant = "",
+    project: Project = HERE,
+) -> None:
+    """Proof that a record is in the log, as JSON that stands by itself; the verifier checks it."""
+    if (sequence < 0) == (not prediction):
+        raise InvalidInput(
+            "Name one record.", where="prove", next_step="Give its number, or --prediction and a prediction's id."
+        )
+    with stores(project) as store:
+        scope = _scope(store, tenant)
+        number = store.trail.sequence_of(scope, prediction) if prediction else sequence
+        proof = store.trail.proof(scope, number)
+    show(proof, True, str)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    since: From = "",
+    until: Until = "",
+    tenant: Tenant = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Records with their proofs and the witnessed checkpoints, in one file for the stand-alone verifier."""
+    with stores(project) as store:
+        scope = _scope(store, tenant)
+        store.trail.record(scope, at_terminal(store).id, "audit.export", "audit", {"since": since, "until": until})
+        head = store.trail.export(scope, file, _moment("--from", since), _moment("--until", until))
+    show(
+        {"file": str(file), "first": head.first, "records": head.records, "key": head.key},
+        as_json,
+        lambda: (
+            f"{head.records} records from {head.first} on are in {file}. Check them: "
+            f"antiphon audit verifier > verify.py; python verify.py {file} --key '{head.key}'"
+        ),
+    )
+
+
+@app.command()
+def checkpoint(tenant: Tenant = "", project: Project = HERE) -> None:
+    """Sign and witness the log as it is now, and print the checkpoint."""
+    with stores(project) as store:
+        signed = store.trail.checkpointing.sign(_scope(store, tenant))
+    if signed is None:
+        raise NotFound("The log is empty.", where="audit", next_step="There is nothing to sign yet.")
+    typer.echo(signed.note, nl=False)
+
+
+@app.command()
+def key(tenant: Tenant = "", project: Project = HERE) -> None:
+    """The public key of the log's checkpoints: keep it elsewhere, the verifier asks for it."""
+    with stores(project) as store:
+        typer.echo(store.trail.verifier_key(_scope(store, tenant)))
+
+
+@app.command()
+def verifier() -> None:
+    """Print the stand-alone verifier: one Python file that needs only the package cryptography."""
+    from antiphon.governance.verifier import source
+
+    typer.echo(source(), nl=False)
+
+
+@app.command()
+def erase(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A person's name as it stands in the log.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    tenant: Tenant = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Erase a person's name from the log for good; what was done stays provable."""
+    with stores(project) as store:
+        erased = store.audit.erase(_scope(store, tenant), name, principal=at_terminal(store).id, reason=reason)
+        store.database.truncate_log()
+    show({"erased": erased}, as_json, lambda: f"Erased in {erased} places.")
+
+
+def _scope(store: Store, tenant: str) -> Scope:
+    from antiphon.core.scope import Scope
+
+    return Scope(tenant, store.scope.environment) if tenant else store.scope
+
+
+def _moment(option: str, text: str) -> datetime | None:
+    from antiphon.core.clock import utc
+
+    if not text:
+        return None
+    try:
+        return utc(datetime.fromisoformat(text))
+    except ValueError:
+        raise InvalidInput(
+            f"{text!r} is no time.", where=option, next_step="Write it with its zone, e.g. 2026-11-24T08:00Z."
+        ) from None
+
+
+def _rows(found: Sequence[AuditEntry]) -> list[tuple[object, ...]]:
+    return [
+        (
+            one.sequence,
+            one.at,
+            (one.principal or ERASED) + (f" for {one.originator}" if one.originator else ""),
+            one.action,
+            one.subject or ERASED,
+            one.outcome,
+            ERASED if one.detail is None else ", ".join(f"{name} {value}" for name, value in one.detail.items()),
+        )
+        for one in found
+    ]

@@ -1,0 +1,157 @@
+"""``antiphon encryption``: keys, their rotation, and the way from one mode to the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import Progress, note, show, table
+from antiphon.cli.project import at_terminal
+from antiphon.core.errors import Corrupt
+
+if TYPE_CHECKING:
+    from antiphon.app.encryption import Encryption, EncryptionStatus
+    from antiphon.catalog.sealed_columns import Problem
+
+app = typer.Typer(name="encryption", help="Encryption at rest.", no_args_is_help=True)
+
+
+@app.command()
+def init(project: Project = HERE, as_json: Json = False) -> None:
+    """Make the project's keyring, under the passphrase in the variable that [encryption] secret names."""
+    from antiphon.app.encryption_setup import initialise
+
+    made = initialise(project)
+    show({"wrapping_key": made}, as_json, lambda: f"Payloads are sealed from now on; the wrapping key is {made}.")
+    if not as_json:
+        note("Keep a copy of the keyring and its passphrase elsewhere: without either nothing stored can be read.")
+
+
+@app.command()
+def status(project: Project = HERE, as_json: Json = False) -> None:
+    """The mode, the key provider and every data key; never a key itself."""
+    from antiphon.app.encryption import open_encryption
+
+    with open_encryption(project) as encryption:
+        found = encryption.status()
+    show(found, as_json, lambda: _text(found))
+
+
+@app.command()
+def rotate(project: Project = HERE, as_json: Json = False) -> None:
+    """Make new data keys for new payloads. Nothing has to stop; old payloads stay readable."""
+    from antiphon.app.encryption import open_encryption
+
+    with open_encryption(project) as encryption:
+        made = encryption.rotate()
+        _record(encryption, "encryption.rotate", {"keys": len(made)})
+    show({"keys": made}, as_json, lambda: f"New payloads are sealed with {', '.join(made)} within a second.")
+
+
+@app.command()
+def rewrap(
+    reencrypt: Annotated[
+        bool, typer.Option("--reencrypt", help="Also seal every payload and file anew under the present data keys.")
+    ] = False,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Make a new wrapping key first, and forget the old ones after.")
+    ] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Wrap data keys by the present wrapping key. Nothing has to stop; cut off, it goes on where it was."""
+    from antiphon.app.encryption import open_encryption
+
+    progress = _Told(as_json)
+    with open_encryption(project) as encryption:
+        found = encryption.rewrap(new_wrapping_key=new_key, reencrypt=reencrypt, tell=progress)
+        detail = {"keys": found.keys, "payloads": found.payloads, "reencrypt": reencrypt}
+        _record(encryption, "encryption.rewrap", detail)
+    progress.end()
+    show(found, as_json, lambda: f"{found.keys} data keys are wrapped anew, {found.payloads} payloads sealed anew.")
+    _refuse(found.problems)
+
+
+@app.command()
+def check(project: Project = HERE, as_json: Json = False) -> None:
+    """Open everything that is stored, and list what does not open. Leaves with 1 then."""
+    from antiphon.app.encryption import open_encryption
+
+    with open_encryption(project) as encryption:
+        found = encryption.check()
+    rows = sorted(found.by_key.items())
+    show(found, as_json, lambda: table(("data key", "payloads and files"), rows))
+    _refuse(found.problems)
+
+
+@app.command()
+def enable(project: Project = HERE, as_json: Json = False) -> None:
+    """Seal everything a project in plaintext holds. It must not run; cut off, it goes on where it was."""
+    _migrate("encrypted", project, as_json)
+
+
+@app.command()
+def disable(project: Project = HERE, as_json: Json = False) -> None:
+    """Take a project out of encryption. It must not run; cut off, it goes on where it was."""
+    _migrate("plaintext", project, as_json)
+
+
+def _migrate(mode: str, project: Project, as_json: bool) -> None:
+    from antiphon.app.encryption import open_encryption
+    from antiphon.app.encryption_setup import migrate
+
+    progress = _Told(as_json)
+    changed, problems = migrate(project, "encrypted" if mode == "encrypted" else "plaintext", progress)
+    progress.end()
+    with open_encryption(project) as encryption:
+        _record(encryption, f"encryption.{mode}", {"payloads": changed})
+    show({"mode": mode, "changed": changed}, as_json, lambda: f"The project is {mode}; {changed} payloads changed.")
+    _refuse(problems)
+
+
+class _Told:
+    """Progress of many stores, one line."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._store = ""
+        self._line: Progress | None = None
+
+    def __call__(self, store: str, done: int) -> None:
+        if self._quiet:
+            return
+        if store != self._store:
+            self.end()
+            self._store, self._line = store, Progress(store)
+        if self._line is not None:
+            self._line(done, None)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._line is not None:
+            self._line.end()
+
+
+def _record(encryption: Encryption, action: str, detail: dict[str, object]) -> None:
+    store = encryption.store
+    store.audit.append(store.scope, at_terminal(store).id, action, str(store.scope), detail)
+
+
+def _refuse(problems: tuple[Problem, ...]) -> None:
+    for problem in problems[:20]:
+        note(f"does not open: {problem.store} {problem.scope} {problem.subject}: {problem.problem}")
+    if problems:
+        raise Corrupt(
+            f"{len(problems)} payloads or files do not open; the others are not affected.",
+            next_step="Restore them from a backup, or make them again: materialise the view, rebuild the dataset.",
+        )
+
+
+def _text(found: EncryptionStatus) -> str:
+    head = found.warning or f"encrypted   provider: {found.provider}   wrapping key: {found.wrapping_key}"
+    if not found.keys:
+        return head
+    rows = [(key.id, key.scope, key.purpose, key.state, key.wrapping_key, key.created_at) for key in found.keys]
+    return head + "\n\n" + table(("data key", "scope", "purpose", "state", "wrapped by", "created"), rows)

@@ -1,0 +1,197 @@
+"""``antiphon tls``: the local authority, and the certificates of the gateway and of its own clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import note, show
+from antiphon.core.errors import Conflict, InvalidInput, SetupError
+
+if TYPE_CHECKING:
+    from antiphon.core.settings import ProjectPaths, TlsSettings
+    from antiphon.governance.certificate_checks import Finding
+
+app = typer.Typer(name="tls", help="Certificates of the gateway.", no_args_is_help=True)
+
+FOLDER = "tls"
+
+
+@app.command()
+def init(
+    name: Annotated[list[str], typer.Option(help="A DNS name of the gateway; may be given again.")] = ["localhost"],  # noqa: B006
+    ip: Annotated[list[str], typer.Option(help="An address of the gateway; may be given again.")] = ["127.0.0.1"],  # noqa: B006
+    days: Annotated[int, typer.Option(help="How long server and client certificates hold.")] = 90,
+    client: Annotated[str, typer.Option(help="The principal that the client certificate names.")] = "operator",
+    mutual: Annotated[bool, typer.Option("--mutual", help="Require certificates of clients too.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Add the section [tls] to antiphon.toml.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Make a local authority with a server and a client certificate."""
+    from antiphon.core import settings
+    from antiphon.core.clock import SystemClock
+    from antiphon.governance import certificates
+
+    loaded, paths = settings.load(project)
+    if write and _has_section(project / settings.FILE_NAME):
+        raise Conflict("It has a section [tls] already.", where=str(project / settings.FILE_NAME), next_step=_BY_HAND)
+    asked = certificates.Asked(tuple(name), tuple(ip), client, loaded.project.tenant, days)
+    current = certificates.init(paths.directory / FOLDER, asked, SystemClock().now())
+    lines = certificates.settings_lines(_written(current.parent, paths), mutual=mutual)
+    if write:
+        _append(project / settings.FILE_NAME, lines)
+    shown = {"folder": str(current), "settings": lines, "written": write}
+    added = f"Added to {settings.FILE_NAME}:" if write else f"Add to {settings.FILE_NAME}:"
+    show(shown, as_json, lambda: f"Made {current}.\n{added}\n\n{lines.rstrip()}")
+    if not as_json:
+        note(
+            f"Clients trust it by {current / certificates.AUTHORITY}. Whoever reads {certificates.AUTHORITY_KEY} there"
+        )
+        note("can make certificates that they accept; it is for this project alone.")
+
+
+@app.command()
+def rotate(
+    days: Annotated[int, typer.Option(help="How long the new ones hold; as the ones before when left out.")] = 0,
+    authority: Annotated[bool, typer.Option("--authority", help="Make a new authority too.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Make new keys and certificates for the same names; a running gateway takes them over within a second."""
+    from antiphon.core import settings
+    from antiphon.core.clock import SystemClock
+    from antiphon.governance import certificate_checks, certificates
+
+    _, paths = settings.load(project)
+    current = certificates.rotate(paths.directory / FOLDER, SystemClock().now(), days=days or None, authority=authority)
+    file = current / certificates.SERVER
+    facts = certificate_checks.described(certificate_checks.chain(file.read_bytes(), str(file))[0])
+    show(facts, as_json, lambda: f"{file} holds until {facts.not_after:%Y-%m-%d}: {facts.fingerprint}")
+    if authority and not as_json:
+        note(f"Give clients the new {certificates.AUTHORITY} before the next rotation of the authority.")
+
+
+@app.command("show")
+def show_certificates(project: Project = HERE, as_json: Json = False) -> None:
+    """The certificates that antiphon.toml names: for whom, by whom, how long."""
+    from antiphon.core import settings
+    from antiphon.core.clock import SystemClock
+    from antiphon.governance import certificate_checks
+
+    loaded, paths = settings.load(project)
+    now = SystemClock().now()
+    found = {}
+    for use, file in _named(loaded.tls).items():
+        content = _content(paths.root / file)
+        found[use] = [certificate_checks.described(entry) for entry in certificate_checks.chain(content, file)]
+
+    def text() -> str:
+        lines = []
+        for use, entries in found.items():
+            for facts in entries:
+                lines += [
+                    f"{use:<18} {facts.subject}",
+                    f"{'':18} for {', '.join(facts.names) or 'no name'}",
+                    f"{'':18} by {facts.issuer}",
+                    f"{'':18} until {facts.not_after:%Y-%m-%d %H:%M:%SZ} ({facts.days_left(now):.0f} days left)",
+                    f"{'':18} SHA-256 {facts.fingerprint}",
+                ]
+        return "\n".join(lines)
+
+    show(found, as_json, text)
+
+
+@app.command()
+def check(
+    host: Annotated[str, typer.Option(help="The name or address that clients use.")] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Would a client accept it: key, dates, name, chain. Leaves with 7 when it would not."""
+    from antiphon.core import settings
+    from antiphon.core.clock import SystemClock
+    from antiphon.gateway.transport_security import tls_files
+    from antiphon.governance import certificate_checks
+
+    loaded, paths = settings.load(project)
+    files = tls_files(loaded.tls, paths.root)
+    if files is None:
+        raise InvalidInput("There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`.")
+    content, key = _content(files.certificate), _content(files.key)
+    reached = host or loaded.gateway.host
+    if not host and reached in ("0.0.0.0", "::"):
+        facts = certificate_checks.described(certificate_checks.chain(content, str(files.certificate))[0])
+        reached = facts.names[0] if facts.names else reached
+    trusted = _trusted(loaded.tls, paths)
+    found = certificate_checks.check(content, key, trusted, reached, SystemClock().now())
+    show(found, as_json, lambda: "\n".join(_line(finding) for finding in found))
+    if any(finding.problem for finding in found):
+        raise typer.Exit(SetupError.exit_code)
+
+
+def _has_section(file: Path) -> bool:
+    import tomllib
+
+    return "tls" in tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+_BY_HAND = "Change the section by hand."
+
+
+def _line(finding: Finding) -> str:
+    if finding.problem is None:
+        return f"{typer.style('fine ', fg='green')}  {finding.check:<6} {finding.found}"
+    said = f"{typer.style('wrong', fg='red')}  {finding.check:<6} {finding.problem}"
+    return f"{said}\n{'':14}next: {finding.next_step}" if finding.next_step else said
+
+
+def _named(tls: TlsSettings) -> dict[str, str]:
+    named = {
+        "server": tls.certificate,
+        "authority": tls.authority,
+        "clients' authority": tls.client_ca,
+        "client": tls.client_certificate,
+    }
+    found = {use: file for use, file in named.items() if file is not None}
+    if not found:
+        raise InvalidInput("There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`.")
+    return found
+
+
+def _trusted(tls: TlsSettings, paths: ProjectPaths) -> list[bytes]:
+    if tls.authority is not None:
+        return [_content(paths.root / tls.authority)]
+    import ssl
+
+    return ssl.create_default_context().get_ca_certs(binary_form=True)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SetupError(
+            f"It cannot be read: {error.strerror}.", where=str(file), next_step="`antiphon tls init`."
+        ) from None
+
+
+def _written(folder: Path, paths: ProjectPaths) -> str:
+    """As it is written into the settings: relative to the project's folder where it lies inside."""
+    return str(folder.relative_to(paths.root)) if folder.is_relative_to(paths.root) else str(folder)
+
+
+def _append(file: Path, lines: str) -> None:
+    """Add a section; the file is replaced whole, so a reader sees it with the section or without."""
+    import os
+
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("w", encoding="utf-8") as out:
+        out.write(f"{file.read_text(encoding='utf-8').rstrip()}\n\n{lines}")
+        out.flush()
+        os.fsync(out.fileno())
+    partial.chmod(file.stat().st_mode & 0o777)
+    partial.replace(file)

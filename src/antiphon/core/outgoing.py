@@ -1,0 +1,186 @@
+"""URLs that this platform calls: an engine, an issuer's keys, a key service.
+
+Invariant: a request leaves only for an address that was checked after its name was resolved, and it goes to that very
+address. So neither another spelling of an address, nor a redirect (none is followed), nor a name that resolves
+differently the second time leads to a machine's metadata service. Loopback and private networks are permitted: that
+is where engines run; link-local, multicast, reserved and unspecified addresses are not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+from antiphon.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254"))
+"""Metadata services outside the link-local range."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z", re.IGNORECASE)
+
+
+def check_url(url: str, *, where: str, secret: bool = False) -> str:
+    """The URL itself when it may be called.
+
+    Args:
+        where: the setting it stands in, for the error.
+        secret: whether a key is sent along; then it must be https, or lead to this machine.
+
+    Raises:
+        InvalidInput: it is no http(s) URL, carries a user or a fragment, or names an address that is not called.
+    """
+    parsed = _parsed(url, where)
+    host = str(parsed.hostname)
+    literal = literal_address(host)
+    if literal is not None:
+        require_callable((literal,), where)
+    local = host == "localhost" or (literal is not None and literal.is_loopback)
+    if secret and parsed.scheme != "https" and not local:
+        raise InvalidInput(
+            "A key would be sent in clear text.", where=where, next_step="Use an https URL, or one of this machine."
+        )
+    return url
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that a host is, however it is spelled (``2852039166``, ``0xa9.254.169.254``); else ``None``."""
+    bare = host.strip("[]").partition("%")[0]
+    try:
+        return ipaddress.ip_address(bare)
+    except ValueError:
+        pass
+    parts = bare.rstrip(".").split(".")
+    if len(parts) > 4 or not all(_NUMBER.match(part) for part in parts):
+        return None
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(bare.rstrip(".")))
+    except OSError:
+        return None
+
+
+def require_callable(addresses: Iterable[Address], where: str) -> None:
+    """Refuse when any of these addresses is not to be called.
+
+    Raises:
+        InvalidInput: says so without naming what the address answered.
+    """
+    for address in addresses:
+        real = _embedded(address)
+        if (
+            real.is_link_local
+            or real.is_multicast
+            or real.is_unspecified
+            or real in _METADATA
+            or (real.is_reserved and not real.is_loopback)
+        ):
+            raise InvalidInput(
+                f"{address} is an address that is not called.",
+                where=where,
+                next_step="Name a server on this machine, on a private network or on the internet.",
+            )
+
+
+def resolve(host: str, port: int, where: str) -> Sequence[str]:
+    """Addresses of a host, all of them checked; to be connected to as they are.
+
+    Raises:
+        InvalidInput: one of them is not to be called. OSError: the name does not resolve.
+    """
+    found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    require_callable((ipaddress.ip_address(address.partition("%")[0]) for address in found), where)
+    return found
+
+
+def async_transport(where: str, verify: ssl.SSLContext | bool = True) -> httpx.AsyncHTTPTransport:
+    """A transport of httpx that checks addresses when it connects. Redirects are the client's: leave them off."""
+    import asyncio
+
+    import httpcore
+    import httpx
+
+    class Checked(httpcore.AsyncNetworkBackend):
+        def __init__(self) -> None:
+            self._inner = httpcore.AnyIOBackend()
+
+        async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+            addresses = await asyncio.to_thread(_resolved, host, port, where)
+            return await self._inner.connect_tcp(addresses[0], port, *args, **options)
+
+        async def sleep(self, seconds: float) -> None:
+            await self._inner.sleep(seconds)
+
+    transport = httpx.AsyncHTTPTransport(verify=verify, trust_env=False)
+    # httpx offers no way to pass a network backend on; httpcore's own is public.
+    transport._pool._network_backend = Checked()
+    return transport
+
+
+def transport(where: str, verify: ssl.SSLContext | bool = True) -> httpx.HTTPTransport:
+    """As :func:`async_transport`, for the synchronous client."""
+    import httpcore
+    import httpx
+
+    class Checked(httpcore.NetworkBackend):
+        def __init__(self) -> None:
+            self._inner = httpcore.SyncBackend()
+
+        def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.NetworkStream:
+            return self._inner.connect_tcp(_resolved(host, port, where)[0], port, *args, **options)
+
+        def sleep(self, seconds: float) -> None:
+            self._inner.sleep(seconds)
+
+    made = httpx.HTTPTransport(verify=verify, trust_env=False)
+    made._pool._network_backend = Checked()
+    return made
+
+
+def _resolved(host: str, port: int, where: str) -> Sequence[str]:
+    import httpcore
+
+    try:
+        return resolve(host, port, where)
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
+
+
+def _parsed(url: str, where: str) -> SplitResult:
+    wrong = "It is not an http or https URL."
+    if any(ord(letter) <= 0x20 or letter in "\\\x7f" for letter in url):
+        wrong = "It holds white space, a control character or a backslash."
+    else:
+        try:
+            parsed = urlsplit(url)
+            _ = parsed.port
+        except ValueError:
+            parsed = None
+        if parsed is not None and parsed.scheme in ("http", "https") and parsed.hostname:
+            if parsed.username is None and parsed.password is None and not parsed.fragment and "@" not in parsed.netloc:
+                return parsed
+            wrong = "It carries a user name or a fragment."
+    raise InvalidInput(wrong, where=where, next_step="Write http://HOST:PORT/PATH or https://HOST/PATH.")
+
+
+def _embedded(address: Address) -> Address:
+    """The IPv4 address inside an IPv6 one (mapped, compatible, NAT64, 6to4), else the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    low = int(address) & 0xFFFFFFFF
+    if address in _NAT64 or (int(address) >> 32 == 0 and low > 1):
+        return ipaddress.IPv4Address(low)
+    return address

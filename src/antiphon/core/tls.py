@@ -1,0 +1,88 @@
+"""TLS as a client: whom to trust, and what to show of oneself.
+
+Nothing here ever turns verification off. What may be left out is the comparison of the name, for a probe that knows
+the address of its own child but not the name that its certificate was made for; the chain is verified all the same.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput
+from antiphon.core.settings import Settings
+
+_REACHED = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""An address that means every interface, to one where this machine reaches it."""
+
+
+class ClientTls(msgspec.Struct, frozen=True):
+    """How to reach a server over TLS.
+
+    Attributes:
+        authority: PEM file of the certificates to trust; ``None`` trusts what the machine trusts.
+        certificate, key: PEM files to show when the server asks (mutual TLS).
+        check_name: compare the server's name with its certificate.
+    """
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    check_name: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """A context for TLS 1.2 and later that verifies.
+
+        Raises:
+            InvalidInput: a file is missing or is not what it should be.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.check_hostname = self.check_name
+        try:
+            if self.authority is None:
+                context.load_default_certs()
+            else:
+                context.load_verify_locations(self.authority)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidInput(
+                f"These certificates of authorities cannot be used ({_reason(error)}).",
+                where=str(self.authority),
+                next_step="Name a PEM file of certificates.",
+            ) from None
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key)
+            except (OSError, ssl.SSLError) as error:
+                raise InvalidInput(
+                    f"This client certificate and its key cannot be used ({_reason(error)}).",
+                    where=str(self.certificate),
+                    next_step="Name a certificate and the key that belongs to it, both PEM files.",
+                ) from None
+        return context
+
+
+def _reason(error: OSError) -> str:
+    return str(getattr(error, "reason", None) or error.strerror or type(error).__name__).lower().replace("_", " ")
+
+
+def own_client(settings: Settings, root: Path) -> ClientTls | None:
+    """How this project's own commands and probes reach its gateway; ``None`` over plain HTTP."""
+    tls = settings.tls
+    if tls.certificate is None:
+        return None
+
+    def at(file: str | None) -> Path | None:
+        return None if file is None else root / file
+
+    return ClientTls(at(tls.authority), at(tls.client_certificate), at(tls.client_key))
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where this machine reaches the gateway, without a final slash."""
+    gateway = settings.gateway
+    scheme = "http" if settings.tls.certificate is None else "https"
+    host = _REACHED.get(gateway.host, gateway.host)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{gateway.port}"

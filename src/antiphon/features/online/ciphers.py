@@ -1,0 +1,68 @@
+"""Sealing the values of an online file: a key of its own for each file, so that a lookup costs one decryption.
+
+Invariants: a value opens only under its own LMDB key; the file's key is random, used nowhere else, and itself sealed by
+the project's codec for the file's place. Entities are keyed hashes already and stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+from antiphon.core.errors import Corrupt
+
+_NONCE = 12
+
+
+class ValueCipher(Protocol):
+    """Turns values into what is stored under a key, and back."""
+
+    def seal(self, key: bytes, value: bytes) -> bytes:
+        """What is stored."""
+        ...
+
+    def open(self, key: bytes, stored: bytes) -> bytes:
+        """The value; raises ``Corrupt`` when it was changed or moved from another key."""
+        ...
+
+
+class PlainValues:
+    """Stores values as they are."""
+
+    def seal(self, key: bytes, value: bytes) -> bytes:
+        return value
+
+    def open(self, key: bytes, stored: bytes) -> bytes:
+        return stored
+
+
+class SealedValues:
+    """AES-256-GCM with random nonces; one file holds far fewer than 2³² values."""
+
+    def __init__(self, file_key: bytes) -> None:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        cipher = AESGCM(file_key)
+        self._encrypt = cipher.encrypt
+        self._decrypt = cipher.decrypt
+        self._invalid: Any = (InvalidTag, ValueError)
+
+    def seal(self, key: bytes, value: bytes) -> bytes:
+        nonce = os.urandom(_NONCE)
+        return nonce + self._encrypt(nonce, value, key)
+
+    def open(self, key: bytes, stored: bytes) -> bytes:
+        try:
+            return self._decrypt(stored[:_NONCE], stored[_NONCE:], key)
+        except self._invalid as error:
+            raise Corrupt(
+                "A value of the online store does not open: it was changed or moved from another place.",
+                where="online store",
+                next_step="Delete the file; it is built again from the lake by publishing the view again.",
+            ) from error
+
+
+def new_file_key() -> bytes:
+    """A key for one file."""
+    return os.urandom(32)

@@ -1,0 +1,111 @@
+"""The keys of an overlay: events are sealed under keys that lie in the overlay itself, sealed by the codec."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from antiphon.core.codec import Codec, PayloadContext, pack, unpack
+from antiphon.core.errors import Corrupt
+from antiphon.core.scope import Scope
+from antiphon.features.online.ciphers import SealedValues, new_file_key
+
+_SCHEMA = "overlay/1"
+_NUMBER = 8
+"""Four bytes that count and four random ones: a transaction that was undone never gives its number to another key."""
+
+
+class OverlayKeys:
+    """Safe to share between threads; a process that sees a new number reads its key once."""
+
+    def __init__(self, codec: Codec, scope: Scope) -> None:
+        self._codec = codec
+        self._scope = scope
+        self._ciphers: dict[bytes, SealedValues] = {}
+        self._current: tuple[bytes, str | None] | None = None
+        self._lock = threading.Lock()
+
+    def seal(self, transaction: Any, key: bytes, value: bytes) -> bytes:
+        """What is stored of a value, inside a write transaction."""
+        if not self._codec.sealing:
+            return value
+        current = self._current
+        if current is None or current[1] != self._codec.current_key(self._scope) or not transaction.get(current[0]):
+            current = self._latest(transaction)
+        return current[0][1:] + self._cipher(transaction, current[0]).seal(key, value)
+
+    def open(self, transaction: Any, key: bytes, stored: bytes) -> bytes:
+        """The value.
+
+        Raises:
+            Corrupt: it was changed, or moved from another key, or is not sealed.
+        """
+        if stored[:1] != b"\0":
+            # A number begins with a zero byte and a MessagePack array does not.
+            if not self._codec.accepts_plain:
+                raise _broken()
+            return stored
+        return self._cipher(transaction, b"k" + stored[:_NUMBER]).open(key, stored[_NUMBER:])
+
+    def numbers(self, transaction: Any) -> list[bytes]:
+        """Every key's place, in order."""
+        found = []
+        cursor = transaction.cursor()
+        more = cursor.set_range(b"k")
+        while more and cursor.key().startswith(b"k"):
+            found.append(bytes(cursor.key()))
+            more = cursor.next()
+        return found
+
+    def current(self, transaction: Any) -> bool:
+        """Whether every key is sealed by the data key that seals now, and nothing can be there that is not sealed."""
+        if self._codec.accepts_plain:
+            return False
+        wanted = self._codec.current_key(self._scope)
+        return all(unpack(transaction.get(place)).key_id == wanted for place in self.numbers(transaction))
+
+    def begin(self, transaction: Any) -> None:
+        """Make a new key, for everything written from now on."""
+        if not self._codec.sealing:
+            self._current = None
+            return
+        known = self.numbers(transaction)
+        number = int.from_bytes(known[-1][1:5], "big") + 1 if known else 1
+        place = b"k" + number.to_bytes(4, "big") + os.urandom(_NUMBER - 4)
+        file_key = new_file_key()
+        envelope = self._codec.seal(file_key, self._context(place))
+        transaction.put(place, pack(envelope))
+        self._current = (place, envelope.key_id)
+
+    def _latest(self, transaction: Any) -> tuple[bytes, str | None]:
+        known = self.numbers(transaction)
+        if known:
+            held = unpack(transaction.get(known[-1])).key_id
+            self._current = (known[-1], held)
+        if not known or held != self._codec.current_key(self._scope):
+            self.begin(transaction)
+        assert self._current is not None
+        return self._current
+
+    def _cipher(self, transaction: Any, place: bytes) -> SealedValues:
+        with self._lock:
+            found = self._ciphers.get(place)
+            if found is None:
+                envelope = transaction.get(place)
+                if envelope is None:
+                    raise _broken()
+                found = SealedValues(self._codec.open(unpack(envelope), self._context(place)))
+                self._ciphers[place] = found
+            return found
+
+    def _context(self, place: bytes) -> PayloadContext:
+        return PayloadContext(_SCHEMA, self._scope, place.hex())
+
+
+def _broken() -> Corrupt:
+    return Corrupt(
+        "An event of the overlay is not sealed with a key that the overlay holds.",
+        where="online store",
+        next_step="Delete overlay.mdb while nothing runs: it is filled again from the event log.",
+    )

@@ -1,0 +1,87 @@
+"""The audit log: who saw or changed what, and proof of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.gateway.operation import Call, Operation
+from antiphon.governance.audit_proof import AuditProof
+from antiphon.governance.audit_query import MOST, AuditFilter
+from antiphon.governance.audit_record import AuditEntry
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which records, latest first; ``action`` and ``subject`` may end in ``*``. See ``governance.audit_query``."""
+
+    who: str | None = None
+    action: str | None = None
+    subject: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    denied: bool = False
+    before: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 50
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """Records, latest first; ``next`` is the ``before`` of the following page, ``None`` on the last."""
+
+    records: tuple[AuditEntry, ...]
+    next: int | None
+
+
+class AuditCheckpoint(msgspec.Struct, frozen=True):
+    """The newest signed checkpoint as it is witnessed, and the public key that it holds under."""
+
+    note: str
+    size: int
+    key: str
+
+
+def _query(call: Call) -> AuditPage:
+    return page(call, AuditFilter(**{name: getattr(call.query, name) for name in Filter.__struct_fields__}))
+
+
+def page(call: Call, wanted: AuditFilter) -> AuditPage:
+    """One page of the caller's own scope."""
+    found = tuple(call.services.trailed().query(call.scope, wanted))
+    return AuditPage(found, found[-1].sequence if len(found) == wanted.limit and found[-1].sequence > 0 else None)
+
+
+def _checkpoint(call: Call) -> AuditCheckpoint:
+    trail = call.services.trailed()
+    newest = trail.checkpoint(call.scope)
+    if newest is None:
+        raise NotFound(
+            "There is no checkpoint yet.",
+            where="audit",
+            next_step="The worker signs one soon after the first record; `antiphon audit checkpoint` does at once.",
+        )
+    return AuditCheckpoint(newest.note, newest.size, trail.verifier_key(call.scope))
+
+
+def _proof(call: Call) -> AuditProof:
+    text = call.path["sequence"]
+    if not text.isdecimal() or len(text) > 18:
+        raise InvalidInput(
+            f"{text[:40]!r} is not a record's number.", where="sequence", next_step="Records are counted from 0."
+        )
+    return call.services.trailed().proof(call.scope, int(text))
+
+
+OPERATIONS = (
+    Operation("GET", "/admin/audit", "Who saw or changed what, latest first.", "audit", AuditPage, _query, Filter),
+    Operation("GET", "/admin/audit/checkpoint", "The newest checkpoint.", "audit", AuditCheckpoint, _checkpoint),
+    Operation(
+        "GET",
+        "/admin/audit/{sequence}/proof",
+        "Proof that a record is in the log; the stand-alone verifier checks it.",
+        "audit",
+        AuditProof,
+        _proof,
+    ),
+)

@@ -1,0 +1,232 @@
+"""Policies: versions, what a change would change, approval, and why something was decided."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput
+from antiphon.gateway.admin import shapes
+from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.policy_ports import acting, policies_of
+from antiphon.governance.policy_document import CasePrincipal, PolicyCase, PolicyDocument
+from antiphon.governance.policy_sets import PolicyVersion
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+
+
+class PolicyLine(msgspec.Struct, frozen=True):
+    """A version in a list; ``decided_by`` moved it last."""
+
+    number: int
+    digest: str
+    state: str
+    author: str
+    rationale: str
+    created_at: datetime
+    decided_by: str | None
+    reason: str
+    decided_at: datetime | None
+
+
+class PolicyList(msgspec.Struct, frozen=True):
+    """Versions, latest first; number 0 is the default policies."""
+
+    versions: tuple[PolicyLine, ...]
+
+
+class PolicyText(msgspec.Struct, frozen=True):
+    """A version with everything that decides in it."""
+
+    version: PolicyLine
+    cedar: str
+    attributes: dict[str, dict[str, str]]
+    cases: int
+
+
+class Propose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Policies to keep for approval, and why."""
+
+    cedar: Annotated[str, msgspec.Meta(max_length=200_000)]
+    reason: Text
+    attributes: dict[str, dict[str, str]] = {}
+    cases: tuple[PolicyCase, ...] = ()
+
+
+class Decide(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a version is approved or rejected."""
+
+    reason: Text
+
+
+class Before(msgspec.Struct, frozen=True):
+    """The version to compare with; by default the one in force."""
+
+    before: int | None = None
+
+
+class DecisionChange(msgspec.Struct, frozen=True):
+    """A request that would be decided otherwise, in words; it comes from a test ``case`` or is a ``recent`` one."""
+
+    origin: str
+    sentence: str
+
+
+class PolicyDifference(msgspec.Struct, frozen=True):
+    """A unified diff of the text, and the decisions that change of all that were ``tried``."""
+
+    text: str
+    changed: tuple[DecisionChange, ...]
+    tried: int
+
+
+class Explain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request to explain; ``resource`` is ``kind/name``, ``keys`` are of the entity that is asked about."""
+
+    principal: CasePrincipal
+    action: str
+    resource: str
+    context: dict[str, str] = {}
+    keys: dict[str, str] = {}
+
+
+class PolicyPart(msgspec.Struct, frozen=True):
+    """One policy's part in a decision."""
+
+    name: str
+    effect: str
+    outcome: str
+    decided: bool
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """A decision, in words and policy by policy."""
+
+    allowed: bool
+    sentence: str
+    otherwise: str
+    digest: str
+    masked: tuple[str, ...]
+    policies: tuple[PolicyPart, ...]
+
+
+def line(version: PolicyVersion) -> PolicyLine:
+    """A version as it is listed."""
+    return shapes.read(version, PolicyLine)
+
+
+def _list(call: Call) -> PolicyList:
+    return PolicyList(tuple(line(one) for one in policies_of(call.services).list(call.scope)))
+
+
+def _get(call: Call) -> PolicyText:
+    found = policies_of(call.services).get(call.scope, _number(call))
+    document = found.document
+    return PolicyText(line(found), document.cedar, document.attributes, len(document.cases))
+
+
+def _propose(call: Call) -> PolicyLine:
+    wanted: Propose = call.body
+    document = PolicyDocument(wanted.cedar, wanted.attributes, wanted.cases)
+    return line(policies_of(call.services).propose(call.scope, document, by=call.principal, reason=wanted.reason))
+
+
+def _approve(call: Call) -> PolicyLine:
+    return line(
+        policies_of(call.services).approve(call.scope, _number(call), by=call.principal, reason=call.body.reason)
+    )
+
+
+def _reject(call: Call) -> PolicyLine:
+    return line(
+        policies_of(call.services).reject(call.scope, _number(call), by=call.principal, reason=call.body.reason)
+    )
+
+
+def _diff(call: Call) -> PolicyDifference:
+    policies = policies_of(call.services)
+    before = acting(policies.list(call.scope)).number if call.query.before is None else call.query.before
+    found = policies.diff(call.scope, before, policies.get(call.scope, _number(call)).document)
+    changed = tuple(DecisionChange(one.origin, one.sentence) for one in found.changed)
+    return PolicyDifference(found.text, changed, found.tried)
+
+
+def _explain(call: Call) -> Explained:
+    wanted: Explain = call.body
+    context: dict[str, Any] = dict(wanted.context)
+    if wanted.keys:
+        context["keys"] = wanted.keys
+    # Nobody learns about another tenant's policies: whoever is meant is asked about in one's own.
+    who = msgspec.structs.replace(wanted.principal.principal(), tenant=call.scope.tenant)
+    found = policies_of(call.services).explain(call.scope, who, wanted.action, wanted.resource, context)
+    return Explained(
+        allowed=found.decision.allowed,
+        sentence=found.sentence,
+        otherwise=found.otherwise,
+        digest=found.decision.digest,
+        masked=found.decision.masked,
+        policies=shapes.read_all(found.policies, PolicyPart),
+    )
+
+
+def _number(call: Call) -> int:
+    text = call.path["number"]
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InvalidInput(f"{text!r} is no version.", where="number", next_step="Give a number of /admin/policies.")
+    return int(text)
+
+
+OPERATIONS = (
+    Operation("GET", "/admin/policies", "List versions of the policies, latest first.", "propose", PolicyList, _list),
+    Operation(
+        "POST",
+        "/admin/policies",
+        "Propose policies; they act once somebody else approved them.",
+        "propose",
+        PolicyLine,
+        _propose,
+        body=Propose,
+        status=201,
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/explain",
+        "Say which policies decide about a request, and what would be decided without them.",
+        "propose",
+        Explained,
+        _explain,
+        body=Explain,
+    ),
+    Operation(
+        "GET", "/admin/policies/{number}", "One version with its text; 0 is the default.", "propose", PolicyText, _get
+    ),
+    Operation(
+        "GET",
+        "/admin/policies/{number}/diff",
+        "What a version changes: text, and decisions about test cases and recent requests.",
+        "propose",
+        PolicyDifference,
+        _diff,
+        query=Before,
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/{number}/approve",
+        "Put a version in force, everywhere within a second.",
+        "approve",
+        PolicyLine,
+        _approve,
+        body=Decide,
+    ),
+    Operation(
+        "POST",
+        "/admin/policies/{number}/reject",
+        "Refuse a proposal for good.",
+        "approve",
+        PolicyLine,
+        _reject,
+        body=Decide,
+    ),
+)

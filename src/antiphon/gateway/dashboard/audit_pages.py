@@ -1,0 +1,82 @@
+"""The page *Audit*: who saw or changed what, and the checkpoint that proves it. It changes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.core.clock import utc
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.gateway.dashboard.pages import Pages
+from antiphon.governance.audit_query import AuditFilter
+from antiphon.governance.principal import Principal
+
+PAGE = 50
+FIELDS = ("who", "action", "subject", "since", "until", "denied", "before")
+LONGEST = 300
+
+
+async def audit(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+    """One page of records, by the filters in the query."""
+    services = pages.services
+    await run_in_threadpool(services.authorise, who, "audit", "audit/*")
+    trail = services.trailed()
+    given = {name: request.query_params.get(name, "").strip() for name in FIELDS}
+    wanted = filter_of(given)
+    records = await run_in_threadpool(trail.query, scope, wanted)
+    older = None
+    if len(records) == PAGE and records[-1].sequence > 0:
+        chosen = {**given, "before": str(records[-1].sequence)}
+        older = "/audit?" + urlencode({name: value for name, value in chosen.items() if value})
+    return pages.render(
+        "audit.html",
+        page="audit",
+        who=who,
+        records=records,
+        given=given,
+        older=older,
+        checkpoint=await run_in_threadpool(trail.checkpoint, scope),
+        key=trail.verifier_key(scope),
+    )
+
+
+def filter_of(given: dict[str, str]) -> AuditFilter:
+    """The filter that a form's fields ask for.
+
+    Raises:
+        InvalidInput: a field cannot be read; it is named.
+    """
+    for name, text in given.items():
+        if len(text) > LONGEST:
+            raise InvalidInput(f"{len(text)} characters are too many.", where=name, next_step="Write less.")
+    before = given["before"]
+    if before and (not before.isdecimal() or len(before) > 18):
+        raise InvalidInput("This is no page.", where="before", next_step="Follow the link again.")
+    return AuditFilter(
+        who=given["who"] or None,
+        action=given["action"] or None,
+        subject=given["subject"] or None,
+        since=_moment("since", given["since"]),
+        until=_moment("until", given["until"]),
+        denied=given["denied"] == "1",
+        before=int(before) if before else None,
+        limit=PAGE,
+    )
+
+
+def _moment(name: str, text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        raise InvalidInput(
+            f"{text!r} is no time.", where=name, next_step="Write 2026-11-24T08:00 (UTC), or with an offset."
+        ) from None
+    # A form's field has no zone; the page says UTC beside it.
+    return utc(found if found.tzinfo is not None else datetime.fromisoformat(f"{found.isoformat()}+00:00"))

@@ -1,0 +1,94 @@
+"""Evidence of who has read what was kept.
+
+Invariant: what somebody reads of receipts, texts, datasets, outcomes, rows or the audit log leaves the gateway only
+after the record of the reading is on disk; when it cannot be written, the reading is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from antiphon.core.errors import AntiphonError
+from antiphon.gateway import problem
+from antiphon.gateway.ports import GatewayServices
+
+READ = "data.read"
+
+PAGES = frozenset({"requests", "outcomes", "audit"})
+"""Pages that show what was asked, answered, learnt from or done."""
+
+NOUNS = frozenset({"audit", "batch", "datasets", "evaluations", "outcomes", "predictions"})
+"""Nouns of ``/admin`` that do."""
+
+
+class Evidence:
+    """ASGI middleware inside which every route is served."""
+
+    def __init__(self, app: ASGIApp, services: GatewayServices) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._services.trail is None:
+            await self._app(scope, receive, send)
+            return
+        refused = False
+
+        async def witnessed(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                try:
+                    await self._witness(scope, int(message["status"]))
+                except AntiphonError as error:
+                    refused = True
+                    await problem.response(error)(scope, receive, send)
+            if not refused:
+                await send(message)
+
+        await self._app(scope, receive, witnessed)
+
+    async def _witness(self, scope: Scope, status: int) -> None:
+        trail, who = self._services.trail, _state(scope).get("principal")
+        assert trail is not None
+        if status < 400 and who is not None and reads_data(scope):
+            owner = self._services.scope(who)
+            detail = _detail(scope, status)
+            originator = _state(scope).get("originator")
+            work = run_in_threadpool(trail.record, owner, who.id, READ, _subject(scope), detail, originator=originator)
+            # A reader who goes away meanwhile has asked all the same.
+            await asyncio.shield(asyncio.ensure_future(work))
+
+
+def reads_data(scope: Scope) -> bool:
+    """Whether a request's answer shows something that was kept."""
+    parts: list[str] = scope["path"].strip("/").split("/")
+    method: str = scope["method"]
+    if parts[0] != "admin":
+        return method == "GET" and parts[0] in PAGES
+    if len(parts) < 2 or parts[1] not in NOUNS:
+        return False
+    # Other POSTs order something and show nothing; a replay shows its prediction.
+    return method == "GET" or (method == "POST" and parts[1] == "predictions")
+
+
+def _detail(scope: Scope, status: int) -> dict[str, Any]:
+    return {"route": _route(scope), "method": scope["method"], "status": status}
+
+
+def _state(scope: Scope) -> dict[str, Any]:
+    return scope.get("state") or {}
+
+
+def _route(scope: Scope) -> str:
+    """The path with its parameters' names: what stands in their place is told by the subject alone."""
+    return str(getattr(scope.get("route"), "path", "no route"))
+
+
+def _subject(scope: Scope) -> str:
+    """What was asked for: the last parameter of the path, or the path of a list."""
+    values = [str(value) for value in (scope.get("path_params") or {}).values()]
+    return (values[-1] if values else _route(scope))[:300] or "/"

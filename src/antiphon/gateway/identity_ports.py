@@ -1,0 +1,74 @@
+"""What the gateway needs in order to know who asks: bearers, dashboard sessions, and the tenant's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol, cast
+
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.principal import Limits, Principal
+from antiphon.governance.sessions import Session
+
+
+class Bearer(Protocol):
+    """Whoever sends ``Authorization: Bearer``."""
+
+    def authenticate(self, text: str) -> Principal:
+        """Raises ``Unauthenticated`` or ``Unavailable``; may wait for the catalog or the token issuer."""
+        ...
+
+    def remembered(self, text: str) -> Principal | None:
+        """The principal, if it is known without waiting for anything."""
+        ...
+
+
+class DashboardSessions(Protocol):
+    """Sessions of people at the dashboard; ``text`` is what their cookie holds."""
+
+    def begin(self, key: str, previous: str | None) -> str: ...
+
+    def find(self, text: str) -> Session: ...
+
+    def end(self, text: str) -> None: ...
+
+    def check_form(self, session: Session, sent: str | None) -> None:
+        """Raises ``Forbidden`` unless the form was made for this session."""
+        ...
+
+
+class Identity(Protocol):
+    """API keys of a tenant (values are ``governance.keys`` records), and who is asking.
+
+    ``by`` names who does it, for the audit log; a change and its record are one transaction.
+    """
+
+    @property
+    def bearer(self) -> Bearer: ...
+
+    @property
+    def sessions(self) -> DashboardSessions: ...
+
+    def create(
+        self,
+        tenant: str,
+        name: str,
+        role: str,
+        expires_at: datetime | None,
+        *,
+        by: str,
+        limits: Limits = ...,
+    ) -> tuple[str, Any]: ...
+
+    def list(self, tenant: str) -> Sequence[Any]: ...
+
+    def show(self, tenant: str, key: str) -> Any: ...
+
+    def rotate(self, tenant: str, name: str, overlap: timedelta, *, by: str, granting: Limits = ...) -> Any: ...
+
+    def revoke(self, tenant: str, key: str, *, by: str) -> Any: ...
+
+
+def identity(services: GatewayServices) -> Identity:
+    """The services' identity."""
+    return cast(Identity, services.keys)

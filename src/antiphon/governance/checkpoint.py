@@ -1,0 +1,143 @@
+"""Signed checkpoints: the size and root of a scope's log under an Ed25519 key.
+
+The form is C2SP's ``tlog-checkpoint`` in a ``signed-note``, so that other tools read it: origin, size, root in base64,
+an empty line, and ``— NAME BASE64(key hash ‖ signature)``. The origin is also the key's name, so a checkpoint of one
+scope is none of another.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.governance.secret import load_secret
+
+_ED25519 = b"\x01"
+_SIGNATURE = re.compile(r"— (\S+) (\S+)\Z")
+_LONGEST = 10_000
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What a checkpoint says. ``root`` is 32 bytes; ``note`` is its whole signed text."""
+
+    origin: str
+    size: int
+    root: bytes
+    note: str
+
+    @property
+    def body(self) -> bytes:
+        """The signed bytes."""
+        return _body(self.origin, self.size, self.root)
+
+
+class CheckpointKey:
+    """Signs checkpoints of every scope of one installation.
+
+    Args:
+        seed: the 32 bytes of the private key.
+        origin: first part of every checkpoint's origin line, such as ``example.com/antiphon``.
+    """
+
+    def __init__(self, seed: bytes, origin: str = "antiphon") -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9./:_-]{0,199}", origin):
+            raise InvalidInput(
+                f"{origin!r} is no origin of checkpoints.",
+                where="[audit].origin",
+                next_step="Write a name such as example.com/antiphon: letters, digits and . / : _ -.",
+            )
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        self._origin = origin
+        self.public = self._private.public_key().public_bytes(
+            serialization.Encoding.Raw, serialization.PublicFormat.Raw
+        )
+
+    @classmethod
+    def load(cls, path: Path, origin: str = "antiphon") -> CheckpointKey:
+        """The key in ``path``, made on first use.
+
+        Raises:
+            SetupError: the file cannot be read or written, has another length, or others may read it.
+        """
+        return cls(load_secret(path), origin)
+
+    def origin(self, scope: Scope) -> str:
+        """The origin line of a scope's checkpoints."""
+        return f"{self._origin}/{scope.tenant}/{scope.environment}"
+
+    def verifier(self, scope: Scope) -> str:
+        """The public key as others keep it: ``NAME+HASH+BASE64`` (signed-note's verifier key)."""
+        name = self.origin(scope)
+        encoded = base64.b64encode(_ED25519 + self.public).decode()
+        return f"{name}+{key_hash(name, self.public).hex()}+{encoded}"
+
+    def sign(self, scope: Scope, size: int, root: bytes) -> Checkpoint:
+        """The checkpoint of the scope's first ``size`` records."""
+        origin = self.origin(scope)
+        body = _body(origin, size, root)
+        signature = base64.b64encode(key_hash(origin, self.public) + self._private.sign(body)).decode()
+        return Checkpoint(origin, size, root, f"{body.decode()}\n— {origin} {signature}\n")
+
+
+def parse(note: str) -> Checkpoint:
+    """Read a checkpoint; its signature is not looked at (:func:`signed_by`). Further signatures may follow.
+
+    Raises:
+        InvalidInput: this is no checkpoint.
+    """
+    text, separator, signatures = note.partition("\n\n")
+    lines = text.split("\n")
+    try:
+        if len(note) > _LONGEST or not separator or len(lines) != 3 or not lines[0] or not signatures.endswith("\n"):
+            raise ValueError
+        if not all(_SIGNATURE.match(line) for line in signatures[:-1].split("\n")):
+            raise ValueError
+        if not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1]):
+            raise ValueError
+        root = base64.b64decode(lines[2], validate=True)
+        if len(root) != 32 or base64.b64encode(root).decode() != lines[2]:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise InvalidInput(
+            "This is no signed checkpoint.",
+            where="checkpoint",
+            next_step="Give the whole text, from the origin line to the end of the signature line.",
+        ) from None
+    return Checkpoint(lines[0], int(lines[1]), root, note)
+
+
+def signed_by(checkpoint: Checkpoint, public: bytes) -> bool:
+    """Whether the key with these 32 public bytes signed it under the checkpoint's origin."""
+    expected = key_hash(checkpoint.origin, public)
+    key = Ed25519PublicKey.from_public_bytes(public)
+    for line in checkpoint.note.partition("\n\n")[2].splitlines():
+        found = _SIGNATURE.match(line)
+        if found is None or found[1] != checkpoint.origin:
+            continue
+        try:
+            content = base64.b64decode(found[2], validate=True)
+            if content[:4] == expected and base64.b64encode(content).decode() == found[2]:
+                key.verify(content[4:], checkpoint.body)
+                return True
+        except (InvalidSignature, binascii.Error):
+            continue
+    return False
+
+
+def key_hash(name: str, public: bytes) -> bytes:
+    """Four bytes that tell keys apart (signed-note: SHA-256 of name, newline, algorithm and key)."""
+    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:4]
+
+
+def _body(origin: str, size: int, root: bytes) -> bytes:
+    return f"{origin}\n{size}\n{base64.b64encode(root).decode()}\n".encode()

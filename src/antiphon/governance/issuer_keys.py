@@ -1,0 +1,270 @@
+"""The public keys of a token issuer, from a file or a URL.
+
+Invariants: only the configured place is read, never one that a token names; a URL is https or of this machine, is not
+redirected, and is bounded in bytes and seconds. Whatever tokens arrive, it is read at most once in
+:data:`LEAST_SECONDS`, by one thread at a time. Symmetric keys are no issuer keys: one that lies in the set is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from antiphon.core import outgoing
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
+
+LEAST_SECONDS = 10.0
+"""Between two readings, whatever the reason."""
+
+FRESH_SECONDS = 300.0
+"""After this long the set is read again."""
+
+BELIEVED_SECONDS = 3_600.0
+"""For this long the last set is believed while the issuer does not answer."""
+
+SECONDS = 5.0
+"""For one reading, from the first byte to the last."""
+
+MOST_BYTES = 262_144
+MOST_KEYS = 64
+LEAST_RSA_BITS = 2_048
+
+_PATIENCE = 1.0
+_MOST_WAITING = 4
+_KINDS = frozenset({"RSA", "EC", "OKP"})
+_WHERE = "identity.oidc.jwks"
+_PUBLIC = ("kty", "n", "e", "crv", "x", "y", "kid")
+_log = logging.getLogger(__name__)
+
+
+class IssuerKey(msgspec.Struct, frozen=True):
+    """A key that signs tokens. ``key`` is joserfc's; ``algorithm`` is the only one it is for, if the set says."""
+
+    kid: str
+    kind: str
+    algorithm: str | None
+    thumbprint: str
+    key: Any
+
+
+class IssuerKeys:
+    """Keys by ``kid``, read again when they are old or a ``kid`` is unknown.
+
+    Args:
+        place: a file's path, or a URL.
+
+    Raises:
+        InvalidInput: the URL is not one that may be read.
+    """
+
+    def __init__(self, place: str | Path, clock: Clock) -> None:
+        self._url = checked_url(place) if isinstance(place, str) and "://" in place else None
+        self._path = None if self._url is not None else Path(place)
+        self._clock = clock
+        self._keys: Mapping[str, IssuerKey] = {}
+        self._read_at: float | None = None
+        self._tried_at: float | None = None
+        self._reading = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+        self.readings = 0
+        """How often the place was read, or tried."""
+
+    @property
+    def place(self) -> str:
+        """Where the keys are read from."""
+        return self._url.geturl() if self._url is not None else str(self._path)
+
+    def get(self, kid: str) -> IssuerKey | None:
+        """The key of this id, ``None`` when the issuer has none such.
+
+        Raises:
+            Unavailable: the issuer's keys cannot be read, or another request is reading them.
+        """
+        found, age = self._keys.get(kid), self._age()
+        if found is not None and age is not None and age <= FRESH_SECONDS:
+            return found
+        if not self._may_read() and not self._reading.locked():
+            return self._believed(kid, age)
+        if found is None:
+            self._wait()
+        elif not self._reading.acquire(blocking=False):
+            return self._believed(kid, age)
+        try:
+            if self._may_read():
+                self._read()
+        finally:
+            self._reading.release()
+        return self._believed(kid, self._age())
+
+    def _wait(self) -> None:
+        """Become the one who reads. Few may wait for that, so that unknown keys do not use up the threads."""
+        if self._waiting.acquire(blocking=False):
+            try:
+                if self._reading.acquire(timeout=_PATIENCE):
+                    return
+            finally:
+                self._waiting.release()
+        raise Unavailable(
+            "The issuer's keys are being read.", where="Authorization", next_step="Try again in a moment."
+        )
+
+    def holds(self, key: IssuerKey) -> bool:
+        """Whether the last set that was read still has this very key, and is still believed; reads nothing."""
+        age, found = self._age(), self._keys.get(key.kid)
+        return age is not None and age <= FRESH_SECONDS and found is not None and found.thumbprint == key.thumbprint
+
+    def _believed(self, kid: str, age: float | None) -> IssuerKey | None:
+        if age is None or age > BELIEVED_SECONDS:
+            raise Unavailable(
+                "The token issuer's keys cannot be read now, so no token can be checked.",
+                where="Authorization",
+                next_step="Try again later, or use an API key.",
+            )
+        return self._keys.get(kid)
+
+    def _age(self) -> float | None:
+        return None if self._read_at is None else self._clock.monotonic() - self._read_at
+
+    def _may_read(self) -> bool:
+        return self._tried_at is None or self._clock.monotonic() - self._tried_at >= LEAST_SECONDS
+
+    def _read(self) -> None:
+        self._tried_at = self._clock.monotonic()
+        self.readings += 1
+        try:
+            self._keys = parse_key_set(self._content())
+        except (AntiphonError, OSError, http.client.HTTPException) as error:
+            said = error.what if isinstance(error, AntiphonError) else type(error).__name__
+            _log.warning("the keys of the token issuer at %s could not be read: %s", self.place, said)
+            return
+        self._read_at = self._clock.monotonic()
+
+    def _content(self) -> bytes:
+        if self._url is not None:
+            return fetch(self._url)
+        assert self._path is not None
+        with self._path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InvalidInput(f"The key set is larger than {MOST_BYTES} bytes.", where=self.place)
+        return content
+
+
+def checked_url(text: str) -> SplitResult:
+    """A URL that keys may be read from: whoever can change the answer on its way could make keys of their own.
+
+    Raises:
+        InvalidInput: not https (http only to this machine), or not a URL that is called at all.
+    """
+    return urlsplit(outgoing.check_url(text, where=_WHERE, secret=True))
+
+
+def fetch(url: SplitResult) -> bytes:
+    """The body of one GET: not redirected, not through a proxy, within :data:`SECONDS` and :data:`MOST_BYTES`.
+
+    Raises:
+        InvalidInput: another status than 200, an encoding, or a body that is too long.
+        OSError, http.client.HTTPException: no answer, or none in time.
+    """
+    connection = _connection(url)
+    connected = connection.sock  # http.client lets go of it once it knows how the body ends
+
+    def too_late() -> None:
+        with contextlib.suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)  # closing alone wakes no reader
+
+    # A socket's own timeout starts anew with each byte; the timer bounds the whole.
+    timer = threading.Timer(SECONDS, too_late)
+    timer.daemon = True
+    timer.start()
+    try:
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        connection.request("GET", target, headers={"accept": "application/json", "accept-encoding": "identity"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise InvalidInput(f"It answered with status {response.status}.", where=url.geturl())
+        if response.getheader("content-encoding", "identity").lower() != "identity":
+            raise InvalidInput("It answered with an encoding that was not asked for.", where=url.geturl())
+        content = response.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InvalidInput(f"The key set is larger than {MOST_BYTES} bytes.", where=url.geturl())
+        return content
+    except (ValueError, AttributeError) as error:  # what a socket says that was closed under http.client
+        raise TimeoutError(f"not within {SECONDS:.0f} s") from error
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
+    """The keys of a JSON Web Key Set (RFC 7517) that may sign tokens; others are left out.
+
+    Raises:
+        InvalidInput: it is not a key set, or has more than :data:`MOST_KEYS` keys.
+    """
+    from joserfc import jwk
+    from joserfc.errors import JoseError
+
+    try:
+        listed = msgspec.json.decode(content, type=dict[str, Any])["keys"]
+    except (msgspec.DecodeError, KeyError, RecursionError):
+        raise InvalidInput("This is not a JSON Web Key Set.", where="jwks") from None
+    if not isinstance(listed, list) or len(listed) > MOST_KEYS:
+        raise InvalidInput(f"A key set is a list of at most {MOST_KEYS} keys.", where="jwks")
+    found: dict[str, IssuerKey] = {}
+    for one in listed:
+        if not isinstance(one, dict) or not _signs(one) or one["kid"] in found:
+            continue
+        public = {name: value for name, value in one.items() if name in _PUBLIC}
+        try:
+            key = jwk.import_key(public)
+            thumbprint = key.thumbprint()
+        except (JoseError, ValueError, TypeError, KeyError):
+            continue
+        found[one["kid"]] = IssuerKey(one["kid"], one["kty"], one.get("alg"), thumbprint, key)
+    return found
+
+
+def _signs(one: Mapping[str, Any]) -> bool:
+    modulus = one.get("n", "")
+    # Six bits a character. The library only warns of short ones.
+    weak = one.get("kty") == "RSA" and not (isinstance(modulus, str) and len(modulus) * 6 >= LEAST_RSA_BITS)
+    operations = one.get("key_ops", ["verify"])
+    return (
+        not weak
+        and isinstance(one.get("kty"), str)
+        and one["kty"] in _KINDS
+        and isinstance(one.get("kid"), str)
+        and one.get("use", "sig") == "sig"
+        and isinstance(operations, list)
+        and "verify" in operations
+        and isinstance(one.get("alg", ""), str)
+    )
+
+
+def _connection(url: SplitResult) -> http.client.HTTPConnection:
+    """Connected to an address that was checked after the name was resolved."""
+    host = str(url.hostname)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    address = outgoing.resolve(host, port, _WHERE)[0]
+    connected = socket.create_connection((address, port), timeout=SECONDS)
+    connection = http.client.HTTPConnection(url.netloc, timeout=SECONDS)
+    try:
+        if url.scheme == "https":
+            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+    except BaseException:
+        connected.close()
+        raise
+    connection.sock = connected
+    return connection

@@ -1,0 +1,107 @@
+"""API keys as they are kept, with what their principals are now."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Select, select
+from sqlalchemy.engine import Row
+
+from antiphon.catalog import schema
+from antiphon.core.clock import from_microseconds
+from antiphon.governance.last_use import ANY
+from antiphon.governance.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role
+from antiphon.governance.revocation import LEEWAY
+
+
+class KeyRecord(msgspec.Struct, frozen=True):
+    """An API key without its secret; ``hint`` is its end, to recognise it by.
+
+    Attributes:
+        role, kind, clearance: of its principal, as they are now.
+        replaced_by: the key that it was rotated to.
+        last_used_on: the day (UTC) of its last use, as far as it is written.
+        disabled: whether its principal is.
+    """
+
+    id: str
+    tenant: str
+    name: str
+    role: Role
+    kind: Kind
+    clearance: Clearance
+    hint: str
+    limits: Limits
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    replaced_by: str | None = None
+    last_used_on: date | None = None
+    disabled: bool = False
+
+    @property
+    def principal(self) -> Principal:
+        """Whom the key speaks for."""
+        return Principal(self.name, self.tenant, self.role, self.kind, self.clearance, self.limits, self.id)
+
+    def refusal(self, now: datetime) -> str | None:
+        """Why it does not hold at this instant, or ``None`` when it does."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.disabled:
+            return f"of {self.name}, who is disabled"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        if self.created_at > now + LEEWAY:
+            return f"from the future (made at {self.created_at.isoformat()}): a clock is wrong here or there"
+        return None
+
+
+class Rotated(msgspec.Struct, frozen=True):
+    """``key`` is shown this once; ``replaced`` holds until its ``expires_at``."""
+
+    key: str
+    record: KeyRecord
+    replaced: KeyRecord
+
+
+def select_keys() -> Select[Any]:
+    """Keys with what their principals are now, and the newest instant seen."""
+    return _SELECT
+
+
+def key_record(row: Row[Any]) -> KeyRecord:
+    """A row of :func:`select_keys`."""
+    return KeyRecord(
+        id=row.id,
+        tenant=row.tenant,
+        name=row.name,
+        role=row.role,
+        kind=row.kind,
+        clearance=row.clearance,
+        hint=row.hint,
+        limits=NO_LIMITS if row.limits is None else msgspec.json.decode(row.limits, type=Limits),
+        created_at=from_microseconds(row.created_at),
+        expires_at=None if row.expires_at is None else from_microseconds(row.expires_at),
+        revoked_at=None if row.revoked_at is None else from_microseconds(row.revoked_at),
+        replaced_by=row.replaced_by,
+        last_used_on=None if row.last_used_day is None else date.fromordinal(row.last_used_day),
+        disabled=row.disabled_at is not None,
+    )
+
+
+def _statement() -> Select[Any]:
+    keys, who, marks = schema.api_keys, schema.principals, schema.clock_marks
+    owner = (who.c.tenant == keys.c.tenant) & (who.c.environment == ANY) & (who.c.id == keys.c.name)
+    newest = (
+        select(marks.c.newest_at)
+        .where(marks.c.tenant == ANY, marks.c.environment == ANY)
+        .scalar_subquery()
+        .label("newest_at")
+    )
+    return select(keys, who.c.role, who.c.kind, who.c.clearance, who.c.disabled_at, newest).join_from(keys, who, owner)
+
+
+_SELECT = _statement()

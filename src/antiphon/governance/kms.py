@@ -1,0 +1,166 @@
+"""Wrapping keys in a key service over HTTP.
+
+``POST URL/wrap`` ``{"plaintext", "context"}`` → ``{"key_id", "ciphertext"}``; ``POST URL/unwrap`` ``{"key_id",
+"ciphertext", "context"}`` → ``{"plaintext"}``; ``POST URL/rotate`` ``{}`` → ``{"key_id"}``. Bytes are base64. Every
+request carries a bearer token, is bounded in time, and is repeated when the service is away: each is idempotent but
+``rotate``, which is sent once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from antiphon.core import outgoing
+from antiphon.core.errors import Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.governance.key_provider import WrappedKey, unknown_wrapping_key
+
+_PROBE = b"antiphon probe"
+_MOST_BYTES = 65_536
+
+
+class _Wrapped(msgspec.Struct, frozen=True):
+    key_id: str
+    ciphertext: str
+
+
+class _Unwrapped(msgspec.Struct, frozen=True):
+    plaintext: str
+
+
+class _Rotated(msgspec.Struct, frozen=True):
+    key_id: str
+
+
+class KmsKeys:
+    """A key service.
+
+    Args:
+        url: its base; ``http`` only on this machine.
+        token: the bearer token.
+        timeout: seconds one request may take.
+        attempts: how often a request is sent while the service is away.
+        pause: waits between attempts.
+    """
+
+    name = "kms"
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = 5.0,
+        attempts: int = 3,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        parsed = urlsplit(url)
+        local = parsed.hostname in ("127.0.0.1", "localhost", "::1")
+        if parsed.scheme not in ("http", "https") or not parsed.hostname or (parsed.scheme == "http" and not local):
+            raise InvalidInput(
+                "A key service is reached over https, or over http on this machine alone.",
+                where=url,
+                next_step="Set [encryption] url to an https address.",
+            )
+        import httpx
+
+        self._url = outgoing.check_url(url, where="encryption.url", secret=True).rstrip("/")
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"}, timeout=timeout, follow_redirects=False, trust_env=False,
+            transport=outgoing.transport("encryption.url"),
+        )  # fmt: skip
+        self._attempts = attempts
+        self._pause = pause
+
+    def current(self) -> str:
+        # A service tells which key is current by using it.
+        return self.wrap(bytes(32), _PROBE).wrapping_key
+
+    def wrap(self, key: bytes, context: bytes) -> WrappedKey:
+        answer = self._post("wrap", {"plaintext": _text(key), "context": _text(context)}, _Wrapped)
+        return WrappedKey(answer.key_id, answer.ciphertext.encode())
+
+    def unwrap(self, wrapped: WrappedKey, context: bytes) -> bytes:
+        body = {"key_id": wrapped.wrapping_key, "ciphertext": wrapped.content.decode(), "context": _text(context)}
+        answer = self._post("unwrap", body, _Unwrapped, wrapped.wrapping_key)
+        try:
+            return base64.b64decode(answer.plaintext, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise self._nonsense("unwrap") from error
+
+    def rotate(self) -> str:
+        return self._post("rotate", {}, _Rotated, attempts=1).key_id
+
+    def retire(self, wrapping_key: str) -> None:
+        """The service's owner retires its keys."""
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def _post(
+        self, path: str, body: dict[str, str], kind: Any, wrapping_key: str | None = None, attempts: int | None = None
+    ) -> Any:
+        import httpx
+
+        why = ""
+        for attempt in range(attempts or self._attempts):
+            if attempt:
+                self._pause(0.1 * 4**attempt)
+            try:
+                answer = self._client.post(f"{self._url}/{path}", json=body)
+            except httpx.HTTPError as error:
+                why = type(error).__name__
+                continue
+            if answer.status_code >= 500 or answer.status_code == 429:
+                why = f"status {answer.status_code}"
+                continue
+            return self._understood(path, answer.status_code, answer.content, kind, wrapping_key)
+        raise Unavailable(
+            f"The key service does not answer ({why}).",
+            where=f"{self._url}/{path}",
+            next_step="Keys that a process already holds go on working; new ones wait for the service.",
+        )
+
+    def _understood(self, path: str, status: int, content: bytes, kind: Any, wrapping_key: str | None) -> Any:
+        where = f"{self._url}/{path}"
+        if status in (401, 403):
+            raise SetupError(
+                "The key service refuses this project's token.", where=where, next_step="Renew [encryption] secret."
+            )
+        if status == 404 and wrapping_key is not None:
+            raise unknown_wrapping_key(wrapping_key, where, "Restore the key in the key service.")
+        if status == 400 and path == "unwrap":
+            raise Corrupt(
+                f"The key service refuses a data key wrapped by {wrapping_key}.",
+                where=where,
+                next_step="Its row was changed or moved: restore the catalog from a backup.",
+            )
+        if status in (404, 405) and path == "rotate":
+            raise InvalidInput(
+                "This key service rotates its keys by itself.", where=where,
+                next_step="Rotate there, then run `antiphon encryption rewrap`.",
+            )  # fmt: skip
+        if status != 200 or len(content) > _MOST_BYTES:
+            raise SetupError(f"The key service answers with status {status}.", where=where, next_step="See its log.")
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.DecodeError as error:
+            raise self._nonsense(path) from error
+
+    def _nonsense(self, path: str) -> SetupError:
+        return SetupError(
+            "The key service's answer cannot be read.",
+            where=f"{self._url}/{path}",
+            next_step="docs/encryption.md states what it must answer.",
+        )
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,139 @@
+"""The policies in force as a process sees them: parsed once, renewed by a lease.
+
+Invariants: a version that was approved decides in every process that reaches the catalog within :data:`LEASE_SECONDS`.
+One that does not reach it decides by what it knows for at most ``bound`` seconds, then denies by raising. What somebody
+asked is decided by one version from beginning to end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Protocol
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.errors import Unavailable
+from antiphon.core.scope import Scope
+from antiphon.governance.policy import Decider
+from antiphon.governance.policy_request import Decision, Resource
+from antiphon.governance.policy_sets import PolicyVersion
+from antiphon.governance.principal import Principal
+
+LEASE_SECONDS = 0.25
+BOUND_SECONDS = 30.0
+_MOST_REMEMBERED = 256
+
+
+class Versions(Protocol):
+    """Where the truth about policies is (``policy_sets.PolicySets``)."""
+
+    def in_force_number(self, scope: Scope) -> int | None: ...
+    def get(self, scope: Scope, number: int) -> PolicyVersion: ...
+
+
+class _Leased(msgspec.Struct, frozen=True):
+    number: int | None
+    decider: Decider
+    checked: float
+
+
+class LivePolicies:
+    """Decides by the policies in force in a principal's tenant. Safe to share between threads.
+
+    Args:
+        versions: where the truth is.
+        clock: only its monotonic reading is used.
+        scope: whose policies :attr:`digest` is of; its environment is every request's.
+        bound: for how many seconds known policies are believed while the catalog is away.
+    """
+
+    def __init__(self, versions: Versions, clock: Clock, scope: Scope, *, bound: float = BOUND_SECONDS) -> None:
+        self._versions = versions
+        self._clock = clock
+        self._scope = scope
+        self._bound = bound
+        self._leased: dict[str, _Leased] = {}
+        self._renewing = threading.Lock()
+
+    @property
+    def digest(self) -> str:
+        """Of the policies in force in the own scope: what a release pins.
+
+        Raises:
+            Unavailable: the catalog is away and the policies were not seen within the bound.
+        """
+        return self.decider().digest
+
+    def decider(self, tenant: str | None = None) -> Decider:
+        """The decider in force in a tenant, the own one by default.
+
+        Raises:
+            Unavailable: the catalog is away and the policies were not seen within the bound.
+        """
+        tenant = self._scope.tenant if tenant is None else tenant
+        leased = self._leased.get(tenant)
+        if leased is not None and self._clock.monotonic() - leased.checked <= LEASE_SECONDS:
+            return leased.decider
+        with self._renewing:
+            # Of many requests that find the lease over at once, one asks the catalog.
+            leased = self._leased.get(tenant)
+            now = self._clock.monotonic()
+            if leased is not None and now - leased.checked <= LEASE_SECONDS:
+                return leased.decider
+            try:
+                renewed = self._read(tenant, leased, now)
+            except Unavailable:
+                if leased is None or now - leased.checked > self._bound:
+                    raise
+                return leased.decider
+            if len(self._leased) >= _MOST_REMEMBERED:
+                self._leased.clear()
+            self._leased[tenant] = renewed
+        return renewed.decider
+
+    def decide(
+        self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
+    ) -> Decision:
+        """As :meth:`Decider.decide`, by the policies in force; the environment is this process's.
+
+        Raises:
+            Unavailable: the catalog is away and the policies were not seen within the bound.
+        """
+        return self.decider(principal.tenant).decide(principal, action, resource, self._here(context))
+
+    def require(
+        self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
+    ) -> Decision:
+        """As :meth:`Decider.require`, by the policies in force.
+
+        Raises:
+            Forbidden: the decision is to deny.
+            Unavailable: the catalog is away and the policies were not seen within the bound.
+        """
+        return self.decider(principal.tenant).require(principal, action, resource, self._here(context))
+
+    def forget(self) -> None:
+        """Ask the catalog at the next request, for a process that approved policies itself."""
+        self._leased.clear()
+
+    def _here(self, context: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        if context is not None and context.get("environment") == self._scope.environment:
+            return context
+        return {**(context or {}), "environment": self._scope.environment}
+
+    def _read(self, tenant: str, leased: _Leased | None, now: float) -> _Leased:
+        scope = Scope(tenant, self._scope.environment)
+        number = self._versions.in_force_number(scope)
+        if leased is not None and leased.number == number:
+            return _Leased(number, leased.decider, now)
+        if number is None:
+            return _Leased(None, _default(), now)
+        return _Leased(number, Decider(self._versions.get(scope, number).document), now)
+
+
+@cache
+def _default() -> Decider:
+    return Decider()

@@ -1,0 +1,137 @@
+"""What policy is asked about, and what it says: plain values, without the policy engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.sensitivity import UNTAGGED, Sensitivity
+
+Action = Literal[
+    "answer",
+    "feedback",
+    "administer",
+    "publish",
+    "release",
+    "batch",
+    "read",
+    "train",
+    "export",
+    "promote",
+    "force",
+    "audit",
+    "propose",
+    "approve",
+    "see",
+]
+LEVELS: dict[str, int] = {"public": 0, "internal": 1, "confidential": 2, "restricted": 3}
+"""How policies compare sensitivity and clearance."""
+
+CONTEXT = ("purpose", "path", "environment", "originator")
+"""Texts that a policy may read of a request's context; a missing one is the empty text."""
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A feature that is read. ``purposes`` is ``None`` when it may serve any purpose."""
+
+    name: str
+    sensitivity: Sensitivity = UNTAGGED
+    purposes: tuple[str, ...] | None = None
+
+
+class Resource(msgspec.Struct, frozen=True, cache_hash=True):
+    """What something is done to. Make it once for what stays the same: its hash is kept.
+
+    Attributes:
+        kind, name: such as ``application`` and ``flight-desk``.
+        tenant: whose it is; ``None``: the principal's own.
+        columns: the features that are read when it is answered from, trained on or exported.
+        trained_for: purposes that its model was trained for; ``None``: a model that was not trained here.
+        author: who made it; ``passed``: it passed its gates; ``reasoned``: a rationale stands beside the request.
+    """
+
+    kind: str
+    name: str
+    tenant: str | None = None
+    columns: tuple[Column, ...] = ()
+    trained_for: tuple[str, ...] | None = None
+    author: str = ""
+    passed: bool = False
+    reasoned: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+class Effective(msgspec.Struct, frozen=True, cache_hash=True):
+    """A resource as one principal meets it: what its visible columns come to."""
+
+    resource: Resource
+    tenant: str
+    sensitivity: int = 0
+    limited: bool = False
+    purposes: tuple[str, ...] = ()
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What policy said.
+
+    Attributes:
+        policies: ids of the policies that decided; empty when none matched.
+        digest: of the policies in force.
+        errors: what could not be evaluated, each of which denies.
+        masked: columns that are to be read as absent.
+    """
+
+    allowed: bool
+    policies: tuple[str, ...]
+    digest: str
+    errors: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why, in a few words: an evaluation error, the policies that decided, or that none did."""
+        if self.errors:
+            return f"policy could not be evaluated ({self.errors[0]})"
+        return ", ".join(self.policies) or "no policy permits it"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """Which entity is asked about, and of which moment (seconds since 1970)."""
+
+    keys: Mapping[str, str]
+    as_of: int = 0
+
+
+def resource_of(text: str) -> Resource:
+    """``application/flight-desk`` as a resource without further facts."""
+    kind, _, name = text.partition("/")
+    return Resource(kind, name)
+
+
+def effective(resource: Resource, tenant: str, visible: Iterable[Column]) -> Effective:
+    """What the visible columns come to: the highest sensitivity, and the purposes that all of them allow."""
+    columns = tuple(visible)
+    limits = [frozenset(column.purposes) for column in columns if column.purposes is not None]
+    common: frozenset[str] = limits[0].intersection(*limits[1:]) if limits else frozenset()
+    return Effective(
+        resource=resource,
+        tenant=tenant,
+        sensitivity=max((LEVELS[column.sensitivity] for column in columns), default=0),
+        limited=bool(limits),
+        purposes=tuple(sorted(common)),
+    )
+
+
+def application_resource(
+    application: ApplicationSpec, *, tenant: str | None = None, trained_for: tuple[str, ...] | None = None
+) -> Resource:
+    """An application with every feature that it reads; a view that declares no tags is one column, ``VIEW.*``."""
+    tagged = {name.partition(".")[0] for name in application.tags}
+    columns = [Column(name, tags.sensitivity, tags.purposes) for name, tags in sorted(application.tags.items())]
+    columns += [Column(f"{view}.*") for view in sorted(application.features) if view not in tagged]
+    return Resource("application", application.name, tenant, tuple(columns), trained_for)

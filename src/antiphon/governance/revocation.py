@@ -1,0 +1,123 @@
+"""How long a credential is believed, and which time it is.
+
+Invariants:
+- What the catalog said about a credential is believed for :data:`LEASE_SECONDS`. So revoking takes effect within that
+  in every process that reaches the catalog. In one that does not, it is believed for ``bound`` seconds, and then
+  nothing is: the answer is 503, not a guess.
+- Expiry is judged by the newest instant that any process has noted in the catalog, or the clock if that is later. So
+  a clock that jumps back revives nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+from antiphon.core.clock import Clock, from_microseconds, microseconds
+from antiphon.core.errors import Unavailable
+
+V = TypeVar("V")
+
+LEASE_SECONDS = 0.5
+REVOCATION_BOUND_SECONDS = 30.0
+LEEWAY = timedelta(seconds=30)
+"""How far the clocks of two machines may differ."""
+
+_MOST_REMEMBERED = 10_000
+
+
+class Leases(Generic[V]):
+    """What was found for a digest, and when. Bounded; safe to share between threads.
+
+    Args:
+        bound: for how many seconds something found is believed while the catalog is away.
+    """
+
+    def __init__(self, clock: Clock, bound: float = REVOCATION_BOUND_SECONDS) -> None:
+        self._clock = clock
+        self._bound = bound
+        self._found: dict[bytes, tuple[V, float]] = {}
+
+    def fresh(self, digest: bytes) -> V | None:
+        """What was found within the lease; never reads the catalog."""
+        found = self._found.get(digest)
+        if found is None or self._clock.monotonic() - found[1] > LEASE_SECONDS:
+            return None
+        return found[0]
+
+    def look(self, digest: bytes, find: Callable[[], V | None]) -> V | None:
+        """What ``find`` reads from the catalog, at most once a lease; ``None`` is not remembered.
+
+        Raises:
+            Unavailable: the catalog is away, and nothing was found within the bound.
+        """
+        fresh = self.fresh(digest)
+        if fresh is not None:
+            return fresh
+        # Before the read: what is revoked while it runs must not be believed for longer than the lease.
+        asked = self._clock.monotonic()
+        try:
+            value = find()
+        except Unavailable as error:
+            found = self._found.get(digest)
+            if found is not None and asked - found[1] <= self._bound:
+                return found[0]
+            raise Unavailable(
+                "The catalog is away, so nobody can be recognised: a key that was seen is believed for "
+                f"{self._bound:.0f} s at most.",
+                where="catalog",
+                next_step="Try again once it is back.",
+            ) from error
+        if value is None:
+            self._found.pop(digest, None)
+            return None
+        if len(self._found) >= _MOST_REMEMBERED:
+            self._found.clear()
+        self._found[digest] = (value, asked)
+        return value
+
+    def forget(self) -> None:
+        """Ask the catalog again for everything."""
+        self._found.clear()
+
+
+class NewestTime:
+    """The newest instant known: of this process's clock, and of the marks that processes leave in the catalog."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._newest = 0
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        """The clock's time, or the newest instant seen when the clock is behind it."""
+        now = self._clock.now()
+        exact = microseconds(now)
+        with self._lock:
+            if exact >= self._newest:
+                self._newest = exact
+                return now
+            return from_microseconds(self._newest)
+
+    def saw(self, mark: int | None) -> None:
+        """Take note of an instant, in microseconds since 1970, that the catalog holds."""
+        if mark is not None:
+            with self._lock:
+                self._newest = max(self._newest, mark)
+
+    @property
+    def mark(self) -> int:
+        """The newest instant, in microseconds since 1970; 0 before any."""
+        return self._newest
+
+    def behind(self) -> str:
+        """A sentence when this clock is behind what was seen by more than the leeway, else nothing."""
+        late = from_microseconds(self._newest) - self._clock.now()
+        if late <= LEEWAY:
+            return ""
+        return (
+            f" The clock of this machine is {late.total_seconds():.0f} s behind the newest time that was seen here; "
+            "set it right; if it was ahead before, stop `antiphon up` and run `antiphon keys trust-clock`."
+        )

@@ -1,0 +1,127 @@
+"""Answers and their records are one: an answer that is there is in the log, and its receipt carries a checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.integration.serving.test_wired import PLAIN, Project
+from tests.unit.catalog.examples import receipt
+
+from antiphon.app.auditing import AuditedReceipts, receipt_hash
+from antiphon.app.store import Store
+from antiphon.core.errors import AntiphonError, Corrupt, NotFound
+from antiphon.governance.audit_check import verify
+from antiphon.governance.checkpoint import parse, signed_by
+from antiphon.governance.policy import Decider
+from antiphon.governance.verifier import antiphon_verify
+from antiphon.serving.request import AnswerRequest
+
+
+@pytest.fixture
+async def project(tmp_path: Path) -> AsyncIterator[Project]:
+    opened = Project(tmp_path)
+    yield opened
+    await opened.answerer.close()
+    await asyncio.to_thread(opened.commit.close)
+    opened.features.close()
+    opened.store.close()
+
+
+async def test_an_answer_is_in_the_log_with_its_receipt(project: Project, tmp_path: Path) -> None:
+    store, scope = project.store, project.store.scope
+    project.release(PLAIN, live=True)
+    store.audit.append(scope, "ann", "release.activate", "rel_1")
+    signed = store.trail.checkpointing.sign(scope)
+    assert signed is not None
+    answer = await project.answerer.answer(project.request(originating_user="zoe"))
+    kept = store.receipts.get(scope, answer.prediction)
+    assert kept == answer.receipt
+    assert kept.audit_checkpoint == signed.note
+    assert signed_by(parse(kept.audit_checkpoint), store.trail.key.public)
+
+    sequence = store.trail.sequence_of(scope, answer.prediction)
+    (entry,) = [one for one in store.audit.list(scope) if one.sequence == sequence]
+    assert (entry.action, entry.principal, entry.originator) == ("answer", "someone", "zoe")
+    assert entry.detail is not None
+    assert entry.detail["sha256"] == receipt_hash(kept)
+    assert receipt_hash(msgspec.structs.replace(kept, finish_reason="length")) != entry.detail["sha256"]
+
+    proof = store.trail.proof(scope, sequence)
+    (tmp_path / "proof.json").write_bytes(msgspec.json.encode(proof))
+    arguments = [str(tmp_path / "proof.json"), "--key", store.trail.verifier_key(scope)]
+    assert antiphon_verify.main([*arguments, "--witness", str(store.trail.witness.path)]) == 0
+    assert store.trail.verify(scope).sound
+
+
+async def test_a_receipt_that_is_not_kept_is_not_in_the_log(project: Project) -> None:
+    store = project.store
+    receipts = AuditedReceipts(store.receipts, store.audit)
+
+    def add_and_fail() -> None:
+        with store.database.transaction() as connection:
+            receipts.add(receipt("pred_1", store.scope), within=connection)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        add_and_fail()
+    with pytest.raises(NotFound):
+        store.trail.sequence_of(store.scope, "pred_1")
+    receipts.add(receipt("pred_1", store.scope))
+    assert store.trail.sequence_of(store.scope, "pred_1") == 0
+
+
+async def test_nothing_is_answered_that_cannot_be_recorded(project: Project) -> None:
+    project.release(PLAIN, live=True)
+    first = await project.answerer.answer(project.request())
+    with project.store.database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE audit_heads SET size = size + 1")
+    with pytest.raises(Corrupt, match="damaged"):
+        await project.answerer.answer(project.request(request_id="req_2"))
+    assert [one.prediction for one in project.store.receipts.list(project.store.scope)] == [first.prediction]
+
+
+async def test_a_batch_row_that_policy_refuses_is_recorded(project: Project) -> None:
+    store, scope = project.store, project.store.scope
+    project.release(PLAIN, live=True)
+    store.__dict__["decider"] = Decider('@id("nobody") forbid (principal, action, resource);')
+    request: AnswerRequest = project.request(path="batch")
+    with pytest.raises(AntiphonError):
+        await project.answerer.answer(request)
+    store.trail.writer.flush()
+    (entry,) = [one for one in store.audit.list(scope) if one.outcome == "denied"]
+    assert (entry.action, entry.principal) == ("denied", "someone")
+    assert entry.detail is not None
+    assert entry.detail["path"] == "batch"
+
+
+async def test_a_stores_end_writes_what_was_accepted(tmp_path: Path) -> None:
+    (tmp_path / "antiphon.toml").write_text('[audit]\norigin = "example.com/desk"\n')
+    store = Store.open(tmp_path)
+    for number in range(100):
+        store.trail.enqueue(store.scope, "ann", "data.read", f"pred_{number}")
+    store.close()
+    again = Store.open(tmp_path)
+    assert verify(again.audit, again.scope).entries == 100
+    assert again.trail.verifier_key(again.scope).startswith("example.com/desk/default/dev+")
+    again.close()
+
+
+async def test_checkpoints_are_signed_until_the_end(tmp_path: Path) -> None:
+    (tmp_path / "antiphon.toml").write_text('[audit]\nevery = "1h"\nwitness = "far/away"\n')
+    store, stop = Store.open(tmp_path), asyncio.Event()
+    store.audit.append(store.scope, "ann", "release.activate", "rel_1")
+    running = asyncio.create_task(store.trail.checkpointing.run_until(stop))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "far" / "away").exists() or not store.trail.witness.read().checkpoints:
+            await asyncio.sleep(0.01)
+        store.audit.append(store.scope, "ann", "release.activate", "rel_2")
+        stop.set()
+        await running
+    assert [one.size for one in store.trail.witness.read().checkpoints] == [1, 2]
+    assert store.trail.checkpointing.sign_all() == 0  # nothing new
+    assert store.trail.verify(store.scope).checkpoints == 3
+    store.close()

@@ -1,0 +1,119 @@
+"""``antiphon keys`` and ``antiphon principals`` over one project, in process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from antiphon.app.store import Store
+from antiphon.cli import keys, principals
+from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+
+
+class Terminal:
+    """Runs commands of both nouns."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._app = typer.Typer()
+        self._app.add_typer(keys.app)
+        self._app.add_typer(principals.app)
+
+    def __call__(self, *arguments: str) -> str:
+        done = CliRunner().invoke(self._app, [*arguments, "--project", str(self.root)])
+        if isinstance(done.exception, AntiphonError):
+            raise done.exception
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    (tmp_path / "antiphon.toml").write_text('[project]\nname = "p"\n[engine]\nkind = "simulated"\n')
+    return Terminal(tmp_path)
+
+
+def test_a_key_is_made_for_something_shown_rotated_and_revoked(terminal: Terminal) -> None:
+    made = terminal.json(
+        "keys", "create", "bot", "--actions", "answer, originate", "--for", "application/desk", "--expires-in", "90d"
+    )
+    first = made["record"]["id"]
+    assert made["record"]["limits"] == {"actions": ["answer", "originate"], "resources": ["application/desk"]}
+    shown = terminal("keys", "show", first)
+    for told in ("bot (service, service", "answer, originate", "application/desk", "valid"):
+        assert told in shown
+    assert made["key"] not in shown
+    rotated = terminal.json("keys", "rotate", "bot", "--overlap", "30m")
+    assert rotated["replaced"]["id"] == first
+    assert "replaced" in terminal("keys", "list")
+    store = Store.open(terminal.root)
+    assert {store.keys.authenticate(text).id for text in (made["key"], rotated["key"])} == {"bot"}
+    store.close()
+    assert "is revoked" in terminal("keys", "revoke", first)
+    store = Store.open(terminal.root)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        store.keys.authenticate(made["key"])
+    acts = [entry.action for entry in store.audit.list(store.scope)]
+    assert acts[:3] == ["key.revoke", "key.rotate", "key.create"]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("keys", "create", "bot", "--actions", "dance"), InvalidInput),
+        (("keys", "create", "bot", "--for", "desk"), InvalidInput),
+        (("keys", "create", "bot", "--expires-in", "soon"), InvalidInput),
+        (("keys", "rotate", "nobody"), NotFound),
+        (("keys", "rotate", "nobody", "--overlap", "400d"), InvalidInput),
+        (("keys", "show", "key_none"), NotFound),
+        (("principals", "create", "a b"), InvalidInput),
+        (("principals", "create", "ann", "--role", "king"), InvalidInput),
+        (("principals", "create", "ann", "--clearance", "cosmic"), InvalidInput),
+        (("principals", "set", "nobody", "--role", "viewer"), NotFound),
+        (("principals", "disable", "nobody", "--reason", "r"), NotFound),
+    ],
+)
+def test_what_is_wrong_is_said(terminal: Terminal, arguments: tuple[str, ...], error: type[AntiphonError]) -> None:
+    with pytest.raises(error) as refused:
+        terminal(*arguments)
+    assert not isinstance(refused.value, Forbidden)
+    assert refused.value.next_step
+
+
+def test_a_principal_is_made_changed_disabled_and_enabled(terminal: Terminal) -> None:
+    made = terminal.json("principals", "create", "ann", "--role", "engineer", "--person", "--clearance", "restricted")
+    assert (made["role"], made["kind"], made["clearance"]) == ("engineer", "person", "restricted")
+    with pytest.raises(Conflict):
+        terminal("principals", "create", "ann")
+    key = terminal.json("keys", "create", "ann", "--role", "engineer")["key"]
+    assert "role viewer" in terminal("principals", "set", "ann", "--role", "viewer", "--reason", "moved on")
+    terminal("principals", "disable", "ann", "--reason", "left")
+    assert "disabled" in terminal("principals", "list")
+    store = Store.open(terminal.root)
+    with pytest.raises(Unauthenticated, match="disabled"):
+        store.keys.authenticate(key)
+    store.close()
+    terminal("principals", "enable", "ann", "--reason", "came back")
+    store = Store.open(terminal.root)
+    assert store.keys.authenticate(key).role == "viewer"
+    acts = [entry.action for entry in store.audit.list(store.scope)]
+    assert acts[:3] == ["principal.enable", "principal.disable", "principal.set"]
+    store.close()
+
+
+def test_the_clock_is_trusted_on_record(terminal: Terminal) -> None:
+    terminal("keys", "create", "bot")
+    told = terminal.json("keys", "trust-clock", "--reason", "it was ahead")
+    assert set(told) == {"before", "now"}
+    store = Store.open(terminal.root)
+    assert store.audit.list(store.scope)[0].action == "clock.trust"
+    store.close()
