@@ -81,7 +81,7 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
 
     Raises:
         CommandFailed: a command ended with an error, whose message is passed on.
-        Unavailable: it did not become ready, or ended by itself.
+        Unavailable: its port is taken, it did not become ready, or it ended by itself.
     """
     say("weights: smollm2-135m")
     command("models", "pull", "smollm2-135m")
@@ -89,6 +89,10 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
     command("apply", "--project", str(project))
     settings, paths = project_settings.load(project)
     url = f"http://{settings.gateway.host}:{settings.gateway.port}"
+    if _answers(url):
+        raise Unavailable(
+            "Something else listens there.", where=url, next_step="End the other platform (`make serve`?), then go on."
+        )
     log = paths.logs / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say("platform: up")
@@ -144,6 +148,14 @@ def command(*words: str, timeout: float = 600.0, say: Say | None = None) -> str:
             raise CommandFailed("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
         output.seek(0)
         return output.read()
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/healthz", timeout=1.0)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,17 @@ def test_a_folder_of_unknown_make_is_not_trusted(tmp_path: Path) -> None:
 def test_a_command_that_fails_passes_its_message_on() -> None:
     with pytest.raises(host.CommandFailed, match="models pull"):
         host.command("models", "pull", "no-such-model")
+
+
+def test_a_command_tells_its_progress_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; print('one of two', file=sys.stderr); print('two of two', file=sys.stderr); print('done')"
+    monkeypatch.setattr(host, "_ANTIPHON", (sys.executable, "-c", program))
+    heard: list[str] = []
+    assert host.command("train", say=heard.append) == "done\n"
+    assert heard == ["one of two", "two of two"]
+
+
+def test_a_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_ANTIPHON", (sys.executable, "-c", "import time; time.sleep(60)"))
+    with pytest.raises(host.CommandFailed):
+        host.command("train", timeout=0.5)
