@@ -83,16 +83,16 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
         CommandFailed: a command ended with an error, whose message is passed on.
         Unavailable: its port is taken, it did not become ready, or it ended by itself.
     """
-    say("weights: smollm2-135m")
-    command("models", "pull", "smollm2-135m")
-    say("definitions: apply")
-    command("apply", "--project", str(project))
     settings, paths = project_settings.load(project)
     url = f"http://{settings.gateway.host}:{settings.gateway.port}"
     if _answers(url):
         raise Unavailable(
             "Something else listens there.", where=url, next_step="End the other platform (`make serve`?), then go on."
         )
+    say("weights: smollm2-135m")
+    command("models", "pull", "smollm2-135m")
+    say("definitions: apply")
+    command("apply", "--project", str(project))
     log = paths.logs / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say("platform: up")
