@@ -86,7 +86,7 @@ def run(sizes: Sizes, say: host.Say) -> dict[str, Any]:
         # Both trainings of the 1st of April may learn from the same days: only a day is held out.
         definitions = project / "definitions.py"
         text = definitions.read_text(encoding="utf-8")
-        definitions.write_text(text.replace('embargo="7d"', 'embargo="1d"', 1), encoding="utf-8")
+        definitions.write_text(text.replace('embargo="14d"', 'embargo="1d"', 1), encoding="utf-8")
         with host.running(project, say):
             untuned = _live(project)
             trained = {FIRST: _train(project, say, FIRST_CUTOFF, sizes.first, sizes)}

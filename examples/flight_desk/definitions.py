@@ -177,11 +177,11 @@ LEARNS = {
         base="smollm2-135m",
         prompt=Prompt(system="You are the flight desk.", template=TUNED),
         targets={"notice": NOTICE},
-        window=TrainingWindow(history="59d", maturity="6h", embargo="7d"),
+        window=TrainingWindow(history="59d", maturity="6h", embargo="14d"),
         delta_window=TrainingWindow(history="59d", maturity="6h", embargo="1d"),
         examples=1_600,
         learning_rate=1.5e-3,
-        text_weight=0.5,
+        text_weight=3.0,
     ),
     # A flight's outcome is known when it has left, which may be late in the night.
     "outcome": Outcome("outlook", positive="delayed", window="24h", history=FLOWN),
