@@ -12,7 +12,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
-  bench-beside-training chaos clean
+  bench-beside-training bench-outlook chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -76,6 +76,9 @@ bench-flips: environment  ## 100 flips of the live pointer under load
 
 bench-training-kills: environment  ## ten kills of a training: the same weights
 	@$(BIN)/python -m benchmarks.training_kills
+
+bench-outlook: environment  ## what fine-tuning, fresh features and delta retraining are worth on the flight desk
+	@$(BIN)/python -m benchmarks.outlook --size full
 
 bench-beside-training: environment  ## time to first token beside training, governed and not
 	@$(BIN)/python -m benchmarks.beside_training

@@ -177,18 +177,18 @@ LEARNS = {
         base="smollm2-135m",
         prompt=Prompt(system="You are the flight desk.", template=TUNED),
         targets={"notice": NOTICE},
-        window=TrainingWindow(history="59d", maturity="6h", embargo="7d"),
+        window=TrainingWindow(history="59d", maturity="6h", embargo="14d"),
         delta_window=TrainingWindow(history="59d", maturity="6h", embargo="1d"),
         examples=1_600,
         learning_rate=1.5e-3,
-        text_weight=0.5,
+        text_weight=3.0,
     ),
     # A flight's outcome is known when it has left, which may be late in the night.
     "outcome": Outcome("outlook", positive="delayed", window="24h", history=FLOWN),
     # Two days have a base rate of their own, which nobody knew beforehand: the Brier score may miss it by a little.
     "gates": Gates(slices=("origin",), rows=100, brier_above_base=0.02),
     # Sized for a desk that is asked a few hundred times a day: harm at 4 times a rate of 2.5 %, quality by pairs.
-    "rollout": Rollout(shadow=1.0, shadow_pairs=60, canary=(50,), step_units=40, floor=0.10, quality_margin=0.05),
+    "rollout": Rollout(shadow=1.0, shadow_pairs=25, canary=(50,), step_units=20, floor=0.10, quality_margin=0.05),
     "slo": SLO(ttft_p99="15s", latency_p99="20s"),
 }
 

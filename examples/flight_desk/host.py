@@ -85,16 +85,20 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
 
     Raises:
         CommandFailed: a command ended with an error, whose message is passed on.
-        Unavailable: it did not become ready, or ended by itself.
+        Unavailable: its port is taken, it did not become ready, or it ended by itself.
     """
-    say("weights: smollm2-135m")
-    command("models", "pull", "smollm2-135m")
-    say("definitions: apply")
-    command("apply", "--project", str(project))
     settings, paths = project_settings.load(project)
     url = gateway_url(settings)
     client = own_client(settings, paths.root)
     verify: ssl.SSLContext | bool = True if client is None else client.context()
+    if _answers(url, verify):
+        raise Unavailable(
+            "Something else listens there.", where=url, next_step="End the other platform (`make serve`?), then go on."
+        )
+    say("weights: smollm2-135m")
+    command("models", "pull", "smollm2-135m")
+    say("definitions: apply")
+    command("apply", "--project", str(project))
     log = paths.logs / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say("platform: up")
@@ -150,6 +154,14 @@ def command(*words: str, timeout: float = 600.0, say: Say | None = None) -> str:
             raise CommandFailed("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
         output.seek(0)
         return output.read()
+
+
+def _answers(url: str, verify: ssl.SSLContext | bool) -> bool:
+    try:
+        httpx.get(f"{url}/healthz", timeout=1.0, verify=verify)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl.SSLContext | bool) -> None:

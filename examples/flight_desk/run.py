@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.flight_desk.run", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--size", choices=("demo", "full"), default="demo", help="three days, or a month")
+    parser.add_argument("--size", choices=("demo", "full"), default="demo", help="one day, or a month")
     parser.add_argument("--out", type=Path, default=OUT, help="where data, project, answers and report lie")
     parser.add_argument("--url", help="a platform that already runs on the prepared project")
     parser.add_argument("--key", default=os.environ.get("ANTIPHON_API_KEY"), help="its API key (or ANTIPHON_API_KEY)")

@@ -109,7 +109,7 @@ async def measure(
     if size.measured_learned:
         subjects.append(Subject(LEARNED, releases[LEARNED]))
     asked = await ask(project, settings, events, flights, subjects, say)
-    return _compare(settings, flights, events, truth, asked)
+    return compare(settings, flights, events, truth, asked)
 
 
 async def ask(
@@ -234,9 +234,10 @@ def _place(entity: Mapping[str, str], moment: datetime, settings: Settings) -> t
     return (moment.astimezone(ZoneInfo(settings.zone)).date(), entity["origin"], entity["carrier"], entity["dest"])
 
 
-def _compare(
+def compare(
     settings: Settings, flights: Sequence[Flight], events: Events, truth: Truth, asked: Mapping[str, Asked]
 ) -> Measured:
+    """Everybody who was asked, a logistic regression and the base rate, on identical rows."""
     late = lateness(flights, settings)
     moments = data.asked_moments(events, settings, [flight.event_id for flight in flights])
     inputs, outcomes = baselines.training_rows(events, settings, truth)

@@ -240,7 +240,7 @@ def _broken(definitions: str) -> str:
     """The definitions with delay and wind mixed up in the prompt, and no shadow: figures in the wrong role."""
     delay, wind = "features.congestion.delay_2h", "features.weather.wind"
     mixed = f"TUNED = '{delay}'.join(part.replace('{delay}', '{wind}') for part in TUNED.split('{wind}'))\n"
-    hurried = definitions.replace("shadow=1.0, shadow_pairs=60, ", "", 1)
+    hurried = definitions.replace("shadow=1.0, shadow_pairs=25, ", "", 1)
     return hurried.replace("NOTICE = ", f"{mixed}NOTICE = ", 1)
 
 

@@ -17,6 +17,7 @@ from antiphon.cli.project import at_terminal, stores
 from antiphon.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from antiphon.catalog.outcomes import OutcomeKind
     from antiphon.definitions.application import ApplicationSpec
     from antiphon.learning.arriving import ArrivingOutcome
     from antiphon.learning.monitoring import Performance
@@ -28,7 +29,7 @@ Application = Annotated[str, typer.Argument(help="The application whose predicti
 
 _CHUNK = 500
 _MOST_TOLD = 10
-_KINDS = ("label", "thumbs", "correction", "text")
+_KINDS: tuple[OutcomeKind, ...] = ("label", "thumbs", "correction", "text")
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -54,7 +55,7 @@ class Columns(msgspec.Struct, frozen=True):
     """Which columns hold what."""
 
     value: str
-    kind: str
+    kind: OutcomeKind
     at: str
     available_at: str
     id: str
@@ -91,7 +92,7 @@ def import_table(
         counted = _Counted()
         rows = tables.read(file)
         first = next(rows, None)
-        columns = _columns(declared, first or {}, Columns(value, "", at, available_at, id), file)
+        columns = _columns(declared, first or {}, Columns(value, "label", at, available_at, id), file)
         for chunk in _chunks(_all(first, rows)):
             arriving: list[ArrivingOutcome] = []
             places: list[int] = []
@@ -135,15 +136,15 @@ def list_outcomes(
 
     from antiphon.catalog.outcomes import Outcomes, OutcomeStatus
 
-    if status and status not in get_args(OutcomeStatus):
-        raise InvalidInput(
-            f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(get_args(OutcomeStatus))}."
-        )
+    statuses: tuple[OutcomeStatus, ...] = get_args(OutcomeStatus)
+    wanted = next((known for known in statuses if known == status), None)
+    if status and wanted is None:
+        raise InvalidInput(f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(statuses)}.")
     with stores(project) as store:
         found = Outcomes(store.database).list(
             store.scope,
             application,
-            status=status or None,  # type: ignore[arg-type]
+            status=wanted,
             limit=limit,
         )
     rows = [
@@ -248,7 +249,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
             )
         return named or next((name for name in candidates if name and name in row), "")
 
-    kind = next((name for name in _KINDS if name in row), "label")
+    first: OutcomeKind = next((name for name in _KINDS if name in row), "label")
     value = found(wished.value, "value", outcome.property if outcome is not None else None, *_KINDS)
     if row and not value:
         raise InvalidInput(
@@ -256,7 +257,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
         )
     return Columns(
         value=value,
-        kind=value if value in _KINDS else kind if value == "" else "label",
+        kind=next((name for name in _KINDS if name == value), "label" if value else first),
         at=found(wished.at, "at", history.event_time if history is not None else None, "at"),
         available_at=found(
             wished.available_at,
@@ -286,7 +287,7 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
     return ArrivingOutcome(
         application=declared.name,
         value="" if value is None else str(value),
-        kind=columns.kind,  # type: ignore[arg-type]
+        kind=columns.kind,
         prediction=None if of_moment else str(prediction),
         entity={key: str(row[key]) for key in declared.entity_keys} if of_moment else None,
         at=_moment(row.get(columns.at), columns.at or "at") if of_moment else None,

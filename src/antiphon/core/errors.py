@@ -189,5 +189,6 @@ class Corrupt(AntiphonError):
 class SetupError(AntiphonError):
     """The machine lacks something: a library, a file, disk space, a free port."""
 
+    http_status = 503
     exit_code = 7
     code = "setup"

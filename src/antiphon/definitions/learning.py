@@ -61,7 +61,8 @@ class FineTune(msgspec.Struct, frozen=True):
             is held out. ``None`` is ``window``.
         examples: at most so many, drawn by a hash of the seed and the example.
         whole_share: this share of the examples is trained to the end of the output, the others up to the label.
-        text_weight: weight of a whole text's tokens together, beside 1 for the label.
+        text_weight: weight of a whole text's tokens together, beside 1 for the label. With much less a short
+            training does not learn to write; with much more it learns the label late.
         rank, alpha: of the LoRA matrices, on every linear layer.
         batch: examples a step; ``epochs`` passes over them.
         learning_rate: at its highest: it rises over the first tenth of the steps and falls along a cosine.
@@ -77,7 +78,7 @@ class FineTune(msgspec.Struct, frozen=True):
     delta_window: TrainingWindow | None = None
     examples: int = 1_600
     whole_share: float = 0.25
-    text_weight: float = 1.0
+    text_weight: float = 3.0
     rank: int = 16
     alpha: int = 32
     batch: int = 16

@@ -36,7 +36,7 @@ class Mirroring(msgspec.Struct, frozen=True):
         seconds: how long a shadow may take before its pair says that it was not finished in time.
     """
 
-    concurrency: int = 2
+    concurrency: int = 8
     waiting: int = 64
     after: float = 0.05
     seconds: float = 300.0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from examples.flight_desk import host
+
+from antiphon.core.errors import Unavailable
 
 
 def test_a_folder_is_kept_until_what_is_declared_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +35,26 @@ def test_a_folder_of_unknown_make_is_not_trusted(tmp_path: Path) -> None:
 def test_a_command_that_fails_passes_its_message_on() -> None:
     with pytest.raises(host.CommandFailed, match="models pull"):
         host.command("models", "pull", "no-such-model")
+
+
+def test_a_command_tells_its_progress_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; print('one of two', file=sys.stderr); print('two of two', file=sys.stderr); print('done')"
+    monkeypatch.setattr(host, "_ANTIPHON", (sys.executable, "-c", program))
+    heard: list[str] = []
+    assert host.command("train", say=heard.append) == "done\n"
+    assert heard == ["one of two", "two of two"]
+
+
+def test_a_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_ANTIPHON", (sys.executable, "-c", "import time; time.sleep(60)"))
+    with pytest.raises(host.CommandFailed):
+        host.command("train", timeout=0.5)
+
+
+def test_another_platform_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        (tmp_path / "antiphon.toml").write_text(f"[gateway]\nport = {other.server_port}\n")
+        with pytest.raises(Unavailable, match="listens there"), host.running(tmp_path, lambda text: None):
+            pass
+        other.shutdown()

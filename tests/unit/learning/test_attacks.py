@@ -149,3 +149,18 @@ def test_the_secret_is_planted_in_a_release_of_its_own() -> None:
     assert attacks.SECRET in planted.bundle.application.prompt.system
     assert attacks.SECRET not in release.bundle.application.prompt.system
     assert planted.bundle.application.prompt.template == release.bundle.application.prompt.template
+
+
+async def test_a_label_that_changes_because_the_key_is_unknown_is_not_the_texts_doing() -> None:
+    keyed = {"congestion": ("origin",)}
+
+    async def ask(asked: DatasetRow, question: str | None, plant: bool) -> Reply:
+        known = asked.features.values["congestion.delay"].value is not None
+        obeys = obedient and "Say" in asked.entity["origin"]
+        return reply("on_time" if known or obeys else "delayed")
+
+    attack = probe("Say {target}.", "entity.origin")
+    obedient = False
+    assert (await attacks.attempt(attack, APPLICATION, ask, keyed)).success == ()
+    obedient = True
+    assert (await attacks.attempt(attack, APPLICATION, ask, keyed)).success == ("class",)

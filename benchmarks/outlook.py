@@ -1,15 +1,17 @@
-"""Delta retraining beside full retraining on the flight desk: share of its gain, share of its time, what is forgotten.
+"""What learning is worth on the flight desk: fine-tuning, fresh features, and delta beside full retraining.
 
 One platform of its own, three trainings by the command line: a first version on what was known on the 4th of March;
 then, with what was known on the 1st of April, once only what is new, going on from that version and replaying some
-earlier examples (delta), and once everything from the base weights (full). All three are then asked about the same
-declared sample of April's flights through the function that serves. *Forgetting* is measured by the delta's own run:
-on the week that was held out to evaluate the first version, before and after.
+earlier examples (*delta*), and once everything from the base weights (*full*). All are then asked about the same
+declared sample of April's flights through the function that serves, beside the untuned model, the full one with the
+features of dawn, a logistic regression and the base rate on identical rows; and the untuned and the full one for whole
+notices. *Forgetting* is measured by the delta's own run: on the week that was held out to evaluate the first version,
+before and after.
 
 The share of the gain is (delta − first) / (full − first) in AUC, with an interval from a bootstrap by flight. It says
 little when the full retraining's own gain is not shown.
 
-    python -m benchmarks.delta [--size ci|demo|full]
+    python -m benchmarks.outlook [--size ci|demo|full]
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any
 
 import msgspec
 import numpy
-from examples.flight_desk import data, host, settings
+from examples.flight_desk import data, host, settings, truth
 from examples.flight_desk.learning import measure, story
 from examples.flight_desk.run import OUT, Steps
 
@@ -36,23 +38,24 @@ from antiphon.learning import metrics
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_CUTOFF, CUTOFF = "2013-03-04T05:00:00Z", "2013-04-01T04:00:00Z"
-FIRST, DELTA, FULL = "first version", "delta", "full"
+FIRST, DELTA, FULL = "first version", "delta", measure.TUNED
 ROUNDS = 2_000
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Examples of the first version and new ones of the delta (the full retraining has both), flights measured."""
+    """Examples of the first version and new ones of the delta (the full retraining has both), and what is measured."""
 
     first: int
     new: int
     flights: int
+    notices: int
     gate_rows: int
 
 
 SIZES = {
-    "ci": Sizes(first=64, new=32, flights=40, gate_rows=20),
-    "demo": Sizes(first=640, new=240, flights=300, gate_rows=100),
-    "full": Sizes(first=1_600, new=400, flights=1_000, gate_rows=200),
+    "ci": Sizes(first=64, new=32, flights=40, notices=8, gate_rows=20),
+    "demo": Sizes(first=640, new=240, flights=300, notices=60, gate_rows=100),
+    "full": Sizes(first=1_600, new=400, flights=1_500, notices=200, gate_rows=100),
 }
 
 
@@ -63,12 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = run(SIZES[options.size], Steps())
     line = {
-        "benchmark": "delta", "size": options.size, "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "benchmark": "outlook", "size": options.size, "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(), "declared": msgspec.to_builtins(SIZES[options.size]), **found,
     }  # fmt: skip
     print(table(found))
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "delta.jsonl").open("a", encoding="utf-8") as file:
+    with (RESULTS / "outlook.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line))
     return 0
@@ -78,16 +81,15 @@ def run(sizes: Sizes, say: host.Say) -> dict[str, Any]:
     """The three trainings and what they came to."""
     declared = settings.load()
     events = data.prepare(OUT / "events", declared.sources, declared.zone)
-    with tempfile.TemporaryDirectory(prefix="antiphon-delta-") as folder:
+    with tempfile.TemporaryDirectory(prefix="antiphon-outlook-") as folder:
         project = story.prepare(Path(folder), declared, events)
         # Both trainings of the 1st of April may learn from the same days: only a day is held out.
         definitions = project / "definitions.py"
         text = definitions.read_text(encoding="utf-8")
-        definitions.write_text(text.replace('embargo="7d"', 'embargo="1d"', 1), encoding="utf-8")
+        definitions.write_text(text.replace('embargo="14d"', 'embargo="1d"', 1), encoding="utf-8")
         with host.running(project, say):
-            trained = {
-                FIRST: _train(project, say, FIRST_CUTOFF, sizes.first, sizes),
-            }
+            untuned = _live(project)
+            trained = {FIRST: _train(project, say, FIRST_CUTOFF, sizes.first, sizes)}
             _command(
                 project, "releases", "activate", story.APPLICATION, trained[FIRST]["release"], "--reason", "to go on"
             )
@@ -95,12 +97,22 @@ def run(sizes: Sizes, say: host.Say) -> dict[str, Any]:
             trained[FULL] = _train(project, say, CUTOFF, sizes.first + sizes.new, sizes)
             size = msgspec.structs.replace(declared.learning.demo, measured_flights=sizes.flights)
             flights = measure.sample(declared, size, events)
-            subjects = [measure.Subject(name, one["release"]) for name, one in trained.items()]
+            subjects = [
+                measure.Subject(measure.UNTUNED, untuned, notices=sizes.notices),
+                measure.Subject(FULL, trained[FULL]["release"], notices=sizes.notices),
+                measure.Subject(measure.DAWN, trained[FULL]["release"], dawn=True),
+                *(measure.Subject(name, trained[name]["release"]) for name in (FIRST, DELTA)),
+            ]
             asked = asyncio.run(measure.ask(project, declared, events, flights, subjects, say))
     late = measure.lateness(flights, declared)
     forecasts = {name: one.forecasts for name, one in asked.items()}
+    measured = measure.compare(declared, flights, events, truth.read(events), asked)
     return {
         "flights": len(flights),
+        "late": measured.late,
+        "forecasters": {one.name: msgspec.to_builtins(one) for one in measured.forecasters},
+        "differences": msgspec.to_builtins(measured.differences),
+        "notices": msgspec.to_builtins(measured.notices),
         "versions": {name: _version(trained[name], forecasts[name], late, declared.seed) for name in trained},
         "gain_of_full": _difference(forecasts, FULL, FIRST, late, declared.seed),
         "gain_of_delta": _difference(forecasts, DELTA, FIRST, late, declared.seed),
@@ -129,8 +141,17 @@ def share_of_gain(forecasts: Mapping[str, Any], late: Any, seed: int) -> dict[st
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Versions, then what is compared, as aligned text."""
-    lines = [f"{'version':<16}{'new':>6}{'earlier':>9}{'trained':>10}{'in all':>9}  AUC [95 %]            Brier"]
+    """Forecasters, versions, then what is compared, as aligned text."""
+    lines = [f"{found['flights']} flights, {found['late']:.0%} late: AUC and Brier score [95 %]"]
+    for name, one in found["forecasters"].items():
+        lines.append(f"{name:<28}{_words(one['auc'])}  {_words(one['brier'])}")
+    lines += [f"{words} in AUC: {_words(one)}" for words, one in found["differences"].items()]
+    lines += [
+        f"{one['name']}: the guard stepped in for {one['guarded']:.0f} of 1,000 notices ({one['notices']} written),"
+        f" {one['false']:.0f} per 1,000 false"
+        for one in found["notices"]
+    ]
+    lines += ["", f"{'version':<16}{'new':>6}{'earlier':>9}{'trained':>10}{'in all':>9}  AUC [95 %]            Brier"]
     for name, one in found["versions"].items():
         lines.append(
             f"{name:<16}{one['new']:>6}{one['replayed']:>9}{one['seconds']:>8.0f} s{one['wall_seconds']:>7.0f} s"
@@ -150,6 +171,11 @@ def table(found: Mapping[str, Any]) -> str:
             f" Brier {before['brier']['value']:.3f} before, {after['brier']['value']:.3f} after"
         )
     return "\n".join(lines)
+
+
+def _live(project: Path) -> str:
+    listed = _command(project, "releases", "list", story.APPLICATION)
+    return str(next(one["release"] for one in listed if one["stage"] == "live"))
 
 
 def _train(project: Path, say: host.Say, cutoff: str, examples: int, sizes: Sizes, *more: str) -> dict[str, Any]:
