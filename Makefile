@@ -12,7 +12,8 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
-  bench-beside-training bench-outlook chaos clean
+  bench-beside-training bench-outlook bench-governance \
+  bench-encryption bench-tls pentest chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -82,6 +83,22 @@ bench-outlook: environment  ## what fine-tuning, fresh features and delta retrai
 
 bench-beside-training: environment  ## time to first token beside training, governed and not
 	@$(BIN)/python -m benchmarks.beside_training
+
+bench-governance: environment  ## policy parity, decisions, identity, audit: figures and what must not differ
+	@$(BIN)/python -m benchmarks.governance --size full
+	@$(BIN)/python -m benchmarks.identity --size full
+	@$(BIN)/python -m benchmarks.audit --size full
+
+bench-encryption: environment  ## a disk image searched for plaintext, keys rotated under load, the cost of sealing
+	@$(BIN)/python -m benchmarks.encryption --size full
+
+bench-tls: environment  ## certificates rotated under load, the cost of TLS
+	@$(BIN)/python -m benchmarks.tls --size full
+
+pentest: environment  ## attack everything: penetration tests, scanners, dependency audit
+	@scripts/audit-dependencies $(VENV)
+	@PENTEST_SIZE=full $(BIN)/python -m pytest -q tests/pentest
+	@$(BIN)/python -m benchmarks.pentest --size full
 
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results

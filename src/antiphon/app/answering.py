@@ -49,6 +49,9 @@ def answerer(
 
     def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
         environment = store.settings.project.environment
+        if isinstance(resource, Resource):
+            scope = Scope(principal.tenant, environment)
+            store.recent_requests.remember(scope, principal, action, resource, context)
         decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
         if store.keys.standing(principal) is not None:
             # Also for work that was ordered before: a job does not outlive the key that it was ordered with.

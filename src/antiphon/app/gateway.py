@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antiphon.app.identity import project_identity
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.core import logs, telemetry
@@ -51,8 +49,7 @@ async def _serve(root: Path) -> None:
     transport = None if files is None else TransportSecurity(files, SystemClock())
     wired = Wired(store, "gateway")
     settings = store.settings.gateway
-    identity = project_identity(store)
-    app = create_app(dataclasses.replace(wired.gateway_services(confined=True), keys=identity))
+    app = create_app(wired.gateway_services(confined=True))
     app.state.transport = transport
     server = uvicorn.Server(
         uvicorn.Config(

@@ -19,16 +19,23 @@ from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.catalog.snapshots import Snapshots
 from antiphon.core import settings
+from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.identity import Keys
-from antiphon.governance.policy import Decider
+from antiphon.governance.live_policies import LivePolicies
+from antiphon.governance.policy_sets import PolicySets
+from antiphon.governance.protection import Protection, protect
+from antiphon.governance.recent_requests import RecentRequests
 from antiphon.governance.secret import load_secret
 
 
 class Store:
     """One project's settings, paths, secrets and repositories. Close it when done."""
+
+    protection: Protection
+    """Whether payloads are sealed, and by what."""
 
     def __init__(self, project: settings.Settings, paths: settings.ProjectPaths) -> None:
         self.settings = project
@@ -43,7 +50,12 @@ class Store:
         """
         store = cls(*settings.load(root))
         store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        store.database.migrate()
+        try:
+            store.database.migrate()
+            store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @property
@@ -109,11 +121,20 @@ class Store:
 
     @cached_property
     def keys(self) -> Keys:
-        return Keys(self.database, self.secret("server"))
+        bound = parse_duration(self.settings.identity.revocation_bound).total_seconds()
+        return Keys(self.database, self.secret("server"), revocation_bound=bound)
 
     @cached_property
-    def decider(self) -> Decider:
-        return Decider()
+    def policy_sets(self) -> PolicySets:
+        return PolicySets(self.database, self.audit.append)
+
+    @cached_property
+    def decider(self) -> LivePolicies:
+        return LivePolicies(self.policy_sets, self.database.clock, self.scope)
+
+    @cached_property
+    def recent_requests(self) -> RecentRequests:
+        return RecentRequests(self.database)
 
     @cached_property
     def audit(self) -> AuditLog:
@@ -130,6 +151,8 @@ class Store:
 
     def close(self) -> None:
         """Write what the audit log has accepted and close the catalog."""
+        if "recent_requests" in self.__dict__:
+            self.recent_requests.close()
         if "trail" in self.__dict__:
             self.trail.close()
         self.database.close()

@@ -87,6 +87,8 @@ def first_key(store: Store) -> tuple[str, KeyRecord] | None:
         elif any(record.role == "admin" for record in store.keys.list(store.scope.tenant, within=connection)):
             return None  # it was made, and somebody has taken the file away
         text, record = store.keys.create(store.scope.tenant, "admin", "admin", kind="person", within=connection)
+        # Who sets a project up may see all of it.
+        store.keys.principals.change(store.scope.tenant, "admin", clearance="restricted", within=connection)
         store.audit.append(store.scope, "antiphon", "key.create", record.id, key_detail(record), within=connection)
         _write_private(file, text + "\n")
     return text, record

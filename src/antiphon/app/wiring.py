@@ -12,8 +12,10 @@ from antiphon.app import engines
 from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
 from antiphon.app.features import FeaturePlatform, Streams
+from antiphon.app.identity import project_identity
 from antiphon.app.learning_services import learning_services
 from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
+from antiphon.app.policy_service import PolicyService
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
@@ -25,7 +27,7 @@ from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
-from antiphon.governance.identity import KeyRecord, Principal
+from antiphon.governance.identity import Principal
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 
@@ -56,7 +58,6 @@ class Wired:
             environment=store.settings.project.environment,
             clock=SystemClock(),
             answering=self.answerer,
-            authenticate=store.keys.authenticate,
             authorise=authorise,
             models=lambda scope: [*store.releases.applications(scope), *store.settings.engine.models],
             engine=self.engine.describe,
@@ -73,12 +74,13 @@ class Wired:
             freshness=self.features.freshness,
             runs=RunAdapter(store, self.features),
             batches=BatchAdapter(store, self.features, confined=confined),
-            keys=KeyAdapter(store),
+            identity=project_identity(store),
             audit=store.audit.append,
             trail=store.trail,
+            policies=PolicyService(store),
+            warning=store.protection.warning,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
-            session_secret=store.secret("session"),
             default_tenant=store.settings.project.tenant,
             prices=store.settings.prices,
             max_body_bytes=store.settings.gateway.max_body_bytes,
@@ -224,30 +226,3 @@ class BatchAdapter:
 
     def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
         return self._store.jobs.page(scope, job, after, limit)
-
-
-class KeyAdapter:
-    """API keys with an audit entry for each made and revoked."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def create(self, tenant: str, name: str, role: str, expires_at: Any, *, by: str) -> Any:
-        with self._store.database.transaction() as connection:
-            text, record = self._store.keys.create(tenant, name, role, expires_at, within=connection)
-            self._audit(tenant, by, "key.create", record, connection)
-        return text, record
-
-    def list(self, tenant: str) -> Any:
-        return self._store.keys.list(tenant)
-
-    def revoke(self, tenant: str, key: str, *, by: str) -> Any:
-        with self._store.database.transaction() as connection:
-            record = self._store.keys.revoke(tenant, key, within=connection)
-            self._audit(tenant, by, "key.revoke", record, connection)
-        return record
-
-    def _audit(self, tenant: str, by: str, action: str, record: KeyRecord, connection: Any) -> None:
-        scope = Scope(tenant, self._store.settings.project.environment)
-        detail = {"name": record.name, "role": record.role}
-        self._store.audit.append(scope, by, action, record.id, detail, within=connection)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from antiphon.app.learning import Learning
 from antiphon.app.outcomes import outcome_joiner
+from antiphon.app.policies import row_decisions
 from antiphon.app.rollouts import rollout_keeper
 from antiphon.app.served_models import ServedModels
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
-from antiphon.core import telemetry
+from antiphon.core import logs, telemetry
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.durable.executor import Executor
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="unique among workers; one that is started again under its name takes its runs back at once",
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure()
     try:
         asyncio.run(_work(options.project, options.name))
     except AntiphonError as error:
@@ -71,11 +72,12 @@ async def _work(root: Path, name: str) -> None:
         store.blobs,
         wired.answerer.answer,
         store.settings.gateway.batch_concurrency,
+        decide=row_decisions(store),
     )
     registry = Registry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
-    training = TrainingProcesses(store.database.clock)
+    training = TrainingProcesses(store.database.clock, codec=store.database.codec, scope=store.scope)
     served = ServedModels.of(store, wired.engine)
     learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=training, served=served)
     learning.register(registry)

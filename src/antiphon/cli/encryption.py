@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -134,7 +135,7 @@ class _Told:
             self._line.end()
 
 
-def _record(encryption: Encryption, action: str, detail: dict[str, object]) -> None:
+def _record(encryption: Encryption, action: str, detail: Mapping[str, object]) -> None:
     store = encryption.store
     store.audit.append(store.scope, at_terminal(store).id, action, str(store.scope), detail)
 

@@ -15,6 +15,7 @@ from antiphon.cli import (
     batch,
     datasets,
     doctor,
+    encryption,
     evaluate,
     events,
     features,
@@ -23,11 +24,14 @@ from antiphon.cli import (
     models,
     outcomes,
     plan,
+    policy,
     predictions,
+    principals,
     releases,
     rollback,
     runs,
     status,
+    tls,
     train,
     up,
 )
@@ -61,7 +65,10 @@ def assemble() -> typer.Typer:
     app.command("rollback")(rollback.rollback)
     app.command("doctor")(doctor.doctor)
     models.app.command("rebuild")(train.rebuild)
-    for noun in (features, datasets, models, releases, outcomes, batch, runs, keys, audit, events):
+    for noun in (
+        features, datasets, models, releases, outcomes, batch, runs, events,
+        keys, principals, policy, audit, encryption, tls,
+    ):  # fmt: skip
         app.add_typer(noun.app)
     return app
 

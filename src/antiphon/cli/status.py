@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import show, table
+from antiphon.cli.output import note, show, table
 from antiphon.cli.project import services
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ async def _status(project: Any) -> Status:
     from antiphon.gateway.measurements import Measurements
 
     async with services(project) as (found, store):
+        if store.protection.warning:
+            note(store.protection.warning)
         return await status_of(found, Measurements(), store.scope)
 
 

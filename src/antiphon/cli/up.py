@@ -32,6 +32,8 @@ def up(
 
     store = Store.open(project)
     try:
+        if store.protection.warning:
+            note(store.protection.warning)
         _prepare(store, apply)
         asyncio.run(_run(store, as_json))
     finally:

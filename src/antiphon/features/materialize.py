@@ -146,7 +146,7 @@ def _tiles_sql(plan: Plan) -> str:
 def _written(connection: duckdb.DuckDBPyConnection, sql: str, lake: Lake, scope: Scope) -> SnapshotFile:
     with lake.writing(scope, SUFFIX) as draft:
         rows = write_parquet(connection, sql, draft)
-    return SnapshotFile(draft.path, draft.sha256, rows, draft.bytes)
+    return SnapshotFile(draft.path, draft.sha256, rows, draft.size)
 
 
 def _write_values(
@@ -175,7 +175,7 @@ def _write_values(
         table[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
     with lake.writing(scope, SUFFIX) as draft:
         pyarrow.parquet.write_table(pyarrow.table(table), draft, compression="zstd")
-    return builder.finish(), SnapshotFile(draft.path, draft.sha256, len(keys), draft.bytes)
+    return builder.finish(), SnapshotFile(draft.path, draft.sha256, len(keys), draft.size)
 
 
 def _logical_hash(connection: duckdb.DuckDBPyConnection, plan: Plan, loaded: LoadedRows, as_of: int) -> str:

@@ -19,7 +19,7 @@ class LakeDraft(Protocol):
 
     path: str
     sha256: str
-    bytes: int
+    size: int
 
     def write(self, content: bytes, /) -> int:
         """Append to it."""

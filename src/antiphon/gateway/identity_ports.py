@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Limits, Principal
 from antiphon.governance.sessions import Session
 
@@ -67,8 +66,3 @@ class Identity(Protocol):
     def rotate(self, tenant: str, name: str, overlap: timedelta, *, by: str, granting: Limits = ...) -> Any: ...
 
     def revoke(self, tenant: str, key: str, *, by: str) -> Any: ...
-
-
-def identity(services: GatewayServices) -> Identity:
-    """The services' identity."""
-    return cast(Identity, services.keys)

@@ -11,7 +11,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
-from antiphon.gateway.identity_ports import identity
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.identity import Principal, originator
 
@@ -117,7 +116,7 @@ async def principal(request: Request, services: GatewayServices) -> Principal:
             where="authorization",
             next_step="Send `Authorization: Bearer ak_…`; `antiphon keys create` makes a key.",
         )
-    bearer, text = identity(services).bearer, key.strip()
+    bearer, text = services.identity.bearer, key.strip()
     known = bearer.remembered(text)
     found = known if known is not None else await run_in_threadpool(bearer.authenticate, text)
     request.state.principal = found

@@ -23,7 +23,9 @@ from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
 from antiphon.gateway.audit_ports import Trail
+from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
+from antiphon.gateway.policy_ports import Policies
 from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.identity import Principal
 from antiphon.operations.processes import ProcessStatus
@@ -155,23 +157,12 @@ class Batches(Protocol):
         ...
 
 
-class Keys(Protocol):
-    """API keys of a tenant; values have id, name, role, created_at, expires_at, revoked_at, hint."""
-
-    def create(self, tenant: str, name: str, role: str, expires_at: datetime | None, *, by: str) -> tuple[str, Any]: ...
-
-    def list(self, tenant: str) -> Sequence[Any]: ...
-
-    def revoke(self, tenant: str, key: str, *, by: str) -> Any: ...
-
-
 @dataclass(frozen=True)
 class GatewayServices:
     """Everything the gateway calls.
 
     Attributes:
         environment: of every request; the tenant is the principal's.
-        authenticate: a key's principal, or raises ``Unauthenticated``. Fast (cached).
         authorise: raises ``Forbidden`` unless the principal may do the action to the resource (``kind/name``).
         audit: ``governance.audit.AuditLog.append``, for the changes that a port does not record itself in the
             transaction of the change.
@@ -182,13 +173,12 @@ class GatewayServices:
         ready: part to what is wrong with it, ``None`` when it is fine.
         learning: models, evaluations and rollouts; ``None`` where none of these is wired.
         trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
-        session_secret: 32 bytes that seal the dashboard's cookie; the same in every gateway of a project.
+        warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
     environment: str
     clock: Clock
     answering: Answering
-    authenticate: Callable[[str], Principal]
     authorise: Callable[[Principal, str, str], None]
     models: Callable[[Scope], Sequence[str]]
     engine: Callable[[], Awaitable[Described]]
@@ -204,16 +194,17 @@ class GatewayServices:
     freshness: Callable[[Scope], Sequence[ViewFreshness]]
     runs: Runs
     batches: Batches
-    keys: Keys
+    identity: Identity
     processes: Callable[[], Sequence[ProcessStatus]]
     ready: Callable[[], Awaitable[Mapping[str, str | None]]]
-    session_secret: bytes
     default_tenant: str = "default"
     prices: PriceSettings = field(default_factory=PriceSettings)
     max_body_bytes: int = 4_000_000
     audit: Callable[..., Any] | None = None
     learning: LearningServices | None = None
     trail: Trail | None = None
+    policies: Policies | None = None
+    warning: str | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""

@@ -95,7 +95,8 @@ class KmsKeys:
             raise self._nonsense("unwrap") from error
 
     def rotate(self) -> str:
-        return self._post("rotate", {}, _Rotated, attempts=1).key_id
+        rotated: _Rotated = self._post("rotate", {}, _Rotated, attempts=1)
+        return rotated.key_id
 
     def retire(self, wrapping_key: str) -> None:
         """The service's owner retires its keys."""

@@ -72,8 +72,7 @@ def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Aske
 
 def text_diff(before: PolicyDocument, after: PolicyDocument) -> str:
     """A unified diff of policies and attributes; empty when they are the same."""
-    lines = [_lines(document) for document in (before, after)]
-    return "\n".join(difflib.unified_diff(*lines, "before", "after", lineterm=""))
+    return "\n".join(difflib.unified_diff(_lines(before), _lines(after), "before", "after", lineterm=""))
 
 
 def _lines(document: PolicyDocument) -> list[str]:

@@ -144,7 +144,8 @@ class RowPolicy:
             raise OutsideFragment(f"a policy fails whatever the row is: {said.diagnostics.errors[0]}")
         columns = {name: f"k{place}" for place, name in enumerate(self._keys)}
         columns[MOMENT] = "moment"
-        permits, forbids = [], []
+        permits: list[str] = []
+        forbids: list[str] = []
         for part in decider.parts.policies:
             residual = said.residuals.get(part.position)
             if residual is None:

@@ -258,7 +258,6 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "environment": "dev",
         "clock": clock,
         "answering": answering or FakeAnswerer(receipts, clock),
-        "authenticate": keys.authenticate,
         "authorise": decider.require,
         "audit": AuditLog(database, SECRET).append,
         "models": lambda scope: (APPLICATION, MODEL),
@@ -275,14 +274,13 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "freshness": lambda scope: _freshness(clock),
         "runs": NoRuns(),
         "batches": _Batches(Jobs(database)),
-        "keys": _identity(database, keys),
+        "identity": _identity(database, keys),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
             ProcessStatus("gateway", 4712, True, 0, clock.now(), 120_000_000, 0),
             ProcessStatus("worker", 4713, True, 1, clock.now(), 180_000_000, 15),
         ],
         "ready": ready,
-        "session_secret": SECRET,
         "max_body_bytes": 100_000,
     }
     return GatewayServices(**{**fields, **changes})

@@ -62,7 +62,7 @@ class LocalLake:
                 draft.finish(lambda _: _context(draft.path))
                 stream.flush()
                 os.fsync(stream.fileno())
-                draft.bytes = stream.tell()
+                draft.size = stream.tell()
             target = self._root / draft.path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(partial, target)

@@ -9,7 +9,6 @@ import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.gateway.admin import shapes
-from antiphon.gateway.identity_ports import identity
 from antiphon.gateway.operation import Call, Operation
 from antiphon.governance.principal import Limits, check_grant
 
@@ -33,18 +32,18 @@ class Rotate(msgspec.Struct, frozen=True):
 
 
 def _list(call: Call) -> shapes.KeyList:
-    return shapes.KeyList(shapes.read_all(identity(call.services).list(call.scope.tenant), shapes.KeyLine))
+    return shapes.KeyList(shapes.read_all(call.services.identity.list(call.scope.tenant), shapes.KeyLine))
 
 
 def _show(call: Call) -> shapes.KeyLine:
-    return shapes.read(identity(call.services).show(call.scope.tenant, call.path["key"]), shapes.KeyLine)
+    return shapes.read(call.services.identity.show(call.scope.tenant, call.path["key"]), shapes.KeyLine)
 
 
 def _create(call: Call) -> shapes.NewKey:
     wanted: Create = call.body
     limits = Limits(wanted.actions, wanted.resources)
     check_grant(call.principal.limits, limits)
-    key, record = identity(call.services).create(
+    key, record = call.services.identity.create(
         call.scope.tenant,
         wanted.name,
         wanted.role,
@@ -57,7 +56,7 @@ def _create(call: Call) -> shapes.NewKey:
 
 def _rotate(call: Call) -> shapes.RotatedKey:
     wanted: Rotate = call.body
-    rotated = identity(call.services).rotate(
+    rotated = call.services.identity.rotate(
         call.scope.tenant,
         call.path["key"],
         parse_duration(wanted.overlap),
@@ -71,7 +70,7 @@ def _rotate(call: Call) -> shapes.RotatedKey:
 
 def _revoke(call: Call) -> shapes.KeyLine:
     return shapes.read(
-        identity(call.services).revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
+        call.services.identity.revoke(call.scope.tenant, call.path["key"], by=call.principal.id), shapes.KeyLine
     )
 
 

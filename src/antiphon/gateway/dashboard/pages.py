@@ -82,6 +82,7 @@ class Pages:
             environment=self.services.environment,
             currency=self.services.prices.currency,
             csrf=FORM_TOKEN.get(),
+            warning=self.services.warning,
             **names,
         )
         return Response(text, code, headers=SAFE, media_type="text/html")

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from antiphon.core.errors import Forbidden, Unauthenticated
 from antiphon.gateway import incoming
-from antiphon.gateway.identity_ports import identity
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.sessions import Session
 
@@ -42,7 +41,7 @@ async def current(request: Request, services: GatewayServices) -> Session:
     value = request.cookies.get(cookie_name(request))
     if not value:
         raise Unauthenticated("There is no session.", where="session", next_step="Sign in with an API key.")
-    return await run_in_threadpool(identity(services).sessions.find, value)
+    return await run_in_threadpool(services.identity.sessions.find, value)
 
 
 async def require_form(request: Request, services: GatewayServices, session: Session) -> None:
@@ -56,7 +55,7 @@ async def require_form(request: Request, services: GatewayServices, session: Ses
     sent = request.headers.get(FORM_HEADER)
     if sent is None:
         sent = form_of(await incoming.body(request, MOST_FORM_BYTES)).get(FORM_FIELD)
-    identity(services).sessions.check_form(session, sent)
+    services.identity.sessions.check_form(session, sent)
 
 
 def require_same_origin(request: Request) -> None:
@@ -84,7 +83,7 @@ async def begin(response: Response, request: Request, services: GatewayServices,
         Unauthenticated: the key does not hold.
     """
     name = cookie_name(request)
-    text = await run_in_threadpool(identity(services).sessions.begin, key, request.cookies.get(name))
+    text = await run_in_threadpool(services.identity.sessions.begin, key, request.cookies.get(name))
     response.set_cookie(name, text, httponly=True, samesite="strict", secure=_is_secure(request), path="/")
 
 
@@ -101,7 +100,7 @@ async def end(response: Response, request: Request, services: GatewayServices) -
         pass
     else:
         await require_form(request, services, session)
-        await run_in_threadpool(identity(services).sessions.end, request.cookies[name])
+        await run_in_threadpool(services.identity.sessions.end, request.cookies[name])
     response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=_is_secure(request))
 
 
