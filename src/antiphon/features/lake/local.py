@@ -30,7 +30,7 @@ class LakeDraft(SealedSink):
 
     path = ""
     sha256 = ""
-    bytes = 0
+    size = 0
 
 
 class LocalLake:
