@@ -24,6 +24,7 @@ from antiphon.core.errors import Conflict, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.governance.identity import Principal
+from antiphon.releases.candidate import check_candidate
 from antiphon.releases.ports import Audit, FeatureExists, Promoting
 
 Expected = tuple[RolloutState, int]
@@ -120,7 +121,7 @@ class RolloutTransitions:
             candidate = self._releases.get(scope, release, within=connection)
             application = candidate.bundle.application.name
             live = self._releases.live(scope, application, within=connection)
-            self._check_candidate(scope, candidate, live, force)
+            check_candidate(self._feature_exists, scope, candidate, live, force)
             self._ask(connection, scope, candidate, by, reason, force)
             self._no_other(scope, application, connection)
             assert live is not None
@@ -292,39 +293,6 @@ class RolloutTransitions:
         stages = self._releases.stages(scope, release.id, within=connection)
         passed = any(move.stage in ("validated", "live") for move in stages)
         self._promoting(release, passed, by, reason, not passed if force is None else force)
-
-    def _check_candidate(self, scope: Scope, candidate: Release, live: Release | None, force: bool) -> None:
-        application = candidate.bundle.application
-        if live is None:
-            raise Conflict(
-                f"Nothing is live in {application.name!r} that the release could be compared with.",
-                where=candidate.id,
-                next_step=f"`antiphon releases activate {application.name} {candidate.id}` makes it the first.",
-            )
-        if live.id == candidate.id:
-            raise Conflict(
-                f"The release {candidate.id} is live already.",
-                where=application.name,
-                next_step="There is nothing to do.",
-            )
-        gone = [
-            f"{view}@{version}"
-            for view, version in sorted(application.features.items())
-            if not self._feature_exists(scope, view, version)
-        ]
-        if gone:
-            raise InvalidInput(
-                f"The release reads features that no longer exist: {', '.join(gone)}.",
-                where=candidate.id,
-                next_step="Apply definitions that have them, or make a release from the present ones with "
-                "`antiphon apply`.",
-            )
-        if candidate.stage != "validated" and not force:
-            raise InvalidInput(
-                f"The release {candidate.id} is {candidate.stage.replace('_', ' ')}: it has not passed its gates.",
-                where=application.name,
-                next_step=f"Run `antiphon evaluate {candidate.id}`, or go past the gates with --force and a --reason.",
-            )
 
     def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
         active = self._rollouts.active(scope, application, within=connection)

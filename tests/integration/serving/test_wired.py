@@ -36,7 +36,9 @@ class Project:
     """A project's stores with an answerer over a scripted engine."""
 
     def __init__(self, root: Path) -> None:
-        (root / "antiphon.toml").write_text('[project]\nname = "desk"\nenvironment = "test"\n')
+        (root / "antiphon.toml").write_text(
+            '[project]\nname = "desk"\nenvironment = "test"\n\n[encryption]\nmode = "plaintext"\n'
+        )
         self.store = Store.open(root)
         self.engine = ScriptedEngine(echo)
         self.commit = GroupCommit(self.store.database)
