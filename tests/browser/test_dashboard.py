@@ -153,8 +153,9 @@ async def test_every_control_has_a_name_and_every_page_one_heading(page, running
         await page.goto(running.url + path)
         assert await page.locator("h1").count() == 1
         unnamed = await page.evaluate(
-            "[...document.querySelectorAll('a, button, input, select, progress, [role=img]')].filter((each) =>"
-            " !(each.textContent.trim() || each.getAttribute('aria-label') || (each.labels && each.labels.length)))"
+            "[...document.querySelectorAll('a, button, input:not([type=hidden]), select, progress, [role=img]')]"
+            ".filter((each) => !(each.textContent.trim() || each.getAttribute('aria-label')"
+            " || (each.labels && each.labels.length)))"
             ".map((each) => each.outerHTML)"
         )
         assert unnamed == [], path

@@ -25,6 +25,7 @@ from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts
 from antiphon.definitions.application import SLO, Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.governance.audit import AuditLog
+from antiphon.governance.audit_check import verify
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +173,7 @@ def look(database: Database, decision: Any) -> list[Rollout]:
             transitions(database).resume(SCOPE, rollout.id, principal="me", reason="on")
     for _ in range(4):
         keeper.look()
-    assert AuditLog(database, SECRET).verify(SCOPE).sound
+    assert verify(AuditLog(database, SECRET), SCOPE).sound
     return rollouts.list(SCOPE)
 
 

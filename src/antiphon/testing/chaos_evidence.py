@@ -92,12 +92,12 @@ def read_catalog(directory: Path) -> dict[str, Any]:
                 for row in catalog.execute("SELECT * FROM publications ORDER BY number")
             ),
             "snapshots": {
-                row["id"]: json.loads(row["document"]) for row in catalog.execute("SELECT id, document FROM snapshots")
+                row["id"]: _opened(row["document"]) for row in catalog.execute("SELECT id, document FROM snapshots")
             },
             "events": tuple(
-                (row["offset"], row["event_id"], payload["shop"], int(payload["amount"]))
+                (row["offset"], event_id, payload["shop"], int(payload["amount"]))
                 for row in catalog.execute("SELECT * FROM events ORDER BY stream, offset")
-                for payload in (_opened(row["payload"]),)
+                for event_id, payload in (_opened(row["payload"]),)
             ),
             "job_status": {row["id"]: row["status"] for row in catalog.execute("SELECT id, status FROM jobs")},
             "job_rows": {job: tuple(found) for job, found in rows.items()},
@@ -152,9 +152,8 @@ def _with_texts(catalog: sqlite3.Connection, receipt: dict[str, Any]) -> dict[st
     }
 
 
-def _opened(payload: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_content(payload))
-    return found
+def _opened(payload: bytes) -> Any:
+    return json.loads(_content(payload))
 
 
 def _content(payload: bytes) -> bytes:

@@ -65,6 +65,9 @@ def test_every_command_has_json_and_a_project_option() -> None:
 
     found = dict(leaves(typer.main.get_command(assemble())))
     assert len(found) > 20
+    # What these print is for programs as it is: a proof in JSON, a key, a program.
+    for path in (("audit", name) for name in ("prove", "checkpoint", "key", "verifier")):
+        del found[path]
     for path, options in found.items():
         assert "--json" in options, path
         if path[0] not in ("init", "models"):

@@ -29,12 +29,13 @@ async def policy(pages: Pages, request: Request, who: Principal, scope: Scope) -
 
 async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Approve or reject, with a reason; then the page again, with what was wrong if anything was."""
+    # Outside of the block below: whoever may not approve does not get the page in the answer either.
+    await run_in_threadpool(pages.services.authorise, who, "approve", "policy/*")
     form = {
         name: values[0].strip()
         for name, values in parse_qs((await incoming.body(request, 10_000)).decode(errors="replace")).items()
     }
     try:
-        await run_in_threadpool(pages.services.authorise, who, "approve", "policy/*")
         await run_in_threadpool(_act, pages.services, who, scope, form)
     except AntiphonError as error:
         return await _show(pages, who, scope, form.get("number", ""), problem=error, reason=form.get("reason", ""))
