@@ -27,6 +27,10 @@ from examples.flight_desk.records import Journal
 OUT = Path(__file__).parent / "out"
 
 
+class StoryUntold(AntiphonError):
+    """So much failed that figures would say nothing."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run, analyse, report; returns the exit code."""
     options = _options(arguments)
@@ -92,6 +96,13 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     answers = journal.answers()
     if not answers:
         raise SetupError("There are no answers to analyse.", where=str(folder), next_step="Run it without --analyse.")
+    failed = [answer for answer in answers if answer.error]
+    if len(failed) > len(answers) // 2:
+        raise StoryUntold(
+            f"{len(failed)} of {len(answers)} questions got no answer, the first because: {failed[0].error}",
+            where=str(folder),
+            next_step="Mend the cause and run it with --fresh.",
+        )
     say(f"analysis of {len(answers)} answers")
     findings = find(answers, journal.lags(), events, truth.read(events), declared, size)
     page = folder / "report.html"

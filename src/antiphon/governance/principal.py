@@ -29,7 +29,8 @@ REVOKED = "credential-revoked"
 
 _ORIGINATING_ROLES = frozenset({"admin", "engineer", "service"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
-_ORIGINATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:|+=/-]{0,127}\Z")
+# OpenAI's `user` is whatever its sender calls a user; only what could break a line or hide in one is refused.
+_ORIGINATOR = re.compile(r"[^\W_][!-~]{0,127}\Z", re.ASCII)
 _RESOURCE = re.compile(r"[a-z]{1,32}/(\*|[^\s/*]{1,200})\Z")
 
 
@@ -176,6 +177,6 @@ def originator(principal: Principal, *named: str | None) -> str | None:
         raise InvalidInput(
             "It is not a user's name.",
             where="user",
-            next_step="Use letters, digits and @ . _ : | + = / -, at most 128, first a letter or digit.",
+            next_step="Use at most 128 visible ASCII characters without spaces, first a letter or digit.",
         )
     return name

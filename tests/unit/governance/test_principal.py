@@ -39,7 +39,7 @@ def test_without_the_check_of_limits_a_limited_key_would_be_its_whole_role(monke
     assert Decider().decide(limited, "answer", "application/desk").allowed
 
 
-@pytest.mark.parametrize("name", ["user-7", "a@b.example", "auth0|123", "A=/+:_", "7"])
+@pytest.mark.parametrize("name", ["user-7", "2013-04-10#012", "a@b.example", "auth0|123", "A=/+:_", "7"])
 def test_whoever_may_speak_for_others_names_them(name: str) -> None:
     assert originator(SERVICE, name) == originator(SERVICE, name, name) == originator(SERVICE, None, name) == name
     assert originator(SERVICE) is originator(SERVICE, None) is None
