@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 
 from antiphon.catalog.evaluations import Measure
@@ -98,6 +99,12 @@ def brief(value: object) -> str:
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 
+def hint(value: object) -> str:
+    """A value as text; of a hash its beginning, which is enough to recognise it by."""
+    text = str(value)
+    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{40,}", text) else text
+
+
 FILTERS = {
     "duration": duration,
     "moment": moment,
@@ -112,4 +119,5 @@ FILTERS = {
     "evidence": evidence,
     "words": words,
     "brief": brief,
+    "hint": hint,
 }
