@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import date, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.catalog.examples import NOON, open_database
 
@@ -29,7 +30,8 @@ def test_a_key_speaks_for_its_principal(database: Database) -> None:
         "ann@example.org", "default", "engineer", "person", credential=record.id
     )
     assert keys.remembered(text) == keys.authenticate(text)
-    assert keys.list("default") == [record]
+    # The day of its last use is noted by a thread, at its own time.
+    assert [msgspec.structs.replace(one, last_used_on=None) for one in keys.list("default")] == [record]
     assert keys.list("other") == []
 
 
