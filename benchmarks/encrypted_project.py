@@ -361,25 +361,7 @@ def _large(path: Path, word: str) -> None:
 def _opened(root: Path) -> Any:
     from antiphon.app.store import Store
 
-    _protected_stores()
     return Store.open(root)
-
-
-def _protected_stores() -> None:
-    """Have every store that is opened protected, in a version whose stores do not do it themselves."""
-    from antiphon.app.store import Store
-    from antiphon.governance.protection import protect
-
-    if hasattr(Store, "protection") or "protect" in Store.open.__code__.co_names:
-        return
-    plain = Store.open.__func__  # type: ignore[attr-defined]
-
-    def opened(cls: type[Store], root: Path) -> Store:
-        store: Store = plain(cls, root)
-        protect(store.database, store.settings.encryption, store.scope, store.paths.root)
-        return store
-
-    Store.open = classmethod(opened)  # type: ignore[assignment,method-assign]
 
 
 def _apply(root: Path) -> None:
@@ -407,7 +389,6 @@ def _engine_command(root: Path) -> None:
 def _process(module: str, root: Path) -> None:
     import importlib
 
-    _protected_stores()
     sys.exit(importlib.import_module(module).main(["--project", str(root)]))
 
 

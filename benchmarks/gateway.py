@@ -35,7 +35,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.engine.client import EngineClient
 from antiphon.engine.messages import Delta, Generate
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.fakes import make_receipt
 

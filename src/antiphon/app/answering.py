@@ -16,8 +16,8 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
-from antiphon.governance.identity import REVOKED, Principal
 from antiphon.governance.policy import Decision, Resource
+from antiphon.governance.principal import REVOKED, Principal
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.ports import FeatureReader, LiveReleases

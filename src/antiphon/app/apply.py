@@ -12,7 +12,7 @@ from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import Forbidden, InvalidInput
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.releases import bundle as bundles
 
 Change = Literal["new", "changed", "unchanged", "removed"]

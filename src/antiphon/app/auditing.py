@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import Verification
 from antiphon.governance.audit_proof import AuditProof, ExportHead
 from antiphon.governance.audit_query import AuditFilter
-from antiphon.governance.audit_record import AuditEntry, Outcome
+from antiphon.governance.audit_record import AuditEntry
 from antiphon.governance.audit_writer import AuditWriter
 from antiphon.governance.checkpoint import Checkpoint, CheckpointKey, signed_by
 from antiphon.governance.checkpointing import Checkpointing, NewestCheckpoint, newest
@@ -37,39 +37,13 @@ class AuditTrail:
         witness = Path(settings.audit.witness)
         self.log = log
         self.writer = AuditWriter(log)
+        self.enqueue = self.writer.enqueue
+        self.record = self.writer.record
         self.key = CheckpointKey.load(paths.keys / "audit.secret", settings.audit.origin)
         self.witness = Witness(witness if witness.is_absolute() else paths.root / witness)
         every = parse_duration(settings.audit.every).total_seconds()
         self.checkpointing = Checkpointing(log, self.key, self.witness, every=every)
         self.newest = NewestCheckpoint(log, log.database.clock)
-
-    def enqueue(
-        self,
-        scope: Scope,
-        principal: str,
-        action: str,
-        subject: str,
-        detail: Mapping[str, Any] | None = None,
-        *,
-        originator: str | None = None,
-        outcome: Outcome = "done",
-    ) -> int:
-        """See ``AuditWriter.enqueue``."""
-        return self.writer.enqueue(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
-
-    def record(
-        self,
-        scope: Scope,
-        principal: str,
-        action: str,
-        subject: str,
-        detail: Mapping[str, Any] | None = None,
-        *,
-        originator: str | None = None,
-        outcome: Outcome = "done",
-    ) -> None:
-        """See ``AuditWriter.record``."""
-        self.writer.record(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
 
     def query(self, scope: Scope, wanted: AuditFilter) -> Sequence[AuditEntry]:
         """Who saw or changed what, latest first."""

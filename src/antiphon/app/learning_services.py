@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.evidence import Judgements
@@ -14,7 +13,7 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
 from antiphon.gateway.release_ports import LearningServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.learning.registry import Registry
 from antiphon.learning.training_orders import TrainOrder
 from antiphon.releases.changelog import Changelog
@@ -30,7 +29,6 @@ def learning_services(store: Store, engine: Engine, commit: GroupCommit, feature
         rollouts=store.rollouts,
         judgements=Judgements(database),
         evidence=EvidenceCounts(database),
-        transitions=rollout_transitions(store),
         changelog=Changelog(store.releases, store.rollouts),
         registry=Registry(database),
         evaluations=Evaluations(database),

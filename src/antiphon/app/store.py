@@ -23,7 +23,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit import AuditLog
-from antiphon.governance.identity import Keys
+from antiphon.governance.keys import Keys
 from antiphon.governance.live_policies import LivePolicies
 from antiphon.governance.policy_sets import PolicySets
 from antiphon.governance.protection import Protection, protect

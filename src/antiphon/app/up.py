@@ -16,7 +16,7 @@ from antiphon.app.identity import key_detail
 from antiphon.app.store import Store
 from antiphon.core.errors import SetupError
 from antiphon.core.tls import ClientTls, own_client
-from antiphon.governance.identity import KeyRecord
+from antiphon.governance.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
 from antiphon.operations.supervisor import Happened, Supervisor
 

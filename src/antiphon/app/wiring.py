@@ -27,7 +27,7 @@ from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
 
@@ -46,7 +46,6 @@ class Wired:
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
         store, explaining = self.store, Explaining(self.store)
-        releases = ReleaseAdapter(store, self.live)
 
         def authorise(principal: Principal, action: str, resource: str) -> None:
             store.decider.require(principal, action, resource, {"environment": store.settings.project.environment})
@@ -65,7 +64,8 @@ class Wired:
             texts=store.blobs,
             explain=explaining.explain,
             replay=replay,
-            releases=releases,
+            releases=store.releases,
+            transitions=rollout_transitions(store),
             learning=learning_services(store, self.engine, self.commit, self.features),
             outcomes=OutcomeAdapter(store),
             datasets=DatasetAdapter(store),
@@ -113,33 +113,6 @@ class Wired:
         except AntiphonError as error:
             found["engine"] = str(error)
         return found
-
-
-class ReleaseAdapter:
-    """Releases as the admin interface moves them: every move leaves an audit entry in the same transaction."""
-
-    def __init__(self, store: Store, live: LiveReleases) -> None:
-        self._store = store
-        self._live = live
-        self._transitions = rollout_transitions(store)
-
-    def get(self, scope: Scope, release: str) -> Any:
-        return self._store.releases.get(scope, release)
-
-    def list(self, scope: Scope, application: str | None = None) -> Any:
-        return self._store.releases.list(scope, application)
-
-    def live(self, scope: Scope, application: str) -> Any:
-        return self._store.releases.live(scope, application)
-
-    def history(self, scope: Scope, application: str) -> Any:
-        return self._store.releases.history(scope, application)
-
-    def activate(self, scope: Scope, application: str, release: str, principal: str, reason: str) -> Any:
-        return self._transitions.activate(scope, application, release, principal=principal, reason=reason)
-
-    def rollback(self, scope: Scope, application: str, principal: str, reason: str) -> Any:
-        return self._transitions.rollback(scope, application, principal=principal, reason=reason)
 
 
 class RunAdapter:

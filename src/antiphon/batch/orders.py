@@ -17,7 +17,7 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 
 WORKFLOW = "table_job"
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from antiphon.catalog.jobs import BatchJob, JobRow, JobStatus
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
 

@@ -26,7 +26,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, Forbidden, InvalidInput, Overloaded, Unavailable
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
 _log = logging.getLogger(__name__)

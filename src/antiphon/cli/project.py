@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from antiphon.app.store import Store
     from antiphon.gateway.ports import GatewayServices
-    from antiphon.governance.identity import Principal
+    from antiphon.governance.principal import Principal
 
 
 @contextmanager
@@ -42,7 +42,7 @@ async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
 
 def at_terminal(store: Store) -> Principal:
     """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
-    from antiphon.governance.identity import Principal
+    from antiphon.governance.principal import Principal
 
     user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
     return Principal(

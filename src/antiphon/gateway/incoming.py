@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal, originator
+from antiphon.governance.principal import Principal, originator
 
 T = TypeVar("T")
 

@@ -22,8 +22,8 @@ from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
 from antiphon.governance.policy_request import Action
+from antiphon.governance.principal import Principal
 
 KINDS = {
     "audit": "audit",

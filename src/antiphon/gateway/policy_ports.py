@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.governance.policy_diff import PolicyDiff
 from antiphon.governance.policy_document import PolicyDocument
@@ -32,18 +31,6 @@ class Policies(Protocol):
     def explain(
         self, scope: Scope, principal: Principal, action: str, resource: str, context: Mapping[str, Any]
     ) -> Explanation: ...
-
-
-def policies_of(services: Any) -> Policies:
-    """The policies that a gateway was wired with.
-
-    Raises:
-        Unavailable: it was wired without them.
-    """
-    found: Policies | None = getattr(services, "policies", None)
-    if found is None:
-        raise Unavailable("Policies are not served here.", where="gateway", next_step="Ask the project's own gateway.")
-    return found
 
 
 def acting(versions: Sequence[PolicyVersion]) -> PolicyVersion:

@@ -26,8 +26,8 @@ from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.policy_ports import Policies
-from antiphon.gateway.release_ports import LearningServices
-from antiphon.governance.identity import Principal
+from antiphon.gateway.release_ports import LearningServices, Transitions
+from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
@@ -69,7 +69,7 @@ class Texts(Protocol):
 
 
 class Releases(Protocol):
-    """Releases and the pointer to the live one."""
+    """Releases and the pointer to the live one, for reading."""
 
     def get(self, scope: Scope, release: str) -> Release: ...
 
@@ -78,10 +78,6 @@ class Releases(Protocol):
     def live(self, scope: Scope, application: str) -> Release | None: ...
 
     def history(self, scope: Scope, application: str) -> Sequence[Any]: ...
-
-    def activate(self, scope: Scope, application: str, release: str, principal: str, reason: str) -> Any: ...
-
-    def rollback(self, scope: Scope, application: str, principal: str, reason: str) -> Any: ...
 
 
 class Publications(Protocol):
@@ -172,6 +168,7 @@ class GatewayServices:
         processes: the children under supervision.
         ready: part to what is wrong with it, ``None`` when it is fine.
         learning: models, evaluations and rollouts; ``None`` where none of these is wired.
+        policies: versions of policies; ``None`` like the trail.
         trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
@@ -187,6 +184,7 @@ class GatewayServices:
     explain: Callable[[Scope, str], Mapping[str, Any]]
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
     releases: Releases
+    transitions: Transitions
     publications: Publications
     outcomes: Outcomes
     datasets: Datasets
@@ -209,6 +207,18 @@ class GatewayServices:
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
         return Scope(principal.tenant, self.environment)
+
+    def policed(self) -> Policies:
+        """Versions of policies.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.policies is None:
+            raise Unavailable(
+                "Policies are not served here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.policies
 
     def trailed(self) -> Trail:
         """The audit log.

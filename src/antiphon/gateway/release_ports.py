@@ -12,7 +12,7 @@ from antiphon.catalog.evidence_counts import ArmCount, PairCount
 from antiphon.catalog.releases import Activation
 from antiphon.catalog.rollouts import Judgement, Rollout, RolloutMove
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.learning.card import ModelCard
 from antiphon.learning.compare import Comparison
 from antiphon.learning.registry import ModelLine
@@ -144,7 +144,6 @@ class LearningServices:
     rollouts: Rollouts
     judgements: Judgements
     evidence: EvidenceCounted
-    transitions: Transitions
     changelog: Changelog
     registry: Registry
     evaluations: Evaluations

@@ -13,7 +13,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, OutputInvalid, Overloaded, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.learning import attacks
 from antiphon.learning.attacks import Reply
 from antiphon.learning.dataset_reader import DatasetReader, DatasetRow

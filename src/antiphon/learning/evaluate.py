@@ -22,7 +22,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.learning import attacks, gates
 from antiphon.learning.asking import Asking
 from antiphon.learning.attacks import Probe, ProbeResult

@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.scope import Scope
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.learning.dataset_rows import Survey
 from antiphon.learning.ports import MayTrain
 from antiphon.learning.rebuilding import WORKFLOW as REBUILD

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import TokenOut
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 
 
 class Message(msgspec.Struct, frozen=True):

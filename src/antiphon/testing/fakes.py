@@ -37,6 +37,7 @@ from antiphon.catalog.receipts import (
     UsageReceipt,
 )
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFound, Unavailable, UnsupportedParameter
 from antiphon.core.ids import content_hash, new_id
@@ -48,9 +49,11 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.messages import Alternative, Described, Load, ModelDescription, TokenOut
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
-from antiphon.governance.identity import Keys, Principal
+from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
+from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
+from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 SECRET = bytes(range(32))
@@ -267,6 +270,13 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "explain": lambda scope, prediction: {"receipt": msgspec.to_builtins(receipts.get(scope, prediction))},
         "replay": replay,
         "releases": Releases(database),
+        "transitions": RolloutTransitions(
+            database,
+            Releases(database),
+            Rollouts(database),
+            audit=AuditLog(database, SECRET).append,
+            feature_exists=lambda scope, view, version: True,
+        ),
         "outcomes": None,  # a test of feedback passes its own
         "datasets": Datasets(database),
         "publications": Publications(database),

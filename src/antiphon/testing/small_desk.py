@@ -38,8 +38,8 @@ from antiphon.definitions.application import (
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.durable.runs import Runs
-from antiphon.governance.identity import Principal
 from antiphon.governance.policy import Decider
+from antiphon.governance.principal import Principal
 from antiphon.releases.router import assign
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer

@@ -14,8 +14,10 @@ from tests.unit.catalog.examples import NOON, open_database
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Conflict, InvalidInput, NotFound, SetupError, Unauthenticated, Unavailable
-from antiphon.governance.identity import LEASE_SECONDS, Keys, Limits, Principal
+from antiphon.governance.keys import Keys
 from antiphon.governance.last_use import LastUse, trust_clock
+from antiphon.governance.principal import Limits, Principal
+from antiphon.governance.revocation import LEASE_SECONDS
 from antiphon.governance.secret import load_secret
 
 SECRET = bytes(range(32))

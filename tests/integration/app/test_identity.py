@@ -16,7 +16,7 @@ from antiphon.app.up import first_key
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import SetupError
 from antiphon.governance import revocation
-from antiphon.governance.identity import REVOKED
+from antiphon.governance.principal import REVOKED
 
 
 def test_a_revoked_key_opens_nothing_in_any_gateway_within_a_second(tmp_path: Path) -> None:

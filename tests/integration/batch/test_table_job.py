@@ -18,7 +18,7 @@ from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.errors import Conflict, EngineFailed, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Generate
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
 

@@ -16,7 +16,7 @@ import uvicorn
 from antiphon.catalog.database import Database
 from antiphon.gateway.application import create_app
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Keys
+from antiphon.governance.keys import Keys
 from antiphon.testing import fakes
 
 

@@ -76,13 +76,14 @@ class LearnedDesk(Desk):
             rollouts=self.rollouts,
             judgements=Judgements(database),
             evidence=EvidenceCounts(database),
-            transitions=self.transitions,
             changelog=Changelog(self.releases, self.rollouts),
             registry=Registry(database),
             evaluations=Evaluations(database),
             training=self,
         )
-        return fakes.gateway_services(database, learning=learning, outcomes=_Outcomes(self), runs=self.runs)
+        return fakes.gateway_services(
+            database, learning=learning, transitions=self.transitions, outcomes=_Outcomes(self), runs=self.runs
+        )
 
     def release(self, number: int, model: str | None = None, plan: RolloutPlan = PLAN, **fields: Any) -> Release:
         """A draft on a model version, or on the base model."""

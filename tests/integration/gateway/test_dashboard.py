@@ -7,7 +7,7 @@ import pytest
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import create_app
-from antiphon.governance.identity import Keys
+from antiphon.governance.keys import Keys
 from antiphon.testing import fakes
 
 SCOPE = Scope("default", "dev")

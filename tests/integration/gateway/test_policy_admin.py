@@ -15,7 +15,7 @@ from tests.integration.gateway.conftest import Running, serve
 from antiphon.app.policy_service import PolicyService
 from antiphon.app.store import Store
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Keys
+from antiphon.governance.keys import Keys
 from antiphon.governance.live_policies import LivePolicies
 from antiphon.governance.policy import default_policies
 from antiphon.governance.policy_sets import PolicySets

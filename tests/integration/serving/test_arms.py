@@ -17,7 +17,7 @@ from antiphon.catalog.receipts import Role
 from antiphon.core.errors import AntiphonError, EngineFailed, FeatureUnavailable, Forbidden, OutputInvalid, Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Rollout
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.serving import answerer, evidence
 from antiphon.serving.arrival import arrive
 from antiphon.serving.replay import replay

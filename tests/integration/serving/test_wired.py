@@ -19,7 +19,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.request import AnswerRequest

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core.errors import InvalidInput
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.policy_ports import acting, policies_of
+from antiphon.gateway.policy_ports import acting
 from antiphon.governance.policy_document import CasePrincipal, PolicyCase, PolicyDocument
 from antiphon.governance.policy_sets import PolicyVersion
 
@@ -118,11 +118,11 @@ def line(version: PolicyVersion) -> PolicyLine:
 
 
 def _list(call: Call) -> PolicyList:
-    return PolicyList(tuple(line(one) for one in policies_of(call.services).list(call.scope)))
+    return PolicyList(tuple(line(one) for one in call.services.policed().list(call.scope)))
 
 
 def _get(call: Call) -> PolicyText:
-    found = policies_of(call.services).get(call.scope, _number(call))
+    found = call.services.policed().get(call.scope, _number(call))
     document = found.document
     return PolicyText(line(found), document.cedar, document.attributes, len(document.cases))
 
@@ -130,23 +130,19 @@ def _get(call: Call) -> PolicyText:
 def _propose(call: Call) -> PolicyLine:
     wanted: Propose = call.body
     document = PolicyDocument(wanted.cedar, wanted.attributes, wanted.cases)
-    return line(policies_of(call.services).propose(call.scope, document, by=call.principal, reason=wanted.reason))
+    return line(call.services.policed().propose(call.scope, document, by=call.principal, reason=wanted.reason))
 
 
 def _approve(call: Call) -> PolicyLine:
-    return line(
-        policies_of(call.services).approve(call.scope, _number(call), by=call.principal, reason=call.body.reason)
-    )
+    return line(call.services.policed().approve(call.scope, _number(call), by=call.principal, reason=call.body.reason))
 
 
 def _reject(call: Call) -> PolicyLine:
-    return line(
-        policies_of(call.services).reject(call.scope, _number(call), by=call.principal, reason=call.body.reason)
-    )
+    return line(call.services.policed().reject(call.scope, _number(call), by=call.principal, reason=call.body.reason))
 
 
 def _diff(call: Call) -> PolicyDifference:
-    policies = policies_of(call.services)
+    policies = call.services.policed()
     before = acting(policies.list(call.scope)).number if call.query.before is None else call.query.before
     found = policies.diff(call.scope, before, policies.get(call.scope, _number(call)).document)
     changed = tuple(DecisionChange(one.origin, one.sentence) for one in found.changed)
@@ -160,7 +156,7 @@ def _explain(call: Call) -> Explained:
         context["keys"] = wanted.keys
     # Nobody learns about another tenant's policies: whoever is meant is asked about in one's own.
     who = msgspec.structs.replace(wanted.principal.principal(), tenant=call.scope.tenant)
-    found = policies_of(call.services).explain(call.scope, who, wanted.action, wanted.resource, context)
+    found = call.services.policed().explain(call.scope, who, wanted.action, wanted.resource, context)
     return Explained(
         allowed=found.decision.allowed,
         sentence=found.sentence,

@@ -49,29 +49,24 @@ def _list(call: Call) -> shapes.ReleaseList:
 
 def _activate(call: Call) -> shapes.ReleaseList:
     wanted: Activate = call.body
-    learning, who = call.services.learning, call.principal.id
-    if learning is None:
-        call.services.releases.activate(call.scope, wanted.application, wanted.release, who, wanted.reason)
-    else:
-        learning.transitions.activate(
-            call.scope, wanted.application, wanted.release, principal=who, reason=wanted.reason, by=call.principal
-        )
+    who = call.principal
+    call.services.transitions.activate(
+        call.scope, wanted.application, wanted.release, principal=who.id, reason=wanted.reason, by=who
+    )
     return listed(call.services, call.scope, wanted.application)
 
 
 def _rollback(call: Call) -> shapes.ReleaseList:
     wanted: Rollback = call.body
-    learning, who = call.services.learning, call.principal.id
-    if learning is None:
-        call.services.releases.rollback(call.scope, wanted.application, who, wanted.reason)
-    else:
-        learning.transitions.rollback(call.scope, wanted.application, principal=who, reason=wanted.reason)
+    call.services.transitions.rollback(
+        call.scope, wanted.application, principal=call.principal.id, reason=wanted.reason
+    )
     return listed(call.services, call.scope, wanted.application)
 
 
 def _back(call: Call) -> release_shapes.WentBack:
     wanted: Why = call.body
-    done = call.services.learned().transitions.rollback(
+    done = call.services.transitions.rollback(
         call.scope, call.path["application"], principal=call.principal.id, reason=wanted.reason
     )
     undone = None if done.rollout is None else done.rollout.id

@@ -85,35 +85,35 @@ def declared(plan: RolloutPlan, users: int) -> str:
 def _begin(call: Call) -> release_shapes.RolloutLine:
     wanted: Begin = call.body
     reason = wanted.reason or ("" if wanted.force else "asked for over the admin interface")
-    begun = call.services.learned().transitions.begin(
+    begun = call.services.transitions.begin(
         call.scope, wanted.release, principal=call.principal.id, reason=reason, force=wanted.force, by=call.principal
     )
     return release_shapes.rollout_line(begun)
 
 
 def _hold(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.learned().transitions.hold(
+    moved = call.services.transitions.hold(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
 def _resume(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.learned().transitions.resume(
+    moved = call.services.transitions.resume(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
 def _abort(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.learned().transitions.abort(
+    moved = call.services.transitions.abort(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)
 
 
 def _undo(call: Call) -> release_shapes.RolloutLine:
-    moved = call.services.learned().transitions.undo(
+    moved = call.services.transitions.undo(
         call.scope, call.path["rollout"], principal=call.principal.id, reason=call.body.reason
     )
     return release_shapes.rollout_line(moved)

@@ -12,7 +12,7 @@ from antiphon.gateway.dashboard.plots import reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.operation import Page, page_response
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.learning import card as cards
 
 

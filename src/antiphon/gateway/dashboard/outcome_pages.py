@@ -13,7 +13,7 @@ from antiphon.gateway.dashboard.pages import Pages
 from antiphon.gateway.dashboard.plots import by_day, reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 
 STATUSES = ("joined", "late", "duplicate", "contradictory", "unknown")
 RUNS = 50

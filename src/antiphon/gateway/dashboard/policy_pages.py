@@ -13,10 +13,10 @@ from antiphon.core.errors import AntiphonError, Forbidden, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.dashboard.pages import SAFE, Pages
-from antiphon.gateway.policy_ports import acting, policies_of
+from antiphon.gateway.policy_ports import acting
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
 from antiphon.governance.policy_sets import PolicyVersion
+from antiphon.governance.principal import Principal
 
 ACTS = ("approve", "reject")
 
@@ -48,7 +48,7 @@ def _act(services: GatewayServices, who: Principal, scope: Scope, form: dict[str
         raise InvalidInput(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
     if not reason:
         raise InvalidInput("There is no reason.", where="reason", next_step="Say why: it is kept with what was done.")
-    policies = policies_of(services)
+    policies = services.policed()
     (policies.approve if wanted == "approve" else policies.reject)(scope, _number(number), by=who, reason=reason)
 
 
@@ -66,7 +66,7 @@ async def _show(
 
 
 def _read(services: GatewayServices, who: Principal, scope: Scope, wanted: str) -> dict[str, object]:
-    policies = policies_of(services)
+    policies = services.policed()
     versions = policies.list(scope)
     now = acting(versions)
     chosen: PolicyVersion = policies.get(scope, _number(wanted)) if wanted else _latest_proposal(versions) or now

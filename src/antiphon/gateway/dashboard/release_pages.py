@@ -22,7 +22,7 @@ from antiphon.gateway.admin.rollouts import USERS, detail
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.rollout_view import RolloutView, standing, view
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 
 JUDGEMENTS = 1_000
 """The last so many are plotted."""
@@ -152,7 +152,7 @@ def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str
         raise InvalidInput(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
     if not reason:
         raise InvalidInput("There is no reason.", where="reason", next_step="Say why: it is kept with what was done.")
-    learning, transitions = services.learned(), services.learned().transitions
+    learning, transitions = services.learned(), services.transitions
     active = learning.rollouts.active(scope, application)
     live = services.releases.live(scope, application)
     # What one saw when one pressed: another rollout, step or live release now is another decision.

@@ -17,7 +17,7 @@ from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
-from antiphon.governance.identity import Principal
+from antiphon.governance.principal import Principal
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
 NOT_IMPLEMENTED = frozenset(
