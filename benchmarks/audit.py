@@ -42,7 +42,7 @@ from antiphon.governance.witness import Witness
 # Samples by size: records written for throughput, blocks they are written in, requests timed, records of the small
 # log, bits flipped in each byte, proofs timed. Nothing is drawn at random; salts are the system's.
 SIZES = {
-    "ci": {"records": 10_000, "blocks": 2, "requests": 2_000, "small": 17, "flips": (0x01,), "proofs": 50},
+    "ci": {"records": 10_000, "blocks": 2, "requests": 2_000, "small": 17, "flips": (0x01, 0x80), "proofs": 50},
     "demo": {"records": 40_000, "blocks": 4, "requests": 5_000, "small": 20, "flips": FLIPS, "proofs": 200},
     "full": {"records": 200_000, "blocks": 10, "requests": 20_000, "small": 34, "flips": FLIPS, "proofs": 1_000},
 }

@@ -39,7 +39,8 @@ _NAMES: tuple[str, ...] = audit_record.FIELDS
 _PEAK = 32
 
 # Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
-_HEAD = "SELECT size, peaks, checkpoint, seal FROM audit_heads WHERE tenant = ? AND environment = ?"
+# The checkpoint as bytes: one that is no UTF-8 any more is a damaged head and not a failing catalog.
+_HEAD = "SELECT size, peaks, CAST(checkpoint AS BLOB), seal FROM audit_heads WHERE tenant = ? AND environment = ?"
 _INSERT = "INSERT INTO audit_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEEP = "INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)"
 _MOVE = (
@@ -144,7 +145,10 @@ class AuditLog:
         if found is None:
             return Head(Tree())
         size, peaks, checkpoint, seal = found
-        head = Head(Tree(size, _peaks(peaks)), checkpoint)
+        try:
+            head = Head(Tree(size, _peaks(peaks)), checkpoint.decode())
+        except UnicodeDecodeError:
+            raise _damaged(scope, "its checkpoint is no text") from None
         if len(head.tree.peaks) != int(size).bit_count() or not hmac.compare_digest(seal, self.seal(scope, head)):
             raise _damaged(scope, "its head is not as this server left it")
         return head
