@@ -100,7 +100,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             _require_readable(file.metadata, path)
             for batch in file.iter_batches(batch_size=1_000):
                 yield from batch.to_pylist()
-    except (arrow.ArrowException, OSError, MemoryError, OverflowError, ValueError) as error:
+    # KeyError: a time zone that does not exist.
+    except (arrow.ArrowException, OSError, MemoryError, OverflowError, ValueError, KeyError) as error:
         raise InvalidInput(f"This is no Parquet file: {error}.", where=str(path)) from None
 
 

@@ -29,8 +29,11 @@ def template_reads(text: str) -> TemplateReads:
     environment = ImmutableSandboxedEnvironment()
     try:
         tree = environment.parse(text)
+        undeclared = frozenset(meta.find_undeclared_variables(tree))
     except TemplateSyntaxError as error:
         raise InvalidInput(f"template syntax: {error.message}.", where=f"line {error.lineno}") from None
+    except ValueError as error:  # a number with more digits than Python reads
+        raise InvalidInput(f"template syntax: {error}.", where="line 1") from None
     except RecursionError:
         raise InvalidInput("template syntax: it is nested too deeply.", where="line 1") from None
 
@@ -63,4 +66,4 @@ def template_reads(text: str) -> TemplateReads:
         return None
 
     walk(tree)
-    return TemplateReads(tuple(features), tuple(keys), tuple(whole), frozenset(meta.find_undeclared_variables(tree)))
+    return TemplateReads(tuple(features), tuple(keys), tuple(whole), undeclared)
