@@ -8,10 +8,12 @@ features of dawn, a logistic regression and the base rate on identical rows; and
 notices. *Forgetting* is measured by the delta's own run: on the week that was held out to evaluate the first version,
 before and after.
 
-The share of the gain is (delta − first) / (full − first) in AUC, with an interval from a bootstrap by flight. It says
-little when the full retraining's own gain is not shown.
+The share of the gain is (delta − from) / (full − from) in AUC, once from the first version and once from the untuned
+model, with an interval from a bootstrap by flight. It says little when the full retraining's own gain is not shown.
 
-    python -m benchmarks.outlook [--size ci|demo|full]
+A run that was stopped goes on where it was, as long as declarations and sizes are the same; ``--fresh`` begins anew.
+
+    python -m benchmarks.outlook [--size ci|demo|full] [--fresh]
 """
 
 from __future__ import annotations
@@ -21,9 +23,8 @@ import asyncio
 import json
 import platform
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Train thrice, ask, compare; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="demo")
+    parser.add_argument("--fresh", action="store_true", help="forget an earlier run that was stopped")
     options = parser.parse_args(arguments)
-    found = run(SIZES[options.size], Steps())
+    folder = OUT / "outlook" / options.size
+    if options.fresh or not host.same_declaration(folder):
+        host.forget(folder)
+        host.same_declaration(folder)
+    found = run(SIZES[options.size], folder, Steps())
     line = {
         "benchmark": "outlook", "size": options.size, "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(), "declared": msgspec.to_builtins(SIZES[options.size]), **found,
@@ -77,33 +83,33 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(sizes: Sizes, say: host.Say) -> dict[str, Any]:
+def run(sizes: Sizes, folder: Path, say: host.Say) -> dict[str, Any]:
     """The three trainings and what they came to."""
     declared = settings.load()
     events = data.prepare(OUT / "events", declared.sources, declared.zone)
-    with tempfile.TemporaryDirectory(prefix="antiphon-outlook-") as folder:
-        project = story.prepare(Path(folder), declared, events)
-        # Both trainings of the 1st of April may learn from the same days: only a day is held out.
-        definitions = project / "definitions.py"
-        text = definitions.read_text(encoding="utf-8")
-        definitions.write_text(text.replace('embargo="14d"', 'embargo="1d"', 1), encoding="utf-8")
-        with host.running(project, say):
-            untuned = _live(project)
-            trained = {FIRST: _train(project, say, FIRST_CUTOFF, sizes.first, sizes)}
-            _command(
-                project, "releases", "activate", story.APPLICATION, trained[FIRST]["release"], "--reason", "to go on"
-            )
-            trained[DELTA] = _train(project, say, CUTOFF, sizes.new, sizes, "--delta")
-            trained[FULL] = _train(project, say, CUTOFF, sizes.first + sizes.new, sizes)
-            size = msgspec.structs.replace(declared.learning.demo, measured_flights=sizes.flights)
-            flights = measure.sample(declared, size, events)
-            subjects = [
-                measure.Subject(measure.UNTUNED, untuned, notices=sizes.notices),
-                measure.Subject(FULL, trained[FULL]["release"], notices=sizes.notices),
-                measure.Subject(measure.DAWN, trained[FULL]["release"], dawn=True),
-                *(measure.Subject(name, trained[name]["release"]) for name in (FIRST, DELTA)),
-            ]
-            asked = asyncio.run(measure.ask(project, declared, events, flights, subjects, say))
+    project = story.prepare(folder, declared, events)
+    # Both trainings of the 1st of April may learn from the same days: only a day is held out.
+    definitions = project / "definitions.py"
+    text = definitions.read_text(encoding="utf-8")
+    definitions.write_text(text.replace('embargo="14d"', 'embargo="1d"', 1), encoding="utf-8")
+    kept = _Kept(folder / f"{sizes.first}-{sizes.new}-{sizes.gate_rows}.json")
+    with host.running(project, say):
+        untuned = kept.once("untuned", lambda: {"release": _live(project)})["release"]
+        trained = {FIRST: kept.once(FIRST, lambda: _train(project, say, FIRST_CUTOFF, sizes.first, sizes))}
+        kept.once("first live", lambda: _activate(project, trained[FIRST]))
+        trained[DELTA] = kept.once(DELTA, lambda: _train(project, say, CUTOFF, sizes.new, sizes, "--delta"))
+        # What is live, what was before and the newest draft are served: so all three are when they are asked.
+        kept.once("delta live", lambda: _activate(project, trained[DELTA]))
+        trained[FULL] = kept.once(FULL, lambda: _train(project, say, CUTOFF, sizes.first + sizes.new, sizes))
+        size = msgspec.structs.replace(declared.learning.demo, measured_flights=sizes.flights)
+        flights = measure.sample(declared, size, events)
+        subjects = [
+            measure.Subject(measure.UNTUNED, untuned, notices=sizes.notices),
+            measure.Subject(FULL, trained[FULL]["release"], notices=sizes.notices),
+            measure.Subject(measure.DAWN, trained[FULL]["release"], dawn=True),
+            *(measure.Subject(name, trained[name]["release"]) for name in (FIRST, DELTA)),
+        ]
+        asked = asyncio.run(measure.ask(project, declared, events, flights, subjects, say))
     late = measure.lateness(flights, declared)
     forecasts = {name: one.forecasts for name, one in asked.items()}
     measured = measure.compare(declared, flights, events, truth.read(events), asked)
@@ -117,17 +123,36 @@ def run(sizes: Sizes, say: host.Say) -> dict[str, Any]:
         "gain_of_full": _difference(forecasts, FULL, FIRST, late, declared.seed),
         "gain_of_delta": _difference(forecasts, DELTA, FIRST, late, declared.seed),
         "share_of_gain": share_of_gain(forecasts, late, declared.seed),
+        "share_of_gain_over_untuned": share_of_gain(forecasts, late, declared.seed, over=measure.UNTUNED),
         "share_of_time": round(trained[DELTA]["seconds"] / trained[FULL]["seconds"], 3),
         "forgetting": trained[DELTA]["forgetting"],
     }
 
 
-def share_of_gain(forecasts: Mapping[str, Any], late: Any, seed: int) -> dict[str, float]:
-    """(delta − first) / (full − first) in AUC; the interval over resamples in which the full retraining gains."""
+class _Kept:
+    """What was done already, so that a run that was stopped goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._done: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def once(self, name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What doing it gave, now or in an earlier run."""
+        if name not in self._done:
+            self._done[name] = do()
+            draft = self._file.with_suffix(".partial")
+            draft.write_text(json.dumps(self._done), encoding="utf-8")
+            draft.replace(self._file)
+        found: dict[str, Any] = self._done[name]
+        return found
+
+
+def share_of_gain(forecasts: Mapping[str, Any], late: Any, seed: int, *, over: str = FIRST) -> dict[str, float]:
+    """(delta − over) / (full − over) in AUC; the interval over resamples in which the full retraining gains."""
     drawn = numpy.random.default_rng(seed)
     shares = []
     for places in (numpy.arange(len(late)), *(drawn.integers(0, len(late), len(late)) for _ in range(ROUNDS))):
-        first, delta, full = (metrics.auc(forecasts[name][places], late[places]) for name in (FIRST, DELTA, FULL))
+        first, delta, full = (metrics.auc(forecasts[name][places], late[places]) for name in (over, DELTA, FULL))
         shares.append((delta - first) / (full - first) if full > first else float("nan"))
     sampled = numpy.array(shares[1:])
     known = sampled[~numpy.isnan(sampled)]
@@ -157,11 +182,17 @@ def table(found: Mapping[str, Any]) -> str:
             f"{name:<16}{one['new']:>6}{one['replayed']:>9}{one['seconds']:>8.0f} s{one['wall_seconds']:>7.0f} s"
             f"  {_words(one['auc'])}  {one['brier']['value']:.3f}"
         )
-    share = found["share_of_gain"]
     lines += [
         f"gain of full retraining in AUC: {_words(found['gain_of_full'])}; of delta: {_words(found['gain_of_delta'])}",
-        f"delta: {share['value']} [{share['low']}, {share['high']}] of the gain"
-        f" ({share['resamples_with_a_gain']:.0%} of resamples have one) in {found['share_of_time']:.0%} of the time",
+        *(
+            f"delta: {share['value']} [{share['low']}, {share['high']}] of the gain over {over}"
+            f" ({share['resamples_with_a_gain']:.0%} of resamples have one)"
+            for over, share in (
+                ("the first version", found["share_of_gain"]),
+                ("the untuned model", found["share_of_gain_over_untuned"]),
+            )
+        ),
+        f"in {found['share_of_time']:.0%} of the full retraining's time",
     ]
     forgetting = found["forgetting"]
     if forgetting:
@@ -171,6 +202,11 @@ def table(found: Mapping[str, Any]) -> str:
             f" Brier {before['brier']['value']:.3f} before, {after['brier']['value']:.3f} after"
         )
     return "\n".join(lines)
+
+
+def _activate(project: Path, trained: Mapping[str, Any]) -> dict[str, Any]:
+    _command(project, "releases", "activate", story.APPLICATION, trained["release"], "--reason", "to go on")
+    return {"release": trained["release"]}
 
 
 def _live(project: Path) -> str:

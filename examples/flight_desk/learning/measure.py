@@ -22,6 +22,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Measure
 from antiphon.core.errors import SetupError
+from antiphon.core.ids import content_hash
 from antiphon.learning import metrics
 from examples.flight_desk import baselines, data, demand
 from examples.flight_desk.data import Events
@@ -139,7 +140,13 @@ async def ask(
             notices = f" and for {subject.notices} whole notices" if subject.notices else ""
             say(f"asking {subject.name} about {dataset.rows} flights{notices}")
             evaluation = await learning.evaluator.evaluate(
-                release, dataset, mode="classes", whole=subject.notices, with_attacks=False
+                release,
+                dataset,
+                mode="classes",
+                whole=subject.notices,
+                with_attacks=False,
+                # Asked once: whoever asks again after an interruption gets what was found, or goes on.
+                id=f"eval_{content_hash(['measured', release.id, dataset.id, subject.notices])[:26]}",
             )
             forecasts = _forecasts(learning, evaluation, dataset, flights, settings=settings)
             asked[subject.name] = Asked(evaluation, forecasts)

@@ -26,8 +26,12 @@ _WORSE = np.array([1.5, 2.5, 4.0, 8.0, 30.0])
 _BETTER = np.array([0.6, 0.35, 0.2, 0.08, 1e-9])
 """Ratios, as shares of the excluded one, that the safe tests bet on; the last is "none at all"."""
 
-_STAKES = np.array([0.03, 0.08, 0.2, 0.45, 0.9])
-"""Shares of the capital that the tests of a mean stake; below 1, so that no difference ruins them."""
+_HARM_STAKES = np.array([0.03, 0.08, 0.2, 0.45, 0.9])
+"""Shares of the capital that the test for harm of a mean stakes; below 1, so that no difference ruins it."""
+
+_SAFE_STAKES = np.array([0.2, 0.5, 0.95])
+"""The same for the safe test: where there is no harm each difference gains about the margin, so that small stakes would
+only be waited for (docs/lab-notes.md has what they cost)."""
 
 
 def harm_ratio(
@@ -102,12 +106,12 @@ def harm_mean(differences: ArrayLike) -> Floats:
     Args:
         differences: the last axis is the order of the differences.
     """
-    return _bet(np.asarray(differences, np.float64))
+    return _bet(np.asarray(differences, np.float64), _HARM_STAKES)
 
 
 def safe_mean(differences: ArrayLike, *, margin: float) -> Floats:
     """Against "differences in [−1, 1] have a mean of at least ``margin``": a path; factors are 1 + λ (margin − D)."""
-    return _bet(margin - np.asarray(differences, np.float64))
+    return _bet(margin - np.asarray(differences, np.float64), _SAFE_STAKES)
 
 
 def mismatch(canary_units: ArrayLike, control_units: ArrayLike, *, canary_share: float = 0.5) -> Floats:
@@ -132,10 +136,10 @@ def _ratio(canary_bad: ArrayLike, control_bad: ArrayLike, null: float, bets: Flo
     return _mixed(canary + control)
 
 
-def _bet(gains: Floats) -> Floats:
+def _bet(gains: Floats, stakes: Floats) -> Floats:
     if gains.shape[-1] == 0:
         return gains
-    return _mixed(np.cumsum(np.log1p(gains[..., None] * _STAKES), axis=-2))
+    return _mixed(np.cumsum(np.log1p(gains[..., None] * stakes), axis=-2))
 
 
 def _counts(counts: ArrayLike) -> Floats:
