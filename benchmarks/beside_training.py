@@ -5,7 +5,9 @@ request was due). The conditions take turns in blocks on the same machine, every
 
 - ``none``: training is stopped for the block.
 - ``governed``: as the worker runs it, at idle priority, and stopped while online requests are served.
-- ``idle``: at idle priority (SCHED_IDLE), never stopped.
+- ``idle``: at idle priority (SCHED_IDLE, in a session of the lowest weight), never stopped.
+- ``idle0``: SCHED_IDLE in a session that weighs as much as the engine's, never stopped: where Linux weighs sessions
+  (autogroups), idle priority alone is none.
 - ``nice0``: at the engine's own priority, never stopped: what happens without either measure.
 
 The worker's side (the trainer's parent and the governor) runs in a process of its own at nice 15, as in a project.
@@ -36,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from benchmarks.trained_beside import Trainer, spent, trainer
+from benchmarks.trained_beside import RAISED, Trainer, spent, trainer
 
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.engine.client import EngineClient
@@ -46,7 +48,7 @@ MODEL = "smollm2-135m"
 OUTPUT_TOKENS = 30
 GIVE_UP_SECONDS = 60.0
 CORES = os.cpu_count() or 1
-CONDITIONS = ("none", "governed", "idle", "nice0")
+CONDITIONS = ("none", "governed", "idle", "idle0", "nice0")
 SYSTEM = (
     "<|im_start|>system\nYou are the flight desk of a large airport. You answer passengers in one or two sentences. "
     "You state only the figures that you were given, you never guess, and you stay polite whatever happens. When a "
@@ -90,7 +92,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--quick", action="store_true", help="two rounds of short blocks, without nice0: under a minute"
+        "--quick", action="store_true", help="two rounds of short blocks of the first three: under a minute"
     )
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--block-seconds", type=float, default=18.0)
@@ -101,7 +103,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.block_seconds = 2, 5.0
-        options.conditions = [name for name in options.conditions if name != "nice0"]
+        options.conditions = [name for name in options.conditions if name not in RAISED]
     return options
 
 
@@ -120,7 +122,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             for round_ in range(options.rounds):
                 turn = options.conditions[round_ % len(seen) :] + options.conditions[: round_ % len(seen)]
                 for name in turn:
-                    if name == "nice0" and not training.may_raise:
+                    if name in RAISED and not training.may_raise:
                         continue
                     await block(client, training, engine, name, seen[name], options, round_)
     print(f"\nonline requests at {options.rate}/s (Poisson), {OUTPUT_TOKENS} tokens each; times in ms")

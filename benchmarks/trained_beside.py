@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from antiphon.core.clock import SystemClock
+from antiphon.core.priority import lower_session
 from antiphon.engine import weights
 from antiphon.engine.client import EngineClient
 from antiphon.orchestration.governor import Governor
@@ -31,6 +32,9 @@ from antiphon.training.examples import Example, Part
 from antiphon.training.order import TrainingOrder, read_order, write_order
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import Recipe
+
+RAISED = ("idle0", "nice0")
+"""Conditions in which the training's session weighs as much as the engine's."""
 
 
 class Trainer:
@@ -52,11 +56,14 @@ class Trainer:
     async def enter(self, condition: str) -> dict[str, Any]:
         if condition == "nice0":
             _reschedule(self._pid, os.SCHED_OTHER)
+        if condition in RAISED:
+            lower_session(self._pid, 0)
         return await self._tell({"none": "stop", "governed": "govern"}.get(condition, "go"))
 
     async def leave(self) -> None:
         await self._tell("stop")
         _reschedule(self._pid, os.SCHED_IDLE)
+        lower_session(self._pid, 19)
 
     async def standing(self) -> dict[str, Any]:
         return await self._tell("standing")

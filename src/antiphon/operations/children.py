@@ -13,6 +13,7 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.priority import lower_session
 from antiphon.core.tls import ClientTls
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 
@@ -156,6 +157,7 @@ async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: 
     if spec.nice:
         with suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, spec.nice)
+        lower_session(process.pid, spec.nice)
     record = ProcessRecord(spec.name, process.pid, started_ticks(process.pid) or 0, clock.now(), restarts)
     write_record(run, record)
     return Child(spec, process, log, log_start)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import AntiphonError, Conflict, SetupError
+from antiphon.core.priority import lower_session
 from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 from antiphon.training.order import ERROR, failure
@@ -66,6 +67,7 @@ def confine(parent: int | None, memory_bytes: int | None) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:
         os.nice(19)
+    lower_session(os.getpid(), 19)
     with suppress(OSError):  # Of all processes the kernel should end this one when memory runs out.
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     if parent is not None:

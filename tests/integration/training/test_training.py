@@ -19,6 +19,7 @@ from tests.unit.governance.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError
+from antiphon.core.priority import session_nice
 from antiphon.core.scope import Scope
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.training import child
@@ -157,6 +158,7 @@ async def test_a_pause_takes_the_processor_at_once_and_changes_nothing(
             (running,) = processes.running
             paused.append(running.pid)
             assert os.sched_getscheduler(running.pid) == os.SCHED_IDLE
+            assert session_nice(running.pid) in (19, None)
             assert os.getpgid(running.pid) == running.pid
             processes.pause_all()
             processes.pause_all()
