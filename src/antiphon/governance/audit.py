@@ -27,7 +27,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt, InvalidInput
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
-from antiphon.governance import audit_record
+from antiphon.governance import audit_record, audit_rows
 from antiphon.governance.audit_query import AuditFilter, entries
 from antiphon.governance.audit_record import Act, AuditEntry, Outcome, Row, act
 from antiphon.governance.merkle import Kept, Tree
@@ -41,7 +41,6 @@ _PEAK = 32
 # Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
 # The checkpoint as bytes: one that is no UTF-8 any more is a damaged head and not a failing catalog.
 _HEAD = "SELECT size, peaks, CAST(checkpoint AS BLOB), seal FROM audit_heads WHERE tenant = ? AND environment = ?"
-_INSERT = "INSERT INTO audit_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEEP = "INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)"
 _MOVE = (
     "INSERT INTO audit_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size, "
@@ -125,7 +124,7 @@ class AuditLog:
             rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
             tree, nodes = head.tree.extended(one.leaf for one in rows)
             owner = (scope.tenant, scope.environment)
-            within.exec_driver_sql(_INSERT, [owner + msgspec.structs.astuple(one) for one in rows])
+            within.exec_driver_sql(*audit_rows.insertion(self.database, scope, rows))
             if nodes:
                 within.exec_driver_sql(_KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
             self._move(scope, Head(tree, head.checkpoint), within)
@@ -197,7 +196,7 @@ class AuditLog:
     ) -> builtins.list[AuditEntry]:
         """Who saw or changed what, latest first."""
         with self.database.reading(within) as connection:
-            return entries(connection, scope, wanted)
+            return entries(self.database, connection, scope, wanted)
 
     def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
@@ -220,11 +219,13 @@ class AuditLog:
         with self.database.transaction() as connection:
             for field in audit_record.FIELDS:
                 stands = table.c[field] == name
+                if field == "originator":
+                    stands = audit_rows.of_user(self.database, scope, name)
                 if field == "detail":
                     stands = (func.instr(table.c.detail, quoted) > 0) & (table.c.action != ERASE)
-                statement = select(*table.c[2:]).where(schema.owned(table, scope), stands)
+                statement = select(*audit_rows.COLUMNS).where(schema.owned(table, scope), stands)
                 for found in connection.execute(statement).all():
-                    row = Row(*found)
+                    row = audit_rows.loaded(self.database, scope, found)
                     if field == "detail" and word.search(row.detail or "") is None:
                         continue
                     kept = dict(zip(_NAMES, audit_record.commitments(row), strict=True))
@@ -237,6 +238,7 @@ class AuditLog:
                                 field: None,
                                 f"{field}_salt": None,
                                 "erased": canonical({one: kept[one] for one in (*gone, field)}),
+                                **({"originator_sealed": None} if field == "originator" else {}),
                             }
                         )
                     )
