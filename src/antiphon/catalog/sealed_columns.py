@@ -219,7 +219,7 @@ def _rows(connection: Connection, column: SealedColumn, after: Sequence[Any] | N
     names = (*column.subject, column.column, *((column.named[0],) if column.named is not None else ()))
     wanted = {key.name: key for key in keys} | {name: table.c[name] for name in names}
     held = table.c[column.column if column.named is None else column.named[0]]
-    statement = sa.select(*wanted.values()).where(held.is_not(None)).order_by(*keys).limit(batch)
+    statement: sa.Select[Any] = sa.select(*wanted.values()).where(held.is_not(None)).order_by(*keys).limit(batch)
     if after is not None:
         statement = statement.where(sa.tuple_(*keys) > sa.tuple_(*(sa.literal(value) for value in after)))
     return connection.execute(statement).all()
