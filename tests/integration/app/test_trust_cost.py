@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 from benchmarks import trust_cost
-from benchmarks.encrypted_project import Client, make, serving
+from benchmarks.encrypted_project import make, serving
 from benchmarks.trust_cost import Gateway, Slice
+
+from antiphon.testing.running import scratch
 
 
 @pytest.mark.chaos
-async def test_both_gateways_answer_and_only_one_records(tmp_path: Path) -> None:
-    found = await trust_cost.measure(tmp_path / "project", {"rounds": 1, "slice_seconds": 0.3, "shops": 20})
+async def test_both_gateways_answer_and_only_one_records() -> None:
+    with scratch() as folder:
+        size = {"rounds": 1, "slice_seconds": 0.3, "shops": 20}
+        found = await trust_cost.measure(Path(folder) / "project", size)
     assert found["answers_recorded"] > 20
     for kind in ("application", "plain model"):
         assert all(rate > 0 for rate in found["kinds"][kind]["requests_per_second"].values())
@@ -20,13 +24,14 @@ async def test_both_gateways_answer_and_only_one_records(tmp_path: Path) -> None
 
 
 @pytest.mark.chaos
-async def test_a_gateway_is_not_compared_with_itself(tmp_path: Path) -> None:
+async def test_a_gateway_is_not_compared_with_itself() -> None:
     """The switch: without the look at their difference, the real one beside itself would lose nothing."""
-    project = make(tmp_path / "project", "plaintext")
-    async with serving(project, worker=False) as processes, Client(project):
-        real = Gateway(project.port, processes[1].pid, project.key)
-        with pytest.raises(RuntimeError, match="do not differ in Trust"):
-            await trust_cost.require_difference(project, {"with": real, "without": real})
+    with scratch() as folder:
+        project = make(Path(folder) / "project", "plaintext")
+        async with serving(project, worker=False) as processes:
+            real = Gateway(project.port, processes[1].pid, project.key)
+            with pytest.raises(RuntimeError, match="do not differ in Trust"):
+                await trust_cost.require_difference(project, {"with": real, "without": real})
 
 
 def test_a_loss_is_of_the_medians_and_says_how_sure_it_is() -> None:
