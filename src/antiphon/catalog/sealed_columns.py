@@ -53,6 +53,7 @@ class SealedColumn(msgspec.Struct, frozen=True):
 ORIGINATOR = SealedColumn(
     "audit_entries", "originator_sealed", "audit-originator/1", ("sequence",), named=("originator", "audit")
 )
+RUN_KEY = SealedColumn("runs", "key_sealed", "run-key/1", ("id",), named=("key", "run-key"))
 
 SEALED_COLUMNS = (
     SealedColumn("answers", "document", "answer/1", ("release", "subject", "question_hash", "prediction")),
@@ -71,6 +72,7 @@ SEALED_COLUMNS = (
     SealedColumn("releases", "bundle", "release/1", ("id",)),
     SealedColumn("runs", "arguments", "run-arguments/1", ("id",)),
     SealedColumn("runs", "error", "run-error/1", ("id",), text=True),
+    RUN_KEY,
     SealedColumn("runs", "result", "run-result/1", ("id",)),
     SealedColumn("snapshots", "document", "snapshot/1", ("id",)),
     SealedColumn("steps", "result", "step/1", ("run", "name", "occurrence")),

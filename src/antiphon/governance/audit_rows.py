@@ -1,8 +1,7 @@
 """How a record lies in ``audit_entries``: in an encrypted project the user on whose behalf somebody acted is sealed.
 
 Invariant: what a leaf commits to is the clear text, so a log is the same log before, during and after a project's way
-into encryption or out of it. A sealed name belongs to its record's number, and its index to the name: one that was
-changed, moved or taken away does not load.
+into encryption or out of it. A sealed name belongs to its record's number.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, or_
+from sqlalchemy import ColumnElement
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import ORIGINATOR
-from antiphon.core.codec import Codec
+from antiphon.catalog.sealed_names import SealedName
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
 from antiphon.governance.audit_record import Row
@@ -27,8 +26,7 @@ COLUMNS = tuple(schema.audit_entries.c[2:])
 UNREADABLE = "(does not open)"
 """Stands for a user's name that does not open where a record is only shown; no name looks like it."""
 
-assert ORIGINATOR.named is not None
-_PURPOSE = ORIGINATOR.named[1]
+_user = SealedName(ORIGINATOR)
 _ORIGINATOR_AT = Row.__struct_fields__.index("originator")
 _INSERT = f"INSERT INTO audit_entries VALUES ({', '.join('?' * (2 + len(COLUMNS)))})"
 
@@ -45,13 +43,8 @@ def _sealed(database: Database, scope: Scope, row: Row) -> tuple[Any, ...]:
     values = msgspec.structs.astuple(row)
     if row.originator is None:
         return (*values, None)
-    sealed = database.seal(scope, ORIGINATOR.schema, str(row.sequence), row.originator.encode())
-    return (
-        *values[:_ORIGINATOR_AT],
-        index(database.codec, scope, row.originator),
-        *values[_ORIGINATOR_AT + 1 :],
-        sealed,
-    )
+    index, sealed = _user.stored(database, scope, str(row.sequence), row.originator)
+    return (*values[:_ORIGINATOR_AT], index, *values[_ORIGINATOR_AT + 1 :], sealed)
 
 
 def loaded(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
@@ -64,16 +57,8 @@ def loaded(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
     row = Row(*values)
     if sealed is None:
         return row
-    name = b""
-    if database.codec.sealing and isinstance(sealed, bytes):  # in plaintext, what stands there was put there
-        name = database.unseal(scope, ORIGINATOR.schema, str(row.sequence), sealed)
-    if row.originator is None or row.originator != index(database.codec, scope, name.decode(errors="replace")):
-        raise Corrupt(
-            f"The user of record {row.sequence} is sealed under another index.",
-            where=f"{scope} audit",
-            next_step="Run `antiphon audit verify`.",
-        )
-    return msgspec.structs.replace(row, originator=name.decode())
+    name = _user.opened(database, scope, str(row.sequence), row.originator, sealed)
+    return msgspec.structs.replace(row, originator=name)
 
 
 def shown(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
@@ -84,18 +69,6 @@ def shown(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
         return msgspec.structs.replace(Row(*stored[:-1]), originator=UNREADABLE)
 
 
-def index(codec: Codec, scope: Scope, name: str) -> str:
-    """What stands in the column ``originator`` for a user."""
-    return codec.index(name, scope, _PURPOSE)
-
-
 def of_user(database: Database, scope: Scope, name: str) -> ColumnElement[bool]:
     """The condition that a record's originating user is this one."""
-    table = schema.audit_entries
-    if not database.codec.sealing:
-        return table.c.originator == name
-    # A record from before the project was encrypted has its user in clear until it is sealed anew.
-    return or_(
-        and_(table.c.originator == index(database.codec, scope, name), table.c.originator_sealed.is_not(None)),
-        and_(table.c.originator == name, table.c.originator_sealed.is_(None)),
-    )
+    return _user.is_(database, scope, name)

@@ -47,7 +47,7 @@ def filled(database: Database, number: int = 5) -> None:
         jobs.write_rows(DEV, job, epoch, [JobRow(each, {"text": each})])
         AuditLog(database, b"s" * 32).append(DEV, "ann", "answer", f"p{each}", originator=f"user{each}")
     jobs.set_status(DEV, job, "failed", epoch=epoch, error="because")
-    run = runs.submit(DEV, "w", {"x": 1})
+    run = runs.submit(DEV, "w", {"x": 1}, key="by hand")
     claimed = runs.claim("worker", timedelta(seconds=5))
     assert claimed is not None
     runs.record(claimed, "step", 0, {"y": 2}, NOON)
@@ -63,7 +63,7 @@ def readable(database: Database) -> tuple[object, ...]:
         [each.event for each in events],
         [row.payload for row in jobs.rows(DEV, job.id)],
         job.error,
-        (run.arguments, run.error, runs.steps(DEV, run.id)[0].result),
+        (run.key, run.arguments, run.error, runs.steps(DEV, run.id)[0].result),
         Receipts(database).list(DEV),
         AuditLog(database, b"s" * 32).list(DEV),
     )
@@ -187,4 +187,4 @@ def test_what_the_repositories_write_is_an_envelope_with_its_schema(database: Da
                 if stored is not None and not column.text:
                     assert unpack(stored).schema == column.schema
                     seen.add(column.name)
-    assert len(seen) >= 8
+    assert len(seen) >= 9
