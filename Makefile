@@ -84,10 +84,11 @@ bench-outlook: environment  ## what fine-tuning, fresh features and delta retrai
 bench-beside-training: environment  ## time to first token beside training, governed and not
 	@$(BIN)/python -m benchmarks.beside_training
 
-bench-governance: environment  ## policy parity, decisions, identity, audit: figures and what must not differ
+bench-governance: environment  ## policy parity, decisions, identity, audit, what they cost the gateway: figures and what must not differ
 	@$(BIN)/python -m benchmarks.governance --size full
 	@$(BIN)/python -m benchmarks.identity --size full
 	@$(BIN)/python -m benchmarks.audit --size full
+	@$(BIN)/python -m benchmarks.trust_cost --size full
 
 bench-encryption: environment  ## a disk image searched for plaintext, keys rotated under load, the cost of sealing
 	@$(BIN)/python -m benchmarks.encryption --size full

@@ -218,7 +218,7 @@ def prepared(start: int, count: int) -> list[tuple[list[tuple[Any, ...]], list[t
             (
                 "default", "dev", number, 1_795_560_323_931_182 + number, f"user{number % 50}", os.urandom(16), None,
                 None, f"pred_{number}", os.urandom(16), detail, os.urandom(16), "data.read", "done", None,
-                os.urandom(32),
+                os.urandom(32), None,
             )
             for number in numbers
         ]  # fmt: skip
@@ -238,7 +238,7 @@ def write_bare(
     """The same transactions: a group's records, nodes and head, then the flush."""
     for rows, nodes in groups:
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(f"INSERT INTO audit_entries VALUES ({', '.join('?' * 16)})", rows)
+        connection.executemany(f"INSERT INTO audit_entries VALUES ({', '.join('?' * 17)})", rows)
         connection.executemany("INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)", nodes)
         connection.execute(
             "INSERT OR REPLACE INTO audit_heads VALUES ('default', 'dev', ?, ?, '', ?)",

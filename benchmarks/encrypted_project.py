@@ -110,7 +110,7 @@ class Planted(msgspec.Struct, frozen=True):
 WAYS = (
     "event-id", "event-payload", "event-entity", "table-value", "table-entity", "prompt", "system-message", "question",
     "user", "batch-question", "batch-column", "feedback-text", "refused-question", "training-example", "journal",
-    "lake-half-write", "online-half-write", "erased-text", "run-error", "spill",
+    "lake-half-write", "online-half-write", "erased-text", "run-error", "run-key", "spill",
 )  # fmt: skip
 
 
@@ -307,6 +307,7 @@ async def plant(project: EncryptedProject) -> dict[str, str]:
             lambda found: found["status"] in ("completed", "failed"),
             90,
         )
+        await client.post("/admin/features/refresh", {"key": word("run-key")})
         await client.status_of(word("refused-question"), word("refused-question"))
         load = [asyncio.create_task(client.status_of(word("table-entity"), f"Load {n}?")) for n in range(64)]
         await asyncio.wait(load, return_when=asyncio.FIRST_COMPLETED)

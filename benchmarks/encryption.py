@@ -40,8 +40,6 @@ SIZES = {
 }
 SEED = "w7"
 ASKERS = 8
-DECLARED_CLEAR = {"user": "names of people in the audit log, which is asked by them (docs/encryption.md)"}
-"""Ways whose words are clear by decision: they are told, and do not count as leaks."""
 NOT_ON_DISK = {"refused-question"}
 """Ways whose words reach no disk in either mode: what is refused is not kept."""
 
@@ -89,14 +87,12 @@ async def image(modes: tuple[str, ...] = ("plaintext", "encrypted")) -> dict[str
         counts = "".join(f"{len(found[mode][way]):>12}" for mode in found)
         print(f"{way:<20}{counts}   {', '.join(found.get('plaintext', {}).get(way, []))[:90]}")
     missed = [way for way, places in found.get("plaintext", {}).items() if not places and way not in NOT_ON_DISK]
-    shown = {way: places for way, places in found.get("encrypted", {}).items() if places}
-    leaked = {way: places for way, places in shown.items() if way not in DECLARED_CLEAR}
+    leaked = {way: places for way, places in found.get("encrypted", {}).items() if places}
     return {
         "words": len(ways),
         "found_plaintext": sum(bool(places) for places in found.get("plaintext", {}).values()),
         "found_encrypted": len(leaked),
         "leaked": leaked,
-        "clear_by_decision": {way: shown[way] for way in DECLARED_CLEAR if way in shown},
         "not_found_in_plaintext": missed,
         "met": not leaked and not missed,
     }

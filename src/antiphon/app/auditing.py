@@ -114,22 +114,20 @@ class AuditedReceipts:
         """See ``catalog.receipts.Receipts.add``."""
         with self._log.database.writing(within) as connection:
             self._receipts.add(receipt, texts, within=connection)
-            self._log.append(
-                receipt.scope,
-                receipt.principal,
-                ANSWER,
-                receipt.prediction,
-                {
-                    "application": receipt.application,
-                    "release": receipt.release,
-                    "path": receipt.path,
-                    "role": receipt.role,
-                    "policy": receipt.policy.digest,
-                    "sha256": receipt_hash(receipt),
-                },
+            detail = {
+                "application": receipt.application,
+                "release": receipt.release,
+                "path": receipt.path,
+                "role": receipt.role,
+                "policy": receipt.policy.digest,
+                "sha256": receipt_hash(receipt),
+            }
+            act = self._log.act(
+                receipt.scope, receipt.principal, ANSWER, receipt.prediction, detail,
                 originator=receipt.originating_user,
-                within=connection,
-            )
+            )  # fmt: skip
+            # A commit of many answers reads and seals the log's head once.
+            self._log.append_with_commit(act)
 
 
 def batch_denial(

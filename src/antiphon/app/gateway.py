@@ -14,11 +14,13 @@ from antiphon.app.wiring import Wired
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
+from antiphon.core.settings import GatewaySettings
 from antiphon.gateway.application import create_app
 from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.applications import Starlette
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,20 +40,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _serve(root: Path) -> None:
-    import uvicorn
-
-    from antiphon.gateway.tls_protocol import TlsAwareConnection
-
     store = await asyncio.to_thread(Store.open, root)
     telemetry.configure("gateway", store.paths.logs)
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())
     wired = Wired(store, "gateway")
-    settings = store.settings.gateway
     app = create_app(wired.gateway_services(confined=True))
+    server = server_of(app, store.settings.gateway, transport)
+    watching = None if transport is None else asyncio.create_task(_watch(transport, server))
+    try:
+        await server.serve()
+    finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        await wired.close()
+
+
+def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:
+    """The HTTP server of an application, not started yet; over TLS with a ``transport``."""
+    import uvicorn
+
+    from antiphon.gateway.tls_protocol import TlsAwareConnection
+
     app.state.transport = transport
-    server = uvicorn.Server(
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -65,14 +79,6 @@ async def _serve(root: Path) -> None:
             timeout_graceful_shutdown=15,
         )
     )
-    watching = None if transport is None else asyncio.create_task(_watch(transport, server))
-    try:
-        await server.serve()
-    finally:
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-        await wired.close()
 
 
 async def _watch(transport: TransportSecurity, server: uvicorn.Server) -> None:

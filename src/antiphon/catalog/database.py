@@ -15,9 +15,10 @@ import binascii
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
@@ -33,6 +34,9 @@ BUSY_SECONDS = 10.0
 """How long a writer waits for the write lock before it is told that the catalog is busy."""
 
 _BEGIN = "antiphon_begin"
+
+Gather = Callable[[Sequence[Any], Connection], object]
+"""Takes everything that a transaction gathered for it, right before the commit."""
 
 
 class Database:
@@ -50,6 +54,7 @@ class Database:
         self._write_lock = threading.Lock()
         self._writer: int | None = None
         self._connection: Connection | None = None
+        self._gathered: list[tuple[Gather, Any]] = []
         self.codec = codec
         self.clock = clock
 
@@ -107,8 +112,10 @@ class Database:
             with _translated(), self._writing.begin() as connection:
                 self._connection = connection
                 yield connection
+                self._hand_over(connection)
         finally:
             self._connection = None
+            self._gathered.clear()
             self._writer = None
             self._write_lock.release()
 
@@ -127,6 +134,39 @@ class Database:
     def writer(self) -> Connection | None:
         """The write transaction that is open in this thread, if one is."""
         return self._connection if self._writer == threading.get_ident() else None
+
+    def gather(self, sink: Gather, item: Any) -> None:
+        """Let ``sink`` have an item right before this thread's write transaction commits: all that was gathered for
+        it, in one call, in order. What it raises undoes the transaction.
+
+        Raises:
+            AntiphonError: no write transaction is open in this thread.
+        """
+        if self.writer is None:
+            raise AntiphonError("No write transaction is open in this thread.", where="catalog")
+        self._gathered.append((sink, item))
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of this thread's write transaction that is undone by itself, with what it gathered."""
+        connection, before = self.writer, len(self._gathered)
+        assert connection is not None
+        connection.exec_driver_sql("SAVEPOINT part")
+        try:
+            yield
+        except Exception:
+            del self._gathered[before:]
+            connection.exec_driver_sql("ROLLBACK TO part")
+            connection.exec_driver_sql("RELEASE part")
+            raise
+        connection.exec_driver_sql("RELEASE part")
+
+    def _hand_over(self, connection: Connection) -> None:
+        gathered: dict[Gather, list[Any]] = {}
+        for sink, item in self._gathered:
+            gathered.setdefault(sink, []).append(item)
+        for sink, items in gathered.items():
+            sink(items, connection)
 
     @contextmanager
     def writing(self, within: Connection | None) -> Iterator[Connection]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
-from antiphon.core.errors import Overloaded, Unavailable
+from antiphon.core.errors import Corrupt, Overloaded, Unavailable
 
 T = TypeVar("T")
 _Item = tuple[Callable[[Connection], Any], "Future[Any]"]
@@ -107,6 +107,11 @@ class GroupCommit:
                 for effect, future in group:
                     outcomes.append((future, *self._apply(connection, effect)))
         except BaseException as error:
+            if isinstance(error, Corrupt) and len(group) > 1:
+                # What one of them gathered cannot be kept (a tenant's damaged log): the others are not its.
+                for item in group:
+                    self._commit([item])
+                return
             for _, future in group:
                 _resolve(future, None, error)
             return
@@ -114,15 +119,11 @@ class GroupCommit:
             _resolve(future, value, failure)
 
     def _apply(self, connection: Connection, effect: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
-        connection.exec_driver_sql("SAVEPOINT item")
         try:
-            value = effect(connection)
+            with self._database.savepoint():
+                return effect(connection), None
         except Exception as error:
-            connection.exec_driver_sql("ROLLBACK TO item")
-            connection.exec_driver_sql("RELEASE item")
             return None, error
-        connection.exec_driver_sql("RELEASE item")
-        return value, None
 
 
 def _resolve(future: Future[Any], value: Any, failure: BaseException | None) -> None:

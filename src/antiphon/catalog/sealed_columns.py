@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.codec import Envelope, PayloadContext, pack, unpack
+from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
 from antiphon.core.errors import AntiphonError, Corrupt
 from antiphon.core.scope import Scope
 
@@ -32,6 +32,8 @@ class SealedColumn(msgspec.Struct, frozen=True):
         subject: the columns whose values, joined by ``:``, are a payload's subject.
         text: whether the envelope stands in it as base64.
         indexed: the column that holds the index of the payload's first element, and the column it begins with.
+        named: the column that holds the index of the payload, and the purpose of that index. Nothing that seals, and
+            the payload itself stands there while this column is empty.
     """
 
     table: str
@@ -40,6 +42,7 @@ class SealedColumn(msgspec.Struct, frozen=True):
     subject: tuple[str, ...]
     text: bool = False
     indexed: tuple[str, str] | None = None
+    named: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -47,9 +50,15 @@ class SealedColumn(msgspec.Struct, frozen=True):
         return f"{self.table}.{self.column}"
 
 
+ORIGINATOR = SealedColumn(
+    "audit_entries", "originator_sealed", "audit-originator/1", ("sequence",), named=("originator", "audit")
+)
+RUN_KEY = SealedColumn("runs", "key_sealed", "run-key/1", ("id",), named=("key", "run-key"))
+
 SEALED_COLUMNS = (
     SealedColumn("answers", "document", "answer/1", ("release", "subject", "question_hash", "prediction")),
     SealedColumn("applied_projects", "document", "project/1", ("number",)),
+    ORIGINATOR,
     SealedColumn("blobs", "payload", "blob/1", ("hash",)),
     SealedColumn("datasets", "document", "dataset/1", ("id",)),
     SealedColumn("definition_versions", "document", "view/1", ("view", "version")),
@@ -63,6 +72,7 @@ SEALED_COLUMNS = (
     SealedColumn("releases", "bundle", "release/1", ("id",)),
     SealedColumn("runs", "arguments", "run-arguments/1", ("id",)),
     SealedColumn("runs", "error", "run-error/1", ("id",), text=True),
+    RUN_KEY,
     SealedColumn("runs", "result", "run-result/1", ("id",)),
     SealedColumn("snapshots", "document", "snapshot/1", ("id",)),
     SealedColumn("steps", "result", "step/1", ("run", "name", "occurrence")),
@@ -167,21 +177,30 @@ def _resealed(database: Database, connection: Connection, column: SealedColumn, 
         indexed, first = column.indexed
         # The first element of the payload is what the index stands for.
         values[indexed] = codec.index(f"{getattr(row, first)}:{msgspec.json.decode(content)[0]}", scope, "event")
+    if column.named is not None:
+        name, purpose = column.named
+        values[name] = codec.index(content.decode(), scope, purpose)
     wanted = codec.current_key(scope)
     moved = any(values[name] != getattr(row, name) for name in values)
     if envelope.key_id == wanted and not moved:
         return 0
-    sealed = codec.seal(content, PayloadContext(column.schema, scope, _subject(column, values)))
-    values[column.column] = base64.b64encode(pack(sealed)).decode() if column.text else pack(sealed)
+    if column.named is not None and not codec.sealing:
+        values[column.column] = None
+    else:
+        sealed = codec.seal(content, PayloadContext(column.schema, scope, _subject(column, values)))
+        values[column.column] = base64.b64encode(pack(sealed)).decode() if column.text else pack(sealed)
     keys = [key == getattr(row, key.name) for key in table.primary_key.columns]
     changed = connection.execute(
-        sa.update(table).where(*keys, table.c[column.column] == stored).values(values)
+        sa.update(table).where(*keys, table.c[column.column].is_not_distinct_from(stored)).values(values)
     ).rowcount
     return int(changed)
 
 
 def _opened(database: Database, column: SealedColumn, row: Row[Any]) -> tuple[bytes, Envelope, Any]:
     stored = getattr(row, column.column)
+    if stored is None and column.named is not None:
+        clear: str = getattr(row, column.named[0])
+        return clear.encode(), Envelope(column.schema, PlainCodec.name, None, b""), None
     subject = _subject(column, {name: getattr(row, name) for name in column.subject})
     try:
         packed = base64.b64decode(stored, validate=True) if column.text else stored
@@ -199,8 +218,10 @@ def _subject(column: SealedColumn, values: dict[str, Any]) -> str:
 def _rows(connection: Connection, column: SealedColumn, after: Sequence[Any] | None, batch: int) -> Sequence[Row[Any]]:
     table = schema.metadata.tables[column.table]
     keys = list(table.primary_key.columns)
-    wanted = {key.name: key for key in keys} | {name: table.c[name] for name in (*column.subject, column.column)}
-    statement = sa.select(*wanted.values()).where(table.c[column.column].is_not(None)).order_by(*keys).limit(batch)
+    names = (*column.subject, column.column, *((column.named[0],) if column.named is not None else ()))
+    wanted = {key.name: key for key in keys} | {name: table.c[name] for name in names}
+    held = table.c[column.column if column.named is None else column.named[0]]
+    statement: sa.Select[Any] = sa.select(*wanted.values()).where(held.is_not(None)).order_by(*keys).limit(batch)
     if after is not None:
         statement = statement.where(sa.tuple_(*keys) > sa.tuple_(*(sa.literal(value) for value in after)))
     return connection.execute(statement).all()

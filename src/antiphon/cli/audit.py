@@ -11,7 +11,7 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.output import note, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import allowed, at_terminal, stores
 from antiphon.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -156,8 +156,9 @@ def export(
 ) -> None:
     """Records with their proofs and the witnessed checkpoints, in one file for the stand-alone verifier."""
     with stores(project) as store:
+        who = allowed(store, "export", "audit/*")
         scope = _scope(store, tenant)
-        store.trail.record(scope, at_terminal(store).id, "audit.export", "audit", {"since": since, "until": until})
+        store.trail.record(scope, who.id, "audit.export", "audit", {"since": since, "until": until})
         head = store.trail.export(scope, file, _moment("--from", since), _moment("--until", until))
     show(
         {"file": str(file), "first": head.first, "records": head.records, "key": head.key},

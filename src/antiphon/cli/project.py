@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from antiphon.app.store import Store
     from antiphon.gateway.ports import GatewayServices
+    from antiphon.governance.policy_request import Action
     from antiphon.governance.principal import Principal
 
 
@@ -48,3 +49,21 @@ def at_terminal(store: Store) -> Principal:
     return Principal(
         id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
     )
+
+
+def allowed(store: Store, action: Action, resource: str) -> Principal:
+    """Whoever is at the terminal, once policy lets them do this; a refusal is on record.
+
+    Raises:
+        Forbidden: it does not.
+    """
+    from antiphon.core.errors import Forbidden
+
+    who = at_terminal(store)
+    try:
+        store.decider.require(who, action, resource, {"environment": store.scope.environment})
+    except Forbidden as error:
+        detail = {"action": action, "code": error.code, "reason": error.what}
+        store.audit.append(store.scope, who.id, "denied", resource, detail, outcome="denied")
+        raise
+    return who

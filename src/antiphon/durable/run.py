@@ -8,7 +8,9 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy.engine import Row
 
+from antiphon.catalog import sealed_columns
 from antiphon.catalog.database import Database
+from antiphon.catalog.sealed_names import SealedName
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import Conflict
 from antiphon.core.scope import Scope
@@ -16,6 +18,9 @@ from antiphon.core.scope import Scope
 RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ARGUMENTS, RESULT, ERROR, STEP = "run-arguments/1", "run-result/1", "run-error/1", "step/1"
 """Schemas of a run's sealed columns."""
+
+RUN_KEY = SealedName(sealed_columns.RUN_KEY)
+"""The key that somebody gave to a run, which is found by it."""
 
 ENDED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled")
 
@@ -92,7 +97,7 @@ def read_run(row: Row[Any], database: Database) -> Run:
         id=row.id,
         scope=scope,
         workflow=row.workflow,
-        key=row.key,
+        key=RUN_KEY.opened(database, scope, row.id, row.key, row.key_sealed),
         arguments=opened(ARGUMENTS, row.arguments),
         status=row.status,
         epoch=row.epoch,

@@ -32,6 +32,7 @@ from antiphon.durable.run import (
     ENDED,
     ERROR,
     RESULT,
+    RUN_KEY,
     STEP,
     LeaseLost,
     Progress,
@@ -82,7 +83,7 @@ class Runs:
             if key is not None:
                 known = connection.execute(
                     select(_runs.c.id, _runs.c.workflow, _runs.c.arguments).where(
-                        schema.owned(_runs, scope), _runs.c.key == key
+                        schema.owned(_runs, scope), RUN_KEY.is_(self._database, scope, key)
                     )
                 ).first()
                 if known is not None:
@@ -95,13 +96,15 @@ class Runs:
                         )
                     return str(known.id)
             run = new_id("run")
+            index, sealed = (None, None) if key is None else RUN_KEY.stored(self._database, scope, run, key)
             connection.execute(
                 insert(_runs).values(
                     tenant=scope.tenant,
                     environment=scope.environment,
                     id=run,
                     workflow=workflow,
-                    key=key,
+                    key=index,
+                    key_sealed=sealed,
                     arguments=self._database.seal(scope, ARGUMENTS, run, encoded),
                     status="queued",
                     epoch=0,

@@ -33,7 +33,7 @@ class Evidence:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._services.trail is None:
+        if scope["type"] != "http" or self._services.trail is None or not reads_data(scope):
             await self._app(scope, receive, send)
             return
         refused = False
@@ -54,7 +54,7 @@ class Evidence:
     async def _witness(self, scope: Scope, status: int) -> None:
         trail, who = self._services.trail, _state(scope).get("principal")
         assert trail is not None
-        if status < 400 and who is not None and reads_data(scope):
+        if status < 400 and who is not None:
             owner = self._services.scope(who)
             detail = _detail(scope, status)
             originator = _state(scope).get("originator")

@@ -166,8 +166,9 @@ def _single(request: Request) -> dict[str, str]:
 
 
 def _brief(detail: dict[str, Any]) -> dict[str, Any]:
-    """Evidence of a change holds what was asked, not the rows or events themselves."""
+    """Evidence of a change holds what was asked, not the rows or events themselves, nor the caller's key for it."""
     return {
         name: f"{len(value)} items" if isinstance(value, list | tuple) and len(value) > 3 else value
         for name, value in detail.items()
+        if name != "key"
     }

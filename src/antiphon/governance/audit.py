@@ -27,10 +27,10 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt, InvalidInput
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
-from antiphon.governance import audit_record
+from antiphon.governance import audit_record, audit_rows
 from antiphon.governance.audit_query import AuditFilter, entries
 from antiphon.governance.audit_record import Act, AuditEntry, Outcome, Row, act
-from antiphon.governance.merkle import Kept, Tree
+from antiphon.governance.merkle import Kept, Node, Tree
 
 ERASE = "audit.erase"
 """The action that says how many identities were erased."""
@@ -41,8 +41,11 @@ _PEAK = 32
 # Text, not expressions: these run for every record, and building and binding expressions costs more than SQLite does.
 # The checkpoint as bytes: one that is no UTF-8 any more is a damaged head and not a failing catalog.
 _HEAD = "SELECT size, peaks, CAST(checkpoint AS BLOB), seal FROM audit_heads WHERE tenant = ? AND environment = ?"
-_INSERT = "INSERT INTO audit_entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEEP = "INSERT INTO audit_nodes VALUES (?, ?, ?, ?, ?)"
+_EXTEND = (
+    "UPDATE audit_heads SET size = ?, peaks = ?, checkpoint = ?, seal = ? WHERE tenant = ? AND environment = ? "
+    "AND seal = ? AND size = ? AND peaks = ? AND checkpoint = ?"
+)
 _MOVE = (
     "INSERT INTO audit_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size, "
     "peaks = excluded.peaks, checkpoint = excluded.checkpoint, seal = excluded.seal"
@@ -67,6 +70,9 @@ class AuditLog:
     def __init__(self, database: Database, secret: bytes) -> None:
         self.database = database
         self._secret = secret
+        # The heads that this process left. One that another process moved, that was undone or changed is not extended
+        # by mistake: it is told by comparing the whole row while writing.
+        self._left: dict[Scope, tuple[Head, tuple[Any, ...]]] = {}
 
     def append(
         self,
@@ -110,6 +116,14 @@ class AuditLog:
         now = microseconds(self.database.clock.now())
         return act(scope, now, principal, action, subject, detail, originator=originator, outcome=outcome)
 
+    def append_with_commit(self, one: Act) -> None:
+        """Record an act with the write transaction that is open in this thread: all of it in one append, right before
+        the commit, which fails when the log is damaged."""
+        self.database.gather(self._append_gathered, one)
+
+    def _append_gathered(self, acts: Sequence[Act], connection: Connection) -> None:
+        self.append_all(acts, within=connection)
+
     def append_all(self, acts: Sequence[Act], *, within: Connection) -> builtins.list[Row]:
         """Record acts in their order, in one transaction.
 
@@ -121,16 +135,26 @@ class AuditLog:
             scopes.setdefault(one.scope, []).append(one)
         made: builtins.list[Row] = []
         for scope, group in scopes.items():
-            head = self.head(scope, within=within)
-            rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
-            tree, nodes = head.tree.extended(one.leaf for one in rows)
-            owner = (scope.tenant, scope.environment)
-            within.exec_driver_sql(_INSERT, [owner + msgspec.structs.astuple(one) for one in rows])
+            rows, nodes = self._extend(scope, group, within)
+            within.exec_driver_sql(*audit_rows.insertion(self.database, scope, rows))
             if nodes:
+                owner = (scope.tenant, scope.environment)
                 within.exec_driver_sql(_KEEP, [(*owner, *msgspec.structs.astuple(node)) for node in nodes])
-            self._move(scope, Head(tree, head.checkpoint), within)
             made += rows
         return made
+
+    def _extend(
+        self, scope: Scope, group: Sequence[Act], within: Connection
+    ) -> tuple[builtins.list[Row], builtins.list[Node]]:
+        """Move the head over these acts; their rows and nodes, which are to be written then."""
+        left = self._left.get(scope)
+        if left is not None:
+            rows, nodes, head = _extended(left[0], group)
+            if self._move(scope, head, within, since=left[1]):
+                return rows, nodes
+        rows, nodes, head = _extended(self.head(scope, within=within), group)
+        self._move(scope, head, within)
+        return rows, nodes
 
     def head(self, scope: Scope, *, within: Connection | None = None) -> Head:
         """Where the log ends.
@@ -197,7 +221,7 @@ class AuditLog:
     ) -> builtins.list[AuditEntry]:
         """Who saw or changed what, latest first."""
         with self.database.reading(within) as connection:
-            return entries(connection, scope, wanted)
+            return entries(self.database, connection, scope, wanted)
 
     def erase(self, scope: Scope, name: str, *, principal: str, reason: str) -> int:
         """Erase a person: their name as principal, originating user or subject, and each detail that holds it.
@@ -220,11 +244,13 @@ class AuditLog:
         with self.database.transaction() as connection:
             for field in audit_record.FIELDS:
                 stands = table.c[field] == name
+                if field == "originator":
+                    stands = audit_rows.of_user(self.database, scope, name)
                 if field == "detail":
                     stands = (func.instr(table.c.detail, quoted) > 0) & (table.c.action != ERASE)
-                statement = select(*table.c[2:]).where(schema.owned(table, scope), stands)
+                statement = select(*audit_rows.COLUMNS).where(schema.owned(table, scope), stands)
                 for found in connection.execute(statement).all():
-                    row = Row(*found)
+                    row = audit_rows.loaded(self.database, scope, found)
                     if field == "detail" and word.search(row.detail or "") is None:
                         continue
                     kept = dict(zip(_NAMES, audit_record.commitments(row), strict=True))
@@ -237,6 +263,7 @@ class AuditLog:
                                 field: None,
                                 f"{field}_salt": None,
                                 "erased": canonical({one: kept[one] for one in (*gone, field)}),
+                                **({"originator_sealed": None} if field == "originator" else {}),
                             }
                         )
                     )
@@ -270,16 +297,32 @@ class AuditLog:
 
         return read
 
-    def _move(self, scope: Scope, head: Head, connection: Connection) -> None:
-        peaks = b"".join(head.tree.peaks)
-        values = (scope.tenant, scope.environment, head.tree.size, peaks, head.checkpoint, self.seal(scope, head))
-        connection.exec_driver_sql(_MOVE, values)
+    def _move(self, scope: Scope, head: Head, connection: Connection, *, since: tuple[Any, ...] | None = None) -> bool:
+        """Write the head; given the row that it stood in ``since`` (seal, size, peaks, checkpoint), only over that one.
+
+        Returns:
+            Whether it was written.
+        """
+        size, peaks, seal = head.tree.size, b"".join(head.tree.peaks), self.seal(scope, head)
+        owner = (scope.tenant, scope.environment)
+        if since is None:
+            connection.exec_driver_sql(_MOVE, (*owner, size, peaks, head.checkpoint, seal))
+        elif not connection.exec_driver_sql(_EXTEND, (size, peaks, head.checkpoint, seal, *owner, *since)).rowcount:
+            return False
+        self._left[scope] = (head, (seal, size, peaks, head.checkpoint))
+        return True
 
     def _has_entries(self, scope: Scope, connection: Connection) -> bool:
         table = schema.audit_entries
         return (
             connection.execute(select(table.c.sequence).where(schema.owned(table, scope)).limit(1)).first() is not None
         )
+
+
+def _extended(head: Head, group: Sequence[Act]) -> tuple[builtins.list[Row], builtins.list[Node], Head]:
+    rows = [audit_record.row(one, number) for number, one in enumerate(group, head.tree.size)]
+    tree, nodes = head.tree.extended(one.leaf for one in rows)
+    return rows, nodes, Head(tree, head.checkpoint)
 
 
 def _peaks(content: bytes) -> tuple[bytes, ...]:

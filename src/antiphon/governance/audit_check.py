@@ -16,9 +16,10 @@ from sqlalchemy import LargeBinary, cast, select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
+from antiphon.catalog.database import Database
 from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput
 from antiphon.core.scope import Scope
-from antiphon.governance import audit_record
+from antiphon.governance import audit_record, audit_rows
 from antiphon.governance.audit import ERASE, AuditLog, Head
 from antiphon.governance.audit_record import Row
 from antiphon.governance.checkpoint import Checkpoint, CheckpointKey, parse, signed_by
@@ -96,7 +97,7 @@ def verify(
             except InvalidInput:
                 found.add("the checkpoint kept with the head is none")
         wanted = {one.size for one in known}
-        tree, roots, erased, said = _read(scope, connection, wanted, found)
+        tree, roots, erased, said = _read(log.database, scope, connection, wanted, found)
     if head is not None and head.tree != tree:
         if head.tree.size > tree.size:
             found.add(f"the head is at {head.tree.size} records, the log ends after {tree.size}", tree.size)
@@ -121,13 +122,13 @@ def _head(log: AuditLog, scope: Scope, connection: Connection, found: _Findings)
 
 
 def _read(
-    scope: Scope, connection: Connection, wanted: set[int], found: _Findings
+    database: Database, scope: Scope, connection: Connection, wanted: set[int], found: _Findings
 ) -> tuple[Tree, dict[int, bytes], int, int]:
     """The tree that the records give, its roots at the wanted sizes, what is erased, and said to be."""
     tree, roots = Tree(), {0: Tree().root}
     erased = said = 0
     kept = _Kept(scope, connection, found)
-    for sequence, row in _rows(scope, connection):
+    for sequence, row in _rows(database, scope, connection):
         gap = sequence - tree.size
         if gap:
             missing = f"record {tree.size} is" if gap == 1 else f"records {tree.size} to {sequence - 1} are"
@@ -159,17 +160,22 @@ def _read(
 _TEXTS = (*audit_record.FIELDS, "action", "outcome")
 
 
-def _rows(scope: Scope, connection: Connection) -> Iterator[tuple[int, Row | None]]:
+def _rows(database: Database, scope: Scope, connection: Connection) -> Iterator[tuple[int, Row | None]]:
     """Numbers and rows in order, ``None`` for one that does not have the form of a record.
 
-    Texts are read as bytes: one that is no UTF-8 any more is a finding and not a failure.
+    Texts are read as bytes: one that is no UTF-8 any more is a finding and not a failure. Nor is a user that does not
+    open: what stands for it is not what the leaf commits to.
     """
     table = schema.audit_entries
-    columns = [cast(column, LargeBinary) if column.name in _TEXTS else column for column in table.c[2:]]
+    columns = [cast(column, LargeBinary) if column.name in _TEXTS else column for column in audit_rows.COLUMNS]
     statement = select(*columns).where(schema.owned(table, scope)).order_by(table.c.sequence)
     for raw in connection.execute(statement.execution_options(yield_per=_BLOCK)):
         try:
-            yield raw[0], msgspec.convert([_decoded(value, at) for at, value in enumerate(raw)], Row)
+            *values, sealed = raw
+            row = msgspec.convert([_decoded(value, at) for at, value in enumerate(values)], Row)
+            if sealed is not None:
+                row = audit_rows.shown(database, scope, (*msgspec.structs.astuple(row), sealed))
+            yield raw[0], row
         except (msgspec.ValidationError, UnicodeDecodeError):
             yield raw[0], None
 

@@ -18,10 +18,11 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
+from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt, InvalidInput, NotFound, SetupError
 from antiphon.core.scope import Scope
-from antiphon.governance import audit_record, merkle
+from antiphon.governance import audit_record, audit_rows, merkle
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_record import Row
 from antiphon.governance.checkpoint import Checkpoint, CheckpointKey
@@ -91,7 +92,7 @@ def prove(log: AuditLog, key: CheckpointKey, scope: Scope, sequence: int, checkp
             next_step=f"The checkpoint has {checkpoint.size} records, counted from 0: see `antiphon audit query`.",
         )
     with log.database.read() as connection:
-        (row,) = _rows(connection, scope, sequence, sequence + 1)
+        (row,) = _rows(log.database, connection, scope, sequence, sequence + 1)
         proved = _proved(log.kept(scope, connection), scope, row, checkpoint)
     return AuditProof(PROOF, key.verifier(scope), checkpoint.note, proved)
 
@@ -143,7 +144,7 @@ def export(
                 for line in (head, *_witnessed(kept, scope, checkpoint, before)):
                     out.write(msgspec.json.encode(line) + b"\n")
                 for start in range(first, end, _BLOCK):
-                    for row in _rows(connection, scope, start, min(end, start + _BLOCK)):
+                    for row in _rows(log.database, connection, scope, start, min(end, start + _BLOCK)):
                         out.write(msgspec.json.encode(_proved(kept, scope, row, checkpoint)) + b"\n")
                 out.flush()
                 os.fsync(out.fileno())
@@ -192,12 +193,12 @@ def _proved(kept: merkle.Kept, scope: Scope, row: Row, checkpoint: Checkpoint) -
     return ProvedRecord(row.sequence, content.decode(), opened, _text(path))
 
 
-def _rows(connection: Connection, scope: Scope, start: int, end: int) -> list[Row]:
+def _rows(database: Database, connection: Connection, scope: Scope, start: int, end: int) -> list[Row]:
     table = schema.audit_entries
-    statement = select(*table.c[2:]).where(
+    statement = select(*audit_rows.COLUMNS).where(
         schema.owned(table, scope), table.c.sequence >= start, table.c.sequence < end
     )
-    rows = [Row(*one) for one in connection.execute(statement.order_by(table.c.sequence))]
+    rows = [audit_rows.loaded(database, scope, one) for one in connection.execute(statement.order_by(table.c.sequence))]
     if len(rows) != end - start:
         raise Corrupt(
             f"The audit log of {scope} has {len(rows)} of the records {start} to {end - 1}.",

@@ -9,10 +9,12 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
+from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
-from antiphon.governance.audit_record import AuditEntry, Row, entry
+from antiphon.governance import audit_rows
+from antiphon.governance.audit_record import AuditEntry, entry
 
 MOST = 1_000
 """Records in one page."""
@@ -40,7 +42,7 @@ class AuditFilter(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
-def entries(connection: Connection, scope: Scope, wanted: AuditFilter) -> list[AuditEntry]:
+def entries(database: Database, connection: Connection, scope: Scope, wanted: AuditFilter) -> list[AuditEntry]:
     """The page of records that the filter asks for, latest first.
 
     Raises:
@@ -51,9 +53,9 @@ def entries(connection: Connection, scope: Scope, wanted: AuditFilter) -> list[A
     if wanted.since is not None and wanted.until is not None and wanted.since > wanted.until:
         raise InvalidInput("The end lies before the beginning.", where="until", next_step="Swap the two.")
     table = schema.audit_entries
-    statement = select(*table.c[2:]).where(schema.owned(table, scope))
+    statement = select(*audit_rows.COLUMNS).where(schema.owned(table, scope))
     if wanted.who is not None:
-        statement = statement.where((table.c.principal == wanted.who) | (table.c.originator == wanted.who))
+        statement = statement.where((table.c.principal == wanted.who) | audit_rows.of_user(database, scope, wanted.who))
     for column, text in ((table.c.action, wanted.action), (table.c.subject, wanted.subject)):
         if text is not None and text.endswith("*"):
             statement = statement.where(func.substr(column, 1, len(text) - 1) == text[:-1])
@@ -68,4 +70,4 @@ def entries(connection: Connection, scope: Scope, wanted: AuditFilter) -> list[A
     if wanted.before is not None:
         statement = statement.where(table.c.sequence < wanted.before)
     found = connection.execute(statement.order_by(table.c.sequence.desc()).limit(wanted.limit))
-    return [entry(scope, Row(*one)) for one in found]
+    return [entry(scope, audit_rows.shown(database, scope, one)) for one in found]

@@ -24,6 +24,8 @@ from antiphon.governance.merkle import leaf_hash
 Outcome = Literal["done", "denied", "failed"]
 Field = Literal["principal", "originator", "subject", "detail"]
 
+_OUTCOMES = get_args(Outcome)
+
 FIELDS: tuple[Field, ...] = get_args(Field)
 """The parts of a record that are committed to and can be erased."""
 
@@ -126,15 +128,13 @@ def act(
     Raises:
         InvalidInput: a name is longer than :data:`LONGEST_NAME`, or the outcome is none.
     """
-    for where, text in (("principal", principal), ("action", action), ("subject", subject)):
-        if not text or len(text) > LONGEST_NAME:
-            raise InvalidInput(
-                f"An audit record's {where} has {len(text)} characters.",
-                where=where,
-                next_step=f"Name it in 1 to {LONGEST_NAME} characters.",
-            )
-    if outcome not in get_args(Outcome):
-        raise InvalidInput(f"{outcome!r} is no outcome.", where="outcome", next_step=f"Use {get_args(Outcome)}.")
+    # Every answer and every reading comes through here: what is compared first is what is so nearly always.
+    if not (
+        0 < len(principal) <= LONGEST_NAME and 0 < len(action) <= LONGEST_NAME and 0 < len(subject) <= LONGEST_NAME
+    ):
+        raise _not_a_name(principal=principal, action=action, subject=subject)
+    if outcome not in _OUTCOMES:
+        raise InvalidInput(f"{outcome!r} is no outcome.", where="outcome", next_step=f"Use {_OUTCOMES}.")
     kept = canonical(allowed(detail)).decode() if detail else "{}"
     return Act(
         scope,
@@ -148,9 +148,20 @@ def act(
     )
 
 
+def _not_a_name(**names: str) -> InvalidInput:
+    where, text = next((where, text) for where, text in names.items() if not 0 < len(text) <= LONGEST_NAME)
+    return InvalidInput(
+        f"An audit record's {where} has {len(text)} characters.",
+        where=where,
+        next_step=f"Name it in 1 to {LONGEST_NAME} characters.",
+    )
+
+
 def allowed(detail: Mapping[str, Any]) -> dict[str, Any]:
     """What of a detail is kept: allow-listed names; numbers, moments and short texts; of longer lists their length."""
     kept = {name: _value(value) for name, value in detail.items() if name in ALLOWED and value is not None}
+    if len(kept) == len(detail):
+        return kept
     omitted = sorted(str(name)[:40] for name in detail if name not in ALLOWED)
     return {**kept, "omitted": _value(omitted)} if omitted else kept
 
@@ -261,6 +272,8 @@ def entry(scope: Scope, of: Row) -> AuditEntry:
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, str):
+        return written(value[:LONGEST_VALUE])
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, datetime):

@@ -4,16 +4,28 @@ import hashlib
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from tests.unit.catalog.examples import DEV, NOON, OTHER
+from tests.unit.governance.test_sealing import Keys
 
+from antiphon.catalog import schema, sealed_columns
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.codec import PlainCodec
+from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from antiphon.durable.run import LeaseLost, Progress, Run
 from antiphon.durable.runs import Runs
+from antiphon.governance.sealing import AesGcmCodec
 
 LEASE = timedelta(seconds=10)
+
+
+@pytest.fixture(params=["plaintext", "encrypted"], autouse=True)
+def _mode(request: pytest.FixtureRequest, database: Database) -> None:
+    """The contract holds in both modes."""
+    if request.param == "encrypted":
+        database.codec = AesGcmCodec(Keys())
 
 
 def claimed(runs: Runs, worker: str = "w1") -> Run:
@@ -34,9 +46,40 @@ def test_a_key_makes_submitting_idempotent(database: Database) -> None:
     with pytest.raises(InvalidInput, match="no JSON"):
         runs.submit(DEV, "refresh", {"views": object()})
     run = runs.get(DEV, first)
+    assert run.key == "noon"
     assert (run.status, run.arguments, run.trace, run.created_at) == ("queued", {"views": ["a"]}, "00-aa-bb-01", NOON)
     with pytest.raises(NotFound):
         runs.get(OTHER, first)
+
+
+def test_a_key_is_not_readable_in_an_encrypted_project(database: Database) -> None:
+    database.codec = AesGcmCodec(Keys())
+    runs = Runs(database)
+    first, second = runs.submit(DEV, "refresh", {}, key="noon"), runs.submit(DEV, "refresh", {}, key="evening")
+    with database.read() as connection:
+        stored = connection.execute(sa.select(schema.runs.c.key, schema.runs.c.key_sealed)).all()
+    assert "noon" not in str(stored)
+    # The hash that stands in the column is no key, and a run with another one's key does not open.
+    assert runs.submit(DEV, "refresh", {}, key=stored[0].key) not in (first, second)
+    with database.transaction() as connection:
+        connection.execute(sa.update(schema.runs).where(schema.runs.c.id == first).values(key="another"))
+    with pytest.raises(Corrupt, match="another index"):
+        runs.get(DEV, first)
+    assert runs.get(DEV, second).key == "evening"
+
+
+def test_a_key_from_before_encryption_is_found_until_it_is_sealed_and_after(database: Database) -> None:
+    keys, runs = Keys(), Runs(database)
+    database.codec = PlainCodec()
+    first = runs.submit(DEV, "refresh", {}, key="noon")
+    database.codec = AesGcmCodec(keys, accept_plain=True)
+    assert runs.submit(DEV, "refresh", {}, key="noon") == first
+    for column in ("runs.arguments", "runs.key_sealed"):
+        wanted = next(each for each in sealed_columns.SEALED_COLUMNS if each.name == column)
+        assert sum(batch.changed for batch in sealed_columns.reseal(database, wanted, "encrypted")) == 1
+    database.codec = AesGcmCodec(keys)
+    assert runs.submit(DEV, "refresh", {}, key="noon") == first
+    assert runs.get(DEV, first).key == "noon"
 
 
 def test_runs_are_claimed_once_oldest_first(database: Database, clock: ManualClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from tests.unit.catalog.examples import receipt
 
 from antiphon.app.auditing import AuditedReceipts, receipt_hash
 from antiphon.app.store import Store
+from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.errors import AntiphonError, Corrupt, NotFound
+from antiphon.core.scope import Scope
 from antiphon.governance.audit_check import verify
 from antiphon.governance.checkpoint import parse, signed_by
 from antiphon.governance.policy import Decider
@@ -72,6 +75,29 @@ async def test_a_receipt_that_is_not_kept_is_not_in_the_log(project: Project) ->
         store.trail.sequence_of(store.scope, "pred_1")
     receipts.add(receipt("pred_1", store.scope))
     assert store.trail.sequence_of(store.scope, "pred_1") == 0
+
+
+async def test_a_tenants_damaged_log_keeps_no_other_tenant_from_being_answered(project: Project) -> None:
+    store, other = project.store, Scope("other", project.store.scope.environment)
+    receipts, commit = AuditedReceipts(store.receipts, store.audit), GroupCommit(store.database)
+    for scope in (store.scope, other):
+        receipts.add(receipt("pred_0", scope))
+    with store.database.transaction() as connection:  # the writer waits, so that all of these are one group
+        connection.exec_driver_sql("UPDATE audit_heads SET size = size + 1 WHERE tenant = 'other'")
+        submitted = [
+            asyncio.create_task(
+                commit.submit(functools.partial(lambda made, c: receipts.add(made, within=c), receipt(name, scope)))
+            )
+            for name in ("pred_1", "pred_2")
+            for scope in (store.scope, other)
+        ]
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*submitted, return_exceptions=True)
+    assert [isinstance(outcome, Corrupt) for outcome in outcomes] == [False, True, False, True]
+    assert [one.subject for one in store.audit.list(store.scope)] == ["pred_2", "pred_1", "pred_0"]
+    assert verify(store.audit, store.scope).sound
+    assert [one.prediction for one in store.receipts.list(other)] == ["pred_0"]
+    commit.close()
 
 
 async def test_nothing_is_answered_that_cannot_be_recorded(project: Project) -> None:

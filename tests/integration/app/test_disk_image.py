@@ -50,6 +50,8 @@ def test_the_search_reads_parquet(tmp_path: Path, compression: str) -> None:
 async def test_no_planted_word_is_on_the_disk_of_an_encrypted_project_and_each_is_in_plaintext() -> None:
     found = await encryption.image()
     assert found["leaked"] == {}
+    assert found["found_encrypted"] == 0
+    assert found["found_plaintext"] == found["words"] - len(encryption.NOT_ON_DISK)
     assert found["not_found_in_plaintext"] == []
 
 

@@ -18,6 +18,8 @@ from antiphon.catalog.events import Event
 from antiphon.core.errors import Conflict, InvalidInput, SetupError
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.governance import keyring
+from antiphon.governance.audit_check import verify
+from antiphon.governance.audit_query import AuditFilter
 from antiphon.governance.protection import protect
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 from antiphon.testing.chaos_project import SHOPS, STREAM, write_project
@@ -70,6 +72,7 @@ def fill(root: Path) -> None:
     platform.publisher.publish(made, reason="test", principal="test")
     platform.consume(100)
     store.blobs.put(store.scope, WORD * 10)
+    store.audit.append(store.scope, "test", "answer", "pred_1", originator=WORD.decode())
     folder = store.paths.directory / "training" / "run_1"
     folder.mkdir(parents=True)
     learned = [examples.Example("e", WORD.decode(), (examples.Part(" yes", 1.0),))]
@@ -96,7 +99,9 @@ def readable(root: Path) -> tuple[object, ...]:
     folder = store.paths.directory / "training" / "run_1"
     seal = folder_seal(folder, store.database.codec, store.scope)
     sha256 = examples.content_sha256(folder / "examples.jsonl", seal)
-    found = (values, events, sha256, [release.content_hash for release in store.releases.list(store.scope)])
+    asked = store.audit.query(store.scope, AuditFilter(who=WORD.decode()))
+    assert verify(store.audit, store.scope).sound
+    found = (values, events, sha256, [release.content_hash for release in store.releases.list(store.scope)], asked)
     platform.close()
     store.close()
     return found
@@ -258,7 +263,7 @@ def test_without_its_passphrase_or_keyring_a_project_stays_closed(
     with pytest.raises(SetupError, match=r"wrapped by kek_\w+, which is not here"):
         opened(encrypted)
     ring.write_bytes(kept)
-    assert len(readable(encrypted)) == 4
+    assert len(readable(encrypted)) == 5
 
 
 def test_the_registry_covers_what_the_project_wrote(encrypted: Path) -> None:
@@ -268,7 +273,14 @@ def test_the_registry_covers_what_the_project_wrote(encrypted: Path) -> None:
         for column in sealed_columns.SEALED_COLUMNS
     }
     store.close()
-    assert all(found[name] > 0 for name in ("events.payload", "snapshots.document", "releases.bundle", "blobs.payload"))
+    known = (
+        "audit_entries.originator_sealed",
+        "events.payload",
+        "snapshots.document",
+        "releases.bundle",
+        "blobs.payload",
+    )
+    assert all(found[name] > 0 for name in known)
 
 
 def test_the_encryption_of_an_opened_store_is_used(encrypted: Path) -> None:

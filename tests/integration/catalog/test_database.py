@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import multiprocessing
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,59 @@ async def test_one_failing_effect_fails_alone(tmp_path: Path) -> None:
     for outcome in outcomes:
         if isinstance(outcome, str):
             blobs.get(DEV, outcome)
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 5
+    commit.close()
+    database.close()
+
+
+async def test_what_a_commit_gathers_is_handed_over_once_without_what_was_undone(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    commit, blobs = GroupCommit(database), Blobs(database)
+    handed: list[list[int]] = []
+
+    def sink(items: Sequence[int], connection: sa.Connection) -> None:
+        handed.append([*items])
+        blobs.put(DEV, b"gathered %d" % len(handed), within=connection)
+
+    def effect(number: int, connection: sa.Connection) -> None:
+        database.gather(sink, number)
+        if number == 3:
+            raise ZeroDivisionError
+
+    with database.transaction():  # the writer has to wait, so that all of these are one group
+        submitted = [asyncio.create_task(commit.submit(functools.partial(effect, n))) for n in range(6)]
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*submitted, return_exceptions=True)
+    assert [outcome is None for outcome in outcomes] == [n != 3 for n in range(6)]
+    numbers = [number for items in handed for number in items]
+    assert numbers == [0, 1, 2, 4, 5]
+    assert len(handed) <= 2  # the first may have gone by itself
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == len(handed)
+    with pytest.raises(AntiphonError, match="No write transaction"):
+        database.gather(sink, 7)
+    commit.close()
+    database.close()
+
+
+async def test_what_cannot_be_kept_with_a_commit_undoes_its_own_effect_alone(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    commit, blobs = GroupCommit(database), Blobs(database)
+
+    def sink(items: Sequence[int], connection: sa.Connection) -> None:
+        if 3 in items:
+            raise Corrupt("It is damaged.", where="here")
+
+    def effect(number: int, connection: sa.Connection) -> None:
+        blobs.put(DEV, b"%d" % number, within=connection)
+        database.gather(sink, number)
+
+    with database.transaction():
+        submitted = [asyncio.create_task(commit.submit(functools.partial(effect, n))) for n in range(6)]
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*submitted, return_exceptions=True)
+    assert [isinstance(outcome, Corrupt) for outcome in outcomes] == [n == 3 for n in range(6)]
     with database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 5
     commit.close()

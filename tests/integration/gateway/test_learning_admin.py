@@ -98,6 +98,7 @@ async def test_a_training_is_ordered_and_followed(desk: LearnedDesk, http: httpx
     )  # fmt: skip
     entries = [entry for entry in desk.audit.list(DEV) if entry.action == "train_train"]
     assert entries[0].detail["application"] == "desk"
+    assert "key" not in entries[0].detail  # the caller's own word is no evidence
     assert (await http.post("/admin/train", json={"application": "gone"})).status_code == 404
     assert (await http.post("/admin/train", json={"application": "desk", "examples": 0})).status_code == 400
     for role in ("service", "viewer"):

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, open_database
 from tests.unit.governance import rfc6962
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Corrupt, InvalidInput, NotFound
@@ -22,6 +23,7 @@ from antiphon.governance import audit_proof
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.checkpoint import Checkpoint, CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing, NewestCheckpoint, newest
+from antiphon.governance.sealing import AesGcmCodec
 from antiphon.governance.verifier import FILE, antiphon_verify, source
 from antiphon.governance.witness import Witness
 
@@ -30,10 +32,12 @@ RECORDS = 37
 
 
 class Desk:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: str) -> None:
         self.folder = folder
         self.clock = ManualClock(NOON)
         self.database = open_database(folder, self.clock)
+        if mode == "encrypted":
+            self.database.codec = AesGcmCodec(Keys())
         self.log = AuditLog(self.database, b"s" * 32)
         self.witness = Witness(folder / "witness")
         self.checkpointing = Checkpointing(self.log, KEY, self.witness)
@@ -55,9 +59,9 @@ class Desk:
         return file
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    opened = Desk(tmp_path)
+@pytest.fixture(params=["plaintext", "encrypted"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    opened = Desk(tmp_path, request.param)
     yield opened
     opened.database.close()
 
@@ -102,6 +106,7 @@ def test_a_period_is_a_run_without_a_gap(desk: Desk) -> None:
     records = rest[head["witnessed"] :]
     assert [record["sequence"] for record in records] == [5, 6, 7, 8]
     assert records[0]["opened"]["subject"]["text"] == "pred_5"
+    assert records[0]["opened"]["originator"]["text"] == "zoe"
     assert "pred_5" not in records[0]["content"]
     assert checked(file, "--key", KEY.verifier(DEV))[0] == 0
     with pytest.raises(InvalidInput, match="no record in this period"):

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from benchmarks.audit_tampering import Tampering, contents
 from tests.unit.catalog.examples import DEV, open_database
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon.catalog.database import Database
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Corrupt
 from antiphon.governance import audit_check, audit_record
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import Verification, verify
 from antiphon.governance.checkpoint import Checkpoint, CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
+from antiphon.governance.sealing import AesGcmCodec
 from antiphon.governance.witness import Witness
 
 RECORDS = 17
@@ -27,13 +30,15 @@ KEY = CheckpointKey(SEED)
 
 
 class Desk:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: str) -> None:
         self.folder = folder
+        self.codec: Codec = AesGcmCodec(Keys()) if mode == "encrypted" else PlainCodec()
         self.witness = Witness(folder / "witness")
         self.open()
 
     def open(self) -> None:
         self.database: Database = open_database(self.folder)
+        self.database.codec = self.codec
         self.log = AuditLog(self.database, SECRET)
         self.checkpointing = Checkpointing(self.log, KEY, self.witness)
 
@@ -60,9 +65,9 @@ class Desk:
         return Path(shutil.copy(self.folder / "catalog.db", self.folder / "copy"))
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    opened = Desk(tmp_path)
+@pytest.fixture(params=["plaintext", "encrypted"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    opened = Desk(tmp_path, request.param)
     yield opened
     opened.database.close()
 

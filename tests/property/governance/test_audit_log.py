@@ -9,11 +9,14 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.catalog.examples import DEV, OTHER, open_database
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
+from antiphon.governance.audit_query import AuditFilter
 from antiphon.governance.checkpoint import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
+from antiphon.governance.sealing import AesGcmCodec
 from antiphon.governance.witness import Witness
 
 KEY = CheckpointKey(b"k" * 32)
@@ -41,12 +44,14 @@ def empty() -> bytes:
         return (Path(folder) / "catalog.db").read_bytes()
 
 
-@given(st.integers(0, 40), STEPS)
+@given(st.integers(0, 40), STEPS, st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_every_history_verifies(already: int, steps: list[tuple[object, ...]]) -> None:
+def test_every_history_verifies(already: int, steps: list[tuple[object, ...]], encrypted: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "catalog.db").write_bytes(empty())
         database = open_database(Path(folder))
+        if encrypted:
+            database.codec = AesGcmCodec(Keys())
         log, witness = AuditLog(database, b"s" * 32), Witness(Path(folder) / "witness")
         checkpointing = Checkpointing(log, KEY, witness)
         with database.transaction() as connection:
@@ -65,4 +70,7 @@ def test_every_history_verifies(already: int, steps: list[tuple[object, ...]]) -
             found = verify(log, scope, key=KEY, checkpoints=witness.read().of(KEY.origin(scope)))
             assert found.sound, found.problems
             assert all(entry.detail is None or "secret" not in entry.detail for entry in log.list(scope, limit=100))
+            for entry in log.list(scope, limit=100):
+                if entry.originator is not None:
+                    assert entry in log.query(scope, AuditFilter(who=entry.originator, limit=100))
         database.close()

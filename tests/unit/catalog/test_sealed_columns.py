@@ -18,6 +18,7 @@ from antiphon.catalog.sealed_columns import CLEAR_COLUMNS, SEALED_COLUMNS
 from antiphon.core.codec import PlainCodec, unpack
 from antiphon.core.errors import Corrupt
 from antiphon.durable.runs import Runs
+from antiphon.governance.audit import AuditLog
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
 
 HASHES = {
@@ -44,8 +45,9 @@ def filled(database: Database, number: int = 5) -> None:
         Receipts(database).add(receipt(f"p{each}"))
         EventLog(database).append(DEV, "orders", [Event(f"e{each}", NOON, NOON, {"note": each})])
         jobs.write_rows(DEV, job, epoch, [JobRow(each, {"text": each})])
+        AuditLog(database, b"s" * 32).append(DEV, "ann", "answer", f"p{each}", originator=f"user{each}")
     jobs.set_status(DEV, job, "failed", epoch=epoch, error="because")
-    run = runs.submit(DEV, "w", {"x": 1})
+    run = runs.submit(DEV, "w", {"x": 1}, key="by hand")
     claimed = runs.claim("worker", timedelta(seconds=5))
     assert claimed is not None
     runs.record(claimed, "step", 0, {"y": 2}, NOON)
@@ -61,8 +63,9 @@ def readable(database: Database) -> tuple[object, ...]:
         [each.event for each in events],
         [row.payload for row in jobs.rows(DEV, job.id)],
         job.error,
-        (run.arguments, run.error, runs.steps(DEV, run.id)[0].result),
+        (run.key, run.arguments, run.error, runs.steps(DEV, run.id)[0].result),
         Receipts(database).list(DEV),
+        AuditLog(database, b"s" * 32).list(DEV),
     )
 
 
@@ -101,7 +104,7 @@ def test_a_catalog_goes_into_encryption_and_out_again_and_reads_the_same(databas
     keys = Keys()
     database.codec = AesGcmCodec(keys, accept_plain=True)
     changed = reseal(database, "encrypted")
-    assert changed >= 5 * 4
+    assert changed >= 5 * 5
     database.codec = AesGcmCodec(keys)
     assert readable(database) == before
     assert set().union(*keys_of(database).values()) == {"k1"}
@@ -174,6 +177,7 @@ def test_a_payload_in_another_row_does_not_open(database: Database) -> None:
 
 
 def test_what_the_repositories_write_is_an_envelope_with_its_schema(database: Database) -> None:
+    database.codec = AesGcmCodec(Keys())
     filled(database)
     seen = set()
     for column in SEALED_COLUMNS:
@@ -183,4 +187,4 @@ def test_what_the_repositories_write_is_an_envelope_with_its_schema(database: Da
                 if stored is not None and not column.text:
                     assert unpack(stored).schema == column.schema
                     seen.add(column.name)
-    assert len(seen) >= 7
+    assert len(seen) >= 9

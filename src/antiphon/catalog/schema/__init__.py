@@ -33,7 +33,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0006"
+REVISION = "0007"
 """The Alembic revision these tables are at."""
 
 __all__ = [

@@ -2,6 +2,8 @@
 
 ``audit_entries`` holds what the leaves commit to. What may name a person (principal, originating user, subject,
 detail) stands beside the salt of its commitment, so that it can be erased: then ``erased`` keeps the commitment.
+In an encrypted project ``originator`` holds a keyed hash that a user is found by, and ``originator_sealed`` the name;
+in plaintext ``originator`` is the name and the other is empty.
 ``audit_nodes`` holds the roots of complete subtrees at every fourth level, ``audit_heads`` what appending needs.
 """
 
@@ -27,6 +29,7 @@ audit_entries = table(
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("erased", sa.LargeBinary),
     sa.Column("leaf", sa.LargeBinary, nullable=False),
+    sa.Column("originator_sealed", sa.LargeBinary),
     sa.Index("ix_audit_entries_at", "tenant", "environment", "at"),
     sa.Index("ix_audit_entries_principal", "tenant", "environment", "principal"),
     sa.Index("ix_audit_entries_subject", "tenant", "environment", "subject"),

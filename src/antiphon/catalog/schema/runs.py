@@ -1,4 +1,7 @@
-"""Durable runs and their steps."""
+"""Durable runs and their steps.
+
+In an encrypted project ``key`` holds a keyed hash that a run is found by, and ``key_sealed`` the key itself.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ runs = table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("ended_at", sa.BigInteger),
+    sa.Column("key_sealed", sa.LargeBinary),
     sa.UniqueConstraint("tenant", "environment", "key"),
     sa.Index("ix_runs_created", "tenant", "environment", "created_at"),
     sa.Index("ix_runs_claimable", "status", "not_before", "created_at"),
