@@ -25,6 +25,7 @@ from antiphon.definitions.expression import (
     Value,
 )
 from antiphon.features.plan import LIMIT, Measure, Plan
+from antiphon.features.sketches import hashed
 
 Payload = Mapping[str, Any]
 Evaluate = Callable[[Payload], Value]
@@ -82,7 +83,7 @@ def compile_measure(measure: Measure) -> Callable[[Payload], MeasureValue]:
     """One measure as a function of the payload."""
     where = None if measure.where is None else compile_expression(measure.where)
     value = (lambda _payload: 1.0) if measure.expression is None else compile_expression(measure.expression)
-    finish = _counted if measure.mode == "count" else _plain if measure.mode == "plain" else _quantiser(measure.scale)
+    finish = _FINISHES.get(measure.mode) or _quantiser(measure.scale)
 
     def evaluate(payload: Payload) -> MeasureValue:
         if where is not None and where(payload) is not True:
@@ -101,6 +102,14 @@ def _plain(value: Value) -> Value:
         # Adding zero turns -0.0 into 0.0: one zero on both paths.
         return value + 0.0 if math.isfinite(value) else None
     return value
+
+
+def _hashed(value: Value) -> int | None:
+    value = _plain(value)
+    return None if value is None else hashed(value)
+
+
+_FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": _counted, "plain": _plain, "hashed": _hashed}
 
 
 def _quantiser(scale: tuple[int, int]) -> Callable[[Value], int | None]:

@@ -24,6 +24,7 @@ from antiphon.definitions.expression import (
 )
 from antiphon.features.compile_python import SEQUENCE_DIGITS
 from antiphon.features.plan import LIMIT, Measure, Plan
+from antiphon.features.sketches import hashed_sql
 
 _NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
             "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")  # fmt: skip
@@ -91,7 +92,7 @@ def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, 
     for index, measure in enumerate(plan.measures):
         sql, found = compiler.measure(measure)
         picked.append(f"{sql} AS r{index}")
-        kinds.append("number" if measure.mode == "fixed" else found)
+        kinds.append("number" if measure.mode in ("fixed", "hashed") else found)
         outer.append(f"{_finished(measure, f'r{index}', found)} AS m{index}")
     filtered = f" WHERE {compiler.condition(source.where)}" if source.where is not None else ""
     keys = [f"k{index}" for index in range(len(plan.keys))]
@@ -110,6 +111,8 @@ def _instant(column: str, sql_type: str) -> str:
 def _finished(measure: Measure, raw: str, kind: Kind) -> str:
     if measure.mode == "count" or (measure.mode == "plain" and kind != "number"):
         return raw
+    if measure.mode == "hashed":
+        return hashed_sql(f"CASE WHEN isfinite({raw}) THEN {raw} END" if kind == "number" else raw, kind)
     if measure.mode == "plain":
         return f"CASE WHEN {raw} = 0 THEN 0.0::DOUBLE WHEN isfinite({raw}) THEN {raw} END"
     # NaN compares as the greatest number, so it fails the bound like anything else out of range.
@@ -127,7 +130,7 @@ class _Compiler:
             sql, kind = "1::BIGINT", "number"
         else:
             sql, kind = self.expression(measure.expression)
-            if measure.mode == "plain":
+            if measure.mode in ("plain", "hashed"):
                 sql = f"CAST({sql} AS {_SQL_TYPE[kind]})"
             else:
                 if kind == "text":

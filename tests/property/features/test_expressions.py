@@ -21,7 +21,8 @@ from antiphon.definitions.expression import (
     Not,
     mistakes,
 )
-from antiphon.definitions.feature_view import FeatureSpec, FeatureViewSpec
+from antiphon.definitions.feature import FeatureSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.compile_sql import rows_sql
