@@ -11,7 +11,8 @@ import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput
-from antiphon.definitions.expression import Expression, kind, mistakes, node_of
+from antiphon.definitions.expression import kind, mistakes, node_of, normal_step, outside_mistakes
+from antiphon.definitions.nodes import Expression
 from antiphon.definitions.place import Place, caller
 
 Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "last", "first", "distinct", "quantile"]
@@ -96,11 +97,11 @@ class FeatureDeclaration:
             yield f"{label}: {error}"
             return
         found = kind(node)
-        if found == "null" or (condition and found in ("number", "text")):
+        if found in ("null", "instant") or (condition and found in ("number", "text")):
             yield f"{label}: {'a condition' if condition else 'a value'} is needed, not a {found}."
         if not condition and found == "text" and self.aggregation not in OF_TEXT:
             yield f"{label}: a text cannot be aggregated so; use last, first or distinct."
-        for mistake in mistakes(node):
+        for mistake in (*mistakes(node), *outside_mistakes(node)):
             yield f"{label}: {mistake}"
 
     def _scale_mistakes(self) -> Iterator[str]:
@@ -130,15 +131,7 @@ def normal_scale(scale: object) -> str:
     Raises:
         InvalidInput: not a positive decimal text between 1e-12 and 1e12.
     """
-    try:
-        if not isinstance(scale, str):
-            raise InvalidOperation
-        number = Decimal(scale)
-        if not number.is_finite() or not Decimal("1e-12") <= number <= Decimal("1e12"):
-            raise InvalidOperation
-    except InvalidOperation:
-        raise InvalidInput(f"scale must be a positive decimal as a text, such as '0.01', not {scale!r}.") from None
-    return f"{number.normalize():f}"
+    return normal_step(scale, "scale")
 
 
 def _normal_share(share: object) -> str:

@@ -19,7 +19,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DefinitionErrors
 from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
-from antiphon.definitions.expression import columns, node_of
+from antiphon.definitions.expression import FeatureName, columns, node_of
 from antiphon.definitions.feature import FeatureDeclaration, FeatureSpec, duration_mistakes
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
@@ -69,7 +69,8 @@ def definition_version(entity: EntitySpec, source: SourceSpec, features: dict[st
 
 
 class FeatureView:
-    """A class decorated with :func:`feature_view`. ``Congestion.delay_2h`` is the name ``"congestion.delay_2h"``."""
+    """A class decorated with :func:`feature_view`. ``Congestion.delay_2h`` is the name ``"congestion.delay_2h"``, and
+    in an on-demand feature its value."""
 
     def __init__(
         self, place: Place, name: str, entity: object, source: object, options: dict[str, Any], body: dict[str, Any]
@@ -83,9 +84,10 @@ class FeatureView:
         self.body = {key: value for key, value in body.items() if not key.startswith("__")}
         declared(self)
 
-    def __getattr__(self, name: str) -> str:
+    # A feature's name is also a term, and a text has other operators: hence Any.
+    def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self.__dict__.get("body", {}):
-            return f"{self.name}.{name}"
+            return FeatureName(f"{self.name}.{name}")
         raise AttributeError(f"The view {self.__dict__.get('name')!r} has no feature {name!r}.")
 
     def spec(self, root: Path | None = None) -> FeatureViewSpec:

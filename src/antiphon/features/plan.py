@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.definitions.expression import Expression
 from antiphon.definitions.feature import SUMMED, Aggregation, FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Expression
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
