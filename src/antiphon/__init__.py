@@ -27,18 +27,21 @@ _HOMES = {
     "Source": ("source", "Source"),
     "TrainingWindow": ("learning", "TrainingWindow"),
     "col": ("expression", "col"),
-    "count": ("feature_view", "count"),
+    "count": ("feature", "count"),
+    "distinct": ("feature", "distinct"),
     "feature_view": ("feature_view", "feature_view"),
-    "first": ("feature_view", "first"),
-    "last": ("feature_view", "last"),
-    "max": ("feature_view", "max_"),
-    "mean": ("feature_view", "mean"),
-    "min": ("feature_view", "min_"),
-    "std": ("feature_view", "std"),
-    "sum": ("feature_view", "sum_"),
+    "first": ("feature", "first"),
+    "last": ("feature", "last"),
+    "max": ("feature", "max_"),
+    "mean": ("feature", "mean"),
+    "min": ("feature", "min_"),
+    "quantile": ("feature", "quantile"),
+    "std": ("feature", "std"),
+    "sum": ("feature", "sum_"),
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
-    "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first", "col",
+    "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
+    "distinct", "quantile", "col",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout",
 ]  # fmt: skip
@@ -55,10 +58,11 @@ if TYPE_CHECKING:
     )
     from antiphon.definitions.entity import Entity
     from antiphon.definitions.expression import col
-    from antiphon.definitions.feature_view import count, feature_view, first, last, mean, std
-    from antiphon.definitions.feature_view import max_ as max
-    from antiphon.definitions.feature_view import min_ as min
-    from antiphon.definitions.feature_view import sum_ as sum
+    from antiphon.definitions.feature import count, distinct, first, last, mean, quantile, std
+    from antiphon.definitions.feature import max_ as max
+    from antiphon.definitions.feature import min_ as min
+    from antiphon.definitions.feature import sum_ as sum
+    from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.source import Source

@@ -48,6 +48,11 @@ class Figure(msgspec.Struct, frozen=True):
     roles: tuple[str, ...] = ()
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.feature, str):
+            # ``Congestion.delay_2h`` is more than a text; what is kept of it is.
+            msgspec.structs.force_setattr(self, "feature", str(self.feature))
+
 
 class FigureGuard(msgspec.Struct, frozen=True, tag="figures"):
     """A text may state only figures that come from this request's features, in their role.

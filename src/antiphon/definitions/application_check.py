@@ -21,7 +21,8 @@ from antiphon.definitions.application import (
     Reuse,
 )
 from antiphon.definitions.entity import Entity
-from antiphon.definitions.feature_view import FeatureView, duration_mistakes
+from antiphon.definitions.feature import duration_mistakes
+from antiphon.definitions.feature_view import FeatureView
 from antiphon.definitions.learning import Gates, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of
 from antiphon.definitions.prompt import Prompt

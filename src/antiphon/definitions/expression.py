@@ -1,78 +1,53 @@
-"""A small frozen expression tree over the columns of one event.
-
-Invariant: an expression means the same in DuckDB and in Python. So its values are few: numbers are IEEE
-doubles, and there are booleans, texts and null. A number that is not finite is null; division by zero is null;
-null spreads through arithmetic and comparison, and ``and``/``or`` follow three-valued logic, as in SQL.
-"""
+"""What a user writes: terms over columns, made into the frozen expression tree of ``nodes``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, cast
 from typing import Literal as OneOf
-from typing import cast
 
-import msgspec
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.nodes import (
+    Arithmetic,
+    Boolean,
+    Calendar,
+    Call,
+    Case,
+    Coalesce,
+    Column,
+    Comparison,
+    Expression,
+    FeatureValue,
+    HashBucket,
+    IsNull,
+    Kind,
+    Literal,
+    Member,
+    Not,
+    Now,
+    RequestInput,
+    RoundTo,
+    children,
+    columns,
+    kind_of_value,
+    outside,
+)
 
-Kind = OneOf["number", "boolean", "text", "null", "unknown"]
-Value = float | bool | str | None
-
-
-class Column(msgspec.Struct, frozen=True, tag="column"):
-    """The event's value under this name; null when the event has none."""
-
-    name: str
-
-
-class Literal(msgspec.Struct, frozen=True, tag="literal"):
-    """A constant; numbers are doubles, so that ``15`` and ``15.0`` are one definition."""
-
-    value: bool | float | str | None
-
-
-class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
-    """Two numbers into one, a single double operation."""
-
-    operator: OneOf["+", "-", "*", "/"]
-    left: Expression
-    right: Expression
-
-
-class Comparison(msgspec.Struct, frozen=True, tag="comparison"):
-    """Two values of one kind into a boolean; texts compare by code point."""
-
-    operator: OneOf["=", "!=", "<", "<=", ">", ">="]
-    left: Expression
-    right: Expression
-
-
-class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
-    """``and`` or ``or`` of two booleans, three-valued."""
-
-    operator: OneOf["and", "or"]
-    left: Expression
-    right: Expression
-
-
-class Not(msgspec.Struct, frozen=True, tag="not"):
-    """The other boolean; null stays null."""
-
-    operand: Expression
-
-
-class IsNull(msgspec.Struct, frozen=True, tag="is_null"):
-    """Whether the value is missing; never null itself."""
-
-    operand: Expression
-
-
-class Coalesce(msgspec.Struct, frozen=True, tag="coalesce"):
-    """The first value that is not null."""
-
-    operands: tuple[Expression, ...]
-
-
-Expression = Column | Literal | Arithmetic | Comparison | Boolean | Not | IsNull | Coalesce
+__all__ = [
+    "FeatureName",
+    "Kind",
+    "Term",
+    "col",
+    "columns",
+    "kind",
+    "kind_of_value",
+    "mistakes",
+    "node_of",
+    "normal_step",
+    "outside_mistakes",
+]
 
 
 class Term:
@@ -149,6 +124,45 @@ class Term:
         """This value, or the first of the others that is not missing."""
         return Term(Coalesce((self.node, *(node_of(other) for other in others))))
 
+    def abs(self) -> Term:
+        """Its distance from zero."""
+        return Term(Call("abs", (self.node,)))
+
+    def log1p(self) -> Term:
+        """ln(1 + x), which takes the length out of a long tail; of −1 and below missing."""
+        return Term(Call("log1p", (self.node,)))
+
+    def round_to(self, step: str) -> Term:
+        """The nearest multiple of a step such as ``"0.5"`` or ``"10"``, half to even."""
+        return Term(RoundTo(self.node, step if not isinstance(step, str) else _spelled(step)))
+
+    def lower(self) -> Term:
+        """The text in lower case."""
+        return Term(Call("lower", (self.node,)))
+
+    def is_in(self, values: Sequence[bool | float | str]) -> Term:
+        """Whether it is one of these constants."""
+        if isinstance(values, str):
+            raise TypeError(f"is_in takes a list of constants, not the text {values!r}.")
+        found = tuple(node_of(value) for value in values)
+        return Term(Member(self.node, tuple(cast("bool | float | str", _constant(node)) for node in found)))
+
+    def hour(self, zone: str) -> Term:
+        """The hour of the day, 0 to 23, that this instant has in a zone such as ``"Europe/Berlin"``."""
+        return Term(Calendar("hour", self.node, zone))
+
+    def weekday(self, zone: str) -> Term:
+        """Its day of the week in a zone: Monday is 1, Sunday 7."""
+        return Term(Calendar("weekday", self.node, zone))
+
+    def seconds_since(self, earlier: object) -> Term:
+        """From another instant to this one."""
+        return Term(Call("seconds_since", (self.node, node_of(earlier))))
+
+    def hash_bucket(self, buckets: int) -> Term:
+        """A number from 0 to ``buckets`` − 1 by a hash of the value: a category of any cardinality as a small one."""
+        return Term(HashBucket(self.node, buckets))
+
     def __bool__(self) -> bool:
         raise TypeError("A column expression has no truth value: write & for and, | for or, ~ for not.")
 
@@ -170,14 +184,53 @@ class Columns:
 col = Columns()
 
 
+class FeatureName(str):
+    """``view.feature`` as a text, and in an expression that feature's value: ``Spend.mean_7d + 1``.
+
+    Comparing it with anything but its own text is part of an expression, as is every operator and method of terms.
+    """
+
+    __slots__ = ()
+
+    def _term(self) -> Term:
+        return Term(FeatureValue(str(self)))
+
+    def __eq__(self, other: object) -> bool | Term:  # type: ignore[override]
+        if isinstance(other, FeatureName) or (isinstance(other, str) and str.__eq__(self, other)):
+            return str.__eq__(self, other)
+        return self._term() == other
+
+    def __ne__(self, other: object) -> bool | Term:  # type: ignore[override]
+        if isinstance(other, FeatureName) or (isinstance(other, str) and str.__eq__(self, other)):
+            return str.__ne__(self, other)
+        return self._term() != other
+
+    __hash__ = str.__hash__
+
+
+def _of_term(name: str) -> Callable[..., Any]:
+    def method(self: FeatureName, *arguments: Any) -> Any:
+        return getattr(Term(FeatureValue(str(self))), name)(*arguments)
+
+    method.__name__ = name
+    return method
+
+
+for _name in vars(Term).keys() - vars(object).keys() - {"__slots__", "__module__", "node", "__annotations__"}:
+    if _name not in ("__eq__", "__ne__", "__hash__", "__bool__", "__init__"):
+        setattr(FeatureName, _name, _of_term(_name))
+
+
 def node_of(value: object) -> Expression:
-    """The node of a term, or the literal of a plain value.
+    """The node of a term or of a named feature, or the literal of a plain value.
 
     Raises:
         TypeError: the value is neither a term nor a finite number, boolean, text or None.
     """
     if isinstance(value, Term):
         return value.node
+    if isinstance(value, FeatureName):
+        return FeatureValue(str(value))
     if value is None or isinstance(value, (bool, str)):
         return Literal(value)
     if isinstance(value, (int, float)) and math.isfinite(value):
@@ -194,51 +247,30 @@ def _comparison(operator: str, left: object, right: object) -> Term:
     return Term(Comparison(known, node_of(left), node_of(right)))
 
 
-def children(node: Expression) -> tuple[Expression, ...]:
-    """The operands of a node, in order."""
-    match node:
-        case Column() | Literal():
-            return ()
-        case Arithmetic(left=left, right=right) | Comparison(left=left, right=right) | Boolean(left=left, right=right):
-            return (left, right)
-        case Not(operand=operand) | IsNull(operand=operand):
-            return (operand,)
-        case Coalesce(operands=operands):
-            return operands
-
-
-def columns(node: Expression | None) -> frozenset[str]:
-    """Names of all columns an expression reads."""
-    if node is None:
-        return frozenset()
-    if isinstance(node, Column):
-        return frozenset({node.name})
-    return frozenset().union(*(columns(child) for child in children(node)))
-
-
 def kind(node: Expression) -> Kind:
     """What an expression yields, as far as it shows without knowing the columns' types."""
     match node:
-        case Column():
+        case Column() | FeatureValue() | RequestInput():
             return "unknown"
+        case Now():
+            return "instant"
         case Literal(value=value):
             return kind_of_value(value)
-        case Arithmetic():
+        case Arithmetic() | RoundTo() | Calendar() | HashBucket():
             return "number"
-        case Comparison() | Boolean() | Not() | IsNull():
+        case Comparison() | Boolean() | Not() | IsNull() | Member():
             return "boolean"
-        case Coalesce(operands=operands):
-            found = {kind(operand) for operand in operands} - {"null", "unknown"}
-            return found.pop() if len(found) == 1 else "unknown"
+        case Call(function=function) if function not in ("least", "greatest"):
+            return "text" if function == "lower" else "number"
+        case Coalesce(operands=operands) | Call(operands=operands):
+            return _common(operands)
+        case Case(branches=branches, otherwise=otherwise):
+            return _common((*(value for _condition, value in branches), otherwise))
 
 
-def kind_of_value(value: Value) -> Kind:
-    """The kind of a plain value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    return "text" if isinstance(value, str) else "number"
+def _common(operands: Sequence[Expression]) -> Kind:
+    found = {kind(operand) for operand in operands} - {"null", "unknown"}
+    return found.pop() if len(found) == 1 else "unknown"
 
 
 def mistakes(node: Expression) -> Iterator[str]:
@@ -264,8 +296,99 @@ def mistakes(node: Expression) -> Iterator[str]:
             elif len(found - {"unknown"}) == 2:
                 yield f"{operator!r} compares a {kind(left)} with a {kind(right)}."
         case Coalesce(operands=operands):
-            found = {kind(operand) for operand in operands} - {"null", "unknown"}
-            if len(found) > 1:
-                yield f"coalesce mixes {' and '.join(sorted(found))}."
+            yield from _mixed("coalesce", operands)
+        case Call(function="least" | "greatest" as function, operands=operands):
+            yield from _mixed(function, operands)
+        case Call(function=function, operands=operands):
+            wanted: Kind = "text" if function == "lower" else "number" if function in ("abs", "log1p") else "instant"
+            for operand in operands:
+                if kind(operand) not in (wanted, "unknown", "null"):
+                    yield f"{function} needs a {wanted}, not a {kind(operand)}."
+        case Case(branches=branches, otherwise=otherwise):
+            for condition, _value in branches:
+                if kind(condition) not in ("boolean", "unknown"):
+                    yield f"when needs a condition, not a {kind(condition)}."
+            yield from _mixed("when", (*(value for _condition, value in branches), otherwise))
+        case Member(operand=operand, values=values):
+            found = {kind(operand), *map(kind_of_value, values)} - {"unknown"}
+            if not values:
+                yield "is_in has no values."
+            elif len(found) > 1:
+                yield f"is_in mixes {' and '.join(sorted(found))}."
+        case RoundTo(operand=operand, step=step):
+            if kind(operand) not in ("number", "unknown"):
+                yield f"round_to needs a number, not a {kind(operand)}."
+            try:
+                normal_step(step)
+            except InvalidInput as error:
+                yield f"round_to: {error.what}"
+        case Calendar(part=part, operand=operand, zone=zone):
+            if kind(operand) not in ("instant", "text", "unknown"):
+                yield f"{part} needs an instant, not a {kind(operand)}."
+            if not isinstance(zone, str) or not _is_zone(zone):
+                yield f"{part}: there is no time zone {zone!r}; write one such as 'Europe/Berlin' or 'UTC'."
+        case HashBucket(operand=operand, buckets=buckets):
+            if isinstance(buckets, bool) or not isinstance(buckets, int) or not 1 <= buckets <= 1_000_000:
+                yield f"hash_bucket needs a number of buckets from 1 to 1000000, not {buckets!r}."
+            if kind(operand) == "instant":
+                yield "hash_bucket needs a text, a number or a boolean, not an instant."
         case _:
             pass
+
+
+def _mixed(label: str, operands: Sequence[Expression]) -> Iterator[str]:
+    found = {kind(operand) for operand in operands} - {"null", "unknown"}
+    if len(found) > 1:
+        yield f"{label} mixes {' and '.join(sorted(found))}."
+
+
+def outside_mistakes(node: Expression) -> Iterator[str]:
+    """What an aggregate of events cannot read, one sentence each."""
+    for found in outside(node):
+        match found:
+            case RequestInput(name=name):
+                yield f"request.{name} is known when something is asked, not when an event happens; use on_demand."
+            case FeatureValue(name=name):
+                yield f"{name} is another feature; a feature of features is declared with on_demand."
+            case Now():
+                yield "now is known when something is asked, not when an event happens; use on_demand."
+
+
+def normal_step(step: object, label: str = "the step") -> str:
+    """A positive decimal in one spelling.
+
+    Raises:
+        InvalidInput: it is none between 1e-12 and 1e12.
+    """
+    try:
+        if not isinstance(step, str):
+            raise InvalidOperation
+        number = Decimal(step)
+        if not number.is_finite() or not Decimal("1e-12") <= number <= Decimal("1e12"):
+            raise InvalidOperation
+    except InvalidOperation:
+        raise InvalidInput(f"{label} must be a positive decimal as a text, such as '0.01', not {step!r}.") from None
+    return f"{number.normalize():f}"
+
+
+def _spelled(step: str) -> str:
+    try:
+        return normal_step(step)
+    except InvalidInput:
+        return step  # told by mistakes()
+
+
+def _constant(node: Expression) -> object:
+    if isinstance(node, Literal) and node.value is not None:
+        return node.value
+    raise TypeError("is_in takes constants: numbers, booleans or texts.")
+
+
+def _is_zone(name: str) -> bool:
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        return False
+    return True

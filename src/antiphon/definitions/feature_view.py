@@ -10,43 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import DefinitionErrors, InvalidInput
+from antiphon.core.errors import DefinitionErrors
 from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
-from antiphon.definitions.expression import Expression, columns, kind, mistakes, node_of
+from antiphon.definitions.expression import FeatureName, columns, node_of
+from antiphon.definitions.feature import FeatureDeclaration, FeatureSpec, duration_mistakes
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
-
-Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "last", "first"]
-SUMMED: frozenset[str] = frozenset({"sum", "mean", "std"})
-"""Aggregates that add numbers up, and so need them in fixed point."""
-
-
-class FeatureSpec(msgspec.Struct, frozen=True):
-    """One declared feature as a value.
-
-    Attributes:
-        expression: what is aggregated; nulls are skipped. ``None`` for ``count``, which counts events.
-        where: only events for which this is true are aggregated.
-        window: microseconds; the events with ``t − window < event_time ≤ t``. ``None``: all up to ``t``.
-        scale: fixed-point step, a decimal such as ``"0.01"``; values are rounded to a multiple of it, half to
-            even, before they are aggregated. ``None``: booleans count as 0 and 1, and ``min``, ``max``,
-            ``last`` and ``first`` keep the value as it is.
-    """
-
-    aggregation: Aggregation
-    expression: Expression | None
-    where: Expression | None
-    window: int | None
-    scale: str | None
 
 
 class FeatureViewSpec(msgspec.Struct, frozen=True):
@@ -91,144 +68,9 @@ def definition_version(entity: EntitySpec, source: SourceSpec, features: dict[st
     return content_hash(meaning)[:16]
 
 
-class FeatureDeclaration:
-    """One feature as written, not yet checked."""
-
-    def __init__(self, place: Place, aggregation: Aggregation, expression: object, options: dict[str, Any]) -> None:
-        self.place = place
-        self.aggregation = aggregation
-        self.expression = expression
-        self.options = options
-
-    def spec(self) -> FeatureSpec:
-        """The frozen value of a declaration without mistakes."""
-        window, where, scale = (self.options.get(name) for name in ("window", "where", "scale"))
-        return FeatureSpec(
-            aggregation=self.aggregation,
-            expression=None if self.expression is None else node_of(self.expression),
-            where=None if where is None else node_of(where),
-            window=None if window is None else parse_duration(window) // timedelta(microseconds=1),
-            scale=None if scale is None else normal_scale(scale),
-        )
-
-    def mistakes(self) -> Iterator[str]:
-        """What is wrong with the declaration, one sentence each."""
-        for name in self.options.keys() - {"window", "where", "scale"}:
-            yield f"{self.aggregation} has no option {name!r}; it has window, where and scale."
-        window = self.options.get("window")
-        if window is not None:
-            yield from duration_mistakes(window, "window")
-        elif "window" not in self.options and self.aggregation not in ("last", "first"):
-            yield f"{self.aggregation} needs a window, such as window='2h' (or window=None for all time)."
-        if self.options.get("where") is not None:
-            yield from self._term_mistakes(self.options["where"], "where", condition=True)
-        if self.aggregation != "count":
-            yield from self._term_mistakes(self.expression, self.aggregation, condition=False)
-        yield from self._scale_mistakes()
-
-    def _term_mistakes(self, term: object, label: str, *, condition: bool) -> Iterator[str]:
-        try:
-            node = node_of(term)
-        except TypeError as error:
-            yield f"{label}: {error}"
-            return
-        found = kind(node)
-        if found == "null" or (condition and found in ("number", "text")):
-            yield f"{label}: {'a condition' if condition else 'a value'} is needed, not a {found}."
-        if not condition and found == "text" and self.aggregation not in ("last", "first"):
-            yield f"{label}: a text cannot be aggregated so; use last or first."
-        for mistake in mistakes(node):
-            yield f"{label}: {mistake}"
-
-    def _scale_mistakes(self) -> Iterator[str]:
-        scale = self.options.get("scale")
-        if scale is not None:
-            try:
-                normal_scale(scale)
-            except InvalidInput as error:
-                yield error.what
-            if self.aggregation == "count":
-                yield "count has no scale."
-            return
-        if self.aggregation in SUMMED:
-            try:
-                found = kind(node_of(self.expression))
-            except TypeError:
-                return  # said already
-            if found in ("number", "unknown"):
-                yield f"{self.aggregation} of a number needs a fixed-point scale, such as scale='0.01'."
-
-
-def normal_scale(scale: object) -> str:
-    """The scale in one spelling.
-
-    Raises:
-        InvalidInput: not a positive decimal text between 1e-12 and 1e12.
-    """
-    try:
-        if not isinstance(scale, str):
-            raise InvalidOperation
-        number = Decimal(scale)
-        if not number.is_finite() or not Decimal("1e-12") <= number <= Decimal("1e12"):
-            raise InvalidOperation
-    except InvalidOperation:
-        raise InvalidInput(f"scale must be a positive decimal as a text, such as '0.01', not {scale!r}.") from None
-    return f"{number.normalize():f}"
-
-
-def duration_mistakes(text: object, label: str) -> Iterator[str]:
-    """What is wrong with a duration, one sentence or none."""
-    try:
-        if not isinstance(text, str):
-            raise InvalidInput(f"{text!r} is not a duration: write a text such as '15m'.")
-        parse_duration(text)
-    except InvalidInput as error:
-        yield f"{label}: {error.what}"
-
-
-def count(**options: Any) -> FeatureDeclaration:
-    """How many events: ``count(window="2h", where=None)``. Of nothing: 0."""
-    return FeatureDeclaration(caller(), "count", None, options)
-
-
-def sum_(expression: object, **options: Any) -> FeatureDeclaration:
-    """Their sum, ``sum(col.amount, window="7d", scale="0.01", where=None)``. Of nothing: 0."""
-    return FeatureDeclaration(caller(), "sum", expression, options)
-
-
-def mean(expression: object, **options: Any) -> FeatureDeclaration:
-    """Their mean; of a condition the share of events that meet it. Of nothing: ``None``."""
-    return FeatureDeclaration(caller(), "mean", expression, options)
-
-
-def std(expression: object, **options: Any) -> FeatureDeclaration:
-    """Their sample standard deviation (n − 1). Of fewer than two: ``None``."""
-    return FeatureDeclaration(caller(), "std", expression, options)
-
-
-def min_(expression: object, **options: Any) -> FeatureDeclaration:
-    """The least. Of nothing: ``None``."""
-    return FeatureDeclaration(caller(), "min", expression, options)
-
-
-def max_(expression: object, **options: Any) -> FeatureDeclaration:
-    """The greatest. Of nothing: ``None``."""
-    return FeatureDeclaration(caller(), "max", expression, options)
-
-
-def last(expression: object, **options: Any) -> FeatureDeclaration:
-    """The value of the latest event that has one; of one instant, the greatest hash of the event id. Of nothing:
-    ``None``."""
-    return FeatureDeclaration(caller(), "last", expression, options)
-
-
-def first(expression: object, **options: Any) -> FeatureDeclaration:
-    """The value of the earliest event that has one. Of nothing: ``None``."""
-    return FeatureDeclaration(caller(), "first", expression, options)
-
-
 class FeatureView:
-    """A class decorated with :func:`feature_view`. ``Congestion.delay_2h`` is the name ``"congestion.delay_2h"``."""
+    """A class decorated with :func:`feature_view`. ``Congestion.delay_2h`` is the name ``"congestion.delay_2h"``, and
+    in an on-demand feature its value."""
 
     def __init__(
         self, place: Place, name: str, entity: object, source: object, options: dict[str, Any], body: dict[str, Any]
@@ -242,9 +84,10 @@ class FeatureView:
         self.body = {key: value for key, value in body.items() if not key.startswith("__")}
         declared(self)
 
-    def __getattr__(self, name: str) -> str:
+    # A feature's name is also a term, and a text has other operators: hence Any.
+    def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self.__dict__.get("body", {}):
-            return f"{self.name}.{name}"
+            return FeatureName(f"{self.name}.{name}")
         raise AttributeError(f"The view {self.__dict__.get('name')!r} has no feature {name!r}.")
 
     def spec(self, root: Path | None = None) -> FeatureViewSpec:

@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput
-from antiphon.definitions.feature_view import duration_mistakes
+from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec

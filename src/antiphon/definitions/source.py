@@ -9,7 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.definitions.entity import NAME
-from antiphon.definitions.expression import Expression, kind, mistakes, node_of
+from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
+from antiphon.definitions.nodes import Expression
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.sensitivity import tag_mistakes
 
@@ -128,5 +129,5 @@ class Source:
             return
         if kind(node) in ("number", "text", "null"):
             yield f"{label}: where must be a condition."
-        for mistake in mistakes(node):
+        for mistake in (*mistakes(node), *outside_mistakes(node)):
             yield f"{label}: where: {mistake}"

@@ -15,7 +15,7 @@ from antiphon.features.compile_python import MeasureValue
 from antiphon.features.finish import finish_of
 from antiphon.features.plan import Plan
 from antiphon.features.source_rows import ROWS
-from antiphon.features.tile_sql import WIDTH, tile_columns, tile_of
+from antiphon.features.tile_sql import tile_columns, tiles_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,7 +54,7 @@ def values_at(
     width = len(plan.keys)
     while fetched := cursor.fetchmany(_FETCH):
         for row in fetched:
-            tiles = [tile_of(row[width + n * WIDTH : width + (n + 1) * WIDTH]) for n in range(len(groups))]
+            tiles = tiles_of(plan, [measure for measure, _window in groups], row[width:])
             values: dict[str, Computed] = {}
             for feature, finish in zip(plan.features, finishes, strict=True):
                 tile = tiles[groups[feature.measure, feature.window]]

@@ -1,4 +1,4 @@
-"""Expressions and measures compiled to Python closures: what the stream and the online read run.
+"""Measures compiled to Python closures: what the stream runs on every event.
 
 Invariant: for every payload the closure gives the very integers, booleans, texts and nulls that the SQL of
 ``compile_sql`` gives for the same row.
@@ -8,45 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from antiphon.definitions.expression import (
-    Arithmetic,
-    Boolean,
-    Coalesce,
-    Column,
-    Comparison,
-    Expression,
-    IsNull,
-    Literal,
-    Not,
-    Value,
-)
+from antiphon.definitions.nodes import Value
+from antiphon.features.expression_python import Payload, compile_expression, normalise
 from antiphon.features.plan import LIMIT, Measure, Plan
+from antiphon.features.sketches import hashed
 
-Payload = Mapping[str, Any]
-Evaluate = Callable[[Payload], Value]
+__all__ = [
+    "SEQUENCE_DIGITS",
+    "MeasureValue",
+    "Measured",
+    "Payload",
+    "compile_expression",
+    "compile_measure",
+    "compile_measures",
+    "key_texts",
+    "normalise",
+    "sequence",
+]
 MeasureValue = int | float | bool | str | None
 Measured = tuple[MeasureValue, ...]
 
 SEQUENCE_DIGITS = 24
 """Hex digits of an event id's SHA-256 that order events of one instant and tell duplicates."""
-
-_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-}
-_COMPARISON: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 def sequence(event_id: str) -> str:
@@ -82,7 +67,7 @@ def compile_measure(measure: Measure) -> Callable[[Payload], MeasureValue]:
     """One measure as a function of the payload."""
     where = None if measure.where is None else compile_expression(measure.where)
     value = (lambda _payload: 1.0) if measure.expression is None else compile_expression(measure.expression)
-    finish = _counted if measure.mode == "count" else _plain if measure.mode == "plain" else _quantiser(measure.scale)
+    finish = _FINISHES.get(measure.mode) or _quantiser(measure.scale)
 
     def evaluate(payload: Payload) -> MeasureValue:
         if where is not None and where(payload) is not True:
@@ -103,6 +88,14 @@ def _plain(value: Value) -> Value:
     return value
 
 
+def _hashed(value: Value) -> int | None:
+    value = _plain(value)
+    return None if value is None else hashed(value)
+
+
+_FINISHES: dict[str, Callable[[Value], MeasureValue]] = {"count": _counted, "plain": _plain, "hashed": _hashed}
+
+
 def _quantiser(scale: tuple[int, int]) -> Callable[[Value], int | None]:
     numerator, denominator = float(scale[0]), float(scale[1])
 
@@ -116,104 +109,3 @@ def _quantiser(scale: tuple[int, int]) -> Callable[[Value], int | None]:
         return round(steps) if abs(steps) <= LIMIT else None
 
     return quantise
-
-
-def compile_expression(node: Expression) -> Evaluate:
-    """A closure that evaluates the expression on one payload."""
-    match node:
-        case Column(name=name):
-            return lambda payload: normalise(payload.get(name))
-        case Literal(value=value):
-            return lambda _payload: value
-        case Arithmetic(operator=symbol, left=left, right=right):
-            return _arithmetic(symbol, compile_expression(left), compile_expression(right))
-        case Comparison(operator=symbol, left=left, right=right):
-            return _comparison(symbol, _finite(left), _finite(right))
-        case Boolean(operator=symbol, left=left, right=right):
-            return _boolean(symbol, compile_expression(left), compile_expression(right))
-        case Not(operand=operand):
-            inner = compile_expression(operand)
-
-            def negated(payload: Payload) -> Value:
-                value = inner(payload)
-                return not value if isinstance(value, bool) else None
-
-            return negated
-        case IsNull(operand=operand):
-            inner = _finite(operand)
-            return lambda payload: inner(payload) is None
-        case Coalesce(operands=operands):
-            return _coalesce(tuple(_finite(operand) for operand in operands))
-
-
-def normalise(value: object) -> Value:
-    """A payload's value as an expression sees it: double, boolean, text or null."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, (int, float)):
-        try:
-            number = float(value)
-        except OverflowError:
-            return None
-        return number if math.isfinite(number) else None
-    return None
-
-
-def _finite(node: Expression) -> Evaluate:
-    inner = compile_expression(node)
-    if not isinstance(node, Arithmetic):
-        return inner
-
-    def finite(payload: Payload) -> Value:
-        value = inner(payload)
-        return value if not isinstance(value, float) or math.isfinite(value) else None
-
-    return finite
-
-
-def _arithmetic(symbol: str, left: Evaluate, right: Evaluate) -> Evaluate:
-    def divide(a: float, b: float) -> float | None:
-        return a / b if b != 0 else None
-
-    combine: Callable[[float, float], float | None] = _ARITHMETIC.get(symbol, divide)
-
-    def evaluate(payload: Payload) -> Value:
-        a, b = left(payload), right(payload)
-        if isinstance(a, float) and isinstance(b, float):
-            return combine(a, b)
-        return None
-
-    return evaluate
-
-
-def _comparison(symbol: str, left: Evaluate, right: Evaluate) -> Evaluate:
-    compare = _COMPARISON[symbol]
-
-    def evaluate(payload: Payload) -> Value:
-        a, b = left(payload), right(payload)
-        return compare(a, b) if a is not None and type(a) is type(b) else None
-
-    return evaluate
-
-
-def _boolean(symbol: str, left: Evaluate, right: Evaluate) -> Evaluate:
-    decisive = symbol == "or"
-
-    def evaluate(payload: Payload) -> Value:
-        a, b = left(payload), right(payload)
-        if a is decisive or b is decisive:
-            return decisive
-        return (not decisive) if isinstance(a, bool) and isinstance(b, bool) else None
-
-    return evaluate
-
-
-def _coalesce(operands: tuple[Evaluate, ...]) -> Evaluate:
-    def evaluate(payload: Payload) -> Value:
-        for operand in operands:
-            value = operand(payload)
-            if value is not None:
-                return value
-        return None
-
-    return evaluate

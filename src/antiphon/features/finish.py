@@ -1,7 +1,7 @@
 """Finishing: the one function that turns an aggregate into a feature's value, on every path.
 
-Of nothing: ``count`` and ``sum`` are 0, everything else is ``None``. Divisions are of exact integers and rounded
-once (Python's int / int is correctly rounded), so no path can differ in the last bit.
+Of nothing: ``count``, ``distinct`` and ``sum`` are 0, everything else is ``None``. Divisions are of exact integers and
+rounded once (Python's int / int is correctly rounded), so no path can differ in the last bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from antiphon.features.compile_python import MeasureValue
 from antiphon.features.plan import Measure, PlannedFeature
+from antiphon.features.sketches import bucket_at, distinct_estimate, twice_middle
 from antiphon.features.tiles import Tile
 
 Finish = Callable[[Tile], MeasureValue]
@@ -36,6 +37,10 @@ def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
         spread = (n * tile.squares - tile.total * tile.total) * numerator * numerator
         return math.sqrt(spread / (n * (n - 1) * denominator * denominator))
 
+    def quantile(tile: Tile) -> MeasureValue:
+        number = bucket_at(tile.buckets or {}, feature.share)
+        return None if number is None else twice_middle(number) * numerator / (2 * denominator)
+
     match feature.aggregation:
         case "count":
             return lambda tile: tile.count
@@ -51,5 +56,9 @@ def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
             return lambda tile: scaled(tile.high)
         case "first":
             return lambda tile: None if tile.first is None else scaled(tile.first[2])
+        case "distinct":
+            return lambda tile: distinct_estimate(tile.least_hashes)
+        case "quantile":
+            return quantile
         case "last":
             return lambda tile: None if tile.last is None else scaled(tile.last[2])

@@ -11,8 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.definitions.expression import Expression
-from antiphon.definitions.feature_view import SUMMED, Aggregation, FeatureSpec, FeatureViewSpec
+from antiphon.definitions.feature import SUMMED, Aggregation, FeatureSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Expression
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -23,7 +24,7 @@ SLACK = 7 * DAY
 LIMIT = 2**47
 """Greatest magnitude of a fixed-point value: 2³² squares of it still add up inside 127 bits."""
 
-Part = Literal["total", "squares", "low", "high", "first", "last"]
+Part = Literal["total", "squares", "low", "high", "first", "last", "distinct", "buckets"]
 _PARTS: dict[Aggregation, tuple[Part, ...]] = {
     "count": (),
     "sum": ("total",),
@@ -33,28 +34,34 @@ _PARTS: dict[Aggregation, tuple[Part, ...]] = {
     "max": ("high",),
     "last": ("last",),
     "first": ("first",),
+    "distinct": ("distinct",),
+    "quantile": ("buckets",),
 }
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """What an event contributes: a fixed-point integer, or the plain value, or a one to count; else null.
+    """What an event contributes: a fixed-point integer, or the plain value, or its hash, or a one to count; else null.
 
     ``scale`` is the step of one unit as an exact fraction (numerator, denominator) when ``mode`` is ``fixed``.
     """
 
-    mode: Literal["count", "fixed", "plain"]
+    mode: Literal["count", "fixed", "plain", "hashed"]
     expression: Expression | None
     where: Expression | None
     scale: tuple[int, int]
 
 
 class PlannedFeature(msgspec.Struct, frozen=True):
-    """A feature as an aggregate of one measure over one window (microseconds; ``None``: all time)."""
+    """A feature as an aggregate of one measure over one window (microseconds; ``None``: all time).
+
+    ``share`` is the q of a quantile as an exact fraction.
+    """
 
     name: str
     aggregation: Aggregation
     measure: int
     window: int | None
+    share: tuple[int, int] = (0, 1)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -103,7 +110,10 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
             kept.append(measure)
             parts.append(set())
         parts[index].update(_PARTS[feature.aggregation])
-        features.append(PlannedFeature(name, feature.aggregation, index, feature.window))
+        share = Fraction(feature.q or "0")
+        features.append(
+            PlannedFeature(name, feature.aggregation, index, feature.window, (share.numerator, share.denominator))
+        )
     windows = [feature.window for feature in features if feature.window is not None]
     longest = max(windows, default=0)
     return Plan(
@@ -120,6 +130,8 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
 def _measure(feature: FeatureSpec) -> Measure:
     if feature.aggregation == "count":
         return Measure("count", None, feature.where, (1, 1))
+    if feature.aggregation == "distinct":
+        return Measure("hashed", feature.expression, feature.where, (1, 1))
     if feature.scale is None and feature.aggregation not in SUMMED:
         return Measure("plain", feature.expression, feature.where, (1, 1))
     step = Fraction(feature.scale or "1")

@@ -25,7 +25,7 @@ from antiphon.features.finish import finish_of
 from antiphon.features.plan import Plan, PlannedFeature, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.source_rows import ROWS, load_rows
-from antiphon.features.tile_sql import WIDTH, merge_columns, tile_columns, tile_index, tile_of
+from antiphon.features.tile_sql import merge_columns, tile_columns, tile_index, tiles_of
 from antiphon.features.tiles import Tile
 
 if TYPE_CHECKING:
@@ -190,8 +190,8 @@ def _windowed(
         cursor = connection.execute(statement)
         while fetched := cursor.fetchmany(_FETCH):
             for row in fetched:
-                for place, measure in enumerate(measures):
-                    found[measure][row[0]].merge(tile_of(row[1 + place * WIDTH : 1 + (place + 1) * WIDTH]))
+                for measure, tile in zip(measures, tiles_of(plan, measures, row[1:]), strict=True):
+                    found[measure][row[0]].merge(tile)
     return found
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from antiphon.features.plan import Plan
+from antiphon.features.plan import Part, Plan
+from antiphon.features.sketches import KEPT, bucket_sql
 from antiphon.features.tiles import Tile
 
-WIDTH = 8
-"""Columns a tile takes: count, total, squares, low, high, first, last, latest."""
+_ALWAYS = ("count", "total", "squares", "low", "high", "first", "last", "latest")
+_SKETCHES: tuple[Part, ...] = ("distinct", "buckets")
+"""Columns of a tile that are only there when a feature needs them."""
 
 
 def tile_columns(plan: Plan, measure: int, name: str, condition: str | None = None) -> list[str]:
@@ -18,9 +20,12 @@ def tile_columns(plan: Plan, measure: int, name: str, condition: str | None = No
     Parts no feature needs are null. Sums are HUGEINT: exact whatever the order and the threads.
     """
     m = f"m{measure}"
+    sketched = {
+        "distinct": f"min(DISTINCT {m}, {KEPT}) FILTER (WHERE {_present(m, condition)})",
+        "buckets": f"histogram({bucket_sql(m)}) FILTER (WHERE {_present(m, condition)})",
+    }
     parts = plan.parts[measure]
-    present = f"{m} IS NOT NULL" + (f" AND {condition}" if condition else "")
-    where = f" FILTER (WHERE {present})"
+    where = f" FILTER (WHERE {_present(m, condition)})"
     placed = f"{{'t': event_time, 's': seq, 'v': {m}}}"
     expressions = [
         f"count({m}){where}",
@@ -31,14 +36,17 @@ def tile_columns(plan: Plan, measure: int, name: str, condition: str | None = No
         f"arg_min({placed}, (event_time, seq)){where}" if "first" in parts else "NULL",
         f"arg_max({placed}, (event_time, seq)){where}" if "last" in parts else "NULL",
         f"max(event_time){where}",
+        *(sketched[part] for part in _SKETCHES if part in parts),
     ]
-    return [f"{expression} AS {column}" for expression, column in zip(expressions, column_names(name), strict=True)]
+    names = column_names(plan, measure, name)
+    return [f"{expression} AS {column}" for expression, column in zip(expressions, names, strict=True)]
 
 
 def merge_columns(plan: Plan, measure: int, name: str) -> list[str]:
     """Aggregates of tiles into one tile, columns as in :func:`tile_columns`."""
     parts = plan.parts[measure]
-    count, total, squares, low, high, first, last, latest = column_names(name)
+    names = column_names(plan, measure, name)
+    count, total, squares, low, high, first, last, latest = names[: len(_ALWAYS)]
     expressions = [
         f"sum({count})",
         f"sum({total})" if "total" in parts else "NULL::HUGEINT",
@@ -48,17 +56,39 @@ def merge_columns(plan: Plan, measure: int, name: str) -> list[str]:
         f"arg_min({first}, ({first}.t, {first}.s)) FILTER (WHERE {first} IS NOT NULL)" if "first" in parts else "NULL",
         f"arg_max({last}, ({last}.t, {last}.s)) FILTER (WHERE {last} IS NOT NULL)" if "last" in parts else "NULL",
         f"max({latest})",
+        # The histograms of several tiles are added up where they are fetched.
+        *(
+            f"list_slice(list_sort(list_distinct(flatten(list({column})))), 1, {KEPT})"
+            if column.endswith("_distinct")
+            else f"list({column}) FILTER (WHERE {column} IS NOT NULL)"
+            for column in names[len(_ALWAYS) :]
+        ),
     ]
-    return [f"{expression} AS {column}" for expression, column in zip(expressions, column_names(name), strict=True)]
+    return [f"{expression} AS {column}" for expression, column in zip(expressions, names, strict=True)]
 
 
-def column_names(name: str) -> list[str]:
-    """Names of a tile's columns."""
-    return [f"{name}_{part}" for part in ("count", "total", "squares", "low", "high", "first", "last", "latest")]
+def column_names(plan: Plan, measure: int, name: str) -> list[str]:
+    """Names of the columns of a measure's tile."""
+    return [f"{name}_{part}" for part in (*_ALWAYS, *(part for part in _SKETCHES if part in plan.parts[measure]))]
 
 
-def tile_of(fetched: Sequence[Any]) -> Tile:
-    """The tile in :data:`WIDTH` fetched columns."""
+def tiles_of(plan: Plan, measures: Sequence[int], fetched: Sequence[Any]) -> list[Tile]:
+    """The tiles of some measures, whose columns stand side by side in a fetched row."""
+    tiles: list[Tile] = []
+    at = 0
+    for measure in measures:
+        sketches = [part for part in _SKETCHES if part in plan.parts[measure]]
+        width = len(_ALWAYS) + len(sketches)
+        tiles.append(_tile_of(fetched[at : at + width], sketches))
+        at += width
+    return tiles
+
+
+def _present(m: str, condition: str | None) -> str:
+    return f"{m} IS NOT NULL" + (f" AND {condition}" if condition else "")
+
+
+def _tile_of(fetched: Sequence[Any], sketches: Sequence[Part]) -> Tile:
     tile = Tile()
     tile.count = int(fetched[0] or 0)
     tile.total = int(fetched[1] or 0)
@@ -68,6 +98,16 @@ def tile_of(fetched: Sequence[Any]) -> Tile:
     tile.first = None if first is None else (first["t"], first["s"], first["v"])
     tile.last = None if last is None else (last["t"], last["s"], last["v"])
     tile.latest = fetched[7]
+    for part, state in zip(sketches, fetched[len(_ALWAYS) :], strict=True):
+        if state is None or not tile.count:
+            continue
+        if part == "distinct":
+            tile.hashes = set(state)
+        else:
+            tile.buckets = {}
+            for histogram in [state] if isinstance(state, dict) else state:
+                for number, count in histogram.items():
+                    tile.buckets[int(number)] = tile.buckets.get(int(number), 0) + int(count)
     return tile
 
 

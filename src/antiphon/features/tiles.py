@@ -1,27 +1,32 @@
 """Tiles: what is kept of a stretch of events, and how two are added.
 
-Invariant: merging is exact and order does not matter. Sums are Python integers of any size, extremes and first
-and last are picked by total orders, so a window cut into tiles in any way gives the same tile.
+Invariant: merging is exact and order does not matter. Sums are Python integers of any size, extremes and first and last
+are picked by total orders, sketches are functions of the values alone, so a window cut into tiles in any way gives the
+same tile.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from antiphon.features.compile_python import MeasureValue
+from antiphon.features.sketches import KEPT, bucket, kept
 
 Placed = tuple[int, str, MeasureValue]
 """An event time, the sequence that orders events of that instant, and the measure's value."""
 
 
 class Tile:
-    """Count, Σx, Σx², extremes, first, last and latest event time of one measure's values.
+    """Count, Σx, Σx², extremes, first, last, latest event time and sketches of one measure's values.
 
-    Nulls are not in it. ``total`` and ``squares`` are only meaningful for fixed-point measures.
+    Nulls are not in it. ``total``, ``squares`` and ``buckets`` (bucket to count) are only meaningful for fixed-point
+    measures, ``hashes`` for hashed ones; it may hold more than are kept, never fewer. Sketches no feature needs are
+    ``None``.
     """
 
-    __slots__ = ("count", "first", "high", "last", "latest", "low", "squares", "total")
+    __slots__ = ("buckets", "count", "first", "hashes", "high", "last", "latest", "low", "squares", "total")
 
     def __init__(self) -> None:
         self.count = 0
@@ -32,6 +37,13 @@ class Tile:
         self.first: Placed | None = None
         self.last: Placed | None = None
         self.latest: int | None = None
+        self.hashes: set[int] | None = None
+        self.buckets: dict[int, int] | None = None
+
+    @property
+    def least_hashes(self) -> list[int]:
+        """The state of the sketch of distinct values."""
+        return kept(self.hashes or ())
 
     def merge(self, other: Tile) -> None:
         """Add another tile of the same measure to this one."""
@@ -50,6 +62,16 @@ class Tile:
             self.last = other.last
         if other.latest is not None and (self.latest is None or other.latest > self.latest):
             self.latest = other.latest
+        if other.hashes is not None:
+            self.hashes = other.hashes | (self.hashes or set())
+            if len(self.hashes) > 4 * KEPT:
+                self.hashes = set(kept(self.hashes))
+        if other.buckets is not None:
+            if self.buckets is None:
+                self.buckets = dict(other.buckets)
+            else:
+                for number, count in other.buckets.items():
+                    self.buckets[number] = self.buckets.get(number, 0) + count
 
     def add(self, values: Sequence[MeasureValue], times: Sequence[int], seqs: Sequence[str], parts: Any) -> None:
         """Add events, given as columns in the order of (time, seq); nulls must be left out."""
@@ -70,12 +92,21 @@ class Tile:
             other.first = (times[0], seqs[0], values[0])
         if "last" in parts:
             other.last = (times[-1], seqs[-1], values[-1])
+        if "distinct" in parts:
+            other.hashes = set(kept(numbers))
+        if "buckets" in parts:
+            other.buckets = Counter(bucket(value) for value in numbers)
         other.latest = times[-1]
         self.merge(other)
 
 
 def pack(tile: Tile) -> list[Any]:
-    """A tile as a short list for storage; integers beyond 64 bits become decimal text."""
+    """A tile as a short list for storage; integers beyond 64 bits become decimal text. Sketches stand at the end, when
+    there are any."""
+    sketches = [
+        None if tile.hashes is None else tile.least_hashes,
+        None if tile.buckets is None else [list(pair) for pair in zip(*sorted(tile.buckets.items()), strict=True)],
+    ]
     return [
         tile.count,
         _narrow(tile.total),
@@ -85,6 +116,7 @@ def pack(tile: Tile) -> list[Any]:
         tile.first,
         tile.last,
         tile.latest,
+        *(sketches if sketches != [None, None] else ()),
     ]
 
 
@@ -98,6 +130,9 @@ def unpack(stored: Sequence[Any]) -> Tile:
     tile.first = None if stored[5] is None else (stored[5][0], stored[5][1], stored[5][2])
     tile.last = None if stored[6] is None else (stored[6][0], stored[6][1], stored[6][2])
     tile.latest = stored[7]
+    if len(stored) > 8:
+        tile.hashes = None if stored[8] is None else set(stored[8])
+        tile.buckets = None if stored[9] is None else dict(zip(*stored[9], strict=True))
     return tile
 
 

@@ -15,8 +15,9 @@ from antiphon.core.errors import InvalidInput
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.entity import EntitySpec
-from antiphon.definitions.expression import Column
-from antiphon.definitions.feature_view import FeatureSpec, FeatureViewSpec
+from antiphon.definitions.feature import FeatureSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Column
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of

@@ -73,3 +73,17 @@ def deviation(values: list[int], scale: str) -> float | None:
     middle = Fraction(sum(values), n)
     spread = sum((value - middle) ** 2 for value in values) / (n - 1) * Fraction(scale) ** 2
     return math.sqrt(spread.numerator / spread.denominator)
+
+
+def quantile(values: list[int], q: str, scale: str) -> float | None:
+    """The middle of the log-linear bucket that the value at place ⌈q·n⌉ lies in: found by walking the buckets."""
+    if not values:
+        return None
+    place = max(math.ceil(Fraction(q) * len(values)), 1)
+    value = sorted(values)[place - 1]
+    width = 1
+    while abs(value) // width >= 256:
+        width *= 2
+    low = abs(value) // width * width
+    middle = Fraction(2 * low + width - 1, 2) * Fraction(scale)
+    return float(middle if value >= 0 else -middle)

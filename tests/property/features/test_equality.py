@@ -16,7 +16,22 @@ from hypothesis import strategies as st
 from tests.property.features import oracle
 from tests.property.features.oracle import MINUTE, Known
 
-from antiphon import Entity, Source, col, count, feature_view, first, last, max, mean, min, std, sum
+from antiphon import (
+    Entity,
+    Source,
+    col,
+    count,
+    distinct,
+    feature_view,
+    first,
+    last,
+    max,
+    mean,
+    min,
+    quantile,
+    std,
+    sum,
+)
 from antiphon.catalog.events import Event, StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
@@ -55,6 +70,9 @@ def views(path: str) -> list[FeatureViewSpec]:
         high = max(col.x, window="6h", scale="0.25")
         name = last(col.name, window="6h")
         earliest = first(col.x, window="2h")
+        names = distinct(col.name, window="6h")
+        median = quantile(col.x, q=0.5, window="6h", scale="0.01")
+        most = quantile(col.x * 1000, q="0.9", window="6h", scale="1")
 
     @feature_view(entity=stop, source=source)
     class History:
@@ -62,6 +80,9 @@ def views(path: str) -> list[FeatureViewSpec]:
         share = mean((col.x > 0) & ~col.flag.is_null(), window="3d")
         ever = count(window=None)
         newest = last(col.x)
+        values = distinct(col.x, window="3d", where=col.flag.is_null())
+        kinds = distinct(col.x > 1, window=None)
+        least = quantile(col.x, q=0, window=None, scale="0.5")
 
     return [Recent.spec(), History.spec()]
 
@@ -90,6 +111,9 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, Any]:
     shares = [int(sign) for sign in signs if sign is not None]
     every = [float(e.payload["x"]) + 0.0 for e in seen(None) if e.payload.get("x") is not None]
     high = fixed(xs(6), "0.25")
+    unflagged = [
+        (float(e.payload["x"]) + 0.0, e.payload.get("flag")) for e in seen(72) if e.payload.get("x") is not None
+    ]
     return {
         "recent.passes": len(seen(2)),
         "recent.delay": oracle.mean(fixed(xs(2), "0.01"), "0.01"),
@@ -101,10 +125,16 @@ def expected(events: list[Known], entity: str, t: int) -> dict[str, Any]:
         "recent.high": sorted(high)[-1] / 4 if high else None,
         "recent.name": names[-1] if names else None,
         "recent.earliest": xs(2)[0] if xs(2) else None,
+        "recent.names": len(set(names)),
+        "recent.median": oracle.quantile(fixed(xs(6), "0.01"), "0.5", "0.01"),
+        "recent.most": oracle.quantile(fixed([x * 1000.0 for x in xs(6)], "1"), "0.9", "1"),
         "history.passes": len(seen(72)),
         "history.share": oracle.mean(shares, "1"),
         "history.ever": len(seen(None)),
         "history.newest": every[-1] if every else None,
+        "history.values": len({x for x, flag in unflagged if flag is None}),
+        "history.kinds": len({x > 1 for x in every}),
+        "history.least": oracle.quantile(fixed(every, "0.5"), "0", "0.5"),
     }
 
 

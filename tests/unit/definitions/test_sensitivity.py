@@ -4,7 +4,8 @@ import pytest
 
 from antiphon.core.errors import DefinitionErrors
 from antiphon.definitions.entity import Entity
-from antiphon.definitions.feature_view import FeatureView, count, feature_view
+from antiphon.definitions.feature import count
+from antiphon.definitions.feature_view import FeatureView, feature_view
 from antiphon.definitions.sensitivity import Tags, tags_of
 from antiphon.definitions.source import Source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from antiphon.definitions.expression import Column
+from antiphon.definitions.nodes import Column
 from antiphon.features.compile_python import compile_measure, key_texts, normalise
 from antiphon.features.finish import finish_of
 from antiphon.features.plan import LIMIT, Measure, PlannedFeature

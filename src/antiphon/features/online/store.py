@@ -24,7 +24,7 @@ from antiphon.features.evaluate import Block, TileRow, block_of
 from antiphon.features.online.sealed import FORMAT, SealedSnapshot, SealedWriter, SnapshotMeta, is_sealed, seal_path
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
-from antiphon.features.tile_sql import WIDTH, column_names, tile_of
+from antiphon.features.tile_sql import column_names, tiles_of
 from antiphon.features.tiles import Tile
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _heads(
     """Every entity's base tile and tiles, in the order of keys."""
     width = len(plan.keys)
     keys = ", ".join(f"k{index}" for index in range(width))
-    names = ", ".join(name for index in range(len(plan.measures)) for name in column_names(f"t{index}"))
+    names = ", ".join(name for index in range(len(plan.measures)) for name in column_names(plan, index, f"t{index}"))
     cursor.execute(f"SELECT {keys}, tile, available_at, {names} FROM {relation} ORDER BY {keys}, tile NULLS FIRST")
     entity: tuple[str, ...] | None = None
     base: list[Tile] | None = None
@@ -251,7 +251,7 @@ def _heads(
                 yield entity, base, rows
             entity, base, rows = row[:width], None, {}
         start = width + 2
-        tiles = [tile_of(row[start + n * WIDTH : start + (n + 1) * WIDTH]) for n in range(len(plan.measures))]
+        tiles = tiles_of(plan, range(len(plan.measures)), row[start:])
         if row[width] is None:
             base = tiles
         else:

@@ -1,0 +1,189 @@
+"""Nodes of the expression tree: frozen values, what a definition version is made of.
+
+Invariant: an expression means the same in DuckDB and in Python. So its values are few: numbers are IEEE doubles, and
+there are booleans, texts, instants and null. A number that is not finite is null; division by zero is null; null
+spreads through arithmetic and comparison, and ``and``/``or`` follow three-valued logic, as in SQL. An instant is a
+number of microseconds since 1970 that only what is made for instants takes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal as OneOf
+
+import msgspec
+
+Kind = OneOf["number", "boolean", "text", "instant", "null", "unknown"]
+Value = float | bool | str | None
+
+
+class Column(msgspec.Struct, frozen=True, tag="column"):
+    """The event's value under this name; null when the event has none."""
+
+    name: str
+
+
+class Literal(msgspec.Struct, frozen=True, tag="literal"):
+    """A constant; numbers are doubles, so that ``15`` and ``15.0`` are one definition."""
+
+    value: bool | float | str | None
+
+
+class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
+    """Two numbers into one, a single double operation."""
+
+    operator: OneOf["+", "-", "*", "/"]
+    left: Expression
+    right: Expression
+
+
+class Comparison(msgspec.Struct, frozen=True, tag="comparison"):
+    """Two values of one kind into a boolean; texts compare by code point."""
+
+    operator: OneOf["=", "!=", "<", "<=", ">", ">="]
+    left: Expression
+    right: Expression
+
+
+class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
+    """``and`` or ``or`` of two booleans, three-valued."""
+
+    operator: OneOf["and", "or"]
+    left: Expression
+    right: Expression
+
+
+class Not(msgspec.Struct, frozen=True, tag="not"):
+    """The other boolean; null stays null."""
+
+    operand: Expression
+
+
+class IsNull(msgspec.Struct, frozen=True, tag="is_null"):
+    """Whether the value is missing; never null itself."""
+
+    operand: Expression
+
+
+class Coalesce(msgspec.Struct, frozen=True, tag="coalesce"):
+    """The first value that is not null."""
+
+    operands: tuple[Expression, ...]
+
+
+class Call(msgspec.Struct, frozen=True, tag="call"):
+    """A function without parameters of its own.
+
+    ``least`` and ``greatest`` pass nulls over; ``abs`` and ``log1p`` take a number (log1p of −1 and below is null);
+    ``lower`` takes a text and maps each code point by itself; ``epoch`` is an instant's microseconds since 1970 as a
+    number; ``seconds_since`` is the first instant less the second, in seconds.
+    """
+
+    function: OneOf["least", "greatest", "abs", "log1p", "lower", "epoch", "seconds_since"]
+    operands: tuple[Expression, ...]
+
+
+class RoundTo(msgspec.Struct, frozen=True, tag="round_to"):
+    """The nearest multiple of a step (a positive decimal), half to even."""
+
+    operand: Expression
+    step: str
+
+
+class Case(msgspec.Struct, frozen=True, tag="case"):
+    """The value of the first branch whose condition is true, else ``otherwise``."""
+
+    branches: tuple[tuple[Expression, Expression], ...]
+    otherwise: Expression
+
+
+class Member(msgspec.Struct, frozen=True, tag="member"):
+    """Whether a value is one of several constants of its kind; null stays null."""
+
+    operand: Expression
+    values: tuple[bool | float | str, ...]
+
+
+class Calendar(msgspec.Struct, frozen=True, tag="calendar"):
+    """The hour (0 to 23) or weekday (Monday 1 to Sunday 7) that an instant has in a zone.
+
+    The operand is an instant, or a text in ISO 8601 such as ``2016-12-31T23:59:59+01:00`` (without offset: UTC); any
+    other text, a second 60 among them, is null. Before 1970 and after 2100 the offset of that end holds.
+    """
+
+    part: OneOf["hour", "weekday"]
+    operand: Expression
+    zone: str
+
+
+class HashBucket(msgspec.Struct, frozen=True, tag="hash_bucket"):
+    """A number from 0 to ``buckets`` − 1 by a hash of the value that is the same everywhere and always."""
+
+    operand: Expression
+    buckets: int
+
+
+class RequestInput(msgspec.Struct, frozen=True, tag="request"):
+    """What the request says under this name; only in on-demand features."""
+
+    name: str
+
+
+class FeatureValue(msgspec.Struct, frozen=True, tag="feature"):
+    """Another feature's value by its full name, ``view.feature``; only in on-demand features."""
+
+    name: str
+
+
+class Now(msgspec.Struct, frozen=True, tag="now"):
+    """The moment that is asked about; only in on-demand features."""
+
+
+Outside = RequestInput | FeatureValue | Now
+"""What no event has, and so no aggregate can read."""
+
+Expression = (
+    Column | Literal | Arithmetic | Comparison | Boolean | Not | IsNull | Coalesce
+    | Call | RoundTo | Case | Member | Calendar | HashBucket | RequestInput | FeatureValue | Now
+)  # fmt: skip
+
+
+def children(node: Expression) -> tuple[Expression, ...]:
+    """The operands of a node, in order."""
+    match node:
+        case Column() | Literal() | RequestInput() | FeatureValue() | Now():
+            return ()
+        case Arithmetic(left=left, right=right) | Comparison(left=left, right=right) | Boolean(left=left, right=right):
+            return (left, right)
+        case Not(operand=operand) | IsNull(operand=operand) | RoundTo(operand=operand) | Member(operand=operand):
+            return (operand,)
+        case Calendar(operand=operand) | HashBucket(operand=operand):
+            return (operand,)
+        case Coalesce(operands=operands) | Call(operands=operands):
+            return operands
+        case Case(branches=branches, otherwise=otherwise):
+            return (*(each for branch in branches for each in branch), otherwise)
+
+
+def columns(node: Expression | None) -> frozenset[str]:
+    """Names of all columns an expression reads."""
+    if node is None:
+        return frozenset()
+    if isinstance(node, Column):
+        return frozenset({node.name})
+    return frozenset().union(*(columns(child) for child in children(node)))
+
+
+def outside(node: Expression) -> tuple[Outside, ...]:
+    """Everything an expression reads that no event has, in order."""
+    if isinstance(node, Outside):
+        return (node,)
+    return tuple(dict.fromkeys(found for child in children(node) for found in outside(child)))
+
+
+def kind_of_value(value: Value) -> Kind:
+    """The kind of a plain value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    return "text" if isinstance(value, str) else "number"

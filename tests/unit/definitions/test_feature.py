@@ -1,0 +1,76 @@
+"""Features as written: what is refused, and what moves a definition version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from antiphon.core.errors import DefinitionErrors
+from antiphon.definitions import project
+
+HEAD = """
+from antiphon import *
+shop = Entity("shop", keys=["shop"])
+orders = Source.table("orders", path="orders.parquet", event_time="at", available_at="seen", where=col.kind == "sale")
+@feature_view(entity=shop, source=orders, refresh="15m")
+class Trade:
+"""
+PLAIN = """
+    orders_2h = count(window="2h")
+    value_2h = mean(col.value * 2, window="2h", scale="0.01", where=col.paid & (col.value > 1))
+    newest = last(col.name)
+"""
+
+
+def views(tmp_path: Path, body: str) -> dict[str, Any]:
+    (tmp_path / "definitions.py").write_text(HEAD + body)
+    return project.load(tmp_path).views
+
+
+def version(tmp_path: Path, body: str) -> str:
+    return str(views(tmp_path, body)["trade"].definition_version)
+
+
+def test_a_definition_from_before_sketches_keeps_its_version(tmp_path: Path) -> None:
+    assert version(tmp_path, PLAIN) == "d93dba2937d77de9"
+
+
+def test_a_spelling_keeps_the_version_and_a_meaning_moves_it(tmp_path: Path) -> None:
+    def of(feature: str) -> str:
+        return version(tmp_path, f"    x = {feature}\n")
+
+    same = of("quantile(col.x, q=0.9, window='2h', scale='0.01')")
+    assert same == of("quantile(col['x'], scale='0.010', window='120m', q='0.90')")
+    for other in (
+        "quantile(col.x, q=0.95, window='2h', scale='0.01')",
+        "quantile(col.x, q=0.9, window='2h', scale='0.1')",
+        "quantile(col.x, q=0.9, window='3h', scale='0.01')",
+        "quantile(col.y, q=0.9, window='2h', scale='0.01')",
+        "mean(col.x, window='2h', scale='0.01')",
+    ):
+        assert of(other) != same
+    assert of("distinct(col.x, window='2h')") != of("distinct(col.x, window='2h', where=col.y)")
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ("quantile(col.x, window='1h', scale='1')", "q must be a number between 0 and 1, such as q=0.9, not None."),
+        ("quantile(col.x, q=1.5, window='1h', scale='1')", "q must be a number between 0 and 1"),
+        ("quantile(col.x, q='half', window='1h', scale='1')", "q must be a number between 0 and 1"),
+        ("quantile(col.x, q=True, window='1h', scale='1')", "q must be a number between 0 and 1"),
+        ("quantile(col.x, q=0.5, window='1h')", "quantile of a number needs a fixed-point scale"),
+        ("quantile(col.x, q=0.5, scale='1')", "quantile needs a window"),
+        ("quantile(col.x.coalesce('a'), q=0.5, window='1h', scale='1')", "a text cannot be aggregated so"),
+        ("distinct(col.x, window='1h', scale='0.1')", "distinct has no scale; round the value itself."),
+        ("distinct(col.x)", "distinct needs a window"),
+        ("mean(col.x, q=0.5, window='1h', scale='1')", "mean has no option 'q'; it has window, where and scale."),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, feature: str, said: str) -> None:
+    with pytest.raises(DefinitionErrors) as caught:
+        views(tmp_path, f"    x = {feature}\n")
+    assert "definitions.py:7: trade.x: " in str(caught.value)
+    assert said in str(caught.value)
