@@ -8,7 +8,7 @@ the catalog being away changes nothing but is said.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -20,13 +20,20 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import MeasureValue
 from antiphon.features.evaluate import StreamedEvent
-from antiphon.features.online.overlay import Overlay, OverlayReading, view_prefix
-from antiphon.features.online.sealed import SealedSnapshot
-from antiphon.features.online.store import OnlineStore
-from antiphon.features.ports import PublicationReader
+from antiphon.features.online.streamed import OverlayReading, view_prefix
+from antiphon.features.ports import (
+    OnlineSnapshots,
+    OpenedSnapshot,
+    PublicationReader,
+    StateQuestion,
+    StreamedOverlay,
+)
 
 LEASE_SECONDS = 0.25
 """How long a reader takes a publication for current without asking the catalog; at most 0.5."""
+
+_PASSED_OVER = 16
+"""How many publications back a readable one is looked for; older ones are collected."""
 
 
 class FeatureValue(msgspec.Struct, frozen=True):
@@ -72,9 +79,9 @@ class FeatureReader:
         scope: Scope,
         *,
         publications: PublicationReader,
-        online: OnlineStore,
+        online: OnlineSnapshots,
         clock: Clock,
-        overlay: Overlay | None = None,
+        overlay: StreamedOverlay | None = None,
         lease: float = LEASE_SECONDS,
     ) -> None:
         if not 0 <= lease <= 0.5:
@@ -129,17 +136,29 @@ class FeatureReader:
             raise InvalidInput(f"{len(keys)} entities but {len(moments)} moments.", where="as_of")
         if not views:
             return [FeatureVector(self._number(minimum_publication), {}, {}) for _ in keys]
-        publication, opened = self._resolve(views, minimum_publication)
-        refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
         instants = [microseconds(moment) for moment in moments]
         asked = list(zip(keys, instants, strict=True))
-        if self._overlay is None:
-            rows = self._vectors(opened, asked, None)
-        else:
-            with self._overlay.reading() as overlay:
-                self._require_unpruned(opened, overlay)
-                rows = self._vectors(opened, asked, overlay)
-        return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
+        publication = self._first()
+        broken: Corrupt | None = None
+        for _ in range(_PASSED_OVER):
+            if minimum_publication is not None and publication.number < minimum_publication:
+                raise _not_reached(minimum_publication, publication.number) from broken
+            try:
+                opened = self._opened(publication, views)
+                rows = self._vectors(opened, asked)
+            except Corrupt as error:
+                broken = error
+            else:
+                refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
+                return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
+            try:
+                publication = self._publications.get(self._scope, publication.number - 1)
+            except NotFound:
+                break
+        assert broken is not None
+        raise Unavailable(
+            f"No publication can be read: {broken.what}", where="online store", next_step=broken.next_step
+        ) from broken
 
     def publication(self) -> Publication | None:
         """The publication currently leased, asked for again when the lease is over."""
@@ -184,29 +203,16 @@ class FeatureReader:
             raise _not_reached(minimum, number)
         return number
 
-    def _resolve(self, views: Mapping[str, str], minimum: int | None) -> tuple[Publication, dict[str, SealedSnapshot]]:
+    def _first(self) -> Publication:
         publication = self.publication()
         if publication is None:
             raise FeatureUnavailable(
                 "Nothing is published yet.", where=str(self._scope), next_step="Run `antiphon features refresh`."
             )
-        broken: Corrupt | None = None
-        while True:
-            if minimum is not None and publication.number < minimum:
-                raise _not_reached(minimum, publication.number) from broken
-            try:
-                return publication, self._opened(publication, views)
-            except Corrupt as error:
-                broken = error
-            try:
-                publication = self._publications.get(self._scope, publication.number - 1)
-            except NotFound:
-                raise Unavailable(
-                    f"No publication can be read: {broken.what}", where="online store", next_step=broken.next_step
-                ) from broken
+        return publication
 
-    def _opened(self, publication: Publication, views: Mapping[str, str]) -> dict[str, SealedSnapshot]:
-        opened: dict[str, SealedSnapshot] = {}
+    def _opened(self, publication: Publication, views: Mapping[str, str]) -> dict[str, OpenedSnapshot]:
+        opened: dict[str, OpenedSnapshot] = {}
         for view, version in views.items():
             snapshot = publication.snapshots.get(f"{view}@{version}")
             if snapshot is None:
@@ -218,10 +224,10 @@ class FeatureReader:
             opened[view] = self._online.open(self._scope, view, snapshot)
         return opened
 
-    def _require_unpruned(self, opened: Mapping[str, SealedSnapshot], overlay: OverlayReading) -> None:
+    def _require_unpruned(self, opened: Mapping[str, OpenedSnapshot], overlay: OverlayReading) -> None:
         for view, snapshot in opened.items():
             offset = snapshot.meta.stream_offset
-            if offset is not None and overlay.pruned(view_prefix(snapshot.meta.spec.key)) > offset:
+            if offset is not None and overlay.pruned[view_prefix(snapshot.meta.spec.key)] > offset:
                 raise Unavailable(
                     f"Streamed events after the snapshot of {view!r} are pruned.",
                     where="overlay",
@@ -229,24 +235,54 @@ class FeatureReader:
                 )
 
     def _vectors(
-        self,
-        opened: Mapping[str, SealedSnapshot],
-        asked: Sequence[tuple[Mapping[str, str], int]],
-        overlay: OverlayReading | None,
+        self, opened: Mapping[str, OpenedSnapshot], asked: Sequence[tuple[Mapping[str, str], int]]
     ) -> list[dict[str, FeatureValue]]:
-        """Values for each entity and moment; what several share (an airport, say) is read once."""
+        """Values for each entity and moment; what several share (an airport, say) is read once.
+
+        The overlay is read once for everything, then each view's snapshot once for all of its entities.
+        """
+        places = {
+            view: [(self._hashed(snapshot, keys), as_of) for keys, as_of in asked] for view, snapshot in opened.items()
+        }
+        streamed = self._streamed(opened, places)
         rows: list[dict[str, FeatureValue]] = [{} for _ in asked]
         for view, snapshot in opened.items():
-            known: dict[tuple[bytes, int], dict[str, FeatureValue]] = {}
-            for row, (keys, as_of) in zip(rows, asked, strict=True):
-                place = (self._hashed(snapshot, keys), as_of)
-                values = known.get(place)
-                if values is None:
-                    values = known[place] = self._values(view, snapshot, place[0], as_of, overlay)
-                row.update(values)
+            known = self._values(view, snapshot, dict.fromkeys(places[view]), streamed.get(view, {}))
+            for row, place in zip(rows, places[view], strict=True):
+                row.update(known[place])
         return rows
 
-    def _hashed(self, snapshot: SealedSnapshot, keys: Mapping[str, str]) -> bytes:
+    def _streamed(
+        self, opened: Mapping[str, OpenedSnapshot], places: Mapping[str, Sequence[tuple[bytes, int]]]
+    ) -> dict[str, dict[bytes, list[StreamedEvent]]]:
+        """Of each view that follows a stream, the events after its snapshot by entity."""
+        if self._overlay is None:
+            return {}
+        offsets = {
+            view: (view_prefix(snapshot.meta.spec.key), snapshot.meta.stream_offset)
+            for view, snapshot in opened.items()
+            if snapshot.meta.stream_offset is not None
+        }
+        if not offsets:
+            return {}
+        wanted = dict.fromkeys(
+            (prefix, hashed, offset)
+            for view, (prefix, offset) in offsets.items()
+            for hashed, _ in places[view]
+            if offset is not None
+        )
+        reading = self._overlay.read([prefix for prefix, _ in offsets.values()], wanted)
+        self._require_unpruned(opened, reading)
+        found: dict[str, dict[bytes, list[StreamedEvent]]] = {}
+        for view, (prefix, _) in offsets.items():
+            snapshot = opened[view]
+            events = {hashed: reading.events[prefix, hashed] for hashed in {hashed for hashed, _ in places[view]}}
+            found[view] = {
+                hashed: [_fitting(snapshot, event) for event in listed] for hashed, listed in events.items() if listed
+            }
+        return found
+
+    def _hashed(self, snapshot: OpenedSnapshot, keys: Mapping[str, str]) -> bytes:
         entity = snapshot.meta.spec.entity
         try:
             return self._online.entity_hash(entity.name, [str(keys[key]) for key in entity.keys])
@@ -258,31 +294,42 @@ class FeatureReader:
             ) from None
 
     def _values(
-        self, view: str, snapshot: SealedSnapshot, hashed: bytes, as_of: int, overlay: OverlayReading | None
-    ) -> dict[str, FeatureValue]:
-        meta = snapshot.meta
-        if as_of < meta.answers_from:
-            raise FeatureUnavailable(
-                f"{from_microseconds(as_of).isoformat()} is more than a week before the snapshot of "
-                f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
-                where="as_of",
-                next_step="Ask for a later moment, or use a point-in-time dataset.",
+        self,
+        view: str,
+        snapshot: OpenedSnapshot,
+        places: Iterable[tuple[bytes, int]],
+        streamed: Mapping[bytes, list[StreamedEvent]],
+    ) -> dict[tuple[bytes, int], dict[str, FeatureValue]]:
+        """Of each distinct (entity, moment) the view's features."""
+        meta, evaluator = snapshot.meta, snapshot.evaluator
+        width = evaluator.plan.tile
+        asked: list[StateQuestion] = []
+        for hashed, as_of in places:
+            if as_of < meta.answers_from:
+                raise FeatureUnavailable(
+                    f"{from_microseconds(as_of).isoformat()} is more than a week before the snapshot of "
+                    f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
+                    where="as_of",
+                    next_step="Ask for a later moment, or use a point-in-time dataset.",
+                )
+            events = streamed.get(hashed)
+            asked.append(
+                StateQuestion(hashed, as_of, {event.event_time // width for event in events} if events else ())
             )
-        streamed: list[StreamedEvent] = []
-        if overlay is not None and meta.stream_offset is not None:
-            found = overlay.events(view_prefix(meta.spec.key), hashed, meta.stream_offset)
-            streamed = [_fitting(snapshot, event) for event in found]
-        readings = snapshot.evaluator.read(snapshot.state(hashed), streamed, as_of)
-        return {
-            f"{view}.{name}": FeatureValue(
-                reading.value,
-                None if reading.event_time is None else from_microseconds(reading.event_time),
-                meta.snapshot,
-                reading.stream_offset,
-                meta.spec.definition_version,
-            )
-            for name, reading in readings.items()
-        }
+        found: dict[tuple[bytes, int], dict[str, FeatureValue]] = {}
+        for question, state in zip(asked, snapshot.states(asked), strict=True):
+            readings = evaluator.read(state, streamed.get(question.entity, ()), question.as_of)
+            found[question.entity, question.as_of] = {
+                f"{view}.{name}": FeatureValue(
+                    reading.value,
+                    None if reading.event_time is None else from_microseconds(reading.event_time),
+                    meta.snapshot,
+                    reading.stream_offset,
+                    meta.spec.definition_version,
+                )
+                for name, reading in readings.items()
+            }
+        return found
 
 
 def _not_reached(minimum: int, number: int) -> Unavailable:
@@ -293,7 +340,7 @@ def _not_reached(minimum: int, number: int) -> Unavailable:
     )
 
 
-def _fitting(snapshot: SealedSnapshot, event: StreamedEvent) -> StreamedEvent:
+def _fitting(snapshot: OpenedSnapshot, event: StreamedEvent) -> StreamedEvent:
     """The event with values of another kind than the snapshot's column set to null, as batch reads them."""
     plain = snapshot.plain
     if not plain or all(value_fits(event.measures[index], kind) for index, kind in plain):

@@ -1,17 +1,24 @@
-"""What this room needs from others: an event log, catalog repositories and a lake."""
+"""What this room needs from others: an event log, catalog repositories, a lake and an online store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+import msgspec
 
 from antiphon.catalog.events import StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.scope import Scope
+from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.compute import ComputeLimits
+from antiphon.features.evaluate import EntityState, Evaluator
+from antiphon.features.online.encoding import SnapshotMeta
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading
 
 
 class LakeDraft(Protocol):
@@ -114,4 +121,142 @@ class Lake(Protocol):
 
     def scratch(self) -> Path:
         """A new empty folder on the lake's own disk. What is written there is not sealed."""
+        ...
+
+
+class CollectedLake(Lake, Protocol):
+    """A lake whose garbage can be collected."""
+
+    def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
+        """Delete files that are not kept and were written before ``older_than`` (seconds since 1970)."""
+        ...
+
+
+class StateQuestion(msgspec.Struct, frozen=True):
+    """What a reading needs of one entity.
+
+    Attributes:
+        entity: its hash.
+        as_of: the moment (microseconds).
+        patched: tiles into which streamed events fall; they are read event by event.
+    """
+
+    entity: bytes
+    as_of: int
+    patched: Collection[int] = ()
+
+
+class OpenedSnapshot(Protocol):
+    """A sealed snapshot opened for reading. Safe to share between threads."""
+
+    @property
+    def meta(self) -> SnapshotMeta:
+        """What it says about itself."""
+        ...
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Its plan, ready to read."""
+        ...
+
+    @property
+    def plain(self) -> tuple[tuple[int, Kind], ...]:
+        """Unquantised measures whose column had a kind, with that kind."""
+        ...
+
+    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+        """What it knows of each entity, in the order asked, at the cost of at most one round trip, and one more when
+        tiles hold something that is not available yet.
+
+        Raises:
+            Corrupt: the snapshot is gone or damaged; the publication before is to be read.
+            Unavailable: the store does not answer.
+        """
+        ...
+
+
+class OnlineSnapshots(Protocol):
+    """Sealed snapshots. A snapshot without its seal does not exist, whatever else is there of it."""
+
+    def entity_hash(self, entity: str, keys: Iterable[str]) -> bytes:
+        """16 bytes that stand for an entity."""
+        ...
+
+    def build(
+        self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake, limits: ComputeLimits | None = None
+    ) -> bool:
+        """Build a snapshot from its lake files, unless it is there; whether it was built now. One that is there counts
+        as written now."""
+        ...
+
+    def open(self, scope: Scope, view: str, snapshot: str) -> OpenedSnapshot:
+        """The snapshot, opened once per process; raises ``Corrupt`` when it is missing or damaged."""
+        ...
+
+    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
+        """Let go of opened snapshots that are not among (view, snapshot) of ``keep``."""
+        ...
+
+    def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
+        """Delete snapshots that are not kept and were written before ``older_than`` (seconds since 1970), and what
+        unfinished builds left."""
+        ...
+
+    def close(self) -> None:
+        """Close everything opened."""
+        ...
+
+
+class SealedValuesStore(Protocol):
+    """The same store as whoever looks after encryption sees it."""
+
+    def scopes(self) -> list[Scope]:
+        """Every scope that has anything in it."""
+        ...
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Every sealed snapshot of a scope, as (view, snapshot)."""
+        ...
+
+    def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
+        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext."""
+        ...
+
+    def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and clear value; raises ``Corrupt`` when one does not open or is missing."""
+        ...
+
+    def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
+        """Write it anew under a new key of its own; whoever reads goes on."""
+        ...
+
+
+class StreamedOverlay(Protocol):
+    """Streamed events of one scope, with the consumer's offsets in the same store and transaction."""
+
+    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+        """One consistent state, in one round trip: the offsets of ``views``, and of each (view, entity, offset) of
+        ``wanted`` the events after that offset."""
+        ...
+
+    def apply(
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], rejected: Mapping[bytes, int]
+    ) -> None:
+        """Write events and move the views' offsets, all or nothing; offsets never go back. Raises ``Unavailable``."""
+        ...
+
+    def prune(self, view: bytes, through: int) -> int:
+        """Drop a view's events with ``offset ≤ through``; how many there were."""
+        ...
+
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
+        """Put pruned events back; from now on only those through ``through`` are missing."""
+        ...
+
+    def reseal(self) -> int:
+        """Write every event anew under a new key, unless all are under the present one; how many were written."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
         ...

@@ -19,10 +19,15 @@ from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits
-from antiphon.features.lake.local import LocalLake
-from antiphon.features.online.overlay import Overlay, view_prefix
-from antiphon.features.online.store import OnlineStore
-from antiphon.features.ports import DefinitionReader, PublicationStore, SnapshotStore
+from antiphon.features.online.streamed import view_prefix
+from antiphon.features.ports import (
+    CollectedLake,
+    DefinitionReader,
+    OnlineSnapshots,
+    PublicationStore,
+    SnapshotStore,
+    StreamedOverlay,
+)
 from antiphon.features.stream import StreamConsumer
 
 _ATTEMPTS = 50
@@ -52,10 +57,10 @@ class Publisher:
         publications: PublicationStore,
         snapshots: SnapshotStore,
         definitions: DefinitionReader,
-        lake: LocalLake,
-        online: OnlineStore,
+        lake: CollectedLake,
+        online: OnlineSnapshots,
         clock: Clock,
-        overlay: Overlay | None = None,
+        overlay: StreamedOverlay | None = None,
         consumer: StreamConsumer | None = None,
         limits: ComputeLimits | None = None,
         also_named: Callable[[Scope], Iterable[str]] | None = None,

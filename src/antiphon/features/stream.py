@@ -16,10 +16,9 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compile_python import Measured, Payload, compile_measures, key_texts, sequence
 from antiphon.features.evaluate import StreamedEvent
-from antiphon.features.online.overlay import Overlay, OverlayEvent, view_prefix
-from antiphon.features.online.store import OnlineStore
+from antiphon.features.online.streamed import OverlayEvent, view_prefix
 from antiphon.features.plan import plan_of
-from antiphon.features.ports import LogReader
+from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
 
 
 class Consumed(msgspec.Struct, frozen=True):
@@ -53,8 +52,8 @@ class StreamConsumer:
         scope: Scope,
         *,
         log: LogReader,
-        overlay: Overlay,
-        online: OnlineStore,
+        overlay: StreamedOverlay,
+        online: OnlineSnapshots,
         views: Iterable[FeatureViewSpec] = (),
     ) -> None:
         self._scope = scope
@@ -81,8 +80,8 @@ class StreamConsumer:
         for follower in self._followers.values():
             streams.setdefault(follower.spec.source.name, []).append(follower)
         for stream, followers in streams.items():
-            with self._overlay.reading() as reading:
-                at = {follower.spec.key: reading.offset(follower.prefix) for follower in followers}
+            reading = self._overlay.read([follower.prefix for follower in followers])
+            at = {follower.spec.key: reading.offsets[follower.prefix] for follower in followers}
             stored = self._log.read(self._scope, stream, min(at.values()), limit)
             if not stored:
                 continue
@@ -103,21 +102,18 @@ class StreamConsumer:
 
     def status(self) -> list[Consumed]:
         """How far every followed view is."""
-        found: list[Consumed] = []
-        with self._overlay.reading() as reading:
-            for follower in self._followers.values():
-                spec = follower.spec
-                found.append(
-                    Consumed(
-                        view=spec.name,
-                        definition_version=spec.definition_version,
-                        stream=spec.source.name,
-                        offset=reading.offset(follower.prefix),
-                        end=self._log.end(self._scope, spec.source.name),
-                        rejected=reading.rejected(follower.prefix),
-                    )
-                )
-        return found
+        reading = self._overlay.read([follower.prefix for follower in self._followers.values()])
+        return [
+            Consumed(
+                view=follower.spec.name,
+                definition_version=follower.spec.definition_version,
+                stream=follower.spec.source.name,
+                offset=reading.offsets[follower.prefix],
+                end=self._log.end(self._scope, follower.spec.source.name),
+                rejected=reading.rejected[follower.prefix],
+            )
+            for follower in self._followers.values()
+        ]
 
     def restore(self, spec: FeatureViewSpec, after: int) -> int:
         """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back.
@@ -127,8 +123,7 @@ class StreamConsumer:
         """
         self.follow([spec])
         follower = self._followers[spec.key]
-        with self._overlay.reading() as reading:
-            pruned = reading.pruned(follower.prefix)
+        pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
         read = 0
         events: list[OverlayEvent] = []
         at = after

@@ -13,13 +13,9 @@ begun when the scope's data key is rotated.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Unavailable
@@ -27,25 +23,11 @@ from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import environments
 from antiphon.features.online.overlay_keys import OverlayKeys
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading, decode_event, encode_event
 
+FILE_NAME = "overlay.mdb"
 _MAP_SIZE = 2**34
 """16 GiB of address space; the file is as large as what is in it."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(StreamedEvent).decode
-
-
-def view_prefix(key: str) -> bytes:
-    """The 8 bytes a view's keys begin with; ``key`` is ``view@definition_version``."""
-    return hashlib.sha256(key.encode()).digest()[:8]
-
-
-class OverlayEvent(msgspec.Struct, frozen=True):
-    """An event to write, of one view and entity."""
-
-    view: bytes
-    entity: bytes
-    event: StreamedEvent
 
 
 class Overlay:
@@ -55,18 +37,38 @@ class Overlay:
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
         folder = root / scope.tenant / scope.environment
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "overlay.mdb"
+        self._file = folder / FILE_NAME
         self._environment = environments.acquire(self._file, map_size=_MAP_SIZE, max_readers=512)
         # Slots of readers that were killed would keep old pages alive for ever.
         self._environment.reader_check()
 
-    @contextmanager
-    def reading(self) -> Iterator[OverlayReading]:
-        """One consistent state of the whole overlay."""
+    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+        """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
+        reading = OverlayReading({}, {}, {}, {})
         with self._environment.begin(buffers=False) as transaction:
-            yield OverlayReading(transaction, self._keys)
+            for view in views:
+                reading.offsets[view] = _number(transaction.get(b"o" + view))
+                reading.pruned[view] = _number(transaction.get(b"p" + view))
+                reading.rejected[view] = _number(transaction.get(b"x" + view))
+            cursor, records = transaction.cursor(), LmdbKeyRecords(transaction)
+            for view, entity, after in wanted:
+                reading.events[view, entity] = self._events(cursor, records, b"e" + view + entity, after)
+        return reading
 
-    def apply(self, offsets: dict[bytes, int], events: Iterable[OverlayEvent], rejected: dict[bytes, int]) -> None:
+    def _events(self, cursor: Any, records: LmdbKeyRecords, prefix: bytes, after: int) -> list[StreamedEvent]:
+        found: list[StreamedEvent] = []
+        if not cursor.set_range(prefix + (after + 1).to_bytes(8, "big")):
+            return found
+        opened = self._keys.open
+        for key, value in cursor:
+            if not key.startswith(prefix):
+                break
+            found.append(decode_event(opened(records, key, value)))
+        return found
+
+    def apply(
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], rejected: Mapping[bytes, int]
+    ) -> None:
         """Write events and move the views' offsets, all or nothing. Offsets never go back.
 
         Raises:
@@ -119,17 +121,18 @@ class Overlay:
         """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
         now; returns how many events were written."""
         with self._environment.begin(write=True) as transaction:
-            if self._keys.current(transaction):
+            records = LmdbKeyRecords(transaction)
+            if self._keys.current(records):
                 return 0
-            old = self._keys.numbers(transaction)
-            self._keys.begin(transaction)
+            old = records.places()
+            self._keys.begin(records)
             resealed = 0
             cursor = transaction.cursor()
             found = cursor.set_range(b"e")
             while found and cursor.key().startswith(b"e"):
                 key = bytes(cursor.key())
-                value = self._keys.open(transaction, key, cursor.value())
-                transaction.put(key, self._keys.seal(transaction, key, value))
+                value = self._keys.open(records, key, cursor.value())
+                transaction.put(key, self._keys.seal(records, key, value))
                 resealed += 1
                 found = cursor.set_range(key + b"\0")
             for number in old:
@@ -137,50 +140,43 @@ class Overlay:
         return resealed
 
     def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
+        records = LmdbKeyRecords(transaction)
         for item in events:
             key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
-            transaction.put(key, self._keys.seal(transaction, key, _encode(item.event)))
+            transaction.put(key, self._keys.seal(records, key, encode_event(item.event)))
 
     def close(self) -> None:
         """Close the file."""
         environments.release(self._environment)
 
 
-class OverlayReading:
-    """The overlay inside one read transaction."""
-
-    __slots__ = ("_keys", "_transaction")
-
-    def __init__(self, transaction: Any, keys: OverlayKeys) -> None:
-        self._transaction = transaction
-        self._keys = keys
-
-    def offset(self, view: bytes) -> int:
-        """The log offset the consumer has applied for a view."""
-        return _number(self._transaction.get(b"o" + view))
-
-    def pruned(self, view: bytes) -> int:
-        """The log offset through which a view's events are gone."""
-        return _number(self._transaction.get(b"p" + view))
-
-    def rejected(self, view: bytes) -> int:
-        """Events of the view's stream that had no usable entity keys."""
-        return _number(self._transaction.get(b"x" + view))
-
-    def events(self, view: bytes, entity: bytes, after: int) -> list[StreamedEvent]:
-        """An entity's events with ``offset > after``, by offset."""
-        prefix = b"e" + view + entity
-        cursor = self._transaction.cursor()
-        if not cursor.set_range(prefix + (after + 1).to_bytes(8, "big")):
-            return []
-        found: list[StreamedEvent] = []
-        opened = self._keys.open
-        for key, value in cursor:
-            if not key.startswith(prefix):
-                break
-            found.append(_decode(opened(self._transaction, key, value)))
-        return found
-
-
 def _number(stored: bytes | None) -> int:
     return 0 if stored is None else int.from_bytes(stored, "big")
+
+
+class LmdbKeyRecords:
+    """The overlay's keys inside a transaction."""
+
+    __slots__ = ("_transaction",)
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+
+    def get(self, place: bytes) -> bytes | None:
+        """The packed envelope at a place."""
+        found: bytes | None = self._transaction.get(place)
+        return found
+
+    def put(self, place: bytes, envelope: bytes) -> None:
+        """Write one."""
+        self._transaction.put(place, envelope)
+
+    def places(self) -> list[bytes]:
+        """Every place, in order."""
+        found = []
+        cursor = self._transaction.cursor()
+        more = cursor.set_range(b"k")
+        while more and cursor.key().startswith(b"k"):
+            found.append(bytes(cursor.key()))
+            more = cursor.next()
+        return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Protocol
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import Corrupt
@@ -14,6 +14,22 @@ from antiphon.features.online.ciphers import SealedValues, new_file_key
 _SCHEMA = "overlay/1"
 _NUMBER = 8
 """Four bytes that count and four random ones: a transaction that was undone never gives its number to another key."""
+
+
+class KeyRecords(Protocol):
+    """The overlay's keys as stored, seen from inside a transaction: place to packed envelope."""
+
+    def get(self, place: bytes, /) -> bytes | None:
+        """The envelope at a place."""
+        ...
+
+    def put(self, place: bytes, envelope: bytes, /) -> None:
+        """Write one."""
+        ...
+
+    def places(self) -> list[bytes]:
+        """Every place, in order."""
+        ...
 
 
 class OverlayKeys:
@@ -26,16 +42,16 @@ class OverlayKeys:
         self._current: tuple[bytes, str | None] | None = None
         self._lock = threading.Lock()
 
-    def seal(self, transaction: Any, key: bytes, value: bytes) -> bytes:
+    def seal(self, records: KeyRecords, key: bytes, value: bytes) -> bytes:
         """What is stored of a value, inside a write transaction."""
         if not self._codec.sealing:
             return value
         current = self._current
-        if current is None or current[1] != self._codec.current_key(self._scope) or not transaction.get(current[0]):
-            current = self._latest(transaction)
-        return current[0][1:] + self._cipher(transaction, current[0]).seal(key, value)
+        if current is None or current[1] != self._codec.current_key(self._scope) or not records.get(current[0]):
+            current = self._latest(records)
+        return current[0][1:] + self._cipher(records, current[0]).seal(key, value)
 
-    def open(self, transaction: Any, key: bytes, stored: bytes) -> bytes:
+    def open(self, records: KeyRecords, key: bytes, stored: bytes) -> bytes:
         """The value.
 
         Raises:
@@ -46,53 +62,43 @@ class OverlayKeys:
             if not self._codec.accepts_plain:
                 raise _broken()
             return stored
-        return self._cipher(transaction, b"k" + stored[:_NUMBER]).open(key, stored[_NUMBER:])
+        return self._cipher(records, b"k" + stored[:_NUMBER]).open(key, stored[_NUMBER:])
 
-    def numbers(self, transaction: Any) -> list[bytes]:
-        """Every key's place, in order."""
-        found = []
-        cursor = transaction.cursor()
-        more = cursor.set_range(b"k")
-        while more and cursor.key().startswith(b"k"):
-            found.append(bytes(cursor.key()))
-            more = cursor.next()
-        return found
-
-    def current(self, transaction: Any) -> bool:
+    def current(self, records: KeyRecords) -> bool:
         """Whether every key is sealed by the data key that seals now, and nothing can be there that is not sealed."""
         if self._codec.accepts_plain:
             return False
         wanted = self._codec.current_key(self._scope)
-        return all(unpack(transaction.get(place)).key_id == wanted for place in self.numbers(transaction))
+        return all(_key_id(records, place) == wanted for place in records.places())
 
-    def begin(self, transaction: Any) -> None:
+    def begin(self, records: KeyRecords) -> None:
         """Make a new key, for everything written from now on."""
         if not self._codec.sealing:
             self._current = None
             return
-        known = self.numbers(transaction)
+        known = records.places()
         number = int.from_bytes(known[-1][1:5], "big") + 1 if known else 1
         place = b"k" + number.to_bytes(4, "big") + os.urandom(_NUMBER - 4)
         file_key = new_file_key()
         envelope = self._codec.seal(file_key, self._context(place))
-        transaction.put(place, pack(envelope))
+        records.put(place, pack(envelope))
         self._current = (place, envelope.key_id)
 
-    def _latest(self, transaction: Any) -> tuple[bytes, str | None]:
-        known = self.numbers(transaction)
+    def _latest(self, records: KeyRecords) -> tuple[bytes, str | None]:
+        known = records.places()
         if known:
-            held = unpack(transaction.get(known[-1])).key_id
+            held = _key_id(records, known[-1])
             self._current = (known[-1], held)
         if not known or held != self._codec.current_key(self._scope):
-            self.begin(transaction)
+            self.begin(records)
         assert self._current is not None
         return self._current
 
-    def _cipher(self, transaction: Any, place: bytes) -> SealedValues:
+    def _cipher(self, records: KeyRecords, place: bytes) -> SealedValues:
         with self._lock:
             found = self._ciphers.get(place)
             if found is None:
-                envelope = transaction.get(place)
+                envelope = records.get(place)
                 if envelope is None:
                     raise _broken()
                 found = SealedValues(self._codec.open(unpack(envelope), self._context(place)))
@@ -103,9 +109,16 @@ class OverlayKeys:
         return PayloadContext(_SCHEMA, self._scope, place.hex())
 
 
+def _key_id(records: KeyRecords, place: bytes) -> str | None:
+    envelope = records.get(place)
+    if envelope is None:
+        raise _broken()
+    return unpack(envelope).key_id
+
+
 def _broken() -> Corrupt:
     return Corrupt(
         "An event of the overlay is not sealed with a key that the overlay holds.",
         where="online store",
-        next_step="Delete overlay.mdb while nothing runs: it is filled again from the event log.",
+        next_step="Delete the overlay while nothing runs: it is filled again from the event log.",
     )

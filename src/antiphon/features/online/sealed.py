@@ -5,8 +5,7 @@ name, fsync, rename, fsync the folder, then the seal by the same steps. A crash 
 that looks whole. Under a codec that seals, every value is sealed under a key of the file's own, which stands sealed
 in the seal: replacing a seal is replacing the key that protects the file.
 
-Keys: ``m`` the meta record; ``h`` + entity hash the entity's tiles; ``b`` + entity hash + tile index (8 bytes,
-biased by 2⁶³ so that it sorts) the tile's events. Entities are keyed hashes; the clear keys stay in the lake.
+Keys and values are those of ``encoding``.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import hashlib
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -27,32 +25,30 @@ from antiphon.core.codec import pack as codec_pack
 from antiphon.core.codec import unpack as codec_unpack
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
-from antiphon.definitions.expression import Kind
-from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator, TileRow
 from antiphon.features.lake.local import fsync_folder
 from antiphon.features.online import environments
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.encoding import (
+    FORMAT,
+    META,
+    SnapshotMeta,
+    block_key,
+    decode_block,
+    decode_head,
+    decode_meta,
+    encode_block,
+    encode_head,
+    encode_meta,
+    head_key,
+    plain_kinds,
+)
 from antiphon.features.plan import plan_of
-from antiphon.features.tiles import Tile, pack, unpack
+from antiphon.features.ports import StateQuestion
+from antiphon.features.tiles import Tile
 
-FORMAT = 1
 _SCHEMA = "online/1"
-_BIAS = 2**63
 _CACHED_ENTITIES = 4_096
-
-
-class SnapshotMeta(msgspec.Struct, frozen=True):
-    """What a sealed file says about itself; enough to read it without the catalog. Instants in microseconds."""
-
-    format: int
-    snapshot: str
-    spec: FeatureViewSpec
-    as_of: int
-    answers_from: int
-    """Earliest ``as_of`` it answers exactly."""
-    stream_offset: int | None
-    kinds: tuple[Kind, ...]
 
 
 class Seal(msgspec.Struct, frozen=True):
@@ -76,10 +72,6 @@ class Seal(msgspec.Struct, frozen=True):
         return (self,) if self.otherwise is None else (self, self.otherwise)
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_head = msgspec.msgpack.Decoder(tuple[list[Any] | None, dict[int, tuple[int, list[list[Any]]]]]).decode
-_decode_block = msgspec.msgpack.Decoder(Block).decode
-_decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
 _decode_seal = msgspec.json.Decoder(Seal).decode
 
 
@@ -109,19 +101,15 @@ class SealedWriter:
         )
         self._transaction = self._environment.begin(write=True)
         self._pending = 0
-        self._put(b"m", _encode(meta))
+        self._put(META, encode_meta(meta))
 
     def entity(
         self, hashed: bytes, base: list[Tile] | None, rows: dict[int, TileRow], blocks: dict[int, Block]
     ) -> None:
         """Write one entity's state."""
-        head = (
-            None if base is None else [pack(tile) for tile in base],
-            {index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()},
-        )
-        self._put(b"h" + hashed, _encode(head))
+        self._put(head_key(hashed), encode_head(base, rows))
         for index, block in blocks.items():
-            self._put(b"b" + hashed + (index + _BIAS).to_bytes(8, "big"), _encode(block))
+            self._put(block_key(hashed, index), encode_block(block))
 
     def copy(self, key: bytes, value: bytes) -> None:
         """Write one value of another file of the same snapshot."""
@@ -215,46 +203,43 @@ class SealedSnapshot:
         )
         self._closing = weakref.finalize(self, environments.release, self._environment)
         with self._environment.begin() as transaction:
-            self.meta = _decode_meta(self._cipher.open(b"m", transaction.get(b"m")))
+            self.meta = decode_meta(self._cipher.open(META, transaction.get(META)))
         if self.meta.format != FORMAT or self.meta.snapshot != snapshot:
             self.close()
             raise self._broken(snapshot, "it is of another format or snapshot")
         self.plan = plan_of(self.meta.spec)
         self.evaluator = Evaluator(self.plan)
-        self.plain = tuple(
-            (index, self.meta.kinds[index])
-            for index, measure in enumerate(self.plan.measures)
-            if measure.mode == "plain" and self.meta.kinds[index] not in ("null", "unknown")
-        )
+        self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._states: OrderedDict[bytes, EntityState] = OrderedDict()
 
+    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+        """What the snapshot knows of entities; :data:`NOTHING` of one it never saw. The tiles' events are read when
+        they are needed: a file is near."""
+        return [self.state(question.entity) for question in asked]
+
     def state(self, hashed: bytes) -> EntityState:
-        """What the snapshot knows of an entity; :data:`NOTHING` when it never saw it."""
+        """What the snapshot knows of an entity."""
         found = self._states.get(hashed)
         if found is not None:
             return found
+        key = head_key(hashed)
         with self._environment.begin() as transaction:
-            stored = transaction.get(b"h" + hashed)
+            stored = transaction.get(key)
         if stored is None:
             return NOTHING
-        base, rows = _decode_head(self._cipher.open(b"h" + hashed, stored))
-        state = EntityState(
-            None if base is None else [unpack(tile) for tile in base],
-            {index: TileRow(row[0], [unpack(tile) for tile in row[1]]) for index, row in rows.items()},
-            lambda index: self._block(hashed, index),
-        )
+        state = decode_head(self._cipher.open(key, stored), lambda index: self._block(hashed, index))
         self._states[hashed] = state
         if len(self._states) > _CACHED_ENTITIES:
             self._states.popitem(last=False)
         return state
 
     def _block(self, hashed: bytes, index: int) -> Block:
-        key = b"b" + hashed + (index + _BIAS).to_bytes(8, "big")
+        key = block_key(hashed, index)
         with self._environment.begin() as transaction:
             stored = transaction.get(key)
         if stored is None:
             raise self._broken(self.meta.snapshot, f"the events of tile {index} are missing")
-        return _decode_block(self._cipher.open(key, stored))
+        return decode_block(self._cipher.open(key, stored))
 
     def values(self) -> Iterator[tuple[bytes, bytes]]:
         """Every LMDB key and clear value, in order, to copy the file."""

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
+import base64
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.clock import microseconds
-from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import Corrupt
 from antiphon.core.ids import keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compile_sql import column_kind
-from antiphon.features.compute import ComputeLimits, compute, parquet_reader
-from antiphon.features.compute import types_of as column_types
-from antiphon.features.evaluate import Block, TileRow, block_of
-from antiphon.features.online.sealed import FORMAT, SealedSnapshot, SealedWriter, SnapshotMeta, is_sealed, seal_path
-from antiphon.features.plan import SLACK, Plan, plan_of
+from antiphon.features.compute import ComputeLimits
+from antiphon.features.online.building import fill
+from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, is_sealed, read_seal, seal_path
 from antiphon.features.ports import Lake
-from antiphon.features.tile_sql import column_names, tiles_of
-from antiphon.features.tiles import Tile
-
-if TYPE_CHECKING:
-    import duckdb
-
-    from antiphon.definitions.expression import Kind
-
-_FETCH = 2_000
-_EVENTS, _TILES = "lake_events", "lake_tiles"
 
 
 class OnlineStore:
@@ -79,53 +65,20 @@ class OnlineStore:
         """
         target = self.file(manifest.scope, manifest.view, manifest.id)
         if is_sealed(target, manifest.id):
+            # It may be old enough to be collected, and is about to be published.
+            for file in (target, seal_path(target)):
+                os.utime(file)
             return False
-        plan = plan_of(spec)
-        bounds = limits or ComputeLimits()
-        folder = None if lake.sealed else lake.scratch()
-        bounds = msgspec.structs.replace(bounds, spill=None if folder is None else bounds.spill or str(folder))
-        try:
-            with (
-                compute(bounds) as connection,
-                lake.open(manifest.files[0].path) as events,
-                lake.open(manifest.files[1].path) as tiles,
-            ):
-                self._build(connection, target, manifest, plan, events, tiles)
-        finally:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        return True
-
-    def _build(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        target: Path,
-        manifest: SnapshotManifest,
-        plan: Plan,
-        events: BinaryIO,
-        tiles: BinaryIO,
-    ) -> None:
-        spec = plan.spec
-        connection.register(_EVENTS, parquet_reader(events))
-        types = column_types(connection, _EVENTS)
-        connection.unregister(_EVENTS)
-        writer = SealedWriter(
-            target, _meta(manifest, plan, types), manifest.files[0].bytes, self._codec, manifest.scope
+        writer = fill(
+            manifest,
+            spec,
+            lake,
+            begin=lambda meta: SealedWriter(target, meta, manifest.files[0].bytes, self._codec, manifest.scope),
+            entity_hash=self.entity_hash,
+            limits=limits,
         )
-        try:
-            # A registered relation belongs to one cursor.
-            of_tiles, of_events = connection.cursor(), connection.cursor()
-            of_tiles.register(_TILES, parquet_reader(tiles))
-            of_events.register(_EVENTS, parquet_reader(events))
-            heads = _heads(of_tiles, plan, _TILES)
-            blocks = _Grouped(_blocks(of_events, plan, _EVENTS))
-            for keys, base, rows in heads:
-                hashed = self.entity_hash(spec.entity.name, keys)
-                writer.entity(hashed, base, rows, blocks.of(keys))
-        except BaseException:
-            writer.discard()
-            raise
         writer.seal()
+        return True
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
         """Write a file anew under a new key of its own, in the place of the old one; whoever reads the old one goes on.
@@ -159,6 +112,23 @@ class OnlineStore:
             yield from opened.values()
         finally:
             opened.close()
+
+    def key_of(self, scope: Scope, view: str, snapshot: str) -> str | None:
+        """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
+
+        Raises:
+            Corrupt: it has no seal.
+        """
+        try:
+            key = read_seal(self.file(scope, view, snapshot)).key
+        except (OSError, msgspec.DecodeError) as error:
+            raise Corrupt(f"The online file of {snapshot} has no seal.", where="online store") from error
+        return None if key is None else unpack(base64.b64decode(key)).key_id
+
+    def scopes(self) -> list[Scope]:
+        """Every scope that has a folder here."""
+        folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
+        return [Scope(folder.parent.name, folder.name) for folder in folders]
 
     def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Every sealed file of a scope, as (view, snapshot)."""
@@ -216,82 +186,3 @@ class OnlineStore:
             for snapshot in self._opened.values():
                 snapshot.close()
             self._opened.clear()
-
-
-def _meta(manifest: SnapshotManifest, plan: Plan, types: dict[str, str]) -> SnapshotMeta:
-    kinds: list[Kind] = []
-    for index, measure in enumerate(plan.measures):
-        kinds.append("number" if measure.mode != "plain" else column_kind(types[f"m{index}"]))
-    as_of = microseconds(manifest.as_of)
-    return SnapshotMeta(
-        format=FORMAT,
-        snapshot=manifest.id,
-        spec=plan.spec,
-        as_of=as_of,
-        answers_from=as_of - SLACK,
-        stream_offset=manifest.stream_offset,
-        kinds=tuple(kinds),
-    )
-
-
-def _heads(
-    cursor: duckdb.DuckDBPyConnection, plan: Plan, relation: str
-) -> Iterator[tuple[tuple[str, ...], list[Tile] | None, dict[int, TileRow]]]:
-    """Every entity's base tile and tiles, in the order of keys."""
-    width = len(plan.keys)
-    keys = ", ".join(f"k{index}" for index in range(width))
-    names = ", ".join(name for index in range(len(plan.measures)) for name in column_names(plan, index, f"t{index}"))
-    cursor.execute(f"SELECT {keys}, tile, available_at, {names} FROM {relation} ORDER BY {keys}, tile NULLS FIRST")
-    entity: tuple[str, ...] | None = None
-    base: list[Tile] | None = None
-    rows: dict[int, TileRow] = {}
-    for row in _fetched(cursor):
-        if row[:width] != entity:
-            if entity is not None:
-                yield entity, base, rows
-            entity, base, rows = row[:width], None, {}
-        start = width + 2
-        tiles = tiles_of(plan, range(len(plan.measures)), row[start:])
-        if row[width] is None:
-            base = tiles
-        else:
-            rows[row[width]] = TileRow(row[width + 1], tiles)
-    if entity is not None:
-        yield entity, base, rows
-
-
-def _blocks(
-    cursor: duckdb.DuckDBPyConnection, plan: Plan, relation: str
-) -> Iterator[tuple[tuple[str, ...], int, Block]]:
-    """Every tile's events, in the order of keys and tile."""
-    width = len(plan.keys)
-    keys = ", ".join(f"k{index}" for index in range(width))
-    measures = ", ".join(f"list(m{index} ORDER BY event_time, seq)" for index in range(len(plan.measures)))
-    cursor.execute(
-        f"SELECT {keys}, tile, list(event_time ORDER BY event_time, seq), list(available_at ORDER BY event_time, seq), "
-        f"list(seq ORDER BY event_time, seq), {measures} FROM {relation} GROUP BY {keys}, tile ORDER BY {keys}, tile"
-    )
-    for row in _fetched(cursor):
-        times, available, seqs = row[width + 1 : width + 4]
-        yield row[:width], row[width], block_of(times, available, seqs, list(row[width + 4 :]))
-
-
-class _Grouped:
-    """Walks blocks in step with the entities they belong to."""
-
-    def __init__(self, blocks: Iterator[tuple[tuple[str, ...], int, Block]]) -> None:
-        self._blocks = blocks
-        self._next = next(blocks, None)
-
-    def of(self, entity: tuple[str, ...]) -> dict[int, Block]:
-        """The blocks of the next entity."""
-        found: dict[int, Block] = {}
-        while self._next is not None and self._next[0] == entity:
-            found[self._next[1]] = self._next[2]
-            self._next = next(self._blocks, None)
-        return found
-
-
-def _fetched(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while rows := cursor.fetchmany(_FETCH):
-        yield from rows
