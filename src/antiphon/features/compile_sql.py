@@ -99,6 +99,11 @@ def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, 
     return f"SELECT {columns} FROM (SELECT {', '.join(picked)} FROM {relation} AS this_row{filtered})", tuple(kinds)
 
 
+def condition_sql(node: Expression, types: Mapping[str, str], where: str) -> str:
+    """A condition over ``this_row``, a relation with columns of these types; raises as :func:`rows_sql`."""
+    return _Compiler(types, where).condition(node)
+
+
 def _instant(column: str, sql_type: str) -> str:
     if sql_type.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
         return f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ))"

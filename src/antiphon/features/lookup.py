@@ -14,6 +14,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
@@ -51,12 +52,14 @@ class FeatureVector(msgspec.Struct, frozen=True):
         values: ``view.feature`` to value.
         refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
         catalog_away: the catalog did not answer, so the leased publication was served.
+        facts: view to what its snapshot says about itself: source, quality, sampling rate, rows.
     """
 
     publication: int
     values: dict[str, FeatureValue]
     refreshed: dict[str, datetime]
     catalog_away: bool = False
+    facts: dict[str, SnapshotFacts] = {}
 
 
 class FeatureReader:
@@ -139,7 +142,8 @@ class FeatureReader:
             with self._overlay.reading() as overlay:
                 self._require_unpruned(opened, overlay)
                 rows = self._vectors(opened, asked, overlay)
-        return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
+        facts = {view: snapshot.meta.facts for view, snapshot in opened.items() if snapshot.meta.facts is not None}
+        return [FeatureVector(publication.number, values, refreshed, self._away, facts) for values in rows]
 
     def publication(self) -> Publication | None:
         """The publication currently leased, asked for again when the lease is over."""

@@ -13,6 +13,7 @@ import msgspec
 
 from antiphon.definitions.expression import Expression
 from antiphon.definitions.feature_view import SUMMED, Aggregation, FeatureSpec, FeatureViewSpec
+from antiphon.definitions.quality import admitted
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -107,7 +108,7 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
     windows = [feature.window for feature in features if feature.window is not None]
     longest = max(windows, default=0)
     return Plan(
-        spec=spec,
+        spec=msgspec.structs.replace(spec, source=admitted(spec.source, spec.quality)),
         measures=tuple(kept),
         parts=tuple(frozenset(part) for part in parts),
         features=tuple(features),

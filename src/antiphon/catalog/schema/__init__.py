@@ -16,7 +16,9 @@ from antiphon.catalog.schema.features import (
     events,
     publications,
     snapshots,
+    staged_snapshots,
     streams,
+    verdicts,
 )
 from antiphon.catalog.schema.identity import api_keys, clock_marks, principals, sessions
 from antiphon.catalog.schema.learning import datasets, evaluations, model_aliases, model_versions, outcomes
@@ -33,7 +35,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0006"
+REVISION = "0007"
 """The Alembic revision these tables are at."""
 
 __all__ = [
@@ -77,6 +79,8 @@ __all__ = [
     "sessions",
     "shadow_pairs",
     "snapshots",
+    "staged_snapshots",
     "steps",
     "streams",
+    "verdicts",
 ]

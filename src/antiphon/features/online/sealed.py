@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.codec import pack as codec_pack
 from antiphon.core.codec import unpack as codec_unpack
@@ -53,6 +54,7 @@ class SnapshotMeta(msgspec.Struct, frozen=True):
     """Earliest ``as_of`` it answers exactly."""
     stream_offset: int | None
     kinds: tuple[Kind, ...]
+    facts: SnapshotFacts | None = None
 
 
 class Seal(msgspec.Struct, frozen=True):
