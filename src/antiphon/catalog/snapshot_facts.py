@@ -70,12 +70,14 @@ class SourceQuality(msgspec.Struct, frozen=True):
 
 
 class RuleCheck(msgspec.Struct, frozen=True):
-    """What a rule over rows found while the source was at hand: ``offenders`` of ``of`` rows; ``reasons`` of a
+    """What a rule over rows found while the source was at hand: ``offenders`` of ``of`` rows; ``seen``: which
+    values; ``reasons`` of a
     function; ``error`` when it could not be checked."""
 
     rule: str
     offenders: int = 0
     of: int = 0
+    seen: str = ""
     reasons: tuple[str, ...] = ()
     error: str | None = None
 

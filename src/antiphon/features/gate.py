@@ -165,34 +165,25 @@ def _of_rows(rule: Rule, manifest: SnapshotManifest, check: RuleCheck | None) ->
         kept = manifest.quarantined.reasons.get(rule.name, 0) if manifest.quarantined is not None else 0
         if kept:
             yield Finding(
-                rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, manifest)}."
+                rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, check)}."
             )
     elif share > getattr(rule, "at_most", 0.0):
-        yield Finding(rule.name, rule.action, f"{_counted(check)} {_said(rule, manifest)}.")
+        yield Finding(rule.name, rule.action, f"{check.offenders} of {check.of} rows: {_said(rule, check)}.")
 
 
-def _counted(check: RuleCheck) -> str:
-    return f"{check.offenders} of {check.of} rows:"
+def _said(rule: Rule, check: RuleCheck) -> str:
+    said = _words(rule)
+    return f"{said}; {check.seen}" if check.seen else said
 
 
-def _said(rule: Rule, manifest: SnapshotManifest) -> str:
+def _words(rule: Rule) -> str:
     match rule:
         case NotNull(of=columns):
             return f"{' or '.join(columns)} has no value"
         case Between(of=column, low=low, high=high):
-            quality = manifest.source_quality
-            found = (manifest.statistics if rule.over == "features" else quality.columns if quality else {}).get(column)
-            seen = ""
-            if found is not None and found.not_finite:
-                seen = f"; {found.not_finite} are NaN or infinite"
-            elif found is not None and found.minimum is not None:
-                seen = f"; new ones are {found.minimum:g} to {found.maximum:g}"
-            return f"{column} is not from {low:g} to {high:g}{seen}"
-        case OneOf(of=column, values=values):
-            quality = manifest.source_quality
-            found = quality.columns.get(column) if quality is not None else None
-            others = [value for value in (found.top if found is not None else {}) if value not in values]
-            return f"{column} is none of the known values" + (f"; there are {_listed(others)}" if others else "")
+            return f"{column} is not from {low:g} to {high:g}"
+        case OneOf(of=column):
+            return f"{column} is none of the known values"
         case Unique(of=columns):
             return f"{', '.join(columns)} is the same as in another row"
         case ExistsIn(of=columns, reference=reference, columns=there):

@@ -35,7 +35,7 @@ from antiphon.definitions.quality import (
 from antiphon.features.compile_sql import column_kind, condition_sql, quoted, text
 from antiphon.features.compute import files_of, relation_of, types_of
 from antiphon.features.ports import LogReader
-from antiphon.features.row_rules import offends, relational, stages
+from antiphon.features.row_rules import offends, relational, require, stages
 from antiphon.features.statistics import StatisticsBuilder
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ def profile(
     rows, latest, counts = row[0], row[1], row[2:]
     duplicates, estimated = _duplicates(connection, spec, types, rows)
     for rule, offenders in zip(counted, counts[7 : 7 + len(counted)], strict=True):
-        checks[rule.name] = RuleCheck(rule.name, offenders=offenders, of=rows)
+        seen = _seen(connection, rule, predicates[counted.index(rule)]) if offenders else ""
+        checks[rule.name] = RuleCheck(rule.name, offenders=offenders, of=rows, seen=seen)
     kinds = {name: kind_of(sql_type) for name, sql_type in types.items()}
     for name, present in zip(read, counts[7 + len(counted) :], strict=True):
         if rows and not present:
@@ -268,14 +269,24 @@ def check_rows(
         if not isinstance(rule, (Unique, ExistsIn)) and not (isinstance(rule, Sql) and rule.over == "source"):
             continue
         try:
-            sql = relational(rule, f"SELECT * FROM {SOURCE}", raw.types)
-            (found,) = _one(connection, f"SELECT count(*) FROM ({sql})")
+            (found,) = _one(connection, _offenders_sql(rule, raw.types))
         except AntiphonError as error:
             yield RuleCheck(rule.name, error=error.what)
         except Exception as error:  # DuckDB's own; a rule with a mistake must not look like one that holds
             yield RuleCheck(rule.name, error=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
         else:
             yield RuleCheck(rule.name, offenders=found, of=rows)
+
+
+def _offenders_sql(rule: Rule, types: Mapping[str, str]) -> str:
+    if isinstance(rule, Unique):
+        # Counting needs no window over all rows, as picking the rows does: a fifteenth of the time.
+        require(rule.of, types)
+        named = ", ".join(f"this_row.{quoted(column)}" for column in rule.of)
+        there = " AND ".join(f"this_row.{quoted(column)} IS NOT NULL" for column in rule.of)
+        values = named if len(rule.of) == 1 else f"({named})"
+        return f"SELECT count(*) - count(DISTINCT {values}) FROM {SOURCE} AS this_row WHERE {there}"
+    return f"SELECT count(*) FROM ({relational(rule, f'SELECT * FROM {SOURCE}', types)})"
 
 
 def quarantine_sql(spec: FeatureViewSpec, raw: Raw) -> str | None:
@@ -304,6 +315,29 @@ def _duplicates(
         f"WHERE h % {every} = 0",
     )
     return ((sampled - distinct) / sampled if sampled else 0.0), every > 1
+
+
+def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str) -> str:
+    """Which values offend, in words: an extra query, and only of a rule that does not hold."""
+    if isinstance(rule, Between):
+        number = f"CAST(this_row.{quoted(rule.of)} AS DOUBLE)"
+        # In FILTER and not in WHERE: a Parquet file's statistics leave NaN out, and DuckDB skips row groups by them.
+        finite = f"FILTER (WHERE {predicate} AND isfinite({number}))"
+        low, high, endless = _one(
+            connection,
+            f"SELECT min({number}) {finite}, max({number}) {finite}, "
+            f"count(*) FILTER (WHERE {predicate} AND NOT isfinite({number})) FROM {SOURCE} AS this_row",
+        )
+        parts = [] if low is None else [f"there is {low:g}" if low == high else f"there are {low:g} to {high:g}"]
+        return ", ".join([*parts, *([f"{endless} are NaN or infinite"] if endless else [])])
+    if isinstance(rule, OneOf):
+        rows = connection.execute(
+            f"SELECT CAST(this_row.{quoted(rule.of)} AS VARCHAR) AS v, count(*) AS n FROM {SOURCE} AS this_row "
+            f"WHERE {predicate} GROUP BY v ORDER BY n DESC, v LIMIT 5"
+        ).fetchall()
+        listed = ", ".join(repr(value[:40]) for value, _ in rows[:4])
+        return f"there are {listed}{' and others' if len(rows) > 4 else ''}"
+    return ""
 
 
 def _instant(column: str, types: Mapping[str, str]) -> str:

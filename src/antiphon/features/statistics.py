@@ -82,7 +82,10 @@ class _Column:
             self._add_texts(column)
         elif pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
             # A NaN of ours is never one of the source's: nulls are dropped before.
-            self._add_numbers(pc.cast(column.drop_null(), pyarrow.float64(), safe=False).to_numpy())
+            numbers = pc.cast(column.drop_null(), pyarrow.float64(), safe=False)
+            if len(self.seen) < DISTINCT:
+                self.seen.update(pc.unique(numbers)[: DISTINCT + 1].to_pylist())
+            self._add_numbers(numbers.to_numpy())
 
     def add_times(self, column: Any) -> None:
         import pyarrow
@@ -119,8 +122,6 @@ class _Column:
             self.counts = numpy.zeros(len(self.edges) + 1, dtype=numpy.int64)
         places = numpy.searchsorted(numpy.asarray(self.edges), finite, side="left")
         self.counts += numpy.bincount(places, minlength=len(self.counts))
-        if len(self.seen) < DISTINCT:
-            self.seen.update(numpy.unique(finite[: 50 * DISTINCT]).tolist())
         # Two samples' moments become one's: Chan, Golub and LeVeque (1983).
         count, mean = len(finite), float(finite.mean())
         total, gap = self.present + count, mean - self.mean
