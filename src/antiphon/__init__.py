@@ -21,6 +21,7 @@ _HOMES = {
     "Gates": ("learning", "Gates"),
     "Outcome": ("learning", "Outcome"),
     "Prompt": ("prompt", "Prompt"),
+    "Quality": ("quality", "Quality"),
     "Reuse": ("application", "Reuse"),
     "Rollout": ("learning", "Rollout"),
     "SLO": ("application", "SLO"),
@@ -29,6 +30,7 @@ _HOMES = {
     "col": ("expression", "col"),
     "count": ("feature", "count"),
     "distinct": ("feature", "distinct"),
+    "expect": ("expect", ""),
     "feature_view": ("feature_view", "feature_view"),
     "first": ("feature", "first"),
     "last": ("feature", "last"),
@@ -43,10 +45,11 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
     "distinct", "quantile", "col",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
-    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout",
+    "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from antiphon.definitions import expect
     from antiphon.definitions.application import (
         SLO,
         Application,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
     from antiphon.definitions.prompt import Prompt
+    from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source
 
 
@@ -73,7 +77,8 @@ def __getattr__(name: str) -> Any:
         module, attribute = _HOMES[name]
     except KeyError:
         raise AttributeError(f"module 'antiphon' has no attribute {name!r}") from None
-    found = getattr(import_module(f"antiphon.definitions.{module}"), attribute)
+    home = import_module(f"antiphon.definitions.{module}")
+    found = getattr(home, attribute) if attribute else home
     globals()[name] = found
     return found
 

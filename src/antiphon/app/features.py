@@ -16,6 +16,7 @@ from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
+from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lookup import FeatureReader
@@ -76,7 +77,7 @@ class FeaturePlatform:
             clock=self._store.database.clock,
             overlay=self.overlay,
             consumer=self.consumer,
-            also_named=Datasets(self._store.database).files,
+            also_named=self._also_named,
         )
 
     @cached_property
@@ -90,7 +91,18 @@ class FeaturePlatform:
             lake=self.lake,
             log=self._store.events,
             clock=self._store.database.clock,
+            functions=self._functions,
+            verdicts=self._store.verdicts,
+            staged=self._store.staged,
         )
+
+    def _also_named(self, scope: Scope) -> Sequence[str]:
+        return [*Datasets(self._store.database).files(scope), *self._store.verdicts.files(scope)]
+
+    def _functions(self, view: str) -> Mapping[str, Any]:
+        """What a view's Python rules call, as the project's file declares it now."""
+        store = self._store
+        return definitions.functions(store.paths.root / store.settings.project.definitions).get(view, {})
 
     def reader(self, scope: Scope) -> FeatureReader:
         """The reader of a scope; the overlay is this project's own scope's."""

@@ -18,6 +18,7 @@ from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.catalog.snapshots import Snapshots
+from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
 from antiphon.core import settings
 from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
@@ -82,6 +83,14 @@ class Store:
     @cached_property
     def snapshots(self) -> Snapshots:
         return Snapshots(self.database)
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        return Verdicts(self.database)
+
+    @cached_property
+    def staged(self) -> StagedSnapshots:
+        return StagedSnapshots(self.database)
 
     @cached_property
     def publications(self) -> Publications:

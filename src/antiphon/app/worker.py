@@ -38,6 +38,9 @@ from antiphon.training.processes import TrainingProcesses
 REJOIN_SECONDS = 30.0
 """How often the predictions of outcomes that came too early are looked for again."""
 
+EMBARGO_SECONDS = 1.0
+"""How often snapshots are looked for whose embargo is over."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Work until SIGTERM or SIGINT; returns the exit code."""
@@ -95,6 +98,7 @@ async def _work(root: Path, name: str) -> None:
         rollout_keeper(store),
         store.trail.checkpointing,
         Housekeeping(wired.features.publisher.collect_garbage),
+        Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),
         Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]
     if settings.training_governed:

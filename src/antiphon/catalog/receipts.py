@@ -29,7 +29,8 @@ class FeatureReceipt(msgspec.Struct, frozen=True):
     """One feature as it was read.
 
     ``printed`` is what the prompt saw, ``age_seconds`` is ``as_of`` minus ``event_time``, ``contract`` is what
-    the freshness contract did: fresh, flagged, defaulted, absent; ``masked`` when policy hid it.
+    the freshness contract did: fresh, flagged, defaulted, absent; ``masked`` when policy hid it. ``source_quality`` is
+    the share of source rows behind the snapshot that were without a defect.
     """
 
     name: str
@@ -41,6 +42,7 @@ class FeatureReceipt(msgspec.Struct, frozen=True):
     age_seconds: float | None
     contract: str
     stream_offset: int | None = None
+    source_quality: float | None = None
 
 
 class PolicyReceipt(msgspec.Struct, frozen=True):

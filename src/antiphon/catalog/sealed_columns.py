@@ -76,6 +76,7 @@ SEALED_COLUMNS = (
     SealedColumn("runs", "result", "run-result/1", ("id",)),
     SealedColumn("snapshots", "document", "snapshot/1", ("id",)),
     SealedColumn("steps", "result", "step/1", ("run", "name", "occurrence")),
+    SealedColumn("verdicts", "document", "verdict/1", ("id",)),
 )
 
 CLEAR_COLUMNS = {

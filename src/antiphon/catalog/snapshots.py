@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import msgspec
 from sqlalchemy import insert, select
@@ -12,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
+from antiphon.catalog.snapshot_facts import Cost, RuleCheck, SnapshotFacts, SourceQuality, Statistics
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.ids import canonical
@@ -28,6 +28,15 @@ class SnapshotFile(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Quarantined(msgspec.Struct, frozen=True):
+    """Rows that rules kept out: a Parquet file of the lake with the source's columns and ``antiphon_reason``, and how
+    many rows each rule kept out (a row may offend several)."""
+
+    file: SnapshotFile
+    rows: int
+    reasons: dict[str, int]
+
+
 class SnapshotManifest(msgspec.Struct, frozen=True):
     """What a snapshot is and how it was made.
 
@@ -35,8 +44,12 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
         as_of: the state is that of the sources as known then.
         kind: how it was made: ``batch``, ``backfill`` or ``stream``.
         logical_hash: hash of its values, the same whatever the files' encoding or compaction.
-        rows_in: rows read; ``rows_out`` rows (entities) written; ``rows_rejected`` rows refused at ingest.
-        statistics: feature to named statistics (null share, minimum, maximum, mean …).
+        rows_in: rows read; ``rows_out`` rows (entities) written; ``rows_rejected`` rows refused at ingest, and
+            ``rejections`` why: reason to rows.
+        statistics: of each feature's values.
+        source_quality: of the source's rows as read; ``sampling_rate`` the share of all events that it holds.
+        checks: what rules over rows found. ``quarantined``: rows that they kept out.
+        principal: who ordered it; ``reason`` why.
         source: description of the source as read; ``source_hash`` its content.
         online_file: path of the sealed online file below the online store's root.
         run: the run that made it.
@@ -57,11 +70,49 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     source_hash: str
     created_at: datetime
     kind: str = "batch"
-    statistics: dict[str, dict[str, Any]] = {}
+    statistics: dict[str, Statistics] = {}
     online_file: str | None = None
     duration_seconds: float = 0.0
     run: str | None = None
     stream_offset: int | None = None
+    rejections: dict[str, int] = {}
+    source_quality: SourceQuality | None = None
+    sampling_rate: float = 1.0
+    checks: tuple[RuleCheck, ...] = ()
+    quarantined: Quarantined | None = None
+    cost: Cost = Cost()
+    principal: str = ""
+    reason: str = ""
+
+    @property
+    def key(self) -> str:
+        """``view@definition_version``."""
+        return f"{self.view}@{self.definition_version}"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file of the lake that it names."""
+        kept = (self.quarantined.file.path,) if self.quarantined is not None else ()
+        return (*(file.path for file in self.files), *kept)
+
+    def facts(self) -> SnapshotFacts:
+        """What a reader of a value may want to know."""
+        quality = self.source_quality
+        return SnapshotFacts(
+            snapshot=self.id,
+            as_of=self.as_of,
+            created_at=self.created_at,
+            source=self.source,
+            source_hash=self.source_hash,
+            source_quality=None if quality is None else quality.score,
+            null_share=None if quality is None else quality.null_share,
+            late_share=None if quality is None else quality.late_share,
+            duplicate_share=None if quality is None else quality.duplicate_share,
+            sampling_rate=self.sampling_rate,
+            rows_in=self.rows_in,
+            rows_out=self.rows_out,
+            rows_rejected=self.rows_rejected,
+        )
 
 
 _SCHEMA = "snapshot/1"

@@ -71,13 +71,15 @@ class FigureGuard(msgspec.Struct, frozen=True, tag="figures"):
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """How old a view's values may be, and what happens beyond that.
+    """How old a view's values may be and how good their source, and what happens beyond that.
 
-    ``flag`` serves the value and says so in the receipt; ``default`` serves ``None``; ``reject`` refuses.
+    ``flag`` serves the value and says so in the receipt; ``default`` serves ``None``; ``reject`` refuses. The same
+    happens when less than ``min_source_quality`` of the source rows behind the snapshot were without a defect.
     """
 
     max_age: str
     when_stale: Literal["reject", "flag", "default"] = "flag"
+    min_source_quality: float = 0.0
 
 
 class Reuse(msgspec.Struct, frozen=True):

@@ -224,6 +224,8 @@ def _freshness_mistakes(application: Application, views: dict[str, FeatureView])
         yield from wrong
         if not wrong:
             yield from duration_mistakes(contract.max_age, f"freshness of {name!r}: max_age")
+            if not 0 <= contract.min_source_quality <= 1:
+                yield f"freshness of {name!r}: min_source_quality is a share from 0 to 1."
 
 
 def _decoding_mistakes(decoding: Decoding) -> Iterator[str]:

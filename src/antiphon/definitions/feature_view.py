@@ -22,6 +22,7 @@ from antiphon.definitions.entity import NAME, Entity, EntitySpec
 from antiphon.definitions.expression import FeatureName, columns, node_of
 from antiphon.definitions.feature import FeatureDeclaration, FeatureSpec, duration_mistakes
 from antiphon.definitions.place import Place, caller, declared
+from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes, versioned
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
 
@@ -31,7 +32,8 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
 
     ``refresh`` is the interval of materialisation in microseconds, ``None`` when only on demand;
     ``definition_version`` is 16 hex digits. ``tags`` are what policies are told about each feature; without any
-    declared it is empty.
+    declared it is empty. ``quality`` is what must hold of a snapshot before it is published, ``embargo`` how many
+    microseconds it is held back after that.
     """
 
     name: str
@@ -43,6 +45,8 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
     description: str
     definition_version: str
     tags: dict[str, Tags] = {}
+    quality: QualitySpec | None = None
+    embargo: int | None = None
 
     @property
     def key(self) -> str:
@@ -102,7 +106,9 @@ class FeatureView:
         entity = cast(Entity, self.entity).spec
         source = cast(Source, self.source).spec(root)
         features = {name: declaration.spec() for name, declaration in self.body.items()}
-        refresh = self.options.get("refresh")
+        refresh, embargo = self.options.get("refresh"), self.options.get("embargo")
+        declared_quality = self.options.get("quality")
+        quality = declared_quality.spec(root) if isinstance(declared_quality, Quality) else None
         return FeatureViewSpec(
             name=self.name,
             entity=entity,
@@ -111,14 +117,16 @@ class FeatureView:
             refresh=None if refresh is None else parse_duration(refresh) // timedelta(microseconds=1),
             owner=self.options.get("owner") or "",
             description=self.description,
-            definition_version=definition_version(entity, source, features),
+            definition_version=versioned(definition_version(entity, source, features), quality),
             tags=tags_of(self.options, cast(Source, self.source).options, features),
+            quality=quality,
+            embargo=None if embargo is None else parse_duration(embargo) // timedelta(microseconds=1),
         )
 
     def mistakes(self) -> Iterator[tuple[Place, str]]:
         """What is wrong with the view and its features; entity and source are checked by themselves."""
         label = f"view {self.name!r}"
-        for name in self.options.keys() - {"refresh", "owner", "sensitivity", "purposes"}:
+        for name in self.options.keys() - {"refresh", "owner", "sensitivity", "purposes", "quality", "embargo"}:
             yield self.place, f"{label}: feature_view has no option {name!r}."
         if not NAME.match(self.name):
             yield self.place, f"{label}: the class name does not make a snake_case name."
@@ -129,7 +137,13 @@ class FeatureView:
         if self.options.get("refresh") is not None:
             for text in duration_mistakes(self.options["refresh"], f"{label}: refresh"):
                 yield self.place, text
+        if self.options.get("embargo") is not None:
+            for text in duration_mistakes(self.options["embargo"], f"{label}: embargo"):
+                yield self.place, text
         for text in tag_mistakes(self.options, self.body):
+            yield self.place, f"{label}: {text}"
+        stream = isinstance(self.source, Source) and self.source.kind == "stream"
+        for text in quality_mistakes(self.options.get("quality"), frozenset(self.body), stream):
             yield self.place, f"{label}: {text}"
         if not self.body:
             yield self.place, f"{label} declares no feature."
@@ -167,7 +181,8 @@ def feature_view(*, entity: object, source: object, **options: Any) -> Callable[
         source: the :class:`Source` whose events are aggregated.
         **options: ``refresh`` (a duration such as ``"15m"``) and ``owner``; ``sensitivity`` (one level for all, or
             feature to level: public, internal, confidential, restricted) and ``purposes`` (what the features may be
-            used for), which policies decide by.
+            used for), which policies decide by; ``quality``, a :class:`Quality` that every snapshot must meet;
+            ``embargo``, how long a snapshot that met it is held back.
     """
     place = caller()
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,7 @@ from antiphon.definitions.application_check import application_mistakes, applica
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
 from antiphon.definitions.place import Place, collecting
+from antiphon.definitions.quality import Quality
 from antiphon.definitions.source import Source, SourceSpec
 
 
@@ -59,6 +61,28 @@ def load(path: Path, name: str | None = None) -> ProjectSpec:
         applications={app.name: application_spec(app, root) for app in items if isinstance(app, Application)},
         sources={source.name: source.spec(root) for source in items if isinstance(source, Source)},
     )
+
+
+def functions(path: Path) -> dict[str, dict[str, Any]]:
+    """View to what its Python rules of quality call, by the rule's name; runs the file, as :func:`load` does.
+
+    Raises:
+        SetupError: there is no such file. DefinitionErrors: it cannot be run.
+    """
+    file = (path / "definitions.py" if path.is_dir() else path).resolve()
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise SetupError(f"{file} cannot be read: {error.strerror}.") from None
+    with collecting() as items:
+        problems = _run(file, text)
+    if problems:
+        raise DefinitionErrors([f"{place}: {what}" for place, what in problems])
+    return {
+        item.name: item.options["quality"].functions()
+        for item in items
+        if isinstance(item, FeatureView) and isinstance(item.options.get("quality"), Quality)
+    }
 
 
 def _run(file: Path, text: bytes) -> list[tuple[Place, str]]:

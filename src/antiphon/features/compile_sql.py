@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from antiphon.core.errors import InvalidInput
-from antiphon.definitions.nodes import Kind
+from antiphon.definitions.nodes import Expression, Kind
 from antiphon.features.compile_python import SEQUENCE_DIGITS
 from antiphon.features.expression_sql import SQL_TYPES, ExpressionSql, column_kind, quoted, text
 from antiphon.features.plan import LIMIT, Measure, Plan
@@ -66,6 +66,11 @@ def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, 
     keys = [f"k{index}" for index in range(len(plan.keys))]
     columns = ", ".join([*keys, "event_time", "available_at", "seq", *outer])
     return f"SELECT {columns} FROM (SELECT {', '.join(picked)} FROM {relation} AS this_row{filtered})", tuple(kinds)
+
+
+def condition_sql(node: Expression, types: Mapping[str, str], where: str) -> str:
+    """A condition over ``this_row``, a relation with columns of these types; raises as :func:`rows_sql`."""
+    return ExpressionSql(types, where).condition(node)
 
 
 def _instant(column: str, sql_type: str) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.publications import Publication
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
@@ -58,12 +59,14 @@ class FeatureVector(msgspec.Struct, frozen=True):
         values: ``view.feature`` to value.
         refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
         catalog_away: the catalog did not answer, so the leased publication was served.
+        facts: view to what its snapshot says about itself: source, quality, sampling rate, rows.
     """
 
     publication: int
     values: dict[str, FeatureValue]
     refreshed: dict[str, datetime]
     catalog_away: bool = False
+    facts: dict[str, SnapshotFacts] = {}
 
 
 class FeatureReader:
@@ -150,7 +153,8 @@ class FeatureReader:
                 broken = error
             else:
                 refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
-                return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
+                facts = {view: one.meta.facts for view, one in opened.items() if one.meta.facts is not None}
+                return [FeatureVector(publication.number, values, refreshed, self._away, facts) for values in rows]
             try:
                 publication = self._publications.get(self._scope, publication.number - 1)
             except NotFound:

@@ -9,11 +9,13 @@ through the stream equals the batch query, bit for bit.
 from __future__ import annotations
 
 import shutil
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from antiphon.catalog.snapshot_facts import Cost, Statistics
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
@@ -21,6 +23,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
 from antiphon.features.compute import ComputeLimits, compute, write_parquet
+from antiphon.features.custom_rules import Functions, check_tables
+from antiphon.features.inspection import Inspection
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
@@ -29,13 +33,16 @@ from antiphon.features.tile_sql import tile_columns, tile_index
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow
 
 SUFFIX = ".parquet"
 """A manifest lists a snapshot's files in the order events, tiles, values."""
 
 
 class Materialisation(msgspec.Struct, frozen=True):
-    """What to materialise. ``through`` is the last log offset to take; the log's end by default."""
+    """What to materialise, for whom and why. ``through`` is the last log offset to take; the log's end by default.
+    ``previous`` is the snapshot that it is to replace: what came since then is new, and histograms take over its edges.
+    """
 
     scope: Scope
     spec: FeatureViewSpec
@@ -43,19 +50,28 @@ class Materialisation(msgspec.Struct, frozen=True):
     through: int | None = None
     kind: str = "batch"
     run: str | None = None
+    previous: SnapshotManifest | None = None
+    principal: str = ""
+    reason: str = ""
 
 
 def materialize(
-    wanted: Materialisation, *, lake: Lake, log: LogReader | None, clock: Clock, limits: ComputeLimits | None = None
+    wanted: Materialisation,
+    *,
+    lake: Lake,
+    log: LogReader | None,
+    clock: Clock,
+    limits: ComputeLimits | None = None,
+    functions: Functions | None = None,
 ) -> SnapshotManifest:
     """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
 
     Raises:
         SetupError: the source's file is missing.
         InvalidInput: the source does not fit the definition.
-        Unavailable: out of memory or disk.
+        Unavailable: out of memory or disk; the source changed while it was read.
     """
-    started = clock.monotonic()
+    started, cpu = clock.monotonic(), time.process_time()
     plan = plan_of(wanted.spec)
     as_of = microseconds(wanted.as_of)
     bounds = limits or ComputeLimits()
@@ -67,8 +83,18 @@ def materialize(
         bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:
         with compute(bounds) as connection:
-            loaded = load_rows(connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through)
-            statistics, values = _write_values(connection, plan, as_of, lake, wanted.scope)
+            inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous)
+            inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of))
+            with inspection.explaining():
+                loaded = load_rows(
+                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through
+                )
+            inspection.require_unchanged()
+            quarantined = inspection.keep_aside(lake)
+            table, values = _write_values(connection, plan, as_of, lake, wanted.scope)
+            with inspection.timed():
+                statistics = _statistics(plan, table, wanted.previous)
+                inspection.add(check_tables(connection, wanted.spec, table, functions))
             _split(connection, plan, as_of)
             events, tiles = (
                 _written(connection, sql, lake, wanted.scope) for sql in (_events_sql(plan), _tiles_sql(plan))
@@ -87,9 +113,9 @@ def materialize(
         as_of=utc(wanted.as_of),
         files=(events, tiles, values),
         logical_hash=logical,
-        rows_in=loaded.rows_in,
+        rows_in=loaded.rows_in + inspection.kept_aside,
         rows_out=values.rows,
-        rows_rejected=loaded.rows_rejected,
+        rows_rejected=loaded.rows_rejected + inspection.kept_aside,
         source=loaded.source,
         source_hash=loaded.source_hash,
         created_at=clock.now(),
@@ -99,6 +125,19 @@ def materialize(
         duration_seconds=clock.monotonic() - started,
         run=wanted.run,
         stream_offset=loaded.stream_offset,
+        rejections=inspection.rejections(loaded.rows_rejected),
+        source_quality=inspection.quality,
+        sampling_rate=inspection.rules.sampling_rate,
+        checks=inspection.checks(),
+        quarantined=quarantined,
+        cost=Cost(
+            cpu_seconds=time.process_time() - cpu,
+            bytes_read=inspection.bytes_read,
+            bytes_written=sum(file.bytes for file in (events, tiles, values)),
+            quality_seconds=inspection.seconds,
+        ),
+        principal=wanted.principal,
+        reason=wanted.reason,
     )
 
 
@@ -151,12 +190,11 @@ def _written(connection: duckdb.DuckDBPyConnection, sql: str, lake: Lake, scope:
 
 def _write_values(
     connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int, lake: Lake, scope: Scope
-) -> tuple[dict[str, dict[str, Any]], SnapshotFile]:
-    """Finished values as of the snapshot, for people and other tools; and their statistics."""
+) -> tuple[pyarrow.Table, SnapshotFile]:
+    """Finished values as of the snapshot, for people, other tools and rules."""
     import pyarrow
     import pyarrow.parquet
 
-    builder = StatisticsBuilder([feature.name for feature in plan.features])
     keys: list[tuple[str, ...]] = []
     columns: dict[str, list[Any]] = {feature.name: [] for feature in plan.features}
     times: dict[str, list[int | None]] = {feature.name: [] for feature in plan.features}
@@ -165,17 +203,25 @@ def _write_values(
         for name, computed in values.items():
             columns[name].append(computed.value)
             times[name].append(computed.event_time)
-        builder.add(values)
-    table: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         key: pyarrow.array([entity[index] for entity in keys], pyarrow.string()) for index, key in enumerate(plan.keys)
     }
     instant = pyarrow.timestamp("us", tz="UTC")
     for name, column in columns.items():
-        table[f"{plan.spec.name}.{name}"] = pyarrow.array(column)
-        table[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
+        arrays[f"{plan.spec.name}.{name}"] = pyarrow.array(column)
+        arrays[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
+    table = pyarrow.table(arrays)
     with lake.writing(scope, SUFFIX) as draft:
-        pyarrow.parquet.write_table(pyarrow.table(table), draft, compression="zstd")
-    return builder.finish(), SnapshotFile(draft.path, draft.sha256, len(keys), draft.size)
+        pyarrow.parquet.write_table(table, draft, compression="zstd")
+    return table, SnapshotFile(draft.path, draft.sha256, len(keys), draft.size)
+
+
+def _statistics(plan: Plan, table: pyarrow.Table, previous: SnapshotManifest | None) -> dict[str, Statistics]:
+    builder = StatisticsBuilder(
+        [feature.name for feature in plan.features], previous.statistics if previous is not None else None
+    )
+    builder.add(table, prefix=f"{plan.spec.name}.")
+    return builder.finish()
 
 
 def _logical_hash(connection: duckdb.DuckDBPyConnection, plan: Plan, loaded: LoadedRows, as_of: int) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from antiphon.definitions.feature import SUMMED, Aggregation, FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Expression
+from antiphon.definitions.quality import admitted
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -117,7 +118,7 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
     windows = [feature.window for feature in features if feature.window is not None]
     longest = max(windows, default=0)
     return Plan(
-        spec=spec,
+        spec=msgspec.structs.replace(spec, source=admitted(spec.source, spec.quality)),
         measures=tuple(kept),
         parts=tuple(frozenset(part) for part in parts),
         features=tuple(features),

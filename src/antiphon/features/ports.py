@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -12,6 +13,7 @@ import msgspec
 from antiphon.catalog.events import StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import Staged, Verdict
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -60,6 +62,30 @@ class SnapshotStore(Protocol):
         self, scope: Scope, view: str | None = None, definition_version: str | None = None, *, limit: int = 100
     ) -> list[SnapshotManifest]:
         """Manifests, latest ``as_of`` first."""
+        ...
+
+
+class VerdictStore(Protocol):
+    """Verdicts of the gates, for writing."""
+
+    def add(self, verdict: Verdict) -> None:
+        """Record one; the same one again changes nothing."""
+        ...
+
+
+class StagedStore(Protocol):
+    """Snapshots that wait for the end of an embargo."""
+
+    def add(self, staged: Staged) -> None:
+        """Let one wait; the same one again changes nothing."""
+        ...
+
+    def list(self, scope: Scope, due_by: datetime | None = None) -> list[Staged]:
+        """What waits, or what is due, the earliest first."""
+        ...
+
+    def remove(self, scope: Scope, snapshot: str) -> None:
+        """It waits no longer."""
         ...
 
 

@@ -162,7 +162,7 @@ class Publisher:
         older_than = (self._clock.now() - grace).timestamp()
         self._online.forget(self._scope, in_use)
         online = self._online.collect(self._scope, in_use, older_than)
-        named = {file.path for item in self._snapshots.list(self._scope, limit=1_000_000) for file in item.files}
+        named = {path for item in self._snapshots.list(self._scope, limit=1_000_000) for path in item.paths}
         if self._also_named is not None:
             named.update(self._also_named(self._scope))
         lake = self._lake.collect(self._scope, named, older_than)

@@ -1,27 +1,39 @@
 """Refresh: the durable workflow materialise → gate → publish, for one or several views at once.
 
+A view whose source cannot be read, or whose snapshot its gates block, keeps the snapshot before, with a verdict that
+says why; the other views go on. What is under an embargo is staged instead of published.
+
 Every step is idempotent: a snapshot's id and files follow from its content, and publishing what is current
 changes nothing. So a run that is killed anywhere goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import Finding, Staged, Verdict, verdict_id
 from antiphon.core.clock import Clock, utc
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.compute import ComputeLimits
-from antiphon.features.gate import GateRules, gate
+from antiphon.features.custom_rules import Functions
+from antiphon.features.gate import EARLIER, Outcome, gate
 from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.ports import DefinitionReader, Lake, LogReader, PublicationReader, SnapshotStore
+from antiphon.features.ports import (
+    DefinitionReader,
+    Lake,
+    LogReader,
+    PublicationReader,
+    SnapshotStore,
+    StagedStore,
+    VerdictStore,
+)
 from antiphon.features.publish import Publisher
 
 WORKFLOW = "refresh"
@@ -46,12 +58,21 @@ class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Refreshed(msgspec.Struct, frozen=True):
-    """What came of it: the publication current afterwards (``None``: still nothing is published), the snapshot of
-    each view, and for each view that a gate stopped the reasons. Those keep their previous snapshot."""
+    """What came of it.
+
+    Attributes:
+        publication: the one current afterwards; ``None``: still nothing is published.
+        snapshots: of each view that passed.
+        blocked: of each view that a gate stopped the reasons; it keeps its previous snapshot.
+        warned: what was found in views that passed all the same.
+        staged: views whose snapshot waits for the end of an embargo, and until when.
+    """
 
     publication: int | None
     snapshots: dict[str, str]
     blocked: dict[str, tuple[str, ...]]
+    warned: dict[str, tuple[str, ...]] = {}
+    staged: dict[str, datetime] = {}
 
 
 class Refresher:
@@ -69,7 +90,9 @@ class Refresher:
         log: LogReader,
         clock: Clock,
         limits: ComputeLimits | None = None,
-        rules: Mapping[str, GateRules] | None = None,
+        functions: Functions | None = None,
+        verdicts: VerdictStore | None = None,
+        staged: StagedStore | None = None,
     ) -> None:
         self._scope = scope
         self._definitions = definitions
@@ -80,7 +103,9 @@ class Refresher:
         self._log = log
         self._clock = clock
         self._limits = limits
-        self._rules = dict(rules or {})
+        self._functions = functions
+        self._verdicts = verdicts
+        self._staged = staged
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`Refreshed`, as JSON.
@@ -100,21 +125,32 @@ class Refresher:
         start = await run.step("pin", self._pin, wanted)
         total = len(wanted.views) + 1
         passed: list[dict[str, Any]] = []
-        blocked: dict[str, tuple[str, ...]] = {}
+        found = Refreshed(None, {}, {})
+        unreadable: list[dict[str, str]] = []
         for done, key in enumerate(wanted.views):
             run.progress(done, total, f"materialise {key}")
             made = await run.step(f"materialise {key}", self._materialise, wanted, start, key, run.id)
-            judged = await run.step(f"gate {key}", self._gate, key, made)
-            if judged["passed"]:
+            judged = await run.step(f"gate {key}", self._gate, wanted, key, made, run.id)
+            if "unreadable" in made:
+                unreadable.append(made["unreadable"])
+            elif judged["outcome"] != "blocked":
                 passed.append(made)
-            else:
-                blocked[key] = tuple(judged["reasons"])
+            reasons = tuple(finding["reason"] for finding in judged["findings"])
+            if judged["outcome"] == "blocked":
+                found.blocked[key] = tuple(one["reason"] for one in judged["findings"] if one["action"] == "block")
+            elif reasons:
+                found.warned[key] = reasons
+        if len(unreadable) == len(wanted.views):
+            raise InvalidInput(
+                unreadable[0]["what"], where=unreadable[0]["where"], next_step=unreadable[0]["next_step"]
+            )
         run.progress(total - 1, total, "publish")
-        number = await run.step("publish", self._publish, wanted, passed)
+        published = await run.step("publish", self._publish, wanted, passed)
         run.progress(total, total, "published")
-        snapshots = {f"{made['view']}@{made['definition_version']}": made["id"] for made in passed}
-        found: dict[str, Any] = msgspec.to_builtins(Refreshed(number, snapshots, blocked))
-        return found
+        found.snapshots.update({f"{made['view']}@{made['definition_version']}": made["id"] for made in passed})
+        result = msgspec.structs.replace(found, **msgspec.convert(published, dict[str, Any]))
+        builtins: dict[str, Any] = msgspec.to_builtins(result)
+        return builtins
 
     def _pin(self, wanted: RefreshArguments) -> dict[str, Any]:
         """Fix the moment and the log offsets, so that a resumed run continues the same refresh."""
@@ -125,40 +161,110 @@ class Refresher:
 
     def _materialise(self, wanted: RefreshArguments, start: dict[str, Any], key: str, run: str) -> dict[str, Any]:
         spec = self._spec(key)
-        manifest = materialize(
-            Materialisation(
-                scope=self._scope,
-                spec=spec,
-                as_of=datetime.fromisoformat(start["as_of"]),
-                through=start["through"].get(spec.source.name),
-                kind=wanted.kind,
-                run=run,
-            ),
-            lake=self._lake,
-            log=self._log,
-            clock=self._clock,
-            limits=self._limits,
+        try:
+            manifest = materialize(
+                Materialisation(
+                    scope=self._scope,
+                    spec=spec,
+                    as_of=datetime.fromisoformat(start["as_of"]),
+                    through=start["through"].get(spec.source.name),
+                    kind=wanted.kind,
+                    run=run,
+                    previous=self._previous(key),
+                    principal=wanted.principal,
+                    reason=wanted.reason,
+                ),
+                lake=self._lake,
+                log=self._log,
+                clock=self._clock,
+                limits=self._limits,
+                functions=self._functions,
+            )
+        except (InvalidInput, SetupError, Corrupt) as error:
+            # What can be tried again (no memory, a file that changed meanwhile) fails the run instead.
+            return {"unreadable": _said(error)}
+        made: dict[str, Any] = msgspec.to_builtins(manifest)
+        return made
+
+    def _gate(self, wanted: RefreshArguments, key: str, made: dict[str, Any], run: str) -> dict[str, Any]:
+        spec, previous = self._spec(key), self._previous(key)
+        manifest: SnapshotManifest | None = None
+        if "unreadable" in made:
+            said = made["unreadable"]
+            findings: tuple[Finding, ...] = (Finding("source", "block", f"{said['where']}: {said['what']}"),)
+            outcome: Outcome = "blocked"
+        else:
+            manifest = msgspec.convert(made, SnapshotManifest)
+            earlier = self._snapshots.list(self._scope, spec.name, spec.definition_version, limit=EARLIER + 1)
+            judged = gate(spec, manifest, previous, earlier)
+            findings, outcome = judged.findings, judged.outcome
+        if self._verdicts is not None:
+            self._verdicts.add(
+                Verdict(
+                    id=verdict_id(run, key),
+                    scope=self._scope,
+                    view=spec.name,
+                    definition_version=spec.definition_version,
+                    outcome=outcome,
+                    findings=findings,
+                    snapshot=manifest.id if manifest is not None else None,
+                    manifest=manifest,
+                    run=run,
+                    principal=wanted.principal,
+                    reason=wanted.reason,
+                    created_at=self._clock.now(),
+                    kept=previous.id if previous is not None and outcome == "blocked" else None,
+                )
+            )
+        return {"outcome": outcome, "findings": msgspec.to_builtins(findings)}
+
+    def _publish(self, wanted: RefreshArguments, passed: list[dict[str, Any]]) -> dict[str, Any]:
+        made = [msgspec.convert(one, SnapshotManifest) for one in passed]
+        snapshots = [(one, self._definitions.get(self._scope, one.view, one.definition_version)) for one in made]
+        staged: dict[str, datetime] = {}
+        for manifest, spec in snapshots if self._staged is not None else ():
+            if spec.embargo is None:
+                continue
+            assert self._staged is not None
+            manifest = self._publisher.prepare(manifest, spec)
+            staged[spec.key] = manifest.created_at + timedelta(microseconds=spec.embargo)
+            self._staged.add(
+                Staged(
+                    self._scope, spec.name, spec.definition_version, manifest.id, staged[spec.key],
+                    wanted.reason, wanted.principal,
+                )
+            )  # fmt: skip
+        now = [(manifest, spec) for manifest, spec in snapshots if spec.key not in staged]
+        publication = self._publisher.publish(now, reason=wanted.reason, principal=wanted.principal)
+        found: dict[str, Any] = msgspec.to_builtins(
+            {"publication": None if publication is None else publication.number, "staged": staged}
         )
-        found: dict[str, Any] = msgspec.to_builtins(manifest)
         return found
 
-    def _gate(self, key: str, made: dict[str, Any]) -> dict[str, Any]:
-        spec = self._spec(key)
+    def release_staged(self) -> int:
+        """Publish what has waited long enough; how many snapshots. Doing it again, or twice at once, changes
+        nothing."""
+        if self._staged is None:
+            return 0
+        due = self._staged.list(self._scope, self._clock.now())
+        for one in due:
+            manifest = self._snapshots.get(self._scope, one.snapshot)
+            spec = self._definitions.get(self._scope, one.view, one.definition_version)
+            self._publisher.publish(
+                [(manifest, spec)], reason=f"{one.reason}, after its embargo", principal=one.principal
+            )
+            self._staged.remove(self._scope, one.snapshot)
+        return len(due)
+
+    def _previous(self, key: str) -> SnapshotManifest | None:
         current = self._publications.current(self._scope)
         known = current.snapshots.get(key) if current is not None else None
-        previous = self._snapshots.get(self._scope, known) if known is not None else None
-        judged = gate(spec, msgspec.convert(made, SnapshotManifest), previous, self._rules.get(spec.name))
-        found: dict[str, Any] = msgspec.to_builtins(judged)
-        return found
-
-    def _publish(self, wanted: RefreshArguments, passed: list[dict[str, Any]]) -> int | None:
-        snapshots = [
-            (manifest, self._definitions.get(self._scope, manifest.view, manifest.definition_version))
-            for manifest in (msgspec.convert(made, SnapshotManifest) for made in passed)
-        ]
-        publication = self._publisher.publish(snapshots, reason=wanted.reason, principal=wanted.principal)
-        return None if publication is None else publication.number
+        return None if known is None else self._snapshots.get(self._scope, known)
 
     def _spec(self, key: str) -> FeatureViewSpec:
         view, _, version = key.partition("@")
         return self._definitions.get(self._scope, view, version)
+
+
+def _said(error: AntiphonError) -> dict[str, str]:
+    return {"what": error.what, "where": error.where or "source", "next_step": error.next_step or ""}

@@ -23,6 +23,7 @@ from antiphon.features.compile_sql import rows_sql, text
 from antiphon.features.compute import files_of, hash_of, one_row, relation_of, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
+from antiphon.features.row_rules import admitted_relation
 
 if TYPE_CHECKING:
     import duckdb
@@ -84,7 +85,8 @@ def load_rows(
         wanted = ""
         if entity is not None:
             wanted = " WHERE " + " AND ".join(f"{key} = {text(value)}" for key, value in zip(keys, entity, strict=True))
-        selected, file_kinds = rows_sql(plan, relation, types_of(connection, relation))
+        types = types_of(connection, relation)
+        selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"

@@ -1,66 +1,162 @@
-"""Statistics of a snapshot's feature values: what gates judge and consumers read confidence from."""
+"""Statistics of features and columns, from Arrow tables: a batch at a time, no step of it per Python row.
+
+A histogram's edges are fixed: the grid ±{1, 2, 5}·10^k with zero, and the 5 % quantiles of the first batch that was
+ever seen under this definition; later snapshots take over the edges of the one before. So two snapshots of a definition
+version compare bin by bin, and a shift is seen inside the usual range as well as far outside of it.
+"""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from antiphon.features.batch_values import Computed
+import msgspec
 
-_DISTINCT = 1_000
+from antiphon.catalog.snapshot_facts import Statistics
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+DISTINCT = 1_000
+"""Distinct values are counted up to here."""
+
+TOP = 20
+"""So many values of a text are kept by name."""
+
+_HELD = 5_000
+_GRID = tuple(sign * part * 10.0**power for sign in (-1, 1) for power in range(-2, 7) for part in (1, 2, 5))
 
 
 class StatisticsBuilder:
-    """One pass over entities' values: count, null share, minimum, maximum, mean, deviation, distinct values."""
+    """One pass over named columns.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._columns = {name: _Column() for name in names}
+    Args:
+        names: columns by the name that their statistics get.
+        before: earlier statistics, whose edges are taken over.
+    """
 
-    def add(self, values: Mapping[str, Computed]) -> None:
-        """Take one entity's values."""
-        for name, computed in values.items():
-            self._columns[name].add(computed)
+    def __init__(self, names: Sequence[str], before: Mapping[str, Statistics] | None = None) -> None:
+        known = before or {}
+        self._columns = {name: _Column(known[name].edges if name in known else ()) for name in names}
 
-    def finish(self) -> dict[str, dict[str, Any]]:
-        """Feature to named statistics; instants in microseconds, means over entities that have a value."""
+    def add(self, table: pyarrow.Table | pyarrow.RecordBatch, prefix: str = "") -> None:
+        """Take a batch; a column is looked for under ``prefix`` and its name, its event times with ``.event_time``."""
+        names = set(table.schema.names)
+        for name, column in self._columns.items():
+            if prefix + name in names:
+                column.add(table.column(prefix + name))
+            if f"{prefix}{name}.event_time" in names:
+                column.add_times(table.column(f"{prefix}{name}.event_time"))
+
+    def finish(self) -> dict[str, Statistics]:
+        """Name to statistics; means and deviations are of what has a value."""
         return {name: column.finish() for name, column in self._columns.items()}
 
 
 class _Column:
-    def __init__(self) -> None:
-        self.rows = self.nulls = 0
-        self.numbers: list[float] = []
-        self.distinct: set[Any] = set()
+    def __init__(self, edges: Sequence[float]) -> None:
+        self.rows = self.nulls = self.not_finite = 0
+        self.seen: set[Any] = set()
         self.latest: int | None = None
+        self.edges: Any = tuple(edges)
+        self.counts: Any = None
+        self.top: Counter[str] = Counter()
+        self.named = False
+        self.present = 0
+        self.low, self.high, self.mean, self.squares = float("inf"), float("-inf"), 0.0, 0.0
 
-    def add(self, computed: Computed) -> None:
-        self.rows += 1
-        value = computed.value
-        if computed.event_time is not None and (self.latest is None or computed.event_time > self.latest):
-            self.latest = computed.event_time
-        if value is None:
-            self.nulls += 1
+    def add(self, column: Any) -> None:
+        import pyarrow
+        import pyarrow.compute as pc
+
+        self.rows += len(column)
+        self.nulls += column.null_count
+        kind = column.type
+        if pyarrow.types.is_dictionary(kind):
+            column, kind = column.cast(kind.value_type), kind.value_type
+        if pyarrow.types.is_boolean(kind):
+            column, kind = column.cast(pyarrow.string()), pyarrow.string()
+        if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+            self._add_texts(column)
+        elif pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
+            # A NaN of ours is never one of the source's: nulls are dropped before.
+            numbers = pc.cast(column.drop_null(), pyarrow.float64(), safe=False)
+            if len(self.seen) < DISTINCT:
+                self.seen.update(pc.unique(numbers)[: DISTINCT + 1].to_pylist())
+            self._add_numbers(numbers.to_numpy())
+
+    def add_times(self, column: Any) -> None:
+        import pyarrow
+        import pyarrow.compute as pc
+
+        latest = pc.max(column.cast(pyarrow.timestamp("us", tz="UTC")).cast(pyarrow.int64())).as_py()
+        if latest is not None and (self.latest is None or latest > self.latest):
+            self.latest = latest
+
+    def _add_texts(self, column: Any) -> None:
+        self.named = True
+        counted = column.drop_null().value_counts()
+        if not len(counted):
             return
-        if len(self.distinct) < _DISTINCT:
-            self.distinct.add(value)
-        if isinstance(value, (int, float)):
-            self.numbers.append(float(value))
+        values, counts = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+        self.present += sum(counts)
+        self.top.update(dict(zip(values, counts, strict=True)))
+        if len(self.seen) < DISTINCT:
+            self.seen.update(values)
+        if len(self.top) > _HELD:
+            # Lossy counting: what is rare is forgotten and counts as other.
+            self.top = Counter(dict(self.top.most_common(_HELD // 2)))
 
-    def finish(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "rows": self.rows,
-            "null_share": self.nulls / self.rows if self.rows else 1.0,
-            "distinct": len(self.distinct),
-            "latest_event_time": self.latest,
-        }
-        if self.numbers:
-            mean = math.fsum(self.numbers) / len(self.numbers)
-            spread = math.fsum((number - mean) ** 2 for number in self.numbers)
-            found |= {
-                "minimum": min(self.numbers),
-                "maximum": max(self.numbers),
-                "mean": mean,
-                "deviation": math.sqrt(spread / len(self.numbers)),
-            }
-        return found
+    def _add_numbers(self, values: numpy.ndarray[Any, Any]) -> None:
+        import numpy
+
+        finite = values[numpy.isfinite(values)]
+        self.not_finite += len(values) - len(finite)
+        if not len(finite):
+            return
+        if not len(self.edges):
+            self.edges = edges_of(finite)
+        if self.counts is None:
+            self.counts = numpy.zeros(len(self.edges) + 1, dtype=numpy.int64)
+        places = numpy.searchsorted(numpy.asarray(self.edges), finite, side="left")
+        self.counts += numpy.bincount(places, minlength=len(self.counts))
+        # Two samples' moments become one's: Chan, Golub and LeVeque (1983).
+        count, mean = len(finite), float(finite.mean())
+        total, gap = self.present + count, mean - self.mean
+        self.squares += float(((finite - mean) ** 2).sum()) + gap * gap * self.present * count / total
+        self.mean += gap * count / total
+        self.present = total
+        self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+
+    def finish(self) -> Statistics:
+        found = Statistics(
+            rows=self.rows,
+            null_share=(self.nulls + self.not_finite) / self.rows if self.rows else 1.0,
+            distinct=min(len(self.seen), DISTINCT),
+            latest_event_time=self.latest,
+            not_finite=self.not_finite,
+        )
+        if self.named:
+            top = dict(self.top.most_common(TOP))
+            return msgspec.structs.replace(found, top=top, other=self.present - sum(top.values()))
+        if self.counts is None:
+            return msgspec.structs.replace(found, edges=tuple(self.edges))
+        return msgspec.structs.replace(
+            found,
+            minimum=self.low,
+            maximum=self.high,
+            mean=self.mean,
+            deviation=(self.squares / self.present) ** 0.5,
+            edges=tuple(self.edges),
+            counts=tuple(self.counts.tolist()),
+        )
+
+
+def edges_of(values: numpy.ndarray[Any, Any]) -> tuple[float, ...]:
+    """The edges that a first batch of finite values fixes."""
+    import numpy
+
+    quantiles = numpy.quantile(values[:200_000], numpy.arange(0.05, 1.0, 0.05), method="lower")
+    return tuple(sorted({0.0, *_GRID, *map(float, quantiles)}))

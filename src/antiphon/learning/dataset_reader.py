@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt, FeatureUnavailable, InvalidInput
 from antiphon.core.ids import canonical, content_hash
@@ -36,6 +37,7 @@ class DatasetVector(msgspec.Struct, frozen=True):
 
     values: dict[str, DatasetValue]
     publication: int | None = None
+    facts: dict[str, SnapshotFacts] = {}
 
 
 class DatasetRow(msgspec.Struct, frozen=True):

@@ -38,7 +38,14 @@ def apply(
         if masked and (name in masked or f"{name.partition('.')[0]}.*" in masked):
             receipts[name] = _masked(name, value)
             continue
-        receipts[name] = _judge(name, value, application.freshness.get(name.partition(".")[0]), as_of)
+        view = name.partition(".")[0]
+        facts = vector.facts.get(view)
+        quality = facts.source_quality if facts is not None else None
+        contract = application.freshness.get(view)
+        if contract is not None and vector.publication is None:
+            # A dataset's values come from no snapshot, so there is no quality to ask for.
+            contract = msgspec.structs.replace(contract, min_source_quality=0.0)
+        receipts[name] = _judge(name, value, contract, as_of, quality)
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
     if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
         raise FeatureUnavailable(
@@ -71,19 +78,20 @@ def _masked(name: str, value: FeatureValue) -> FeatureReceipt:
     )
 
 
-def _judge(name: str, value: FeatureValue, contract: Freshness | None, as_of: datetime) -> FeatureReceipt:
+def _judge(
+    name: str, value: FeatureValue, contract: Freshness | None, as_of: datetime, quality: float | None
+) -> FeatureReceipt:
     age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
     kept = value.value
     outcome = "fresh"
     if kept is None:
         outcome = "absent"
-    elif contract is not None and age is not None and age > parse_duration(contract.max_age).total_seconds():
+    elif contract is not None and (_stale(contract, age) or _poor(contract, quality)):
         outcome = {"flag": "flagged", "default": "defaulted", "reject": "rejected"}[contract.when_stale]
         kept = None if outcome == "defaulted" else kept
     if outcome == "rejected" or (outcome == "absent" and contract is not None and contract.when_stale == "reject"):
-        limit = contract.max_age if contract is not None else ""
         raise FeatureUnavailable(
-            f"It is {age:.0f} s old, its contract allows {limit}." if age is not None else "It has no value.",
+            _why(contract, age, quality) if outcome == "rejected" and contract is not None else "It has no value.",
             where=f"feature {name}",
             next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
         )
@@ -97,4 +105,21 @@ def _judge(name: str, value: FeatureValue, contract: Freshness | None, as_of: da
         age_seconds=age,
         contract=outcome,
         stream_offset=value.stream_offset,
+        source_quality=quality,
     )
+
+
+def _stale(contract: Freshness, age: float | None) -> bool:
+    return age is not None and age > parse_duration(contract.max_age).total_seconds()
+
+
+def _poor(contract: Freshness, quality: float | None) -> bool:
+    """A snapshot that does not know how good its source was does not meet a contract that asks."""
+    return contract.min_source_quality > 0 and (quality is None or quality < contract.min_source_quality)
+
+
+def _why(contract: Freshness, age: float | None, quality: float | None) -> str:
+    if _stale(contract, age):
+        return f"It is {age:.0f} s old, its contract allows {contract.max_age}."
+    found = "unknown" if quality is None else f"{quality:.1%}"
+    return f"The quality of its source is {found}, its contract asks for {contract.min_source_quality:.1%}."

@@ -10,6 +10,7 @@ from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Delta, Described, Finished, Generate
 
@@ -38,6 +39,10 @@ class FeatureVector(Protocol):
     def publication(self) -> int | None: ...
     @property
     def values(self) -> Mapping[str, FeatureValue]: ...
+    @property
+    def facts(self) -> Mapping[str, SnapshotFacts]:
+        """View to what its snapshot says about itself; without those that do not say."""
+        ...
 
 
 class FeatureReader(Protocol):

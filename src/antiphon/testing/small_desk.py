@@ -24,6 +24,7 @@ from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
 from antiphon.catalog.rollouts import Assigned, Rollouts
 from antiphon.catalog.rollouts import Rollout as RolloutUnderWay
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
@@ -111,6 +112,7 @@ class ReadVector(msgspec.Struct, frozen=True):
 
     publication: int | None
     values: Mapping[str, ReadValue]
+    facts: Mapping[str, SnapshotFacts] = {}
 
 
 class FeatureTable:

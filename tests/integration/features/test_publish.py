@@ -45,8 +45,8 @@ def test_a_manifest_says_how_it_was_made(world: World) -> None:
     assert manifest.rows_in == 1_441
     assert manifest.rows_out == 2
     assert manifest.stream_offset == 1
-    assert manifest.statistics["departures_2h"]["maximum"] == 2
-    assert manifest.statistics["delay_2h"]["null_share"] == 0.0
+    assert manifest.statistics["departures_2h"].maximum == 2
+    assert manifest.statistics["delay_2h"].null_share == 0.0
     for file in manifest.files:
         world.lake.verify(file.path, file.sha256)
     with (world.folder / "lake" / manifest.files[0].path).open("ab") as stream:

@@ -19,11 +19,13 @@ from tests.integration.features.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.core.errors import InvalidInput
+from antiphon.definitions import expect
+from antiphon.definitions.quality import Quality
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
-from antiphon.features.gate import GateRules, gate
+from antiphon.features.gate import gate
 from antiphon.features.refresh import WORKFLOW, Refreshed
 
 ROOT = Path(__file__).parents[3]
@@ -67,12 +69,13 @@ async def test_a_gate_keeps_the_previous_snapshot_and_says_why(world: World, tmp
     assert before is not None
     write(tmp_path / "departures.parquet", [row for row in history() if row["origin"] == "EWR"][:10])
     key = world.specs["route_history"].key
-    world.refresher._rules["route_history"] = GateRules(entities_kept=0.9)
+    strict = Quality(expect.volume(0.9, of="entities")).spec()
+    world.definitions.put(world.scope, msgspec.structs.replace(world.specs["route_history"], quality=strict))
     run = await run_refresh(
         world, {"views": [key, world.specs["congestion"].key], "as_of": (NOON + minutes(1)).isoformat()}
     )
     result = msgspec.convert(run.result, Refreshed)
-    assert result.blocked == {key: ("It has 1 entities, the one before had 2.",)}
+    assert result.blocked == {key: ("It has only 1 entities, 0.5 times the 2 before; 0.9 to 2 times are expected.",)}
     current = world.publications.current(world.scope)
     assert current is not None
     assert current.snapshots[key] == before.snapshots[key]
@@ -98,16 +101,17 @@ def test_gates_name_the_figure_they_rest_on(world: World) -> None:
     good = world.materialize("congestion", NOON)
     assert gate(spec, good).passed
     assert gate(spec, good, good).passed
-    refused = gate(spec, good, rules=GateRules(minimum_entities=3, ranges={"delay_2h": (0.0, 0.5)}))
-    assert len(refused.reasons) == 2
-    assert "It has 2 entities; at least 3 are needed." in refused.reasons
-    assert any(reason.startswith("delay_2h: ") for reason in refused.reasons)
-    rejecting = msgspec.structs.replace(good, rows_rejected=good.rows_in // 2)
-    assert "50.0% of 1440 source rows were rejected" in gate(spec, rejecting).reasons[0]
+    empty = gate(spec, msgspec.structs.replace(good, rows_out=0), good)
+    assert "It has 0 entities; at least 1 are needed." in empty.reasons
+    assert "It has 0 entities, the one before had 2." in empty.reasons
+    rejecting = msgspec.structs.replace(good, rows_rejected=good.rows_in // 2, rejections={"no key": 720})
+    assert "50.0% of 1440 source rows were rejected (no key 720)" in gate(spec, rejecting).reasons[0]
     other = msgspec.structs.replace(good, definition_version="0" * 16, statistics={})
     assert len(gate(spec, other).reasons) == 2
-    statistics = {name: {**found, "null_share": 0.9} for name, found in good.statistics.items()}
+    statistics = {name: msgspec.structs.replace(found, null_share=0.9) for name, found in good.statistics.items()}
     assert len(gate(spec, msgspec.structs.replace(good, statistics=statistics), good).reasons) == 3
+    bare = msgspec.structs.replace(spec, quality=Quality(standard=False).spec())
+    assert gate(bare, rejecting, good).passed
 
 
 def start_child(folder: Path, until_published: int) -> subprocess.Popen[bytes]:

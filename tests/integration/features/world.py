@@ -11,6 +11,7 @@ from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.publications import Publication, Publications
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
@@ -53,6 +54,9 @@ class World:
         self.snapshots = Snapshots(self.database)
         self.publications = Publications(self.database)
         self.definitions = DefinitionVersions(self.database)
+        self.verdicts = Verdicts(self.database)
+        self.staged = StagedSnapshots(self.database)
+        self.functions: dict[str, Any] = {}
         self.specs = {spec.name: spec for spec in specs}
         for spec in specs:
             self.definitions.put(self.scope, spec)
@@ -72,6 +76,7 @@ class World:
             clock=self.clock,
             overlay=self.overlay,
             consumer=self.consumer,
+            also_named=self.verdicts.files,
         )
         self.refresher = Refresher(
             self.scope,
@@ -82,6 +87,9 @@ class World:
             lake=self.lake,
             log=self.log,
             clock=self.clock,
+            functions=lambda view: self.functions,
+            verdicts=self.verdicts,
+            staged=self.staged,
         )
         self.reader = self.new_reader()
 

@@ -10,6 +10,7 @@ from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import CacheReceipt, PolicyReceipt, Receipt, Timing, UsageReceipt
 from antiphon.catalog.releases import Bundle, ModelPin
+from antiphon.catalog.snapshot_facts import Statistics
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
@@ -66,7 +67,7 @@ def manifest(snapshot: str, scope: Scope = DEV, as_of: datetime = NOON, **fields
         "source": "departures",
         "source_hash": "sh",
         "created_at": NOON,
-        "statistics": {"delay_2h": {"nulls": 0, "mean": 1.5}},
+        "statistics": {"delay_2h": Statistics(rows=3, null_share=0.0, mean=1.5)},
     }
     return SnapshotManifest(id=snapshot, scope=scope, as_of=as_of, **(given | fields))
 

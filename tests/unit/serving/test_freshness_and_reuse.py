@@ -6,6 +6,7 @@ import pytest
 
 from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import UsageReceipt
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.errors import FeatureUnavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
@@ -112,3 +113,26 @@ def test_whatever_decides_the_text_is_in_the_key(change: dict[str, Any]) -> None
     assert key != reuse.prompt_key(ASKED, DESK, {"a.b": "2"}), "the guard judges by it"
     assert key != reuse.prompt_key(ASKED, msgspec.structs.replace(DESK, guards=()), prints)
     assert key == reuse.prompt_key(ASKED, msgspec.structs.replace(DESK, name="x", reuse=Reuse("never")), prints)
+
+
+def test_a_contract_may_ask_for_the_quality_of_the_source() -> None:
+    contract = Freshness("1d", "default", min_source_quality=0.9)
+
+    def apply(facts: dict[str, SnapshotFacts], contract: Freshness, publication: int | None = 3) -> freshness.Reading:
+        application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
+        read = {"congestion.delay": ReadValue(26.0, LATER)}
+        return freshness.apply(ReadVector(publication, read, facts), application, LATER)
+
+    good = facts_of(0.95)
+    assert contract_of(apply({"congestion": good}, contract)) == "fresh"
+    assert apply({"congestion": good}, contract).features[0].source_quality == 0.95
+    poor = {"congestion": facts_of(0.6)}
+    assert contract_of(apply(poor, contract)) == "defaulted"
+    assert contract_of(apply({}, contract)) == "defaulted"  # nothing is known about it
+    assert contract_of(apply({}, contract, publication=None)) == "fresh"  # a dataset's value has no snapshot
+    with pytest.raises(FeatureUnavailable, match=r"quality of its source is 60.0%, its contract asks for 90.0%"):
+        apply(poor, Freshness("1d", "reject", min_source_quality=0.9))
+
+
+def facts_of(quality: float) -> SnapshotFacts:
+    return SnapshotFacts("snap_1", LATER, LATER, "a file", "hash", quality, 0.0, 0.0, 0.0, 1.0, 10, 3, 0)

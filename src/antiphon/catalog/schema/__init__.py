@@ -16,7 +16,9 @@ from antiphon.catalog.schema.features import (
     events,
     publications,
     snapshots,
+    staged_snapshots,
     streams,
+    verdicts,
 )
 from antiphon.catalog.schema.identity import api_keys, clock_marks, principals, sessions
 from antiphon.catalog.schema.learning import datasets, evaluations, model_aliases, model_versions, outcomes
@@ -77,6 +79,8 @@ __all__ = [
     "sessions",
     "shadow_pairs",
     "snapshots",
+    "staged_snapshots",
     "steps",
     "streams",
+    "verdicts",
 ]

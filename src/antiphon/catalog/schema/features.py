@@ -63,3 +63,26 @@ events = table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("tenant", "environment", "stream", "event_id"),
 )
+
+verdicts = table(
+    "verdicts",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("view", sa.Text, nullable=False),
+    sa.Column("definition_version", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("snapshot", sa.Text, nullable=True),
+    sa.Column("kept_aside", sa.Text, nullable=True),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_verdicts_view", "tenant", "environment", "view", "definition_version", "created_at"),
+)
+
+staged_snapshots = table(
+    "staged_snapshots",
+    sa.Column("snapshot", sa.Text, primary_key=True),
+    sa.Column("view", sa.Text, nullable=False),
+    sa.Column("definition_version", sa.Text, nullable=False),
+    sa.Column("publish_at", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+)

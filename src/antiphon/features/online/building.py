@@ -106,6 +106,7 @@ def _meta(manifest: SnapshotManifest, plan: Plan, types: dict[str, str]) -> Snap
         answers_from=as_of - SLACK,
         stream_offset=manifest.stream_offset,
         kinds=tuple(kinds),
+        facts=manifest.facts(),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import Block, EntityState, TileRow
@@ -33,6 +34,7 @@ class SnapshotMeta(msgspec.Struct, frozen=True):
     """Earliest ``as_of`` it answers exactly."""
     stream_offset: int | None
     kinds: tuple[Kind, ...]
+    facts: SnapshotFacts | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

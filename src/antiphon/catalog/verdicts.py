@@ -1,0 +1,202 @@
+"""Verdicts: what the gates said about every snapshot that was made, published or not; and snapshots that wait.
+
+Invariant: a blocked snapshot has a verdict and no manifest among the snapshots, so no publication can name it.
+"""
+
+from __future__ import annotations
+
+import builtins
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import NotFound
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+
+_SCHEMA = "verdict/1"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing a rule found; ``action`` is what it does about it."""
+
+    rule: str
+    action: Literal["block", "quarantine", "warn"]
+    reason: str
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the gates said about one attempt to make a view anew.
+
+    Attributes:
+        outcome: ``passed``; ``warned``: passed, with findings; ``blocked``: the snapshot before stays.
+        snapshot, manifest: what was made; ``None`` when the source could not even be read.
+        kept: the snapshot that stayed current when it was blocked.
+    """
+
+    id: str
+    scope: Scope
+    view: str
+    definition_version: str
+    outcome: Literal["passed", "warned", "blocked"]
+    findings: tuple[Finding, ...]
+    snapshot: str | None
+    manifest: SnapshotManifest | None
+    run: str | None
+    principal: str
+    reason: str
+    created_at: datetime
+    kept: str | None = None
+
+    @property
+    def key(self) -> str:
+        """``view@definition_version``."""
+        return f"{self.view}@{self.definition_version}"
+
+    @property
+    def kept_aside(self) -> str | None:
+        """The lake's file with the rows that were quarantined."""
+        if self.manifest is None or self.manifest.quarantined is None:
+            return None
+        return self.manifest.quarantined.file.path
+
+
+def verdict_id(run: str, key: str) -> str:
+    """One a run and view, so that a step that is done again changes nothing."""
+    return f"verd_{content_hash([run, key])[:26]}"
+
+
+_decoder = msgspec.json.Decoder(Verdict)
+
+
+class Verdicts:
+    """Repository of verdicts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, verdict: Verdict, *, within: Connection | None = None) -> None:
+        """Record a verdict; one of the same id that is there already stays as it is."""
+        scope = verdict.scope
+        statement = upsert(schema.verdicts).values(
+            tenant=scope.tenant,
+            environment=scope.environment,
+            id=verdict.id,
+            view=verdict.view,
+            definition_version=verdict.definition_version,
+            outcome=verdict.outcome,
+            snapshot=verdict.snapshot,
+            kept_aside=verdict.kept_aside,
+            document=self._database.seal(scope, _SCHEMA, verdict.id, msgspec.json.encode(verdict)),
+            created_at=microseconds(verdict.created_at),
+        )
+        with self._database.writing(within) as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+
+    def list(
+        self, scope: Scope, view: str | None = None, definition_version: str | None = None, *, limit: int = 50
+    ) -> list[Verdict]:
+        """Verdicts, latest first."""
+        table = schema.verdicts
+        statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
+        if view is not None:
+            statement = statement.where(table.c.view == view)
+        if definition_version is not None:
+            statement = statement.where(table.c.definition_version == definition_version)
+        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [_decoder.decode(self._database.unseal(scope, _SCHEMA, row.id, row.document)) for row in rows]
+
+    def get(self, scope: Scope, verdict: str) -> Verdict:
+        """One verdict.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        table = schema.verdicts
+        with self._database.read() as connection:
+            document = connection.execute(
+                select(table.c.document).where(schema.owned(table, scope), table.c.id == verdict)
+            ).scalar()
+        if document is None:
+            raise NotFound(
+                f"There is no verdict {verdict!r}.", where=str(scope), next_step="See `antiphon features history`."
+            )
+        return _decoder.decode(self._database.unseal(scope, _SCHEMA, verdict, document))
+
+    def latest(self, scope: Scope, view: str, definition_version: str) -> Verdict | None:
+        """The last verdict about a view, ``None`` before the first."""
+        found = self.list(scope, view, definition_version, limit=1)
+        return found[0] if found else None
+
+    def files(self, scope: Scope) -> builtins.list[str]:
+        """Files of the lake with rows that were kept aside, of blocked snapshots as well; no collection removes
+        them."""
+        table = schema.verdicts
+        statement = select(table.c.kept_aside).where(schema.owned(table, scope), table.c.kept_aside.is_not(None))
+        with self._database.read() as connection:
+            return [str(path) for path in connection.execute(statement).scalars()]
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """A snapshot that passed its gates and is published at ``publish_at`` or later."""
+
+    scope: Scope
+    view: str
+    definition_version: str
+    snapshot: str
+    publish_at: datetime
+    reason: str
+    principal: str
+
+
+class StagedSnapshots:
+    """Repository of snapshots that wait for the end of an embargo."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, staged: Staged) -> None:
+        """Let a snapshot wait; one that waits already keeps its moment."""
+        statement = upsert(schema.staged_snapshots).values(
+            tenant=staged.scope.tenant,
+            environment=staged.scope.environment,
+            snapshot=staged.snapshot,
+            view=staged.view,
+            definition_version=staged.definition_version,
+            publish_at=microseconds(staged.publish_at),
+            reason=staged.reason,
+            principal=staged.principal,
+        )
+        with self._database.writing(None) as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+
+    def list(self, scope: Scope, due_by: datetime | None = None) -> list[Staged]:
+        """What waits, or what is due, the earliest first."""
+        table = schema.staged_snapshots
+        statement = select(table).where(schema.owned(table, scope)).order_by(table.c.publish_at, table.c.snapshot)
+        if due_by is not None:
+            statement = statement.where(table.c.publish_at <= microseconds(due_by))
+        with self._database.read() as connection:
+            return [
+                Staged(
+                    scope, row.view, row.definition_version, row.snapshot, from_microseconds(row.publish_at),
+                    row.reason, row.principal,
+                )
+                for row in connection.execute(statement)
+            ]  # fmt: skip
+
+    def remove(self, scope: Scope, snapshot: str) -> None:
+        """It is published, or withdrawn."""
+        table = schema.staged_snapshots
+        with self._database.writing(None) as connection:
+            connection.execute(delete(table).where(schema.owned(table, scope), table.c.snapshot == snapshot))
