@@ -35,7 +35,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0007"
+REVISION = "0008"
 """The Alembic revision these tables are at."""
 
 __all__ = [

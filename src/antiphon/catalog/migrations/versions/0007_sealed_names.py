@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -23,7 +25,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table, column in COLUMNS:
-        sealed = sa.select(sa.column(column)).select_from(sa.table(table)).where(sa.column(column).is_not(None))
+        sealed: sa.Select[Any] = sa.select(sa.column(column)).select_from(sa.table(table)).where(sa.column(column).is_not(None))
         if op.get_bind().execute(sealed.limit(1)).first() is not None:
             raise RuntimeError(f"{table}.{column} holds sealed names: take the project out of encryption first.")
     for table, column in COLUMNS:
