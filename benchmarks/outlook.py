@@ -56,7 +56,7 @@ class Sizes(msgspec.Struct, frozen=True):
 SIZES = {
     "ci": Sizes(first=64, new=32, flights=40, notices=8, gate_rows=20),
     "demo": Sizes(first=640, new=240, flights=300, notices=60, gate_rows=100),
-    "full": Sizes(first=1_600, new=400, flights=1_500, notices=200, gate_rows=100),
+    "full": Sizes(first=1_600, new=400, flights=1_000, notices=200, gate_rows=100),
 }
 
 
