@@ -119,6 +119,8 @@ class AuditedSessions:
         self._environment = environment
         self.find = sessions.find
         self.check_form = sessions.check_form
+        self.login_token = sessions.login_token
+        self.check_login = sessions.check_login
         self.forget = sessions.forget
 
     def begin(self, key: str, previous: str | None) -> str:

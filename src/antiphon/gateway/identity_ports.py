@@ -35,6 +35,14 @@ class DashboardSessions(Protocol):
         """Raises ``Forbidden`` unless the form was made for this session."""
         ...
 
+    def login_token(self, text: str) -> str:
+        """What the login form carries in a browser with this cookie."""
+        ...
+
+    def check_login(self, text: str | None, sent: str | None) -> None:
+        """Raises ``Forbidden`` unless the login form was made for the browser with this cookie."""
+        ...
+
 
 class Identity(Protocol):
     """API keys of a tenant (values are ``governance.keys`` records), and who is asking.

@@ -155,9 +155,26 @@ class Sessions:
         Raises:
             Forbidden: it carries no token, or another one.
         """
-        if not sent or not hmac.compare_digest(session.form_token.encode(), sent.encode(errors="replace")):
+        if not sent or not hmac.compare_digest(session.form_token.encode(), _bytes(sent)):
             raise Forbidden(
                 "The form does not belong to this session.", where="csrf", next_step="Load the page again and repeat."
+            )
+
+    def login_token(self, text: str) -> str:
+        """What the login form carries in a browser whose cookie holds this random text."""
+        return base64.urlsafe_b64encode(self._hash("login", text)).decode().rstrip("=")
+
+    def check_login(self, text: str | None, sent: str | None) -> None:
+        """Refuse a login form that was not made for this browser.
+
+        Raises:
+            Forbidden: there is no such cookie, or the form carries no token, or another one.
+        """
+        if not text or not sent or not hmac.compare_digest(self.login_token(text).encode(), _bytes(sent)):
+            raise Forbidden(
+                "The form was not made for this browser.",
+                where="csrf",
+                next_step="Allow cookies of this page, load it again and repeat.",
             )
 
     def _require(self, row: _Row, digest: bytes, now: datetime) -> None:
@@ -208,6 +225,10 @@ _WRITTEN_EVERY = int(SESSION_SECONDS * 1e6)
 def microseconds_of(duration: timedelta) -> int:
     """Whole microseconds."""
     return int(duration / timedelta(microseconds=1))
+
+
+def _bytes(sent: str) -> bytes:
+    return sent.encode(errors="replace")
 
 
 def _none(what: str) -> Unauthenticated:

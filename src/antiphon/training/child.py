@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import AntiphonError, Conflict, SetupError
+from antiphon.core.logs import described
 from antiphon.core.priority import lower_session
 from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
@@ -125,7 +126,10 @@ def left_over(folder: Path) -> int | None:
 
 
 def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int:
-    """Write ``error.json`` for whatever ended the training; returns the exit code."""
+    """Write ``error.json`` for whatever ended the training; returns the exit code.
+
+    The message of an error that is not Antiphon's own may quote an example: it is told by type, here as in logs.
+    """
     code = FAILED
     told: AntiphonError
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -136,7 +140,7 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
         told = error
     else:
         told = AntiphonError(
-            f"The training failed: {type(error).__name__}: {error}",
+            f"The training failed: {described(error)}",
             where=str(folder),
             next_step="Its log is beside it; ordered again, it goes on from the last checkpoint.",
         )

@@ -13,13 +13,13 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from antiphon.core import logs
 from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.training import batches, child, examples
 from antiphon.training.checkpoint import Checkpoints, Standing
@@ -60,12 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             fine_tune(order, Told(folder / PROGRESS, order.recipe.steps), stopping, seal)
     except Exception as error:
         code = child.explain(error, folder, seal)
-        if seal.key is None:
-            traceback.print_exc(file=sys.stderr)
-        else:
-            # Messages may quote examples; where it happened does not.
-            traceback.print_tb(error.__traceback__, file=sys.stderr)
-            sys.stderr.write(f"{type(error).__name__}\n")
+        sys.stderr.write("\n".join(logs.told(error)) + "\n")
         return code
     return 0
 

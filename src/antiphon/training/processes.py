@@ -139,19 +139,20 @@ class TrainingProcesses:
                 on_progress(Progress("loading", 0, order.recipe.steps, notice=wrong))
             await asyncio.to_thread(self._prepare, order)
             for _ in range(_RESTARTS + 1):
-                code, last_words = await self._once(key, order, on_progress, stopping)
+                code = await self._once(key, order, on_progress, stopping)
                 trained, _ = await asyncio.to_thread(read_result, order)
                 if trained is not None:
                     return trained
                 if code in (child.FAILED, child.DISK_FULL, child.OUT_OF_MEMORY):
-                    raise _failure(folder, code, last_words, self._seal(order))
+                    raise _failure(folder, code, self._seal(order))
                 if stopping():
                     raise asyncio.CancelledError
                 on_progress(Progress("loading", 0, order.recipe.steps, notice=f"The training process {_ended(code)}."))
             raise SetupError(
-                f"The training process {_ended(code)}, {_RESTARTS + 1} times. It last wrote: {last_words or 'nothing'}",
+                f"The training process {_ended(code)}, {_RESTARTS + 1} times.",
                 where=str(folder / LOG),
-                next_step="If memory is short, lower `batch`; ordered again, it goes on from the last checkpoint.",
+                next_step="Read what it last wrote there. If memory is short, lower `batch`; ordered again, it goes on "
+                "from the last checkpoint.",
             )
         finally:
             self._folders.discard(key)
@@ -177,8 +178,8 @@ class TrainingProcesses:
 
     async def _once(
         self, key: str, order: TrainingOrder, on_progress: Callable[[Progress], None], stopping: Callable[[], bool]
-    ) -> tuple[int, str]:
-        """One process from its start to its end: exit code and the end of its log."""
+    ) -> int:
+        """One process from its start to its end: its exit code."""
         folder = Path(order.folder)
         log = folder / LOG
         if log.exists() and log.stat().st_size > _LOG_BOUND:
@@ -225,7 +226,7 @@ class TrainingProcesses:
                 one.signal(signal.SIGKILL)
                 await ended
             del self._children[key]
-        return ended.result(), _last_line(log)
+        return ended.result()
 
 
 class _Child:
@@ -280,7 +281,7 @@ class _Follower:
         return told
 
 
-def _failure(folder: Path, code: int, last_words: str, seal: FolderSeal) -> AntiphonError:
+def _failure(folder: Path, code: int, seal: FolderSeal) -> AntiphonError:
     """The error that the process told, or what its exit code says when it could not write."""
     try:
         return raised(msgspec.json.decode(seal.open(ERROR, (folder / ERROR).read_bytes()), type=Failure))
@@ -290,9 +291,9 @@ def _failure(folder: Path, code: int, last_words: str, seal: FolderSeal) -> Anti
         if code == child.OUT_OF_MEMORY:
             return child.out_of_memory(folder)
         return AntiphonError(
-            f"The training failed without saying why; it last wrote: {last_words or 'nothing'}",
+            "The training failed without saying why.",
             where=str(folder / LOG),
-            next_step="Order it again: it goes on from the last checkpoint.",
+            next_step="Read what it last wrote there. Order it again: it goes on from the last checkpoint.",
         )
 
 
@@ -300,13 +301,3 @@ def _ended(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with {code} before it was done"
-
-
-def _last_line(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 2_000))
-            lines = file.read().decode(errors="replace").strip().splitlines()
-    except OSError:
-        return ""
-    return lines[-1] if lines else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.integration.app.test_apply_learning import Project
+from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.app.learning_services import learning_services
 from antiphon.app.wiring import Wired
@@ -34,7 +35,7 @@ async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Wir
         base_url="http://desk",
         headers={"authorization": f"Bearer {key}"},
     ) as client:
-        await client.post("/login", data={"key": key})
+        await sign_in(client, key)
         live = store.releases.live(store.scope, "desk")
         assert live is not None
         told = (await client.get("/admin/releases/desk/changelog")).json()["changes"]

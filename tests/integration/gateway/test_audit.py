@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.integration.gateway.conftest import Running, serve
+from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.app.auditing import AuditTrail
 from antiphon.catalog.database import Database
@@ -154,7 +155,7 @@ async def test_the_page_shows_the_log(running: Running, keys: dict[str, str], tr
     trail.checkpointing.sign(SCOPE)
     trail.log.erase(SCOPE, "zoe", principal="ann", reason="asked for it")
     async with httpx.AsyncClient(base_url=running.url, timeout=10, follow_redirects=True) as browser:
-        assert (await browser.post("/login", data={"key": keys["admin"]})).status_code == 200
+        assert (await sign_in(browser, keys["admin"])).status_code == 200
         shown = await browser.get("/audit", params={"action": "release.*"})
         assert shown.status_code == 200
         for text in (
@@ -176,5 +177,5 @@ async def test_the_page_shows_the_log(running: Running, keys: dict[str, str], tr
         assert (await browser.get("/audit", params={"since": "soon"})).status_code == 400
         assert (await browser.get("/audit", params={"who": "x" * 301})).status_code == 400
     async with httpx.AsyncClient(base_url=running.url, timeout=10, follow_redirects=True) as browser:
-        await browser.post("/login", data={"key": keys["viewer"]})
+        await sign_in(browser, keys["viewer"])
         assert (await browser.get("/audit")).status_code == 403

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import create_app
@@ -17,10 +18,6 @@ SCOPE = Scope("default", "dev")
 async def browser(running):
     async with httpx.AsyncClient(base_url=running.url, timeout=10) as client:
         yield client
-
-
-async def sign_in(browser: httpx.AsyncClient, key: str, then: str = "/") -> httpx.Response:
-    return await browser.post("/login", params={"next": then}, data={"key": key})
 
 
 async def test_pages_ask_for_a_key_and_go_on_to_where_one_wanted(browser, keys) -> None:

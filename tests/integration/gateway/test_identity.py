@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.app.identity import ProjectIdentity
 from antiphon.catalog.database import Database
@@ -74,10 +75,6 @@ def client(database: Database, trail: Recorded, issuer: LocalIssuer, scheme: str
     )
     app = create_app(fakes.gateway_services(database, identity=identity, trail=trail), sampling=False)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"{scheme}://desk.example")
-
-
-async def sign_in(browser: httpx.AsyncClient, key: str, **headers: str) -> httpx.Response:
-    return await browser.post("/login", data={"key": key}, headers=headers)
 
 
 async def form_token(browser: httpx.AsyncClient) -> str:
@@ -194,6 +191,41 @@ async def test_a_login_from_another_site_is_refused(browser, keys, trail) -> Non
     assert answer.status_code == 403
     assert session.COOKIE not in browser.cookies
     assert denied(trail) == [("anonymous", "/login", "The form came from another site.")]
+
+
+async def test_a_login_form_belongs_to_its_browser(browser, keys, trail, database, issuer) -> None:
+    page = await browser.get("/login")
+    assert page.headers["set-cookie"].startswith(f"{session.DOOR}=")
+    for part in ("HttpOnly", "SameSite=strict", "Path=/"):
+        assert part in page.headers["set-cookie"]
+    token = re.search(r'name="csrf" value="([^"]+)"', page.text)
+    assert token is not None
+    async with client(database, trail, issuer) as other:
+        elsewhere = re.search(r'name="csrf" value="([^"]+)"', (await other.get("/login")).text)
+    assert elsewhere is not None
+    assert elsewhere[1] != token[1]
+    for sent in ({}, {"csrf": ""}, {"csrf": "x"}, {"csrf": elsewhere[1]}):
+        answer = await browser.post("/login", data={"key": keys["viewer"], **sent})
+        assert answer.status_code == 403, sent
+        assert session.COOKIE not in browser.cookies
+    assert {reason for _, _, reason in denied(trail)} == {"The form was not made for this browser."}
+    # A login that failed shows a form that can be sent.
+    assert f'value="{token[1]}"' in answer.text
+    assert (await browser.post("/login", data={"key": keys["viewer"], "csrf": token[1]})).status_code == 303
+    assert session.COOKIE in browser.cookies
+    assert session.DOOR not in browser.cookies
+    # Without the cookie the token alone is not enough.
+    async with client(database, trail, issuer) as stranger:
+        answer = await stranger.post("/login", data={"key": keys["viewer"], "csrf": token[1]})
+        assert answer.status_code == 403
+
+
+async def test_over_https_the_login_form_is_kept_to_this_host(keys, trail, database, issuer) -> None:
+    async with client(database, trail, issuer, "https") as browser:
+        cookie = (await browser.get("/login")).headers["set-cookie"]
+        assert cookie.startswith(f"{session.SECURE_DOOR}=")
+        assert "Secure" in cookie
+        assert (await sign_in(browser, keys["viewer"])).status_code == 303
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.integration.gateway.learned_desk import LearnedDesk
+from tests.integration.gateway.signing_in import sign_in
 from tests.unit.catalog.examples import DEV
 
 from antiphon.definitions.learning import Rollout as RolloutPlan
@@ -35,7 +36,7 @@ async def signed_in(desk: LearnedDesk, role: str) -> AsyncIterator[httpx.AsyncCl
     transport = httpx.ASGITransport(create_app(desk.services(), sampling=False))
     key, _ = Keys(desk.database, fakes.SECRET).create("default", f"the-{role}", role)
     async with httpx.AsyncClient(transport=transport, base_url="http://desk") as client:
-        await client.post("/login", data={"key": key})
+        await sign_in(client, key)
         yield client
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.integration.gateway.conftest import Running, serve
+from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.app.policy_service import PolicyService
 from antiphon.app.store import Store
@@ -132,10 +133,10 @@ async def test_malformed_versions_are_refused(world: World) -> None:
 async def test_the_page_shows_what_a_proposal_changes_and_approves_it(world: World) -> None:
     await propose(world, "ann", reason="<script>alert(1)</script>")
     async with httpx.AsyncClient(base_url=world.running.url, timeout=10) as browser:
-        await browser.post("/login", data={"key": world.keys["vic"]})
+        await sign_in(browser, world.keys["vic"])
         assert (await browser.get("/policy")).status_code == 403
     async with httpx.AsyncClient(base_url=world.running.url, timeout=10) as browser:
-        await browser.post("/login", data={"key": world.keys["bob"]})
+        await sign_in(browser, world.keys["bob"])
         page = (await browser.get("/policy")).text
         assert "the default policies" in page
         assert "What version 1 changes" in page

@@ -285,9 +285,10 @@ async def test_a_process_that_only_dies_is_begun_again_twice_and_then_told(base:
     die = "import os, signal; print('dying', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     processes = TrainingProcesses(SystemClock(), command=(sys.executable, "-c", die))
     seen: list[Progress] = []
-    with pytest.raises(SetupError, match=r"SIGKILL, 3 times\. It last wrote: dying"):
+    with pytest.raises(SetupError, match=r"SIGKILL, 3 times\.") as caught:
         await train(order(tmp_path, base, flights(6), TINY), seen.append, processes=processes)
     assert sum("SIGKILL" in progress.notice for progress in seen) == 3
+    assert "dying" not in str(caught.value)  # what a process writes may be anything: it stays in its own log
 
 
 async def test_the_process_that_a_dead_worker_left_is_ended(base: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError
-from antiphon.training import child
+from antiphon.training import child, fine_tune
 from antiphon.training.base import hugging_face_name, permute, unpermute
 from antiphon.training.order import ERROR, Failure, TrainingOrder, failure, raised, read_order, write_order
 
@@ -49,6 +49,24 @@ def test_whatever_ends_a_training_is_told(
     told = raised(msgspec.json.decode((tmp_path / ERROR).read_bytes(), type=Failure))
     assert type(told) is kind
     assert said in told.what
+
+
+def test_what_a_library_says_stays_out_of_logs_and_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = "ZqPlantedExample"  # not in the line that raises, which a traceback shows
+
+    def quoting(folder: Path) -> None:
+        raise ValueError(f"no token for {planted!r}")
+
+    monkeypatch.setattr(fine_tune, "read_order", quoting)
+    assert fine_tune.main([str(tmp_path)]) == child.FAILED
+    written = capsys.readouterr().err
+    assert "ValueError: (its message is withheld)" in written
+    assert "test_order.py" in written  # where it happened is told
+    told = raised(msgspec.json.decode((tmp_path / ERROR).read_bytes(), type=Failure))
+    assert told.what == "The training failed: ValueError: (its message is withheld)"
+    assert planted not in written + (tmp_path / ERROR).read_text()
 
 
 def test_one_process_holds_a_folder(tmp_path: Path) -> None:

@@ -8,15 +8,14 @@ from starlette.responses import RedirectResponse, Response
 from antiphon.core.errors import AntiphonError
 from antiphon.gateway import incoming
 from antiphon.gateway.dashboard import session
-from antiphon.gateway.dashboard.pages import SAFE, Pages
+from antiphon.gateway.dashboard.pages import FORM_TOKEN, SAFE, Pages
 
 _MOST_BYTES = 10_000
 
 
 async def login_form(request: Request) -> Response:
     """The form that asks for a key."""
-    pages: Pages = request.app.state.pages
-    return pages.render("login.html", page="login", who=None, target=_local(request), problem=None)
+    return _door(request, None)
 
 
 async def login(request: Request) -> Response:
@@ -24,14 +23,12 @@ async def login(request: Request) -> Response:
     pages: Pages = request.app.state.pages
     response = RedirectResponse(_local(request), 303, headers=SAFE)
     try:
-        session.require_same_origin(request)
-        key = session.form_of(await incoming.body(request, _MOST_BYTES)).get("key", "").strip()
-        await session.begin(response, request, pages.services, key)
+        form = session.form_of(await incoming.body(request, _MOST_BYTES))
+        session.require_login_form(request, pages.services, form)
+        await session.begin(response, request, pages.services, form.get("key", "").strip())
     except AntiphonError as error:
         await pages.denied(request, error)
-        return pages.render(
-            "login.html", error.http_status, page="login", who=None, target=_local(request), problem=error
-        )
+        return _door(request, error)
     return response
 
 
@@ -44,6 +41,17 @@ async def logout(request: Request) -> Response:
     except AntiphonError as error:
         await pages.denied(request, error)
         return pages.render("error.html", error.http_status, page="", who=None, error=error)
+    return response
+
+
+def _door(request: Request, problem: AntiphonError | None) -> Response:
+    """The login form, made for this browser."""
+    pages: Pages = request.app.state.pages
+    text = session.door(request)
+    FORM_TOKEN.set(pages.services.identity.sessions.login_token(text))
+    code = 200 if problem is None else problem.http_status
+    response = pages.render("login.html", code, page="login", who=None, target=_local(request), problem=problem)
+    session.keep_door(response, request, text)
     return response
 
 

@@ -1,11 +1,14 @@
 """The dashboard's session: a random id in a cookie, which the catalog knows by its hash.
 
 Every page looks the session up anew (under the lease of revocation), so that whatever ends it ends it here too. What
-changes something comes from this site and carries the session's form token, or is refused.
+changes something comes from this site and carries the session's form token, or is refused; so does the login form,
+whose token belongs to a random text in a cookie of the browser.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -20,6 +23,10 @@ from antiphon.governance.sessions import Session
 COOKIE = "antiphon_session"
 SECURE_COOKIE = "__Host-antiphon_session"
 """Over https; browsers keep a cookie of this prefix to one host, and to https."""
+
+DOOR, SECURE_DOOR = "antiphon_door", "__Host-antiphon_door"
+"""Before there is a session: which browser the login form was made for."""
+_DOOR = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 FORM_FIELD = "csrf"
 FORM_HEADER = "x-csrf-token"
@@ -71,6 +78,28 @@ def require_same_origin(request: Request) -> None:
         raise Forbidden("The form came from another site.", where="origin", next_step="Use the page itself.")
 
 
+def door(request: Request) -> str:
+    """The random text that this browser's login form belongs to: its own, or a new one."""
+    held = request.cookies.get(_door_name(request), "")
+    return held if _DOOR.match(held) else secrets.token_urlsafe(32)
+
+
+def keep_door(response: Response, request: Request, text: str) -> None:
+    """Give the browser what its login form is compared with."""
+    _set(response, request, _door_name(request), text)
+
+
+def require_login_form(request: Request, services: GatewayServices, form: dict[str, str]) -> None:
+    """Refuse a login from another site, or by a form that was not made for this browser: else a site could sign
+    somebody in as somebody else.
+
+    Raises:
+        Forbidden: it is one.
+    """
+    require_same_origin(request)
+    services.identity.sessions.check_login(request.cookies.get(_door_name(request)), form.get(FORM_FIELD))
+
+
 def form_of(content: bytes) -> dict[str, str]:
     """The first value of each field."""
     return {name: values[0] for name, values in parse_qs(content.decode(errors="replace")).items()}
@@ -84,7 +113,8 @@ async def begin(response: Response, request: Request, services: GatewayServices,
     """
     name = cookie_name(request)
     text = await run_in_threadpool(services.identity.sessions.begin, key, request.cookies.get(name))
-    response.set_cookie(name, text, httponly=True, samesite="strict", secure=_is_secure(request), path="/")
+    _set(response, request, name, text)
+    _drop(response, request, _door_name(request))
 
 
 async def end(response: Response, request: Request, services: GatewayServices) -> None:
@@ -101,7 +131,19 @@ async def end(response: Response, request: Request, services: GatewayServices) -
     else:
         await require_form(request, services, session)
         await run_in_threadpool(services.identity.sessions.end, request.cookies[name])
+    _drop(response, request, name)
+
+
+def _set(response: Response, request: Request, name: str, text: str) -> None:
+    response.set_cookie(name, text, httponly=True, samesite="strict", secure=_is_secure(request), path="/")
+
+
+def _drop(response: Response, request: Request, name: str) -> None:
     response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=_is_secure(request))
+
+
+def _door_name(request: Request) -> str:
+    return SECURE_DOOR if _is_secure(request) else DOOR
 
 
 def _is_secure(request: Request) -> bool:

@@ -25,8 +25,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table, column in COLUMNS:
-        sealed: sa.Select[Any] = sa.select(sa.column(column)).select_from(sa.table(table)).where(sa.column(column).is_not(None))
-        if op.get_bind().execute(sealed.limit(1)).first() is not None:
+        held = sa.column(column)
+        sealed: sa.Select[Any] = sa.select(held).select_from(sa.table(table)).where(held.is_not(None)).limit(1)
+        if op.get_bind().execute(sealed).first() is not None:
             raise RuntimeError(f"{table}.{column} holds sealed names: take the project out of encryption first.")
     for table, column in COLUMNS:
         op.drop_column(table, column)
