@@ -1,0 +1,197 @@
+"""The value of an expression in a user's Python file as far as it is declared, without running anything.
+
+Known are constants, lists, tuples and mappings of known ones, sums and f-strings of texts, ``timedelta(…)``,
+``os.path.join(…)``, ``str(…)``, names bound once at the top of a file or imported from another file of the
+repository, and calls of Feast's own classes, which stay calls.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from antiphon.features.feast.repository import At
+
+
+class Unknown(Exception):
+    """An expression that only running the file would tell."""
+
+    def __init__(self, what: str, at: At) -> None:
+        super().__init__(what)
+        self.what = what
+        self.at = at
+
+
+class Made(msgspec.Struct, frozen=True, eq=False):
+    """A call of one of Feast's classes, or a function under one of its decorators. ``function`` is the latter's name.
+
+    Arguments are expressions still, for one that is not known must not hide the others.
+    """
+
+    kind: str
+    arguments: tuple[ast.expr, ...]
+    keywords: Mapping[str, ast.expr]
+    at: At
+    scope: Scope
+    function: str = ""
+
+    def value(self, *names: str, place: int | None = None, default: Any = None) -> Any:
+        """The value of the first of these keywords that is given, or of the argument at this place.
+
+        Raises:
+            Unknown: it is given, and not declared.
+        """
+        for name in names:
+            if name in self.keywords:
+                return self.scope.value(self.keywords[name])
+        if place is not None and place < len(self.arguments):
+            return self.scope.value(self.arguments[place])
+        return default
+
+
+class Chosen(msgspec.Struct, frozen=True, eq=False):
+    """``view[["a", "b"]]``: some features of a view."""
+
+    made: Made
+    features: tuple[str, ...]
+
+
+class Scope:
+    """What one file binds at its top. ``feast`` maps local names to Feast's own; ``others`` finds another file's."""
+
+    def __init__(self, file: str, tree: ast.Module, others: Mapping[str, Scope]) -> None:
+        self.file = file
+        self.tree = tree
+        self.others = others
+        self.bound: dict[str, ast.expr | Made] = {}
+        self.rebound: set[str] = set()
+        self.feast: dict[str, str] = {}
+        self.imported: dict[str, tuple[str, str]] = {}
+        self.modules: dict[str, str] = {}
+        self._made: dict[int, Made] = {}
+        self._evaluating: set[str] = set()
+
+    def at(self, node: ast.AST) -> At:
+        return At(self.file, getattr(node, "lineno", 0))
+
+    def made(self, node: ast.Call) -> Made | None:
+        """The call as one of Feast's, or ``None``; the same node gives the same object."""
+        kind = self.feast_name(node.func)
+        if kind is None:
+            return None
+        known = self._made.get(id(node))
+        if known is None:
+            keywords = {each.arg: each.value for each in node.keywords if each.arg is not None}
+            known = self._made[id(node)] = Made(kind, tuple(node.args), keywords, self.at(node), self)
+        return known
+
+    def feast_name(self, node: ast.expr) -> str | None:
+        """What Feast calls this, or ``None`` when it is not of Feast."""
+        if isinstance(node, ast.Name):
+            return self.feast.get(node.id)
+        if isinstance(node, ast.Attribute) and self._module(node.value).partition(".")[0] == "feast":
+            return node.attr
+        return None
+
+    def value(self, node: ast.expr) -> Any:
+        """The value of an expression.
+
+        Raises:
+            Unknown: it is not declared.
+        """
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name):
+                return self._named(name, node)
+            case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+                return [self.value(item) for item in items]
+            case ast.Dict(keys=keys, values=values) if None not in keys:
+                return {self.value(key): self.value(each) for key, each in zip(keys, values, strict=True) if key}
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self._number(operand)
+            case ast.BinOp(left=left, op=op, right=right):
+                return self._operated(node, self.value(left), op, self.value(right))
+            case ast.JoinedStr(values=parts):
+                return "".join(self._part(part) for part in parts)
+            case ast.Call():
+                return self._called(node)
+            case ast.Subscript(value=value, slice=index):
+                taken = self.value(value)
+                if isinstance(taken, Made):
+                    return Chosen(taken, tuple(self.value(index)))
+            case ast.Attribute(value=value, attr=attribute):
+                if self._module(value).partition(".")[0] == "feast" or self.feast_name(value) is not None:
+                    return attribute
+        raise Unknown(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
+
+    def source(self, node: ast.expr) -> str:
+        """An expression as it is written."""
+        return ast.unparse(node)
+
+    def _named(self, name: str, node: ast.expr) -> Any:
+        if name in self.feast:
+            return self.feast[name]
+        if name in self.imported:
+            module, original = self.imported[name]
+            other = self.others.get(module)
+            if other is not None:
+                return other._named(original, node)
+        if name in self.bound and name not in self.rebound and name not in self._evaluating:
+            bound = self.bound[name]
+            if isinstance(bound, Made):
+                return bound
+            self._evaluating.add(name)
+            try:
+                return self.value(bound)
+            finally:
+                self._evaluating.discard(name)
+        why = "is bound more than once" if name in self.rebound else "is not declared at the top of the file"
+        raise Unknown(f"`{name}` {why}", self.at(node))
+
+    def _called(self, node: ast.Call) -> Any:
+        made = self.made(node)
+        if made is not None:
+            return made
+        written = ast.unparse(node.func)
+        if written in ("timedelta", "datetime.timedelta"):
+            units = ("days", "seconds", "microseconds", "milliseconds", "minutes", "hours", "weeks")
+            given = dict(zip(units, (self._number(each) for each in node.args), strict=False))
+            return timedelta(**given, **{str(each.arg): self._number(each.value) for each in node.keywords})
+        if written in ("os.path.join", "path.join", "join"):
+            import posixpath
+
+            return posixpath.join(*(str(self.value(each)) for each in node.args))
+        if written in ("str", "Path", "pathlib.Path") and len(node.args) == 1:
+            return str(self.value(node.args[0]))
+        raise Unknown(f"`{written}(…)` is called", self.at(node))
+
+    def _operated(self, node: ast.expr, left: Any, operator: ast.operator, right: Any) -> Any:
+        number = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        if isinstance(operator, ast.Add) and (number or (isinstance(left, (str, list)) and type(left) is type(right))):
+            return left + right
+        if isinstance(operator, ast.Mult) and (number or (isinstance(left, timedelta) and isinstance(right, int))):
+            return left * right
+        raise Unknown(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
+
+    def _number(self, node: ast.expr) -> Any:
+        value = self.value(node)
+        if not isinstance(value, (int, float)):
+            raise Unknown(f"`{ast.unparse(node)[:80]}` is no number", self.at(node))
+        return value
+
+    def _part(self, part: ast.expr) -> str:
+        return str(self.value(part.value if isinstance(part, ast.FormattedValue) else part))
+
+    def _module(self, node: ast.expr) -> str:
+        """The module that an expression names, with its dots; empty for none."""
+        if isinstance(node, ast.Name):
+            return self.modules.get(node.id, "")
+        if isinstance(node, ast.Attribute):
+            inner = self._module(node.value)
+            return f"{inner}.{node.attr}" if inner else ""
+        return ""

@@ -1,0 +1,142 @@
+"""A translation as the two files of a project, checked by loading them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import Conflict, SetupError
+from antiphon.core.settings import FILE_NAME
+from antiphon.definitions import project as definitions
+from antiphon.features.feast.translate import Translation, WrittenService, WrittenSource, WrittenView
+
+DEFINITIONS = "definitions.py"
+
+
+def definitions_text(translation: Translation, origin: str) -> str:
+    """The text of ``definitions.py``."""
+    services = translation.services
+    contracts = {view.class_name: view.ttl for view in translation.views if view.ttl}
+    names = ["Entity", *(["Freshness"] if contracts else []), "Source", "col", "feature_view", "last"]
+    lines = [
+        f'"""Definitions translated from the Feast repository {origin}: edit them, they are yours now.',
+        "",
+        "A feature is the latest value of its column. FRESHNESS holds Feast's ttl: give it to an application",
+        '(`Application(…, features=…, freshness=…)`), and it holds online and in batch."""',
+        "",
+        f"from antiphon import {', '.join(names)}",
+        "",
+    ]
+    lines += [
+        f"{entity.variable} = Entity({_text(entity.name)}, keys=[{', '.join(_text(key) for key in entity.keys)}])"
+        for entity in translation.entities
+    ]
+    lines += ["", *(_source(source) for source in translation.sources)]
+    for view in translation.views:
+        lines += ["", "", *_view(view)]
+    if contracts:
+        listed = [
+            f'    {name}: Freshness(max_age={_text(ttl)}, when_stale="default"),' for name, ttl in contracts.items()
+        ]
+        lines += ["", "", "FRESHNESS = {", *listed, "}"]
+    for service in services:
+        lines += ["", *_service(service, contracts)]
+    return "\n".join(lines) + "\n"
+
+
+def settings_text(translation: Translation, feast_url: str = "", feast_project: str = "") -> str:
+    """The text of ``antiphon.toml``."""
+    lines = ["[project]", f"name = {_text(translation.project)}", 'environment = "dev"', ""]
+    if feast_url:
+        lines += ["[feast]", f"url = {_text(feast_url)}", f"project = {_text(feast_project)}", ""]
+    return "\n".join(lines)
+
+
+def check(text: str) -> None:
+    """Load definitions as a project would.
+
+    Raises:
+        DefinitionErrors: they have mistakes; then the translation has a fault, and nothing was written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / DEFINITIONS
+        file.write_text(text, encoding="utf-8")
+        definitions.load(file)
+
+
+def write(target: Path, text: str, settings: str, *, replace: bool) -> list[str]:
+    """Write the definitions and, where there are none, the settings; each file appears whole.
+
+    Raises:
+        Conflict: there are definitions already. SetupError: the folder cannot be written.
+    """
+    file = target / DEFINITIONS
+    if file.exists() and not replace:
+        raise Conflict(
+            f"{file} exists already.", next_step="Name another folder with --to, or replace it with --replace."
+        )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        written = []
+        if not (target / FILE_NAME).exists():
+            _place(target / FILE_NAME, settings)
+            written.append(FILE_NAME)
+        _place(file, text)
+    except OSError as error:
+        raise SetupError(f"It cannot be written: {error.strerror}.", where=str(error.filename or target)) from None
+    return [*written, DEFINITIONS]
+
+
+def _place(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with partial.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _source(source: WrittenSource) -> str:
+    if source.view:
+        return f"{source.variable} = Source.feast({_text(source.name)}, view={_text(source.view)})"
+    options = [f"event_time={_text(source.event_time)}"]
+    if source.created:
+        options.append(f"available_at={_text(source.created)}")
+    if source.event_id:
+        options = [f"history={_text(source.path)}", *options, f"event_id={_text(source.event_id)}"]
+    else:
+        options = [f"path={_text(source.path)}", *options]
+    kind = "stream" if source.event_id else "table"
+    listed = "".join(f"\n    {option}," for option in options)
+    return f"{source.variable} = Source.{kind}(\n    {_text(source.name)},{listed}\n)"
+
+
+def _view(view: WrittenView) -> list[str]:
+    owner = f", owner={_text(view.owner)}" if view.owner else ""
+    lines = [f"@feature_view(entity={view.entity}, source={view.source}{owner})", f"class {view.class_name}:"]
+    if view.description:
+        lines += [f"    {_text(view.description)}", ""]
+    for name, column in view.features.items():
+        read = f"col.{column}" if column.isidentifier() and not column.startswith("_") else f"col[{_text(column)}]"
+        lines.append(f"    {name} = last({read})")
+    return lines
+
+
+def _service(service: WrittenService, contracts: dict[str, str]) -> list[str]:
+    listed = ", ".join(service.views)
+    comma = "," if len(service.views) == 1 else ""
+    lines = [f"# Feast's service {_text(service.name)}: an application's features"]
+    lines[0] += ", each with its contract in FRESHNESS." if set(service.views) & set(contracts) else "."
+    return [*lines, f"{service.variable} = ({listed}{comma})"]
+
+
+def _text(value: str) -> str:
+    """A Python literal in double quotes; TOML reads it alike."""
+    return msgspec.json.encode(value).decode()

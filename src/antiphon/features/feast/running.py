@@ -1,0 +1,50 @@
+"""A repository read by the user's own Feast, in the user's own Python: what it computes is computed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import DeadlineExceeded, InvalidInput, SetupError
+from antiphon.features.feast import dump
+from antiphon.features.feast.repository import FeastRepository
+from antiphon.features.feast.syntax import read_settings, with_places
+
+SECONDS = 120.0
+"""How long a repository's own code may take; importing Feast alone takes seconds."""
+
+
+def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> FeastRepository:
+    """Let ``python``, which has Feast, import the repository and tell what it declares. That runs the user's code.
+
+    Raises:
+        NotFound: no ``feature_store.yaml`` there.
+        SetupError: that Python is not there, or has no Feast.
+        InvalidInput: the repository's own code fails.
+        DeadlineExceeded: it does not end.
+    """
+    read_settings(root)
+    command = [str(python), str(Path(dump.__file__).resolve()), str(root.resolve())]
+    try:
+        ended = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+    except OSError as error:
+        raise SetupError(
+            f"It does not run: {error.strerror}.", where=str(python), next_step="Name a Python that has Feast."
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise DeadlineExceeded(f"Reading the repository took longer than {seconds:.0f} s.", where=str(root)) from None
+    said = ended.stderr.decode(errors="replace").strip().splitlines()
+    why = said[-1] if said else f"exit code {ended.returncode}"
+    if ended.returncode == 3:
+        raise SetupError(
+            why, where=str(python), next_step="Name the Python that runs your Feast, or leave --python out."
+        )
+    if ended.returncode != 0:
+        raise InvalidInput(f"Feast cannot read the repository: {why}.", where=str(root), next_step="Try `feast plan`.")
+    try:
+        read = msgspec.json.decode(ended.stdout, type=FeastRepository)
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"What Feast told is not understood: {error}.", where=str(root)) from None
+    return with_places(read, root)

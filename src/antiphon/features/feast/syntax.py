@@ -1,0 +1,370 @@
+"""A Feast repository read from its syntax: nothing of it runs, and Feast is not needed.
+
+What is declared is read; what is computed (a loop that makes views, a path from the environment) is told with its
+place, so that the reader knows to let the user's own Feast read the repository instead. The same reading finds the
+places of objects that Feast told about, for Feast does not keep them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.features.feast.constants import Chosen, Made, Scope, Unknown
+from antiphon.features.feast.repository import (
+    SETTINGS,
+    At,
+    FeastEntity,
+    FeastField,
+    FeastOnDemand,
+    FeastRepository,
+    FeastService,
+    FeastSource,
+    FeastUse,
+    FeastView,
+    SourceKind,
+    Unread,
+)
+
+_VIEWS = ("FeatureView", "BatchFeatureView", "StreamFeatureView", "LabelView", "SortedFeatureView")
+_DECORATORS = {
+    "on_demand_feature_view": "OnDemandFeatureView",
+    "stream_feature_view": "StreamFeatureView",
+    "batch_feature_view": "BatchFeatureView",
+}
+_SOURCES: dict[str, SourceKind] = {
+    "FileSource": "file",
+    "PushSource": "push",
+    "RequestSource": "request",
+    "KafkaSource": "stream",
+    "KinesisSource": "stream",
+}
+_TYPES = {
+    "Int32": "INT32", "Int64": "INT64", "Float32": "FLOAT", "Float64": "DOUBLE", "String": "STRING", "Bool": "BOOL",
+    "Bytes": "BYTES", "UnixTimestamp": "UNIX_TIMESTAMP",
+}  # fmt: skip
+_SKIPPED = {"__pycache__", "node_modules", "venv", "site-packages"}
+_MOST_BYTES = 2_000_000
+
+
+def read_syntax(root: Path) -> FeastRepository:
+    """Read a repository from its files.
+
+    Raises:
+        NotFound: no ``feature_store.yaml`` there.
+        InvalidInput: it, or a file, cannot be read.
+    """
+    settings = read_settings(root)
+    scopes, broken = _scopes(root)
+    found: dict[str, list[Any]] = {"entities": [], "sources": [], "views": [], "on_demand": [], "services": []}
+    unread = list(broken)
+    seen: set[At] = set()
+    for made in _declared(scopes.values()):
+        seen.add(made.at)
+        try:
+            noun, value = _read(made)
+        except Unknown as unknown:
+            unread.append(Unread(made.kind, _name_of(made), f"{unknown.what}, at {unknown.at}", made.at))
+            continue
+        if noun == "unread" and isinstance(value, Unread):
+            unread.append(value)
+        elif noun in found:
+            found[noun].append(value)
+    unread += _hidden(scopes.values(), seen)
+    return FeastRepository(
+        project=settings["project"],
+        read_by="syntax",
+        online_store=settings["online_store"],
+        entities=tuple(found["entities"]),
+        sources=tuple(found["sources"]),
+        views=tuple(found["views"]),
+        on_demand=tuple(found["on_demand"]),
+        services=tuple(found["services"]),
+        unread=tuple(unread),
+    )
+
+
+def read_settings(root: Path) -> dict[str, str]:
+    """Project and kind of online store out of ``feature_store.yaml``, which is all of it that is needed.
+
+    Raises:
+        NotFound: there is none. InvalidInput: it cannot be read.
+    """
+    file = root / SETTINGS
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(
+            f"There is no {SETTINGS} here.", where=str(root), next_step="Name the folder of a Feast feature repository."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"It cannot be read: {error}.", where=str(file)) from None
+    project = re.search(r"^project:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE)
+    online = re.search(
+        r"^online_store:[^\n]*\n(?:[ \t]+[^\n]*\n)*?[ \t]+type:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE
+    )
+    if project is None:
+        raise InvalidInput("It names no project.", where=str(file))
+    return {"project": project[1], "online_store": online[1] if online else "sqlite"}
+
+
+def places(root: Path) -> dict[tuple[str, str], At]:
+    """Where objects are declared, by (what kind of noun, name), as far as the syntax tells."""
+    scopes, _ = _scopes(root)
+    found: dict[tuple[str, str], At] = {}
+    for made in _declared(scopes.values()):
+        name = _name_of(made)
+        if name:
+            found.setdefault((_noun(made.kind), name), made.at)
+    return found
+
+
+def with_places(repository: FeastRepository, root: Path) -> FeastRepository:
+    """The repository with its objects' places."""
+    known = places(root)
+
+    def placed(noun: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            msgspec.structs.replace(value, at=known.get((noun, value.name), At(SETTINGS, 0) if not known else At()))
+            for value in values
+        )
+
+    return msgspec.structs.replace(
+        repository,
+        entities=placed("entity", repository.entities),
+        sources=placed("source", repository.sources),
+        views=placed("view", repository.views),
+        on_demand=placed("on-demand view", repository.on_demand),
+        services=placed("service", repository.services),
+    )
+
+
+def _scopes(root: Path) -> tuple[dict[str, Scope], list[Unread]]:
+    """Every Python file of the repository, by module name."""
+    scopes: dict[str, Scope] = {}
+    broken: list[Unread] = []
+    for file in sorted(root.rglob("*.py")):
+        relative = file.relative_to(root)
+        if any(part.startswith(".") or part in _SKIPPED for part in relative.parts[:-1]):
+            continue
+        try:
+            if file.stat().st_size > _MOST_BYTES:
+                raise ValueError("it is too large for declarations")
+            tree = ast.parse(file.read_bytes(), str(relative))
+        except (SyntaxError, ValueError, OSError, RecursionError) as error:
+            line = getattr(error, "lineno", None) or 0
+            broken.append(Unread("file", str(relative), f"it is not Python: {error}", At(str(relative), line)))
+            continue
+        module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+        scope = Scope(str(relative), tree, scopes)
+        _bind(scope)
+        scopes[module] = scope
+    return scopes, broken
+
+
+def _bind(scope: Scope) -> None:
+    for node in scope.tree.body:
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    scope.modules[alias.asname or alias.name.partition(".")[0]] = (
+                        alias.name if alias.asname else alias.name.partition(".")[0]
+                    )
+            case ast.ImportFrom(module=module, names=names) if module is not None:
+                for alias in names:
+                    name = alias.asname or alias.name
+                    if module.partition(".")[0] == "feast":
+                        scope.feast[name] = alias.name
+                    else:
+                        scope.imported[name] = (module, alias.name)
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                _assign(scope, name, value)
+            case ast.AnnAssign(target=ast.Name(id=name), value=value) if value is not None:
+                _assign(scope, name, value)
+            case ast.FunctionDef(name=name, decorator_list=decorators):
+                for decorator in decorators:
+                    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+                    kind = _DECORATORS.get(scope.feast_name(called) or "")
+                    if kind is not None:
+                        arguments = decorator if isinstance(decorator, ast.Call) else None
+                        keywords = (
+                            {each.arg: each.value for each in arguments.keywords if each.arg} if arguments else {}
+                        )
+                        scope.bound[name] = Made(kind, (), keywords, scope.at(node), scope, function=name)
+
+
+def _assign(scope: Scope, name: str, value: ast.expr) -> None:
+    if name in scope.bound:
+        scope.rebound.add(name)
+    scope.bound[name] = value
+
+
+def _declared(scopes: Iterable[Scope]) -> Iterator[Made]:
+    """Everything that Feast would collect: what is bound at the top of a file, and the sources inside it."""
+    seen: set[int] = set()
+    for scope in scopes:
+        for name, bound in scope.bound.items():
+            if name in scope.rebound:
+                continue
+            try:
+                value = bound if isinstance(bound, Made) else scope.value(bound)
+            except Unknown:
+                # A call of Feast's with something unknown inside is told when it is read; the rest is the user's own.
+                value = None
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, Made):
+                    yield from _with_inner(each, seen)
+
+
+def _with_inner(made: Made, seen: set[int]) -> Iterator[Made]:
+    if id(made) in seen:
+        return
+    seen.add(id(made))
+    yield made
+    for name in ("source", "batch_source", "stream_source"):
+        try:
+            inner = made.value(name)
+        except Unknown:
+            continue
+        if isinstance(inner, Made):
+            yield from _with_inner(inner, seen)
+
+
+def _hidden(scopes: Iterable[Scope], seen: set[At]) -> Iterator[Unread]:
+    """Objects that are made, but the syntax does not show which: in a loop, a function, a condition, a name reused."""
+    kinds = {*_VIEWS, *_SOURCES, "Entity", "FeatureService"}
+    for scope in scopes:
+        for node in ast.walk(scope.tree):
+            if not isinstance(node, ast.Call) or scope.feast_name(node.func) not in kinds or scope.at(node) in seen:
+                continue
+            made = scope.made(node)
+            if made is not None:
+                why = "it is made where only running the file tells what becomes of it"
+                yield Unread(made.kind, _name_of(made), why, made.at)
+
+
+def _source_name(made: Made) -> str:
+    """A source without a name goes by its path, as in Feast."""
+    return str(made.value("name", place=0 if made.kind == "PushSource" else None) or made.value("path") or "")
+
+
+def _read(made: Made) -> tuple[str, Any]:
+    if made.kind == "Entity":
+        name = str(made.value("name", place=0))
+        keys = made.value("join_keys") or [made.value("join_key", default=name)]
+        return "entities", FeastEntity(name, tuple(str(key) for key in keys), made.at)
+    if made.kind.endswith("Source"):
+        return "sources", _source(made)
+    if made.kind == "OnDemandFeatureView":
+        fields = _fields(made)
+        sources = made.value("sources", default=[])
+        listed = list(sources.values()) if isinstance(sources, dict) else sources
+        name = str(made.value("name", default=made.function))
+        mode = str(made.value("mode", default="pandas"))
+        return "on_demand", FeastOnDemand(name, tuple(_referred(each) for each in listed), fields, mode, made.at)
+    if made.kind in _VIEWS:
+        return "views", _view(made)
+    if made.kind == "FeatureService":
+        uses = [
+            FeastUse(_referred(each), each.features if isinstance(each, Chosen) else None)
+            for each in made.value("features", place=1, default=[])
+        ]
+        return "services", FeastService(str(made.value("name", place=0)), tuple(uses), made.at)
+    if made.kind in ("Permission", "SavedDataset"):
+        return "unread", Unread(made.kind, _name_of(made), "it has no counterpart among definitions", made.at)
+    return "", None
+
+
+def _source(made: Made) -> FeastSource:
+    batch = made.value("batch_source")
+    format_ = made.value("file_format")
+    kind = _SOURCES.get(made.kind, "other")
+    return FeastSource(
+        name=_source_name(made),
+        kind=kind,
+        type=made.kind,
+        path=str(made.value("path", default="")) if kind == "file" else "",
+        format=format_.kind if isinstance(format_, Made) and format_.kind != "ParquetFormat" else "",
+        timestamp=str(made.value("timestamp_field", "event_timestamp_column", default="")),
+        created=str(made.value("created_timestamp_column", default="")),
+        mapping={str(key): str(value) for key, value in (made.value("field_mapping") or {}).items()},
+        batch=_source_name(batch) if isinstance(batch, Made) else "",
+        fields=_fields(made) if kind == "request" else (),
+        at=made.at,
+    )
+
+
+def _view(made: Made) -> FeastView:
+    ttl = made.value("ttl")
+    source = made.value("source", "stream_source", "batch_source")
+    entities = [
+        each if isinstance(each, str) else str(each.value("name", place=0)) for each in made.value("entities") or []
+    ]
+    computed = "a function" if made.function or "udf" in made.keywords else ""
+    if "aggregations" in made.keywords:
+        computed = f"{computed} and aggregations" if computed else "aggregations"
+    return FeastView(
+        name=str(made.value("name", place=0, default=made.function)),
+        kind="other" if made.kind == "SortedFeatureView" else made.kind,  # type: ignore[arg-type]
+        type=made.kind,
+        entities=tuple(entities),
+        fields=_fields(made),
+        source=_source_name(source) if isinstance(source, Made) else "",
+        ttl=ttl.total_seconds() if isinstance(ttl, timedelta) else 0.0,
+        online=bool(made.value("online", default=True)),
+        computed=computed,
+        owner=str(made.value("owner", default="")),
+        description=str(made.value("description", default="")),
+        at=made.at,
+    )
+
+
+def _fields(made: Made) -> tuple[FeastField, ...]:
+    found = []
+    for each in made.value("schema", "features", default=[]):
+        if not isinstance(each, Made):
+            continue
+        dtype = each.keywords.get("dtype") or (each.arguments[1] if len(each.arguments) > 1 else None)
+        written = each.scope.source(dtype).rpartition(".")[2] if dtype is not None else ""
+        if isinstance(dtype, ast.Call):
+            written = each.scope.source(dtype)
+        found.append(FeastField(str(each.value("name", place=0)), _TYPES.get(written, written.upper())))
+    return tuple(found)
+
+
+def _referred(value: Any) -> str:
+    """The name of a view or source that another object refers to."""
+    if isinstance(value, Chosen):
+        value = value.made
+    if isinstance(value, Made):
+        return str(value.value("name", place=0, default=value.function))
+    return str(value)
+
+
+def _noun(kind: str) -> str:
+    if kind.endswith("Source"):
+        return "source"
+    nouns = {"Entity": "entity", "OnDemandFeatureView": "on-demand view", "FeatureService": "service"}
+    return nouns.get(kind, "view" if kind in _VIEWS else kind)
+
+
+def _name_of(made: Made) -> str:
+    attempts: list[Callable[[], Any]] = [
+        lambda: made.value("name", place=0, default=made.function),
+        lambda: made.value("path"),
+    ]
+    for attempt in attempts:
+        try:
+            name = attempt()
+        except Unknown:
+            continue
+        if isinstance(name, str) and name:
+            return name
+    return ""

@@ -1,0 +1,434 @@
+"""A Feast repository into a project's ``definitions.py``: what it becomes, and what has no counterpart and why.
+
+Meaning is kept or told. A Feast view is the latest row of a table for each entity, so its features become ``last``
+of their columns, and its ``ttl`` a freshness contract, which Antiphon applies online and in batch alike. Where the two
+differ in a value (rows of one instant, a null in the latest row) a note says so, with the number of rows in the files.
+"""
+
+from __future__ import annotations
+
+import keyword
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from antiphon.definitions.entity import NAME
+from antiphon.definitions.feature_view import snake_case
+from antiphon.features.feast.repository import (
+    At,
+    FeastEntity,
+    FeastRepository,
+    FeastService,
+    FeastSource,
+    FeastView,
+)
+from antiphon.features.feast.source_files import FileFacts, file_facts, pattern_of
+
+SERVABLE = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"})
+"""Feast's types that a feature of ours can have."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What is to be said about one object.
+
+    ``left_out``: it is not in the translation. ``note``: it is, and this differs.
+    """
+
+    kind: Literal["left_out", "note"]
+    noun: str
+    name: str
+    what: str
+    at: At = At()
+
+
+class WrittenEntity(msgspec.Struct, frozen=True):
+    """``Entity(name, keys)``, bound to ``variable``."""
+
+    variable: str
+    name: str
+    keys: tuple[str, ...]
+
+
+class WrittenSource(msgspec.Struct, frozen=True):
+    """``Source.table`` or ``Source.stream`` or, with ``view``, ``Source.feast``, bound to ``variable``."""
+
+    variable: str
+    name: str
+    path: str = ""
+    event_time: str = ""
+    event_id: str = ""
+    created: str = ""
+    view: str = ""
+
+
+class WrittenView(msgspec.Struct, frozen=True):
+    """A feature view: ``features`` maps our name to the column."""
+
+    class_name: str
+    name: str
+    entity: str
+    source: str
+    features: dict[str, str]
+    owner: str = ""
+    description: str = ""
+    ttl: str = ""
+
+
+class WrittenService(msgspec.Struct, frozen=True):
+    """What an application is given: views, and their contracts."""
+
+    variable: str
+    name: str
+    views: tuple[str, ...]
+
+
+class Translation(msgspec.Struct, frozen=True):
+    """What a repository becomes."""
+
+    project: str
+    entities: tuple[WrittenEntity, ...]
+    sources: tuple[WrittenSource, ...]
+    views: tuple[WrittenView, ...]
+    services: tuple[WrittenService, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def left_out(self) -> tuple[Finding, ...]:
+        """What is not in it."""
+        return tuple(finding for finding in self.findings if finding.kind == "left_out")
+
+
+class Choices(msgspec.Struct, frozen=True):
+    """What the user decides.
+
+    Attributes:
+        online: views are read from Feast's feature server instead of from files.
+        event_id: name of a push source to the column that names an event once and for all.
+        available_at: whether a source's created column says when a row was known.
+    """
+
+    online: bool = False
+    event_id: dict[str, str] = {}
+    available_at: bool = False
+
+
+def translate(repository: FeastRepository, root: Path, target: Path, choices: Choices | None = None) -> Translation:
+    """Translate what a repository declares; nothing is written.
+
+    Args:
+        root: the repository, where relative paths start.
+        target: the folder of the project that will hold the definitions.
+    """
+    return _Translator(repository, root, target, choices or Choices()).translation()
+
+
+class _Translator:
+    def __init__(self, repository: FeastRepository, root: Path, target: Path, choices: Choices) -> None:
+        self.repository = repository
+        self.root = root.resolve()
+        self.target = target.resolve()
+        self.choices = choices
+        self.findings: list[Finding] = []
+        self.known_entities = {entity.name: entity for entity in repository.entities}
+        self.known_sources = {source.name: source for source in repository.sources}
+        self.entities: dict[tuple[str, ...], WrittenEntity] = {}
+        self.sources: dict[str, WrittenSource | None] = {}
+        self.views: dict[str, WrittenView] = {}
+        self.variables: set[str] = set()
+
+    def translation(self) -> Translation:
+        for unread in self.repository.unread:
+            self._leave_out(unread.noun, unread.name, unread.reason, unread.at)
+        for view in self.repository.views:
+            self._view(view)
+        for on_demand in self.repository.on_demand:
+            names = ", ".join(field.name for field in on_demand.fields)
+            self._leave_out(
+                "on-demand view", on_demand.name,
+                f"its features ({names}) are a Python function ({on_demand.mode}), which cannot be shown to mean the "
+                "same in batch and online; write them as expressions",
+                on_demand.at,
+            )  # fmt: skip
+        services = [self._service(service) for service in self.repository.services]
+        return Translation(
+            project=_project_name(self.repository.project),
+            entities=tuple(self.entities.values()),
+            sources=tuple(source for source in self.sources.values() if source is not None),
+            views=tuple(self.views.values()),
+            services=tuple(service for service in services if service is not None),
+            findings=tuple(sorted(self.findings, key=lambda each: (each.at, each.noun, each.name))),
+        )
+
+    def _leave_out(self, noun: str, name: str, what: str, at: At) -> None:
+        self.findings.append(Finding("left_out", noun, name, what, at))
+
+    def _note(self, noun: str, name: str, what: str, at: At) -> None:
+        self.findings.append(Finding("note", noun, name, what, at))
+
+    def _view(self, view: FeastView) -> None:
+        name = our_name(view.name)
+        class_name = _class_name(name)
+        if view.kind in ("LabelView", "other"):
+            return self._leave_out("view", view.name, f"a {view.type} has no counterpart", view.at)
+        if view.computed and not self.choices.online:
+            what = f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
+            return self._leave_out("view", view.name, what, view.at)
+        if not name or snake_case(class_name) != name:
+            return self._leave_out("view", view.name, "its name makes no name of ours", view.at)
+        if name in self.views:
+            what = f"it and another view would both be called {name}"
+            return self._leave_out("view", view.name, what, view.at)
+        if not view.online:
+            self._note("view", view.name, "Feast does not serve it online; here every view is served", view.at)
+        keys = self._keys(view)
+        if keys is None:
+            return None
+        source = self._online_source(view, name) if self.choices.online else self._source(view, keys)
+        if source is None:
+            return None
+        features = self._features(view, keys, source)
+        if not features:
+            return self._leave_out("view", view.name, "none of its features can be translated", view.at)
+        self.views[name] = WrittenView(
+            class_name=class_name,
+            name=name,
+            entity=self._entity(view, keys).variable,
+            source=source.variable,
+            features=features,
+            owner=view.owner,
+            description=view.description,
+            ttl=_duration(view.ttl),
+        )
+        if source.view == view.name and self.choices.online:
+            self.sources[source.variable] = source
+        return None
+
+    def _keys(self, view: FeastView) -> tuple[str, ...] | None:
+        """The join keys of a view's entities."""
+        if not view.entities:
+            self._leave_out("view", view.name, "it has no entity; a view of ours is about one", view.at)
+            return None
+        keys: list[str] = []
+        for entity in view.entities:
+            known = self.known_entities.get(entity)
+            if known is None:
+                self._leave_out("view", view.name, f"its entity {entity!r} is not declared in the repository", view.at)
+                return None
+            keys += known.join_keys
+        wrong = [key for key in keys if not key.isidentifier()]
+        if wrong:
+            self._leave_out("view", view.name, f"the join key {wrong[0]!r} is not a column name of ours", view.at)
+            return None
+        return tuple(keys)
+
+    def _entity(self, view: FeastView, keys: tuple[str, ...]) -> WrittenEntity:
+        known = self.entities.get(keys)
+        if known is None:
+            parts = [self.known_entities[entity] for entity in view.entities]
+            name = _entity_name(parts)
+            known = self.entities[keys] = WrittenEntity(self._variable(name), name, keys)
+        return known
+
+    def _online_source(self, view: FeastView, name: str) -> WrittenSource:
+        return WrittenSource(self._variable(f"{name}_online"), name, view=view.name)
+
+    def _source(self, view: FeastView, keys: tuple[str, ...]) -> WrittenSource | None:
+        source = self.known_sources.get(view.source)
+        if source is None:
+            self._leave_out("view", view.name, "its source is not declared in the repository", view.at)
+            return None
+        pushed = None
+        if source.kind in ("push", "stream"):
+            pushed, source = source, self.known_sources.get(source.batch)
+            if source is None:
+                what = f"its source {pushed.name!r} has no batch source to begin with"
+                self._leave_out("view", view.name, what, view.at)
+                return None
+        if source.kind != "file":
+            what = f"its source {source.name!r} is a {source.type}, which is not read here (only Parquet and CSV files)"
+            self._leave_out("view", view.name, what, view.at)
+            return None
+        written = self._file_source(source, pushed, view)
+        if written is None:
+            return None
+        mapped = [key for key in keys if key in source.mapping.values()]
+        if mapped:
+            what = f"the source maps a column to the join key {mapped[0]!r}; rename the column in the file"
+            self._leave_out("view", view.name, what, view.at)
+            return None
+        return written
+
+    def _file_source(self, source: FeastSource, pushed: FeastSource | None, view: FeastView) -> WrittenSource | None:
+        name = (pushed or source).name
+        if name in self.sources:
+            known = self.sources[name]
+            if known is None:
+                self._leave_out("view", view.name, f"its source {name!r} is left out", view.at)
+            return known
+        self.sources[name] = None
+        at = (pushed or source).at
+        problem = self._source_problem(source)
+        if problem is not None:
+            self._leave_out("source", name, problem, at)
+            self._leave_out("view", view.name, f"its source {name!r} is left out", view.at)
+            return None
+        event_id = ""
+        if pushed is not None:
+            event_id = self.choices.event_id.get(pushed.name, "")
+            if not event_id:
+                self._note(
+                    "source", pushed.name,
+                    f"it is read in batch, from {source.name!r} alone: an event of a stream has an id, and a "
+                    f"{pushed.type} has none (name its column with --event-id {pushed.name}=COLUMN)",
+                    at,
+                )  # fmt: skip
+        path = pattern_of(self.root, source.path)
+        variable = self._variable(our_name(name) or our_name(Path(source.path).stem) or "source")
+        written = WrittenSource(
+            variable=variable,
+            name=variable,
+            path=_reachable(path, self.target),
+            event_time=source.timestamp,
+            event_id=event_id,
+            created=source.created if self.choices.available_at else "",
+        )
+        self.sources[name] = written
+        return written
+
+    def _source_problem(self, source: FeastSource) -> str | None:
+        if source.format:
+            return f"its files are {source.format}; Parquet and CSV are read"
+        if "://" in source.path and not source.path.startswith("file://"):
+            return f"{source.path} is not a path on this machine"
+        if not source.timestamp:
+            return "it names no timestamp field"
+        facts = self._facts(source)
+        if facts.problem:
+            return facts.problem
+        columns = facts.columns
+        for column in (source.timestamp, source.created if self.choices.available_at else ""):
+            if column and columns and column not in columns:
+                return f"its files have no column {column!r}"
+        return None
+
+    def _facts(self, source: FeastSource, keys: tuple[str, ...] = (), columns: tuple[str, ...] = ()) -> FileFacts:
+        return file_facts(pattern_of(self.root, source.path), source.timestamp, keys, columns)
+
+    def _features(self, view: FeastView, keys: tuple[str, ...], written: WrittenSource) -> dict[str, str]:
+        """Our feature names to columns of the source."""
+        source = self._origin(view)
+        unmapped = {ours: column for column, ours in source.mapping.items()} if source is not None else {}
+        columns = self._facts(source).columns if source is not None and not self.choices.online else {}
+        fields = [(field.name, field.type) for field in view.fields]
+        if not fields and source is not None:
+            taken = {*keys, source.timestamp, source.created}
+            fields = [(name, kind) for name, kind in columns.items() if name not in taken]
+        features: dict[str, str] = {}
+        for field, kind in fields:
+            column = field if self.choices.online else unmapped.get(field, field)
+            name = our_name(field)
+            full = f"{view.name}:{field}"
+            if kind not in SERVABLE:
+                self._leave_out("feature", full, f"a {kind} is neither a number, a text nor a truth value", view.at)
+            elif columns and column not in columns:
+                self._leave_out("feature", full, f"the source's files have no column {column!r}", view.at)
+            elif not name or keyword.iskeyword(name):
+                self._leave_out("feature", full, "its name makes no name of ours", view.at)
+            elif name in features:
+                self._leave_out("feature", full, f"it and another feature would both be called {name}", view.at)
+            elif column in (written.event_time, written.created):
+                self._leave_out("feature", full, "a time column is not a feature", view.at)
+            else:
+                features[name] = column
+                if name != field:
+                    self._note("feature", full, f"it is called {name} here", view.at)
+        if source is not None and not self.choices.online and features:
+            self._differences(view, source, keys, tuple(features.values()))
+        return features
+
+    def _origin(self, view: FeastView) -> FeastSource | None:
+        source = self.known_sources.get(view.source)
+        return self.known_sources.get(source.batch) if source is not None and source.batch else source
+
+    def _differences(self, view: FeastView, source: FeastSource, keys: tuple[str, ...], read: tuple[str, ...]) -> None:
+        facts = self._facts(source, keys, read)
+        if facts.missing:
+            self._note("view", view.name, f"its files lack {', '.join(facts.missing)}: a refresh will say so", view.at)
+        if facts.ties:
+            rule = f"Feast takes the last {source.created}" if source.created else "Feast takes any of them"
+            self._note(
+                "view", view.name,
+                f"{facts.ties:,} rows share entity and event time with another: {rule}, here the greatest hash counts",
+                view.at,
+            )  # fmt: skip
+        if facts.nulls:
+            self._note(
+                "view", view.name,
+                f"in {facts.nulls:,} rows a feature is null: Feast serves a null of the latest row, here the latest "
+                "value that is not null is served",
+                view.at,
+            )  # fmt: skip
+
+    def _service(self, service: FeastService) -> WrittenService | None:
+        views: list[str] = []
+        for use in service.uses:
+            view = self.views.get(our_name(use.view))
+            if view is None:
+                self._leave_out("service", service.name, f"{use.view!r}, which it takes, is left out", service.at)
+                continue
+            views.append(view.class_name)
+            if use.features is not None and len(use.features) < len(view.features):
+                what = f"it takes {len(use.features)} features of {use.view!r}; an application is given whole views"
+                self._note("service", service.name, what, service.at)
+        name = our_name(service.name)
+        if not views or not name:
+            return None
+        return WrittenService(self._variable(name), service.name, tuple(dict.fromkeys(views)))
+
+    def _variable(self, name: str) -> str:
+        """A name that nothing else in the file has."""
+        wanted, number = name + ("_" if keyword.iskeyword(name) else ""), 2
+        taken = {*self.variables, "col", "last", "feature_view"}
+        while wanted in taken:
+            wanted, number = f"{name}_{number}", number + 1
+        self.variables.add(wanted)
+        return wanted
+
+
+def our_name(name: str) -> str:
+    """A name of ours made of Feast's; empty when there is none."""
+    made = re.sub(r"[^a-z0-9]+", "_", snake_case(name)).strip("_")
+    return made if NAME.match(made) else ""
+
+
+def _entity_name(parts: list[FeastEntity]) -> str:
+    joined = "_".join(our_name(part.name) for part in parts)
+    return (
+        joined if NAME.match(joined) else "_".join(our_name(key) or "key" for part in parts for key in part.join_keys)
+    )
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _project_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "feast"
+
+
+def _duration(seconds: float) -> str:
+    """A ttl as we write durations, empty for none; rounded up to whole milliseconds."""
+    if seconds <= 0:
+        return ""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        if seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    return f"{-(-int(seconds * 1_000_000) // 1000)}ms"
+
+
+def _reachable(path: str, target: Path) -> str:
+    """A path as the project's definitions write it: relative inside its folder, else absolute."""
+    return os.path.relpath(path, target) if Path(path).is_relative_to(target) else path
