@@ -45,6 +45,7 @@ from antiphon.learning.training_orders import TrainingOrders
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.ports import FeatureReader
+from antiphon.serving.repeated import GeneratesOnce
 
 MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
@@ -247,10 +248,9 @@ class Learning:
         spec = self.builder.plan(application, window, kind="evaluation", cutoff=cutoff, examples=rows)
         return self.builder.build(spec)
 
-    def _answering(self, features: FeatureReader, releases: Any) -> Answering:
-        wired = answerer(
-            self._store, self._engine, self._commit, releases, self._features, reader=lambda scope: features
-        )
+    def _answering(self, features: FeatureReader, releases: Any, *, once: bool = False) -> Answering:
+        engine = GeneratesOnce(self._engine) if once else self._engine
+        wired = answerer(self._store, engine, self._commit, releases, self._features, reader=lambda scope: features)
         return wired.answer
 
     def _base(self, name: str) -> tuple[Path, str]:

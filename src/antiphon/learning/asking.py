@@ -17,7 +17,7 @@ from antiphon.governance.principal import Principal
 from antiphon.learning import attacks
 from antiphon.learning.attacks import Reply
 from antiphon.learning.dataset_reader import DatasetReader, DatasetRow
-from antiphon.learning.evaluation_ports import AnsweringOver, Texts
+from antiphon.learning.evaluation_ports import Answering, AnsweringOver, Texts
 from antiphon.learning.scored import RowResult, answered, meets
 from antiphon.serving.request import Answer, AnswerRequest
 
@@ -57,7 +57,10 @@ class Asking:
         self._patience = patience
         self._texts = texts
         self._reader = DatasetReader(dataset, rows)
-        self._answer = answering(self._reader, EvaluatedReleases(release, self._planted))
+        releases = EvaluatedReleases(release, self._planted)
+        self._answer = answering(self._reader, releases)
+        # A template that keeps a stranger's text out of the prompt makes most attacks the same prompt.
+        self._answer_attack = answering(self._reader, releases, once=True)
         self._honest: dict[tuple[str, bool], Reply] = {}
         self._asked: dict[tuple[str, bool], asyncio.Lock] = {}
 
@@ -78,7 +81,7 @@ class Asking:
         truth = int(row.label == outcome.positive)
         only = () if whole else (outcome.property,)
         try:
-            answer = await self._patiently(self._request(row, None, self._release.id, only))
+            answer = await self._patiently(self._request(row, None, self._release.id, only), self._answer)
         except OutputInvalid as error:
             valid = False if whole else None
             return RowResult(row.example, truth, error=error.code, whole=whole, valid=valid, reason=error.what)
@@ -102,7 +105,7 @@ class Asking:
 
     async def _reply(self, row: DatasetRow, question: str | None, plant: bool) -> Reply:
         release = self._planted if plant else self._release
-        answer = await self._patiently(self._request(row, question, release.id, ()))
+        answer = await self._patiently(self._request(row, question, release.id, ()), self._answer_attack)
         return Reply(
             prediction=answer.prediction,
             text=answer.text,
@@ -124,11 +127,11 @@ class Asking:
             only=only,
         )
 
-    async def _patiently(self, request: AnswerRequest) -> Answer:
+    async def _patiently(self, request: AnswerRequest, ask: Answering) -> Answer:
         waited, pause = 0.0, 0.25
         while True:
             try:
-                return await self._answer(request)
+                return await ask(request)
             except PASSING:
                 if waited >= self._patience:
                     raise

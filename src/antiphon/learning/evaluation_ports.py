@@ -20,9 +20,12 @@ class Answering(Protocol):
 
 
 class AnsweringOver(Protocol):
-    """Makes serving's ``answer()`` with this reader of features and these releases, and everything else as served."""
+    """Makes serving's ``answer()`` with this reader of features and these releases, and everything else as served.
 
-    def __call__(self, features: FeatureReader, releases: Any) -> Answering: ...
+    ``once``: a prompt that comes again is not generated again. What is measured of time or cost must not be asked so.
+    """
+
+    def __call__(self, features: FeatureReader, releases: Any, *, once: bool = False) -> Answering: ...
 
 
 class DatasetFiles(Protocol):

@@ -27,6 +27,7 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluate import EvaluationServices, Evaluator
 from antiphon.learning.gates import Validation
 from antiphon.serving.answerer import Answerer
+from antiphon.serving.repeated import GeneratesOnce
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 
@@ -177,8 +178,10 @@ class EvaluatedDesk(SmallDesk):
         pin = ModelPin(version.id, version.weights.sha256, version.id)
         return self.releases.add(Bundle(application, pin, self.decider.digest), SCOPE, "author", "trained")
 
-    def _answering(self, features: Any, releases: Any) -> Any:
+    def _answering(self, features: Any, releases: Any, *, once: bool = False) -> Any:
         services = msgspec.structs.replace(self.answerer._services, features=lambda scope: features, releases=releases)
+        if once:
+            services = msgspec.structs.replace(services, engine=GeneratesOnce(services.engine))
         answerer = Answerer(services)
 
         async def answer(request: Any) -> Any:
