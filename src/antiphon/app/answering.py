@@ -15,12 +15,11 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
-from antiphon.engine.port import Engine
 from antiphon.governance.policy import Decision, Resource
 from antiphon.governance.principal import REVOKED, Principal
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.ports import FeatureReader, LiveReleases
+from antiphon.serving.ports import Engine, FeatureReader, LiveReleases
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")

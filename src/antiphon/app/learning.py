@@ -249,8 +249,14 @@ class Learning:
         return self.builder.build(spec)
 
     def _answering(self, features: FeatureReader, releases: Any, *, once: bool = False) -> Answering:
-        engine = GeneratesOnce(self._engine) if once else self._engine
-        wired = answerer(self._store, engine, self._commit, releases, self._features, reader=lambda scope: features)
+        wired = answerer(
+            self._store,
+            GeneratesOnce(self._engine) if once else self._engine,
+            self._commit,
+            releases,
+            self._features,
+            reader=lambda scope: features,
+        )
         return wired.answer
 
     def _base(self, name: str) -> tuple[Path, str]:

@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table, column in COLUMNS:
-        held = sa.column(column)
+        held: sa.ColumnClause[Any] = sa.column(column)
         sealed: sa.Select[Any] = sa.select(held).select_from(sa.table(table)).where(held.is_not(None)).limit(1)
         if op.get_bind().execute(sealed).first() is not None:
             raise RuntimeError(f"{table}.{column} holds sealed names: take the project out of encryption first.")
