@@ -35,7 +35,7 @@ from antiphon.governance import audit_proof
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
 from antiphon.governance.audit_writer import AuditWriter
-from antiphon.governance.checkpoint import CheckpointKey
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
 from antiphon.governance.witness import Witness
 

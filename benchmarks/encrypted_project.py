@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[1]
 PASSPHRASE = "planted nowhere but here"
 SHOPS = 3_000
 KILLED = "killed by itself"
+SPILLED_BYTES = 4_000_000
+"""So much lies in spill files before their writer is killed."""
 
 _DEFINITIONS = '''"""What the encryption benchmark serves."""
 
@@ -329,14 +331,22 @@ def spilled(project: EncryptedProject) -> bool:
     try:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            if any(file.stat().st_size > 0 for file in project.directory.rglob("duckdb_temp*") if file.exists()):
-                time.sleep(0.3)  # let it write some of it
+            if _size(project.directory.rglob("duckdb_temp*")) > SPILLED_BYTES:
                 return True
             time.sleep(0.02)
         return False
     finally:
         process.kill()
         process.wait()
+
+
+def _size(files: Iterable[Path]) -> int:
+    """Bytes of files, of which some may be gone again."""
+    total = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
 
 
 def _listings(path: Path, shop: str, remark: str) -> None:

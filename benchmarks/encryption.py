@@ -5,8 +5,8 @@ Three parts, each over real processes (gateway, worker, simulated engine):
 - *image*: words are planted through every way in (``WAYS``, and the text of an answer), processes are killed
   under load and in the middle of writing, and every byte of the project's own folder and of its folder for temporary
   files is searched. In plaintext the same search must find each word that comes to lie on a disk, or it shows nothing.
-- *rotation*: questions are asked all the time while data keys are rotated, wrapped anew under a new wrapping key, and
-  everything is sealed anew.
+- *rotation*: questions are asked all the time while data keys are rotated, wrapped anew under a new wrapping key,
+  everything is sealed anew, and another key signs the audit log.
 - *cost*: requests per second of the gateway, in short slices that alternate between a project in plaintext and an
   encrypted one; and lookups of features in process, each entity for the first time and then again.
 
@@ -146,7 +146,7 @@ async def rotation(size: dict[str, Any]) -> dict[str, Any]:
 
 
 def replace_every_key(project: EncryptedProject) -> dict[str, int]:
-    """New data keys, a new wrapping key, everything sealed anew: as ``antiphon encryption`` does in its own process."""
+    """New data keys, a new wrapping key, everything sealed anew, another key of checkpoints: as commands do it."""
     os.environ["BENCH_PASSPHRASE"] = PASSPHRASE
     from antiphon.app.encryption import open_encryption
     from antiphon.governance.held_keys import LEASE_SECONDS
@@ -156,9 +156,12 @@ def replace_every_key(project: EncryptedProject) -> dict[str, int]:
         time.sleep(LEASE_SECONDS)  # until no process seals with the key before
         found = encryption.rewrap(new_wrapping_key=True, reencrypt=True)
         checked = encryption.check()
+        store = encryption.store
+        store.trail.rotate_key(store.scope, "bench", "under load")
+        audited = store.trail.verify(store.scope)
     index = {key.id for key in encryption_keys(project) if key.purpose == "index"}
     left = sum(count for key, count in checked.by_key.items() if key not in made | index)
-    problems = len(found.problems) + len(checked.problems)
+    problems = len(found.problems) + len(checked.problems) + len(audited.problems)
     return {"payloads": found.payloads, "problems": problems, "left_under_old_keys": left}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ import msgspec
 
 from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.core.clock import parse_duration
+from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import ProjectPaths, Settings
-from antiphon.governance import audit_check, audit_proof
+from antiphon.governance import audit_check, audit_proof, checkpoint_key
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import Verification
 from antiphon.governance.audit_proof import AuditProof, ExportHead
 from antiphon.governance.audit_query import AuditFilter
 from antiphon.governance.audit_record import AuditEntry
 from antiphon.governance.audit_writer import AuditWriter
-from antiphon.governance.checkpoint import Checkpoint, CheckpointKey, signed_by
+from antiphon.governance.checkpoint import Checkpoint, signed_by
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing, NewestCheckpoint, newest
 from antiphon.governance.policy import Decision
 from antiphon.governance.principal import Principal
@@ -28,6 +31,11 @@ from antiphon.governance.witness import Witness
 
 ANSWER = "answer"
 """The action that records a prediction: its subject is the prediction, its detail the hash of its receipt."""
+
+
+ROTATE_KEY = "audit.rotate-key"
+
+_log = logging.getLogger("antiphon.audit")
 
 
 class AuditTrail:
@@ -39,11 +47,41 @@ class AuditTrail:
         self.writer = AuditWriter(log)
         self.enqueue = self.writer.enqueue
         self.record = self.writer.record
-        self.key = CheckpointKey.load(paths.keys / "audit.secret", settings.audit.origin)
+        self._key_file, self._origin = paths.keys / "audit.secret", settings.audit.origin
+        self._key = CheckpointKey.load(self._key_file, self._origin)
         self.witness = Witness(witness if witness.is_absolute() else paths.root / witness)
         every = parse_duration(settings.audit.every).total_seconds()
-        self.checkpointing = Checkpointing(log, self.key, self.witness, every=every)
+        self.checkpointing = Checkpointing(log, self._key, self.witness, every=every)
         self.newest = NewestCheckpoint(log, log.database.clock)
+
+    @property
+    def key(self) -> CheckpointKey:
+        """The key that signs checkpoints now; another process may have replaced it."""
+        self._key = self._key.fresh()
+        return self._key
+
+    def rotate_key(self, scope: Scope, principal: str, reason: str) -> CheckpointKey:
+        """Put a new key in the place of the one that signs, while everything runs, and sign every log with it.
+
+        What earlier keys signed goes on holding, by their public parts and the statement with which each handed over.
+
+        Args:
+            scope: where it is recorded.
+
+        Raises:
+            SetupError: a file cannot be written; the key is the one before.
+        """
+        with self.witness.turn():
+            before = self.key
+            made = checkpoint_key.rotate(self._key_file, self._origin)
+        detail = {"previous": _short(before.verifier(scope)), "key": _short(made.verifier(scope)), "reason": reason}
+        self.log.append(scope, principal, ROTATE_KEY, "audit", detail)
+        for each in self.log.scopes():
+            try:
+                self.checkpointing.sign(each)
+            except AntiphonError:
+                _log.critical("No checkpoint of the audit log of %s under the new key.", each, exc_info=True)
+        return made
 
     def query(self, scope: Scope, wanted: AuditFilter) -> Sequence[AuditEntry]:
         """Who saw or changed what, latest first."""
@@ -63,11 +101,12 @@ class AuditTrail:
         Raises:
             NotFound: there is no such record. Corrupt: the log is damaged.
         """
-        covering = newest(self.log, scope)
-        if covering is None or covering.size <= sequence < self.log.head(scope).tree.size:
-            covering = self.checkpointing.sign(scope)
-        empty = Checkpoint(self.key.origin(scope), 0, b"", "")
-        return audit_proof.prove(self.log, self.key, scope, sequence, covering or empty)
+        covering, key = newest(self.log, scope), self.key
+        behind = covering is None or covering.size <= sequence < self.log.head(scope).tree.size
+        if behind or (covering is not None and not signed_by(covering, key.public)):
+            covering, key = self.checkpointing.sign(scope), self.key
+        empty = Checkpoint(key.origin(scope), 0, b"", "")
+        return audit_proof.prove(self.log, key, scope, sequence, covering or empty)
 
     def sequence_of(self, scope: Scope, prediction: str) -> int:
         """Which record is a prediction's.
@@ -79,7 +118,8 @@ class AuditTrail:
 
     def witnessed_origins(self) -> frozenset[str]:
         """Of which logs the witness file holds checkpoints that this installation signed."""
-        return frozenset(one.origin for one in self.witness.read().checkpoints if signed_by(one, self.key.public))
+        key = self.key
+        return frozenset(one.origin for one in self.witness.read().checkpoints if key.signed(one))
 
     def verify(self, scope: Scope, kept: Sequence[Checkpoint] = (), witness: Path | None = None) -> Verification:
         """Check a scope's whole log against the witness file (this project's, or another) and kept checkpoints."""
@@ -136,6 +176,11 @@ def batch_denial(
     """Record that policy refused a batch row."""
     detail = {"action": action, "path": "batch", "policies": list(decision.policies), "digest": decision.digest}
     trail.enqueue(scope, principal.id, "denied", str(resource), detail, outcome="denied")
+
+
+def _short(verifier_key: str) -> str:
+    """The part of a verifier key that tells it from others: its hash."""
+    return verifier_key.split("+")[1]
 
 
 def receipt_hash(receipt: Receipt) -> str:

@@ -181,10 +181,33 @@ def checkpoint(tenant: Tenant = "", project: Project = HERE) -> None:
 
 
 @app.command()
-def key(tenant: Tenant = "", project: Project = HERE) -> None:
+def key(
+    earlier: Annotated[bool, typer.Option("--earlier", help="Also those before it, oldest first.")] = False,
+    tenant: Tenant = "",
+    project: Project = HERE,
+) -> None:
     """The public key of the log's checkpoints: keep it elsewhere, the verifier asks for it."""
     with stores(project) as store:
-        typer.echo(store.trail.verifier_key(_scope(store, tenant)))
+        scope, present = _scope(store, tenant), store.trail.key
+        for one in present.earlier_keys(scope) if earlier else ():
+            typer.echo(one.key)
+        typer.echo(present.verifier(scope))
+
+
+@app.command("rotate-key")
+def rotate_key(
+    reason: Annotated[str, typer.Option(help="Why; it stays in the log.")],
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Sign checkpoints with a new key from now on. Nothing has to stop; what earlier keys signed goes on holding."""
+    with stores(project) as store:
+        made = store.trail.rotate_key(store.scope, at_terminal(store).id, reason)
+        found = {"key": made.verifier(store.scope), "earlier": [one.key for one in made.earlier_keys(store.scope)]}
+    show(found, as_json, lambda: f"Checkpoints are signed with {found['key']} from now on.")
+    if not as_json:
+        note("Whoever keeps the key before goes on with it: files show how it handed over. If it was stolen, give them")
+        note("the new one another way.")
 
 
 @app.command()

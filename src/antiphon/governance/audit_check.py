@@ -22,7 +22,8 @@ from antiphon.core.scope import Scope
 from antiphon.governance import audit_record, audit_rows
 from antiphon.governance.audit import ERASE, AuditLog, Head
 from antiphon.governance.audit_record import Row
-from antiphon.governance.checkpoint import Checkpoint, CheckpointKey, parse, signed_by
+from antiphon.governance.checkpoint import Checkpoint, parse
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.merkle import Node, Tree, leaf_hash
 
 MOST_PROBLEMS = 20
@@ -84,7 +85,8 @@ def verify(
     """Read the whole log of a scope and hold it against everything that is known of it.
 
     Args:
-        key: whose signatures hold; without one, checkpoints are held against the log and not against a key.
+        key: whose signatures hold, and those of the keys before it; without one, checkpoints are held against the log
+            and not against a key.
         checkpoints: witnessed ones of this scope, and any other that was kept.
     """
     found = _Findings()
@@ -225,7 +227,7 @@ def _against(
     for one in sorted(known, key=lambda each: each.size):
         if key is not None and one.origin != key.origin(scope):
             found.add(f"a checkpoint of {one.size} records is of {one.origin}, another log")
-        elif key is not None and not signed_by(one, key.public):
+        elif key is not None and not key.signed(one):
             found.add(f"the checkpoint of {one.size} records does not carry this installation's signature")
         elif one.size > tree.size:
             found.add(

@@ -25,7 +25,8 @@ from antiphon.core.scope import Scope
 from antiphon.governance import audit_record, audit_rows, merkle
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_record import Row
-from antiphon.governance.checkpoint import Checkpoint, CheckpointKey
+from antiphon.governance.checkpoint import Checkpoint
+from antiphon.governance.checkpoint_key import CheckpointKey, EarlierKey
 
 PROOF = "antiphon audit proof 1"
 EXPORT = "antiphon audit export 1"
@@ -52,12 +53,14 @@ class ProvedRecord(msgspec.Struct, frozen=True):
 
 
 class AuditProof(msgspec.Struct, frozen=True):
-    """One record under a signed checkpoint, complete in itself. ``key`` is signed-note's verifier key."""
+    """One record under a signed checkpoint, complete in itself. ``key`` is signed-note's verifier key, ``earlier`` are
+    those before it."""
 
     format: str
     key: str
     checkpoint: str
     record: ProvedRecord
+    earlier: tuple[EarlierKey, ...] = ()
 
 
 class WitnessedLine(msgspec.Struct, frozen=True):
@@ -76,6 +79,7 @@ class ExportHead(msgspec.Struct, frozen=True):
     first: int
     witnessed: int
     records: int
+    earlier: tuple[EarlierKey, ...] = ()
 
 
 def prove(log: AuditLog, key: CheckpointKey, scope: Scope, sequence: int, checkpoint: Checkpoint) -> AuditProof:
@@ -94,7 +98,7 @@ def prove(log: AuditLog, key: CheckpointKey, scope: Scope, sequence: int, checkp
     with log.database.read() as connection:
         (row,) = _rows(log.database, connection, scope, sequence, sequence + 1)
         proved = _proved(log.kept(scope, connection), scope, row, checkpoint)
-    return AuditProof(PROOF, key.verifier(scope), checkpoint.note, proved)
+    return AuditProof(PROOF, key.verifier(scope), checkpoint.note, proved, key.earlier_keys(scope))
 
 
 def find(log: AuditLog, scope: Scope, subject: str, action: str) -> int:
@@ -137,7 +141,9 @@ def export(
         first, end = _period(connection, scope, checkpoint.size, since, until)
         kept = log.kept(scope, connection)
         before = [one for one in witnessed if one.size <= checkpoint.size]
-        head = ExportHead(EXPORT, key.verifier(scope), checkpoint.note, first, len(before), end - first)
+        head = ExportHead(
+            EXPORT, key.verifier(scope), checkpoint.note, first, len(before), end - first, key.earlier_keys(scope)
+        )
         draft = file.with_name(f".{file.name}.{os.getpid()}.partial")
         try:
             with draft.open("wb") as out:

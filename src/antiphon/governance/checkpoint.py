@@ -11,16 +11,12 @@ import base64
 import binascii
 import hashlib
 import re
-from pathlib import Path
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from antiphon.core.errors import InvalidInput
-from antiphon.core.scope import Scope
-from antiphon.governance.secret import load_secret
 
 _ED25519 = b"\x01"
 _SIGNATURE = re.compile(r"— (\S+) (\S+)\Z")
@@ -39,54 +35,6 @@ class Checkpoint(msgspec.Struct, frozen=True):
     def body(self) -> bytes:
         """The signed bytes."""
         return _body(self.origin, self.size, self.root)
-
-
-class CheckpointKey:
-    """Signs checkpoints of every scope of one installation.
-
-    Args:
-        seed: the 32 bytes of the private key.
-        origin: first part of every checkpoint's origin line, such as ``example.com/antiphon``.
-    """
-
-    def __init__(self, seed: bytes, origin: str = "antiphon") -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9./:_-]{0,199}", origin):
-            raise InvalidInput(
-                f"{origin!r} is no origin of checkpoints.",
-                where="[audit].origin",
-                next_step="Write a name such as example.com/antiphon: letters, digits and . / : _ -.",
-            )
-        self._private = Ed25519PrivateKey.from_private_bytes(seed)
-        self._origin = origin
-        self.public = self._private.public_key().public_bytes(
-            serialization.Encoding.Raw, serialization.PublicFormat.Raw
-        )
-
-    @classmethod
-    def load(cls, path: Path, origin: str = "antiphon") -> CheckpointKey:
-        """The key in ``path``, made on first use.
-
-        Raises:
-            SetupError: the file cannot be read or written, has another length, or others may read it.
-        """
-        return cls(load_secret(path), origin)
-
-    def origin(self, scope: Scope) -> str:
-        """The origin line of a scope's checkpoints."""
-        return f"{self._origin}/{scope.tenant}/{scope.environment}"
-
-    def verifier(self, scope: Scope) -> str:
-        """The public key as others keep it: ``NAME+HASH+BASE64`` (signed-note's verifier key)."""
-        name = self.origin(scope)
-        encoded = base64.b64encode(_ED25519 + self.public).decode()
-        return f"{name}+{key_hash(name, self.public).hex()}+{encoded}"
-
-    def sign(self, scope: Scope, size: int, root: bytes) -> Checkpoint:
-        """The checkpoint of the scope's first ``size`` records."""
-        origin = self.origin(scope)
-        body = _body(origin, size, root)
-        signature = base64.b64encode(key_hash(origin, self.public) + self._private.sign(body)).decode()
-        return Checkpoint(origin, size, root, f"{body.decode()}\n— {origin} {signature}\n")
 
 
 def parse(note: str) -> Checkpoint:
@@ -132,6 +80,21 @@ def signed_by(checkpoint: Checkpoint, public: bytes) -> bool:
         except (InvalidSignature, binascii.Error):
             continue
     return False
+
+
+def verifier_key(name: str, public: bytes) -> str:
+    """A public key as others keep it: ``NAME+HASH+BASE64`` (signed-note)."""
+    return f"{name}+{key_hash(name, public).hex()}+{base64.b64encode(_ED25519 + public).decode()}"
+
+
+def unsigned(origin: str, size: int, root: bytes) -> Checkpoint:
+    """What is to be signed."""
+    return Checkpoint(origin, size, root, "")
+
+
+def signature_line(name: str, signature: bytes) -> str:
+    """The line of a note that holds a signature (the key's hash before it)."""
+    return f"— {name} {base64.b64encode(signature).decode()}\n"
 
 
 def key_hash(name: str, public: bytes) -> bytes:

@@ -17,7 +17,8 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.governance import merkle
 from antiphon.governance.audit import AuditLog
-from antiphon.governance.checkpoint import Checkpoint, CheckpointKey, parse
+from antiphon.governance.checkpoint import Checkpoint, parse
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.witness import Witness, forked
 
 _log = logging.getLogger("antiphon.audit")
@@ -47,16 +48,18 @@ class Checkpointing:
             SetupError: the witness file cannot be written.
         """
         with self._witness.turn() as turn:
+            # In one's turn, in which no key is replaced.
+            key = self._key = self._key.fresh()
             with self._log.database.read() as connection:
                 head = self._log.head(scope, within=connection)
-                last = turn.last(self._key.origin(scope))
+                last = turn.last(key.origin(scope))
                 if last is not None and last.size > head.tree.size:
                     raise forked(last, head.tree.size)
                 if head.tree.size == 0:
                     return None
                 kept = self._log.kept(scope, connection)
                 proof = merkle.consistency(kept, last.size, head.tree.size) if last is not None else ()
-            signed = self._key.sign(scope, head.tree.size, head.tree.root)
+            signed = key.sign(scope, head.tree.size, head.tree.root)
             turn.append(signed, proof)
             if head.checkpoint != signed.note:
                 # Still in one's turn, so that no older checkpoint is kept after a newer one.

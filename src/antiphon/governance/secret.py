@@ -42,15 +42,30 @@ def load_secret(path: Path) -> bytes:
     return content
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Put other bytes in a private file's place: the old ones or the new ones, whatever happens in between.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
+    try:
+        draft = _draft(path, content)
+        try:
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise SetupError(
+            f"The file cannot be written: {error.strerror}.",
+            where=str(path),
+            next_step="Check the folder's owner, permissions and space.",
+        ) from error
+
+
 def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, secrets.token_bytes(LENGTH))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    draft = _draft(path, secrets.token_bytes(LENGTH))
     try:
         # A link fails when the name exists, so the first process wins and the file is never seen half-written.
         os.link(draft, path)
@@ -58,7 +73,22 @@ def _create(path: Path) -> None:
         pass
     finally:
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _draft(path: Path, content: bytes) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return draft
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

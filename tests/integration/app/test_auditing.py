@@ -17,6 +17,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.errors import AntiphonError, Corrupt, NotFound
 from antiphon.core.scope import Scope
+from antiphon.governance import checkpoint_key
 from antiphon.governance.audit_check import verify
 from antiphon.governance.checkpoint import parse, signed_by
 from antiphon.governance.policy import Decider
@@ -151,3 +152,45 @@ async def test_checkpoints_are_signed_until_the_end(tmp_path: Path) -> None:
     assert store.trail.checkpointing.sign_all() == 0  # nothing new
     assert store.trail.verify(store.scope).checkpoints == 3
     store.close()
+
+
+async def test_the_key_is_replaced_while_other_processes_sign(project: Project, tmp_path: Path) -> None:
+    store, scope = project.store, project.store.scope
+    project.release(PLAIN, live=True)
+    await project.answerer.answer(project.request())
+    before = store.trail.verifier_key(scope)
+    assert store.trail.checkpointing.sign(scope) is not None
+    other = Store.open(store.paths.root)  # another process's
+    other.trail.record(scope, "ann", "data.read", "audit")
+    made = other.trail.rotate_key(scope, "ann", "it is a year old")
+    (entry,) = store.audit.list(scope, action="audit.rotate-key")
+    assert entry.detail == {
+        "previous": before.split("+")[1], "key": made.verifier(scope).split("+")[1], "reason": "it is a year old"
+    }  # fmt: skip
+    # The process that held the key before signs and proves with the new one, and believes what the old one signed.
+    assert store.trail.verifier_key(scope) == made.verifier(scope) != before
+    await project.answerer.answer(project.request(request_id="req_2"))
+    newest = store.trail.checkpointing.sign(scope)
+    assert newest is not None
+    assert signed_by(newest, made.public)
+    assert store.trail.verify(scope).sound
+    assert store.trail.witnessed_origins() == {made.origin(scope)}
+    proof = store.trail.proof(scope, 0)
+    (tmp_path / "proof.json").write_bytes(msgspec.json.encode(proof))
+    for key in (before, made.verifier(scope)):
+        arguments = [str(tmp_path / "proof.json"), "--key", key, "--witness", str(store.trail.witness.path)]
+        assert antiphon_verify.main(arguments) == 0
+    other.close()
+
+
+async def test_a_proof_under_a_checkpoint_of_the_key_before_is_signed_anew(project: Project, tmp_path: Path) -> None:
+    store, scope = project.store, project.store.scope
+    store.trail.record(scope, "ann", "data.read", "audit")
+    signed = store.trail.checkpointing.sign(scope)
+    assert signed is not None
+    checkpoint_key.rotate(store.paths.keys / "audit.secret")  # and the process ended before it signed anything
+    proof = store.trail.proof(scope, 0)
+    assert proof.checkpoint != signed.note
+    (tmp_path / "proof.json").write_bytes(msgspec.json.encode(proof))
+    arguments = [str(tmp_path / "proof.json"), "--key", proof.key, "--witness", str(store.trail.witness.path)]
+    assert antiphon_verify.main(arguments) == 0

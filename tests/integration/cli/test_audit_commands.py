@@ -35,6 +35,14 @@ def test_the_life_of_a_log(antiphon: Run, project: Path, tmp_path: Path) -> None
         assert done.returncode == 0, done.stdout + done.stderr
         assert "everything holds" in done.stdout
 
+    made = antiphon("audit", "rotate-key", "--reason", "it is a year old", "--json").json()
+    assert (made["earlier"], antiphon("audit", "key").out.strip()) == ([key], made["key"])
+    assert antiphon("audit", "key", "--earlier").out.split() == [key, made["key"]]
+    antiphon("audit", "export", str(exported))
+    command = [sys.executable, "-I", str(verifier), str(exported), "--key", key, "--witness", str(witness)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "1 earlier keys handed over" in done.stdout, done.stdout + done.stderr
+
     sound = antiphon("audit", "verify", "--checkpoint", str(kept), "--json")
     assert sound.code == 0, sound.err
     assert sound.json()["sound"] is True

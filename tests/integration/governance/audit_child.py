@@ -17,7 +17,7 @@ from tests.unit.catalog.examples import DEV, open_database
 from antiphon.governance import audit, witness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_writer import AuditWriter
-from antiphon.governance.checkpoint import CheckpointKey
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
 
 SECRET, SEED = b"s" * 32, b"k" * 32

@@ -13,7 +13,7 @@ from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
-from antiphon.governance.checkpoint import CheckpointKey
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
 from antiphon.governance.witness import Witness
 

@@ -21,7 +21,9 @@ from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Corrupt, InvalidInput, NotFound
 from antiphon.governance import audit_proof
 from antiphon.governance.audit import AuditLog
-from antiphon.governance.checkpoint import Checkpoint, CheckpointKey
+from antiphon.governance.audit_check import verify
+from antiphon.governance.checkpoint import Checkpoint
+from antiphon.governance.checkpoint_key import CheckpointKey, rotate
 from antiphon.governance.checkpointing import Checkpointing, NewestCheckpoint, newest
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.governance.verifier import FILE, antiphon_verify, source
@@ -164,6 +166,86 @@ def test_a_proof_stands_by_itself(desk: Desk) -> None:
         audit_proof.prove(desk.log, KEY, DEV, 37, signed)
     with pytest.raises(NotFound):
         audit_proof.find(desk.log, DEV, "pred_99", "answer")
+
+
+def rotated(desk: Desk, path: Path) -> tuple[CheckpointKey, CheckpointKey]:
+    """The desk's key replaced by another one, and further records under that."""
+    path.write_bytes(b"k" * 32)
+    path.chmod(0o600)
+    before, made = CheckpointKey.load(path), rotate(path)
+    assert before.public == KEY.public
+    desk.checkpointing = Checkpointing(desk.log, made, desk.witness)
+    for number in range(5):
+        desk.log.append(DEV, "ann", "answer", f"pred_later_{number}")
+    return before, made
+
+
+def exported(desk: Desk, key: CheckpointKey, name: str) -> Path:
+    file, signed = desk.folder / name, desk.sign()
+    audit_proof.export(desk.log, key, DEV, signed, desk.witness.read().of(key.origin(DEV)), file)
+    return file
+
+
+def test_files_hold_under_the_key_before_a_rotation_and_the_one_after(desk: Desk, tmp_path: Path) -> None:
+    old_file = exported(desk, KEY, "old.jsonl")
+    before, made = rotated(desk, tmp_path / "audit.secret")
+    file = exported(desk, made, "new.jsonl")
+    witness = ("--witness", desk.witness.path)
+    for key in (before, made):
+        code, said = checked(file, "--key", key.verifier(DEV), *witness)
+        assert (code, "1 earlier keys handed over to this one" in said) == (0, True), said
+        assert "everything holds" in said
+    # What was exported before goes on holding under the key of then, also beside what was witnessed since.
+    assert checked(old_file, "--key", before.verifier(DEV), *witness)[0] == 0
+    assert checked(old_file, "--key", made.verifier(DEV))[0] == 1
+    stranger = CheckpointKey(b"x" * 32)
+    assert checked(file, "--key", stranger.verifier(DEV))[0] == 1
+    proof = tmp_path / "proof.json"
+    proof.write_bytes(msgspec.json.encode(audit_proof.prove(desk.log, made, DEV, 3, desk.sign())))
+    assert checked(proof, "--key", before.verifier(DEV), *witness)[0] == 0
+    # A file of keys, as `antiphon audit key --earlier` prints it.
+    keys = tmp_path / "keys"
+    keys.write_text(f"{before.verifier(DEV)}\n{made.verifier(DEV)}\n")
+    assert checked(file, "--key", keys)[0] == 0
+
+
+@pytest.mark.parametrize("change", ["signature", "countersignature", "key", "stranger", "without"])
+def test_a_forged_hand_over_is_found(change: str, desk: Desk, tmp_path: Path) -> None:
+    before, made = rotated(desk, tmp_path / "audit.secret")
+    file = exported(desk, made, "new.jsonl")
+    head, *rest = file.read_text().splitlines()
+    said = json.loads(head)
+    (link,) = said["earlier"]
+    stranger = CheckpointKey(b"x" * 32)
+    if change in ("signature", "countersignature"):
+        link[change] = link["countersignature" if change == "signature" else "signature"]
+    elif change == "key":
+        link["key"] = stranger.verifier(DEV)
+    elif change == "stranger":
+        # Somebody with a key of their own says that it came before: the present one did not say so.
+        forged = stranger.hand_over(b"y" * 32).earlier[0]
+        said["earlier"] = [{"key": stranger.verifier(DEV), **{n: getattr(forged, n) for n in
+                            ("signature", "countersignature")}}]  # fmt: skip
+    else:
+        said["earlier"] = []
+    file.write_text("\n".join([json.dumps(said), *rest]) + "\n")
+    trusted = before if change in ("signature", "countersignature", "without") else stranger
+    assert checked(file, "--key", trusted.verifier(DEV))[0] == 1
+
+
+def test_the_log_is_sound_under_the_next_key_and_a_strangers_signature_is_none(desk: Desk, tmp_path: Path) -> None:
+    desk.sign()
+    _, made = rotated(desk, tmp_path / "audit.secret")
+    kept = desk.witness.read().of(made.origin(DEV))
+    assert verify(desk.log, DEV, key=made, checkpoints=kept).sound
+    assert desk.sign().size == RECORDS + 5
+    assert verify(desk.log, DEV, key=made, checkpoints=desk.witness.read().of(made.origin(DEV))).sound
+    # The switch: a key that does not know the one before.
+    (tmp_path / "audit.earlier").unlink()
+    alone = CheckpointKey.load(tmp_path / "audit.secret")
+    assert "does not carry this installation's signature" in str(
+        verify(desk.log, DEV, key=alone, checkpoints=kept).problems
+    )
 
 
 def test_proofs_are_those_of_the_rfc(desk: Desk) -> None:

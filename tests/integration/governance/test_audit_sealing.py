@@ -25,7 +25,7 @@ from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
 from antiphon.governance.audit_query import AuditFilter
 from antiphon.governance.audit_rows import UNREADABLE
-from antiphon.governance.checkpoint import CheckpointKey
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
 
 USER = "ZqPlantedUser"

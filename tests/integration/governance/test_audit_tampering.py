@@ -17,7 +17,8 @@ from antiphon.core.errors import Corrupt
 from antiphon.governance import audit_check, audit_record
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import Verification, verify
-from antiphon.governance.checkpoint import Checkpoint, CheckpointKey
+from antiphon.governance.checkpoint import Checkpoint
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.governance.witness import Witness

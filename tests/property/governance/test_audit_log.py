@@ -14,7 +14,7 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
 from antiphon.governance.audit_query import AuditFilter
-from antiphon.governance.checkpoint import CheckpointKey
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.checkpointing import Checkpointing
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.governance.witness import Witness

@@ -11,7 +11,8 @@ from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.core.errors import Corrupt, InvalidInput, SetupError
 from antiphon.governance import merkle
-from antiphon.governance.checkpoint import CheckpointKey, key_hash, parse, signed_by
+from antiphon.governance.checkpoint import key_hash, parse, signed_by
+from antiphon.governance.checkpoint_key import CheckpointKey
 from antiphon.governance.merkle import Tree, leaf_hash
 from antiphon.governance.witness import TAIL_BYTES, Witness, read_witness
 
@@ -64,21 +65,6 @@ def test_no_changed_checkpoint_holds(position: int, flip: int) -> None:
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse(text)
-
-
-@pytest.mark.parametrize("origin", ["", "two words", "plus+sign", "line\nbreak", "é"])
-def test_an_origin_that_would_break_the_form_is_refused(origin: str) -> None:
-    with pytest.raises(InvalidInput, match="origin"):
-        CheckpointKey(bytes(32), origin)
-
-
-def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
-    path = tmp_path / "keys" / "audit.secret"
-    assert CheckpointKey.load(path).public == CheckpointKey.load(path).public
-    assert path.stat().st_mode & 0o777 == 0o600
-    path.chmod(0o644)
-    with pytest.raises(SetupError):
-        CheckpointKey.load(path)
 
 
 class Grown:

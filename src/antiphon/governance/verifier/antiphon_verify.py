@@ -4,8 +4,9 @@
     python antiphon_verify.py FILE [--key KEY] [--witness CHECKPOINTS]
 
 FILE is what ``antiphon audit export`` or ``antiphon audit prove`` wrote. KEY is the log's public key as it was kept
-when the installation was set up (``antiphon audit key``); without it only the key inside the file is used, which proves
-that the file is whole and not who made it. CHECKPOINTS is a witness file: every checkpoint of this log in it must be
+when the installation was set up (``antiphon audit key``), or any that took its place since: the file shows how each
+handed over to the next. Without it only the key inside the file is used, which proves that the file is whole and not
+who made it. CHECKPOINTS is a witness file: every checkpoint of this log in it must be
 the beginning of the log that the file shows.
 
 Exit code 0: everything holds. 1: something does not, and is named. 2: a file cannot be read.
@@ -106,30 +107,58 @@ def read_key(text: str) -> Key:
     return name, bytes.fromhex(hashed), content[1:]
 
 
-def read_checkpoint(note: str, key: Key) -> dict[str, Any]:
-    """Size and root of a checkpoint, once its signature holds."""
+def check_signature(public: bytes, signature: bytes, content: bytes, otherwise: str) -> None:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    name, hashed, public = key
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
+    except InvalidSignature:
+        raise Wrong(otherwise) from None
+
+
+def read_keys(head: dict[str, Any]) -> list[Key]:
+    """The log's keys, oldest first; each signed that the next follows, and the next that it does."""
+    earlier = head.get("earlier", [])
+    keys = [read_key(text) for text in (*(each["key"] for each in earlier), head["key"])]
+    for at, each in enumerate(earlier):
+        old, new = keys[at], keys[at + 1]
+        if old[0] != new[0]:
+            raise Wrong("an earlier key is of another log")
+        one, other = base64.b64encode(old[2]).decode(), base64.b64encode(new[2]).decode()
+        said = f"antiphon audit key 1\n{one}\n{other}\n"
+        for signer, name in ((old, "signature"), (new, "countersignature")):
+            signature = base64.b64decode(each[name], validate=True)
+            check_signature(signer[2], signature, said.encode(), "a key did not hand over to the next one")
+    return keys
+
+
+def size_of(note: str, name: str) -> int:
+    """The size that a checkpoint of this log says, before any signature is looked at."""
+    lines = note.partition("\n\n")[0].split("\n")
+    if len(lines) != 3 or lines[0] != name or not lines[1].isdigit():
+        raise Wrong("a checkpoint is none of this log")
+    return int(lines[1])
+
+
+def read_checkpoint(note: str, keys: list[Key]) -> dict[str, Any]:
+    """Size and root of a checkpoint, once the signature of one of the keys holds."""
+    name, known = keys[-1][0], {hashed: public for _, hashed, public in keys}
+    size = size_of(note, name)
     body, _, signatures = note.partition("\n\n")
     body += "\n"
-    lines = body.split("\n")
-    if len(lines) != 4 or lines[0] != name or not lines[1].isdigit():
-        raise Wrong("a checkpoint is none of this log")
     for line in signatures.split("\n"):
         parts = line.split(" ")
         if len(parts) != 3 or parts[0] != "\u2014" or parts[1] != name:
             continue
         content = base64.b64decode(parts[2], validate=True)
-        if content[:4] != hashed:
+        public = known.get(content[:4])
+        if public is None:
             continue
-        try:
-            Ed25519PublicKey.from_public_bytes(public).verify(content[4:], body.encode())
-        except InvalidSignature:
-            raise Wrong(f"the signature of the checkpoint of {lines[1]} records does not hold") from None
-        return {"size": int(lines[1]), "root": base64.b64decode(lines[2], validate=True)}
-    raise Wrong(f"the checkpoint of {lines[1]} records is not signed with this key")
+        otherwise = f"the signature of the checkpoint of {size} records does not hold"
+        check_signature(public, content[4:], body.encode(), otherwise)
+        return {"size": size, "root": base64.b64decode(body.split("\n")[2], validate=True)}
+    raise Wrong(f"the checkpoint of {size} records is not signed with this key")
 
 
 def check_record(record: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -168,11 +197,14 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
     head = next(lines)
     if head.get("format") not in (PROOF, EXPORT):
         raise Wrong("this is neither an audit proof nor an audit export")
-    if trusted is not None and head["key"].strip() != trusted.strip():
+    keys = read_keys(head)
+    shown = {head["key"].strip(), *(each["key"].strip() for each in head.get("earlier", []))}
+    if trusted is not None and not shown & set(trusted.split()):
         raise Wrong(f"the file was made with another key: {head['key']}")
-    key = read_key(head["key"])
-    checkpoint = read_checkpoint(head["checkpoint"], key)
-    told = [f"log {key[0]}, checkpoint of {checkpoint['size']} records"]
+    checkpoint = read_checkpoint(head["checkpoint"], keys[-1:])
+    told = [f"log {keys[-1][0]}, checkpoint of {checkpoint['size']} records"]
+    if len(keys) > 1:
+        told.append(f"{len(keys) - 1} earlier keys handed over to this one")
     if head["format"] == PROOF:
         said = check_record(head["record"], checkpoint)
         told.append(f"record {said['sequence']} is in it: {said['action']}, {said['outcome']}")
@@ -180,7 +212,7 @@ def check(found: list[Any], trusted: str | None) -> tuple[list[str], dict[str, A
     proved: dict[int, bytes] = {}
     for _ in range(head["witnessed"]):
         line = following(lines, "the file ends before its checkpoints do")
-        old = read_checkpoint(line["checkpoint"], key)
+        old = read_checkpoint(line["checkpoint"], keys)
         check_continues(old, checkpoint, decoded(line["consistency"]))
         proved[old["size"]] = old["root"]
     end = head["first"] + head["records"]
@@ -205,25 +237,25 @@ def following(lines: Iterator[Any], otherwise: str) -> dict[str, Any]:
     return line
 
 
-def read_witness(text: str, key: Key) -> Iterator[dict[str, Any]]:
-    """Checkpoints of this log in a witness file."""
+def read_witness(text: str, keys: list[Key], most: int) -> Iterator[dict[str, Any]]:
+    """Checkpoints of this log in a witness file, of so many records at most: later ones may be of a later key."""
     for block in text.replace("\n\n\u2014", "\x00\u2014").split("\n\n"):
         note = block.strip("\n").replace("\x00\u2014", "\n\n\u2014")
-        if note.startswith(key[0] + "\n"):
-            yield read_checkpoint(note + "\n", key)
+        if note.startswith(keys[-1][0] + "\n") and size_of(note, keys[-1][0]) <= most:
+            yield read_checkpoint(note + "\n", keys)
 
 
-def check_witness(text: str, key: Key, checkpoint: dict[str, Any], proved: dict[int, bytes] | None) -> int:
+def check_witness(text: str, keys: list[Key], checkpoint: dict[str, Any], proved: dict[int, bytes] | None) -> int:
     """Raise unless every witnessed checkpoint of this log is the shown log's beginning; how many there are.
 
     A proof shows one record under one checkpoint: that one must be among the witnessed.
     """
     count = 0
-    for old in read_witness(text, key):
+    for old in read_witness(text, keys, checkpoint["size"]):
         if old["size"] == checkpoint["size"]:
             holds = old["root"] == checkpoint["root"]
-        elif old["size"] > checkpoint["size"] or proved is None:
-            continue  # made after the file, or for an export to prove
+        elif proved is None:
+            continue  # for an export to prove
         elif old["size"] not in proved:
             raise Wrong(f"nothing in the file ties the witnessed checkpoint of {old['size']} records to it")
         else:
@@ -243,7 +275,7 @@ def say(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check an Antiphon audit export or proof offline.")
     parser.add_argument("file")
-    parser.add_argument("--key", help="the log's public key, NAME+HASH+BASE64, or a file that holds it")
+    parser.add_argument("--key", help="the log's public key, NAME+HASH+BASE64, or a file of such keys")
     parser.add_argument("--witness", help="a witness file")
     options = parser.parse_args(arguments)
     trusted: str | None = options.key
@@ -256,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
         told, checkpoint, proved = check(found, trusted)
         if options.witness:
             with open(options.witness, encoding="utf-8") as file:
-                count = check_witness(file.read(), read_key(found[0]["key"]), checkpoint, proved)
+                count = check_witness(file.read(), read_keys(found[0]), checkpoint, proved)
             told.append(f"{count} checkpoints of the witness file agree")
     except Wrong as problem:
         say(f"WRONG: {problem}")
