@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -12,19 +11,18 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.store import Store
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.sealed_columns import Problem
 from antiphon.core import settings as project_settings
-from antiphon.core.codec import unpack
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.online.overlay import Overlay
-from antiphon.features.online.sealed import read_seal
+from antiphon.features.lake.s3 import S3Lake
+from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.online.store import OnlineStore
 from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
-from antiphon.governance.sealed_files import key_of
 from antiphon.training import folder_seal
 
 Tell = Callable[[str, int], None]
@@ -198,18 +196,18 @@ class Encryption:
             found = sealed_columns.check(self._store.database, column)
             by_key.update(found.by_key)
             problems.extend(found.problems)
-        lake, online = self._lake(), self._online()
-        for scope in self._scopes():
+        stores = FeatureStores(self._store)
+        lake, online = stores.lake, stores.online
+        for scope in stores.scopes():
             for relative in lake.files(scope):
                 try:
-                    with lake.path(relative).open("rb") as stream:
-                        by_key[key_of(stream) or "plaintext"] += 1
+                    by_key[lake.key_of(relative) or "plaintext"] += 1
                     lake.verify(relative, Path(relative).stem)
                 except AntiphonError as error:
                     problems.append(Problem("lake", str(scope), relative, error.what))
             for view, snapshot in online.files(scope):
                 try:
-                    by_key[_online_key(online.file(scope, view, snapshot)) or "plaintext"] += 1
+                    by_key[online.key_of(scope, view, snapshot) or "plaintext"] += 1
                     for _ in online.values(scope, view, snapshot):
                         pass
                 except (AntiphonError, OSError, msgspec.DecodeError) as error:
@@ -218,39 +216,20 @@ class Encryption:
 
     def _files(self) -> Iterator[tuple[str, Callable[[], int]]]:
         """Every file with payloads, and what seals it anew and counts."""
-        lake, online, store = self._lake(), self._online(), self._store
+        store = self._store
+        stores = FeatureStores(store)
+        lake, online = stores.lake, stores.online
         codec, folder = store.database.codec, store.paths.directory
-        for scope in self._scopes():
+        for scope in stores.scopes():
             wanted = codec.current_key(scope)
             for relative in list(lake.files(scope)):
                 yield f"lake {relative}", partial(_reseal_lake, lake, relative, wanted)
             for view, snapshot in list(online.files(scope)):
                 yield f"online {view}/{snapshot}", partial(_reseal_online, online, scope, view, snapshot, wanted)
-            if (store.paths.online / scope.tenant / scope.environment / "overlay.mdb").exists():
-                yield f"overlay {scope}", partial(self._overlay, scope)
+            if stores.has_overlay(scope):
+                yield f"overlay {scope}", partial(_reseal_overlay, stores, scope)
         for run in folder_seal.folders(folder / "training"):
             yield f"training {run.name}", partial(folder_seal.reseal, run, codec, store.scope)
-
-    def _overlay(self, scope: Scope) -> int:
-        overlay = Overlay(self._store.paths.online, scope, self._store.database.codec)
-        try:
-            return overlay.reseal()
-        finally:
-            overlay.close()
-
-    def _lake(self) -> LocalLake:
-        return LocalLake(self._store.paths.lake, self._store.database.codec)
-
-    def _online(self) -> OnlineStore:
-        return OnlineStore(self._store.paths.online, self._store.secret("online"), self._store.database.codec)
-
-    def _scopes(self) -> Sequence[Scope]:
-        found = set()
-        for root in (self._store.paths.lake, self._store.paths.online):
-            for folder in root.glob("[!.]*/*"):
-                if folder.is_dir():
-                    found.add(Scope(folder.parent.name, folder.name))
-        return sorted(found)
 
     def _encrypted(self) -> Protection:
         if self._protection.mode != "encrypted":
@@ -270,9 +249,17 @@ def unprotected(root: Path) -> Store:
     return store
 
 
-def _reseal_lake(lake: LocalLake, relative: str, wanted: str | None) -> int:
+def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
+    overlay = stores.overlay(scope)
     try:
-        if _lake_key(lake, relative) == wanted:
+        return overlay.reseal()
+    finally:
+        overlay.close()
+
+
+def _reseal_lake(lake: LocalLake | S3Lake, relative: str, wanted: str | None) -> int:
+    try:
+        if lake.key_of(relative) == wanted:
             return 0
         lake.reseal(relative)
     except (AntiphonError, OSError):
@@ -282,23 +269,13 @@ def _reseal_lake(lake: LocalLake, relative: str, wanted: str | None) -> int:
     return 1
 
 
-def _reseal_online(online: OnlineStore, scope: Scope, view: str, snapshot: str, wanted: str | None) -> int:
+def _reseal_online(online: OnlineStore | RedisStore, scope: Scope, view: str, snapshot: str, wanted: str | None) -> int:
     try:
-        if _online_key(online.file(scope, view, snapshot)) == wanted:
+        if online.key_of(scope, view, snapshot) == wanted:
             return 0
         online.reseal(scope, view, snapshot)
     except (AntiphonError, OSError):
-        if online.file(scope, view, snapshot).exists():
+        if (view, snapshot) in online.files(scope):
             raise
         return 0  # collected meanwhile
     return 1
-
-
-def _lake_key(lake: LocalLake, relative: str) -> str | None:
-    with lake.path(relative).open("rb") as stream:
-        return key_of(stream)
-
-
-def _online_key(file: Path) -> str | None:
-    key = read_seal(file).key
-    return None if key is None else unpack(base64.b64decode(key)).key_id

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event
@@ -17,9 +18,11 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.lookup import FeatureReader
-from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.online.store import OnlineStore
+from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publish import Publisher
 from antiphon.features.refresh import WORKFLOW, Refresher
 from antiphon.features.stream import StreamConsumer
@@ -31,20 +34,26 @@ class FeaturePlatform:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._stores = FeatureStores(store)
         self._lock = threading.Lock()
         self._readers: dict[Scope, FeatureReader] = {}
 
-    @cached_property
-    def lake(self) -> LocalLake:
-        return LocalLake(self._store.paths.lake, self._store.database.codec)
+    @property
+    def lake(self) -> LocalLake | S3Lake:
+        return self._stores.lake
+
+    @property
+    def online(self) -> OnlineStore | RedisStore:
+        return self._stores.online
+
+    @property
+    def far(self) -> bool:
+        """Whether a lookup waits for another machine, so that it must not run on the event loop."""
+        return self._stores.far
 
     @cached_property
-    def online(self) -> OnlineStore:
-        return OnlineStore(self._store.paths.online, self._store.secret("online"), self._store.database.codec)
-
-    @cached_property
-    def overlay(self) -> Overlay:
-        return Overlay(self._store.paths.online, self._store.scope, self._store.database.codec)
+    def overlay(self) -> StreamedOverlay:
+        return self._stores.overlay(self._store.scope)
 
     @cached_property
     def consumer(self) -> StreamConsumer:
@@ -132,8 +141,9 @@ class FeaturePlatform:
         return views
 
     def source_files(self) -> Sequence[str]:
-        """Files, or patterns of them, that an applied view reads."""
-        return [view.source.path for view in self.views().values() if view.source.path is not None]
+        """Files, or patterns of them, that an applied view reads; a path may be a Delta table's folder."""
+        paths = [view.source.path for view in self.views().values() if view.source.path is not None]
+        return [pattern for path in paths for pattern in (path, f"{path}/*")]
 
     def consume(self, limit: int) -> int:
         """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning."""
@@ -204,10 +214,10 @@ class FeaturePlatform:
         return found
 
     def close(self) -> None:
-        """Close the online files."""
-        self.online.close()
+        """Close what was opened."""
         if "overlay" in self.__dict__:
             self.overlay.close()
+        self._stores.close()
 
 
 class Streams:

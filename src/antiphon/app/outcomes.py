@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.policies import withheld
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets
@@ -13,7 +14,6 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.compute import ComputeLimits
-from antiphon.features.lake.local import LocalLake
 from antiphon.learning.arriving import ArrivingOutcome
 from antiphon.learning.datasets import DatasetBuilder
 from antiphon.learning.monitoring import DriftReport, Monitor, Performance
@@ -70,7 +70,7 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
         receipts=store.receipts,
         releases=store.releases,
         definitions=store.definitions,
-        lake=LocalLake(store.paths.lake, store.database.codec),
+        lake=FeatureStores(store).lake,
         clock=store.database.clock,
         log=store.events,
         limits=limits,
@@ -85,7 +85,7 @@ def monitor(store: Store) -> Monitor:
         receipts=store.receipts,
         datasets=Datasets(store.database),
         applications=DeclaredApplications(store),
-        lake=LocalLake(store.paths.lake, store.database.codec),
+        lake=FeatureStores(store).lake,
         clock=store.database.clock,
     )
 

@@ -45,6 +45,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "definitions", lambda: _definitions(project)
     yield "models", lambda: _models(project)
     yield "catalog", lambda: _catalog(project)
+    yield "stores", lambda: _stores(project)
     yield "encryption", lambda: _encryption(project)
     yield "port", lambda: _port(project)
     yield "tls", lambda: _tls(project)
@@ -130,6 +131,12 @@ def _catalog(project: Path) -> str:
         return f"schema {database.revision()}"
     finally:
         database.close()
+
+
+def _stores(project: Path) -> str:
+    from antiphon.app.feature_stores import described
+
+    return described(project)
 
 
 def _encryption(project: Path) -> str:

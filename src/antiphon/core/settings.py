@@ -41,6 +41,27 @@ class CatalogSettings(_Section, frozen=True):
     url: str | None = None
 
 
+class FeaturesSettings(_Section, frozen=True):
+    """Where features are kept, once the project's folder is too small for them. Credentials are never written here:
+    fields that end in ``variable`` name the environment variable that holds one.
+
+    Attributes:
+        online: a Redis or Valkey, ``redis://[USER@]HOST:PORT/DATABASE``, ``rediss://`` with TLS, ``unix:///SOCKET``;
+            ``None`` is LMDB in the project's directory.
+        online_password_variable: holds the password of that server's user.
+        lake: ``s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION`` of an S3-compatible object store, without
+            endpoint AWS; ``None`` is the project's directory.
+        lake_access_key_variable, lake_secret_key_variable: hold the credentials for it; without them those that the AWS
+            client finds by itself.
+    """
+
+    online: str | None = None
+    online_password_variable: str | None = None
+    lake: str | None = None
+    lake_access_key_variable: str | None = None
+    lake_secret_key_variable: str | None = None
+
+
 class EngineSettings(_Section, frozen=True):
     """What generates.
 
@@ -211,6 +232,7 @@ class Settings(_Section, frozen=True):
 
     project: ProjectSettings = ProjectSettings()
     catalog: CatalogSettings = CatalogSettings()
+    features: FeaturesSettings = FeaturesSettings()
     engine: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()

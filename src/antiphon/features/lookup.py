@@ -32,6 +32,9 @@ from antiphon.features.ports import (
 LEASE_SECONDS = 0.25
 """How long a reader takes a publication for current without asking the catalog; at most 0.5."""
 
+_PASSED_OVER = 16
+"""How many publications back a readable one is looked for; older ones are collected."""
+
 
 class FeatureValue(msgspec.Struct, frozen=True):
     """One feature as read.
@@ -133,11 +136,29 @@ class FeatureReader:
             raise InvalidInput(f"{len(keys)} entities but {len(moments)} moments.", where="as_of")
         if not views:
             return [FeatureVector(self._number(minimum_publication), {}, {}) for _ in keys]
-        publication, opened = self._resolve(views, minimum_publication)
-        refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
         instants = [microseconds(moment) for moment in moments]
-        rows = self._vectors(opened, list(zip(keys, instants, strict=True)))
-        return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
+        asked = list(zip(keys, instants, strict=True))
+        publication = self._first()
+        broken: Corrupt | None = None
+        for _ in range(_PASSED_OVER):
+            if minimum_publication is not None and publication.number < minimum_publication:
+                raise _not_reached(minimum_publication, publication.number) from broken
+            try:
+                opened = self._opened(publication, views)
+                rows = self._vectors(opened, asked)
+            except Corrupt as error:
+                broken = error
+            else:
+                refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
+                return [FeatureVector(publication.number, values, refreshed, self._away) for values in rows]
+            try:
+                publication = self._publications.get(self._scope, publication.number - 1)
+            except NotFound:
+                break
+        assert broken is not None
+        raise Unavailable(
+            f"No publication can be read: {broken.what}", where="online store", next_step=broken.next_step
+        ) from broken
 
     def publication(self) -> Publication | None:
         """The publication currently leased, asked for again when the lease is over."""
@@ -182,26 +203,13 @@ class FeatureReader:
             raise _not_reached(minimum, number)
         return number
 
-    def _resolve(self, views: Mapping[str, str], minimum: int | None) -> tuple[Publication, dict[str, OpenedSnapshot]]:
+    def _first(self) -> Publication:
         publication = self.publication()
         if publication is None:
             raise FeatureUnavailable(
                 "Nothing is published yet.", where=str(self._scope), next_step="Run `antiphon features refresh`."
             )
-        broken: Corrupt | None = None
-        while True:
-            if minimum is not None and publication.number < minimum:
-                raise _not_reached(minimum, publication.number) from broken
-            try:
-                return publication, self._opened(publication, views)
-            except Corrupt as error:
-                broken = error
-            try:
-                publication = self._publications.get(self._scope, publication.number - 1)
-            except NotFound:
-                raise Unavailable(
-                    f"No publication can be read: {broken.what}", where="online store", next_step=broken.next_step
-                ) from broken
+        return publication
 
     def _opened(self, publication: Publication, views: Mapping[str, str]) -> dict[str, OpenedSnapshot]:
         opened: dict[str, OpenedSnapshot] = {}

@@ -210,6 +210,10 @@ class OnlineSnapshots(Protocol):
 class SealedValuesStore(Protocol):
     """The same store as whoever looks after encryption sees it."""
 
+    def scopes(self) -> list[Scope]:
+        """Every scope that has anything in it."""
+        ...
+
     def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Every sealed snapshot of a scope, as (view, snapshot)."""
         ...

@@ -32,10 +32,17 @@ def minutes(number: float) -> timedelta:
 
 
 class World:
-    """Everything a features test needs, on real SQLite, DuckDB, Parquet and LMDB."""
+    """Everything a features test needs, on real SQLite, DuckDB, Parquet and LMDB, or on the stores that are given."""
 
     def __init__(
-        self, folder: Path, *specs: FeatureViewSpec, scope: Scope | None = None, codec: Codec | None = None
+        self,
+        folder: Path,
+        *specs: FeatureViewSpec,
+        scope: Scope | None = None,
+        codec: Codec | None = None,
+        lake: Any = None,
+        online: Any = None,
+        overlay: Any = None,
     ) -> None:
         self.folder = folder
         self.scope = scope or Scope()
@@ -49,9 +56,9 @@ class World:
         self.specs = {spec.name: spec for spec in specs}
         for spec in specs:
             self.definitions.put(self.scope, spec)
-        self.lake = LocalLake(folder / "lake", codec)
-        self.online = OnlineStore(folder / "online", b"k" * 32, codec)
-        self.overlay = Overlay(folder / "online", self.scope, codec)
+        self.lake = lake or LocalLake(folder / "lake", codec)
+        self.online = online or OnlineStore(folder / "online", b"k" * 32, codec)
+        self.overlay = overlay or Overlay(folder / "online", self.scope, codec)
         self.consumer = StreamConsumer(
             self.scope, log=self.log, overlay=self.overlay, online=self.online, views=list(specs)
         )

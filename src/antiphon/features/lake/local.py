@@ -7,30 +7,17 @@ name gives; name and hash are of the clear content either way, so that encryptio
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from antiphon.core.codec import Codec, PayloadContext, PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
-from antiphon.governance.sealed_files import SealedSink, open_sealed
-
-_SCHEMA = "lake/1"
-
-
-class LakeDraft(SealedSink):
-    """A file of the lake being written: a binary file for a Parquet writer, and what it is once it is kept."""
-
-    path = ""
-    sha256 = ""
-    size = 0
+from antiphon.features.lake.content import LakeDraft, context_of, missing, require_content
+from antiphon.features.lake.scratch import Scratch
+from antiphon.governance.sealed_files import key_of, open_sealed
 
 
 class LocalLake:
@@ -38,7 +25,7 @@ class LocalLake:
 
     def __init__(self, root: Path, codec: Codec | None = None) -> None:
         self._root = root
-        self._scratch = root / ".scratch"
+        self._scratch = Scratch(root / ".scratch")
         self._codec: Codec = codec or PlainCodec()
 
     @property
@@ -51,15 +38,12 @@ class LocalLake:
         """A new file; when the block ends it is in place, and the draft tells its path below the root, the SHA-256 of
         its clear content and its stored size. A block that raises leaves nothing.
         """
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        partial = self._scratch / f"{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+        partial = self._scratch.file(suffix)
         try:
             with partial.open("xb") as stream:
                 draft = LakeDraft(stream, self._codec)
                 yield draft
-                draft.sha256 = draft.digest
-                draft.path = f"{scope.tenant}/{scope.environment}/{draft.sha256[:2]}/{draft.sha256}{suffix}"
-                draft.finish(lambda _: _context(draft.path))
+                draft.ended(scope, suffix)
                 stream.flush()
                 os.fsync(stream.fileno())
                 draft.size = stream.tell()
@@ -78,7 +62,7 @@ class LocalLake:
         """
         stream = self.path(relative).open("rb")
         try:
-            return open_sealed(stream, self._codec, _context(relative))
+            return open_sealed(stream, self._codec, context_of(relative))
         except BaseException:
             stream.close()
             raise
@@ -91,7 +75,7 @@ class LocalLake:
         """
         path = self._root / relative
         if not path.is_file():
-            raise Corrupt(f"The lake has no file {relative}.", where="lake", next_step="Materialise the view again.")
+            raise missing(relative)
         return path
 
     def verify(self, relative: str, sha256: str) -> None:
@@ -100,17 +84,26 @@ class LocalLake:
         Raises:
             Corrupt: it is gone or changed.
         """
-        digest = hashlib.sha256()
         with self.open(relative) as stream:
-            while piece := stream.read(2**20):
-                digest.update(piece)
-        if digest.hexdigest() != sha256:
-            raise Corrupt(f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again.")
+            require_content(stream, relative, sha256)
 
     def scratch(self) -> Path:
         """A new empty folder on the same disk. What is written there is not sealed."""
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=self._scratch))
+        return self._scratch.folder()
+
+    def key_of(self, relative: str) -> str | None:
+        """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
+
+        Raises:
+            Corrupt: it is gone.
+        """
+        with self.path(relative).open("rb") as stream:
+            return key_of(stream)
+
+    def scopes(self) -> list[Scope]:
+        """Every scope that has a folder here."""
+        folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
+        return [Scope(folder.parent.name, folder.name) for folder in folders]
 
     def files(self, scope: Scope) -> Iterator[str]:
         """Every file of a scope, as paths below the root."""
@@ -140,20 +133,8 @@ class LocalLake:
             if relative not in kept and path.stat().st_mtime < older_than:
                 path.unlink()
                 gone.append(relative)
-        if self._scratch.is_dir():
-            for left_over in self._scratch.iterdir():
-                if left_over.stat().st_mtime >= older_than:
-                    continue
-                if left_over.is_dir():
-                    shutil.rmtree(left_over, ignore_errors=True)
-                else:
-                    left_over.unlink(missing_ok=True)
+        self._scratch.collect(older_than)
         return gone
-
-
-def _context(relative: str) -> PayloadContext:
-    tenant, environment, _, name = relative.split("/")
-    return PayloadContext(_SCHEMA, Scope(tenant, environment), name)
 
 
 def fsync_folder(folder: Path) -> None:

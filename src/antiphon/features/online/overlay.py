@@ -25,6 +25,7 @@ from antiphon.features.online import environments
 from antiphon.features.online.overlay_keys import OverlayKeys
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, decode_event, encode_event
 
+FILE_NAME = "overlay.mdb"
 _MAP_SIZE = 2**34
 """16 GiB of address space; the file is as large as what is in it."""
 
@@ -36,7 +37,7 @@ class Overlay:
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
         folder = root / scope.tenant / scope.environment
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "overlay.mdb"
+        self._file = folder / FILE_NAME
         self._environment = environments.acquire(self._file, map_size=_MAP_SIZE, max_readers=512)
         # Slots of readers that were killed would keep old pages alive for ever.
         self._environment.reader_check()
@@ -179,3 +180,6 @@ class LmdbKeyRecords:
             found.append(bytes(cursor.key()))
             more = cursor.next()
         return found
+
+    def retired(self, place: bytes) -> None:
+        """Keys are replaced inside one transaction here."""

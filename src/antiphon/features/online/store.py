@@ -125,6 +125,11 @@ class OnlineStore:
             raise Corrupt(f"The online file of {snapshot} has no seal.", where="online store") from error
         return None if key is None else unpack(base64.b64decode(key)).key_id
 
+    def scopes(self) -> list[Scope]:
+        """Every scope that has a folder here."""
+        folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
+        return [Scope(folder.parent.name, folder.name) for folder in folders]
+
     def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
         """Every sealed file of a scope, as (view, snapshot)."""
         for file in sorted((self._root / scope.tenant / scope.environment).glob("*/*.mdb")):

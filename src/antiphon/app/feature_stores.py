@@ -1,0 +1,139 @@
+"""Which lake and which online store a project has: embedded ones in its folder, or the servers its settings name."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from antiphon.app.store import Store
+from antiphon.core import settings
+from antiphon.core.codec import Codec
+from antiphon.core.errors import SetupError
+from antiphon.core.scope import Scope
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake, S3Place
+from antiphon.features.online.overlay import FILE_NAME as OVERLAY
+from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.redis_overlay import RedisOverlay
+from antiphon.features.online.redis_server import RedisServer
+from antiphon.features.online.redis_store import RedisStore
+from antiphon.features.online.store import OnlineStore
+from antiphon.features.ports import StreamedOverlay
+
+
+class FeatureStores:
+    """The stores of one project, each opened when it is first asked for. Close it when done."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def lake(self) -> LocalLake | S3Lake:
+        paths, codec = self._store.paths, self._store.database.codec
+        return LocalLake(paths.lake, codec) if self.bucket is None else self._s3(codec)
+
+    @cached_property
+    def bucket(self) -> S3Place | None:
+        """Where the lake is; ``None`` when it is in the project's folder."""
+        wanted = self._store.settings.features.lake
+        return None if wanted is None else S3Place.of(wanted)
+
+    def _s3(self, codec: Codec | None = None) -> S3Lake:
+        wanted = self._store.settings.features
+        assert self.bucket is not None
+        return S3Lake(
+            self.bucket,
+            scratch=self._store.paths.lake / ".scratch",
+            access_key=secret(wanted.lake_access_key_variable, "lake_access_key_variable"),
+            secret_key=secret(wanted.lake_secret_key_variable, "lake_secret_key_variable"),
+            codec=codec,
+        )
+
+    @cached_property
+    def redis(self) -> RedisServer | None:
+        """The server of the online store; ``None`` when that is embedded."""
+        wanted = self._store.settings.features
+        if wanted.online is None:
+            return None
+        return RedisServer(wanted.online, secret(wanted.online_password_variable, "online_password_variable"))
+
+    @cached_property
+    def online(self) -> OnlineStore | RedisStore:
+        key, codec = self._store.secret("online"), self._store.database.codec
+        if self.redis is None:
+            return OnlineStore(self._store.paths.online, key, codec)
+        return RedisStore(self.redis, key, codec)
+
+    @property
+    def far(self) -> bool:
+        """Whether a lookup waits for another machine."""
+        return self.redis is not None
+
+    def overlay(self, scope: Scope) -> StreamedOverlay:
+        """The overlay of a scope; its owner closes it."""
+        if self.redis is None:
+            return Overlay(self._store.paths.online, scope, self._store.database.codec)
+        return RedisOverlay(self.redis, scope, self._store.database.codec)
+
+    def has_overlay(self, scope: Scope) -> bool:
+        """Whether there can be streamed events of a scope."""
+        if self.redis is not None:
+            return True
+        return (self._store.paths.online / scope.tenant / scope.environment / OVERLAY).exists()
+
+    def scopes(self) -> list[Scope]:
+        """Every scope that has something in these stores."""
+        return sorted({*self.lake.scopes(), *self.online.scopes()})
+
+    def describe(self) -> str:
+        """What answers, in words.
+
+        Raises:
+            Unavailable, SetupError: something does not.
+        """
+        online = "LMDB" if self.redis is None else self.redis.describe()
+        if self.bucket is None:
+            return f"online {online}, lake in the project's folder"
+        lake = self._s3()
+        try:
+            return f"online {online}, lake {lake.describe()}"
+        finally:
+            lake.close()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self.bucket is not None and "lake" in self.__dict__:
+            cast(S3Lake, self.lake).close()
+        if "online" in self.__dict__:
+            self.online.close()
+        if self.__dict__.get("redis") is not None:
+            self.__dict__["redis"].close()
+
+
+def described(root: Path) -> str:
+    """For ``antiphon doctor``: the stores of the project in ``root``, asked whether they answer. Nothing is made."""
+    stores = FeatureStores(Store(*settings.load(root)))
+    try:
+        return stores.describe()
+    finally:
+        stores.close()
+
+
+def secret(variable: str | None, field: str) -> str | None:
+    """What the environment variable holds that a setting names; ``None`` when it names none.
+
+    Raises:
+        SetupError: it is not set.
+    """
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise SetupError(
+            f"The environment variable {variable} is not set.",
+            where=f"[features] {field}",
+            next_step="Set it where the gateway and the worker start.",
+        )
+    return value

@@ -1,0 +1,119 @@
+"""Where sealed snapshots stand in Redis, and the scripts that change several keys in one step.
+
+Keys, in clear but for the entity:
+
+- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:ENTITY`` a hash: field ``h`` the entity's tiles, field (8 bytes) a tile's
+  events. Written once, never changed. ``ENTITY`` is the entity's keyed hash in hex. Two that build one snapshot at the
+  same time write under two ``BUILD``\\ s and never mix.
+- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:seal`` written last and in one step: which build is the snapshot.
+- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:building`` expires when its builder gives no sign of life; a build without it
+  can neither be written nor sealed any more.
+- ``TENANT:ENVIRONMENT:@builds`` a hash of every build there is anything of, to when it was sealed (seconds since 1970,
+  empty before): what a collection goes by.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from antiphon.core.scope import Scope
+
+BUILDING_MILLISECONDS = 60_000
+"""Longest time between two batches of a build."""
+
+
+class Seal(msgspec.Struct, frozen=True):
+    """What makes a build a snapshot.
+
+    Attributes:
+        key: packed envelope of the snapshot's own key; ``None`` in plaintext.
+        meta: the meta record, sealed like any value.
+        entities, size: how many hashes, and how many bytes is stored in their values.
+        digest: sum modulo 2²⁵⁶ of the SHA-256 of every stored value with its key, in hex; whatever order they have.
+    """
+
+    format: int
+    snapshot: str
+    build: str
+    meta: bytes
+    entities: int
+    size: int
+    digest: str
+    key: bytes | None = None
+
+
+encode_seal = msgspec.msgpack.Encoder().encode
+decode_seal = msgspec.msgpack.Decoder(Seal).decode
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A snapshot's keys."""
+
+    scope: Scope
+    view: str
+    snapshot: str
+
+    @property
+    def seal(self) -> str:
+        return f"{self._prefix}:seal"
+
+    def build(self, build: str) -> str:
+        """What the keys of one build begin with."""
+        return f"{self._prefix}:{build}:"
+
+    def building(self, build: str) -> str:
+        """The key that says that somebody builds."""
+        return f"{self._prefix}:{build}:building"
+
+    def field(self, build: str) -> str:
+        """The build's field in the hash of builds."""
+        return f"{self.view}:{self.snapshot}:{build}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.scope.tenant}:{self.scope.environment}:{self.view}:{self.snapshot}"
+
+
+def builds_key(scope: Scope) -> str:
+    """The hash of a scope's builds. A view's name has no ``@``."""
+    return f"{scope.tenant}:{scope.environment}:@builds"
+
+
+WRITE = """
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
+local at = 2
+for key = 2, #KEYS do
+  local fields = tonumber(ARGV[at])
+  redis.call('HSET', KEYS[key], unpack(ARGV, at + 1, at + fields))
+  at = at + fields + 1
+end
+return 1
+"""
+"""Keys: the building mark, hashes; arguments: its time to live, then for each hash how many arguments and those."""
+
+SEAL = """
+local known = redis.call('GET', KEYS[2])
+if known == ARGV[1] then return 'sealed' end
+if redis.call('EXISTS', KEYS[1]) == 0 then return 'lost' end
+if (known or '') ~= ARGV[2] then return 'taken' end
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[3], ARGV[3], redis.call('TIME')[1])
+redis.call('DEL', KEYS[1])
+return 'sealed'
+"""
+"""Keys: the building mark, the seal, builds; arguments: the new seal, the one it replaces or nothing, the field."""
+
+TOUCH = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[2], ARGV[2], redis.call('TIME')[1])
+return 1
+"""
+"""Keys: the seal, builds; arguments: the seal as read, the field. Whether it is still there, and counts as new now."""
+
+DROP = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or 0) >= tonumber(ARGV[3]) then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
+"""
+"""Keys: the seal, builds; arguments: the seal as read, the field, an instant. Whether it was older and is gone now."""

@@ -1,0 +1,308 @@
+"""The overlay in Redis or Valkey: measured events that came through the stream, and the consumer's offsets.
+
+Invariants: events and the consumer's offset change in one MULTI; a reading is one MULTI too. An event stands under its
+log offset and counts once, however often it was written. What is pruned is said before it is gone, and goes only while
+that is what is said.
+
+Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes in hex:
+
+- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected`` a hash of counts by view
+- ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
+- ``entities:VIEW`` the set of entities that have events, for pruning
+- ``keys`` a hash of the overlay's own keys, sealed by the codec; ``retired`` those that are being replaced: nothing is
+  written under them any more, and what was is still read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.errors import Conflict, Corrupt, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.features.evaluate import StreamedEvent
+from antiphon.features.online.overlay_keys import OverlayKeys, key_place
+from antiphon.features.online.redis_server import RedisServer
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading, decode_event, encode_event
+
+_ATTEMPTS = 5
+_PAGE = 500
+_OFFSET = 8
+
+_ADVANCE = """
+local at = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
+if tonumber(ARGV[2]) <= at then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+if tonumber(ARGV[3]) > 0 then redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[3]) end
+return 1
+"""
+"""Keys: offsets, rejected; arguments: view, offset, number rejected. Told twice it counts once."""
+
+_PRUNE = """
+local said = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
+if said < tonumber(ARGV[2]) then return -1 end
+local gone = redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[3]) end
+return gone
+"""
+"""Keys: an entity's events, entities, pruned; arguments: view, offset, entity. How many went; -1 once they were put
+back by somebody else."""
+
+_REPLACE = """
+if redis.call('ZREM', KEYS[1], ARGV[2]) == 0 then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+"""Keys: an entity's events; arguments: offset, member, its replacement. Whether it was still there."""
+
+
+class RedisOverlay:
+    """The overlay of one scope. One process writes, any number read."""
+
+    def __init__(self, server: RedisServer, scope: Scope, codec: Codec | None = None) -> None:
+        self._server = server
+        self._prefix = f"{scope.tenant}:{scope.environment}:@overlay:"
+        self._sealing = (codec or PlainCodec()).sealing
+        self._keys = OverlayKeys(codec or PlainCodec(), scope)
+        self._offsets, self._pruned, self._rejected = (
+            self._prefix + name for name in ("offsets", "pruned", "rejected")
+        )
+        self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
+
+    def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
+        """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
+        listed, asked = list(dict.fromkeys(views)), list(wanted)
+        try:
+            return self._read(listed, asked)
+        except Corrupt:
+            if not self._sealing:
+                raise
+            # The keys may have been replaced between the events and the keys.
+            return self._read(listed, asked)
+
+    def _read(self, views: list[bytes], asked: list[tuple[bytes, bytes, int]]) -> OverlayReading:
+        reading = OverlayReading({}, {}, {}, {})
+        if not views:
+            return reading
+        with self._server.answering():
+            pipeline = self._server.client.pipeline(transaction=True)
+            pipeline.zmscore(self._offsets, views)
+            pipeline.zmscore(self._pruned, views)
+            pipeline.hmget(self._rejected, views)
+            for view, entity, after in asked:
+                pipeline.zrangebyscore(self._events(view, entity), f"({after}", "+inf")
+            offsets, pruned, rejected, *found = pipeline.execute()
+            for view, at, gone, refused in zip(views, offsets, pruned, rejected, strict=True):
+                reading.offsets[view] = int(at or 0)
+                reading.pruned[view] = int(gone or 0)
+                reading.rejected[view] = int(refused or 0)
+            records = RedisKeyRecords(self._server.client, self._held, self._retired)
+            for (view, entity, _), members in zip(asked, found, strict=True):
+                reading.events[view, entity] = list(self._opened(records, view, entity, members))
+        return reading
+
+    def _opened(
+        self, records: RedisKeyRecords, view: bytes, entity: bytes, members: Sequence[bytes]
+    ) -> Iterator[StreamedEvent]:
+        """The events of members by offset, each offset once: one that was written again may be sealed differently."""
+        last = b""
+        for member in members:
+            offset = member[:_OFFSET]
+            if offset != last:
+                last = offset
+                yield decode_event(self._keys.open(records, _sealed_for(view, entity, offset), member[_OFFSET:]))
+
+    def apply(
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], rejected: Mapping[bytes, int]
+    ) -> None:
+        """Write events and move the views' offsets, all or nothing. Offsets never go back.
+
+        Raises:
+            Unavailable: the server went away or is full.
+        """
+        self._server.require_keeping()
+        listed = list(events)
+
+        def write(pipeline: Any) -> None:
+            for view, offset in offsets.items():
+                keys = (self._offsets, self._rejected)
+                pipeline.eval(_ADVANCE, 2, *keys, view, offset, rejected.get(view, 0))
+
+        self._write(listed, write)
+
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
+        """Put pruned events back; from now on only those through ``through`` are missing."""
+        self._write(list(events), lambda pipeline: pipeline.zadd(self._pruned, {view: through}))
+
+    def _write(self, events: Sequence[OverlayEvent], also: Callable[[Any], None]) -> None:
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
+                    records = RedisKeyRecords(self._server.bulk, self._held, self._retired)
+                    by_entity = self._members(records, events)
+                    if self._sealing:
+                        # Whoever replaces the keys takes them away first; what they sealed must not come after.
+                        pipeline.watch(self._held)
+                        if not records.still_there(pipeline):
+                            continue
+                    pipeline.multi()
+                    for (view, entity), members in by_entity.items():
+                        pipeline.zadd(self._events(view, entity), members)
+                        pipeline.sadd(self._entities(view), entity.hex())
+                    also(pipeline)
+                    pipeline.execute()
+                    return
+            except Conflict:
+                continue
+        raise Unavailable(
+            "The overlay's keys are being replaced.", where="online store", next_step="Try again in a moment."
+        )
+
+    def _members(
+        self, records: RedisKeyRecords, events: Iterable[OverlayEvent]
+    ) -> dict[tuple[bytes, bytes], dict[bytes, int]]:
+        found: dict[tuple[bytes, bytes], dict[bytes, int]] = {}
+        for item in events:
+            offset = item.event.offset.to_bytes(_OFFSET, "big")
+            stored = self._keys.seal(records, _sealed_for(item.view, item.entity, offset), encode_event(item.event))
+            found.setdefault((item.view, item.entity), {})[offset + stored] = item.event.offset
+        return found
+
+    def prune(self, view: bytes, through: int) -> int:
+        """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.
+
+        Returns:
+            How many were dropped.
+        """
+        client = self._server.bulk
+        dropped: int = 0
+        with self._server.answering():
+            client.zadd(self._pruned, {view: through}, gt=True)
+        for entities in self._pages(view):
+            with self._server.answering():
+                pipeline = client.pipeline(transaction=False)
+                for entity in entities:
+                    keys = (self._events(view, bytes.fromhex(entity)), self._entities(view), self._pruned)
+                    pipeline.eval(_PRUNE, 3, *keys, view, through, entity)
+                gone: list[int] = pipeline.execute()
+            dropped += sum(number for number in gone if number > 0)
+            if -1 in gone:
+                return dropped
+        return dropped
+
+    def reseal(self) -> int:
+        """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
+        now; returns how many events were written. Whoever writes meanwhile starts again, under the new key."""
+        client = self._server.bulk
+        resealed = 0
+        with self._server.answering():
+            records = RedisKeyRecords(client, self._held, self._retired)
+            old = [] if self._keys.current(records) else records.places()
+            replacing = not self._keys.current(records)
+            unfinished = bool(client.exists(self._retired))
+            if replacing:
+                self._keys.begin(records)
+        if replacing:
+            resealed += self._pass(leaving=set(records.places()) - set(old))
+        if old:
+            with self._server.answering(), client.pipeline(transaction=True) as pipeline:
+                # From here on nobody can write under an old key: its name is gone from what writers watch.
+                pipeline.hset(self._retired, mapping={place: records.get(place) for place in old})
+                pipeline.hdel(self._held, *old)
+                pipeline.execute()
+        if old or unfinished:
+            # What was written under them while the first pass went on, or left by one that was cut off.
+            with self._server.answering():
+                now = RedisKeyRecords(client, self._held, self._retired).places()
+            resealed += self._pass(leaving=set(now))
+            with self._server.answering():
+                client.delete(self._retired)
+        return resealed
+
+    def _pass(self, leaving: set[bytes]) -> int:
+        """Seal events anew, but for those under the keys at ``leaving``."""
+        with self._server.answering():
+            views = self._server.bulk.zrange(self._offsets, 0, -1)
+        return sum(
+            self._resealed(view, bytes.fromhex(entity), leaving)
+            for view in views
+            for entities in self._pages(view)
+            for entity in entities
+        )
+
+    def _resealed(self, view: bytes, entity: bytes, leaving: set[bytes]) -> int:
+        client, key = self._server.bulk, self._events(view, entity)
+        with self._server.answering():
+            records = RedisKeyRecords(client, self._held, self._retired)
+            pipeline = client.pipeline(transaction=False)
+            for member in client.zrange(key, 0, -1):
+                offset, stored = member[:_OFFSET], member[_OFFSET:]
+                if key_place(stored) in leaving:
+                    continue
+                place = _sealed_for(view, entity, offset)
+                value = self._keys.seal(records, place, self._keys.open(records, place, stored))
+                pipeline.eval(_REPLACE, 1, key, int.from_bytes(offset, "big"), member, offset + value)
+            replaced: list[int] = pipeline.execute()
+            return sum(replaced)
+
+    def _pages(self, view: bytes) -> Iterator[list[str]]:
+        at = 0
+        while True:
+            with self._server.answering():
+                at, found = self._server.bulk.sscan(self._entities(view), at, count=_PAGE)
+            if found:
+                yield [entity.decode() for entity in found]
+            if at == 0:
+                return
+
+    def _events(self, view: bytes, entity: bytes) -> str:
+        return f"{self._prefix}events:{view.hex()}:{entity.hex()}"
+
+    def _entities(self, view: bytes) -> str:
+        return f"{self._prefix}entities:{view.hex()}"
+
+    def close(self) -> None:
+        """Nothing to close: the server's connections are its owner's."""
+
+
+class RedisKeyRecords:
+    """The overlay's keys as they were when one of them was first asked for, and those written since."""
+
+    def __init__(self, client: Any, held: str, retired: str) -> None:
+        self._client = client
+        self._held = held
+        self._retired = retired
+        self._known: dict[bytes, bytes] | None = None
+
+    def get(self, place: bytes) -> bytes | None:
+        """The packed envelope at a place."""
+        return self._all().get(place)
+
+    def put(self, place: bytes, envelope: bytes) -> None:
+        """Write one."""
+        self._client.hset(self._held, place, envelope)
+        self._all()[place] = envelope
+
+    def places(self) -> list[bytes]:
+        """Every place, in order."""
+        return sorted(self._all())
+
+    def retired(self, place: bytes) -> bytes | None:
+        """The envelope of a key that is being replaced."""
+        found: bytes | None = self._client.hget(self._retired, place)
+        return found
+
+    def still_there(self, watching: Any) -> bool:
+        """Whether the server still holds every key, asked over the connection that watches them."""
+        return not self._known or None not in watching.hmget(self._held, list(self._known))
+
+    def _all(self) -> dict[bytes, bytes]:
+        if self._known is None:
+            self._known = dict(self._client.hgetall(self._held))
+        return self._known
+
+
+def _sealed_for(view: bytes, entity: bytes, offset: bytes) -> bytes:
+    """The name a value is sealed under, the same as in the embedded overlay."""
+    return b"e" + view + entity + offset

@@ -1,0 +1,387 @@
+"""A sealed snapshot in Redis: written in batches that nobody sees, and read a whole request in one round trip.
+
+Invariants: what has no seal does not exist; every answer of the server comes with the seal as it was at that moment, so
+that a snapshot which was collected, lost with the server's memory or sealed anew is noticed by the read itself, and
+never taken for an entity without values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from antiphon.core.codec import Codec, PayloadContext, pack, unpack
+from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
+from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator, TileRow
+from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.encoding import (
+    FORMAT,
+    META,
+    SnapshotMeta,
+    block_key,
+    decode_block,
+    decode_head,
+    decode_meta,
+    encode_block,
+    encode_head,
+    encode_meta,
+    head_key,
+    plain_kinds,
+    tile_field,
+)
+from antiphon.features.online.redis_layout import (
+    BUILDING_MILLISECONDS,
+    SEAL,
+    WRITE,
+    Place,
+    Seal,
+    builds_key,
+    decode_seal,
+    encode_seal,
+)
+from antiphon.features.online.redis_server import RedisServer
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import StateQuestion
+from antiphon.features.tiles import Tile
+from antiphon.features.tiles_needed import edge_tiles, hidden_tiles
+
+_SCHEMA = "online-redis/1"
+_HEAD = b"h"
+_BATCH_BYTES = 1_000_000
+_BATCH_FIELDS = 2_000
+_MOST_ARGUMENTS = 4_000
+"""A script unpacks at most about 8,000."""
+
+_CACHED_ENTITIES = 4_096
+_SCAN = 1_000
+
+
+class RedisWriter:
+    """Builds one snapshot. Call :meth:`entity` for each entity, then :meth:`seal`; :meth:`discard` otherwise."""
+
+    def __init__(self, server: RedisServer, place: Place, meta: SnapshotMeta, codec: Codec) -> None:
+        self._server = server
+        self._place = place
+        self._build = secrets.token_hex(8)
+        self._cipher: ValueCipher = PlainValues()
+        self._key: bytes | None = None
+        if codec.sealing:
+            own = new_file_key()
+            self._cipher = SealedValues(own)
+            self._key = pack(codec.seal(own, key_context(place)))
+        self._meta = meta
+        self._batch: list[tuple[bytes, list[bytes]]] = []
+        self._waiting = self._fields = 0
+        self._digest = Digest()
+        self._entities: int = 0
+        with server.answering():
+            pipeline = server.bulk.pipeline(transaction=True)
+            pipeline.hset(builds_key(place.scope), place.field(self._build), b"")
+            pipeline.set(place.building(self._build), b"", px=BUILDING_MILLISECONDS)
+            pipeline.execute()
+
+    def entity(
+        self, hashed: bytes, base: list[Tile] | None, rows: dict[int, TileRow], blocks: dict[int, Block]
+    ) -> None:
+        """Write one entity's state."""
+        values = [(head_key(hashed), encode_head(base, rows))]
+        values += [(block_key(hashed, index), encode_block(block)) for index, block in blocks.items()]
+        self._put(hashed, values)
+
+    def copy(self, key: bytes, value: bytes) -> None:
+        """Write one value of another build of the same snapshot."""
+        self._put(key[1:17], [(key, value)])
+
+    def _put(self, hashed: bytes, values: Iterable[tuple[bytes, bytes]]) -> None:
+        stored: list[bytes] = []
+        for key, value in values:
+            sealed = self._cipher.seal(key, value)
+            self._digest.add(key, sealed)
+            field = _HEAD if key[:1] == b"h" else key[17:]
+            self._entities += field == _HEAD
+            stored += [field, sealed]
+            self._waiting += len(sealed)
+        for start in range(0, len(stored), _MOST_ARGUMENTS):
+            self._batch.append((hashed, stored[start : start + _MOST_ARGUMENTS]))
+        self._fields += len(stored)
+        if self._waiting >= _BATCH_BYTES or self._fields >= _BATCH_FIELDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        prefix = self._place.build(self._build)
+        keys = [self._place.building(self._build), *(prefix + hashed.hex() for hashed, _ in self._batch)]
+        arguments: list[bytes | int] = [BUILDING_MILLISECONDS]
+        for _, stored in self._batch:
+            arguments += [len(stored), *stored]
+        with self._server.answering():
+            written = self._server.bulk.eval(WRITE, len(keys), *keys, *arguments)
+        if not written:
+            raise self._lost()
+        self._batch.clear()
+        self._waiting = self._fields = 0
+
+    def seal(self, instead_of: bytes = b"") -> bool:
+        """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody
+        else's build came first and is as good.
+
+        Raises:
+            Unavailable: it took so long that it counts as given up.
+        """
+        self._flush()
+        seal = encode_seal(
+            Seal(
+                format=FORMAT,
+                snapshot=self._place.snapshot,
+                build=self._build,
+                meta=self._cipher.seal(META, encode_meta(self._meta)),
+                entities=self._entities,
+                size=self._digest.size,
+                digest=self._digest.hex,
+                key=self._key,
+            )
+        )
+        place = self._place
+        keys = (place.building(self._build), place.seal, builds_key(place.scope))
+        with self._server.answering():
+            outcome = self._server.bulk.eval(SEAL, 3, *keys, seal, instead_of, place.field(self._build))
+        if outcome == b"lost":
+            raise self._lost()
+        if outcome == b"taken":
+            self.discard()
+        return bool(outcome == b"sealed")
+
+    def discard(self) -> None:
+        """Give up; the next collection removes what was written. Without the server the mark runs out by itself."""
+        with suppress(AntiphonError), self._server.answering():
+            self._server.bulk.delete(self._place.building(self._build))
+
+    def _lost(self) -> Unavailable:
+        return Unavailable(
+            f"The build of {self._place.snapshot} stood still for {BUILDING_MILLISECONDS // 1000} s and was given up, "
+            "or the server lost its memory.",
+            where="online store",
+            next_step="Publish the view again.",
+        )
+
+
+class Digest:
+    """What was stored, whatever order it came in."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self.size = 0
+
+    def add(self, key: bytes, stored: bytes) -> None:
+        """Take one value into account."""
+        self._sum += int.from_bytes(hashlib.sha256(len(key).to_bytes(2, "big") + key + stored).digest(), "big")
+        self.size += len(stored)
+
+    @property
+    def hex(self) -> str:
+        return f"{self._sum % 2**256:064x}"
+
+
+class _Build(msgspec.Struct, frozen=True):
+    """The build that is the snapshot now: its seal as stored, what its keys begin with, and its cipher."""
+
+    stored: bytes
+    seal: Seal
+    prefix: str
+    cipher: ValueCipher
+
+
+class _Known:
+    """An entity that was read, with those of its tiles' events that were."""
+
+    __slots__ = ("blocks", "state")
+
+    def __init__(self, head: bytes | None, load: Callable[[int], Block]) -> None:
+        self.blocks: dict[int, Block] = {}
+        self.state = NOTHING if head is None else decode_head(head, lambda index: self.blocks.get(index) or load(index))
+
+    def missing(self, tiles: Iterable[int]) -> set[int]:
+        """Of these tiles the ones it has but whose events were not read."""
+        return {index for index in tiles if index in self.state.rows and index not in self.blocks}
+
+
+class RedisSnapshot:
+    """A sealed snapshot opened for reading. Safe to share between threads."""
+
+    def __init__(self, server: RedisServer, place: Place, codec: Codec) -> None:
+        """Open.
+
+        Raises:
+            Corrupt: the seal is missing or of something else, or its key does not open.
+            Unavailable: the server does not answer.
+        """
+        self._server = server
+        self._place = place
+        self._codec = codec
+        with server.answering():
+            stored = server.client.get(place.seal)
+        self._build = self._built(stored)
+        try:
+            self.meta = decode_meta(self._build.cipher.open(META, self._build.seal.meta))
+        except msgspec.DecodeError as error:
+            raise self._broken("what it says about itself does not decode") from error
+        if self.meta.format != FORMAT or self.meta.snapshot != place.snapshot:
+            raise self._broken("it is of another format or snapshot")
+        self.plan = plan_of(self.meta.spec)
+        self.evaluator = Evaluator(self.plan)
+        self.plain = plain_kinds(self.plan, self.meta.kinds)
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def seal(self) -> Seal:
+        """The seal as last read."""
+        return self._build.seal
+
+    @property
+    def stored_seal(self) -> bytes:
+        """Its bytes."""
+        return self._build.stored
+
+    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+        """What the snapshot knows of each entity; one round trip for whatever was not read before, and one more when
+        tiles hold events that were not available yet."""
+        edges = {as_of: edge_tiles(self.plan, as_of) for as_of in {question.as_of for question in asked}}
+        needed: dict[bytes, set[int]] = {}
+        for question in asked:
+            tiles = needed.setdefault(question.entity, set())
+            tiles |= edges[question.as_of]
+            tiles.update(question.patched)
+        known = self._loaded({entity: self._known.get(entity) for entity in needed}, needed)
+        hidden: dict[bytes, set[int]] = {}
+        for question in asked:
+            entity = known[question.entity]
+            if entity.state.rows:
+                missing = entity.missing(hidden_tiles(self.plan, entity.state.rows, question.as_of))
+                if missing:
+                    hidden.setdefault(question.entity, set()).update(missing)
+        if hidden:
+            self._loaded({entity: known[entity] for entity in hidden}, hidden)
+        return [known[question.entity].state for question in asked]
+
+    def _loaded(self, known: Mapping[bytes, _Known | None], needed: Mapping[bytes, set[int]]) -> dict[bytes, _Known]:
+        """The entities with their heads and these tiles' events."""
+        wanted: dict[bytes, tuple[bool, list[int]]] = {}
+        for entity, found in known.items():
+            missing = needed[entity] if found is None else found.missing(needed[entity])
+            if found is None or missing:
+                wanted[entity] = (found is None, sorted(missing))
+        loaded = {entity: found for entity, found in known.items() if found is not None}
+        if not wanted:
+            return loaded
+        build, answers = self._fetched(wanted)
+        for (entity, (with_head, tiles)), answer in zip(wanted.items(), answers, strict=True):
+            if with_head:
+                head, *answer = answer
+                opened = None if head is None else build.cipher.open(head_key(entity), head)
+                loaded[entity] = self._remember(entity, opened)
+            of = loaded[entity]
+            for index, stored in zip(tiles, answer, strict=True):
+                if stored is not None:
+                    of.blocks[index] = decode_block(build.cipher.open(block_key(entity, index), stored))
+                elif index in of.state.rows:
+                    raise self._broken(f"the events of tile {index} are missing")
+        return loaded
+
+    def _fetched(self, wanted: Mapping[bytes, tuple[bool, list[int]]]) -> tuple[_Build, list[list[bytes | None]]]:
+        """The stored values, all of one build that was the snapshot when they were read; and that build."""
+        while True:
+            build = self._build
+            with self._server.answering():
+                pipeline = self._server.client.pipeline(transaction=False)
+                pipeline.get(self._place.seal)
+                for entity, (with_head, tiles) in wanted.items():
+                    fields = [_HEAD] if with_head else []
+                    pipeline.hmget(build.prefix + entity.hex(), fields + [tile_field(index) for index in tiles])
+                stored, *answers = pipeline.execute()
+            if stored == build.stored:
+                return build, answers
+            # It was sealed anew meanwhile (with the same content), or it is gone.
+            self._build = self._built(stored)
+
+    def _remember(self, entity: bytes, head: bytes | None) -> _Known:
+        known = _Known(head, lambda index: self._block(entity, index))
+        with self._lock:
+            self._known[entity] = known
+            if len(self._known) > _CACHED_ENTITIES:
+                self._known.popitem(last=False)
+        return known
+
+    def _block(self, entity: bytes, index: int) -> Block:
+        """A tile's events that nobody foresaw."""
+        build, ((stored,),) = self._fetched({entity: (False, [index])})
+        if stored is None:
+            raise self._broken(f"the events of tile {index} are missing")
+        return decode_block(build.cipher.open(block_key(entity, index), stored))
+
+    def values(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and clear value, to check or copy the snapshot.
+
+        Raises:
+            Corrupt: at the end, when something is missing or was changed.
+        """
+        build, digest, entities = self._build, Digest(), 0
+        yield META, build.cipher.open(META, build.seal.meta)
+        for hashed, fields in self._hashes(build):
+            for field, stored in fields.items():
+                key = head_key(hashed) if field == _HEAD else b"b" + hashed + field
+                entities += field == _HEAD
+                digest.add(key, stored)
+                yield key, build.cipher.open(key, stored)
+        if (digest.hex, digest.size, entities) != (build.seal.digest, build.seal.size, build.seal.entities):
+            raise self._broken("what is stored does not match its seal")
+
+    def _hashes(self, build: _Build) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+        client, at, seen = self._server.bulk, 0, set[bytes]()
+        while True:
+            with self._server.answering():
+                at, keys = client.scan(at, match=f"{build.prefix}*", count=_SCAN)
+                # A scan may tell a key twice.
+                fresh = [key for key in keys if key not in seen]
+                pipeline = client.pipeline(transaction=False)
+                for key in fresh:
+                    pipeline.hgetall(key)
+                found = pipeline.execute() if fresh else []
+            seen.update(fresh)
+            for key, fields in zip(fresh, found, strict=True):
+                yield bytes.fromhex(key.decode().rpartition(":")[2]), fields
+            if at == 0:
+                return
+
+    def _built(self, stored: bytes | None) -> _Build:
+        if stored is None:
+            raise self._broken("it has no seal")
+        try:
+            seal = decode_seal(stored)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._broken("its seal does not decode") from error
+        if seal.snapshot != self._place.snapshot:
+            raise self._broken("its seal is of another snapshot")
+        cipher: ValueCipher = PlainValues()
+        if seal.key is not None:
+            cipher = SealedValues(self._codec.open(unpack(seal.key), key_context(self._place)))
+        elif not self._codec.accepts_plain:
+            raise self._broken("it is not sealed with a key, and this project is encrypted")
+        return _Build(stored, seal, self._place.build(seal.build), cipher)
+
+    def _broken(self, why: str) -> Corrupt:
+        return Corrupt(
+            f"The online snapshot {self._place.snapshot} cannot be used: {why}.",
+            where=f"online store {self._server.name}",
+            next_step="It is rebuilt from the lake by publishing the view again.",
+        )
+
+
+def key_context(place: Place) -> PayloadContext:
+    """The place that a snapshot's own key is sealed for."""
+    return PayloadContext(_SCHEMA, place.scope, f"{place.view}/{place.snapshot}")

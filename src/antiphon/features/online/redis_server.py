@@ -1,0 +1,225 @@
+"""Redis or Valkey, spoken to by redis-py: connections, what its errors mean, and that it keeps what it is given.
+
+The only file that imports ``redis``. A server that does not answer is asked again at most every quarter of a second, so
+that requests fail at once instead of each waiting for a timeout.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from antiphon.core.errors import Conflict, InvalidInput, SetupError, Unavailable
+
+TIMEOUT_SECONDS = 2.0
+"""How long a connection or an answer may take; a build waits longer."""
+
+BULK_TIMEOUT_SECONDS = 30.0
+_PAUSE_SECONDS = 0.25
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+class RedisServer:
+    """One server. Safe to share between threads; connections are opened when they are needed and again after a loss.
+
+    Args:
+        url: ``redis://[USER@]HOST:PORT/DATABASE``, ``rediss://`` with TLS, or ``unix:///SOCKET``. No password.
+        password: the user's, from wherever secrets are kept.
+        timeout: seconds for a connection and for an answer.
+    """
+
+    def __init__(self, url: str, password: str | None = None, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        require_url(url)
+        self.name = shown(url)
+        self._url = url
+        self._password = password
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._clients: dict[float, Any] = {}
+        self._away_until = 0.0
+        self._keeps = False
+
+    @property
+    def client(self) -> Any:
+        """A ``redis.Redis`` for reading and small writes. Use it inside :meth:`answering`."""
+        return self._client(self._timeout)
+
+    @property
+    def bulk(self) -> Any:
+        """One for builds and collections, whose answers may take longer."""
+        return self._client(max(self._timeout, BULK_TIMEOUT_SECONDS))
+
+    def _client(self, timeout: float) -> Any:
+        with self._lock:
+            known = self._clients.get(timeout)
+            if known is None:
+                known = self._clients[timeout] = self._connect(timeout)
+            return known
+
+    def _connect(self, timeout: float) -> Any:
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise SetupError(
+                "The client of Redis is not installed.", where="online store", next_step="pip install antiphon[redis]"
+            ) from error
+        # A connection that the server closed meanwhile is noticed when it is taken from the pool. One more attempt is
+        # for a server that restarts; nothing here changes anything when it is done twice.
+        return redis.Redis.from_url(
+            self._url,
+            password=self._password,
+            socket_timeout=timeout,
+            socket_connect_timeout=self._timeout,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Run commands; the server's errors come out as ours.
+
+        Raises:
+            Unavailable: it does not answer, is full, is loading, or does not write.
+            SetupError: it does not let us in.
+            Conflict: a key that a transaction watched was changed by somebody else.
+        """
+        import redis
+
+        if time.monotonic() < self._away_until:
+            raise self._away("did not answer a moment ago")
+        try:
+            yield
+        except redis.WatchError as error:
+            raise Conflict("A key that was watched changed meanwhile.", where="online store") from error
+        except redis.AuthenticationError as error:
+            raise self._refused(error) from error
+        except redis.exceptions.NoPermissionError as error:
+            raise self._refused(error) from error
+        except redis.BusyLoadingError as error:
+            raise self._away("is loading its data") from error
+        except redis.ReadOnlyError as error:
+            raise Unavailable(
+                f"{self.name} is a replica and takes no writes.",
+                where="online store",
+                next_step="Name the primary in [features] online.",
+            ) from error
+        except redis.exceptions.OutOfMemoryError as error:
+            raise self._full(error) from error
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self._away_until = time.monotonic() + _PAUSE_SECONDS
+            raise self._away("does not answer") from error
+        except redis.ResponseError as error:
+            if "OOM" in str(error):
+                raise self._full(error) from error
+            if "MISCONF" in str(error):
+                raise Unavailable(
+                    f"{self.name} takes no writes because it cannot write its own disk.",
+                    where="online store",
+                    next_step="Free its disk, or look at its log.",
+                ) from error
+            if "NOAUTH" in str(error):
+                raise self._refused(error) from error
+            raise Unavailable(
+                f"{self.name} refused a command: {_said(error)}.",
+                where="online store",
+                next_step="Redis 7 or Valkey 7.2 and later are supported; see its log.",
+            ) from error
+
+    def require_keeping(self) -> None:
+        """Refuse a server that may throw our keys away on its own; asked once.
+
+        Raises:
+            SetupError: its eviction policy covers keys without expiry.
+        """
+        if self._keeps:
+            return
+        import redis
+
+        with self.answering():
+            try:
+                found: Mapping[str, Any] = self.client.info("memory")
+            except redis.exceptions.NoPermissionError:
+                found = {}  # The user may not ask; the settings' page says what is needed.
+        policy = str(found.get("maxmemory_policy", "noeviction"))
+        if policy.startswith("allkeys"):
+            raise SetupError(
+                f"{self.name} evicts any key when memory runs out (maxmemory-policy {policy}): values would be missing "
+                "and nobody would know.",
+                where="online store",
+                next_step="Set `maxmemory-policy noeviction`, or a volatile-… one: our keys have no expiry.",
+            )
+        self._keeps = True
+
+    def describe(self) -> str:
+        """What answers, in words: for ``antiphon doctor``."""
+        with self.answering():
+            found = self.client.info("server")
+        self.require_keeping()
+        kind = "Valkey" if "valkey_version" in found else "Redis"
+        return f"{kind} {found.get('valkey_version') or found.get('redis_version')} at {self.name}"
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _away(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"{self.name} {why}.",
+            where="online store",
+            next_step="Start it, or correct [features] online; `antiphon doctor` tells whether it answers.",
+        )
+
+    def _full(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"{self.name} is full: {_said(error)}.",
+            where="online store",
+            next_step="Raise its maxmemory, or keep fewer publications.",
+        )
+
+    def _refused(self, error: Exception) -> SetupError:
+        return SetupError(
+            f"{self.name} does not let us in: {_said(error)}.",
+            where="online store",
+            next_step="Set the environment variable that [features] online_password_variable names, "
+            "and the user in the URL.",
+        )
+
+
+def _said(error: Exception) -> str:
+    """The server's own words, without the command: its arguments are somebody's values, and errors are kept."""
+    return str(error).rpartition("caused error: ")[2][:200]
+
+
+def require_url(url: str) -> None:
+    """Refuse a URL that is none of a Redis, or that holds a password.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise InvalidInput(
+            f"{parts.scheme or url!r} is no scheme of an online store.",
+            where="[features] online",
+            next_step=f"Use one of {', '.join(scheme + '://' for scheme in _SCHEMES)}; without the setting it is LMDB.",
+        )
+    if parts.password is not None or "password=" in parts.query:
+        raise InvalidInput(
+            "The URL holds a password.",
+            where="[features] online",
+            next_step="Put it into an environment variable and name that in online_password_variable.",
+        )
+
+
+def shown(url: str) -> str:
+    """The URL without user and query, for messages."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,119 @@
+"""A whole project whose features are kept on servers: wired by its settings, encrypted, looked after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.app.test_encryption import (  # noqa: F401  # the same tests, on this module's project
+    PASSPHRASE,
+    WORD,
+    encrypted,
+    test_every_key_can_be_replaced_and_old_ones_are_needed_no_more,
+    test_into_encryption_and_out_of_it_everything_reads_the_same,
+)
+from tests.servers import RedisProcess, S3Process
+from typer.testing import CliRunner
+
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.store import Store
+from antiphon.cli.main import assemble
+from antiphon.core.errors import SetupError
+from antiphon.governance import keyring
+from antiphon.testing.chaos_project import write_project
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisProcess]:
+    process = RedisProcess()
+    process.start()
+    yield process
+    process.remove()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[S3Process]:
+    process = S3Process()
+    process.start()
+    process.make_bucket()
+    yield process
+    process.remove()
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: RedisProcess, bucket: S3Process) -> Iterator[Path]:
+    import redis as client
+
+    with client.Redis(port=redis.port) as opened:
+        opened.flushall()
+        monkeypatch.setattr(keyring, "N", 2**10)
+        monkeypatch.setenv("ANTIPHON_PASSPHRASE", PASSPHRASE["ANTIPHON_PASSPHRASE"])
+        monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE", redis.url)
+        monkeypatch.setenv("ANTIPHON_FEATURES__LAKE", bucket.url.replace("/features?", f"/{tmp_path.name}?"))
+        monkeypatch.setenv("LAKE_ACCESS", bucket.access_key)
+        monkeypatch.setenv("LAKE_SECRET", bucket.secret_key)
+        monkeypatch.setenv("ANTIPHON_FEATURES__LAKE_ACCESS_KEY_VARIABLE", "LAKE_ACCESS")
+        monkeypatch.setenv("ANTIPHON_FEATURES__LAKE_SECRET_KEY_VARIABLE", "LAKE_SECRET")
+        project = write_project(tmp_path / "project", "simulated").root
+        yield project
+        kept_here = [*(project / ".antiphon").glob("online/**/*.mdb"), *(project / ".antiphon").glob("lake/*/*/*/*")]
+        assert not kept_here, "it was to be kept elsewhere"
+        if 'mode = "encrypted"' in (project / "antiphon.toml").read_text():
+            stored = [
+                opened.hgetall(key)
+                for key in opened.scan_iter(match="*:snap_*", count=1_000)
+                if opened.type(key) == b"hash"
+            ]
+            assert stored
+            assert not any(WORD in value for fields in stored for value in fields.values())
+            assert bucket.contents(tmp_path.name)
+            assert not any(WORD in content for content in bucket.contents(tmp_path.name))
+
+
+def doctor(root: Path) -> dict[str, object]:
+    found = CliRunner().invoke(assemble(), ["doctor", "--project", str(root), "--json"])
+    lines = {line["check"]: line for line in json.loads(found.stdout)}
+    return lines["stores"]
+
+
+def test_doctor_asks_whether_the_stores_answer(
+    root: Path, redis: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"at {redis.url}, lake s3://lake/" in str(doctor(root)["found"])
+    monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE", "redis://127.0.0.1:1/0")
+    wrong = doctor(root)
+    assert "does not answer" in str(wrong["problem"])
+    assert "[features] online" in str(wrong["next_step"])
+    monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE", redis.url)
+    monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE_PASSWORD_VARIABLE", "NOT_SET")
+    assert "NOT_SET is not set" in str(doctor(root)["problem"])
+    monkeypatch.delenv("ANTIPHON_FEATURES__ONLINE_PASSWORD_VARIABLE")
+    monkeypatch.delenv("ANTIPHON_FEATURES__ONLINE")
+    assert "online LMDB, lake s3://lake/" in str(doctor(root)["found"])
+    monkeypatch.setenv("LAKE_SECRET", "wrong")
+    assert "does not let us" in str(doctor(root)["problem"])
+    monkeypatch.setenv("ANTIPHON_FEATURES__LAKE", "s3://absent/p?endpoint=http://127.0.0.1:1")
+    assert "does not answer" in str(doctor(root)["problem"])
+    monkeypatch.delenv("ANTIPHON_FEATURES__LAKE")
+    assert "lake in the project's folder" in str(doctor(root)["found"])
+
+
+def test_a_url_with_a_password_in_the_settings_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE", "redis://:hunter2@127.0.0.1/0")
+    problem = doctor(root)["problem"]
+    assert "holds a password" in str(problem)
+    assert "hunter2" not in str(problem)
+
+
+def test_without_the_named_password_nothing_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE_PASSWORD_VARIABLE", "NOT_SET")
+    store = Store.open(root)
+    platform = FeaturePlatform(store)
+    try:
+        with pytest.raises(SetupError, match="NOT_SET"):
+            platform.reader(store.scope)
+    finally:
+        platform.close()
+        store.close()
