@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,7 @@ class ServerProcess:
         self.folder = Path(tempfile.mkdtemp(prefix=f"antiphon-{prefix}-"))
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.as_user: dict[str, Any] = {}
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -66,7 +68,7 @@ class ServerProcess:
         log = (self.folder / "log").open("ab")
         with log:
             self.process = subprocess.Popen(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.as_user
             )
         until(self._answers_or_ended)
 
@@ -127,3 +129,147 @@ class RedisProcess(ServerProcess):
                 return True
             except redis.RedisError:
                 return False
+
+
+class S3Process(ServerProcess):
+    """``radosgw`` alone, on its SQLite-backed store, with two users: one that owns ``bucket`` and one that does not."""
+
+    access_key, secret_key = "LAKEACCESSKEY", "lakesecretkey"
+    other_access_key, other_secret_key = "OTHERACCESSKEY", "othersecretkey"
+    bucket = "lake"
+
+    def __init__(self) -> None:
+        self.program = program("radosgw")
+        self.admin = program("radosgw-admin")
+        super().__init__("radosgw")
+        for folder in ("db", "data", "run"):
+            (self.folder / folder).mkdir()
+        self.configuration = self.folder / "ceph.conf"
+        self.configuration.write_text(
+            f"""[global]
+fsid = 7b0a9f0e-6d1c-4f7e-9d64-8f3f0f0c5a11
+mon_host = 127.0.0.1
+auth cluster required = none
+auth service required = none
+auth client required = none
+rgw backend store = dbstore
+rgw config store = dbstore
+dbstore db dir = {self.folder}/db
+rgw data = {self.folder}/data
+run dir = {self.folder}/run
+admin socket = {self.folder}/run/admin.asok
+log file = {self.folder}/rgw.log
+rgw frontends = beast endpoint=127.0.0.1:{self.port}
+"""
+        )
+        for name, access, secret in (
+            ("lake", self.access_key, self.secret_key),
+            ("other", self.other_access_key, self.other_secret_key),
+        ):
+            self._make_user(name, access, secret)
+
+    def _make_user(self, name: str, access: str, secret: str) -> None:
+        """Its administration sometimes hangs after it has done what it was asked, so it is not waited for then."""
+        said = self.folder / f"user-{name}.json"
+        with said.open("wb") as out, (self.folder / "admin.log").open("ab") as log:
+            admin = subprocess.Popen(
+                [self.admin, *self._options, "user", "create", "--uid", name, "--display-name", name,
+                 "--access-key", access, "--secret", secret],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+            )  # fmt: skip
+        try:
+            until(lambda: admin.poll() is not None or said.read_bytes().rstrip().endswith(b"}"))
+            assert secret.encode() in said.read_bytes(), (self.folder / "admin.log").read_text()[-2000:]
+        finally:
+            if admin.poll() is None:
+                admin.kill()
+            admin.wait(timeout=30)
+
+    @property
+    def _options(self) -> list[str]:
+        return ["-c", str(self.configuration), "-n", "client.rgw.test", "--no-mon-config"]
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/features?endpoint={self.endpoint}"
+
+    def command(self) -> list[str]:
+        return [self.program, *self._options, "-f"]
+
+    def client(self) -> Any:
+        """The owner's view of the store, to look behind the lake."""
+        from boto3.session import Session
+
+        return Session().client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1",
+            aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key,
+        )  # fmt: skip
+
+    def make_bucket(self) -> None:
+        self.client().create_bucket(Bucket=self.bucket)
+
+    def contents(self, prefix: str) -> list[bytes]:
+        """Every object below a prefix."""
+        client = self.client()
+        found = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", [])
+        return [client.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read() for item in found]
+
+
+class PostgresProcess(ServerProcess):
+    """``postgres`` with one user that has a password, and a database of that user's name."""
+
+    user, password = "antiphon", "hunter2 with @ and /"
+
+    def __init__(self) -> None:
+        homes = sorted(str(folder) for folder in Path("/usr/lib/postgresql").glob("*/bin"))
+        self.program = program("postgres", *homes)
+        super().__init__("postgres")
+        home = Path(self.program).resolve().parent
+        # It refuses to be root.
+        self.as_user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        word = self.folder / "word"
+        word.write_text(self.password)
+        if self.as_user:
+            for path in (self.folder, word):
+                shutil.chown(path, "postgres", "postgres")
+        made = subprocess.run(
+            [str(home / "initdb"), "-D", str(self.folder / "cluster"), "-U", self.user, "-E", "UTF8", "--locale=C",
+             "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync"],
+            capture_output=True, text=True, timeout=120, cwd=self.folder, **self.as_user,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr[-2000:]
+
+    @property
+    def url(self) -> str:
+        """Without the password."""
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.folder),
+            "fsync": "off", "max_connections": "20", "shared_buffers": "16MB",
+        }  # fmt: skip
+        settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        return [self.program, "-D", str(self.folder / "cluster"), *settings]
+
+    def answers(self) -> bool:
+        try:
+            return self.run("SELECT 1") == [(1,)]
+        except Exception:
+            return False
+
+    def run(self, *statements: str) -> list[Any]:
+        """Run statements one after the other; the rows of the last one."""
+        from urllib.parse import quote
+
+        from adbc_driver_postgresql import dbapi
+
+        place = f"{self.user}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/postgres?connect_timeout=2"
+        with dbapi.connect(f"postgresql://{place}", autocommit=True) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []

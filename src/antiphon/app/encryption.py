@@ -19,6 +19,7 @@ from antiphon.core import settings as project_settings
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.online.store import OnlineStore
 from antiphon.governance.protection import Mode, Protection, protect, recorded_mode
@@ -256,7 +257,7 @@ def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:
         overlay.close()
 
 
-def _reseal_lake(lake: LocalLake, relative: str, wanted: str | None) -> int:
+def _reseal_lake(lake: LocalLake | S3Lake, relative: str, wanted: str | None) -> int:
     try:
         if lake.key_of(relative) == wanted:
             return 0

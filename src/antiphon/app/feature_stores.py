@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 from antiphon.app.store import Store
 from antiphon.core import settings
+from antiphon.core.codec import Codec
 from antiphon.core.errors import SetupError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake, S3Place
 from antiphon.features.online.overlay import FILE_NAME as OVERLAY
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.redis_overlay import RedisOverlay
@@ -27,8 +30,26 @@ class FeatureStores:
         self._store = store
 
     @cached_property
-    def lake(self) -> LocalLake:
-        return LocalLake(self._store.paths.lake, self._store.database.codec)
+    def lake(self) -> LocalLake | S3Lake:
+        paths, codec = self._store.paths, self._store.database.codec
+        return LocalLake(paths.lake, codec) if self.bucket is None else self._s3(codec)
+
+    @cached_property
+    def bucket(self) -> S3Place | None:
+        """Where the lake is; ``None`` when it is in the project's folder."""
+        wanted = self._store.settings.features.lake
+        return None if wanted is None else S3Place.of(wanted)
+
+    def _s3(self, codec: Codec | None = None) -> S3Lake:
+        wanted = self._store.settings.features
+        assert self.bucket is not None
+        return S3Lake(
+            self.bucket,
+            scratch=self._store.paths.lake / ".scratch",
+            access_key=secret(wanted.lake_access_key_variable, "lake_access_key_variable"),
+            secret_key=secret(wanted.lake_secret_key_variable, "lake_secret_key_variable"),
+            codec=codec,
+        )
 
     @cached_property
     def redis(self) -> RedisServer | None:
@@ -72,10 +93,19 @@ class FeatureStores:
         Raises:
             Unavailable, SetupError: something does not.
         """
-        return "online store: " + ("LMDB in the project's folder" if self.redis is None else self.redis.describe())
+        online = "LMDB" if self.redis is None else self.redis.describe()
+        if self.bucket is None:
+            return f"online {online}, lake in the project's folder"
+        lake = self._s3()
+        try:
+            return f"online {online}, lake {lake.describe()}"
+        finally:
+            lake.close()
 
     def close(self) -> None:
         """Close what was opened."""
+        if self.bucket is not None and "lake" in self.__dict__:
+            cast(S3Lake, self.lake).close()
         if "online" in self.__dict__:
             self.online.close()
         if self.__dict__.get("redis") is not None:

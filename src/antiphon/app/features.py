@@ -19,6 +19,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.online.store import OnlineStore
@@ -39,7 +40,7 @@ class FeaturePlatform:
         self._readers: dict[Scope, FeatureReader] = {}
 
     @property
-    def lake(self) -> LocalLake:
+    def lake(self) -> LocalLake | S3Lake:
         return self._stores.lake
 
     @property
@@ -152,8 +153,9 @@ class FeaturePlatform:
         return views
 
     def source_files(self) -> Sequence[str]:
-        """Files, or patterns of them, that an applied view reads."""
-        return [view.source.path for view in self.views().values() if view.source.path is not None]
+        """Files, or patterns of them, that an applied view reads; a path may be a Delta table's folder."""
+        paths = [view.source.path for view in self.views().values() if view.source.path is not None]
+        return [pattern for path in paths for pattern in (path, f"{path}/*")]
 
     def consume(self, limit: int) -> int:
         """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning."""

@@ -49,10 +49,17 @@ class FeaturesSettings(_Section, frozen=True):
         online: a Redis or Valkey, ``redis://[USER@]HOST:PORT/DATABASE``, ``rediss://`` with TLS, ``unix:///SOCKET``;
             ``None`` is LMDB in the project's directory.
         online_password_variable: holds the password of that server's user.
+        lake: ``s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION`` of an S3-compatible object store, without
+            endpoint AWS; ``None`` is the project's directory.
+        lake_access_key_variable, lake_secret_key_variable: hold the credentials for it; without them those that the AWS
+            client finds by itself.
     """
 
     online: str | None = None
     online_password_variable: str | None = None
+    lake: str | None = None
+    lake_access_key_variable: str | None = None
+    lake_secret_key_variable: str | None = None
 
 
 class EngineSettings(_Section, frozen=True):

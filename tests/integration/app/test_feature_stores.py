@@ -14,7 +14,7 @@ from tests.integration.app.test_encryption import (  # noqa: F401  # the same te
     test_every_key_can_be_replaced_and_old_ones_are_needed_no_more,
     test_into_encryption_and_out_of_it_everything_reads_the_same,
 )
-from tests.servers import RedisProcess
+from tests.servers import RedisProcess, S3Process
 from typer.testing import CliRunner
 
 from antiphon.app.features import FeaturePlatform
@@ -33,8 +33,17 @@ def redis() -> Iterator[RedisProcess]:
     process.remove()
 
 
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[S3Process]:
+    process = S3Process()
+    process.start()
+    process.make_bucket()
+    yield process
+    process.remove()
+
+
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: RedisProcess) -> Iterator[Path]:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: RedisProcess, bucket: S3Process) -> Iterator[Path]:
     import redis as client
 
     with client.Redis(port=redis.port) as opened:
@@ -42,9 +51,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: RedisProcess) -
         monkeypatch.setattr(keyring, "N", 2**10)
         monkeypatch.setenv("ANTIPHON_PASSPHRASE", PASSPHRASE["ANTIPHON_PASSPHRASE"])
         monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE", redis.url)
+        monkeypatch.setenv("ANTIPHON_FEATURES__LAKE", bucket.url.replace("/features?", f"/{tmp_path.name}?"))
+        monkeypatch.setenv("LAKE_ACCESS", bucket.access_key)
+        monkeypatch.setenv("LAKE_SECRET", bucket.secret_key)
+        monkeypatch.setenv("ANTIPHON_FEATURES__LAKE_ACCESS_KEY_VARIABLE", "LAKE_ACCESS")
+        monkeypatch.setenv("ANTIPHON_FEATURES__LAKE_SECRET_KEY_VARIABLE", "LAKE_SECRET")
         project = write_project(tmp_path / "project", "simulated").root
         yield project
-        assert not list((project / ".antiphon").glob("online/**/*.mdb")), "it was to be kept elsewhere"
+        kept_here = [*(project / ".antiphon").glob("online/**/*.mdb"), *(project / ".antiphon").glob("lake/*/*/*/*")]
+        assert not kept_here, "it was to be kept elsewhere"
         if 'mode = "encrypted"' in (project / "antiphon.toml").read_text():
             stored = [
                 opened.hgetall(key)
@@ -53,6 +68,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis: RedisProcess) -
             ]
             assert stored
             assert not any(WORD in value for fields in stored for value in fields.values())
+            assert bucket.contents(tmp_path.name)
+            assert not any(WORD in content for content in bucket.contents(tmp_path.name))
 
 
 def doctor(root: Path) -> dict[str, object]:
@@ -64,7 +81,7 @@ def doctor(root: Path) -> dict[str, object]:
 def test_doctor_asks_whether_the_stores_answer(
     root: Path, redis: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert f"at {redis.url}" in str(doctor(root)["found"])
+    assert f"at {redis.url}, lake s3://lake/" in str(doctor(root)["found"])
     monkeypatch.setenv("ANTIPHON_FEATURES__ONLINE", "redis://127.0.0.1:1/0")
     wrong = doctor(root)
     assert "does not answer" in str(wrong["problem"])
@@ -74,7 +91,13 @@ def test_doctor_asks_whether_the_stores_answer(
     assert "NOT_SET is not set" in str(doctor(root)["problem"])
     monkeypatch.delenv("ANTIPHON_FEATURES__ONLINE_PASSWORD_VARIABLE")
     monkeypatch.delenv("ANTIPHON_FEATURES__ONLINE")
-    assert "LMDB" in str(doctor(root)["found"])
+    assert "online LMDB, lake s3://lake/" in str(doctor(root)["found"])
+    monkeypatch.setenv("LAKE_SECRET", "wrong")
+    assert "does not let us" in str(doctor(root)["problem"])
+    monkeypatch.setenv("ANTIPHON_FEATURES__LAKE", "s3://absent/p?endpoint=http://127.0.0.1:1")
+    assert "does not answer" in str(doctor(root)["problem"])
+    monkeypatch.delenv("ANTIPHON_FEATURES__LAKE")
+    assert "lake in the project's folder" in str(doctor(root)["found"])
 
 
 def test_a_url_with_a_password_in_the_settings_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

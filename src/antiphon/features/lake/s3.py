@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -21,13 +21,18 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft, changed, context_of, missing, require_content
 from antiphon.features.lake.scratch import Scratch
 from antiphon.governance.sealed_files import key_of, open_sealed
 
-_PIECE = 8 * 2**20
+_PIECE = 2**20
+_PART = 64 * 2**20
+_DENIED = {
+    "403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken",
+    "UserSuspended", "AllAccessDisabled",
+}  # fmt: skip
 _OPTIONS = {"endpoint", "region"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
@@ -88,6 +93,7 @@ class S3Lake:
     Args:
         access_key, secret_key: credentials; without them those that the AWS client finds by itself.
         scratch: a folder on the local disk.
+        timeout: seconds for a connection, and for each piece of an answer.
     """
 
     def __init__(
@@ -108,19 +114,30 @@ class S3Lake:
         self._timeout = timeout
 
     @cached_property
-    def _store(self) -> Any:
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
-        endpoint = urlsplit(self.place.endpoint) if self.place.endpoint else None
-        return S3FileSystem(
-            access_key=self._access_key,
-            secret_key=self._secret_key,
-            region=self.place.region or ("us-east-1" if endpoint else None),
-            endpoint_override=endpoint.netloc if endpoint else None,
-            scheme=endpoint.scheme if endpoint else "https",
-            connect_timeout=self._timeout,
-            request_timeout=self._timeout,
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=3),
+    def _client(self) -> Any:
+        """The store's client; safe to share between threads."""
+        try:
+            from boto3.session import Session
+            from botocore.config import Config
+        except ImportError as error:
+            raise SetupError(
+                "The client of S3 is not installed.", where="lake", next_step="pip install antiphon[s3]"
+            ) from error
+        return Session().client(
+            "s3",
+            endpoint_url=self.place.endpoint,
+            region_name=self.place.region or ("us-east-1" if self.place.endpoint else None),
+            aws_access_key_id=self._access_key,
+            aws_secret_access_key=self._secret_key,
+            config=Config(
+                connect_timeout=self._timeout,
+                read_timeout=self._timeout,
+                retries={"mode": "standard", "total_max_attempts": 3},
+                s3={"addressing_style": "path" if self.place.endpoint else "auto"},
+                # Content is hashed by us; not every store knows the newer checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
         )
 
     @property
@@ -144,32 +161,17 @@ class S3Lake:
                 yield draft
                 draft.ended(scope, suffix)
                 draft.size = stream.tell()
-            self._upload(partial, draft.path, draft.size)
+            self._upload(partial, draft.path)
         finally:
             partial.unlink(missing_ok=True)
 
-    def _upload(self, partial: Path, relative: str, size: int) -> None:
-        import pyarrow
+    def _upload(self, partial: Path, relative: str) -> None:
+        from boto3.s3.transfer import TransferConfig
 
-        with self._answering():
-            try:
-                with self._store.open_output_stream(self._name(relative)) as sink:
-                    if size:
-                        with pyarrow.memory_map(str(partial)) as source:
-                            sink.write(source.read_buffer())
-            finally:
-                # A stream that failed is closed too; it must not have left a shorter object.
-                found = self._stored(relative)
-                if found is not None and found != size:
-                    self._store.delete_file(self._name(relative))
-        if found != size:
-            raise Unavailable(
-                f"An upload of {size:,} bytes did not arrive.", where=str(self.place), next_step="Try again."
-            )
-
-    def _stored(self, relative: str) -> int | None:
-        found = self._store.get_file_info(self._name(relative))
-        return int(found.size) if found.is_file else None
+        whole = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, use_threads=False)
+        with self._answering(), partial.open("rb") as stream:
+            # In parts when it is large; the client aborts an upload that fails.
+            self._client.upload_fileobj(stream, self.place.bucket, self._key(relative), Config=whole)
 
     def open(self, relative: str) -> BinaryIO:
         """The clear content of a file, for reading at any position: a copy on the local disk that goes with it.
@@ -178,21 +180,32 @@ class S3Lake:
             Corrupt: it is gone, or was changed or moved from another place.
             Unavailable: the store does not answer.
         """
-        copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch.made()))  # noqa: SIM115
+        copy, sha256 = self._downloaded(relative)
         try:
-            digest = hashlib.sha256()
-            with self._answering(relative), self._store.open_input_stream(self._name(relative)) as source:
-                while piece := source.read(_PIECE):
-                    digest.update(piece)
-                    copy.write(piece)
-            copy.seek(0)
             opened = open_sealed(copy, self._codec, context_of(relative))
-            if opened is copy and digest.hexdigest() != PurePosixPath(relative).name.partition(".")[0]:
+            if opened is copy and sha256 != PurePosixPath(relative).name.partition(".")[0]:
                 raise changed(relative)
             return opened
         except BaseException:
             copy.close()
             raise
+
+    def _downloaded(self, relative: str) -> tuple[BinaryIO, str]:
+        """A copy without a name of what is stored, by one request, and its SHA-256."""
+        copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch.made()))  # noqa: SIM115
+        digest = hashlib.sha256()
+        try:
+            with self._answering(relative):
+                answer = self._client.get_object(Bucket=self.place.bucket, Key=self._key(relative))
+                with closing(answer["Body"]) as body:
+                    for piece in body.iter_chunks(_PIECE):
+                        digest.update(piece)
+                        copy.write(piece)
+            copy.seek(0)
+        except BaseException:
+            copy.close()
+            raise
+        return copy, digest.hexdigest()
 
     def verify(self, relative: str, sha256: str) -> None:
         """Check a file's content against its hash.
@@ -213,23 +226,23 @@ class S3Lake:
         Raises:
             Corrupt: it is gone.
         """
-        with self._answering(relative), self._store.open_input_file(self._name(relative)) as stream:
-            return key_of(stream)
+        copy, _ = self._downloaded(relative)
+        with copy:
+            return key_of(copy)
 
     def scopes(self) -> list[Scope]:
         """Every scope that has something here."""
-        from pyarrow.fs import FileSelector
+        return sorted(
+            Scope(tenant, environment) for tenant in self._folders("") for environment in self._folders(f"{tenant}/")
+        )
 
-        with self._answering():
-            tenants = self._store.get_file_info(FileSelector(self.place.root, allow_not_found=True))
-            folders = [
-                folder
-                for tenant in tenants
-                if not tenant.is_file
-                for folder in self._store.get_file_info(FileSelector(tenant.path, allow_not_found=True))
-                if not folder.is_file
-            ]
-        return sorted(Scope(*folder.path.split("/")[-2:]) for folder in folders)
+    def _folders(self, below: str) -> list[str]:
+        """Names of what looks like folders."""
+        start = self._key(below)
+        found: list[str] = []
+        for page in self._pages(Prefix=start, Delimiter="/"):
+            found += [item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", ())]
+        return found
 
     def files(self, scope: Scope) -> Iterator[str]:
         """Every file of a scope, as paths below the root."""
@@ -238,13 +251,17 @@ class S3Lake:
 
     def _listed(self, scope: Scope) -> list[tuple[str, float]]:
         """Every file of a scope and when it was written (seconds since 1970)."""
-        from pyarrow.fs import FileSelector
+        start = len(self._key(""))
+        return [
+            (item["Key"][start:], item["LastModified"].timestamp())
+            for page in self._pages(Prefix=self._key(f"{scope.tenant}/{scope.environment}/"))
+            for item in page.get("Contents", ())
+        ]
 
-        folder = self._name(f"{scope.tenant}/{scope.environment}")
+    def _pages(self, **options: str) -> Iterator[Mapping[str, Any]]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, **options)
         with self._answering():
-            found = self._store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-        start = len(self.place.root) + 1
-        return sorted((item.path[start:], item.mtime_ns / 1e9) for item in found if item.is_file)
+            yield from pages
 
     def reseal(self, relative: str) -> None:
         """Write a file anew under the codec's current key, in the place of the old one; its content stays.
@@ -262,13 +279,10 @@ class S3Lake:
         """Delete files that are not kept and were written before ``older_than`` (seconds since 1970, by the store's
         clock). The age spares a file whose manifest is about to be committed."""
         kept = set(keep)
-        gone = []
-        for relative, written in self._listed(scope):
-            if relative not in kept and written < older_than:
-                with self._answering():
-                    if self._stored(relative) is not None:
-                        self._store.delete_file(self._name(relative))
-                gone.append(relative)
+        gone = [relative for relative, written in self._listed(scope) if relative not in kept and written < older_than]
+        for relative in gone:
+            with self._answering():
+                self._client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
         self._scratch.collect(older_than)
         return gone
 
@@ -278,57 +292,54 @@ class S3Lake:
         Raises:
             SetupError, Unavailable: it does not.
         """
-        self.scopes()
         with self._answering():
-            if not self._store.get_file_info(self.place.bucket).type.name == "Directory":
-                raise self._no_bucket()
+            self._client.list_objects_v2(Bucket=self.place.bucket, MaxKeys=1)
         return str(self.place)
 
-    def _name(self, relative: str) -> str:
-        return f"{self.place.root}/{relative}"
+    def close(self) -> None:
+        """Close the client's connections."""
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def _key(self, relative: str) -> str:
+        return f"{self.place.prefix}/{relative}" if self.place.prefix else relative
 
     @contextmanager
     def _answering(self, relative: str | None = None) -> Iterator[None]:
         """Ask the store; its errors come out as ours. ``relative`` is the file that is read."""
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
         try:
             yield
-        except AntiphonError:
-            raise
-        except FileNotFoundError as error:
-            if relative is not None and self._has_bucket():
-                raise missing(relative) from error
-            raise self._no_bucket() from error
-        except OSError as error:
-            said = str(error)
-            if "NO_SUCH_BUCKET" in said or "NoSuchBucket" in said:
-                raise self._no_bucket() from error
-            if _DENIED.search(said):
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code == "NoSuchBucket":
                 raise SetupError(
-                    f"{self.place} does not let us: {_first_line(said)}",
+                    f"There is no bucket {self.place.bucket!r} at {self.place.endpoint or 'AWS'}.",
                     where="lake",
-                    next_step="Set the environment variables that [features] lake_access_key_variable and "
-                    "lake_secret_key_variable name, and what the user may do: list, get, put and delete objects.",
+                    next_step="Make it: a lake does not make its own bucket.",
                 ) from error
-            raise Unavailable(
-                f"{self.place} does not answer: {_first_line(said)}",
-                where="lake",
-                next_step="Start it, free its space, or correct [features] lake; `antiphon doctor` asks it.",
-            ) from error
+            if code == "NoSuchKey" and relative is not None:
+                raise missing(relative) from error
+            if code in _DENIED:
+                raise self._refused(code) from error
+            raise self._away(code) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise self._refused("no credentials") from error
+        except BotoCoreError as error:
+            raise self._away(str(error)[:200]) from error
 
-    def _has_bucket(self) -> bool:
-        with self._answering():
-            return bool(self._store.get_file_info(self.place.bucket).type.name == "Directory")
-
-    def _no_bucket(self) -> SetupError:
+    def _refused(self, why: str) -> SetupError:
         return SetupError(
-            f"There is no bucket {self.place.bucket!r} at {self.place.endpoint or 'AWS'}.",
+            f"{self.place} does not let us: {why}.",
             where="lake",
-            next_step="Make it: a lake does not make its own bucket.",
+            next_step="Set the environment variables that [features] lake_access_key_variable and "
+            "lake_secret_key_variable name, and what the user may do: list, get, put and delete objects.",
         )
 
-
-_DENIED = re.compile(r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|HTTP status 40[13]|AccessDenied")
-
-
-def _first_line(said: str) -> str:
-    return said.splitlines()[0][:300]
+    def _away(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"{self.place} does not answer: {why}.",
+            where="lake",
+            next_step="Start it, free its space, or correct [features] lake; `antiphon doctor` asks it.",
+        )

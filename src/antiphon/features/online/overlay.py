@@ -180,3 +180,6 @@ class LmdbKeyRecords:
             found.append(bytes(cursor.key()))
             more = cursor.next()
         return found
+
+    def retired(self, place: bytes) -> None:
+        """Keys are replaced inside one transaction here."""

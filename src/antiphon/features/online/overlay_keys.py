@@ -31,6 +31,10 @@ class KeyRecords(Protocol):
         """Every place, in order."""
         ...
 
+    def retired(self, place: bytes, /) -> bytes | None:
+        """The envelope of a key that is being replaced: it opens, and nothing is sealed with it any more."""
+        ...
+
 
 class OverlayKeys:
     """Safe to share between threads; a process that sees a new number reads its key once."""
@@ -62,7 +66,7 @@ class OverlayKeys:
             if not self._codec.accepts_plain:
                 raise _broken()
             return stored
-        return self._cipher(records, b"k" + stored[:_NUMBER]).open(key, stored[_NUMBER:])
+        return self._cipher(records, key_place(stored) or b"").open(key, stored[_NUMBER:])
 
     def current(self, records: KeyRecords) -> bool:
         """Whether every key is sealed by the data key that seals now, and nothing can be there that is not sealed."""
@@ -98,7 +102,7 @@ class OverlayKeys:
         with self._lock:
             found = self._ciphers.get(place)
             if found is None:
-                envelope = records.get(place)
+                envelope = records.get(place) or records.retired(place)
                 if envelope is None:
                     raise _broken()
                 found = SealedValues(self._codec.open(unpack(envelope), self._context(place)))
@@ -107,6 +111,11 @@ class OverlayKeys:
 
     def _context(self, place: bytes) -> PayloadContext:
         return PayloadContext(_SCHEMA, self._scope, place.hex())
+
+
+def key_place(stored: bytes) -> bytes | None:
+    """Where the key stands that a stored value is sealed with; ``None`` for one in plaintext."""
+    return b"k" + stored[:_NUMBER] if stored[:1] == b"\0" else None
 
 
 def _key_id(records: KeyRecords, place: bytes) -> str | None:

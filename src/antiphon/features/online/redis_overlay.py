@@ -9,7 +9,8 @@ Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes
 - ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected`` a hash of counts by view
 - ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
 - ``entities:VIEW`` the set of entities that have events, for pruning
-- ``keys`` a hash of the overlay's own keys, sealed by the codec
+- ``keys`` a hash of the overlay's own keys, sealed by the codec; ``retired`` those that are being replaced: nothing is
+  written under them any more, and what was is still read
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Conflict, Corrupt, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
-from antiphon.features.online.overlay_keys import OverlayKeys
+from antiphon.features.online.overlay_keys import OverlayKeys, key_place
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, decode_event, encode_event
 
@@ -67,7 +68,7 @@ class RedisOverlay:
         self._offsets, self._pruned, self._rejected = (
             self._prefix + name for name in ("offsets", "pruned", "rejected")
         )
-        self._held = self._prefix + "keys"
+        self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
 
     def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
@@ -96,7 +97,7 @@ class RedisOverlay:
                 reading.offsets[view] = int(at or 0)
                 reading.pruned[view] = int(gone or 0)
                 reading.rejected[view] = int(refused or 0)
-            records = RedisKeyRecords(self._server.client, self._held)
+            records = RedisKeyRecords(self._server.client, self._held, self._retired)
             for (view, entity, _), members in zip(asked, found, strict=True):
                 reading.events[view, entity] = list(self._opened(records, view, entity, members))
         return reading
@@ -138,7 +139,7 @@ class RedisOverlay:
         for _ in range(_ATTEMPTS):
             try:
                 with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
-                    records = RedisKeyRecords(self._server.bulk, self._held)
+                    records = RedisKeyRecords(self._server.bulk, self._held, self._retired)
                     by_entity = self._members(records, events)
                     if self._sealing:
                         # Whoever replaces the keys takes them away first; what they sealed must not come after.
@@ -194,32 +195,53 @@ class RedisOverlay:
         """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
         now; returns how many events were written. Whoever writes meanwhile starts again, under the new key."""
         client = self._server.bulk
+        resealed = 0
         with self._server.answering():
-            records = RedisKeyRecords(client, self._held)
-            if self._keys.current(records):
-                return 0
-            old = records.places()
-            self._keys.begin(records)
-            resealed = 0
-            views = client.zrange(self._offsets, 0, -1)
-        for view in views:
-            for entities in self._pages(view):
-                for entity in entities:
-                    resealed += self._resealed(view, bytes.fromhex(entity))
+            records = RedisKeyRecords(client, self._held, self._retired)
+            old = [] if self._keys.current(records) else records.places()
+            replacing = not self._keys.current(records)
+            unfinished = bool(client.exists(self._retired))
+            if replacing:
+                self._keys.begin(records)
+        if replacing:
+            resealed += self._pass(leaving=set(records.places()) - set(old))
         if old:
+            with self._server.answering(), client.pipeline(transaction=True) as pipeline:
+                # From here on nobody can write under an old key: its name is gone from what writers watch.
+                pipeline.hset(self._retired, mapping={place: records.get(place) for place in old})
+                pipeline.hdel(self._held, *old)
+                pipeline.execute()
+        if old or unfinished:
+            # What was written under them while the first pass went on, or left by one that was cut off.
             with self._server.answering():
-                client.hdel(self._held, *old)
+                now = RedisKeyRecords(client, self._held, self._retired).places()
+            resealed += self._pass(leaving=set(now))
+            with self._server.answering():
+                client.delete(self._retired)
         return resealed
 
-    def _resealed(self, view: bytes, entity: bytes) -> int:
+    def _pass(self, leaving: set[bytes]) -> int:
+        """Seal events anew, but for those under the keys at ``leaving``."""
+        with self._server.answering():
+            views = self._server.bulk.zrange(self._offsets, 0, -1)
+        return sum(
+            self._resealed(view, bytes.fromhex(entity), leaving)
+            for view in views
+            for entities in self._pages(view)
+            for entity in entities
+        )
+
+    def _resealed(self, view: bytes, entity: bytes, leaving: set[bytes]) -> int:
         client, key = self._server.bulk, self._events(view, entity)
         with self._server.answering():
-            records = RedisKeyRecords(client, self._held)
+            records = RedisKeyRecords(client, self._held, self._retired)
             pipeline = client.pipeline(transaction=False)
             for member in client.zrange(key, 0, -1):
-                offset = member[:_OFFSET]
+                offset, stored = member[:_OFFSET], member[_OFFSET:]
+                if key_place(stored) in leaving:
+                    continue
                 place = _sealed_for(view, entity, offset)
-                value = self._keys.seal(records, place, self._keys.open(records, place, member[_OFFSET:]))
+                value = self._keys.seal(records, place, self._keys.open(records, place, stored))
                 pipeline.eval(_REPLACE, 1, key, int.from_bytes(offset, "big"), member, offset + value)
             replaced: list[int] = pipeline.execute()
             return sum(replaced)
@@ -245,12 +267,12 @@ class RedisOverlay:
 
 
 class RedisKeyRecords:
-    """The overlay's keys as they were when one of them was first asked for, and those written since. Keys are only ever
-    added until a resealing removes all old ones."""
+    """The overlay's keys as they were when one of them was first asked for, and those written since."""
 
-    def __init__(self, client: Any, held: str) -> None:
+    def __init__(self, client: Any, held: str, retired: str) -> None:
         self._client = client
         self._held = held
+        self._retired = retired
         self._known: dict[bytes, bytes] | None = None
 
     def get(self, place: bytes) -> bytes | None:
@@ -265,6 +287,11 @@ class RedisKeyRecords:
     def places(self) -> list[bytes]:
         """Every place, in order."""
         return sorted(self._all())
+
+    def retired(self, place: bytes) -> bytes | None:
+        """The envelope of a key that is being replaced."""
+        found: bytes | None = self._client.hget(self._retired, place)
+        return found
 
     def still_there(self, watching: Any) -> bool:
         """Whether the server still holds every key, asked over the connection that watches them."""
