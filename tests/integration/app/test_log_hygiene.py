@@ -79,7 +79,8 @@ async def running(
 ) -> AsyncIterator[ChaosProject]:
     """The processes of a project; what they wrote is in ``logs`` after their end."""
     (tmp_path / "sitecustomize.py").write_text(_SABOTAGE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    known = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *([known] if known else [])]))
     monkeypatch.setenv("HYGIENE", "on" if defended else "off")
     with scratch() as folder:
         project = write_project(Path(folder) / "project", "simulated")
