@@ -65,7 +65,7 @@ def definition_version(entity: EntitySpec, source: SourceSpec, features: dict[st
     """The semantic hash: 16 hex digits over everything that can change a value."""
     meaning = {
         "entity": entity,
-        "source": msgspec.structs.replace(source, path=None),
+        "source": source.meaning(),
         "features": features,
         "rules": 1,
     }

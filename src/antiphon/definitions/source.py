@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,17 +16,24 @@ from antiphon.definitions.nodes import Expression
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.sensitivity import tag_mistakes
 
+_DATABASE = ("url", "table", "query", "password_variable")
+_TABLE = re.compile(r'[^\s."\0]+(\.[^\s."\0]+)?\Z')
+
 
 class SourceSpec(msgspec.Struct, frozen=True):
     """A declared source as a value.
 
     Attributes:
         kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name.
-        path: Parquet or CSV file (or a glob of them); for a stream, where older events are read from.
+        path: Parquet, CSV or JSON file (or a glob of them) or folder of a Delta table; for a stream, where older events
+            are read from.
         event_time: column with the instant something happened.
         available_at: column with the instant it was known; ``None``: known when it happened.
         event_id: column that names an event once and for all; rows that repeat it are one event.
         where: only rows for which this is true are events.
+        url: a PostgreSQL database, in the place of ``path``; never with a password.
+        table, query: what is read of that database.
+        password_variable: the environment variable that holds the password of the URL's user.
 
     A time column without zone is read as UTC.
     """
@@ -36,6 +45,29 @@ class SourceSpec(msgspec.Struct, frozen=True):
     event_id: str | None = None
     path: str | None = None
     where: Expression | None = None
+    url: str | None = None
+    table: str | None = None
+    query: str | None = None
+    password_variable: str | None = None
+
+    def meaning(self) -> msgspec.Struct:
+        """What of it can change a value, for the definition version: not where it lies, nor how one gets in."""
+        if self.url is None:
+            known = {field: getattr(self, field) for field in _Rows.__struct_fields__}
+            return _Rows(**known | {"path": None})
+        return msgspec.structs.replace(self, path=None, url=None, password_variable=None)
+
+
+class _Rows(msgspec.Struct, frozen=True):
+    """A source as it was hashed before there were databases: fields and their order are part of definition versions."""
+
+    name: str
+    kind: str
+    event_time: str
+    available_at: str | None
+    event_id: str | None
+    path: str | None
+    where: Expression | None
 
 
 class Source:
@@ -53,7 +85,11 @@ class Source:
         cls,
         name: str,
         *,
-        path: str,
+        path: str | None = None,
+        url: str | None = None,
+        table: str | None = None,
+        query: str | None = None,
+        password_variable: str | None = None,
         event_time: str,
         available_at: str | None = None,
         event_id: str | None = None,
@@ -61,14 +97,16 @@ class Source:
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
     ) -> Source:
-        """Rows of Parquet or CSV, read in batch. A relative path starts at the project's folder.
+        """Rows that are read in batch: of Parquet, CSV or JSON files or a Delta table's folder (``path``; a relative
+        one starts at the project's folder), or of a PostgreSQL database (``url="postgresql://USER@HOST/DATABASE"``
+        with ``table`` or ``query``; the password in the environment variable ``password_variable``).
 
         ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
         """
         return cls(
             caller(), "table", name,
-            path=path, event_time=event_time, available_at=available_at, event_id=event_id, where=where,
-            sensitivity=sensitivity, purposes=purposes,
+            path=path, url=url, table=table, query=query, password_variable=password_variable, event_time=event_time,
+            available_at=available_at, event_id=event_id, where=where, sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
     @classmethod
@@ -106,6 +144,7 @@ class Source:
             event_id=self.options["event_id"],
             path=str(root / path) if path is not None and root is not None else path,
             where=node_of(where) if where is not None else None,
+            **{name: self.options.get(name) for name in _DATABASE},
         )
 
     def mistakes(self) -> Iterator[str]:
@@ -113,10 +152,12 @@ class Source:
         label = f"source {self.name!r}"
         if not isinstance(self.name, str) or not NAME.match(self.name):
             yield f"{label}: a name is lower-case letters, digits and underscores."
-        for option in ("event_time", "available_at", "event_id", "path"):
-            value = self.options[option]
+        for option in ("event_time", "available_at", "event_id", "path", *_DATABASE):
+            value = self.options.get(option)
             if value is not None and (not isinstance(value, str) or not value):
                 yield f"{label}: {option} must be a text, not {value!r}."
+        for text in self._place_mistakes():
+            yield f"{label}: {text}"
         for text in tag_mistakes(self.options, None):
             yield f"{label}: {text}"
         where = self.options["where"]
@@ -131,3 +172,30 @@ class Source:
             yield f"{label}: where must be a condition."
         for mistake in (*mistakes(node), *outside_mistakes(node)):
             yield f"{label}: where: {mistake}"
+
+    def _place_mistakes(self) -> Iterator[str]:
+        """What is wrong with where its rows are."""
+        path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
+        if isinstance(path, str) and "://" in path:
+            yield "path is a file or folder of this machine; a PostgreSQL database is named by url."
+        if self.kind == "stream":
+            return
+        if (path is None) == (url is None):
+            yield "a table has a path or a url, and not both."
+        if url is None:
+            if table is not None or query is not None or variable is not None:
+                yield "table, query and password_variable belong to a url."
+            return
+        if (table is None) == (query is None):
+            yield "a url needs a table or a query, and not both."
+        if isinstance(table, str) and not _TABLE.match(table):
+            yield f"{table!r} is no table; write NAME or SCHEMA.NAME."
+        if not isinstance(url, str):
+            return
+        parts = urlsplit(url)
+        if parts.scheme not in ("postgresql", "postgres") or not parts.netloc or len(parts.path) < 2:
+            yield "url must be postgresql://USER@HOST:PORT/DATABASE."
+        if parts.password is not None or "password" in parts.query:
+            yield "url holds a password; name an environment variable in password_variable."
+        if variable is not None and parts.username is None:
+            yield "password_variable needs a user in the url."

@@ -14,6 +14,7 @@ import msgspec
 
 from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
 from antiphon.features.compile_sql import text
+from antiphon.features.delta_table import delta_files, is_delta
 
 if TYPE_CHECKING:
     import duckdb
@@ -109,11 +110,14 @@ def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
 
 
 def files_of(path: str) -> list[Path]:
-    """The files a source path names, in order.
+    """The files a source path names, in order; of a folder with a Delta table those of its latest version.
 
     Raises:
         SetupError: none exists.
+        InvalidInput, Unavailable: a Delta table cannot be read.
     """
+    if is_delta(Path(path)):
+        return list(delta_files(Path(path)).files)
     found = [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else [Path(path)]
     if not found or not all(file.is_file() for file in found):
         raise SetupError(
@@ -126,15 +130,22 @@ def relation_of(files: list[Path]) -> str:
     """A FROM clause that reads the files.
 
     Raises:
-        InvalidInput: neither Parquet nor CSV.
+        InvalidInput: neither Parquet nor CSV nor JSON, or no file at all.
     """
+    if not files:
+        raise InvalidInput("There is no file to read.", where="source")
     names = "[" + ", ".join(text(str(file)) for file in files) + "]"
     suffix = files[0].suffix.lower()
     if suffix in (".parquet", ".pq"):
         return f"read_parquet({names}, union_by_name = true)"
-    if suffix == ".csv" or files[0].name.lower().endswith(".csv.gz"):
+    name = files[0].name.lower().removesuffix(".gz").removesuffix(".zst")
+    if name.endswith((".csv", ".tsv")):
         return f"read_csv({names}, nullstr = ['', 'NA'], union_by_name = true)"
-    raise InvalidInput(f"{files[0]} is neither Parquet nor CSV.", where="source")
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        lines = "auto" if name.endswith(".json") else "newline_delimited"
+        # Every row tells which columns there are and of what type, not the first ones alone.
+        return f"read_json({names}, format = '{lines}', sample_size = -1, union_by_name = true)"
+    raise InvalidInput(f"{files[0]} is neither Parquet nor CSV nor JSON.", where="source")
 
 
 def types_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
@@ -144,11 +155,22 @@ def types_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, 
 
 
 def hash_of(files: list[Path]) -> str:
-    """SHA-256 over the contents of the files, in order."""
+    """SHA-256 over the contents of the files, in order.
+
+    Raises:
+        Unavailable: one is gone since it was found, or cannot be read.
+    """
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise Unavailable(
+                f"A file of the source cannot be read: {error.strerror}.",
+                where=str(file),
+                next_step="Nothing was published; put it back, and refresh again.",
+            ) from error
     return digest.hexdigest()
 
 

@@ -13,11 +13,12 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compile_python import SEQUENCE_DIGITS, MeasureValue
 from antiphon.features.compile_sql import quoted, text
-from antiphon.features.compute import ComputeLimits, compute, files_of, relation_of
+from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.finish import finish_of
 from antiphon.features.plan import Plan, PlannedFeature, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.source_rows import ROWS, load_rows
+from antiphon.features.sources import opened
 from antiphon.features.tiles import Tile
 
 if TYPE_CHECKING:
@@ -148,13 +149,13 @@ def _with_columns(
 
 def _file_columns(connection: duckdb.DuckDBPyConnection, plan: Plan, seqs: list[str]) -> dict[str, dict[str, Any]]:
     source = plan.spec.source
-    if not seqs or source.path is None:
+    rows = opened(connection, source) if seqs else None
+    if rows is None:
         return {}
-    relation = relation_of(files_of(source.path))
     identified = f"this_row.{quoted(source.event_id)}" if source.event_id is not None else "this_row"
     seq = f"left(sha256(CAST({identified} AS VARCHAR)), {SEQUENCE_DIGITS})"
     cursor = connection.execute(
-        f"SELECT {seq} AS antiphon_seq, * FROM {relation} AS this_row "
+        f"SELECT {seq} AS antiphon_seq, * FROM {rows.relation} AS this_row "
         f"WHERE antiphon_seq IN ({', '.join(text(one) for one in seqs)})"
     )
     names = [column[0] for column in cursor.description]

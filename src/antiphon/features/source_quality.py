@@ -33,9 +33,10 @@ from antiphon.definitions.quality import (
     Unique,
 )
 from antiphon.features.compile_sql import column_kind, condition_sql, quoted, text
-from antiphon.features.compute import files_of, relation_of, types_of
+from antiphon.features.compute import files_of, types_of
 from antiphon.features.ports import LogReader
 from antiphon.features.row_rules import offends, relational, require, stages
+from antiphon.features.sources import opened
 from antiphon.features.statistics import StatisticsBuilder
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def open_source(
     after: int,
     through: int | None,
 ) -> Raw:
-    """Make the view :data:`SOURCE`: the events of the file, and those of the log with ``after < offset <= through``.
+    """Make the view :data:`SOURCE`: the rows of the table, and the events of the log with ``after < offset <= through``.
 
     Raises:
         SetupError: the file is missing. InvalidInput: it cannot be read, or ``where`` does not fit it.
@@ -92,7 +93,8 @@ def open_source(
     files = files_of(source.path) if source.path is not None else []
     named = tuple(map(str, files))
     before = signature(named)
-    parts = [f"SELECT * FROM {relation_of(files)}"] if files else []
+    rows = opened(connection, source)
+    parts = [f"SELECT * FROM {rows.relation}"] if rows is not None else []
     if source.kind == "stream" and log is not None:
         end = log.end(scope, source.name) if through is None else through
         table = _log_table(spec, log, scope, after, end)
@@ -102,12 +104,12 @@ def open_source(
     if not parts:
         empty = dict.fromkeys([*spec.entity.keys, *spec.columns(), source.event_time], "VARCHAR")
         parts.append(f"SELECT {', '.join(f'NULL::VARCHAR AS {quoted(name)}' for name in empty)} WHERE false")
-    rows = " UNION ALL BY NAME ".join(parts)
-    types = types_of(connection, f"({rows})")
+    together = " UNION ALL BY NAME ".join(parts)
+    types = types_of(connection, f"({together})")
     filtered = ""
     if source.where is not None:
         filtered = f" WHERE {condition_sql(source.where, types, f'source {source.name}')}"
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {SOURCE} AS SELECT * FROM ({rows}) AS this_row{filtered}")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {SOURCE} AS SELECT * FROM ({together}) AS this_row{filtered}")
     return Raw(types, named, before)
 
 

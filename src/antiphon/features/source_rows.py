@@ -1,4 +1,4 @@
-"""A view's measured rows in DuckDB: from the source's file, and for a stream from the event log as well.
+"""A view's measured rows in DuckDB: from the source's files or database, and for a stream from the event log as well.
 
 Rules, the same wherever rows are read:
 - Of rows that agree in entity, event time and sequence (so of one event id), one counts: the one available
@@ -20,10 +20,11 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import compile_measures, key_texts, sequence
 from antiphon.features.compile_sql import rows_sql, text
-from antiphon.features.compute import files_of, hash_of, one_row, relation_of, types_of
+from antiphon.features.compute import one_row, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
 from antiphon.features.row_rules import admitted_relation
+from antiphon.features.sources import opened
 
 if TYPE_CHECKING:
     import duckdb
@@ -68,7 +69,8 @@ def load_rows(
         entity: only rows of the entity with these keys.
 
     Raises:
-        SetupError: the file is missing.
+        SetupError: the file is missing, or a database does not let us in.
+        Unavailable: a database is away, or went away before the last row.
         InvalidInput: it does not fit the definition, or a stream has neither history nor log.
     """
     source = plan.spec.source
@@ -79,9 +81,9 @@ def load_rows(
     described: list[str] = []
     hashed = ""
     rows_in = rejected = 0
-    files = files_of(source.path) if source.path is not None else []
-    if files:
-        relation = relation_of(files)
+    rows = opened(connection, source)
+    if rows is not None:
+        relation = rows.relation
         wanted = ""
         if entity is not None:
             wanted = " WHERE " + " AND ".join(f"{key} = {text(value)}" for key, value in zip(keys, entity, strict=True))
@@ -95,11 +97,11 @@ def load_rows(
         rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
         later = f" OR available_at > {known_by}" if known_by is not None else ""
         connection.execute(f"DELETE FROM loaded WHERE {missing}{later}")
-        described.append(f"{len(files)} file(s) {source.path}")
-        hashed = hash_of(files)
+        described.append(rows.described)
+        hashed = rows.sha256
     offset: int | None = None
     if source.kind == "stream" and log is not None:
-        if not files:
+        if rows is None:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
         offset = log.end(scope, source.name) if through is None else through
         for taken in _log_rows(plan, scope, log, offset, entity):
@@ -107,7 +109,7 @@ def load_rows(
             rejected += taken.rejected
             _insert(connection, plan, columns, kinds, taken.rows)
         described.append(f"stream {source.name} through {offset}")
-    elif not files:
+    elif rows is None:
         raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
     picked = ", ".join(columns)
     if source.event_id is None:

@@ -21,9 +21,10 @@ from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import ComputeLimits, files_of, hash_of
+from antiphon.features.compute import ComputeLimits
 from antiphon.features.point_in_time import point_in_time
 from antiphon.features.ports import LogReader
+from antiphon.features.sources import version_of
 from antiphon.learning.candidates import Candidate, Chosen, choose
 from antiphon.learning.dataset_file import Rows, TableColumn, Value, feature_column
 from antiphon.learning.history import read_history
@@ -267,8 +268,8 @@ def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[
         if source.name in found:
             continue
         found[source.name] = []
-        if source.path is not None:
-            found[source.name].append(DatasetSource(source.name, "file", hash_of(files_of(source.path))))
+        if (version := version_of(source)) is not None:
+            found[source.name].append(DatasetSource(source.name, *version))
         if source.kind == "stream" and source.name in offsets:
             found[source.name].append(DatasetSource(source.name, "log", str(offsets[source.name])))
     return [one for name in found for one in found[name]]

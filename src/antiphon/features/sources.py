@@ -1,0 +1,86 @@
+"""A source opened on a DuckDB connection: what to read from, and which version of it that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from antiphon.core.ids import content_hash
+from antiphon.definitions.source import SourceSpec
+from antiphon.features import postgres
+from antiphon.features.compile_sql import quoted, text
+from antiphon.features.compute import files_of, hash_of, one_row, relation_of
+from antiphon.features.delta_table import delta_files, delta_rows, is_delta
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class OpenedSource(msgspec.Struct, frozen=True):
+    """Where a source's rows are read from.
+
+    Attributes:
+        relation: a FROM clause on the connection it was opened on.
+        described: in words, with the version where there is one.
+        sha256: of what it is read from: of files their contents, of a database the rows.
+    """
+
+    relation: str
+    described: str
+    sha256: str
+
+
+def opened(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
+    """Open a source's rows; ``None`` for a stream without history.
+
+    A database is read once for each connection, and everything on it sees the same rows.
+
+    Raises:
+        SetupError, Unavailable, InvalidInput: it cannot be read; says why and what to do.
+    """
+    if source.url is not None:
+        return _from_database(connection, source)
+    if source.path is None:
+        return None
+    folder = Path(source.path)
+    if is_delta(folder):
+        table = delta_files(folder)
+        files, words = list(table.files), f"Delta table {folder} version {table.version}"
+        if not files:
+            name = f"empty_{content_hash(source.path)[:16]}"
+            connection.register(name, delta_rows(folder))
+            return OpenedSource(quoted(name), words, hash_of([]))
+    else:
+        files = files_of(source.path)
+        words = f"{len(files)} file(s) {source.path}"
+    return OpenedSource(relation_of(files), words, hash_of(files))
+
+
+def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | None:
+    """What a source is now, without reading its rows: (``file``, SHA-256) or (``database``, snapshot)."""
+    if source.url is not None:
+        return "database", postgres.snapshot_of(source)
+    return None if source.path is None else ("file", hash_of(files_of(source.path)))
+
+
+def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:
+    table = f"extracted_{content_hash([source.url, source.table, source.query])[:16]}"
+    relation = quoted(table)
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS extracts (name VARCHAR, described VARCHAR, sha256 VARCHAR)")
+    known = connection.execute(f"SELECT described, sha256 FROM extracts WHERE name = {text(table)}").fetchall()
+    if not known:
+        taken = postgres.extract(connection, source, table)
+        # Rows are hashed one by one, the sorted hashes by leading digits: their order does not matter.
+        (sha256,) = one_row(
+            connection,
+            "SELECT sha256(coalesce(string_agg(b, '' ORDER BY b), '')) FROM "
+            "(SELECT sha256(string_agg(h, '' ORDER BY h)) AS b FROM "
+            f"(SELECT sha256(CAST(r AS VARCHAR)) AS h FROM {relation} AS r) GROUP BY left(h, 2))",
+        )
+        what = source.table if source.table is not None else "a query"
+        said = f"{what} of {postgres.shown(source)}, {taken.rows} row(s), snapshot {taken.snapshot}"
+        connection.execute(f"INSERT INTO extracts VALUES ({text(table)}, {text(said)}, {text(sha256)})")
+        known = [(said, sha256)]
+    return OpenedSource(relation, *known[0])
