@@ -164,9 +164,7 @@ def _of_rows(rule: Rule, manifest: SnapshotManifest, check: RuleCheck | None) ->
     if rule.action == "quarantine":
         kept = manifest.quarantined.reasons.get(rule.name, 0) if manifest.quarantined is not None else 0
         if kept:
-            yield Finding(
-                rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, check)}."
-            )
+            yield Finding(rule.name, "quarantine", f"{kept} of {check.of} rows are kept aside: {_said(rule, check)}.")
     elif share > getattr(rule, "at_most", 0.0):
         yield Finding(rule.name, rule.action, f"{check.offenders} of {check.of} rows: {_said(rule, check)}.")
 
@@ -277,7 +275,9 @@ def _steady(rule: Steady, manifest: SnapshotManifest, earlier: Sequence[Snapshot
     significant = discoveries({name: one.p_value for name, one in distances.items()}, rule.alpha)
     for name, before in references.items():
         gap = distances.get(name)
-        shifted = gap is not None and (gap.psi > rule.psi or (name in significant and gap.effect >= rule.effect))
+        shifted = gap is not None and (
+            gap.psi > max(rule.psi, gap.noise) or (name in significant and gap.effect >= rule.effect)
+        )
         if gap is not None and shifted:
             yield (
                 f"{name}: its distribution shifted ({gap.test} {gap.effect:.2f}, PSI {gap.psi:.2f})"
