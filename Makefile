@@ -13,7 +13,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
-  bench-encryption bench-tls pentest chaos clean
+  bench-encryption bench-tls bench-feature-faults pentest chaos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -62,6 +62,9 @@ bench-parity: environment  ## batch and online text, and replay, byte by byte on
 
 bench-evidence: environment  ## explain every prediction of the demo's run, replay 200 of them
 	@$(BIN)/python -m benchmarks.evidence
+
+bench-feature-faults: environment  ## 22 faults of data against the gates, and false alarms of healthy days
+	@$(BIN)/python -m benchmarks.feature_faults
 
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup

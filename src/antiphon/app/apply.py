@@ -6,12 +6,14 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.app.compatibility import consequences, require_unbroken
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import Forbidden, InvalidInput
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.compatibility import Level, compare
 from antiphon.governance.principal import Principal
 from antiphon.releases import bundle as bundles
 
@@ -19,12 +21,15 @@ Change = Literal["new", "changed", "unchanged", "removed"]
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """What apply would do to one view or application; ``changed`` names the fields that differ."""
+    """What apply would do to one view or application; ``fields`` are those that differ. Of a view that is there
+    already, ``level`` says whether its readers can go on with it, and ``sentences`` what differs."""
 
     noun: Literal["view", "application"]
     name: str
     change: Change
     fields: tuple[str, ...] = ()
+    level: Level | None = None
+    sentences: tuple[str, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -32,6 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     project: str
     changes: tuple[Planned, ...]
+    consequences: tuple[str, ...] = ()
+    """For releases in use that pin what is declared no longer, a sentence each."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -75,10 +82,12 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
         InvalidInput: an application names a model that the engine is not given.
         SetupError: its weights were not pulled.
         Forbidden: policy does not let this principal make its own release live, and ``activate`` insists on it.
-        Conflict: a release is to go live while a rollout compares with the one that is; nothing was applied.
+        Conflict: a release is to go live while a rollout compares with the one that is, or a view's source moved to
+            where it does not yield what a release in use needs; nothing was applied.
     """
     project = _load(store)
-    planned = _compare(store, project)
+    planned = msgspec.structs.replace(_compare(store, project), consequences=())  # said when it is done, as notes
+    require_unbroken(store, project.views)
     scope, why = store.scope, rationale or "applied"
     pins = {application.model: _pin(store, application) for application in project.applications.values()}
     transitions = rollout_transitions(store)
@@ -116,6 +125,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             elif activate is None:
                 waiting.append(application.name)
                 notes.append(_next(release))
+    notes += consequences(store, project.views)  # of those that are in use now
     return Applied(
         plan=planned, releases=tuple(releases), activated=tuple(activated), waiting=tuple(waiting), notes=tuple(notes)
     )
@@ -194,7 +204,13 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
     for name, view in project.views.items():
         old = before.views.get(name)
         fields = () if old is None or old.definition_version == view.definition_version else ("definition",)
-        changes.append(Planned("view", name, "new" if old is None else "changed" if fields else "unchanged", fields))
+        if old is None:
+            changes.append(Planned("view", name, "new"))
+            continue
+        change = compare(old, view)
+        changes.append(
+            Planned("view", name, "changed" if fields else "unchanged", fields, change.level, change.sentences)
+        )
     changes += [Planned("view", name, "removed") for name in before.views if name not in project.views]
     for name, application in project.applications.items():
         known = before.applications.get(name)
@@ -213,7 +229,7 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
     changes += [
         Planned("application", name, "removed") for name in before.applications if name not in project.applications
     ]
-    return Plan(project=project.name, changes=tuple(changes))
+    return Plan(project.name, tuple(changes), tuple(consequences(store, project.views)))
 
 
 def _pin(store: Store, application: ApplicationSpec) -> ModelPin:

@@ -11,7 +11,7 @@ from antiphon.cli.output import show, table
 from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
-    from antiphon.app.apply import Plan
+    from antiphon.app.apply import Plan, Planned
 
 
 def plan(project: Project = HERE, as_json: Json = False) -> None:
@@ -54,5 +54,13 @@ def apply(
 
 
 def _text(planned: Plan) -> str:
-    rows = [(change.change, change.noun, change.name, ", ".join(change.fields)) for change in planned.changes]
-    return table(("change", "noun", "name", "fields"), rows, "Nothing is declared.")
+    rows = [
+        (change.change, change.noun, change.name, ", ".join(change.fields), _level(change), "; ".join(change.sentences))
+        for change in planned.changes
+    ]
+    head = ("change", "noun", "name", "fields", "readers", "what differs")
+    return "\n".join([table(head, rows, "Nothing is declared."), *planned.consequences])
+
+
+def _level(change: Planned) -> str:
+    return "" if change.level in (None, "same") else str(change.level)

@@ -114,7 +114,7 @@ def steady(
     *of: object,
     over: Over = "features",
     psi: float = 0.25,
-    alpha: float = 0.01,
+    alpha: float = 0.001,
     effect: float = 0.15,
     action: Action = "block",
     name: str = "",

@@ -126,7 +126,7 @@ class Steady(msgspec.Struct, frozen=True, tag="steady"):
 
     Attributes:
         of: features or columns; all when empty.
-        psi: greatest population stability index.
+        psi: greatest population stability index, unless chance alone makes a greater one of so few values.
         alpha: false discovery rate of the tests (Kolmogorov-Smirnov for numbers, χ² for categories) over all of ``of``,
             by Benjamini and Hochberg.
         effect: what a significant difference must reach as well: the KS distance, or Cramér's V.
@@ -137,7 +137,7 @@ class Steady(msgspec.Struct, frozen=True, tag="steady"):
     over: Over
     of: tuple[str, ...] = ()
     psi: float = 0.25
-    alpha: float = 0.01
+    alpha: float = 0.001
     effect: float = 0.15
 
 

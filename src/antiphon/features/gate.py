@@ -275,7 +275,9 @@ def _steady(rule: Steady, manifest: SnapshotManifest, earlier: Sequence[Snapshot
     significant = discoveries({name: one.p_value for name, one in distances.items()}, rule.alpha)
     for name, before in references.items():
         gap = distances.get(name)
-        shifted = gap is not None and (gap.psi > rule.psi or (name in significant and gap.effect >= rule.effect))
+        shifted = gap is not None and (
+            gap.psi > max(rule.psi, gap.noise) or (name in significant and gap.effect >= rule.effect)
+        )
         if gap is not None and shifted:
             yield (
                 f"{name}: its distribution shifted ({gap.test} {gap.effect:.2f}, PSI {gap.psi:.2f})"

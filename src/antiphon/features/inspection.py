@@ -80,9 +80,12 @@ class Inspection:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """An error of reading the rows, told with what the declared types say about the columns."""
+        """An error of reading the rows, told with what the declared types say about the columns; a file that is gone
+        all of a sudden, as a source that changed."""
         try:
             yield
+        except OSError as error:
+            raise self._changed() from error
         except InvalidInput as error:
             kinds = self.quality.kinds if self.quality is not None else {}
             said = [told for rule in self.rules.rules if isinstance(rule, Typed) for told in typed_reasons(rule, kinds)]
@@ -101,11 +104,14 @@ class Inspection:
         path = self._spec.source.path
         files = tuple(map(str, files_of(path))) if path is not None else ()
         if files != self._raw.files or signature(files) != self._raw.signature:
-            raise Unavailable(
-                "The source changed while it was read.",
-                where=f"source {self._spec.source.name}",
-                next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",
-            )
+            raise self._changed()
+
+    def _changed(self) -> Unavailable:
+        return Unavailable(
+            "The source changed while it was read.",
+            where=f"source {self._spec.source.name}",
+            next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",
+        )
 
     def keep_aside(self, lake: Lake) -> Quarantined | None:
         """Write the rows that rules keep out to the lake, with their reasons; ``None`` when there are none."""
