@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.definitions.feature_view import FeatureSpec, FeatureViewSpec
+from antiphon.definitions.feature import FeatureSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
 
 Level = Literal["same", "cosmetic", "compatible", "breaking"]
 

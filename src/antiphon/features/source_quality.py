@@ -84,7 +84,7 @@ def open_source(
     after: int,
     through: int | None,
 ) -> Raw:
-    """Make the view :data:`SOURCE`: the rows of the table, and the events of the log with ``after < offset <= through``.
+    """Make the view :data:`SOURCE`: the table's rows, and the events of the log with ``after < offset <= through``.
 
     Raises:
         SetupError: the file is missing. InvalidInput: it cannot be read, or ``where`` does not fit it.
