@@ -155,9 +155,9 @@ def _column(values: list[Any]) -> Any:
 def kind_of(sql_type: str) -> str:
     """number, text, boolean, time or other."""
     found = column_kind(sql_type)
-    if found != "unknown":
-        return found
-    return "time" if sql_type.startswith(("TIMESTAMP", "DATE")) else "other"
+    if found == "instant" or sql_type == "DATE":
+        return "time"
+    return found if found != "unknown" else "other"
 
 
 def columns_read(spec: FeatureViewSpec) -> tuple[str, ...]:
