@@ -211,7 +211,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault("all-null column", _nothing_in("fee"), (("fee",), ("missing", "no value"))),
     Fault("duplicate keys", _repeated, (("payment_id",), ("same as in another row",))),
     Fault("truncated file", _truncated, (("cannot be computed", "cannot be read"),), readable=False),
-    Fault("source vanishing half-way", _vanishing, (("changed while it was read", "no file"),), readable=False),
+    Fault(
+        "source vanishing half-way",
+        _vanishing,
+        (("changed while it was read", "no file", "file of the source cannot be read"),),
+        readable=False,
+    ),
     Fault("unit change, times 100", _times("amount", 100.0), (("amount",), ("shifted",), ("times",))),
     Fault("category renamed", _renamed_category, (("method",), ("credit_card",))),
     Fault("stale data", lambda file: file.unlink(), (("latest event", "rows are new"), ("old", "only", "Only"))),

@@ -51,21 +51,24 @@ def started() -> Iterator[list[S3Process]]:
 
 
 @pytest.fixture
-def lake(kind: list[str], codec: Codec, tmp_path: Path, started: list[S3Process]) -> Lake:
+def lake(kind: list[str], codec: Codec, tmp_path: Path, started: list[S3Process]) -> Iterator[Lake]:
     if kind[0] == "local":
-        return LocalLake(tmp_path / "lake", codec)
+        yield LocalLake(tmp_path / "lake", codec)
+        return
     if not started:
         started.append(S3Process())
         started[0].start()
         started[0].make_bucket()
     server = started[0]
-    return S3Lake(
+    made = S3Lake(
         S3Place(server.bucket, f"p{next(_prefixes)}", server.endpoint),
         scratch=tmp_path / "scratch",
         access_key=server.access_key,
         secret_key=server.secret_key,
         codec=codec,
     )
+    yield made
+    made.close()
 
 
 def put(lake: Lake, content: bytes, scope: Scope = HERE) -> str:

@@ -37,13 +37,18 @@ Opening = Callable[..., S3Lake]
 
 
 @pytest.fixture
-def opening(process: S3Process, tmp_path: Path) -> Opening:
+def opening(process: S3Process, tmp_path: Path) -> Iterator[Opening]:
+    opened: list[S3Lake] = []
+
     def lake(**changes: str) -> S3Lake:
         place = S3Place(changes.pop("bucket", process.bucket), tmp_path.name, changes.pop("endpoint", process.endpoint))
         keys = {"access_key": process.access_key, "secret_key": process.secret_key} | changes
-        return S3Lake(place, scratch=tmp_path / "scratch", timeout=3.0, **keys)
+        opened.append(S3Lake(place, scratch=tmp_path / "scratch", timeout=3.0, **keys))
+        return opened[-1]
 
-    return lake
+    yield lake
+    for one in opened:
+        one.close()
 
 
 @pytest.fixture
@@ -157,6 +162,7 @@ def test_a_store_killed_while_a_snapshot_is_made_leaves_the_previous_one(tmp_pat
         assert world.read(NOON, **EWR).values == before.values
         world.close()
     finally:
+        lake.close()
         process.remove()
 
 
