@@ -66,6 +66,7 @@ def answerer(
         Services(
             engine=engine,
             features=reader or features.reader,
+            features_far=reader is None and features.far,
             releases=releases,
             decide=decide,
             stored=store.answers,

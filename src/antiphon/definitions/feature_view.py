@@ -20,7 +20,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DefinitionErrors, InvalidInput
 from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
-from antiphon.definitions.expression import Expression, columns, kind, mistakes, node_of
+from antiphon.definitions.expression import Column, Expression, Term, columns, kind, mistakes, node_of
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
@@ -299,6 +299,21 @@ class FeatureView:
             for text in declaration.mistakes():
                 yield declaration.place, f"{self.name}.{name}: {text}"
         yield from self._column_mistakes()
+        if isinstance(self.source, Source) and self.source.kind == "feast":
+            yield from self._feast_mistakes()
+
+    def _feast_mistakes(self) -> Iterator[tuple[Place, str]]:
+        """Feast keeps a row for each entity, so there is nothing to aggregate or to refresh."""
+        if self.options.get("refresh") is not None:
+            yield self.place, f"view {self.name!r}: its values are Feast's, which refreshes them; it has no refresh."
+        for name, declaration in self.body.items():
+            if not isinstance(declaration, FeatureDeclaration):
+                continue
+            given = [option for option in ("window", "where", "scale") if declaration.options.get(option) is not None]
+            term = declaration.expression
+            plain = isinstance(term, Term) and isinstance(term.node, Column)
+            if declaration.aggregation != "last" or not plain or given:
+                yield declaration.place, f"{self.name}.{name}: a feature of Feast is last(col.NAME) and nothing more."
 
     def _column_mistakes(self) -> Iterator[tuple[Place, str]]:
         if not isinstance(self.source, Source):

@@ -18,29 +18,33 @@ class SourceSpec(msgspec.Struct, frozen=True):
     """A declared source as a value.
 
     Attributes:
-        kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name.
+        kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name;
+            ``feast`` is read online only, from Feast's feature server.
         path: Parquet or CSV file (or a glob of them); for a stream, where older events are read from.
         event_time: column with the instant something happened.
         available_at: column with the instant it was known; ``None``: known when it happened.
         event_id: column that names an event once and for all; rows that repeat it are one event.
         where: only rows for which this is true are events.
+        feast: name of the feature view of Feast whose online values it is, for the kind ``feast``. Unset
+            for every other, so that it is no part of what those mean.
 
     A time column without zone is read as UTC.
     """
 
     name: str
-    kind: Literal["table", "stream"]
+    kind: Literal["table", "stream", "feast"]
     event_time: str
     available_at: str | None = None
     event_id: str | None = None
     path: str | None = None
     where: Expression | None = None
+    feast: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Source:
-    """What a user writes: :meth:`table` or :meth:`stream`."""
+    """What a user writes: :meth:`table`, :meth:`stream` or :meth:`feast`."""
 
-    def __init__(self, place: Place, kind: Literal["table", "stream"], name: str, **options: Any) -> None:
+    def __init__(self, place: Place, kind: Literal["table", "stream", "feast"], name: str, **options: Any) -> None:
         self.place = place
         self.kind = kind
         self.name = name
@@ -93,6 +97,26 @@ class Source:
             sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
+    @classmethod
+    def feast(
+        cls,
+        name: str,
+        *,
+        view: str | None = None,
+        sensitivity: str | None = None,
+        purposes: Sequence[str] | None = None,
+    ) -> Source:
+        """The online values of a feature view of Feast, ``view`` or ``name``; ``[feast]`` says where its server is.
+
+        A view over it has ``last(col.FEATURE)`` of Feast's features; ``sensitivity`` and ``purposes`` as in
+        :meth:`table`.
+        """
+        return cls(
+            caller(), "feast", name,
+            path=None, event_time="event_timestamp", available_at=None, event_id=None, where=None,
+            feast=view or name, sensitivity=sensitivity, purposes=purposes,
+        )  # fmt: skip
+
     def spec(self, root: Path | None = None) -> SourceSpec:
         """The frozen value; ``root`` is where relative paths start."""
         path = self.options["path"]
@@ -105,6 +129,7 @@ class Source:
             event_id=self.options["event_id"],
             path=str(root / path) if path is not None and root is not None else path,
             where=node_of(where) if where is not None else None,
+            feast=self.options.get("feast", msgspec.UNSET),
         )
 
     def mistakes(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -77,7 +78,7 @@ class Answerer:
                 prepared: Prepared | None = None
                 answer: Answer | None = None
                 try:
-                    prepared = self._prepare(arrival, assigned)
+                    prepared = await self._prepare(arrival, assigned)
                     async with aclosing(self._answering(prepared)) as events:
                         async for event in events:
                             if isinstance(event, Answer):
@@ -125,7 +126,7 @@ class Answerer:
         yield TextDelta(answer.text, answer.tokens)
         yield answer
 
-    def _prepare(self, arrival: Arrival, assigned: Assigned) -> Prepared:
+    async def _prepare(self, arrival: Arrival, assigned: Assigned) -> Prepared:
         services, request = self._services, arrival.request
         release = assigned.release
         application = narrowed(release.bundle.application, request.only)
@@ -156,9 +157,12 @@ class Answerer:
         vector = None
         if application.features:
             with span("features"):
-                vector = services.features(request.scope).read(
-                    application.features, entity, as_of, request.minimum_publication
-                )
+                read = partial(services.features(request.scope).read, application.features, entity, as_of)
+                # A store on another machine may be slow to answer: the others' requests must not wait for it.
+                if services.features_far:
+                    vector = await asyncio.to_thread(read, request.minimum_publication)
+                else:
+                    vector = read(request.minimum_publication)
         return Prepared(
             arrival=arrival,
             assigned=assigned,
