@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli import feast
+from antiphon.cli import feast, features_export
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import services, stores
 
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
 app.command("import-feast")(feast.import_feast)
+app.command("export")(features_export.export)
 
 
 @app.command("list")
