@@ -133,7 +133,7 @@ class FeaturePlatform:
 
     def source_files(self) -> Sequence[str]:
         """Files, or patterns of them, that an applied view reads."""
-        return [view.source.path for view in self.views().values() if view.source.path is not None]
+        return [path for view in self.views().values() for path in view.source.paths]
 
     def consume(self, limit: int) -> int:
         """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning."""

@@ -18,6 +18,7 @@ from antiphon.features.finish import finish_of
 from antiphon.features.plan import Plan, PlannedFeature, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.source_rows import ROWS, load_rows
+from antiphon.features.sql_source import RESULT
 from antiphon.features.tiles import Tile
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ def _with_columns(
 
 def _file_columns(connection: duckdb.DuckDBPyConnection, plan: Plan, seqs: list[str]) -> dict[str, dict[str, Any]]:
     source = plan.spec.source
-    if not seqs or source.path is None:
+    if not seqs or not source.paths:
         return {}
-    relation = relation_of(files_of(source.path))
+    relation = RESULT if source.query is not None else relation_of(files_of(str(source.path)))
     identified = f"this_row.{quoted(source.event_id)}" if source.event_id is not None else "this_row"
     seq = f"left(sha256(CAST({identified} AS VARCHAR)), {SEQUENCE_DIGITS})"
     cursor = connection.execute(

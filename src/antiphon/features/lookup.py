@@ -272,7 +272,10 @@ class FeatureReader:
         if overlay is not None and meta.stream_offset is not None:
             found = overlay.events(view_prefix(meta.spec.key), hashed, meta.stream_offset)
             streamed = [_fitting(snapshot, event) for event in found]
-        readings = snapshot.evaluator.read(snapshot.state(hashed), streamed, as_of)
+        together = None
+        if snapshot.plan.fitted_windows:
+            together = snapshot.state(self._online.entity_hash(meta.spec.entity.name, [None] * len(snapshot.plan.keys)))
+        readings = snapshot.evaluator.read(snapshot.state(hashed), streamed, as_of, together, meta.as_of)
         return {
             f"{view}.{name}": FeatureValue(
                 reading.value,

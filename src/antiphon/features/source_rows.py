@@ -23,6 +23,7 @@ from antiphon.features.compile_sql import rows_sql, text
 from antiphon.features.compute import files_of, hash_of, one_row, relation_of, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
+from antiphon.features.sql_source import query_rows
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,9 +79,9 @@ def load_rows(
     described: list[str] = []
     hashed = ""
     rows_in = rejected = 0
-    files = files_of(source.path) if source.path is not None else []
+    files = [file for path in source.paths for file in files_of(path)]
     if files:
-        relation = relation_of(files)
+        relation = relation_of(files) if source.query is None else query_rows(connection, source, known_by)
         wanted = ""
         if entity is not None:
             wanted = " WHERE " + " AND ".join(f"{key} = {text(value)}" for key, value in zip(keys, entity, strict=True))
@@ -93,7 +94,7 @@ def load_rows(
         rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
         later = f" OR available_at > {known_by}" if known_by is not None else ""
         connection.execute(f"DELETE FROM loaded WHERE {missing}{later}")
-        described.append(f"{len(files)} file(s) {source.path}")
+        described.append(f"{len(files)} file(s) {', '.join(source.paths)}")
         hashed = hash_of(files)
     offset: int | None = None
     if source.kind == "stream" and log is not None:
