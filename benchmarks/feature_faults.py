@@ -256,6 +256,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4_000, help="payments a day")
     parser.add_argument("--healthy", type=int, default=120, help="healthy refreshes")
+    parser.add_argument("--seed", type=int, default=600, help="of the first draw of healthy days")
     options = parser.parse_args(arguments)
     logging.getLogger("antiphon").setLevel(logging.CRITICAL)  # runs are meant to fail
     started = time.perf_counter()
@@ -264,7 +265,7 @@ def main(arguments: list[str]) -> int:
         for result in results:
             mark = "held" if result.held else "MISSED"
             print(f"{mark:6}  {result.fault:34} {result.outcome:11} without gates: {result.without:11} {result.reason}")
-        alarms = asyncio.run(run_healthy(Path(folder), options.rows, options.healthy))
+        alarms = asyncio.run(run_healthy(Path(folder), options.rows, options.healthy, options.seed))
     for alarm in alarms:
         print(f"false alarm: {alarm}")
     # Of n draws without an alarm the rate is below 3/n with 95 % confidence (the rule of three).
@@ -280,6 +281,7 @@ def main(arguments: list[str]) -> int:
         "false_alarms": len(alarms),
         "false_alarm_rate_95": bound,
         "rows_a_day": options.rows,
+        "first_draw": options.seed,
         "seconds": round(time.perf_counter() - started, 1),
     }
     print(json.dumps(line))

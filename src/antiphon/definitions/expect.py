@@ -115,7 +115,7 @@ def steady(
     over: Over = "features",
     psi: float = 0.25,
     alpha: float = 0.001,
-    effect: float = 0.15,
+    effect: float = 0.25,
     action: Action = "block",
     name: str = "",
 ) -> rules.Steady:

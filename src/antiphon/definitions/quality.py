@@ -138,7 +138,7 @@ class Steady(msgspec.Struct, frozen=True, tag="steady"):
     of: tuple[str, ...] = ()
     psi: float = 0.25
     alpha: float = 0.001
-    effect: float = 0.15
+    effect: float = 0.25
 
 
 class Sql(msgspec.Struct, frozen=True, tag="sql"):

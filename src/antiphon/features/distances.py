@@ -37,10 +37,14 @@ class Distance(NamedTuple):
     p_value: float
 
 
-def distance(name: str, before: Statistics, now: Statistics) -> Distance | None:
-    """Compare two histograms; ``None`` when they are too small or of different kinds or edges."""
+def distance(name: str, before: Statistics, now: Statistics, most: int | None = None) -> Distance | None:
+    """Compare two histograms; ``None`` when they are too small or of different kinds or edges.
+
+    ``most``: so many values of ``before`` at most are independent of each other. Several snapshots of the same entities
+    pooled say no more about chance than one of them.
+    """
     if before.counts and now.counts and before.edges == now.edges:
-        n, m = sum(before.counts), sum(now.counts)
+        n, m = min(sum(before.counts), most or sum(before.counts)), sum(now.counts)
         if min(n, m) < LEAST:
             return None
         effect, bins = ks_distance(before.counts, now.counts), merged(before.counts, now.counts)
@@ -51,11 +55,12 @@ def distance(name: str, before: Statistics, now: Statistics) -> Distance | None:
         names = list(dict.fromkeys([*before.top, *now.top]))
         then = [before.top.get(value, 0) for value in names] + [before.other]
         new = [now.top.get(value, 0) for value in names] + [now.other]
-        if min(sum(then), sum(new)) < LEAST:
+        n, m = min(sum(then), most or sum(then)), sum(new)
+        if min(n, m) < LEAST:
             return None
-        statistic, degrees, effect = chi_squared(then, new)
+        statistic, degrees, effect = chi_squared([count * n / sum(then) for count in then], new)
         cells = _frequent(then, new)
-        noise = psi_noise(sum(then), sum(new), len(cells[0]))
+        noise = psi_noise(n, m, len(cells[0]))
         return Distance(name, "χ²", psi(*cells), noise, effect, chi_squared_p_value(statistic, degrees))
     return None
 
@@ -148,7 +153,7 @@ def ks_p_value(statistic: float, n: int, m: int) -> float:
     return min(max(2.0 * total, 0.0), 1.0)
 
 
-def chi_squared(before: Sequence[int], now: Sequence[int]) -> tuple[float, int, float]:
+def chi_squared(before: Sequence[float], now: Sequence[float]) -> tuple[float, int, float]:
     """Pearson's statistic of the two rows, its degrees of freedom, and Cramér's V."""
     n, m = sum(before), sum(now)
     statistic, cells = 0.0, 0

@@ -265,12 +265,18 @@ def _steady(rule: Steady, manifest: SnapshotManifest, earlier: Sequence[Snapshot
     )
     now = of(manifest)
     references: dict[str, Statistics] = {}
+    independent: dict[str, int | None] = {}
     for name in rule.of or now:
-        reference = pooled(found for one in earlier if (found := of(one).get(name)) is not None and found.rows)
+        known = [found for one in earlier if (found := of(one).get(name)) is not None and found.rows]
+        reference = pooled(known)
         if name in now and reference is not None:
             references[name] = reference
+            # New rows are other rows every time; the entities behind features are the same ones.
+            independent[name] = max(found.present for found in known) if rule.over == "features" else None
     distances = {
-        name: one for name, before in references.items() if (one := distance(name, before, now[name])) is not None
+        name: one
+        for name, before in references.items()
+        if (one := distance(name, before, now[name], independent[name])) is not None
     }
     significant = discoveries({name: one.p_value for name, one in distances.items()}, rule.alpha)
     for name, before in references.items():
