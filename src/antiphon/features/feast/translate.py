@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.definitions.entity import NAME
-from antiphon.definitions.feature_view import snake_case
+from antiphon.definitions.view_name import snake_case
 from antiphon.features.feast.repository import (
     At,
     FeastEntity,
