@@ -34,7 +34,7 @@ class FeatureReceipt(msgspec.Struct, frozen=True):
     """
 
     name: str
-    value: float | int | str | None
+    value: float | int | str | bool | None
     printed: str | None
     definition_version: str
     snapshot: str | None

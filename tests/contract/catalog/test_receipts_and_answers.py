@@ -8,7 +8,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, answer, receipt
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.catalog.receipts import CacheReceipt, ReceiptCount, Receipts
+from antiphon.catalog.receipts import CacheReceipt, FeatureReceipt, ReceiptCount, Receipts
 from antiphon.core.errors import Conflict, NotFound
 
 
@@ -20,6 +20,14 @@ def test_a_receipt_and_its_texts_are_read_back(database: Database) -> None:
     assert Blobs(database).get(DEV, digest) == b"the text"
     with pytest.raises(NotFound, match="no prediction"):
         receipts.get(OTHER, "p1")
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 0.5, "gold"])
+def test_a_feature_of_any_kind_is_read_back(database: Database, value: float | int | str | bool | None) -> None:
+    feature = FeatureReceipt("view.feature", value, None, "v1", None, NOON, 1.0, "fresh")
+    Receipts(database).add(receipt("p1", features=(feature,)))
+    (found,) = Receipts(database).get(DEV, "p1").features
+    assert (found.value, type(found.value)) == (value, type(value))
 
 
 def test_a_prediction_has_one_receipt(database: Database) -> None:
