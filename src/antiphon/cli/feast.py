@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from antiphon.features.feast.repository import FeastRepository
-    from antiphon.features.feast.translate import Finding, Translation
+    from antiphon.features.feast.translation import Finding, Translation
 
 INCOMPLETE = 5
 """Exit code when something has no counterpart and nothing was written."""
@@ -27,9 +27,6 @@ def import_feast(
         Path | None,
         typer.Option(help="A Python that has Feast: it imports the repository. Without it the syntax is read."),
     ] = None,
-    online: Annotated[
-        str, typer.Option(metavar="URL", help="Read values from Feast's feature server there, not from the files.")
-    ] = "",
     event_id: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=COLUMN", help="The column that names a pushed event.")
     ] = None,
@@ -47,11 +44,7 @@ def import_feast(
     from antiphon.features.feast.syntax import read_syntax
     from antiphon.features.feast.translate import Choices, translate
 
-    if online:
-        from antiphon.core import outgoing
-
-        outgoing.check_url(online, where="--online")
-    choices = Choices(online=bool(online), event_id=_event_ids(event_id or []), available_at=available_at)
+    choices = Choices(event_id=_event_ids(event_id or []), available_at=available_at)
     read = read_with_feast(repository, python) if python is not None else read_syntax(repository)
     translation = translate(read, repository, to, choices)
     text = render.definitions_text(translation, repository.resolve().name) if translation.views else ""
@@ -60,8 +53,7 @@ def import_feast(
     writes = bool(text) and (partial or not translation.left_out)
     files: list[str] = []
     if writes and not dry_run:
-        settings = render.settings_text(translation, online, read.project)
-        files = render.write(to, text, settings, replace=replace)
+        files = render.write(to, text, render.settings_text(translation), replace=replace)
     show(_report(read, translation, files, text if dry_run else None), as_json, lambda: _text(read, translation))
     if not as_json:
         if dry_run and text:

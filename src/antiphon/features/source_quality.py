@@ -33,7 +33,7 @@ from antiphon.definitions.quality import (
     Unique,
 )
 from antiphon.features.compile_sql import column_kind, condition_sql, quoted, text
-from antiphon.features.compute import files_of, types_of
+from antiphon.features.compute import types_of
 from antiphon.features.ports import LogReader
 from antiphon.features.row_rules import offends, relational, require, stages
 from antiphon.features.sources import opened
@@ -90,10 +90,9 @@ def open_source(
         SetupError: the file is missing. InvalidInput: it cannot be read, or ``where`` does not fit it.
     """
     source = spec.source
-    files = files_of(source.path) if source.path is not None else []
-    named = tuple(map(str, files))
-    before = signature(named)
     rows = opened(connection, source)
+    named = tuple(map(str, rows.files)) if rows is not None else ()
+    before = signature(named)
     parts = [f"SELECT * FROM {rows.relation}"] if rows is not None else []
     if source.kind == "stream" and log is not None:
         end = log.end(scope, source.name) if through is None else through

@@ -98,7 +98,7 @@ def load_rows(
         later = f" OR available_at > {known_by}" if known_by is not None else ""
         connection.execute(f"DELETE FROM loaded WHERE {missing}{later}")
         described.append(rows.described)
-        hashed = rows.sha256
+        hashed = rows.sha256()
     offset: int | None = None
     if source.kind == "stream" and log is not None:
         if rows is None:

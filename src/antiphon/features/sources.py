@@ -24,12 +24,22 @@ class OpenedSource(msgspec.Struct, frozen=True):
     Attributes:
         relation: a FROM clause on the connection it was opened on.
         described: in words, with the version where there is one.
-        sha256: of what it is read from: of files their contents, of a database the rows.
+        files: what is read, in order; none of a database.
+        extracted: SHA-256 of the rows of a database, as they were taken.
     """
 
     relation: str
     described: str
-    sha256: str
+    files: tuple[Path, ...] = ()
+    extracted: str | None = None
+
+    def sha256(self) -> str:
+        """Of what it is read from: of files their contents, which are read for it, of a database the rows.
+
+        Raises:
+            Unavailable: a file is gone since it was found, or cannot be read.
+        """
+        return hash_of(list(self.files)) if self.extracted is None else self.extracted
 
 
 def opened(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
@@ -51,11 +61,11 @@ def opened(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedS
         if not files:
             name = f"empty_{content_hash(source.path)[:16]}"
             connection.register(name, delta_rows(folder))
-            return OpenedSource(quoted(name), words, hash_of([]))
+            return OpenedSource(quoted(name), words)
     else:
         files = files_of(source.path)
         words = f"{len(files)} file(s) {source.path}"
-    return OpenedSource(relation_of(files), words, hash_of(files))
+    return OpenedSource(relation_of(files), words, tuple(files))
 
 
 def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | None:
@@ -83,4 +93,5 @@ def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) ->
         said = f"{what} of {postgres.shown(source)}, {taken.rows} row(s), snapshot {taken.snapshot}"
         connection.execute(f"INSERT INTO extracts VALUES ({text(table)}, {text(said)}, {text(sha256)})")
         known = [(said, sha256)]
-    return OpenedSource(relation, *known[0])
+    said, sha256 = known[0]
+    return OpenedSource(relation, said, extracted=sha256)

@@ -41,7 +41,7 @@ service = FeatureService(name="pricing", features=[view[["rate"]], view])
 
 def test_what_is_declared_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, entities=ENTITIES, views=VIEWS)
-    assert (found.project, found.online_store, found.unread) == ("rides", "redis", ())
+    assert (found.project, found.unread) == ("rides", ())
     (entity,), (source,), (view,), (service,) = found.entities, found.sources, found.views, found.services
     assert (entity.name, entity.join_keys, entity.at) == ("driver", ("driver_id",), At("entities.py", 3))
     assert (source.name, source.kind, source.timestamp, source.created) == (

@@ -57,12 +57,10 @@ class _Dump:
         for module in self._modules():
             for value in list(vars(module).values()):
                 self._add(value)
-        online = getattr(config, "online_store", None)
         return {
             "project": str(config.project),
             "read_by": "feast",
             "feast_version": str(getattr(self.feast, "__version__", "")),
-            "online_store": str(getattr(online, "type", "") or ""),
             **self.found,
         }
 

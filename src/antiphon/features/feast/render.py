@@ -12,7 +12,7 @@ import msgspec
 from antiphon.core.errors import Conflict, SetupError
 from antiphon.core.settings import FILE_NAME
 from antiphon.definitions import project as definitions
-from antiphon.features.feast.translate import Translation, WrittenService, WrittenSource, WrittenView
+from antiphon.features.feast.translation import Translation, WrittenService, WrittenSource, WrittenView
 
 DEFINITIONS = "definitions.py"
 
@@ -48,12 +48,9 @@ def definitions_text(translation: Translation, origin: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_text(translation: Translation, feast_url: str = "", feast_project: str = "") -> str:
+def settings_text(translation: Translation) -> str:
     """The text of ``antiphon.toml``."""
-    lines = ["[project]", f"name = {_text(translation.project)}", 'environment = "dev"', ""]
-    if feast_url:
-        lines += ["[feast]", f"url = {_text(feast_url)}", f"project = {_text(feast_project)}", ""]
-    return "\n".join(lines)
+    return f'[project]\nname = {_text(translation.project)}\nenvironment = "dev"\n'
 
 
 def check(text: str) -> None:
@@ -104,8 +101,6 @@ def _place(file: Path, text: str) -> None:
 
 
 def _source(source: WrittenSource) -> str:
-    if source.view:
-        return f"{source.variable} = Source.feast({_text(source.name)}, view={_text(source.view)})"
     options = [f"event_time={_text(source.event_time)}"]
     if source.created:
         options.append(f"available_at={_text(source.created)}")

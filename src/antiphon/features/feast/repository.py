@@ -121,15 +121,11 @@ class Unread(msgspec.Struct, frozen=True):
 
 
 class FeastRepository(msgspec.Struct, frozen=True):
-    """Everything a repository declares.
-
-    ``read_by`` says how it was read; ``online_store`` and ``registry`` are what ``feature_store.yaml`` names.
-    """
+    """Everything a repository declares; ``read_by`` says how it was read."""
 
     project: str
     read_by: Literal["feast", "syntax"]
     feast_version: str = ""
-    online_store: str = ""
     entities: tuple[FeastEntity, ...] = ()
     sources: tuple[FeastSource, ...] = ()
     views: tuple[FeastView, ...] = ()

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core.errors import DeadlineExceeded, InvalidInput, SetupError
 from antiphon.features.feast import dump
 from antiphon.features.feast.repository import FeastRepository
-from antiphon.features.feast.syntax import read_settings, with_places
+from antiphon.features.feast.syntax import project_of, with_places
 
 SECONDS = 120.0
 """How long a repository's own code may take; importing Feast alone takes seconds."""
@@ -25,7 +25,7 @@ def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> Fe
         InvalidInput: the repository's own code fails.
         DeadlineExceeded: it does not end.
     """
-    read_settings(root)
+    project_of(root)  # a folder without a repository is told before a process is started
     command = [str(python), str(Path(dump.__file__).resolve()), str(root.resolve())]
     try:
         ended = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)

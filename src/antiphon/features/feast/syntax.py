@@ -61,7 +61,7 @@ def read_syntax(root: Path) -> FeastRepository:
         NotFound: no ``feature_store.yaml`` there.
         InvalidInput: it, or a file, cannot be read.
     """
-    settings = read_settings(root)
+    project = project_of(root)
     scopes, broken = _scopes(root)
     found: dict[str, list[Any]] = {"entities": [], "sources": [], "views": [], "on_demand": [], "services": []}
     unread = list(broken)
@@ -79,9 +79,8 @@ def read_syntax(root: Path) -> FeastRepository:
             found[noun].append(value)
     unread += _hidden(scopes.values(), seen)
     return FeastRepository(
-        project=settings["project"],
+        project=project,
         read_by="syntax",
-        online_store=settings["online_store"],
         entities=tuple(found["entities"]),
         sources=tuple(found["sources"]),
         views=tuple(found["views"]),
@@ -91,8 +90,8 @@ def read_syntax(root: Path) -> FeastRepository:
     )
 
 
-def read_settings(root: Path) -> dict[str, str]:
-    """Project and kind of online store out of ``feature_store.yaml``, which is all of it that is needed.
+def project_of(root: Path) -> str:
+    """The project that ``feature_store.yaml`` names, which is all of it that is needed.
 
     Raises:
         NotFound: there is none. InvalidInput: it cannot be read.
@@ -107,12 +106,9 @@ def read_settings(root: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"It cannot be read: {error}.", where=str(file)) from None
     project = re.search(r"^project:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE)
-    online = re.search(
-        r"^online_store:[^\n]*\n(?:[ \t]+[^\n]*\n)*?[ \t]+type:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE
-    )
     if project is None:
         raise InvalidInput("It names no project.", where=str(file))
-    return {"project": project[1], "online_store": online[1] if online else "sqlite"}
+    return project[1]
 
 
 def places(root: Path) -> dict[tuple[str, str], At]:

@@ -11,7 +11,6 @@ import keyword
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -26,91 +25,27 @@ from antiphon.features.feast.repository import (
     FeastView,
 )
 from antiphon.features.feast.source_files import FileFacts, file_facts, pattern_of
+from antiphon.features.feast.translation import (
+    Finding,
+    Translation,
+    WrittenEntity,
+    WrittenService,
+    WrittenSource,
+    WrittenView,
+)
 
 SERVABLE = frozenset({"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"})
 """Feast's types that a feature of ours can have."""
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What is to be said about one object.
-
-    ``left_out``: it is not in the translation. ``note``: it is, and this differs.
-    """
-
-    kind: Literal["left_out", "note"]
-    noun: str
-    name: str
-    what: str
-    at: At = At()
-
-
-class WrittenEntity(msgspec.Struct, frozen=True):
-    """``Entity(name, keys)``, bound to ``variable``."""
-
-    variable: str
-    name: str
-    keys: tuple[str, ...]
-
-
-class WrittenSource(msgspec.Struct, frozen=True):
-    """``Source.table`` or ``Source.stream`` or, with ``view``, ``Source.feast``, bound to ``variable``."""
-
-    variable: str
-    name: str
-    path: str = ""
-    event_time: str = ""
-    event_id: str = ""
-    created: str = ""
-    view: str = ""
-
-
-class WrittenView(msgspec.Struct, frozen=True):
-    """A feature view: ``features`` maps our name to the column."""
-
-    class_name: str
-    name: str
-    entity: str
-    source: str
-    features: dict[str, str]
-    owner: str = ""
-    description: str = ""
-    ttl: str = ""
-
-
-class WrittenService(msgspec.Struct, frozen=True):
-    """What an application is given: views, and their contracts."""
-
-    variable: str
-    name: str
-    views: tuple[str, ...]
-
-
-class Translation(msgspec.Struct, frozen=True):
-    """What a repository becomes."""
-
-    project: str
-    entities: tuple[WrittenEntity, ...]
-    sources: tuple[WrittenSource, ...]
-    views: tuple[WrittenView, ...]
-    services: tuple[WrittenService, ...]
-    findings: tuple[Finding, ...]
-
-    @property
-    def left_out(self) -> tuple[Finding, ...]:
-        """What is not in it."""
-        return tuple(finding for finding in self.findings if finding.kind == "left_out")
 
 
 class Choices(msgspec.Struct, frozen=True):
     """What the user decides.
 
     Attributes:
-        online: views are read from Feast's feature server instead of from files.
         event_id: name of a push source to the column that names an event once and for all.
         available_at: whether a source's created column says when a row was known.
     """
 
-    online: bool = False
     event_id: dict[str, str] = {}
     available_at: bool = False
 
@@ -173,8 +108,8 @@ class _Translator:
         class_name = _class_name(name)
         if view.kind in ("LabelView", "other"):
             return self._leave_out("view", view.name, f"a {view.type} has no counterpart", view.at)
-        if view.computed and not self.choices.online:
-            what = f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
+        if view.computed:
+            what = f"Feast computes it with {view.computed}; only what it stores can be read"
             return self._leave_out("view", view.name, what, view.at)
         if not name or snake_case(class_name) != name:
             return self._leave_out("view", view.name, "its name makes no name of ours", view.at)
@@ -186,7 +121,7 @@ class _Translator:
         keys = self._keys(view)
         if keys is None:
             return None
-        source = self._online_source(view, name) if self.choices.online else self._source(view, keys)
+        source = self._source(view, keys)
         if source is None:
             return None
         features = self._features(view, keys, source)
@@ -202,8 +137,6 @@ class _Translator:
             description=view.description,
             ttl=_duration(view.ttl),
         )
-        if source.view == view.name and self.choices.online:
-            self.sources[source.variable] = source
         return None
 
     def _keys(self, view: FeastView) -> tuple[str, ...] | None:
@@ -231,9 +164,6 @@ class _Translator:
             name = _entity_name(parts)
             known = self.entities[keys] = WrittenEntity(self._variable(name), name, keys)
         return known
-
-    def _online_source(self, view: FeastView, name: str) -> WrittenSource:
-        return WrittenSource(self._variable(f"{name}_online"), name, view=view.name)
 
     def _source(self, view: FeastView, keys: tuple[str, ...]) -> WrittenSource | None:
         source = self.known_sources.get(view.source)
@@ -321,14 +251,14 @@ class _Translator:
         """Our feature names to columns of the source."""
         source = self._origin(view)
         unmapped = {ours: column for column, ours in source.mapping.items()} if source is not None else {}
-        columns = self._facts(source).columns if source is not None and not self.choices.online else {}
+        columns = self._facts(source).columns if source is not None else {}
         fields = [(field.name, field.type) for field in view.fields]
         if not fields and source is not None:
             taken = {*keys, source.timestamp, source.created}
             fields = [(name, kind) for name, kind in columns.items() if name not in taken]
         features: dict[str, str] = {}
         for field, kind in fields:
-            column = field if self.choices.online else unmapped.get(field, field)
+            column = unmapped.get(field, field)
             name = our_name(field)
             full = f"{view.name}:{field}"
             if kind not in SERVABLE:
@@ -345,7 +275,7 @@ class _Translator:
                 features[name] = column
                 if name != field:
                     self._note("feature", full, f"it is called {name} here", view.at)
-        if source is not None and not self.choices.online and features:
+        if source is not None and features:
             self._differences(view, source, keys, tuple(features.values()))
         return features
 

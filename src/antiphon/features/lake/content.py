@@ -1,13 +1,17 @@
-"""What a file of a lake is, wherever it lies: its name, the place it is sealed for, and the check against its hash."""
+"""What a lake and its files are, wherever they lie: names, the place a file is sealed for, and its check by hash."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from antiphon.core.codec import PayloadContext
+from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
+from antiphon.features.lake.scratch import Scratch
 from antiphon.governance.sealed_files import SealedSink
 
 _SCHEMA = "lake/1"
@@ -49,14 +53,62 @@ def changed(relative: str) -> Corrupt:
     return Corrupt(f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again.")
 
 
-def require_content(stream: BinaryIO, relative: str, sha256: str) -> None:
-    """Read a file to its end and compare.
+class ContentLake(ABC):
+    """What every lake does alike, given how a file is written and opened.
 
-    Raises:
-        Corrupt: it changed.
+    Args:
+        scratch: a folder on the local disk for what is being written.
+        codec: seals files; by default they are stored as they are.
     """
-    digest = hashlib.sha256()
-    while piece := stream.read(_PIECE):
-        digest.update(piece)
-    if digest.hexdigest() != sha256:
-        raise changed(relative)
+
+    def __init__(self, scratch: Path, codec: Codec | None = None) -> None:
+        self._scratch = Scratch(scratch)
+        self._codec: Codec = codec or PlainCodec()
+
+    @abstractmethod
+    def writing(self, scope: Scope, suffix: str) -> AbstractContextManager[LakeDraft]:
+        """A new file; when the block ends it is in place, and the draft tells its path below the root, the SHA-256 of
+        its clear content and its stored size. A block that raises leaves nothing.
+        """
+
+    @abstractmethod
+    def open(self, relative: str) -> BinaryIO:
+        """The clear content of a file, for reading at any position.
+
+        Raises:
+            Corrupt: it is gone, or was changed or moved from another place.
+        """
+
+    @property
+    def sealed(self) -> bool:
+        """Whether nothing clear of what is read or written here may reach a disk."""
+        return self._codec.sealing
+
+    def scratch(self) -> Path:
+        """A new empty folder on the local disk. What is written there is not sealed."""
+        return self._scratch.folder()
+
+    def verify(self, relative: str, sha256: str) -> None:
+        """Check a file's content against its hash.
+
+        Raises:
+            Corrupt: it is gone or changed.
+        """
+        digest = hashlib.sha256()
+        with self.open(relative) as stream:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+        if digest.hexdigest() != sha256:
+            raise changed(relative)
+
+    def reseal(self, relative: str) -> None:
+        """Write a file anew under the codec's current key, in the place of the old one; its content stays.
+
+        Raises:
+            Corrupt: it is gone, or does not open.
+        """
+        tenant, environment = relative.split("/")[:2]
+        suffix = PurePosixPath(relative).suffix
+        with self.open(relative) as stream, self.writing(Scope(tenant, environment), suffix) as draft:
+            while piece := stream.read(_PIECE):
+                draft.write(piece)

@@ -13,31 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
-from antiphon.features.lake.content import LakeDraft, context_of, missing, require_content
-from antiphon.features.lake.scratch import Scratch
+from antiphon.features.lake.content import ContentLake, LakeDraft, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
 
 
-class LocalLake:
+class LocalLake(ContentLake):
     """Content-addressed files below one root: ``TENANT/ENVIRONMENT/ab/abcd….parquet``."""
 
     def __init__(self, root: Path, codec: Codec | None = None) -> None:
+        super().__init__(root / ".scratch", codec)
         self._root = root
-        self._scratch = Scratch(root / ".scratch")
-        self._codec: Codec = codec or PlainCodec()
-
-    @property
-    def sealed(self) -> bool:
-        """Whether nothing clear of what is read or written here may reach a disk."""
-        return self._codec.sealing
 
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
-        """A new file; when the block ends it is in place, and the draft tells its path below the root, the SHA-256 of
-        its clear content and its stored size. A block that raises leaves nothing.
-        """
+        """See :class:`ContentLake`."""
         partial = self._scratch.file(suffix)
         try:
             with partial.open("xb") as stream:
@@ -78,19 +69,6 @@ class LocalLake:
             raise missing(relative)
         return path
 
-    def verify(self, relative: str, sha256: str) -> None:
-        """Check a file's content against its hash.
-
-        Raises:
-            Corrupt: it is gone or changed.
-        """
-        with self.open(relative) as stream:
-            require_content(stream, relative, sha256)
-
-    def scratch(self) -> Path:
-        """A new empty folder on the same disk. What is written there is not sealed."""
-        return self._scratch.folder()
-
     def key_of(self, relative: str) -> str | None:
         """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
 
@@ -109,17 +87,6 @@ class LocalLake:
         """Every file of a scope, as paths below the root."""
         for path in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
             yield str(path.relative_to(self._root))
-
-    def reseal(self, relative: str) -> None:
-        """Write a file anew under the codec's current key, in the place of the old one; its content stays.
-
-        Raises:
-            Corrupt: it is gone, or does not open.
-        """
-        tenant, environment = relative.split("/")[:2]
-        with self.open(relative) as stream, self.writing(Scope(tenant, environment), Path(relative).suffix) as draft:
-            while piece := stream.read(2**20):
-                draft.write(piece)
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         """Delete files that are not kept and were written before ``older_than`` (seconds since 1970).

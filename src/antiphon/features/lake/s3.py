@@ -20,11 +20,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.codec import Codec
 from antiphon.core.errors import InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.lake.content import LakeDraft, changed, context_of, missing, require_content
-from antiphon.features.lake.scratch import Scratch
+from antiphon.features.lake.content import ContentLake, LakeDraft, changed, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
 
 _PIECE = 2**20
@@ -87,7 +86,7 @@ class S3Place(msgspec.Struct, frozen=True):
         return f"s3://{self.root}" + (f" at {self.endpoint}" if self.endpoint else "")
 
 
-class S3Lake:
+class S3Lake(ContentLake):
     """Content-addressed objects below one prefix: ``PREFIX/TENANT/ENVIRONMENT/ab/abcd….parquet``.
 
     Args:
@@ -106,11 +105,10 @@ class S3Lake:
         codec: Codec | None = None,
         timeout: float = 10.0,
     ) -> None:
+        super().__init__(scratch, codec)
         self.place = place
-        self._scratch = Scratch(scratch)
         self._access_key = access_key
         self._secret_key = secret_key
-        self._codec: Codec = codec or PlainCodec()
         self._timeout = timeout
 
     @cached_property
@@ -140,15 +138,9 @@ class S3Lake:
             ),
         )
 
-    @property
-    def sealed(self) -> bool:
-        """Whether nothing clear of what is read or written here may reach a disk."""
-        return self._codec.sealing
-
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
-        """A new file; when the block ends it is in place, and the draft tells its path below the root, the SHA-256 of
-        its clear content and its stored size. A block that raises leaves nothing.
+        """See :class:`ContentLake`.
 
         Raises:
             Unavailable: the store does not answer or takes nothing.
@@ -207,19 +199,6 @@ class S3Lake:
             raise
         return copy, digest.hexdigest()
 
-    def verify(self, relative: str, sha256: str) -> None:
-        """Check a file's content against its hash.
-
-        Raises:
-            Corrupt: it is gone or changed.
-        """
-        with self.open(relative) as stream:
-            require_content(stream, relative, sha256)
-
-    def scratch(self) -> Path:
-        """A new empty folder on the local disk. What is written there is not sealed."""
-        return self._scratch.folder()
-
     def key_of(self, relative: str) -> str | None:
         """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
 
@@ -262,18 +241,6 @@ class S3Lake:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, **options)
         with self._answering():
             yield from pages
-
-    def reseal(self, relative: str) -> None:
-        """Write a file anew under the codec's current key, in the place of the old one; its content stays.
-
-        Raises:
-            Corrupt: it is gone, or does not open.
-        """
-        tenant, environment = relative.split("/")[:2]
-        suffix = PurePosixPath(relative).suffix
-        with self.open(relative) as stream, self.writing(Scope(tenant, environment), suffix) as draft:
-            while piece := stream.read(2**20):
-                draft.write(piece)
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         """Delete files that are not kept and were written before ``older_than`` (seconds since 1970, by the store's
