@@ -39,7 +39,7 @@ def compare(old: FeatureViewSpec, new: FeatureViewSpec) -> ViewChange:
         for field in ("owner", "description", "refresh", "tags", "quality", "embargo")
         if getattr(old, field) != getattr(new, field)
     ]
-    if old.source.path != new.source.path:
+    if old.source != new.source and old.source.meaning() == new.source.meaning():
         cosmetic.append("its source is read from another place")
     sentences = (*breaking, *added, *cosmetic)
     if breaking or (old.definition_version != new.definition_version and not added):
@@ -50,8 +50,9 @@ def compare(old: FeatureViewSpec, new: FeatureViewSpec) -> ViewChange:
 def _of_rows(old: FeatureViewSpec, new: FeatureViewSpec) -> Iterator[str]:
     if old.entity != new.entity:
         yield f"its entity is {', '.join(new.entity.keys)} instead of {', '.join(old.entity.keys)}"
-    for field in old.source.__struct_fields__:
-        if field != "path" and getattr(old.source, field) != getattr(new.source, field):
+    before, after = (msgspec.structs.asdict(view.source.meaning()) for view in (old, new))
+    for field in {**before, **after}:
+        if before.get(field) != after.get(field):
             yield f"its source's {field} is another one"
     rules = [view.quality.quarantining if view.quality is not None else () for view in (old, new)]
     if rules[0] != rules[1]:

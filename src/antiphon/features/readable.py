@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compile_sql import rows_sql
-from antiphon.features.compute import ComputeLimits, compute, files_of, relation_of, types_of
+from antiphon.features.compute import ComputeLimits, compute, types_of
 from antiphon.features.plan import plan_of
+from antiphon.features.sources import opened
 
 
 def require_readable(spec: FeatureViewSpec) -> None:
-    """Check the columns of the source's file, and their types, against the definition. A log has none to check.
+    """Check the columns of the source's files, and their types, against the definition. A log has none to check, and a
+    database is not asked: it is read as a whole or not at all.
 
     Raises:
         SetupError: the file is missing. InvalidInput: it does not fit the definition.
@@ -17,5 +19,6 @@ def require_readable(spec: FeatureViewSpec) -> None:
     if spec.source.path is None:
         return
     with compute(ComputeLimits()) as connection:
-        relation = relation_of(files_of(spec.source.path))
-        rows_sql(plan_of(spec), relation, types_of(connection, relation))
+        rows = opened(connection, spec.source)
+        assert rows is not None
+        rows_sql(plan_of(spec), rows.relation, types_of(connection, rows.relation))
