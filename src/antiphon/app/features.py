@@ -18,6 +18,7 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.history import ViewHistory
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.lookup import FeatureReader
@@ -95,6 +96,18 @@ class FeaturePlatform:
             functions=self._functions,
             verdicts=self._store.verdicts,
             staged=self._store.staged,
+        )
+
+    @cached_property
+    def history(self) -> ViewHistory:
+        store = self._store
+        return ViewHistory(
+            definitions=store.definitions,
+            snapshots=store.snapshots,
+            publications=store.publications,
+            verdicts=store.verdicts,
+            staged=store.staged,
+            lake=self.lake,
         )
 
     def _also_named(self, scope: Scope) -> Sequence[str]:
@@ -211,6 +224,8 @@ class FeaturePlatform:
                 manifest = store.snapshots.get(scope, identity) if identity is not None else None
             except NotFound:
                 manifest = None
+            verdict = store.verdicts.latest(scope, view.name, view.definition_version)
+            blocked = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()
             found.append(
                 ViewFreshness(
                     view=view.name,
@@ -221,6 +236,9 @@ class FeaturePlatform:
                     age_seconds=(now - manifest.created_at).total_seconds() if manifest is not None else None,
                     rows=manifest.rows_out if manifest is not None else None,
                     max_age_seconds=contracts.get(view.name),
+                    source_quality=manifest.facts().source_quality if manifest is not None else None,
+                    verdict=verdict.outcome if verdict is not None else None,
+                    blocked=tuple(finding.reason for finding in blocked if finding.action == "block"),
                 )
             )
         return found

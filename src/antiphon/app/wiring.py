@@ -79,6 +79,7 @@ class Wired:
             trail=store.trail,
             policies=PolicyService(store),
             warning=store.protection.warning,
+            history=self.features.history,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,

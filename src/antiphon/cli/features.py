@@ -1,8 +1,11 @@
-"""``antiphon features``: views, how fresh they are, and computing them anew."""
+"""``antiphon features``: views, how fresh they are, what the gates said, and computing them anew."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +14,10 @@ from antiphon.cli import feast
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import services, stores
+
+if TYPE_CHECKING:
+    from antiphon.core.scope import Scope
+    from antiphon.features.history import VersionLine, ViewDescription, ViewDifference, ViewHistory
 
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
 app.command("import-feast")(feast.import_feast)
@@ -68,3 +75,168 @@ def refresh(
     show(run, as_json, lambda: run.id)
     if not as_json:
         note(f"`antiphon runs show {run.id}` follows it.")
+
+
+@app.command("describe")
+def describe(
+    view: Annotated[str, typer.Argument(help="The view's name.")],
+    version: Annotated[str | None, typer.Option(help="A definition version; the latest by default.")] = None,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """A view: its features and rules, what is served, what it was made from and how good that was."""
+    with _history(project) as (scope, history):
+        found = history.describe(scope, view, version)
+    show(found, as_json, lambda: _description(found))
+
+
+@app.command("history")
+def history(
+    view: Annotated[str, typer.Argument(help="The view's name.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many versions at most.")] = 20,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """What was made of a view, published or not, and what the gates said."""
+    with _history(project) as (scope, reading):
+        found = reading.history(scope, view, limit)
+    show(found, as_json, lambda: _versions(found))
+
+
+@app.command("diff")
+def diff(
+    before: Annotated[str, typer.Argument(help="A snapshot or verdict, as `features history` shows them.")],
+    after: Annotated[str, typer.Argument(help="Another one of the same view.")],
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Two versions of a view: what differs in the definition and in the distributions."""
+    with _history(project) as (scope, reading):
+        found = reading.difference(scope, before, after)
+    show(found, as_json, lambda: _difference(found))
+
+
+@app.command("quarantine")
+def quarantine(
+    view: Annotated[str, typer.Argument(help="The view's name.")],
+    version: Annotated[str | None, typer.Option(help="A snapshot or verdict; the latest that kept rows aside.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many rows at most.")] = 20,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Source rows that rules kept out, with the rule that each offends."""
+    with _history(project) as (scope, reading):
+        found = reading.quarantine(scope, view, version, limit)
+    rows: list[dict[str, Any]] = [] if found is None else [{"rule": row.rule, **row.columns} for row in found.rows]
+
+    def text() -> str:
+        if found is None:
+            return "No version kept rows aside."
+        said = ", ".join(f"{rule} {count}" for rule, count in found.reasons.items())
+        head = list(rows[0])
+        listed = table(head, [[str(row[name]) for name in head] for row in rows])
+        return f"{found.total} rows are kept out of {found.verdict}: {said}\n{listed}"
+
+    show(found, as_json, text)
+
+
+@contextmanager
+def _history(project: Path) -> Iterator[tuple[Scope, ViewHistory]]:
+    from antiphon.app.features import FeaturePlatform
+
+    with stores(project) as store:
+        yield store.scope, FeaturePlatform(store).history
+
+
+def _description(found: ViewDescription) -> str:
+    definition, made = found.definition, found.current
+    parts = [
+        f"{definition.name}@{definition.definition_version}   {definition.description or ''}".rstrip(),
+        f"entity {', '.join(definition.entity.keys)}; source {definition.source.name}; owner {definition.owner or '-'}",
+    ]
+    if found.rules:
+        parts.append(table(("rule", "kind", "if not"), [(rule.name, rule.kind, rule.action) for rule in found.rules]))
+    if found.staged_until is not None:
+        parts.append(f"A version waits for the end of its embargo at {found.staged_until:%Y-%m-%d %H:%M:%SZ}.")
+    if found.latest is not None and found.latest.outcome == "blocked":
+        stays = f"{found.latest.kept} stays" if found.latest.kept else "nothing is published"
+        parts.append(f"The last version is blocked, {stays}:")
+        parts += [f"  {finding.rule}: {finding.reason}" for finding in found.latest.findings]
+    if made is None:
+        return "\n".join([*parts, "Nothing is published."])
+    why = "".join(f", {reason} {rows}" for reason, rows in made.rejections.items())
+    parts.append(
+        f"{made.id} as of {made.as_of:%Y-%m-%d %H:%M:%SZ}: {made.rows_in} rows read, {made.rows_rejected} rejected{why}"
+        f", {made.rows_out} entities; {made.duration_seconds:.2g} s, {made.cost.cpu_seconds:.2g} s of CPU; "
+        f"ordered by {made.principal or '-'}: {made.reason or '-'}"
+    )
+    parts.append(f"from {made.source} ({made.source_hash[:12] or 'no file'}), {made.sampling_rate:.0%} of all events")
+    quality = made.source_quality
+    if quality is not None:
+        parts.append(
+            f"{quality.score:.1%} of the rows without a defect: null {quality.null_share:.1%}, late "
+            f"{quality.late_share:.1%}, repeated {quality.duplicate_share:.1%}, out of range "
+            f"{quality.out_of_range_share:.1%}, unusable {quality.rejected_share:.1%}"
+        )
+    rows = [
+        (name, one.rows, f"{one.null_share:.1%}", one.minimum, one.mean, one.maximum, one.deviation, _top(one.top))
+        for name, one in made.statistics.items()
+    ]
+    head = ("feature", "entities", "null", "least", "mean", "greatest", "deviation", "most frequent")
+    return "\n".join([*parts, table(head, rows)])
+
+
+def _top(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:3])
+
+
+def _versions(found: tuple[VersionLine, ...]) -> str:
+    rows = [
+        (
+            line.created_at,
+            f"{line.outcome}{' *' if line.current else ''}",
+            line.snapshot or line.id,
+            line.definition_version[:8],
+            line.rows_in,
+            line.rows_rejected,
+            line.rows_out,
+            None if line.source_quality is None else f"{line.source_quality:.1%}",
+            f"{line.principal}: {line.reason}",
+        )
+        for line in found
+    ]
+    head = ("made", "gates", "version", "definition", "rows", "rejected", "entities", "source", "ordered by")
+    said = [
+        f"{line.created_at:%Y-%m-%d %H:%M:%SZ} {finding.action}: {finding.reason}"
+        for line in found
+        for finding in line.findings
+    ]
+    return "\n".join([table(head, rows, "It was not made yet."), *(["", *said] if said else [])])
+
+
+def _difference(found: ViewDifference) -> str:
+    rows = [
+        (
+            place,
+            one.name,
+            "new" if one.before is None else "gone" if one.after is None else "",
+            one.before.mean if one.before is not None else None,
+            one.after.mean if one.after is not None else None,
+            one.test,
+            one.effect,
+            one.psi,
+        )
+        for place, differences in (("feature", found.features), ("column", found.columns))
+        for one in differences
+    ]
+    changed = "; ".join(found.definition.sentences) or "the definition is the same"
+    return "\n".join(
+        [
+            f"{found.view}: {found.definition.level}: {changed}",
+            table(
+                ("", "name", "", "mean before", "after", "test", "distance", "PSI"),
+                rows,
+                "There is nothing to compare.",
+            ),
+        ]
+    )

@@ -83,7 +83,7 @@ def freshness_table(views: Any) -> str:
     from antiphon.gateway.dashboard.wording import duration
 
     return table(
-        ("view", "version", "refreshed", "as of", "rows"),
+        ("view", "version", "refreshed", "as of", "rows", "source", "gates"),
         [
             (
                 view.view,
@@ -91,8 +91,15 @@ def freshness_table(views: Any) -> str:
                 "never" if view.age_seconds is None else f"{duration(view.age_seconds)} ago",
                 view.as_of,
                 view.rows,
+                None if view.source_quality is None else f"{view.source_quality:.1%}",
+                view.verdict,
             )
             for view in views
         ],
         "No view is published yet; the worker publishes them soon after `antiphon up`.",
+    ) + "".join(
+        f"\n{view.view}: its last version is blocked, "
+        f"{'the one before stays' if view.snapshot else 'nothing is published'}: {' '.join(view.blocked)}"
+        for view in views
+        if view.blocked
     )

@@ -30,6 +30,7 @@ from antiphon.gateway.admin import (
     releases,
     rollouts,
     status,
+    views,
     work,
 )
 from antiphon.gateway.denials import Denials
@@ -51,6 +52,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *datasets.OPERATIONS,
     *outcomes.OPERATIONS,
     *publications.OPERATIONS,
+    *views.OPERATIONS,
     *work.OPERATIONS,
     *keys.OPERATIONS,
     *policies.OPERATIONS,

@@ -22,6 +22,7 @@ from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
+from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
@@ -112,7 +113,9 @@ class Streams(Protocol):
 class ViewFreshness(msgspec.Struct, frozen=True):
     """How fresh one view is: ``age_seconds`` of wall time since its values last changed or were confirmed.
 
-    ``as_of`` is the event time its snapshot was computed for.
+    ``as_of`` is the event time its snapshot was computed for, ``source_quality`` the share of source rows without a
+    defect behind it. ``verdict`` is what the gates said last (passed, warned, blocked); ``blocked``: why what was made
+    since is not served.
     """
 
     view: str
@@ -123,6 +126,9 @@ class ViewFreshness(msgspec.Struct, frozen=True):
     age_seconds: float | None
     rows: int | None = None
     max_age_seconds: float | None = None
+    source_quality: float | None = None
+    verdict: str | None = None
+    blocked: tuple[str, ...] = ()
 
 
 class Runs(Protocol):
@@ -170,6 +176,7 @@ class GatewayServices:
         learning: models, evaluations and rollouts; ``None`` where none of these is wired.
         policies: versions of policies; ``None`` like the trail.
         trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
+        history: of views: versions, verdicts, differences; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -203,6 +210,7 @@ class GatewayServices:
     trail: Trail | None = None
     policies: Policies | None = None
     warning: str | None = None
+    history: ViewHistory | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -219,6 +227,18 @@ class GatewayServices:
                 "Policies are not served here.", where="gateway", next_step="Ask the project's own gateway."
             )
         return self.policies
+
+    def remembered(self) -> ViewHistory:
+        """The history of views.
+
+        Raises:
+            Unavailable: this gateway was wired without it.
+        """
+        if self.history is None:
+            raise Unavailable(
+                "The history of views is not served here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.history
 
     def trailed(self) -> Trail:
         """The audit log.

@@ -5,7 +5,15 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from antiphon.gateway.dashboard import audit_pages, doors, model_pages, outcome_pages, policy_pages, release_pages
+from antiphon.gateway.dashboard import (
+    audit_pages,
+    doors,
+    feature_pages,
+    model_pages,
+    outcome_pages,
+    policy_pages,
+    release_pages,
+)
 from antiphon.gateway.dashboard.pages import HERE, Pages, endpoint
 
 
@@ -18,6 +26,9 @@ def routes() -> list[BaseRoute]:
         Route("/releases", endpoint(release_pages.releases), methods=["GET"]),
         Route("/releases", endpoint(release_pages.act), methods=["POST"]),
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
+        Route("/features", endpoint(feature_pages.views), methods=["GET"]),
+        Route("/features/{view}", endpoint(feature_pages.view), methods=["GET"]),
+        Route("/features/{view}/diff", endpoint(feature_pages.diff), methods=["GET"]),
         Route("/models", endpoint(model_pages.models), methods=["GET"]),
         Route("/models/compare", endpoint(model_pages.compare), methods=["GET"]),
         Route("/models/{model}", endpoint(model_pages.model), methods=["GET"]),

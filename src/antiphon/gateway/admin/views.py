@@ -1,0 +1,113 @@
+"""Feature views: what they are, what became of them, and how two versions differ."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.catalog.verdicts import Verdict
+from antiphon.features.history import VersionLine, ViewDescription, ViewDifference
+from antiphon.gateway.operation import Call, Operation
+
+Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A definition version; the latest by default."""
+
+    version: str | None = None
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """How many at most."""
+
+    limit: Few = 20
+
+
+class Two(msgspec.Struct, frozen=True):
+    """Two versions, each named by its snapshot or verdict."""
+
+    before: str
+    after: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Which version (the latest that kept rows aside by default), and how many rows at most."""
+
+    version: str | None = None
+    limit: Few = 100
+
+
+class History(msgspec.Struct, frozen=True):
+    """Versions of a view, latest first."""
+
+    view: str
+    versions: tuple[VersionLine, ...]
+
+
+class KeptAside(msgspec.Struct, frozen=True):
+    """Rows that rules kept out of a version; ``rows`` are source rows as they are, with the rule that each offends."""
+
+    view: str
+    verdict: str | None
+    total: int
+    reasons: dict[str, int]
+    rows: tuple[dict[str, Any], ...]
+
+
+def _describe(call: Call) -> ViewDescription:
+    found = call.services.remembered().describe(call.scope, call.path["view"], call.query.version)
+    # Where files lie on the server is nobody's business over HTTP.
+    source = msgspec.structs.replace(found.definition.source, path=None)
+    definition = msgspec.structs.replace(found.definition, source=source, quality=None)
+    return msgspec.structs.replace(
+        found, definition=definition, current=_placeless(found.current), latest=_verdict(found.latest)
+    )
+
+
+def _verdict(verdict: Verdict | None) -> Verdict | None:
+    return None if verdict is None else msgspec.structs.replace(verdict, manifest=_placeless(verdict.manifest))
+
+
+def _placeless(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
+    return None if manifest is None else msgspec.structs.replace(manifest, source=manifest.view)
+
+
+def _history(call: Call) -> History:
+    view = call.path["view"]
+    return History(view, call.services.remembered().history(call.scope, view, call.query.limit))
+
+
+def _diff(call: Call) -> ViewDifference:
+    return call.services.remembered().difference(call.scope, call.query.before, call.query.after)
+
+
+def _quarantine(call: Call) -> KeptAside:
+    view = call.path["view"]
+    found = call.services.remembered().quarantine(call.scope, view, call.query.version, call.query.limit)
+    if found is None:
+        return KeptAside(view, None, 0, {}, ())
+    rows = tuple({"rule": row.rule, "columns": row.columns} for row in found.rows)
+    return KeptAside(view, found.verdict, found.total, found.reasons, rows)
+
+
+OPERATIONS = (
+    Operation(
+        "GET", "/admin/features/{view}", "One view: definition, rules by name, what is served.", "read",
+        ViewDescription, _describe, Version,
+    ),
+    Operation(
+        "GET", "/admin/features/{view}/history", "What was made of a view, published or not.", "read", History,
+        _history, Limit,
+    ),
+    Operation(
+        "GET", "/admin/features/{view}/diff", "Two versions of a view.", "read", ViewDifference, _diff, Two
+    ),
+    # Source rows with all their columns: for those who may publish the view, not for everybody who may look at it.
+    Operation(
+        "GET", "/admin/features/{view}/quarantine", "Rows that rules kept out.", "publish", KeptAside, _quarantine,
+        Kept,
+    ),
+)  # fmt: skip

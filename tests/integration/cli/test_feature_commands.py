@@ -1,0 +1,93 @@
+"""``antiphon features`` over a project whose versions passed, kept rows aside and were blocked."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.integration.cli.conftest import run_in
+
+from antiphon.app.apply import apply
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.store import Store
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.durable.runs import ENDED
+from antiphon.features.refresh import WORKFLOW
+
+DEFINITIONS = """
+from antiphon import Entity, Quality, Source, col, count, expect, feature_view, last
+
+orders = Source.table("orders", path="orders.csv", event_time="ordered", event_id="id")
+
+
+def plausible(values):
+    return [f"{row['shop']} has {row['orders']}" for row in values.to_pylist() if row["orders"] > 90]
+
+
+@feature_view(entity=Entity("shop", keys=["shop"]), source=orders, quality=Quality(
+    expect.between("paid", 0, 100, action="quarantine"), expect.volume(0.5, 2), expect.python(plausible)))
+class Today:
+    "What came in."
+    orders = count(window=None)
+    paid = last(col.paid)
+"""
+
+
+async def refresh(store: Store, platform: FeaturePlatform) -> None:
+    registry, stop = Registry(), asyncio.Event()
+    registry.add(WORKFLOW, platform.refresher.refresh)
+    run = platform.refresh(store.scope, reason="nightly", principal="ops")
+    working = asyncio.create_task(Executor(store.database, registry, "test", poll=0.01).run_until(stop))
+    async with asyncio.timeout(60):
+        while store.runs.get(store.scope, run).status not in ENDED:
+            await asyncio.sleep(0.01)
+    stop.set()
+    await working
+    assert store.runs.get(store.scope, run).status == "succeeded", store.runs.get(store.scope, run).error
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "antiphon.toml").write_text('[project]\nname = "shop"\n[engine]\nkind = "simulated"\n')
+    (folder / "definitions.py").write_text(DEFINITIONS)
+    rows = [f"{n},{'tea' if n % 2 else 'cake'},2026-01-01T10:{n:02}:00Z,{n}.5" for n in range(40)]
+    store = Store.open(folder)
+    platform = FeaturePlatform(store)
+    apply(store, principal="me")
+    for lines in ([*rows, "odd,tea,2026-01-01T11:00:00Z,-3"], rows, rows[:10]):
+        (folder / "orders.csv").write_text("\n".join(["id,shop,ordered,paid", *lines]) + "\n")
+        asyncio.run(refresh(store, platform))
+    platform.close()
+    store.close()
+    return folder
+
+
+def test_the_commands_tell_what_became_of_a_view(shop: Path) -> None:
+    antiphon = run_in(shop)
+    described = antiphon("features", "describe", "today")
+    assert described.code == 0, described.err
+    for part in (
+        "What came in.", "range of paid", "The last version is blocked", "0.25 times the 40 before", "40 rows read",
+        "ordered by ops: nightly", "without a defect", "100% of all events",
+    ):  # fmt: skip
+        assert part in described.out, part
+    versions = antiphon("features", "history", "today", "--json").json()
+    assert [version["outcome"] for version in versions] == ["blocked", "passed", "warned"]
+    assert [version["current"] for version in versions] == [False, True, False]
+    assert versions[2]["rows_rejected"] == 1
+    told = antiphon("features", "history", "today").out
+    assert "quarantine: 1 of 41 rows are kept aside: paid is not from 0 to 100; there is -3." in told
+    kept = antiphon("features", "quarantine", "today")
+    assert "1 rows are kept out" in kept.out
+    assert "-3" in kept.out
+    assert antiphon("features", "quarantine", "today", "--json").json()["rows"][0]["columns"]["id"] == "odd"
+    compared = antiphon("features", "diff", versions[2]["id"], versions[0]["id"])
+    assert "today: same: the definition is the same" in compared.out
+    assert "paid" in compared.out
+    status = antiphon("features", "status").out
+    assert "today: its last version is blocked, the one before stays: It has only 10 rows" in status
+    assert antiphon("features", "describe", "nothing").code == 3
+    assert antiphon("features", "diff", "snap_x", "snap_y").code == 3
