@@ -37,13 +37,24 @@ _HOMES = {
     "max": ("feature", "max_"),
     "mean": ("feature", "mean"),
     "min": ("feature", "min_"),
+    "frequency": ("feature", "frequency"),
+    "greatest": ("functions", "greatest"),
+    "least": ("functions", "least"),
+    "now": ("functions", "now"),
+    "one_hot": ("on_demand", "one_hot"),
+    "on_demand": ("on_demand", "on_demand"),
+    "on_demand_view": ("on_demand", "on_demand_view"),
     "quantile": ("feature", "quantile"),
+    "request": ("functions", "request"),
     "std": ("feature", "std"),
     "sum": ("feature", "sum_"),
+    "target": ("feature", "target"),
+    "when": ("functions", "when"),
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
-    "distinct", "quantile", "col",
+    "distinct", "quantile", "frequency", "target", "col", "when", "least", "greatest",
+    "on_demand_view", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect",
 ]  # fmt: skip
@@ -61,12 +72,14 @@ if TYPE_CHECKING:
     )
     from antiphon.definitions.entity import Entity
     from antiphon.definitions.expression import col
-    from antiphon.definitions.feature import count, distinct, first, last, mean, quantile, std
+    from antiphon.definitions.feature import count, distinct, first, frequency, last, mean, quantile, std, target
     from antiphon.definitions.feature import max_ as max
     from antiphon.definitions.feature import min_ as min
     from antiphon.definitions.feature import sum_ as sum
     from antiphon.definitions.feature_view import feature_view
+    from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
+    from antiphon.definitions.on_demand import on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source

@@ -167,7 +167,7 @@ class FeaturePlatform:
 
     def source_files(self) -> Sequence[str]:
         """Files, or patterns of them, that an applied view reads; a path may be a Delta table's folder."""
-        paths = [view.source.path for view in self.views().values() if view.source.path is not None]
+        paths = [path for view in self.views().values() for path in view.source.paths]
         return [pattern for path in paths for pattern in (path, f"{path}/*")]
 
     def consume(self, limit: int) -> int:

@@ -18,6 +18,7 @@ from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
 from antiphon.governance.principal import Principal
+from antiphon.serving.on_demand import input_types
 
 WORKFLOW = "table_job"
 
@@ -108,14 +109,16 @@ class Orders:
             tables.check_format(output)
             self._require_writable(output, str(order.output))
         source = self._absolute(scope, order.input) if order.input else None
+        inputs = input_types(release.bundle.application)
         rows = tables.read(source) if source is not None else iter(order.rows)
         total = 0
         for line, row in enumerate(rows):
             missing = [key for key in release.bundle.application.entity_keys if row.get(key) in (None, "")]
+            missing += [name for name in inputs if name not in row]
             if missing:
                 raise InvalidInput(
                     f"Row {line} lacks {', '.join(missing)}.", where=str(source or "rows"),
-                    next_step=f"Every row needs {', '.join(release.bundle.application.entity_keys)}.",
+                    next_step=f"Every row needs {', '.join((*release.bundle.application.entity_keys, *inputs))}.",
                 )  # fmt: skip
             total += 1
         if total == 0:

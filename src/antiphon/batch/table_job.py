@@ -26,7 +26,10 @@ from antiphon.catalog.releases import Release
 from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, Forbidden, InvalidInput, Overloaded, Unavailable
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.on_demand import input_of_text
 from antiphon.governance.principal import Principal
+from antiphon.serving.on_demand import input_types
 from antiphon.serving.request import Answer, AnswerRequest
 
 _log = logging.getLogger(__name__)
@@ -192,11 +195,11 @@ class TableJobs:
         self, scope: Scope, principal: Principal, release: Release, job: BatchJob, done: set[int]
     ) -> Generator[tuple[int, tables.Row, AnswerRequest | AntiphonError], None, None]:
         """Rows without an output, with what is asked for each, or why nothing is."""
-        keys = release.bundle.application.entity_keys
+        application = release.bundle.application
         with closing(self._input(scope, job)) as rows:
             waiting = ((line, row) for line, row in enumerate(rows) if line not in done)
             while chunk := list(islice(waiting, _DECIDED_AT_ONCE)):
-                requests = [_request(principal, keys, job, row) for _, row in chunk]
+                requests = [_request(principal, application, job, row) for _, row in chunk]
                 asked = [request for request in requests if isinstance(request, AnswerRequest)]
                 if self._decide is not None and asked:
                     said = iter(self._decide(scope, principal, release, [(one.entity, one.as_of) for one in asked]))
@@ -264,7 +267,7 @@ def _ended(job: BatchJob) -> dict[str, Any]:
 
 
 def _request(
-    principal: Principal, keys: tuple[str, ...], job: BatchJob, row: tables.Row
+    principal: Principal, application: ApplicationSpec, job: BatchJob, row: tables.Row
 ) -> AnswerRequest | AntiphonError:
     moment = row.get("as_of") or job.settings.get("as_of")
     question = row.get("question")
@@ -278,13 +281,23 @@ def _request(
         scope=job.scope,
         principal=principal,
         application=job.application,
-        entity={key: str(row[key]) for key in keys if row.get(key) is not None},
+        entity={key: str(row[key]) for key in application.entity_keys if row.get(key) is not None},
+        inputs=_inputs(application, row, texts=job.input.endswith(".csv")),
         question=str(question) if question else None,
         as_of=as_of,
         path="batch",
         release=job.release,
         refresh=job.kind == "precompute",
     )
+
+
+def _inputs(application: ApplicationSpec, row: tables.Row, *, texts: bool) -> dict[str, Any]:
+    """The columns that are inputs; of a CSV file, which has texts only, what the texts say."""
+    return {
+        name: input_of_text(declared, row[name]) if texts and isinstance(row[name], str) else row[name]
+        for name, declared in input_types(application).items()
+        if name in row
+    }
 
 
 def _row_out(line: int, row: tables.Row, answer: Answer) -> JobRow:

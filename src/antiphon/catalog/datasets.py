@@ -20,6 +20,7 @@ from antiphon.catalog.receipts import Role
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
+from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.source import SourceSpec
 
 DatasetKind = Literal["training", "evaluation"]
@@ -37,6 +38,7 @@ class DatasetSpec(msgspec.Struct, frozen=True):
         outcomes_until: of receipts: only outcomes joined up to this instant of wall time.
         labels: the labels there are; a row with another one is left out.
         history: the table of outcomes that ``history`` reads.
+        on_demand: views computed from the outcome table's columns as serving computes them from requests.
     """
 
     application: str
@@ -57,6 +59,11 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     roles: tuple[Role, ...] = ("live", "canary", "control")
     labels: tuple[str, ...] = ()
     history: SourceSpec | None = None
+    on_demand: tuple[OnDemandSpec, ...] = ()
+
+    def versions(self) -> dict[str, str]:
+        """Every view's definition version, stored and on-demand ones."""
+        return self.views | {view.name: view.definition_version for view in self.on_demand}
 
 
 class DatasetSource(msgspec.Struct, frozen=True):

@@ -151,6 +151,8 @@ class Receipt(msgspec.Struct, frozen=True):
     role: Role = "live"
     """In which capacity its release answered; only ``live``, ``canary`` and ``control`` reached a user."""
     rollout: str | None = None
+    inputs_blob: str | None = None
+    """What the request said for on-demand features, as JSON."""
 
 
 class ReceiptCount(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ def ask(
     application: Annotated[str, typer.Argument(help="An application, or a plain model.")],
     question: Annotated[str, typer.Argument(help="The question; an application may need none.")] = "",
     entity: entities.Entity = [],  # noqa: B006 -- typer copies it
+    given: entities.Input = [],  # noqa: B006 -- typer copies it
     as_of: entities.AsOf = "",
     release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
     max_tokens: Annotated[int, typer.Option(min=0, help="Bound for a plain model; 0 is its default.")] = 0,
@@ -29,7 +30,9 @@ def ask(
     """Ask a question. The text goes to stdout, where it came from to stderr."""
     import asyncio
 
-    answer = asyncio.run(_ask(project, application, question, entity, as_of, release, max_tokens))
+    answer = asyncio.run(
+        _ask(project, application, question, entity, entities.inputs(given), as_of, release, max_tokens)
+    )
     if as_json:
         from antiphon.gateway.openai.shapes import provenance
 
@@ -45,8 +48,9 @@ def ask(
 
 
 async def _ask(
-    project: Path, application: str, question: str, entity: list[str], as_of: str, release: str, max_tokens: int
-) -> Answer:
+    project: Path, application: str, question: str, entity: list[str], inputs: dict[str, Any], as_of: str, release: str,
+    max_tokens: int,
+) -> Answer:  # fmt: skip
     from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
     keys, moment = entities.keys(entity), entities.moment(as_of)
@@ -57,6 +61,7 @@ async def _ask(
                 principal=at_terminal(store),
                 application=application,
                 entity=keys,
+                inputs=inputs,
                 question=question or None,
                 messages=(Message("user", question),) if question else (),
                 as_of=moment,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput
 
+Input = Annotated[
+    list[str],
+    typer.Option("--input", "-i", metavar="NAME=VALUE", help="What an on-demand feature is made from; repeat it."),
+]
 Entity = Annotated[list[str], typer.Option("--entity", "-e", metavar="KEY=VALUE", help="An entity key; repeat it.")]
 AsOf = Annotated[str, typer.Option("--as-of", metavar="TIME", help="Event time, ISO 8601 with offset (default: now).")]
 
@@ -43,3 +48,21 @@ def moment(text: str, where: str = "--as-of") -> datetime | None:
         raise InvalidInput(
             f"{text!r} is no time.", where=where, next_step="Write it like 2013-04-10T08:00:00-04:00."
         ) from None
+
+
+def inputs(pairs: list[str]) -> dict[str, Any]:
+    """``--input amount=12.5 --input web=true --input note=hello``: JSON where it is JSON, else a text.
+
+    Raises:
+        InvalidInput: a pair is none.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"{pair!r} is no NAME=VALUE.", where="--input", next_step="Write --input amount=12.5.")
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            found[name] = value
+    return found

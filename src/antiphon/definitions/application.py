@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
+from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.sensitivity import Tags
@@ -106,7 +107,8 @@ class SLO(msgspec.Struct, frozen=True):
 class ApplicationSpec(msgspec.Struct, frozen=True):
     """The declared application as a plain value: what a release pins and a gateway reads.
 
-    ``features`` maps the view's name to its definition version, ``entity_keys`` are the key columns a
+    ``features`` maps the view's name to its definition version (``on_demand`` holds the views that are computed when
+    something is asked), ``entity_keys`` are the key columns a
     request must carry, ``output_schema`` is JSON schema text or ``None`` for free text (as text, because the order
     of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
     enum properties whose probability is measured from token log-probabilities. ``model`` is what answers: the
@@ -134,6 +136,12 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     fine_tune: FineTune | None = None
     gates: Gates = Gates()
     tags: dict[str, Tags] = {}
+    on_demand: tuple[OnDemandSpec, ...] = ()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Every view's definition version, stored and on-demand ones."""
+        return self.features | {view.name: view.definition_version for view in self.on_demand}
 
     @property
     def schema(self) -> dict[str, Any] | None:

@@ -23,12 +23,14 @@ from antiphon.definitions.application import (
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
-from antiphon.definitions.learning import Gates, Rollout
+from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of
+from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.template import template_reads
 
 _TEMPLATE_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
+Views = dict[str, FeatureView | OnDemandView]
 _PARTS: dict[str, type] = {
     "prompt": Prompt,
     "decoding": Decoding,
@@ -48,7 +50,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
     problems = [f"{application.place}: {text}" for text in application_mistakes(application)]
     if problems:
         raise DefinitionErrors(problems)
-    views = [view.spec(root) for view in application.features]
+    views = [view.spec(root) for view in application.features if isinstance(view, FeatureView)]
     return ApplicationSpec(
         name=application.name,
         features={view.name: view.definition_version for view in views},
@@ -69,6 +71,7 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         outcome=outcome_of(application, root),
         fine_tune=application.fine_tune,
         gates=application.gates,
+        on_demand=tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         tags={f"{view.name}.{feature}": tags for view in views for feature, tags in view.tags.items()},
     )
 
@@ -88,12 +91,13 @@ def _mistakes(application: Application) -> Iterator[str]:
         yield f"model must be the name of a model or a FineTune, not {application.model!r}."
     if not isinstance(application.purpose, str) or not application.purpose.strip():
         yield "purpose must say what it is for."
-    views = {view.name: view for view in application.features if isinstance(view, FeatureView)}
+    views: Views = {view.name: view for view in application.features if isinstance(view, (FeatureView, OnDemandView))}
     for view in application.features:
-        if not isinstance(view, FeatureView):
+        if not isinstance(view, (FeatureView, OnDemandView)):
             yield f"features: {view!r} is not a feature view."
-    if len(views) < sum(isinstance(view, FeatureView) for view in application.features):
+    if len(views) < sum(isinstance(view, (FeatureView, OnDemandView)) for view in application.features):
         yield "features names a view twice."
+    yield from _on_demand_mistakes(application, views)
     for entity in application.entities:
         if not isinstance(entity, Entity):
             yield f"entities: {entity!r} is not an Entity."
@@ -119,6 +123,27 @@ def _mistakes(application: Application) -> Iterator[str]:
             yield from duration_mistakes(getattr(application.slo, field), f"slo.{field}")
     if not broken & {"rollout", "gates"}:
         yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
+
+
+def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]:
+    """Inputs of one name have one type, and what is read is a stored feature of the application."""
+    types: dict[str, object] = {}
+    for view in views.values():
+        if not isinstance(view, OnDemandView) or list(view.mistakes()):
+            continue
+        spec = view.spec()
+        for name, declared in spec.inputs.items():
+            if types.setdefault(name, declared) != declared:
+                yield f"the input {name!r} is a {types[name]} in one view and a {declared} in {spec.name!r}."
+        for name in sorted(spec.reads()):
+            yield from _unknown_feature(views, name, f"view {spec.name!r}")
+            if isinstance(views.get(name.partition(".")[0]), OnDemandView):
+                yield f"view {spec.name!r}: {name} is computed on demand as well; write its expression out."
+    if isinstance(application.outcome, Outcome) and application.outcome.property in types:
+        yield f"the input {application.outcome.property!r} has the name of the outcome, which nobody knows yet."
+    for key in _entity_keys(application):
+        if types.get(key, "text") != "text":
+            yield f"the input {key!r} is the entity key of that name, which is a text, not a {types[key]}."
 
 
 def _type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
@@ -147,7 +172,7 @@ def _schema_mistakes(schema: dict[str, Any] | None) -> Iterator[str]:
         yield "output must be a JSON schema of type object."
 
 
-def _figure_mistakes(application: Application, views: dict[str, FeatureView]) -> Iterator[str]:
+def _figure_mistakes(application: Application, views: Views) -> Iterator[str]:
     seen: set[str] = set()
     for figure in application.figures:
         wrong = list(_type_mistakes(figure, Figure, "figure"))
@@ -164,7 +189,7 @@ def _figure_mistakes(application: Application, views: dict[str, FeatureView]) ->
             yield f"figure {figure.feature!r}: scale must be a number other than 0, not {figure.scale!r}."
 
 
-def _unknown_feature(views: dict[str, FeatureView], name: str, label: str) -> Iterator[str]:
+def _unknown_feature(views: Views, name: str, label: str) -> Iterator[str]:
     view, _, feature = name.partition(".")
     if view not in views:
         yield f"{label}: the application has no view {view!r}; it has {', '.join(sorted(views)) or 'none'}."
@@ -173,7 +198,7 @@ def _unknown_feature(views: dict[str, FeatureView], name: str, label: str) -> It
 
 
 def _template_mistakes(
-    application: Application, views: dict[str, FeatureView], text: str, label: str, extra: tuple[str, ...]
+    application: Application, views: Views, text: str, label: str, extra: tuple[str, ...]
 ) -> Iterator[str]:
     try:
         reads = template_reads(text)
@@ -198,7 +223,7 @@ def _template_mistakes(
             yield f"{label}, line {line}: entity has no key {key!r}; it has {', '.join(keys) or 'none'}."
 
 
-def _guard_mistakes(application: Application, views: dict[str, FeatureView]) -> Iterator[str]:
+def _guard_mistakes(application: Application, views: Views) -> Iterator[str]:
     output = application.output if isinstance(application.output, dict) else None
     properties = output.get("properties") if output else None
     for guard in application.guards:
@@ -215,11 +240,13 @@ def _guard_mistakes(application: Application, views: dict[str, FeatureView]) -> 
         yield from _template_mistakes(application, views, guard.fallback, "guard.fallback", extra=("output",))
 
 
-def _freshness_mistakes(application: Application, views: dict[str, FeatureView]) -> Iterator[str]:
+def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]:
     for view, contract in application.freshness.items():
         name = _view_name(view)
         if name not in views:
             yield f"freshness: the application has no view {name!r}; it has {', '.join(sorted(views)) or 'none'}."
+        elif isinstance(views[name], OnDemandView):
+            yield f"freshness: {name!r} is computed when something is asked; contracts are for the views it reads."
         wrong = list(_type_mistakes(contract, Freshness, f"freshness of {name!r}"))
         yield from wrong
         if not wrong:
@@ -264,4 +291,4 @@ def _classes(schema: dict[str, Any] | None) -> tuple[str, ...]:
 
 
 def _view_name(view: object) -> str:
-    return view.name if isinstance(view, FeatureView) else str(view)
+    return view.name if isinstance(view, (FeatureView, OnDemandView)) else str(view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
+from types import FunctionType
 from typing import Any, cast
 from typing import Literal as OneOf
 
@@ -216,8 +217,8 @@ def _of_term(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in vars(Term).keys() - vars(object).keys() - {"__slots__", "__module__", "node", "__annotations__"}:
-    if _name not in ("__eq__", "__ne__", "__hash__", "__bool__", "__init__"):
+for _name, _member in vars(Term).items():
+    if isinstance(_member, FunctionType) and _name not in ("__init__", "__eq__", "__ne__", "__bool__"):
         setattr(FeatureName, _name, _of_term(_name))
 
 
@@ -291,7 +292,9 @@ def mistakes(node: Expression) -> Iterator[str]:
                 yield f"'not' needs a boolean, not a {kind(operand)}."
         case Comparison(operator=operator, left=left, right=right):
             found = {kind(left), kind(right)}
-            if "null" in found:
+            if "instant" in found:
+                yield f"{operator!r} compares an instant; compare seconds_since instead."
+            elif "null" in found:
                 yield f"{operator!r} with None is always null: use .is_null()."
             elif len(found - {"unknown"}) == 2:
                 yield f"{operator!r} compares a {kind(left)} with a {kind(right)}."

@@ -15,12 +15,18 @@ from antiphon.definitions.expression import kind, mistakes, node_of, normal_step
 from antiphon.definitions.nodes import Expression
 from antiphon.definitions.place import Place, caller
 
-Aggregation = Literal["count", "sum", "mean", "min", "max", "std", "last", "first", "distinct", "quantile"]
-SUMMED: frozenset[str] = frozenset({"sum", "mean", "std", "quantile"})
+Aggregation = Literal[
+    "count", "sum", "mean", "min", "max", "std", "last", "first", "distinct", "quantile", "frequency", "target"
+]
+SUMMED: frozenset[str] = frozenset({"sum", "mean", "std", "quantile", "target"})
 """Aggregates that keep numbers in fixed point, and so need a scale."""
 OF_TEXT: frozenset[str] = frozenset({"last", "first", "distinct"})
 """Aggregates that take texts."""
-_OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",)}
+FITTED: frozenset[str] = frozenset({"frequency", "target"})
+"""Encodings of a category: aggregates that are set against those of all entities together."""
+COUNTING: frozenset[str] = frozenset({"count", "frequency"})
+"""Aggregates of events, which have no expression."""
+_OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",), "target": ("smoothing",)}
 """What an aggregate is told beside window, where and scale."""
 
 
@@ -28,13 +34,14 @@ class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One declared feature as a value.
 
     Attributes:
-        expression: what is aggregated; nulls are skipped. ``None`` for ``count``, which counts events.
+        expression: what is aggregated; nulls are skipped. ``None`` for ``count`` and ``frequency``, which count events.
         where: only events for which this is true are aggregated.
         window: microseconds; the events with ``t − window < event_time ≤ t``. ``None``: all up to ``t``.
         scale: fixed-point step, a decimal such as ``"0.01"``; values are rounded to a multiple of it, half to
             even, before they are aggregated. ``None``: booleans count as 0 and 1, and ``min``, ``max``,
             ``last`` and ``first`` keep the value as it is.
         q: which quantile, a decimal between 0 and 1.
+        smoothing: of a target encoding, how many events of the overall mean are added to the category's own.
 
     Later fields have defaults and are left out of the encoding when they keep them: a definition that does not use
     them keeps its version.
@@ -46,6 +53,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     window: int | None
     scale: str | None
     q: str | None = None
+    smoothing: str | None = None
 
 
 class FeatureDeclaration:
@@ -67,6 +75,7 @@ class FeatureDeclaration:
             window=None if window is None else parse_duration(window) // timedelta(microseconds=1),
             scale=None if scale is None else normal_scale(scale),
             q=None if self.aggregation != "quantile" else _normal_share(self.options["q"]),
+            smoothing=None if self.aggregation != "target" else _normal_smoothing(self.options["smoothing"]),
         )
 
     def mistakes(self) -> Iterator[str]:
@@ -81,14 +90,16 @@ class FeatureDeclaration:
             yield f"{self.aggregation} needs a window, such as window='2h' (or window=None for all time)."
         if self.options.get("where") is not None:
             yield from self._term_mistakes(self.options["where"], "where", condition=True)
-        if self.aggregation != "count":
+        if self.aggregation not in COUNTING:
             yield from self._term_mistakes(self.expression, self.aggregation, condition=False)
         yield from self._scale_mistakes()
-        if self.aggregation == "quantile":
-            try:
+        try:
+            if self.aggregation == "quantile":
                 _normal_share(self.options.get("q"))
-            except InvalidInput as error:
-                yield error.what
+            if self.aggregation == "target":
+                _normal_smoothing(self.options.get("smoothing"))
+        except InvalidInput as error:
+            yield error.what
 
     def _term_mistakes(self, term: object, label: str, *, condition: bool) -> Iterator[str]:
         try:
@@ -111,8 +122,8 @@ class FeatureDeclaration:
                 normal_scale(scale)
             except InvalidInput as error:
                 yield error.what
-            if self.aggregation == "count":
-                yield "count has no scale."
+            if self.aggregation in COUNTING:
+                yield f"{self.aggregation} has no scale."
             if self.aggregation == "distinct":
                 yield "distinct has no scale; round the value itself."
             return
@@ -148,6 +159,24 @@ def _normal_share(share: object) -> str:
         number = Decimal("NaN")
     if not number.is_finite() or not 0 <= number <= 1:
         raise InvalidInput(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
+    return f"{number.normalize():f}"
+
+
+def _normal_smoothing(smoothing: object) -> str:
+    """A number of events from 0 to a million in one spelling.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    told = InvalidInput(f"smoothing must be a number of events from 0 to 1000000, such as 20, not {smoothing!r}.")
+    if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float, str)):
+        raise told
+    try:
+        number = Decimal(str(smoothing))
+    except InvalidOperation:
+        raise told from None
+    if not number.is_finite() or not 0 <= number <= 1_000_000:
+        raise told
     return f"{number.normalize():f}"
 
 
@@ -216,3 +245,22 @@ def quantile(expression: object, **options: Any) -> FeatureDeclaration:
     Of nothing: ``None``. Within 1/256 (0.4 %) of the exact one, and exact below 256 steps of the scale.
     """
     return FeatureDeclaration(caller(), "quantile", expression, options)
+
+
+def frequency(**options: Any) -> FeatureDeclaration:
+    """A category's share of all events: ``frequency(window="90d")`` in a view whose entity is the category.
+
+    Fitted at the last midnight (UTC); a category without events has 0, of no events at all it is ``None``.
+    """
+    return FeatureDeclaration(caller(), "frequency", None, options)
+
+
+def target(expression: object, **options: Any) -> FeatureDeclaration:
+    """A category's mean, drawn to the mean of all: ``target(col.late, smoothing=20, window="90d")`` in a view whose
+    entity is the category.
+
+    (Σx + smoothing·overall mean) / (n + smoothing), fitted at the last midnight (UTC) before the moment, on what was
+    known by then: no event of the day that is asked about is in it, a row's own label least of all. A category without
+    events has the overall mean.
+    """
+    return FeatureDeclaration(caller(), "target", expression, options)

@@ -7,7 +7,6 @@ changes it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +19,13 @@ from antiphon.core.errors import DefinitionErrors
 from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
 from antiphon.definitions.expression import FeatureName, columns, node_of
-from antiphon.definitions.feature import FeatureDeclaration, FeatureSpec, duration_mistakes
+from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes, versioned
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
 from antiphon.definitions.source import Source, SourceSpec
+from antiphon.definitions.sql_query import normal_sql
+from antiphon.definitions.view_name import snake_case
 
 
 class FeatureViewSpec(msgspec.Struct, frozen=True):
@@ -63,12 +64,10 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
 
 def definition_version(entity: EntitySpec, source: SourceSpec, features: dict[str, FeatureSpec]) -> str:
     """The semantic hash: 16 hex digits over everything that can change a value."""
-    meaning = {
-        "entity": entity,
-        "source": source.meaning(),
-        "features": features,
-        "rules": 1,
-    }
+    meaning: dict[str, Any] = {"entity": entity, "source": source.meaning(), "features": features, "rules": 1}
+    if source.sql is not None:
+        meaning["sql"] = normal_sql(source.sql)
+        meaning["over"] = [each.meaning() for each in source.over]
     return content_hash(meaning)[:16]
 
 
@@ -155,6 +154,13 @@ class FeatureView:
                 yield declaration.place, f"{self.name}.{name}: a feature's name is lower-case with underscores."
             for text in declaration.mistakes():
                 yield declaration.place, f"{self.name}.{name}: {text}"
+        if isinstance(self.source, Source) and self.source.kind == "stream":
+            for name, declaration in self.body.items():
+                if isinstance(declaration, FeatureDeclaration) and declaration.aggregation in FITTED:
+                    yield (
+                        declaration.place,
+                        f"{self.name}.{name}: {declaration.aggregation} is fitted by refreshes: read a Source.table.",
+                    )
         yield from self._column_mistakes()
 
     def _column_mistakes(self) -> Iterator[tuple[Place, str]]:
@@ -190,9 +196,3 @@ def feature_view(*, entity: object, source: object, **options: Any) -> Callable[
         return FeatureView(place, snake_case(body.__name__), entity, source, options, dict(vars(body)))
 
     return declare
-
-
-def snake_case(name: str) -> str:
-    """``RouteHistory`` → ``route_history``, ``HTTPLoad2h`` → ``http_load2h``."""
-    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return parted.lower()

@@ -16,6 +16,7 @@ from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
+from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.place import Place, collecting
 from antiphon.definitions.quality import Quality
 from antiphon.definitions.source import Source, SourceSpec
@@ -111,7 +112,7 @@ def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
         match item:
             case Entity() | Source():
                 problems += [(item.place, text) for text in item.mistakes()]
-            case FeatureView():
+            case FeatureView() | OnDemandView():
                 problems += list(item.mistakes())
             case Application():
                 problems += [(item.place, text) for text in application_mistakes(item)]
@@ -120,14 +121,23 @@ def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
 
 
 def _clashes(items: list[object]) -> Iterator[tuple[Place, str]]:
-    first: dict[tuple[str, str], Entity | Source | FeatureView | Application] = {}
+    first: dict[tuple[str, str], Entity | Source | FeatureView | OnDemandView | Application] = {}
     for item in items:
-        if not isinstance(item, (Entity, Source, FeatureView, Application)):
+        if not isinstance(item, (Entity, Source, FeatureView, OnDemandView, Application)):
             continue
-        noun = {Entity: "entity", Source: "source", FeatureView: "view", Application: "application"}[type(item)]
+        noun = _NOUNS[type(item)]
         known = first.setdefault((noun, str(item.name)), item)
         if known is item:
             continue
         if isinstance(item, Entity) and isinstance(known, Entity) and item.keys == known.keys:
             continue
         yield item.place, f"{noun} {item.name!r} is declared already, at {known.place}."
+
+
+_NOUNS: dict[type, str] = {
+    Entity: "entity",
+    Source: "source",
+    FeatureView: "view",
+    OnDemandView: "view",
+    Application: "application",
+}

@@ -34,6 +34,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
         url: a PostgreSQL database, in the place of ``path``; never with a password.
         table, query: what is read of that database.
         password_variable: the environment variable that holds the password of the URL's user.
+        sql: one SELECT over the tables ``over``, by their names, whose rows are the events.
 
     A time column without zone is read as UTC.
     """
@@ -49,13 +50,24 @@ class SourceSpec(msgspec.Struct, frozen=True):
     table: str | None = None
     query: str | None = None
     password_variable: str | None = None
+    sql: str | None = None
+    over: tuple[SourceSpec, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Files, or patterns of them, that are read."""
+        own = () if self.path is None else (self.path,)
+        return own + tuple(path for source in self.over for path in source.paths)
 
     def meaning(self) -> msgspec.Struct:
-        """What of it can change a value, for the definition version: not where it lies, nor how one gets in."""
-        if self.url is None:
-            known = {field: getattr(self, field) for field in _Rows.__struct_fields__}
-            return _Rows(**known | {"path": None})
-        return msgspec.structs.replace(self, path=None, url=None, password_variable=None)
+        """What of it can change a value, for the definition version: not where it lies, nor how one gets in.
+
+        A query over other sources is hashed beside it, in its normal form.
+        """
+        shape = _Rows if self.url is None else _DatabaseRows
+        known = {field: getattr(self, field) for field in shape.__struct_fields__}
+        hidden = {"path": None, "url": None, "password_variable": None}
+        return shape(**known | dict.fromkeys(hidden.keys() & known.keys()))
 
 
 class _Rows(msgspec.Struct, frozen=True):
@@ -70,8 +82,17 @@ class _Rows(msgspec.Struct, frozen=True):
     where: Expression | None
 
 
+class _DatabaseRows(_Rows, frozen=True):
+    """The same of a source in a database."""
+
+    url: str | None
+    table: str | None
+    query: str | None
+    password_variable: str | None
+
+
 class Source:
-    """What a user writes: :meth:`table` or :meth:`stream`."""
+    """What a user writes: :meth:`table`, :meth:`stream` or :meth:`sql`."""
 
     def __init__(self, place: Place, kind: Literal["table", "stream"], name: str, **options: Any) -> None:
         self.place = place
@@ -132,6 +153,32 @@ class Source:
             sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
+    @classmethod
+    def sql(
+        cls,
+        name: str,
+        *,
+        sql: str,
+        over: Sequence[Source],
+        event_time: str,
+        available_at: str | None = None,
+        event_id: str | None = None,
+        where: object = None,
+        sensitivity: str | None = None,
+        purposes: Sequence[str] | None = None,
+    ) -> Source:
+        """Rows of one SELECT (DuckDB) over tables, which it reads by their names.
+
+        It sees only rows of the tables that were available at the moment of the snapshot. Of a row that it gives,
+        ``available_at`` must be the moment from which on it would always come out the same: of a day's sum the end of
+        that day. ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
+        """
+        return cls(
+            caller(), "table", name,
+            path=None, event_time=event_time, available_at=available_at, event_id=event_id, where=where,
+            sensitivity=sensitivity, purposes=purposes, sql=sql, over=over,
+        )  # fmt: skip
+
     def spec(self, root: Path | None = None) -> SourceSpec:
         """The frozen value; ``root`` is where relative paths start."""
         path = self.options["path"]
@@ -145,6 +192,8 @@ class Source:
             path=str(root / path) if path is not None and root is not None else path,
             where=node_of(where) if where is not None else None,
             **{name: self.options.get(name) for name in _DATABASE},
+            sql=self.options.get("sql"),
+            over=tuple(source.spec(root) for source in self.options.get("over", ())),
         )
 
     def mistakes(self) -> Iterator[str]:
@@ -160,6 +209,8 @@ class Source:
             yield f"{label}: {text}"
         for text in tag_mistakes(self.options, None):
             yield f"{label}: {text}"
+        if "sql" in self.options:
+            yield from (f"{label}: {text}" for text in self._query_mistakes())
         where = self.options["where"]
         if where is None:
             return
@@ -178,7 +229,7 @@ class Source:
         path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
         if isinstance(path, str) and "://" in path:
             yield "path is a file or folder of this machine; a PostgreSQL database is named by url."
-        if self.kind == "stream":
+        if self.kind == "stream" or "sql" in self.options:
             return
         if (path is None) == (url is None):
             yield "a table has a path or a url, and not both."
@@ -199,3 +250,16 @@ class Source:
             yield "url holds a password; name an environment variable in password_variable."
         if variable is not None and parts.username is None:
             yield "password_variable needs a user in the url."
+
+    def _query_mistakes(self) -> Iterator[str]:
+        from antiphon.definitions.sql_query import query_mistakes
+
+        over = self.options["over"]
+        if isinstance(over, Source) or not isinstance(over, Sequence) or not over:
+            yield f"over must be a list of the tables that the SQL reads, not {over!r}."
+            return
+        for source in over:
+            if not isinstance(source, Source) or source.kind != "table" or source.options.get("path") is None:
+                yield f"over takes tables of files, not {source.name if isinstance(source, Source) else source!r}."
+                return
+        yield from query_mistakes(self.options["sql"], [source.name for source in over])

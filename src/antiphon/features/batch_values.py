@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from antiphon.features.compile_python import MeasureValue
-from antiphon.features.finish import finish_of
-from antiphon.features.plan import Plan
+from antiphon.features.finish import finishes_of
+from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.source_rows import ROWS
 from antiphon.features.tile_sql import tile_columns, tiles_of
 
@@ -30,6 +30,12 @@ class Computed(msgspec.Struct, frozen=True):
     event_time: int | None
 
 
+def window_condition(window: int | None, moment: int) -> str:
+    """Which rows a window that ends at a moment takes."""
+    since = "" if window is None else f" AND event_time > {moment - window}"
+    return f"(event_time <= {moment} AND available_at <= {moment}{since})"
+
+
 def values_at(
     connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Computed]]]:
@@ -38,25 +44,32 @@ def values_at(
     Window rule: ``t − w < event_time ≤ t AND available_at ≤ t``.
     """
     keys = ", ".join(f"k{index}" for index in range(len(plan.keys)))
-    groups: dict[tuple[int, int | None], int] = {}
+    fitted_at = midnight_before(as_of)
+    groups: dict[tuple[int, int | None, bool], int] = {}
     columns: list[str] = []
     for feature in plan.features:
-        group = (feature.measure, feature.window)
+        group = (feature.measure, feature.window, feature.fitted)
         if group in groups:
             continue
         groups[group] = len(groups)
-        condition = f"event_time <= {as_of} AND available_at <= {as_of}"
-        if feature.window is not None:
-            condition += f" AND event_time > {as_of - feature.window}"
-        columns += tile_columns(plan, feature.measure, f"g{groups[group]}", f"({condition})")
+        condition = window_condition(feature.window, fitted_at if feature.fitted else as_of)
+        columns += tile_columns(plan, feature.measure, f"g{groups[group]}", condition)
+    measures = [measure for measure, _window, _fitted in groups]
+    together = connection.execute(f"SELECT {', '.join(columns)} FROM {ROWS}").fetchall() if plan.fitted_windows else ()
+    every = tiles_of(plan, measures, together[0]) if together else []
     cursor = connection.execute(f"SELECT {keys}, {', '.join(columns)} FROM {ROWS} GROUP BY {keys} ORDER BY {keys}")
-    finishes = [finish_of(feature, plan.measures[feature.measure]) for feature in plan.features]
+    finishes = [
+        (feature.name, groups[feature.measure, feature.window, feature.fitted], *finishes_of(feature, plan))
+        for feature in plan.features
+    ]
     width = len(plan.keys)
     while fetched := cursor.fetchmany(_FETCH):
         for row in fetched:
-            tiles = tiles_of(plan, [measure for measure, _window in groups], row[width:])
+            tiles = tiles_of(plan, measures, row[width:])
             values: dict[str, Computed] = {}
-            for feature, finish in zip(plan.features, finishes, strict=True):
-                tile = tiles[groups[feature.measure, feature.window]]
-                values[feature.name] = Computed(finish(tile), tile.latest)
+            for name, place, finish, fitted in finishes:
+                if fitted is not None:
+                    values[name] = Computed(fitted(tiles[place], every[place]), every[place].latest)
+                elif finish is not None:
+                    values[name] = Computed(finish(tiles[place]), tiles[place].latest)
             yield tuple(row[:width]), values

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from antiphon.features.compile_python import MeasureValue
-from antiphon.features.finish import Finish, finish_of
-from antiphon.features.plan import Plan
+from antiphon.features.finish import finishes_of
+from antiphon.features.plan import Plan, PlannedFeature, midnight_before
 from antiphon.features.tiles import Tile
 
 
@@ -88,36 +88,60 @@ class Evaluator:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        windows: dict[int | None, list[int]] = {}
+        windows: dict[tuple[int | None, bool], list[int]] = {}
         for feature in plan.features:
-            needed = windows.setdefault(feature.window, [])
+            needed = windows.setdefault((feature.window, feature.fitted), [])
             if feature.measure not in needed:
                 needed.append(feature.measure)
         self._windows = windows
-        self._finishes = [
-            (feature.name, feature.window, feature.measure, finish_of(feature, plan.measures[feature.measure]))
-            for feature in plan.features
-        ]
+        self._finishes = [(feature, *finishes_of(feature, plan)) for feature in plan.features]
 
-    def read(self, state: EntityState, streamed: Sequence[StreamedEvent], as_of: int) -> dict[str, Reading]:
-        """Every feature's value as of a moment (microseconds)."""
+    @property
+    def encodes(self) -> bool:
+        """Whether it needs the state of all entities together."""
+        return bool(self.plan.fitted_windows)
+
+    def read(
+        self,
+        state: EntityState,
+        streamed: Sequence[StreamedEvent],
+        as_of: int,
+        together: EntityState | None = None,
+        known_by: int | None = None,
+    ) -> dict[str, Reading]:
+        """Every feature's value as of a moment (microseconds).
+
+        Args:
+            together: of a plan with encodings, all entities together.
+            known_by: the snapshot's own moment; encodings are not fitted later than it.
+        """
+        fitted_at = midnight_before(as_of if known_by is None else min(as_of, known_by))
         patched: dict[int, Block] = {}
         later: Block | None = None
         if streamed:
             later = self._admit(state, streamed, patched)
-        merged: dict[tuple[int | None, int], tuple[Tile, int | None]] = {}
-        for window, measures in self._windows.items():
+        merged: dict[tuple[int | None, bool, int], tuple[Tile, int | None]] = {}
+        for (window, fitted), measures in self._windows.items():
             tiles = [Tile() for _ in measures]
-            self._from_snapshot(state, patched, window, measures, as_of, tiles)
-            offset = self._from_stream(later, window, measures, as_of, tiles) if later is not None else None
+            moment = fitted_at if fitted else as_of
+            self._from_snapshot(state, patched, window, measures, moment, tiles)
+            offset = self._from_stream(later, window, measures, moment, tiles) if later is not None else None
             for index, measure in enumerate(measures):
-                merged[window, measure] = (tiles[index], None if offset is None else offset[index])
+                merged[window, fitted, measure] = (tiles[index], None if offset is None else offset[index])
         readings: dict[str, Reading] = {}
-        finish: Finish
-        for name, window, measure, finish in self._finishes:
-            tile, last_offset = merged[window, measure]
-            readings[name] = Reading(finish(tile), tile.latest, last_offset)
+        for feature, finish, fitted_finish in self._finishes:
+            tile, last_offset = merged[feature.window, feature.fitted, feature.measure]
+            if finish is not None:
+                readings[feature.name] = Reading(finish(tile), tile.latest, last_offset)
+            elif fitted_finish is not None:
+                every = self._together(together, feature, fitted_at)
+                readings[feature.name] = Reading(fitted_finish(tile, every), every.latest, last_offset)
         return readings
+
+    def _together(self, together: EntityState | None, feature: PlannedFeature, fitted_at: int) -> Tile:
+        index = self.plan.fitted_index(feature.window, fitted_at)
+        row = together.rows.get(index) if together is not None else None
+        return Tile() if row is None else row.tiles[feature.measure]
 
     def _from_snapshot(
         self,

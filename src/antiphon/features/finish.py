@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable
 
 from antiphon.features.compile_python import MeasureValue
-from antiphon.features.plan import Measure, PlannedFeature
+from antiphon.features.plan import Measure, Plan, PlannedFeature
 from antiphon.features.sketches import bucket_at, distinct_estimate, twice_middle
 from antiphon.features.tiles import Tile
 
 Finish = Callable[[Tile], MeasureValue]
+FittedFinish = Callable[[Tile, Tile], MeasureValue]
 
 
 def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
@@ -42,6 +43,8 @@ def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
         return None if number is None else twice_middle(number) * numerator / (2 * denominator)
 
     match feature.aggregation:
+        case "frequency" | "target":
+            raise ValueError("an encoding is finished by fitted_finish_of")
         case "count":
             return lambda tile: tile.count
         case "sum":
@@ -62,3 +65,28 @@ def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
             return quantile
         case "last":
             return lambda tile: None if tile.last is None else scaled(tile.last[2])
+
+
+def fitted_finish_of(feature: PlannedFeature, measure: Measure) -> FittedFinish:
+    """The finishing function of an encoding: the category's tile and that of all together → value."""
+    if feature.aggregation == "frequency":
+        return lambda tile, every: tile.count / every.count if every.count else None
+    numerator, denominator = measure.scale
+    weight, per = feature.smoothing
+
+    def target(tile: Tile, every: Tile) -> MeasureValue:
+        """(Σx + m·Σ/N) / (n + m) with m = weight/per, multiplied out so that it is one division of integers."""
+        if not every.count:
+            return None
+        if not tile.count and not weight:
+            return every.total * numerator / (every.count * denominator)
+        above = (tile.total * per * every.count + weight * every.total) * numerator
+        return above / ((tile.count * per + weight) * every.count * denominator)
+
+    return target
+
+
+def finishes_of(feature: PlannedFeature, plan: Plan) -> tuple[Finish | None, FittedFinish | None]:
+    """The one of the two that finishes the feature."""
+    measure = plan.measures[feature.measure]
+    return (None, fitted_finish_of(feature, measure)) if feature.fitted else (finish_of(feature, measure), None)

@@ -20,7 +20,8 @@ from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, Inv
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import MeasureValue
-from antiphon.features.evaluate import StreamedEvent
+from antiphon.features.evaluate import Evaluator, StreamedEvent
+from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.online.streamed import OverlayReading, view_prefix
 from antiphon.features.ports import (
     OnlineSnapshots,
@@ -320,9 +321,18 @@ class FeatureReader:
             asked.append(
                 StateQuestion(hashed, as_of, {event.event_time // width for event in events} if events else ())
             )
+        # What encodings are set against is asked for with the entities: one round trip for everything.
+        together = [StateQuestion(self._together(meta, evaluator), meta.as_of, ())] if evaluator.encodes else []
+        states = snapshot.states([*asked, *together])
         found: dict[tuple[bytes, int], dict[str, FeatureValue]] = {}
-        for question, state in zip(asked, snapshot.states(asked), strict=True):
-            readings = evaluator.read(state, streamed.get(question.entity, ()), question.as_of)
+        for question, state in zip(asked, states[: len(asked)], strict=True):
+            readings = evaluator.read(
+                state,
+                streamed.get(question.entity, ()),
+                question.as_of,
+                states[-1] if together else None,
+                meta.as_of,
+            )
             found[question.entity, question.as_of] = {
                 f"{view}.{name}": FeatureValue(
                     reading.value,
@@ -334,6 +344,9 @@ class FeatureReader:
                 for name, reading in readings.items()
             }
         return found
+
+    def _together(self, meta: SnapshotMeta, evaluator: Evaluator) -> bytes:
+        return self._online.entity_hash(meta.spec.entity.name, [None] * len(evaluator.plan.keys))
 
 
 def _not_reached(minimum: int, number: int) -> Unavailable:

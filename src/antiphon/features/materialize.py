@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.batch_values import values_at
+from antiphon.features.batch_values import values_at, window_condition
 from antiphon.features.compute import ComputeLimits, compute, write_parquet
 from antiphon.features.custom_rules import Functions, check_tables
 from antiphon.features.inspection import Inspection
-from antiphon.features.plan import SLACK, Plan, plan_of
+from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
 from antiphon.features.statistics import StatisticsBuilder
@@ -97,7 +98,7 @@ def materialize(
                 inspection.add(check_tables(connection, wanted.spec, table, functions))
             _split(connection, plan, as_of)
             events, tiles = (
-                _written(connection, sql, lake, wanted.scope) for sql in (_events_sql(plan), _tiles_sql(plan))
+                _written(connection, sql, lake, wanted.scope) for sql in (_events_sql(plan), _tiles_sql(plan, as_of))
             )
             logical = _logical_hash(connection, plan, loaded, as_of)
     finally:
@@ -152,7 +153,7 @@ def _measures(plan: Plan) -> str:
 def _split(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> None:
     """Mark each row: part of the base (older than anything a reading has to cut), retained, or too old to matter."""
     cut = plan.retained_from(as_of)
-    old = f"event_time < {cut} AND available_at <= {as_of - SLACK}" if plan.unbounded else f"event_time < {cut}"
+    old = f"event_time < {cut} AND available_at <= {as_of - plan.slack}" if plan.unbounded else f"event_time < {cut}"
     kept = "" if plan.unbounded else f" WHERE NOT ({old})"
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE split AS SELECT *, ({old}) AS base, {tile_index(plan, 'event_time')} AS tile "
@@ -167,19 +168,41 @@ def _events_sql(plan: Plan) -> str:
     )
 
 
-def _tiles_sql(plan: Plan) -> str:
-    """Tiles of the retained rows by index, and the base tile with a null index. Wide sums are stored as text."""
+def _tiles_sql(plan: Plan, as_of: int) -> str:
+    """Tiles of the retained rows by index, and the base tile with a null index. Wide sums are stored as text.
+
+    What encodings are set against, all entities together at each midnight that a reading may go back to, are tiles of
+    an entity without keys: no row has one.
+    """
     columns = [column for index in range(len(plan.measures)) for column in tile_columns(plan, index, f"t{index}")]
     wide = " ".join(
         f", CAST(t{index}_{part} AS VARCHAR) AS t{index}_{part}"
         for index in range(len(plan.measures))
         for part in ("total", "squares")
     )
+    together = "".join(_fitted_sql(plan, as_of))
     return (
         f"SELECT * REPLACE ({wide.lstrip(', ')}) FROM (SELECT {_keys(plan)}, CASE WHEN NOT base THEN tile END AS tile, "
         f"max(available_at) AS available_at, count(*) AS rows, {', '.join(columns)} FROM split "
-        f"GROUP BY {_keys(plan)}, CASE WHEN NOT base THEN tile END) ORDER BY {_keys(plan)}, tile NULLS FIRST"
+        f"GROUP BY {_keys(plan)}, CASE WHEN NOT base THEN tile END{together}) ORDER BY {_keys(plan)}, tile NULLS FIRST"
     )
+
+
+def _fitted_sql(plan: Plan, as_of: int) -> Iterator[str]:
+    keys = ", ".join(f"NULL::VARCHAR AS k{index}" for index in range(len(plan.keys)))
+    first, last = midnight_before(as_of - SLACK), midnight_before(as_of)
+    for window in plan.fitted_windows:
+        for fitted_at in range(first, last + 1, DAY):
+            condition = window_condition(window, fitted_at)
+            columns = [
+                column
+                for index in range(len(plan.measures))
+                for column in tile_columns(plan, index, f"t{index}", condition)
+            ]
+            yield (
+                f" UNION ALL BY NAME SELECT {keys}, {plan.fitted_index(window, fitted_at)} AS tile, {fitted_at} AS "
+                f"available_at, count(*) FILTER (WHERE {condition}) AS rows, {', '.join(columns)} FROM split"
+            )
 
 
 def _written(connection: duckdb.DuckDBPyConnection, sql: str, lake: Lake, scope: Scope) -> SnapshotFile:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.definitions.feature import SUMMED, Aggregation, FeatureSpec
+from antiphon.definitions.feature import COUNTING, FITTED, SUMMED, Aggregation, FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.nodes import Expression
 from antiphon.definitions.quality import admitted
@@ -21,6 +21,9 @@ DAY = 24 * HOUR
 
 SLACK = 7 * DAY
 """How far before its ``as_of`` a snapshot still answers exactly, in microseconds."""
+
+_DAYS = 10_000_000
+"""More than there are tiles of any width, so that no index of an encoding is that of a tile."""
 
 LIMIT = 2**47
 """Greatest magnitude of a fixed-point value: 2³² squares of it still add up inside 127 bits."""
@@ -37,6 +40,8 @@ _PARTS: dict[Aggregation, tuple[Part, ...]] = {
     "first": ("first",),
     "distinct": ("distinct",),
     "quantile": ("buckets",),
+    "frequency": (),
+    "target": ("total",),
 }
 
 
@@ -55,7 +60,7 @@ class Measure(msgspec.Struct, frozen=True):
 class PlannedFeature(msgspec.Struct, frozen=True):
     """A feature as an aggregate of one measure over one window (microseconds; ``None``: all time).
 
-    ``share`` is the q of a quantile as an exact fraction.
+    ``share`` is the q of a quantile, ``smoothing`` that of a target encoding, as exact fractions.
     """
 
     name: str
@@ -63,6 +68,12 @@ class PlannedFeature(msgspec.Struct, frozen=True):
     measure: int
     window: int | None
     share: tuple[int, int] = (0, 1)
+    smoothing: tuple[int, int] = (0, 1)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is read at the last midnight, against all entities together."""
+        return self.aggregation in FITTED
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -91,7 +102,26 @@ class Plan(msgspec.Struct, frozen=True):
 
     def retained_from(self, as_of: int) -> int:
         """First instant (of the tile grid) whose raw events a snapshot as of ``as_of`` keeps."""
-        return (as_of - SLACK - self.longest) // self.tile * self.tile
+        return (as_of - self.slack - self.longest) // self.tile * self.tile
+
+    @property
+    def fitted_windows(self) -> tuple[int | None, ...]:
+        """Windows of encodings, in the order of their features."""
+        return tuple(dict.fromkeys(feature.window for feature in self.features if feature.fitted))
+
+    @property
+    def slack(self) -> int:
+        """How far before its ``as_of`` a snapshot's events are read: encodings go back to a midnight."""
+        return SLACK + DAY if self.fitted_windows else SLACK
+
+    def fitted_index(self, window: int | None, fitted_at: int) -> int:
+        """Under which index a snapshot keeps the tile of all entities together, of a window that ends at a midnight."""
+        return (self.fitted_windows.index(window) + 1) * _DAYS + fitted_at // DAY
+
+
+def midnight_before(moment: int) -> int:
+    """The last midnight (UTC) before a moment; of a midnight the one before, so that nothing of the moment is in it."""
+    return (moment - 1) // DAY * DAY
 
 
 def plan_of(spec: FeatureViewSpec) -> Plan:
@@ -111,10 +141,8 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
             kept.append(measure)
             parts.append(set())
         parts[index].update(_PARTS[feature.aggregation])
-        share = Fraction(feature.q or "0")
-        features.append(
-            PlannedFeature(name, feature.aggregation, index, feature.window, (share.numerator, share.denominator))
-        )
+        share, smoothing = (_fraction(text) for text in (feature.q, feature.smoothing))
+        features.append(PlannedFeature(name, feature.aggregation, index, feature.window, share, smoothing))
     windows = [feature.window for feature in features if feature.window is not None]
     longest = max(windows, default=0)
     return Plan(
@@ -129,7 +157,7 @@ def plan_of(spec: FeatureViewSpec) -> Plan:
 
 
 def _measure(feature: FeatureSpec) -> Measure:
-    if feature.aggregation == "count":
+    if feature.aggregation in COUNTING:
         return Measure("count", None, feature.where, (1, 1))
     if feature.aggregation == "distinct":
         return Measure("hashed", feature.expression, feature.where, (1, 1))
@@ -137,3 +165,8 @@ def _measure(feature: FeatureSpec) -> Measure:
         return Measure("plain", feature.expression, feature.where, (1, 1))
     step = Fraction(feature.scale or "1")
     return Measure("fixed", feature.expression, feature.where, (step.numerator, step.denominator))
+
+
+def _fraction(text: str | None) -> tuple[int, int]:
+    found = Fraction(text or "0")
+    return found.numerator, found.denominator

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.batch_values import Computed
 from antiphon.features.compile_sql import quoted
 from antiphon.features.compute import ComputeLimits, compute, one_row, relation_of
-from antiphon.features.finish import finish_of
-from antiphon.features.plan import Plan, PlannedFeature, plan_of
+from antiphon.features.finish import finish_of, fitted_finish_of
+from antiphon.features.on_demand import with_on_demand
+from antiphon.features.plan import DAY, Plan, PlannedFeature, plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.source_rows import ROWS, load_rows
 from antiphon.features.tile_sql import merge_columns, tile_columns, tile_index, tiles_of
@@ -42,6 +44,7 @@ def point_in_time(
     scope: Scope,
     log: LogReader | None = None,
     as_of: str = "as_of",
+    on_demand: Sequence[OnDemandSpec] = (),
     event_times: bool = False,
     limits: ComputeLimits | None = None,
 ) -> pyarrow.Table:
@@ -51,6 +54,7 @@ def point_in_time(
         frame: Parquet, CSV or an Arrow table with the entities' key columns and the moment; its other columns
             (labels) are carried along.
         as_of: name of the column with the moment.
+        on_demand: views that are computed from the frame's columns and the features that are joined.
         event_times: also return ``view.feature.event_time``.
 
     Returns:
@@ -87,6 +91,7 @@ def point_in_time(
                         f"{spec.name}.{feature.name}.event_time",
                         pyarrow.array(times, pyarrow.timestamp("us", tz="UTC")),
                     )
+        table = with_on_demand(connection, table, on_demand, as_of=as_of, event_times=event_times)
     return table
 
 
@@ -126,8 +131,11 @@ def _view_columns(
     merged: dict[tuple[int, int | None], list[Tile]] = {}
     lasts: dict[int, list[Tile]] = {}
     windows: dict[int | None, set[int]] = {}
+    fitted: dict[int | None, set[int]] = {}
     for feature in plan.features:
-        if feature.aggregation == "last":
+        if feature.fitted:
+            fitted.setdefault(feature.window, set()).add(feature.measure)
+        elif feature.aggregation == "last":
             if feature.measure not in lasts:
                 lasts[feature.measure] = _last(connection, keys, feature.measure, rows)
         else:
@@ -135,9 +143,13 @@ def _view_columns(
     for window, measures in windows.items():
         for measure, tiles in _windowed(connection, plan, keys, window, sorted(measures), rows).items():
             merged[measure, window] = tiles
+    encoded = _Encoded(connection, plan, keys, fitted, rows)
     moments = [row[0] for row in connection.execute("SELECT t FROM points ORDER BY p").fetchall()]
     columns: dict[str, list[Computed]] = {}
     for feature in plan.features:
+        if feature.fitted:
+            columns[feature.name] = encoded.values(feature)
+            continue
         finish = finish_of(feature, plan.measures[feature.measure])
         if feature.aggregation == "last":
             tiles = [_within(tile, feature, moments[p]) for p, tile in enumerate(lasts[feature.measure])]
@@ -166,22 +178,29 @@ def _windowed(
     window: int | None,
     measures: list[int],
     rows: int,
+    points: str = "points",
+    tiled: str = "tiles",
 ) -> Mapping[int, list[Tile]]:
-    """For each measure, the tile of every point's window."""
+    """For each measure, the tile of every point's window.
+
+    Args:
+        points: a table of points ``p`` with keys and moments ``t``.
+        tiled: the table of tiles of these keys.
+    """
     width = plan.tile
     start = "(SELECT min(event_time) FROM placed)" if window is None else f"t - {window} + 1"
     first, last = tile_index(plan, f"({start})"), tile_index(plan, "t")
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE covered AS SELECT *, tile * {width} >= since AND (tile + 1) * {width} - 1 <= t "
-        f"AS whole FROM (SELECT p, {', '.join(keys)}, t, {start} AS since, "
-        f"unnest(range({first}, {last} + 1)) AS tile FROM points)"
+        f"AS whole FROM (SELECT {', '.join(['p', *keys])}, t, {start} AS since, "
+        f"unnest(range({first}, {last} + 1)) AS tile FROM {points})"
     )
     same = " AND ".join(f"c.{name} = e.{name}" for name in [*keys, "tile"])
     found: dict[int, list[Tile]] = {measure: [Tile() for _ in range(rows)] for measure in measures}
     whole = [column for measure in measures for column in merge_columns(plan, measure, f"t{measure}")]
     edges = [column for measure in measures for column in tile_columns(plan, measure, f"t{measure}")]
     statements = (
-        f"SELECT p, {', '.join(whole)} FROM covered c JOIN tiles e ON {same} WHERE whole GROUP BY p",
+        f"SELECT p, {', '.join(whole)} FROM covered c JOIN {tiled} e ON {same} WHERE whole GROUP BY p",
         f"SELECT p, {', '.join(edges)} FROM covered c JOIN placed e ON {same} "
         f"WHERE (NOT whole OR available_at >= (e.tile + 1) * {width}) "
         f"AND event_time >= since AND event_time <= t AND available_at <= t GROUP BY p",
@@ -193,6 +212,61 @@ def _windowed(
                 for measure, tile in zip(measures, tiles_of(plan, measures, row[1:]), strict=True):
                     found[measure][row[0]].merge(tile)
     return found
+
+
+class _Encoded:
+    """Encodings: each point at the last midnight before it, and all entities together at each of those midnights."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        keys: list[str],
+        windows: Mapping[int | None, set[int]],
+        rows: int,
+    ) -> None:
+        self._plan = plan
+        self._own: dict[tuple[int, int | None], list[Tile]] = {}
+        self._every: dict[tuple[int, int | None], list[Tile]] = {}
+        self._midnights: list[int] = []
+        if not windows:
+            return
+        midnight = f"(t - 1 - (((t - 1) % {DAY}) + {DAY}) % {DAY})"
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE fitted_points AS SELECT p, {', '.join(keys)}, {midnight} AS t FROM points"
+        )
+        # Few midnights are asked about, however many points; without keys their windows hold everybody's events.
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE midnights AS SELECT row_number() OVER (ORDER BY t) - 1 AS p, t FROM "
+            "(SELECT DISTINCT t FROM fitted_points)"
+        )
+        self._midnights = [
+            row[0]
+            for row in connection.execute(
+                "SELECT m.p FROM fitted_points f JOIN midnights m ON m.t = f.t ORDER BY f.p"
+            ).fetchall()
+        ]
+        used = sorted(set().union(*windows.values()))
+        columns = [column for index in used for column in merge_columns(plan, index, f"t{index}")]
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE tiles_together AS SELECT tile, {', '.join(columns)} FROM tiles GROUP BY tile"
+        )
+        days = len(set(self._midnights))
+        for window, measures in windows.items():
+            chosen = sorted(measures)
+            own = _windowed(connection, plan, keys, window, chosen, rows, "fitted_points")
+            every = _windowed(connection, plan, [], window, chosen, days, "midnights", "tiles_together")
+            for measure in chosen:
+                self._own[measure, window], self._every[measure, window] = own[measure], every[measure]
+
+    def values(self, feature: PlannedFeature) -> list[Computed]:
+        """An encoding of every point."""
+        place = (feature.measure, feature.window)
+        finish = fitted_finish_of(feature, self._plan.measures[feature.measure])
+        every = [self._every[place][midnight] for midnight in self._midnights]
+        return [
+            Computed(finish(tile, whole), whole.latest) for tile, whole in zip(self._own[place], every, strict=True)
+        ]
 
 
 def _last(connection: duckdb.DuckDBPyConnection, keys: list[str], measure: int, rows: int) -> list[Tile]:

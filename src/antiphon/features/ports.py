@@ -204,7 +204,7 @@ class OpenedSnapshot(Protocol):
 class OnlineSnapshots(Protocol):
     """Sealed snapshots. A snapshot without its seal does not exist, whatever else is there of it."""
 
-    def entity_hash(self, entity: str, keys: Iterable[str]) -> bytes:
+    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity."""
         ...
 

@@ -81,7 +81,7 @@ def load_rows(
     described: list[str] = []
     hashed = ""
     rows_in = rejected = 0
-    rows = opened(connection, source)
+    rows = opened(connection, source, known_by)
     if rows is not None:
         relation = rows.relation
         wanted = ""

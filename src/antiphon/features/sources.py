@@ -13,6 +13,7 @@ from antiphon.features import postgres
 from antiphon.features.compile_sql import quoted, text
 from antiphon.features.compute import files_of, hash_of, one_row, relation_of
 from antiphon.features.delta_table import delta_files, delta_rows, is_delta
+from antiphon.features.sql_source import query_rows
 
 if TYPE_CHECKING:
     import duckdb
@@ -42,8 +43,13 @@ class OpenedSource(msgspec.Struct, frozen=True):
         return hash_of(list(self.files)) if self.extracted is None else self.extracted
 
 
-def opened(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
+def opened(
+    connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_by: int | None = None
+) -> OpenedSource | None:
     """Open a source's rows; ``None`` for a stream without history.
+
+    Args:
+        known_by: a query over other sources sees only those of their rows that were available then (microseconds).
 
     A database is read once for each connection, and everything on it sees the same rows.
 
@@ -52,6 +58,10 @@ def opened(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedS
     """
     if source.url is not None:
         return _from_database(connection, source)
+    if source.sql is not None:
+        files = [file for path in source.paths for file in files_of(path)]
+        words = f"a query over {len(files)} file(s) {', '.join(source.paths)}"
+        return OpenedSource(query_rows(connection, source, known_by), words, hash_of(files))
     if source.path is None:
         return None
     folder = Path(source.path)
@@ -72,7 +82,9 @@ def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | 
     """What a source is now, without reading its rows: (``file``, SHA-256) or (``database``, snapshot)."""
     if source.url is not None:
         return "database", postgres.snapshot_of(source)
-    return None if source.path is None else ("file", hash_of(files_of(source.path)))
+    if not source.paths:
+        return None
+    return "file", hash_of([file for path in source.paths for file in files_of(path)])
 
 
 def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:

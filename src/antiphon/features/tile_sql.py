@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from antiphon.features.plan import Part, Plan
@@ -105,10 +105,18 @@ def _tile_of(fetched: Sequence[Any], sketches: Sequence[Part]) -> Tile:
             tile.hashes = set(state)
         else:
             tile.buckets = {}
-            for histogram in [state] if isinstance(state, dict) else state:
-                for number, count in histogram.items():
-                    tile.buckets[int(number)] = tile.buckets.get(int(number), 0) + int(count)
+            for number, count in _counts(state):
+                tile.buckets[int(number)] = tile.buckets.get(int(number), 0) + int(count)
     return tile
+
+
+def _counts(state: Any) -> Iterator[tuple[int, int]]:
+    """The counts of a histogram, or of the lists of them that merging leaves."""
+    if isinstance(state, dict):
+        yield from state.items()
+    else:
+        for each in state:
+            yield from _counts(each)
 
 
 def tile_index(plan: Plan, instant: str) -> str:

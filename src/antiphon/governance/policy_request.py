@@ -133,5 +133,5 @@ def application_resource(
     """An application with every feature that it reads; a view that declares no tags is one column, ``VIEW.*``."""
     tagged = {name.partition(".")[0] for name in application.tags}
     columns = [Column(name, tags.sensitivity, tags.purposes) for name, tags in sorted(application.tags.items())]
-    columns += [Column(f"{view}.*") for view in sorted(application.features) if view not in tagged]
+    columns += [Column(f"{view}.*") for view in sorted(application.versions) if view not in tagged]
     return Resource("application", application.name, tenant, tuple(columns), trained_for)

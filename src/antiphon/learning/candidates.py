@@ -15,6 +15,7 @@ import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.clock import microseconds
+from antiphon.definitions.on_demand import InputType, InputValue
 
 Origin = Literal["history", "receipts"]
 
@@ -25,6 +26,7 @@ class Candidate(msgspec.Struct, frozen=True):
     Attributes:
         example: names it: a hash of what it is, never of where or when it was read.
         entity: values of the spec's entity keys, in their order.
+        inputs: of a row of history, what on-demand features are made from, in the order of :func:`inputs_of`.
     """
 
     example: str
@@ -35,6 +37,7 @@ class Candidate(msgspec.Struct, frozen=True):
     origin: Origin
     prediction: str | None = None
     release: str | None = None
+    inputs: tuple[InputValue, ...] = ()
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -42,6 +45,14 @@ class Chosen(msgspec.Struct, frozen=True):
 
     candidates: tuple[Candidate, ...]
     dropped: dict[str, int]
+
+
+def inputs_of(spec: DatasetSpec) -> dict[str, InputType]:
+    """Columns of the outcome table that on-demand features read, with their types; entity keys aside."""
+    types: dict[str, InputType] = {}
+    for view in spec.on_demand:
+        types.update(view.inputs)
+    return {name: declared for name, declared in sorted(types.items()) if name not in spec.entity_keys}
 
 
 def choose(candidates: Iterable[Candidate], spec: DatasetSpec) -> Chosen:

@@ -91,6 +91,7 @@ def plan(
         entity_keys=application.entity_keys,
         labels=labels,
         history=outcome.history if "history" in chosen else None,
+        on_demand=application.on_demand,
     )
 
 

@@ -19,7 +19,7 @@ from antiphon.core.errors import Corrupt, FeatureUnavailable, InvalidInput
 from antiphon.core.ids import canonical, content_hash
 from antiphon.learning.evaluation_ports import DatasetFiles
 
-Value = float | int | str | None
+Value = float | int | str | bool | None
 
 
 class DatasetValue(msgspec.Struct, frozen=True):
@@ -96,7 +96,8 @@ class DatasetReader:
                     where=self._dataset.id,
                     next_step="Build the dataset again for this release: `antiphon datasets build`.",
                 )
-        chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in views}
+        wanted = {*views, *(view.name for view in self._dataset.spec.on_demand)}
+        chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in wanted}
         return DatasetVector(chosen)
 
 
@@ -128,7 +129,7 @@ def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -
         examples = table.column("example").to_pylist()
         chosen = sorted(range(len(examples)), key=lambda at: content_hash(examples[at].encode()))[:limit]
         table = table.take(sorted(chosen))
-    columns = _feature_columns(table.column_names, spec.views)
+    columns = _feature_columns(table.column_names, spec.versions())
     return tuple(_row(row, dataset, columns) for row in table.to_pylist())
 
 
@@ -138,11 +139,12 @@ def _feature_columns(names: Sequence[str], views: Mapping[str, str]) -> tuple[st
 
 def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> DatasetRow:
     spec = dataset.spec
+    versions = spec.versions()
     values = {
         name: DatasetValue(
             value=row[name],
             event_time=_utc(row.get(f"{name}.event_time")),
-            definition_version=spec.views[name.partition(".")[0]],
+            definition_version=versions[name.partition(".")[0]],
         )
         for name in columns
     }

@@ -20,12 +20,13 @@ from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.on_demand import InputType
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import ComputeLimits
 from antiphon.features.point_in_time import point_in_time
 from antiphon.features.ports import LogReader
 from antiphon.features.sources import version_of
-from antiphon.learning.candidates import Candidate, Chosen, choose
+from antiphon.learning.candidates import Candidate, Chosen, choose, inputs_of
 from antiphon.learning.dataset_file import Rows, TableColumn, Value, feature_column
 from antiphon.learning.history import read_history
 from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
@@ -178,10 +179,10 @@ class RowMaker:
 
     def _fits(self, spec: DatasetSpec, release: str) -> bool:
         try:
-            served = self._releases.get(self._scope, release).bundle.application.features
+            served = self._releases.get(self._scope, release).bundle.application.versions
         except NotFound:
             return False
-        return all(served.get(view) == version for view, version in spec.views.items())
+        return all(served.get(view) == version for view, version in spec.versions().items())
 
     def make(self, spec: DatasetSpec) -> Made:
         """The rows, in the order of ``example``.
@@ -198,7 +199,7 @@ class RowMaker:
         read = [view.source for view in views] if past else []
         sources = [*gathered.sources, *_sources(read, spec.offsets)]
         values: dict[str, Mapping[str, tuple[Value, int | None]]] = {}
-        if past and views:
+        if past and spec.versions():
             values.update(self._joined(spec, views, past))
         receipts = {one.example: self._receipt(one) for one in candidates if one.origin == "receipts"}
         values.update({example: _as_served(receipt) for example, receipt in receipts.items() if receipt is not None})
@@ -222,6 +223,9 @@ class RowMaker:
             key: pyarrow.array([one.entity[place] for one in past], pyarrow.string())
             for place, key in enumerate(spec.entity_keys)
         }
+        for place, (name, declared) in enumerate(inputs_of(spec).items()):
+            # Without a value there is no telling an Arrow type.
+            frame[name] = pyarrow.array([one.inputs[place] for one in past], _arrow_type(declared))
         frame["moment"] = pyarrow.array([one.moment for one in past], pyarrow.timestamp("us", tz="UTC"))
         table = point_in_time(
             pyarrow.table(frame),
@@ -229,11 +233,12 @@ class RowMaker:
             scope=self._scope,
             log=None if self._log is None else _PinnedLog(self._log, spec.offsets),
             as_of="moment",
+            on_demand=spec.on_demand,
             event_times=True,
             limits=self._limits,
         )
         found: dict[str, dict[str, tuple[Value, int | None]]] = {one.example: {} for one in past}
-        for name in _features(views):
+        for name in _features(views, spec):
             read = table.column(name).to_pylist()
             times = table.column(f"{name}.event_time").cast(pyarrow.int64()).to_pylist()
             for one, value, time in zip(past, read, times, strict=True):
@@ -275,8 +280,17 @@ def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[
     return [one for name in found for one in found[name]]
 
 
-def _features(views: Sequence[FeatureViewSpec]) -> list[str]:
-    return [f"{view.name}.{feature}" for view in views for feature in sorted(view.features)]
+def _features(views: Sequence[FeatureViewSpec], spec: DatasetSpec) -> list[str]:
+    stored = [f"{view.name}.{feature}" for view in views for feature in sorted(view.features)]
+    return stored + [f"{view.name}.{feature}" for view in spec.on_demand for feature in sorted(view.features)]
+
+
+def _arrow_type(declared: InputType) -> Any:
+    import pyarrow
+
+    if declared == "instant":
+        return pyarrow.timestamp("us", tz="UTC")
+    return {"number": pyarrow.float64(), "boolean": pyarrow.bool_(), "text": pyarrow.string()}[declared]
 
 
 def _as_served(receipt: Receipt) -> dict[str, tuple[Value, int | None]]:
@@ -301,7 +315,7 @@ def _rows(
     ]
     for place, key in enumerate(spec.entity_keys):
         columns.append(TableColumn(key, "text", tuple(one.entity[place] for one in candidates)))
-    for name in _features(views):
+    for name in _features(views, spec):
         read = [values.get(one.example, {}).get(name, (None, None)) for one in candidates]
         columns.append(feature_column(name, [value for value, _ in read]))
         columns.append(TableColumn(f"{name}.event_time", "instant", tuple(time for _, time in read)))

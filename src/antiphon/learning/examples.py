@@ -72,7 +72,7 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
     tune = _fine_tune(application)
     told = served_application(application, application.model)
     where = f"application {application.name}, model.prompt"
-    reading = freshness.apply(row.features if application.features else None, told, row.moment)
+    reading = freshness.apply(row.features if told.versions else None, told, row.moment)
     names = prompts.variables(told, reading.prints, row.entity, None)
     prompt = prompts.chat(model, prompts.turns(told, prompts.render(told.prompt.template, names, where)))
     whole = is_whole(row.example, tune)

@@ -6,25 +6,27 @@ streams and events that are told twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
+from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInput
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.entity import EntitySpec
 from antiphon.definitions.feature import FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.nodes import Column
+from antiphon.definitions.nodes import Call, Column, Expression, Kind
+from antiphon.definitions.on_demand import InputType, InputValue
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.source_rows import ROWS, load_rows
 from antiphon.learning.arriving import label_text
-from antiphon.learning.candidates import Candidate
+from antiphon.learning.candidates import Candidate, inputs_of
 
 _FETCH = 10_000
 
@@ -56,19 +58,37 @@ def read_history(
     with compute(limits or ComputeLimits()) as connection:
         loaded = load_rows(connection, plan, scope=scope, log=log)
         keys = [f"k{index}" for index in range(len(spec.entity_keys))]
+        places = {feature.name: f"m{feature.measure}" for feature in plan.features}
+        inputs = inputs_of(spec)
+        _check_kinds(inputs, {name: loaded.kinds[int(places[f"input_{name}"][1:])] for name in inputs}, source.name)
+        read = [places["label"], *(places[f"input_{name}"] for name in inputs)]
         cursor = connection.execute(
-            f"SELECT {', '.join([*keys, 'event_time', 'available_at', 'seq', 'm0'])} FROM {ROWS}"
+            f"SELECT {', '.join([*keys, 'event_time', 'available_at', 'seq', *read])} FROM {ROWS}"
         )
         found: list[Candidate] = []
         while fetched := cursor.fetchmany(_FETCH):
-            found += _candidates(fetched, len(keys), spec.labels)
+            found += _candidates(fetched, len(keys), spec.labels, tuple(inputs.values()))
     return HistoryRows(tuple(found), loaded.rows_rejected)
 
 
-def _candidates(rows: list[tuple[object, ...]], width: int, labels: Sequence[str]) -> Iterator[Candidate]:
+def _check_kinds(inputs: Mapping[str, InputType], found: Mapping[str, Kind], source: str) -> None:
+    for name, declared in inputs.items():
+        # An instant is read as its microseconds, so that its column is a number like any other here.
+        wanted = "number" if declared == "instant" else declared
+        if found[name] not in (wanted, "null"):
+            raise InvalidInput(
+                f"The column {name!r} is a {found[name]}, but the input is declared a {declared}.",
+                where=f"source {source}",
+                next_step="Cast the column, or declare the input's type otherwise.",
+            )
+
+
+def _candidates(
+    rows: list[tuple[object, ...]], width: int, labels: Sequence[str], inputs: tuple[InputType, ...]
+) -> Iterator[Candidate]:
     for row in rows:
         entity = tuple(str(value) for value in row[:width])
-        moment, label_at, seq, label = row[width:]
+        moment, label_at, seq, label, *given = row[width:]
         assert isinstance(moment, int) and isinstance(label_at, int)  # noqa: PT018
         yield Candidate(
             example=f"ex_{content_hash([entity, moment, seq])[:26]}",
@@ -77,16 +97,30 @@ def _candidates(rows: list[tuple[object, ...]], width: int, labels: Sequence[str
             label=label_text(label, labels),
             label_at=label_at,
             origin="history",
+            inputs=tuple(_input(declared, value) for declared, value in zip(inputs, given, strict=True)),
         )
 
 
+def _input(declared: InputType, value: object) -> InputValue:
+    if declared == "instant" and isinstance(value, float):
+        return from_microseconds(int(value))
+    assert value is None or isinstance(value, (float, bool, str))
+    return value
+
+
 def _as_view(source: SourceSpec, spec: DatasetSpec) -> FeatureViewSpec:
-    label = FeatureSpec(aggregation="last", expression=Column(spec.property), where=None, window=None, scale=None)
+    def column(expression: Expression) -> FeatureSpec:
+        return FeatureSpec(aggregation="last", expression=expression, where=None, window=None, scale=None)
+
+    features = {"label": column(Column(spec.property))}
+    for name, declared in inputs_of(spec).items():
+        read = Column(name)
+        features[f"input_{name}"] = column(Call("epoch", (read,)) if declared == "instant" else read)
     return FeatureViewSpec(
         name="outcome_history",
         entity=EntitySpec("asked", spec.entity_keys),
         source=source,
-        features={"label": label},
+        features=features,
         refresh=None,
         owner="",
         description="",

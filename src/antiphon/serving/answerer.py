@@ -21,9 +21,10 @@ from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from antiphon.core.telemetry import GENAI, span, traceparent
+from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.messages import Delta, ModelDescription
 from antiphon.governance.policy_request import Resource, application_resource
-from antiphon.serving import freshness, generation, prompts, reuse
+from antiphon.serving import freshness, generation, on_demand, prompts, reuse
 from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace
 from antiphon.serving.builtin import implicit_release
 from antiphon.serving.committing import Committer
@@ -155,7 +156,8 @@ class Answerer:
             check_overrides(request.overrides, application)
         entity = entity_of(request, application.entity_keys)
         vector = None
-        if application.features:
+        inputs: dict[str, InputValue] = {}
+        if application.versions:
             with span("features"):
                 read = partial(services.features(request.scope).read, application.features, entity, as_of)
                 # A store on another machine may be slow to answer: the others' requests must not wait for it.
@@ -163,14 +165,18 @@ class Answerer:
                     vector = await asyncio.to_thread(read, request.minimum_publication)
                 else:
                     vector = read(request.minimum_publication)
+        # A dataset's row has its on-demand features already; whoever asks says what they are made from.
+        if request.inputs or not freshness.has_on_demand(application, vector.values if vector is not None else ()):
+            inputs = on_demand.checked_inputs(application, request.inputs)
         return Prepared(
             arrival=arrival,
             assigned=assigned,
             application=application,
             decision=decision,
             as_of=as_of,
-            reading=freshness.apply(vector, application, as_of, decision.masked),
-            question_hash=reuse.question_hash(request.question),
+            reading=freshness.apply(vector, application, as_of, decision.masked, inputs, entity),
+            question_hash=reuse.question_hash(request.question, inputs),
+            inputs=inputs,
             # What was made with a column must not be served to whom it is masked for, nor the other way round.
             cache_namespace=None if decision.masked else cache_namespace(request, assigned),
         )
@@ -236,7 +242,7 @@ class Answerer:
         assert model is not None
         request = prepared.request
         raw = None
-        if application.prompt.template or application.features:
+        if application.prompt.template or application.versions:
             user = prompts.render(
                 application.prompt.template, self._names(prepared), f"application {application.name}, prompt"
             )
@@ -263,7 +269,7 @@ class Answerer:
         request, application = prepared.request, prepared.application
         rule = application.reuse
         namespace = prepared.cache_namespace
-        if namespace is None or rule.mode == "never" or not application.features or wants_tokens(request):
+        if namespace is None or rule.mode == "never" or not application.versions or wants_tokens(request):
             return None
         stored = self._services.stored.latest(
             request.scope, namespace, prepared.arrival.subject, prepared.question_hash, as_of=prepared.as_of

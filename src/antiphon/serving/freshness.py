@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -11,6 +11,8 @@ from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import FeatureUnavailable
 from antiphon.definitions.application import ApplicationSpec, Freshness
+from antiphon.definitions.on_demand import InputValue
+from antiphon.serving import on_demand
 from antiphon.serving.ports import FeatureValue, FeatureVector
 from antiphon.serving.printing import Value, print_all
 
@@ -24,18 +26,57 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def apply(
-    vector: FeatureVector | None, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
+    vector: FeatureVector | None,
+    application: ApplicationSpec,
+    as_of: datetime,
+    masked: Sequence[str] = (),
+    inputs: Mapping[str, InputValue] | None = None,
+    entity: Mapping[str, str] | None = None,
 ) -> Reading:
     """Hold every value against its view's contract; a masked one is read as absent, whatever its contract.
+
+    On-demand features are computed of what is left; those of a dataset's row are in it already.
+
+    Args:
+        inputs, entity: what the request says, for on-demand features.
 
     Raises:
         FeatureUnavailable: a value is beyond a contract that rejects, or the entity has no features at all.
     """
-    if vector is None:
+    if vector is None and not application.on_demand:
         return Reading(publication=None, features=(), prints={})
+    receipts = {} if vector is None else _held(vector, application, as_of, masked)
+    # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
+    if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
+        raise FeatureUnavailable(
+            "This entity has no features.",
+            where=f"application {application.name}",
+            next_step="Check the entity's keys; `antiphon features status` shows what is published.",
+        )
+    if not has_on_demand(application, receipts):
+        receipts |= on_demand.computed(application, receipts, inputs or {}, entity or {}, as_of)
+        for name in receipts:
+            if masked and _hidden(name, masked):
+                receipts[name] = msgspec.structs.replace(
+                    receipts[name], value=None, age_seconds=None, contract="masked"
+                )
+    values: Mapping[str, Value] = {name: receipt.value for name, receipt in receipts.items()}
+    prints = print_all(values, application.figures)
+    return Reading(
+        publication=vector.publication if vector is not None else None,
+        features=tuple(
+            msgspec.structs.replace(receipt, printed=prints.get(name)) for name, receipt in receipts.items()
+        ),
+        prints=prints,
+    )
+
+
+def _held(
+    vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str]
+) -> dict[str, FeatureReceipt]:
     receipts: dict[str, FeatureReceipt] = {}
     for name, value in vector.values.items():
-        if masked and (name in masked or f"{name.partition('.')[0]}.*" in masked):
+        if masked and _hidden(name, masked):
             receipts[name] = _masked(name, value)
             continue
         view = name.partition(".")[0]
@@ -46,22 +87,16 @@ def apply(
             # A dataset's values come from no snapshot, so there is no quality to ask for.
             contract = msgspec.structs.replace(contract, min_source_quality=0.0)
         receipts[name] = _judge(name, value, contract, as_of, quality)
-    # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
-    if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
-        raise FeatureUnavailable(
-            "This entity has no features.",
-            where=f"application {application.name}",
-            next_step="Check the entity's keys; `antiphon features status` shows what is published.",
-        )
-    values: Mapping[str, Value] = {name: receipt.value for name, receipt in receipts.items()}
-    prints = print_all(values, application.figures)
-    return Reading(
-        publication=vector.publication,
-        features=tuple(
-            msgspec.structs.replace(receipt, printed=prints.get(name)) for name, receipt in receipts.items()
-        ),
-        prints=prints,
-    )
+    return receipts
+
+
+def has_on_demand(application: ApplicationSpec, names: Collection[str]) -> bool:
+    """Whether every on-demand feature is among these: a dataset's row has them, with the inputs they were made from."""
+    return all(f"{view.name}.{name}" in names for view in application.on_demand for name in view.features)
+
+
+def _hidden(name: str, masked: Sequence[str]) -> bool:
+    return name in masked or f"{name.partition('.')[0]}.*" in masked
 
 
 def _masked(name: str, value: FeatureValue) -> FeatureReceipt:

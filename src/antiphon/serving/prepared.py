@@ -10,6 +10,7 @@ from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.on_demand import InputValue
 from antiphon.serving.arrival import Arrival
 from antiphon.serving.freshness import Reading
 from antiphon.serving.ports import Decision
@@ -21,6 +22,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
     Attributes:
         application: the release's, narrowed to the properties that are asked for.
+        inputs: what the request said for on-demand features, checked.
         cache_namespace: where its stored answers live; ``None``: none is read and none is kept.
     """
 
@@ -32,6 +34,7 @@ class Prepared(msgspec.Struct, frozen=True):
     reading: Reading
     question_hash: str
     cache_namespace: str | None
+    inputs: dict[str, InputValue] = {}
 
     @property
     def request(self) -> AnswerRequest:

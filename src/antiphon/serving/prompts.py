@@ -93,7 +93,7 @@ def variables(
     question: str | None,
 ) -> dict[str, Any]:
     """What a template sees: ``features.VIEW.FEATURE`` as printed, ``entity`` and ``question``."""
-    views: dict[str, dict[str, str | None]] = {view: {} for view in application.features}
+    views: dict[str, dict[str, str | None]] = {view: {} for view in application.versions}
     for name, text in prints.items():
         view, _, feature = name.partition(".")
         views.setdefault(view, {})[feature] = text

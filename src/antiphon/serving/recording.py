@@ -90,6 +90,7 @@ def with_texts(
         receipt,
         entity_blob=text(canonical(request.entity)),
         question_blob=text(request.question.encode()) if request.question else None,
+        inputs_blob=text(canonical(prepared.inputs)) if prepared.inputs else None,
         text_blob=text(content),
         attempts=tuple(_attempt(attempt, text) for attempt in attempts),
     )

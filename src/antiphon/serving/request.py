@@ -54,6 +54,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     Attributes:
         application: an application's name, or a plain model's.
         entity: key columns, for an application.
+        inputs: what its on-demand features are made from, as it came; checked against the declared types.
         question: the user's own words, if any; part of what a stored answer is found by.
         messages: a conversation, for a plain model.
         as_of: event time of the question; ``None`` is now. It drives features and freshness only.
@@ -69,6 +70,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     principal: Principal
     application: str
     entity: dict[str, str] = {}
+    inputs: dict[str, Any] = {}
     question: str | None = None
     messages: tuple[Message, ...] = ()
     prompt: str | None = None

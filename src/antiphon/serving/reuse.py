@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from antiphon.catalog.answers import StoredAnswer
 from antiphon.core.clock import parse_duration
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec, Reuse
+from antiphon.definitions.on_demand import InputValue
 from antiphon.serving.generation import Asked
 from antiphon.serving.printing import fingerprint
 
 
-def question_hash(question: str | None) -> str:
-    """How a stored answer is found by its question."""
-    return content_hash((question or "").strip().encode())[:32]
+def question_hash(question: str | None, inputs: Mapping[str, InputValue] | None = None) -> str:
+    """How a stored answer is found by its question and what was said beside it."""
+    asked = (question or "").strip()
+    return content_hash([asked, inputs] if inputs else asked.encode())[:32]
 
 
 def prompt_key(asked: Asked, application: ApplicationSpec, prints: dict[str, str | None], namespace: str = "") -> str:

@@ -193,7 +193,7 @@ def check_all(found: Evidence) -> dict[str, list[str]]:
 
 
 def _texts(receipt: dict[str, Any]) -> set[str]:
-    blobs = {receipt["entity_blob"], receipt["text_blob"], receipt["question_blob"]}
+    blobs = {receipt["entity_blob"], receipt["text_blob"], receipt["question_blob"], receipt.get("inputs_blob")}
     for attempt in receipt["attempts"]:
         blobs |= {attempt["prompt_blob"], attempt["text_blob"], attempt["json_schema_blob"]}
     return {blob for blob in blobs if blob}

@@ -100,7 +100,7 @@ AT_ONCE = Mirroring(after=0.0)
 class ReadValue(msgspec.Struct, frozen=True):
     """One feature as it is read."""
 
-    value: float | int | str | None
+    value: float | int | str | bool | None
     event_time: datetime | None
     snapshot: str | None = "snap_1"
     stream_offset: int | None = None
@@ -118,13 +118,13 @@ class ReadVector(msgspec.Struct, frozen=True):
 class FeatureTable:
     """Implements serving's ``FeatureReader``: the same values for every entity, until they are set anew."""
 
-    def __init__(self, **values: float | int | str | None) -> None:
+    def __init__(self, **values: float | int | str | bool | None) -> None:
         self.publication: int | None = 1
         self.values: dict[str, ReadValue] = {}
         self.asked: list[tuple[dict[str, str], dict[str, str], datetime]] = []
         self.set(START, **(values or {"congestion__delay": 26.0, "weather__wind": 11.0}))
 
-    def set(self, event_time: datetime | None, **values: float | int | str | None) -> None:
+    def set(self, event_time: datetime | None, **values: float | int | str | bool | None) -> None:
         """Publish values; ``view__feature`` names one."""
         for name, value in values.items():
             self.values[name.replace("__", ".", 1)] = ReadValue(value, event_time)

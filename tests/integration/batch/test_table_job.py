@@ -17,6 +17,8 @@ from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.errors import Conflict, EngineFailed, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
+from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
+from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.engine.messages import Generate
 from antiphon.governance.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
@@ -336,3 +338,26 @@ def test_an_order_over_http_names_no_file_outside_the_project(bench: Bench, fiel
     for outside in ("../in.jsonl", "/etc/passwd.csv", "a/../../in.jsonl"):
         with pytest.raises(InvalidInput, match="outside the project"):
             confined.place(SCOPE, ASKER, TableOrder("desk", as_of=START, **{**files, field: outside}))
+
+
+async def test_a_tables_columns_are_inputs_of_on_demand_features(bench: Bench) -> None:
+    seats = OnDemandSpec(
+        "asked", {"seats": "number", "web": "boolean"},
+        {"each": Arithmetic("/", FeatureValue("congestion.delay"), RequestInput("seats")), "web": RequestInput("web")},
+        "", "v1",
+    )  # fmt: skip
+    bench.desk.publish(msgspec.structs.replace(FREE, on_demand=(seats,)))
+    (bench.directory / "in.csv").write_text(
+        "flight,origin,seats,web\nB6 1,JFK,4,TRUE\nB6 2,JFK,,\nB6 3,JFK,many,false\n"
+    )
+    job = bench.order(input=str(bench.directory / "in.csv"))
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert (result["rows"], result["failed"]) == (3, 1)
+    out = bench.output()
+    for row, each, web in ((out[0], 6.5, True), (out[1], None, None)):
+        features = bench.desk.receipts.get(SCOPE, row["answer_prediction"]).features
+        found = {feature.name: feature.value for feature in features}
+        assert (found["asked.each"], found["asked.web"]) == (each, web)
+    assert out[2]["answer_error"].startswith("invalid_input: inputs.seats: The input 'seats' must be a number")
+    with pytest.raises(InvalidInput, match="Row 0 lacks web"):
+        bench.order(input=None, rows=({"flight": "B6 1", "origin": "JFK", "seats": 3},))

@@ -41,6 +41,7 @@ from tests.integration.features.world import NOON, World, minutes
 from tests.servers import RedisProcess, until
 from tests.unit.governance.test_sealing import Keys
 
+from antiphon import Source, col, distinct, feature_view, frequency, quantile, target
 from antiphon.core.errors import InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
@@ -85,6 +86,39 @@ def world(server: RedisServer, tmp_path: Path) -> Iterator[World]:
     made = world_on(server, tmp_path)
     yield made
     made.close()
+
+
+def test_encodings_and_sketches_are_what_a_file_gives(server: RedisServer, tmp_path: Path) -> None:
+    departures = tmp_path / "departures.parquet"
+    write(departures, history())
+    source = Source.table("flown", path=str(departures), event_time="scheduled", available_at="departed", event_id="id")
+
+    @feature_view(entity=ORIGIN, source=source)
+    class Encoded:
+        share = frequency(window="7d")
+        late = target(col.dep_delay > 15, smoothing=20, window="7d")
+        ever = target(col.dep_delay, smoothing=20, window=None, scale="0.01")
+        delays = distinct(col.dep_delay, window="3d")
+        median = quantile(col.dep_delay, q=0.5, window="3d", scale="0.01")
+
+    near, far = tmp_path / "near", tmp_path / "far"
+    near.mkdir()
+    far.mkdir()
+    file = World(near, Encoded.spec())
+    remote = World(far, Encoded.spec(), online=RedisStore(server, b"k" * 32), overlay=RedisOverlay(server, Scope()))
+    for one in (file, remote):
+        one.publish(NOON)
+    for origin in ("EWR", "LGA", "never seen"):
+        for at in (-6 * 24 * 60, -12 * 60 + 1, -12 * 60, 0, 11 * 60):
+            near_values, far_values = (
+                {name: item.value for name, item in one.read(NOON + minutes(at), origin=origin).values.items()}
+                for one in (file, remote)
+            )
+            assert near_values == far_values
+            assert near_values["encoded.late"] is not None
+    assert file.read(NOON, origin="EWR").values["encoded.share"].value == pytest.approx(0.5, abs=0.01)
+    for one in (file, remote):
+        one.close()
 
 
 def departures_2h(world: World, at: float = 0, **keys: str) -> object:

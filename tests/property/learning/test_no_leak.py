@@ -130,7 +130,7 @@ class Fakes:
         return receipt(name, as_of=when(one.at), features=(value,))
 
     @property
-    def features(self) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         return {"recent": self.spec.definition_version}
 
 
@@ -194,7 +194,7 @@ def made(folder: Path, events: Sequence[Passing], asked: Sequence[Asked], served
             origins=("history", "receipts"),
             examples=1_000,
             seed=0,
-            views=fakes.features,
+            views=fakes.versions,
             entity_keys=("stop",),
             labels=("yes", "no"),
             history=SourceSpec("flown", "table", "asked", "known", event_id="id", path=str(folder / "flown.parquet")),

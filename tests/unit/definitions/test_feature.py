@@ -74,3 +74,26 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, feature: str, said:
         views(tmp_path, f"    x = {feature}\n")
     assert "definitions.py:7: trade.x: " in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ("target(col.x, window='1d', scale='1')", "smoothing must be a number of events from 0 to 1000000"),
+        ("target(col.x, smoothing=-1, window='1d', scale='1')", "smoothing must be a number of events"),
+        ("target(col.x, smoothing=20, window='1d')", "target of a number needs a fixed-point scale"),
+        ("frequency(window='1d', scale='1')", "frequency has no scale"),
+        ("frequency()", "frequency needs a window"),
+    ],
+)
+def test_what_is_wrong_with_an_encoding_is_said(tmp_path: Path, feature: str, said: str) -> None:
+    with pytest.raises(DefinitionErrors) as caught:
+        views(tmp_path, f"    x = {feature}\n")
+    assert said in str(caught.value)
+
+
+def test_encodings_are_fitted_by_refreshes(tmp_path: Path) -> None:
+    text = HEAD.replace('Source.table("orders", path="orders.parquet",', 'Source.stream("orders", event_id="id",')
+    (tmp_path / "definitions.py").write_text(text + "    x = target(col.late, smoothing=20, window='1d')\n")
+    with pytest.raises(DefinitionErrors, match=r"trade\.x: target is fitted by refreshes: read a Source\.table"):
+        project.load(tmp_path)

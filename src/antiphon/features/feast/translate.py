@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.definitions.entity import NAME
-from antiphon.definitions.feature_view import snake_case
+from antiphon.definitions.view_name import snake_case
 from antiphon.features.feast.repository import (
     At,
     FeastEntity,

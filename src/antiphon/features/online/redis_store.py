@@ -39,7 +39,7 @@ class RedisStore:
         self._lock = threading.Lock()
         self._opened: dict[Place, RedisSnapshot] = {}
 
-    def entity_hash(self, entity: str, keys: Iterable[str]) -> bytes:
+    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
         return keyed_hash(self._key, msgspec.json.encode([entity, *keys]).decode())
 

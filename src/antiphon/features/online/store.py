@@ -43,8 +43,9 @@ class OnlineStore:
         """The store's folder."""
         return self._root
 
-    def entity_hash(self, entity: str, keys: Iterable[str]) -> bytes:
-        """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
+    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
+        """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
+        null) it is all entities together."""
         return keyed_hash(self._key, msgspec.json.encode([entity, *keys]).decode())
 
     def file(self, scope: Scope, view: str, snapshot: str) -> Path:

@@ -1,6 +1,6 @@
 """What ``/v1`` accepts. A parameter that is unknown, or known and not implemented, is refused by name.
 
-Names and types follow OpenAI's API reference (chat completions, completions). ``entity``, ``as_of``,
+Names and types follow OpenAI's API reference (chat completions, completions). ``entity``, ``inputs``, ``as_of``,
 ``minimum_publication``, ``release`` and ``exposure_unit`` are ours; the official client sends them through
 ``extra_body``.
 """
@@ -116,6 +116,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     entity: dict[str, Key] = {}
+    inputs: dict[str, Any] = {}
     as_of: datetime | None = None
     minimum_publication: Annotated[int, msgspec.Meta(ge=0)] | None = None
     release: str | None = None
@@ -214,6 +215,7 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         principal=principal,
         application=parameters.model,
         entity={name: str(value) for name, value in parameters.entity.items()},
+        inputs=parameters.inputs,
         as_of=utc(parameters.as_of) if parameters.as_of else None,
         path="online",
         release=parameters.release,

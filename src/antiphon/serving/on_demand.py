@@ -1,0 +1,79 @@
+"""On-demand features of one request: its inputs checked, and the features made of them and of what was read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.on_demand import InputType, InputValue, checked_input
+from antiphon.features.on_demand import payload, values
+
+
+def input_types(application: ApplicationSpec) -> dict[str, InputType]:
+    """What a request to the application must say; an input named like an entity key is read from the entity."""
+    types: dict[str, InputType] = {}
+    for view in application.on_demand:
+        types.update(view.inputs)
+    return {name: declared for name, declared in types.items() if name not in application.entity_keys}
+
+
+def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> dict[str, InputValue]:
+    """The inputs as their types have them.
+
+    Raises:
+        InvalidInput: one is missing, unknown or of another type; ``where`` names it.
+    """
+    types = input_types(application)
+    for name in given:
+        if name not in types:
+            near = difflib.get_close_matches(str(name), types, 1)
+            raise InvalidInput(
+                f"The application {application.name!r} has no input {str(name)[:100]!r}.",
+                where=f"inputs.{str(name)[:100]}",
+                next_step=f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(types) or 'none'}.",
+            )
+    for name, declared in types.items():
+        if name not in given:
+            raise InvalidInput(
+                f"The input {name!r} is missing.",
+                where=f"inputs.{name}",
+                next_step=f"Send a {declared}, or null when it is not known.",
+            )
+    return {name: checked_input(name, declared, given[name]) for name, declared in types.items()}
+
+
+def computed(
+    application: ApplicationSpec,
+    read: Mapping[str, FeatureReceipt],
+    inputs: Mapping[str, InputValue],
+    entity: Mapping[str, str],
+    as_of: datetime,
+) -> dict[str, FeatureReceipt]:
+    """On-demand features of values as their contracts left them; a feature that was hidden is missing here too.
+
+    ``event_time`` is the latest of those that were read.
+    """
+    if not application.on_demand:
+        return {}
+    known = payload({**entity, **inputs}, {name: receipt.value for name, receipt in read.items()}, as_of)
+    receipts: dict[str, FeatureReceipt] = {}
+    for view in application.on_demand:
+        for name, (value, reads) in values(view, known).items():
+            times = [read[one].event_time for one in reads if one in read]
+            latest = max((time for time in times if time is not None), default=None)
+            receipts[name] = FeatureReceipt(
+                name=name,
+                value=value,
+                printed=None,
+                definition_version=view.definition_version,
+                snapshot=None,
+                event_time=latest,
+                age_seconds=None if latest is None else (as_of - latest).total_seconds(),
+                contract="absent" if value is None else "fresh",
+            )
+    return receipts
