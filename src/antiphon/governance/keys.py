@@ -176,7 +176,7 @@ class Keys:
         """
         if not _SHAPE.match(text):
             raise Unauthenticated(
-                "No API key was sent, or it is malformed.",
+                "This is no API key." if text else "No API key was sent.",
                 where="Authorization",
                 next_step="Send `Authorization: Bearer ak_…`; make a key with `antiphon keys create`.",
             )
