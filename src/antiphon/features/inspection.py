@@ -101,8 +101,7 @@ class Inspection:
         Raises:
             Unavailable: it changed.
         """
-        path = self._spec.source.path
-        files = tuple(map(str, files_of(path))) if path is not None else ()
+        files = tuple(str(file) for path in self._spec.source.paths for file in files_of(path))
         if files != self._raw.files or signature(files) != self._raw.signature:
             raise self._changed()
 

@@ -25,7 +25,7 @@ class OpenedSource(msgspec.Struct, frozen=True):
     Attributes:
         relation: a FROM clause on the connection it was opened on.
         described: in words, with the version where there is one.
-        files: what is read, in order; none of a database.
+        files: what is read, in order, of a query its tables' files; none of a database.
         extracted: SHA-256 of the rows of a database, as they were taken.
     """
 
@@ -61,7 +61,7 @@ def opened(
     if source.sql is not None:
         files = [file for path in source.paths for file in files_of(path)]
         words = f"a query over {len(files)} file(s) {', '.join(source.paths)}"
-        return OpenedSource(query_rows(connection, source, known_by), words, hash_of(files))
+        return OpenedSource(query_rows(connection, source, known_by), words, tuple(files))
     if source.path is None:
         return None
     folder = Path(source.path)

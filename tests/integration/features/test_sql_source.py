@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from tests.property.features.test_equality import OnePublication
 
+from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInput, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.inspection import Inspection
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lineage import trace
 from antiphon.features.lookup import FeatureReader
@@ -142,3 +144,32 @@ def spec_named(spec: FeatureViewSpec, name: str) -> FeatureViewSpec:
     import msgspec
 
     return msgspec.structs.replace(spec, name=name)
+
+
+def test_a_query_is_materialised_again_and_a_table_that_changes_meanwhile_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, lake = made(tmp_path), LocalLake(tmp_path / "lake")
+
+    def at(moment: datetime, previous: SnapshotManifest | None) -> SnapshotManifest:
+        wanted = Materialisation(scope=Scope(), spec=spec, as_of=moment, previous=previous)
+        return materialize(wanted, lake=lake, log=None, clock=ManualClock(moment))
+
+    first = at(NOON, None)
+    second = at(NOON + DAY, first)
+    assert second.source_hash == first.source_hash, "the tables are the same files"
+    assert (first.rows_in, second.rows_in) == (12, 14)
+    assert second.source_quality is not None
+    assert second.source_quality.new_rows == 6
+    assert second.cost.bytes_read == sum(
+        (tmp_path / f"{name}.parquet").stat().st_size for name in ("orders", "returns")
+    )
+    looked = Inspection.read
+
+    def changing(self: Inspection, *arguments: Any) -> None:
+        looked(self, *arguments)
+        pq.write_table(pa.Table.from_pylist([{"shop": "a", "sold": START}]), tmp_path / "returns.parquet")
+
+    monkeypatch.setattr(Inspection, "read", changing)
+    with pytest.raises(Unavailable, match="changed while it was read"):
+        at(NOON, second)
