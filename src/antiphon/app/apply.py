@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.app.compatibility import consequences, require_unbroken
+from antiphon.app.feast import require_servable
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
@@ -194,7 +195,9 @@ def _for_another(release: Release, error: Forbidden) -> str:
 
 
 def _load(store: Store) -> definitions.ProjectSpec:
-    return definitions.load(store.paths.root / store.settings.project.definitions, store.settings.project.name)
+    project = definitions.load(store.paths.root / store.settings.project.definitions, store.settings.project.name)
+    require_servable(store, project)
+    return project
 
 
 def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:

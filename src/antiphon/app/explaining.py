@@ -157,6 +157,14 @@ class Explaining:
         view = self._store.definitions.get(scope, view_name, feature.definition_version)
         snapshot: dict[str, Any] | None = None
         known_by, through = None, feature.stream_offset
+        if view.source.kind == "feast":
+            # Feast keeps no history: which value it was, and since when, is all that there is.
+            return {
+                **msgspec.to_builtins(feature),
+                "snapshot": {"id": feature.snapshot},
+                "source": view.source.name,
+                "lineage": None,
+            }
         if feature.snapshot is not None:
             manifest = self._store.snapshots.get(scope, feature.snapshot)
             # What the read could know: the file as of its snapshot, the log as far as snapshot and value went.

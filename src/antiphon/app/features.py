@@ -8,16 +8,19 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from antiphon.app import feast
 from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.feast.reader import FeastReader
+from antiphon.features.feast.server import FeastServer
 from antiphon.features.history import ViewHistory
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
@@ -38,7 +41,7 @@ class FeaturePlatform:
         self._store = store
         self._stores = FeatureStores(store)
         self._lock = threading.Lock()
-        self._readers: dict[Scope, FeatureReader] = {}
+        self._readers: dict[Scope, FeatureReader | FeastReader] = {}
 
     @property
     def lake(self) -> LocalLake | S3Lake:
@@ -51,7 +54,7 @@ class FeaturePlatform:
     @property
     def far(self) -> bool:
         """Whether a lookup waits for another machine, so that it must not run on the event loop."""
-        return self._stores.far
+        return self._stores.far or self._store.settings.feast.url is not None
 
     @cached_property
     def overlay(self) -> StreamedOverlay:
@@ -118,18 +121,24 @@ class FeaturePlatform:
         store = self._store
         return definitions.functions(store.paths.root / store.settings.project.definitions).get(view, {})
 
-    def reader(self, scope: Scope) -> FeatureReader:
+    @cached_property
+    def feast(self) -> FeastServer | None:
+        """Feast's feature server, when the settings name one."""
+        return feast.server(self._store)
+
+    def reader(self, scope: Scope) -> FeatureReader | FeastReader:
         """The reader of a scope; the overlay is this project's own scope's."""
         with self._lock:
             reader = self._readers.get(scope)
             if reader is None:
-                reader = FeatureReader(
+                own = FeatureReader(
                     scope,
                     publications=self._store.publications,
                     online=self.online,
                     clock=self._store.database.clock,
                     overlay=self.overlay if scope == self._store.scope else None,
                 )
+                reader = own if self.feast is None else feast.reader(self._store, scope, self.feast, own)
                 self._readers[scope] = reader
             return reader
 
@@ -198,7 +207,13 @@ class FeaturePlatform:
                 where=str(scope),
                 next_step="`antiphon features list` shows the views; `antiphon apply` applies definitions.",
             )
-        keys = [key for key, view in known.items() if not views or view.name in views]
+        keys = [key for key, view in known.items() if (not views or view.name in views) and view.source.kind != "feast"]
+        if not keys:
+            raise InvalidInput(
+                "These views are read from Feast, which refreshes them.",
+                where=str(scope),
+                next_step="`feast materialize-incremental` does.",
+            )
         arguments: dict[str, Any] = {"views": keys, "reason": reason, "principal": principal}
         if as_of is not None:
             arguments["as_of"] = as_of.isoformat()
@@ -220,6 +235,8 @@ class FeaturePlatform:
         found: list[ViewFreshness] = []
         for key, view in sorted(self.views().items()):
             identity = publication.snapshots.get(key) if publication is not None else None
+            if view.source.kind == "feast":
+                identity = feast.snapshot_name(store, view)
             try:
                 manifest = store.snapshots.get(scope, identity) if identity is not None else None
             except NotFound:
@@ -245,6 +262,8 @@ class FeaturePlatform:
 
     def close(self) -> None:
         """Close what was opened."""
+        if self.__dict__.get("feast") is not None:
+            self.__dict__["feast"].close()
         if "overlay" in self.__dict__:
             self.overlay.close()
         self._stores.close()

@@ -27,6 +27,9 @@ def import_feast(
         Path | None,
         typer.Option(help="A Python that has Feast: it imports the repository. Without it the syntax is read."),
     ] = None,
+    online: Annotated[
+        str, typer.Option(metavar="URL", help="Read values from Feast's feature server there, not from the files.")
+    ] = "",
     event_id: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=COLUMN", help="The column that names a pushed event.")
     ] = None,
@@ -44,7 +47,11 @@ def import_feast(
     from antiphon.features.feast.syntax import read_syntax
     from antiphon.features.feast.translate import Choices, translate
 
-    choices = Choices(event_id=_event_ids(event_id or []), available_at=available_at)
+    if online:
+        from antiphon.core import outgoing
+
+        outgoing.check_url(online, where="--online")
+    choices = Choices(online=bool(online), event_id=_event_ids(event_id or []), available_at=available_at)
     read = read_with_feast(repository, python) if python is not None else read_syntax(repository)
     translation = translate(read, repository, to, choices)
     text = render.definitions_text(translation, repository.resolve().name) if translation.views else ""
@@ -53,7 +60,7 @@ def import_feast(
     writes = bool(text) and (partial or not translation.left_out)
     files: list[str] = []
     if writes and not dry_run:
-        files = render.write(to, text, render.settings_text(translation), replace=replace)
+        files = render.write(to, text, render.settings_text(translation, online, read.project), replace=replace)
     show(_report(read, translation, files, text if dry_run else None), as_json, lambda: _text(read, translation))
     if not as_json:
         if dry_run and text:

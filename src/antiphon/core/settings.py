@@ -62,6 +62,30 @@ class FeaturesSettings(_Section, frozen=True):
     lake_secret_key_variable: str | None = None
 
 
+class FeastSettings(_Section, frozen=True):
+    """Feast's feature server, which views over ``Source.feast`` are read from.
+
+    Attributes:
+        url: where it listens; ``None``: there is none.
+        project: Feast's project, as receipts name it; the server serves one and does not say which.
+        token_variable: name of the environment variable that holds the server's bearer token.
+        timeout: until when it must have answered.
+        failures: after so many in a row it is not asked until ``retry`` is over.
+        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
+        client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
+    """
+
+    url: str | None = None
+    project: str = "feast"
+    token_variable: str | None = None
+    timeout: str = "500ms"
+    failures: int = 5
+    retry: str = "5s"
+    authority: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+
 class EngineSettings(_Section, frozen=True):
     """What generates.
 
@@ -233,6 +257,7 @@ class Settings(_Section, frozen=True):
     project: ProjectSettings = ProjectSettings()
     catalog: CatalogSettings = CatalogSettings()
     features: FeaturesSettings = FeaturesSettings()
+    feast: FeastSettings = FeastSettings()
     engine: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()

@@ -18,8 +18,9 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DefinitionErrors
 from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
-from antiphon.definitions.expression import FeatureName, columns, node_of
+from antiphon.definitions.expression import FeatureName, Term, columns, node_of
 from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
+from antiphon.definitions.nodes import Column
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.quality import Quality, QualitySpec, quality_mistakes, versioned
 from antiphon.definitions.sensitivity import Tags, tag_mistakes, tags_of
@@ -162,6 +163,22 @@ class FeatureView:
                         f"{self.name}.{name}: {declaration.aggregation} is fitted by refreshes: read a Source.table.",
                     )
         yield from self._column_mistakes()
+        if isinstance(self.source, Source) and self.source.kind == "feast":
+            yield from self._feast_mistakes()
+
+    def _feast_mistakes(self) -> Iterator[tuple[Place, str]]:
+        """Feast keeps a row for each entity, so there is nothing to aggregate or to refresh."""
+        for option in ("refresh", "quality", "embargo"):
+            if self.options.get(option) is not None:
+                yield self.place, f"view {self.name!r}: its values are Feast's, and not refreshed here; no {option}."
+        for name, declaration in self.body.items():
+            if not isinstance(declaration, FeatureDeclaration):
+                continue
+            given = [option for option in ("window", "where", "scale") if declaration.options.get(option) is not None]
+            term = declaration.expression
+            plain = isinstance(term, Term) and isinstance(term.node, Column)
+            if declaration.aggregation != "last" or not plain or given:
+                yield declaration.place, f"{self.name}.{name}: a feature of Feast is last(col.NAME) and nothing more."
 
     def _column_mistakes(self) -> Iterator[tuple[Place, str]]:
         if not isinstance(self.source, Source):

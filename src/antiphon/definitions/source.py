@@ -24,7 +24,8 @@ class SourceSpec(msgspec.Struct, frozen=True):
     """A declared source as a value.
 
     Attributes:
-        kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name.
+        kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name;
+            ``feast`` is read online only, from Feast's feature server.
         path: Parquet, CSV or JSON file (or a glob of them) or folder of a Delta table; for a stream, where older events
             are read from.
         event_time: column with the instant something happened.
@@ -35,12 +36,13 @@ class SourceSpec(msgspec.Struct, frozen=True):
         table, query: what is read of that database.
         password_variable: the environment variable that holds the password of the URL's user.
         sql: one SELECT over the tables ``over``, by their names, whose rows are the events.
+        feast: the feature view of Feast whose online values these are, for the kind ``feast``.
 
     A time column without zone is read as UTC.
     """
 
     name: str
-    kind: Literal["table", "stream"]
+    kind: Literal["table", "stream", "feast"]
     event_time: str
     available_at: str | None = None
     event_id: str | None = None
@@ -52,6 +54,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     password_variable: str | None = None
     sql: str | None = None
     over: tuple[SourceSpec, ...] = ()
+    feast: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -64,7 +67,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
 
         A query over other sources is hashed beside it, in its normal form.
         """
-        shape = _Rows if self.url is None else _DatabaseRows
+        shape = _FeastValues if self.feast is not None else _Rows if self.url is None else _DatabaseRows
         known = {field: getattr(self, field) for field in shape.__struct_fields__}
         hidden = {"path": None, "url": None, "password_variable": None}
         return shape(**known | dict.fromkeys(hidden.keys() & known.keys()))
@@ -91,10 +94,16 @@ class _DatabaseRows(_Rows, frozen=True):
     password_variable: str | None
 
 
-class Source:
-    """What a user writes: :meth:`table`, :meth:`stream` or :meth:`sql`."""
+class _FeastValues(_Rows, frozen=True):
+    """The same of Feast's online values."""
 
-    def __init__(self, place: Place, kind: Literal["table", "stream"], name: str, **options: Any) -> None:
+    feast: str | None
+
+
+class Source:
+    """What a user writes: :meth:`table`, :meth:`stream`, :meth:`sql` or :meth:`feast`."""
+
+    def __init__(self, place: Place, kind: Literal["table", "stream", "feast"], name: str, **options: Any) -> None:
         self.place = place
         self.kind = kind
         self.name = name
@@ -179,6 +188,26 @@ class Source:
             sensitivity=sensitivity, purposes=purposes, sql=sql, over=over,
         )  # fmt: skip
 
+    @classmethod
+    def feast(
+        cls,
+        name: str,
+        *,
+        view: str | None = None,
+        sensitivity: str | None = None,
+        purposes: Sequence[str] | None = None,
+    ) -> Source:
+        """The online values of a feature view of Feast, ``view`` or ``name``; ``[feast]`` says where its server is.
+
+        A view over it has ``last(col.FEATURE)`` of Feast's features; ``sensitivity`` and ``purposes`` as in
+        :meth:`table`.
+        """
+        return cls(
+            caller(), "feast", name,
+            path=None, event_time="event_timestamp", available_at=None, event_id=None, where=None,
+            feast=view or name, sensitivity=sensitivity, purposes=purposes,
+        )  # fmt: skip
+
     def spec(self, root: Path | None = None) -> SourceSpec:
         """The frozen value; ``root`` is where relative paths start."""
         path = self.options["path"]
@@ -194,6 +223,7 @@ class Source:
             **{name: self.options.get(name) for name in _DATABASE},
             sql=self.options.get("sql"),
             over=tuple(source.spec(root) for source in self.options.get("over", ())),
+            feast=self.options.get("feast"),
         )
 
     def mistakes(self) -> Iterator[str]:
@@ -201,7 +231,7 @@ class Source:
         label = f"source {self.name!r}"
         if not isinstance(self.name, str) or not NAME.match(self.name):
             yield f"{label}: a name is lower-case letters, digits and underscores."
-        for option in ("event_time", "available_at", "event_id", "path", *_DATABASE):
+        for option in ("event_time", "available_at", "event_id", "path", "feast", *_DATABASE):
             value = self.options.get(option)
             if value is not None and (not isinstance(value, str) or not value):
                 yield f"{label}: {option} must be a text, not {value!r}."
@@ -229,7 +259,7 @@ class Source:
         path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
         if isinstance(path, str) and "://" in path:
             yield "path is a file or folder of this machine; a PostgreSQL database is named by url."
-        if self.kind == "stream" or "sql" in self.options:
+        if self.kind in ("stream", "feast") or "sql" in self.options:
             return
         if (path is None) == (url is None):
             yield "a table has a path or a url, and not both."

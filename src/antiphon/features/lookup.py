@@ -56,14 +56,14 @@ class FeatureVector(msgspec.Struct, frozen=True):
     """What a read found.
 
     Attributes:
-        publication: the number every value comes from.
+        publication: the number every value comes from; ``None`` when all are read from Feast.
         values: ``view.feature`` to value.
         refreshed: view to the moment its snapshot was made as of; streamed views also know later events.
         catalog_away: the catalog did not answer, so the leased publication was served.
         facts: view to what its snapshot says about itself: source, quality, sampling rate, rows.
     """
 
-    publication: int
+    publication: int | None
     values: dict[str, FeatureValue]
     refreshed: dict[str, datetime]
     catalog_away: bool = False

@@ -74,6 +74,12 @@ def load_rows(
         InvalidInput: it does not fit the definition, or a stream has neither history nor log.
     """
     source = plan.spec.source
+    if source.kind == "feast":
+        raise InvalidInput(
+            f"Source {source.name!r} is an online store of Feast, which has no history.",
+            where=source.name,
+            next_step="Read in batch from the table behind it: `antiphon features import-feast` translates that.",
+        )
     keys = [f"k{index}" for index in range(len(plan.keys))]
     measures = [f"m{index}" for index in range(len(plan.measures))]
     columns = [*keys, "event_time", "available_at", "seq", "log_offset", *measures]

@@ -72,6 +72,7 @@ def test_a_dry_run_writes_nothing(repository: Path, tmp_path: Path) -> None:
 
 def test_wrong_options_are_told(repository: Path, tmp_path: Path) -> None:
     assert imported(tmp_path, "--event-id", "nonsense")[0] == 2
+    assert imported(tmp_path, "--online", "ftp://somewhere")[0] == 2
     code, _, said = imported(tmp_path, "--python", "/nowhere/python")
     assert code == 7
     assert "does not run" in said

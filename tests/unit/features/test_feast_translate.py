@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,17 @@ def test_a_pushed_source_is_a_stream_once_its_events_have_ids(tmp_path: Path) ->
     as_stream = translated(tmp_path, Choices(event_id={"pushed": "id"}), sources=(push, FILE), views=(view,))
     source = loaded(tmp_path, as_stream).views["driver_stats"].source
     assert (source.kind, source.name, source.event_id) == ("stream", "pushed", "id")
+
+
+def test_with_feasts_server_any_source_and_computed_views_are_served(tmp_path: Path) -> None:
+    warehouse = FeastSource("stats_source", "other", "BigQuerySource")
+    view = msgspec.structs.replace(VIEW, computed="aggregations", name="Driver-Stats")
+    translation = translated(tmp_path, Choices(online=True), sources=(warehouse,), views=(view,), services=())
+    assert translation.left_out == ()
+    found = loaded(tmp_path, translation).views["driver_stats"]
+    assert (found.source.kind, found.source.feast, found.columns()) == ("feast", "Driver-Stats", {"rate", "Trips"})
+    settings = render.settings_text(translation, "http://127.0.0.1:6566", "Rides")
+    assert tomllib.loads(settings)["feast"] == {"url": "http://127.0.0.1:6566", "project": "Rides"}
 
 
 LEFT_OUT: list[tuple[dict[str, Any], str, str, str]] = [

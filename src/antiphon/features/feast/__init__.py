@@ -1,1 +1,1 @@
-"""Feast before Antiphon: a repository read and translated."""
+"""Feast beside and before Antiphon: a repository read and translated, and an online store served under contracts."""

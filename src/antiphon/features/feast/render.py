@@ -48,9 +48,12 @@ def definitions_text(translation: Translation, origin: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_text(translation: Translation) -> str:
+def settings_text(translation: Translation, feast_url: str = "", feast_project: str = "") -> str:
     """The text of ``antiphon.toml``."""
-    return f'[project]\nname = {_text(translation.project)}\nenvironment = "dev"\n'
+    lines = ["[project]", f"name = {_text(translation.project)}", 'environment = "dev"', ""]
+    if feast_url:
+        lines += ["[feast]", f"url = {_text(feast_url)}", f"project = {_text(feast_project)}", ""]
+    return "\n".join(lines)
 
 
 def check(text: str) -> None:
@@ -101,6 +104,8 @@ def _place(file: Path, text: str) -> None:
 
 
 def _source(source: WrittenSource) -> str:
+    if source.view:
+        return f"{source.variable} = Source.feast({_text(source.name)}, view={_text(source.view)})"
     options = [f"event_time={_text(source.event_time)}"]
     if source.created:
         options.append(f"available_at={_text(source.created)}")

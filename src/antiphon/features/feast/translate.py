@@ -42,10 +42,12 @@ class Choices(msgspec.Struct, frozen=True):
     """What the user decides.
 
     Attributes:
+        online: views are read from Feast's feature server instead of from files.
         event_id: name of a push source to the column that names an event once and for all.
         available_at: whether a source's created column says when a row was known.
     """
 
+    online: bool = False
     event_id: dict[str, str] = {}
     available_at: bool = False
 
@@ -108,8 +110,8 @@ class _Translator:
         class_name = _class_name(name)
         if view.kind in ("LabelView", "other"):
             return self._leave_out("view", view.name, f"a {view.type} has no counterpart", view.at)
-        if view.computed:
-            what = f"Feast computes it with {view.computed}; only what it stores can be read"
+        if view.computed and not self.choices.online:
+            what = f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
             return self._leave_out("view", view.name, what, view.at)
         if not name or snake_case(class_name) != name:
             return self._leave_out("view", view.name, "its name makes no name of ours", view.at)
@@ -121,7 +123,7 @@ class _Translator:
         keys = self._keys(view)
         if keys is None:
             return None
-        source = self._source(view, keys)
+        source = self._online_source(view, name) if self.choices.online else self._source(view, keys)
         if source is None:
             return None
         features = self._features(view, keys, source)
@@ -137,6 +139,8 @@ class _Translator:
             description=view.description,
             ttl=_duration(view.ttl),
         )
+        if self.choices.online:
+            self.sources[source.variable] = source
         return None
 
     def _keys(self, view: FeastView) -> tuple[str, ...] | None:
@@ -164,6 +168,9 @@ class _Translator:
             name = _entity_name(parts)
             known = self.entities[keys] = WrittenEntity(self._variable(name), name, keys)
         return known
+
+    def _online_source(self, view: FeastView, name: str) -> WrittenSource:
+        return WrittenSource(self._variable(f"{name}_online"), name, view=view.name)
 
     def _source(self, view: FeastView, keys: tuple[str, ...]) -> WrittenSource | None:
         source = self.known_sources.get(view.source)
@@ -251,14 +258,14 @@ class _Translator:
         """Our feature names to columns of the source."""
         source = self._origin(view)
         unmapped = {ours: column for column, ours in source.mapping.items()} if source is not None else {}
-        columns = self._facts(source).columns if source is not None else {}
+        columns = self._facts(source).columns if source is not None and not self.choices.online else {}
         fields = [(field.name, field.type) for field in view.fields]
         if not fields and source is not None:
             taken = {*keys, source.timestamp, source.created}
             fields = [(name, kind) for name, kind in columns.items() if name not in taken]
         features: dict[str, str] = {}
         for field, kind in fields:
-            column = unmapped.get(field, field)
+            column = field if self.choices.online else unmapped.get(field, field)
             name = our_name(field)
             full = f"{view.name}:{field}"
             if kind not in SERVABLE:
@@ -275,7 +282,7 @@ class _Translator:
                 features[name] = column
                 if name != field:
                     self._note("feature", full, f"it is called {name} here", view.at)
-        if source is not None and features:
+        if source is not None and features and not self.choices.online:
             self._differences(view, source, keys, tuple(features.values()))
         return features
 

@@ -31,14 +31,16 @@ class WrittenEntity(msgspec.Struct, frozen=True):
 
 
 class WrittenSource(msgspec.Struct, frozen=True):
-    """``Source.table`` or, with ``event_id``, ``Source.stream``, bound to ``variable``."""
+    """``Source.table`` or, with ``event_id``, ``Source.stream`` or, with ``view``, ``Source.feast``, bound to
+    ``variable``."""
 
     variable: str
     name: str
-    path: str
-    event_time: str
+    path: str = ""
+    event_time: str = ""
     event_id: str = ""
     created: str = ""
+    view: str = ""
 
 
 class WrittenView(msgspec.Struct, frozen=True):

@@ -1,0 +1,168 @@
+"""Features of an existing Feast online store, read beside our own: the same port, contracts and receipts.
+
+Invariants: a value carries the event time that Feast has for it, so that its age is judged as any other's (Feast
+applies a ttl in batch alone); an entity that Feast does not know is absent, a server that does not answer is an error,
+and never one for the other; a value from after the asked moment is never served, but for the skew of clocks.
+
+Feast keeps the latest value alone and has no publications: views that are read here are not read at one instant, and an
+earlier moment cannot be asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.definitions.expression import columns
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.feast.server import FeastServer, OnlineValue
+from antiphon.features.lookup import FeatureReader, FeatureValue, FeatureVector
+
+SNAPSHOT = "feast:"
+"""How a receipt's snapshot begins that names a Feast project and view: ``feast:PROJECT/VIEW``."""
+
+SKEW = timedelta(seconds=1)
+"""How far the clocks of Feast's data may be ahead of ours: a value from after the asked moment by less is served."""
+
+
+class Definitions(Protocol):
+    """Where a view's definition is found."""
+
+    def __call__(self, view: str, version: str) -> FeatureViewSpec: ...
+
+
+class FeastReader:
+    """Reads views of Feast from its server and all others through ``own``. Safe to share between threads.
+
+    Args:
+        project: Feast's project, for receipts; the server serves one and does not name it.
+        own: the reader of everything that is published here.
+    """
+
+    def __init__(
+        self,
+        server: FeastServer,
+        project: str,
+        *,
+        own: FeatureReader,
+        definitions: Definitions,
+    ) -> None:
+        self._server = server
+        self._project = project
+        self._own = own
+        self._definitions = definitions
+        self._known: dict[tuple[str, str], FeatureViewSpec] = {}
+
+    def read(
+        self,
+        views: Mapping[str, str],
+        keys: Mapping[str, str],
+        as_of: datetime,
+        minimum_publication: int | None = None,
+    ) -> FeatureVector:
+        """Every feature of some views for one request; see :meth:`read_many`."""
+        return self.read_many(views, [keys], as_of, minimum_publication)[0]
+
+    def read_many(
+        self,
+        views: Mapping[str, str],
+        keys: Sequence[Mapping[str, str]],
+        as_of: datetime | Sequence[datetime],
+        minimum_publication: int | None = None,
+    ) -> list[FeatureVector]:
+        """Every feature of some views (name to definition version) for many entities; Feast is asked once.
+
+        Raises:
+            Unavailable: Feast's server does not answer, or ``minimum_publication`` is not reached.
+            FeatureUnavailable: Feast does not serve a feature, or knows only a value from after ``as_of``.
+            InvalidInput: an entity key is missing.
+        """
+        far = {view: self._spec(view, version) for view, version in views.items()}
+        far = {view: spec for view, spec in far.items() if spec.source.kind == "feast"}
+        near = {view: version for view, version in views.items() if view not in far}
+        own = self._own.read_many(near, keys, as_of, minimum_publication)
+        if not far or not keys:
+            return own
+        moments = [as_of] * len(keys) if isinstance(as_of, datetime) else list(as_of)
+        found = [dict(vector.values) for vector in own]
+        for group in _by_keys(far.values()):
+            self._read_group(group, keys, moments, found)
+        return [
+            msgspec.structs.replace(
+                vector, publication=vector.publication if near else None, values=_ordered(views, values)
+            )
+            for vector, values in zip(own, found, strict=True)
+        ]
+
+    def _spec(self, view: str, version: str) -> FeatureViewSpec:
+        known = self._known.get((view, version))
+        if known is None:
+            known = self._known[view, version] = self._definitions(view, version)
+        return known
+
+    def _read_group(
+        self,
+        specs: Sequence[FeatureViewSpec],
+        keys: Sequence[Mapping[str, str]],
+        moments: Sequence[datetime],
+        found: list[dict[str, FeatureValue]],
+    ) -> None:
+        """Views of one entity in one request."""
+        names = {
+            (_feast_view(spec), column_of(spec, feature)): (spec, feature)
+            for spec in specs
+            for feature in spec.features
+        }
+        entity = specs[0].entity
+        try:
+            asked = {key: [str(row[key]) for row in keys] for key in entity.keys}
+        except KeyError as error:
+            raise InvalidInput(
+                f"The entity key {error.args[0]!r} is missing.",
+                where=f"entity.{error.args[0]}",
+                next_step=f"The view {specs[0].name!r} needs {', '.join(entity.keys)}.",
+            ) from None
+        rows = self._server.read(list(names), asked)
+        for row, moment, values in zip(rows, moments, found, strict=True):
+            for place, read in row.items():
+                spec, feature = names[place]
+                values[f"{spec.name}.{feature}"] = self._value(spec, read, moment)
+
+    def _value(self, spec: FeatureViewSpec, read: OnlineValue, as_of: datetime) -> FeatureValue:
+        place = f"{self._project}/{_feast_view(spec)}"
+        if read.event_time is not None and read.event_time > as_of + SKEW:
+            raise FeatureUnavailable(
+                f"Feast keeps the latest value alone, of {read.event_time.isoformat()}; what it was as of "
+                f"{as_of.isoformat()} is not known.",
+                where=f"Feast {place}",
+                next_step="Ask about now, or import the repository (`antiphon features import-feast`).",
+            )
+        return FeatureValue(read.value, read.event_time, f"{SNAPSHOT}{place}", None, spec.definition_version)
+
+
+def column_of(spec: FeatureViewSpec, feature: str) -> str:
+    """What Feast calls a feature: the one column that it is the last of."""
+    (column,) = columns(spec.features[feature].expression)
+    return column
+
+
+def _feast_view(spec: FeatureViewSpec) -> str:
+    return spec.source.feast if isinstance(spec.source.feast, str) else spec.name
+
+
+def _by_keys(specs: Iterable[FeatureViewSpec]) -> list[list[FeatureViewSpec]]:
+    """Views that are asked for with the same join keys go into one request."""
+    groups: dict[tuple[str, ...], list[FeatureViewSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.entity.keys, []).append(spec)
+    return list(groups.values())
+
+
+def _ordered(views: Mapping[str, str], values: Mapping[str, FeatureValue]) -> dict[str, FeatureValue]:
+    """Values in the order of their views, wherever they were read."""
+    place = {view: number for number, view in enumerate(views)}
+    return {name: values[name] for name in sorted(values, key=lambda name: place[name.partition(".")[0]])}

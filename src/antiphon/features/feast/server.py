@@ -1,0 +1,228 @@
+"""Feast's feature server, asked for online values: ``POST /get-online-features``, Feast's public interface.
+
+The store behind it is not read: its keys and values are serialised in ways that differ between Feast's releases and
+stores, while this endpoint has stayed. Features are always named one by one, never by a feature service: for a service
+with precomputed vectors Feast answers with the time of precomputing in place of the event's.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+
+from antiphon.core import outgoing
+from antiphon.core.errors import AntiphonError, FeatureUnavailable, InvalidInput, Unavailable
+from antiphon.core.tls import ClientTls
+from antiphon.features.feast.circuit import Circuit
+
+_MOST_BYTES = 64_000_000
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z\Z")
+_AWAY = frozenset({408, 429, 502, 503, 504})
+"""What something in front of a server, or a server that is overwhelmed, answers."""
+_WRONG_KEY = (b"invalid literal for", b"could not convert", b"has type str, but expected")
+_NO_FEATURE = b"not found in projection"
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+
+Value = float | int | str | bool | None
+
+
+class OnlineValue(msgspec.Struct, frozen=True):
+    """One feature of one entity. Without an event time Feast knows no row of this entity."""
+
+    value: Value
+    event_time: datetime | None
+
+
+class _Metadata(msgspec.Struct):
+    feature_names: list[str] = []
+
+
+class _Column(msgspec.Struct):
+    values: list[Any] = []
+    statuses: list[str] = []
+    event_timestamps: list[str] = []
+
+
+class _Response(msgspec.Struct):
+    results: list[_Column]
+    metadata: _Metadata
+
+
+_decoder = msgspec.json.Decoder(_Response)
+
+
+class FeastServer:
+    """One feature server. Safe to share between threads; close it when done.
+
+    Args:
+        url: where it listens.
+        token: bearer token, if it wants one.
+        timeout: seconds until an answer must be there.
+        failures, retry: see :class:`~antiphon.features.feast.circuit.Circuit`.
+        tls: whom to trust when the URL is https.
+
+    Raises:
+        InvalidInput: a URL that is not called, or a token that would cross a network in plain text.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout: float = 0.5,
+        failures: int = 5,
+        retry: float = 5.0,
+        tls: ClientTls | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        checked = outgoing.check_url(url, where="feast.url", secret=token is not None)
+        verify = (tls or ClientTls()).context() if checked.startswith("https:") else True
+        self.url = checked.rstrip("/")
+        self._timeout = timeout
+        self._monotonic = monotonic
+        self.circuit = Circuit(failures, retry, where=self._where, monotonic=monotonic)
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            trust_env=False,
+            follow_redirects=False,
+            transport=outgoing.transport("feast.url", verify),
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"Feast at {self.url}"
+
+    def read(
+        self, features: Sequence[tuple[str, str]], entities: Mapping[str, Sequence[Any]]
+    ) -> list[dict[tuple[str, str], OnlineValue]]:
+        """Values of features, ``(view, feature)`` each, for entities in rows.
+
+        Args:
+            entities: join key to its value in each row; a key is a text or a whole number, as its entity's type is.
+
+        Raises:
+            Unavailable: it is not reached, is late, or fails; or it is not asked because it just did.
+            FeatureUnavailable: it answers that it does not serve these features, or does not take these entities.
+        """
+        rows = len(next(iter(entities.values()), ()))
+        asked = {
+            "features": [f"{view}:{feature}" for view, feature in features],
+            "entities": {key: list(values) for key, values in entities.items()},
+            "full_feature_names": True,
+        }
+        with self.circuit.asking():
+            status, content = self._post(asked)
+            if status == 200:
+                try:
+                    response = _decoder.decode(content)
+                except msgspec.DecodeError as error:
+                    raise self._unavailable("Its answer is not that of a feature server.") from error
+                found = dict(zip(response.metadata.feature_names, response.results, strict=False))
+                return self._rows(found, features, rows)
+            if status in _AWAY:
+                raise self._unavailable(f"It answered {status}.")
+        # It answered, and quickly: whatever it says no to, others need not wait for it less.
+        raise self._refused(status, content, features)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def _post(self, asked: Mapping[str, Any]) -> tuple[int, bytes]:
+        until = self._monotonic() + self._timeout
+        try:
+            try:
+                return self._posted(asked, until)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                # Feast's server hangs up after an answer that says 500, and after a while of nothing: a connection that
+                # was kept may be closed at this moment. To read twice changes nothing.
+                return self._posted(asked, until)
+        except httpx.TimeoutException as error:
+            raise self._unavailable(f"It did not answer within {self._timeout:g} s.") from error
+        except (httpx.HTTPError, OSError) as error:
+            raise self._unavailable(f"It is not reached ({type(error).__name__}).") from error
+
+    def _posted(self, asked: Mapping[str, Any], until: float) -> tuple[int, bytes]:
+        left = max(until - self._monotonic(), 0.001)
+        with self._http.stream("POST", "/get-online-features", json=asked, timeout=left) as response:
+            content = bytearray()
+            # A timeout of httpx is for each read; the whole answer has one as well.
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > _MOST_BYTES:
+                    raise self._unavailable("Its answer is too large.")
+                if self._monotonic() > until:
+                    raise self._unavailable(f"It did not answer within {self._timeout:g} s.")
+            return response.status_code, bytes(content)
+
+    def _rows(
+        self, found: Mapping[str, _Column], features: Sequence[tuple[str, str]], rows: int
+    ) -> list[dict[tuple[str, str], OnlineValue]]:
+        made: list[dict[tuple[str, str], OnlineValue]] = [{} for _ in range(rows)]
+        for view, feature in features:
+            column = found.get(f"{view}__{feature}")
+            if column is None or not len(column.values) == len(column.statuses) == len(column.event_timestamps) == rows:
+                raise self._unavailable(f"Its answer does not hold {view}:{feature} for {rows} entities.")
+            for row, (value, status, moment) in enumerate(
+                zip(column.values, column.statuses, column.event_timestamps, strict=True)
+            ):
+                made[row][view, feature] = self._value(view, feature, value, status, moment)
+        return made
+
+    def _value(self, view: str, feature: str, value: Any, status: str, moment: str) -> OnlineValue:
+        if status == "NOT_FOUND":
+            return OnlineValue(None, None)
+        if status not in ("PRESENT", "NULL_VALUE", "OUTSIDE_MAX_AGE"):
+            raise self._unavailable(f"It says {status} of {view}:{feature}.")
+        event_time = self._moment(moment)
+        if event_time is None:
+            return OnlineValue(None, None)
+        if isinstance(value, (list, dict)):
+            raise FeatureUnavailable(
+                f"Feast serves {view}:{feature} as a {type(value).__name__}, which is no feature of ours.",
+                where=self._where,
+                next_step="Leave it out of the feature view.",
+            )
+        # Feast writes numbers that are not finite as these texts; such a number is null here.
+        return OnlineValue(None if isinstance(value, str) and value in _NOT_FINITE else value, event_time)
+
+    def _moment(self, text: str) -> datetime | None:
+        matched = _TIME.match(text)
+        if matched is None:
+            raise self._unavailable("Its answer holds an instant that cannot be read.")
+        whole = datetime.fromisoformat(matched[1]).replace(tzinfo=UTC)
+        found = whole.replace(microsecond=int((matched[2] or "").ljust(6, "0")[:6]))
+        return found if found.timestamp() > 0 else None
+
+    def _refused(self, status: int, content: bytes, features: Sequence[tuple[str, str]]) -> AntiphonError:
+        """An answer that says no. Its text is not passed on, for it repeats what was asked; Feast says 500 to a key of
+        another type and to an unknown feature as it does to a store that is away."""
+        if status in (401, 403):
+            return FeatureUnavailable(
+                f"It refuses us ({status}).",
+                where=self._where,
+                next_step="Set [feast] token_variable to a valid token.",
+            )
+        if any(said in content for said in _WRONG_KEY):
+            return InvalidInput(
+                "An entity key is not of the type that Feast's entity has.", where="entity", next_step="Compare them."
+            )
+        if status >= 500 and _NO_FEATURE not in content:
+            return self._unavailable(f"It failed ({status}).")
+        views = ", ".join(sorted({view for view, _ in features}))
+        return FeatureUnavailable(
+            f"It does not serve these features of {views} ({status}).",
+            where=self._where,
+            next_step="Compare them with `feast feature-views describe VIEW`.",
+        )
+
+    def _unavailable(self, what: str) -> Unavailable:
+        return Unavailable(what, where=self._where, next_step="See that `feast serve` runs and is reached from here.")
