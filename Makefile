@@ -30,9 +30,11 @@ demo: demo-environment  ## the flight desk end to end, four ways to answer and t
 demo-full: demo-environment  ## the story of learning with the full samples
 	@$(BIN)/python -m examples.flight_desk.run --learning-only --size full
 
+# Files of tests side by side, one process a core, the slow folders first; WORKERS=0 runs them one after another.
+WORKERS ?= auto
 test: environment  ## every test
 	@scripts/servers
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: environment  ## format, lint, strict types, import contracts, documentation
 	@$(BIN)/ruff format --check src tests benchmarks examples

@@ -54,7 +54,7 @@ class ClientTls(msgspec.Struct, frozen=True):
             ) from None
         if self.certificate is not None:
             try:
-                context.load_cert_chain(self.certificate, self.key)
+                self._show(context, self.certificate)
             except (OSError, ssl.SSLError) as error:
                 raise InvalidInput(
                     f"This client certificate and its key cannot be used ({_reason(error)}).",
@@ -62,6 +62,13 @@ class ClientTls(msgspec.Struct, frozen=True):
                     next_step="Name a certificate and the key that belongs to it, both PEM files.",
                 ) from None
         return context
+
+    def _show(self, context: ssl.SSLContext, certificate: Path) -> None:
+        try:
+            context.load_cert_chain(certificate, self.key)
+        except (OSError, ssl.SSLError):
+            # Both may have been replaced after the first was read and before the second: then they fit now.
+            context.load_cert_chain(certificate, self.key)
 
 
 def _reason(error: OSError) -> str:

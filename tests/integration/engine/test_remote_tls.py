@@ -97,6 +97,18 @@ async def test_a_remote_engine_that_asks_for_a_certificate_is_shown_it(folder: P
         ClientTls(current / "authority.crt", current / "client.crt", current / "server.key").context()
 
 
+def test_a_certificate_that_is_replaced_while_it_is_read_is_read_again(folder: Path) -> None:
+    current = folder / "current"
+    named = [str(current / "server.crt"), str(current / "client.crt")]  # the first does not fit the key
+
+    class Moved(type(current)):  # type: ignore[misc]
+        def __fspath__(self) -> str:
+            return named.pop(0)
+
+    assert ClientTls(current / "authority.crt", Moved(current / "client.crt"), current / "client.key").context()
+    assert not named
+
+
 async def test_a_key_does_not_cross_a_network_in_plain_text(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="clear text"):
         RemoteEngine("http://models.example/v1", key="planted")
