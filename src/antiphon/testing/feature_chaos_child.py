@@ -1,0 +1,281 @@
+"""The process that the feature platform's kill harness kills: the platform at work on a real project.
+
+A zygote imports everything, opens nothing, and forks one life for every line it is told. A life that works says what
+it does line by line: ``begin OPERATION``, ``in PHASE``, ``after PHASE SECONDS``, ``end OPERATION SECONDS``, and ``acked BATCH`` once events are
+in the log. A life that settles reads first what a restarted process would serve, then lets everything that is open be
+finished, collects, reads again and says what it found as one line of JSON.
+
+``break=NAME`` switches one defence off, so that the harness can be seen to fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from antiphon.app.apply import apply
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.store import Store
+from antiphon.catalog.events import Event
+from antiphon.catalog.publications import Publication, Publications
+from antiphon.core.clock import SystemClock
+from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.scope import Scope
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.durable.run import Run
+from antiphon.durable.runs import ENDED
+from antiphon.features import publish
+from antiphon.features.lookup import FeatureReader
+from antiphon.features.online import redis_sealed
+from antiphon.features.refresh import WORKFLOW
+from antiphon.testing import feature_chaos_broken
+from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
+
+KEPT = 3
+"""Publications that a collection leaves in place."""
+
+_SLICE = 7
+"""Events of one transaction of the consumer; a batch is thus consumed in several."""
+
+OPERATIONS = {
+    "append": ("append",),
+    "consume": ("overlay apply",),
+    "refresh": ("materialise", "gate", "publish", "online build", "manifest", "publication row"),
+    "collect": ("online collect", "lake collect", "overlay prune"),
+    "rollback": ("online build", "overlay restore", "rollback row"),
+}
+"""What a working life does, with the phases of each that can be aimed at."""
+
+_BATCHES = 4
+_RUN_SECONDS = 60.0
+
+
+def say(line: str) -> None:
+    """One whole line to whoever reads, at once."""
+    os.write(1, line.encode() + b"\n")
+
+
+@contextmanager
+def operation(name: str) -> Iterator[None]:
+    """Say that an operation begins and ends."""
+    say(f"begin {name}")
+    began = time.monotonic()
+    yield
+    say(f"end {name} {time.monotonic() - began:.6f}")
+
+
+def announce(target: Any, method: str, phase: str) -> None:
+    """Say whenever a method of this object begins, and that what called it goes on."""
+    original: Callable[..., Any] = getattr(target, method)
+
+    def announced(*args: Any, **named: Any) -> Any:
+        say(f"in {phase}")
+        began = time.monotonic()
+        try:
+            return original(*args, **named)
+        finally:
+            say(f"after {phase} {time.monotonic() - began:.6f}")
+
+    setattr(target, method, announced)
+
+
+class Life:
+    """One process's life on the project."""
+
+    def __init__(self, root: Path, order: dict[str, Any]) -> None:
+        self._seed, self._base = int(order["seed"]), base_of(order["base"])
+        self._order = order
+        self.store = Store.open(root)
+        self.platform = FeaturePlatform(self.store)
+        feature_chaos_broken.switch_off(order.get("break"), self.platform)
+        platform = self.platform
+        announce(platform.refresher, "_materialise", "materialise")
+        announce(platform.refresher, "_gate", "gate")
+        announce(platform.publisher, "publish", "publish")
+        announce(platform.online, "build", "online build")
+        announce(self.store.snapshots, "add", "manifest")
+        announce(self.store.publications, "publish", "publication row")
+        announce(self.store.publications, "rollback", "rollback row")
+        announce(self.store.events, "append", "append")
+        announce(platform.overlay, "apply", "overlay apply")
+        announce(platform.overlay, "prune", "overlay prune")
+        announce(platform.overlay, "restore", "overlay restore")
+        announce(platform.lake, "collect", "lake collect")
+        announce(platform.online, "collect", "online collect")
+
+    def work(self) -> None:
+        """The ordered operations in turn, until killed or there are no more."""
+        number = int(self._order["batch"])
+        for turn, name in enumerate(self._order["operations"]):
+            with operation(name):
+                if name == "append":
+                    for _ in range(_BATCHES):
+                        self._append(number)
+                        say(f"acked {number}")
+                        number += 1
+                elif name == "consume":
+                    while self.platform.consume(_SLICE):
+                        pass
+                elif name == "refresh":
+                    self._refresh(f"turn {self._order['life']}-{turn}")
+                elif name == "collect":
+                    self._collect()
+                else:
+                    self._rollback()
+
+    def settle(self) -> dict[str, Any]:
+        """What is served right after the start, and after everything open was finished and collected."""
+        found: dict[str, Any] = {"at_once": self._served(1)}
+        self._append(int(self._order["batch"]))  # the client's last one again: it had no answer
+        while self.platform.consume(1_000):
+            pass
+        found["runs"] = asyncio.run(self._run_open())
+        cutoff = time.time()
+        self._collect()
+        found["cutoff"] = cutoff
+        found["settled"] = self._served(KEPT)
+        found["consumed"] = {view.view: [view.offset, view.end] for view in self.platform.consumer.status()}
+        return found
+
+    def _append(self, number: int) -> None:
+        events = [
+            Event(row["order_id"], row["ordered"], row["known"], {"shop": row["shop"], "amount": row["amount"]})
+            for row in batch(self._seed, self._base, number)
+        ]
+        self.store.events.append(self.store.scope, STREAM, events)
+
+    def _refresh(self, reason: str) -> None:
+        self.platform.refresh(self.store.scope, reason=reason)
+        asyncio.run(self._run_open())
+
+    def _collect(self) -> None:
+        self.platform.publisher.collect_garbage(keep=KEPT, grace=timedelta(0))
+
+    def _rollback(self) -> None:
+        """To the publication before those that are kept: its files and events were collected."""
+        current = self.store.publications.current(self.store.scope)
+        if current is not None and current.number > KEPT + 1:
+            self.platform.rollback(self.store.scope, current.number - KEPT - 1, reason="chaos", principal="chaos")
+
+    async def _run_open(self) -> dict[str, str]:
+        """Work until no run is open; how each ended that did not succeed."""
+        registry, stop, clock = Registry(), asyncio.Event(), SystemClock()
+        registry.add(WORKFLOW, self.platform.refresher.refresh)
+        executor = Executor(self.store.database, registry, "chaos", clock, concurrency=1, poll=0.01)
+        working = asyncio.create_task(executor.run_until(stop))
+        give_up = time.monotonic() + _RUN_SECONDS
+        runs: list[Run] = []
+        while time.monotonic() < give_up:
+            runs = self.store.runs.list(self.store.scope)
+            if all(run.status in ENDED for run in runs):
+                break
+            await asyncio.sleep(0.01)
+        stop.set()
+        await working
+        return {run.id: f"{run.status}: {run.error}" for run in runs if run.status != "succeeded"}
+
+    def _served(self, kept: int) -> list[dict[str, Any]]:
+        """Every value of the last publications, as a process that begins now reads them."""
+        scope, found = self.store.scope, []
+        views = {view.name: view.definition_version for view in self.platform.views().values()}
+        for publication in self.store.publications.list(scope, kept):
+            reader = FeatureReader(
+                scope,
+                publications=_Fixed(publication, self.store.publications),
+                online=self.platform.online,
+                clock=self.store.database.clock,
+                overlay=self.platform.overlay,
+                lease=0.0,
+            )
+            for as_of in moments(self._base):
+                said: dict[str, Any] = {"publication": publication.number, "as_of": as_of.isoformat()}
+                try:
+                    read = reader.read_many(views, [{"shop": shop} for shop in SHOPS], as_of)
+                except AntiphonError as error:
+                    found.append({**said, "failed": str(error)})
+                    continue
+                said["read"] = read[0].publication
+                said["values"] = {
+                    shop: {name: one.value for name, one in vector.values.items()}
+                    for shop, vector in zip(SHOPS, read, strict=True)
+                }
+                found.append(said)
+        return found
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self.platform.close()
+        self.store.close()
+
+
+class _Fixed:
+    """Lets a reader take one publication for the current one."""
+
+    def __init__(self, publication: Publication, publications: Publications) -> None:
+        self._publication = publication
+        self._publications = publications
+
+    def current(self, scope: Scope) -> Publication:
+        return self._publication
+
+    def get(self, scope: Scope, number: int) -> Publication:
+        raise NotFound(f"Publication {number} is not the one that was asked for.", where=str(scope))
+
+
+def live(root: Path, order: dict[str, Any]) -> None:
+    """One life, as it is ordered."""
+    life = Life(root, order)
+    try:
+        if order["do"] == "apply":
+            apply(life.store, principal="chaos")
+            say("applied")
+        elif order["do"] == "settle":
+            say("settled " + json.dumps(life.settle()))
+        else:
+            life.work()
+            say("done")
+    finally:
+        life.close()
+
+
+def main() -> None:
+    """The zygote: one JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said."""
+    root = Path(sys.argv[1])
+    # Before the forks, so that a life starts in milliseconds; nothing is opened here.
+    import duckdb
+    import lmdb
+    import pyarrow.parquet
+    import redis
+
+    assert duckdb and lmdb and pyarrow and redis
+    redis_sealed.BUILDING_MILLISECONDS = 2_000  # a killed build is soon given up
+    publish.KEPT_PUBLICATIONS = KEPT
+    say("ready")
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with suppress(BaseException):
+                try:
+                    live(root, json.loads(line))
+                    code = 0
+                except BaseException:
+                    traceback.print_exc()
+            os._exit(code)
+        say(f"pid {child}")
+        _, status = os.waitpid(child, 0)
+        say(f"ended {os.waitstatus_to_exitcode(status)}")
+
+
+if __name__ == "__main__":
+    main()
