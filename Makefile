@@ -13,7 +13,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
-  bench-encryption bench-tls bench-feature-faults pentest chaos clean
+  bench-encryption bench-tls bench-feature-faults pentest chaos chaos-features clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -108,6 +108,10 @@ pentest: environment  ## attack everything: penetration tests, scanners, depende
 
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
+
+chaos-features: environment  ## the feature platform killed at 200 random moments, and at 60 with Redis online
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.feature_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
+import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +32,7 @@ import msgspec
 from antiphon.testing import feature_chaos_checks as checks
 from antiphon.testing.feature_chaos_child import KEPT, OPERATIONS
 from antiphon.testing.feature_chaos_evidence import Found, Looker, read_orders, read_stock
+from antiphon.testing.feature_chaos_lives import Aim, Lives, phase_of
 from antiphon.testing.feature_chaos_project import batch, write_project, write_stock
 from antiphon.testing.running import scratch
 
@@ -42,8 +41,6 @@ SIZES = {"ci": (6, 0), "demo": (40, 20), "full": (200, 60)}
 """Kills with the embedded stores, and with Redis online."""
 
 _ROOT = Path(__file__).parents[1]
-_LONGEST = 60.0
-"""Seconds that a life may be silent."""
 
 
 class Killed(msgspec.Struct, frozen=True):
@@ -75,89 +72,12 @@ class Report(msgspec.Struct, frozen=True):
         return not any(self.violations.values())
 
 
-class Aim:
-    """When to strike: in an operation, ``skipped`` of its kind being passed over, and there in a phase, ``passed`` of its
-    kind being passed over while there are more."""
-
-    def __init__(self, operation: str, phase: str | None, skipped: int, passed: int) -> None:
-        self._operation, self._phase, self._skipped, self._passed = operation, phase, skipped, passed
-        self._inside = False
-
-    def reached(self, line: str) -> bool:
-        """Whether it is time to count down, after the next line that was said."""
-        if line == f"begin {self._operation}":
-            self._skipped -= 1
-            self._inside = self._skipped < 0
-            return self._inside and self._phase is None
-        if not self._inside:
-            return False
-        if line == f"in {self._phase}":
-            self._passed -= 1
-            return self._passed < 0
-        return line.startswith("end ")
-
-
-class Lives:
-    """The zygote and the lives it forks, one at a time."""
-
-    def __init__(self, root: Path) -> None:
-        self._log = (root / "child.log").open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "antiphon.testing.feature_chaos_child", str(root)],
-            cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-        )  # fmt: skip
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
-        assert self.hear() == "ready"
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line.decode().rstrip("\n"))
-        self._lines.put("")
-
-    def hear(self) -> str:
-        """The next line; an assertion when there is none."""
-        try:
-            line = self._lines.get(timeout=_LONGEST)
-        except queue.Empty:
-            raise AssertionError(f"nothing was said for {_LONGEST} s") from None
-        assert line, "the zygote ended"
-        return line
-
-    def begin(self, order: dict[str, Any]) -> int:
-        """Start a life; its process id."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
-        word, pid = self.hear().split()
-        assert word == "pid"
-        return int(pid)
-
-    def whole(self, order: dict[str, Any]) -> tuple[list[str], int]:
-        """A life that is not killed: what it said, and its exit code."""
-        self.begin(order)
-        return self.rest()
-
-    def rest(self) -> tuple[list[str], int]:
-        """What the life says until it has ended, and how it ended."""
-        said: list[str] = []
-        while not (line := self.hear()).startswith("ended "):
-            said.append(line)
-        return said, int(line.split()[1])
-
-    def close(self) -> None:
-        """End the zygote."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(_LONGEST)
-        self._log.close()
-
-
 class Harness:
     """One project, killed again and again."""
 
-    def __init__(self, root: Path, seed: int, redis: Any = None, broken: str | None = None) -> None:
+    def __init__(
+        self, root: Path, seed: int, redis: Any = None, broken: str | None = None, lives: Lives | None = None
+    ) -> None:
         self._root, self._seed, self._broken = root, seed, broken
         self._base = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
         self._chance = random.Random(seed)
@@ -176,24 +96,28 @@ class Harness:
         self.kills: list[Killed] = []
         self.readings = self.values = 0
         self.found: Found | None = None
-        self._lives = Lives(root)
+        self._own = lives is None
+        self._lives = lives or Lives(root)
 
-    def prepare(self) -> None:
+    def prepare(self, turns: int = 3) -> None:
         """Apply the definitions, and let a life that is not killed say how long every operation takes."""
         said, code = self._lives.whole(self._order("apply"))
         assert code == 0, f"it could not be applied: {self._last_words()}"
-        said, code = self._lives.whole(self._order("work", operations=[*OPERATIONS] * 3))
+        said, code = self._lives.whole(self._order("work", operations=[*OPERATIONS] * turns))
         self._hear(said)
         self._note("no life fails", [] if code == 0 else [f"code {code}: {self._last_words()}"])
 
-    def kill(self) -> None:
-        """One life, killed in an operation that is drawn; then what it left, before and after it is put in order."""
+    def kill(self, only: str | None = None) -> None:
+        """One life, killed in an operation that is drawn, or in this one; then what it left, before and after it is put
+        in order."""
         operations = list(OPERATIONS)
-        aimed = self._chance.choice(operations)
+        aimed = only or self._chance.choice(operations)
         phase = self._chance.choice((None, *OPERATIONS[aimed]))
         passed = self._chance.randrange(4)
         before = [self._chance.choice(operations) for _ in range(self._chance.randrange(3))]
-        before += {"consume": ["append"], "collect": ["refresh"], "rollback": ["refresh"]}.get(aimed, [])
+        before += {"consume": ["append"], "collect": ["refresh"], "rollback": ["refresh"], "release": ["refresh"]}.get(
+            aimed, []
+        )
         fraction = self._chance.random() * 1.05
         if self._chance.random() < 0.5:
             kept = write_stock(self._root, self._seed, self._base, self._versions)
@@ -210,7 +134,7 @@ class Harness:
         said.append(line)
         usual = self._seconds.get(phase if phase is not None and line == f"in {phase}" else aimed, [])
         time.sleep(fraction * statistics.median(usual[-9:] or [0.01]))
-        _kill(pid)
+        os.kill(pid, signal.SIGKILL)
         rest, code = self._lives.rest()
         said += rest
         self._hear(said)
@@ -254,8 +178,8 @@ class Harness:
     def _order(self, what: str, **more: Any) -> dict[str, Any]:
         self._life += 1
         return {
-            "do": what, "seed": self._seed, "base": self._base.isoformat(), "batch": self._batch,
-            "life": self._life, "break": self._broken, **more,
+            "do": what, "root": str(self._root), "seed": self._seed, "base": self._base.isoformat(),
+            "batch": self._batch, "life": self._life, "break": self._broken, **more,
         }  # fmt: skip
 
     def _hear(self, said: list[str]) -> None:
@@ -275,50 +199,41 @@ class Harness:
         known += [f"kill {len(self.kills)}: {one}" for one in wrong]
 
     def _last_words(self) -> str:
-        return (self._root / "child.log").read_text(encoding="utf-8", errors="replace")[-2_000:]
+        return self._lives.log.read_text(encoding="utf-8", errors="replace")[-2_000:]
 
     def close(self) -> None:
-        """End the zygote."""
-        self._lives.close()
-
-
-def phase_of(said: list[str]) -> str:
-    """Which operation, and which part of it, was under way when the last line was said."""
-    operation, inside = "between operations", []
-    for line in said:
-        word, _, rest = line.partition(" ")
-        if word == "begin":
-            operation, inside = rest, []
-        elif word == "end":
-            operation, inside = "between operations", []
-        elif word == "in":
-            inside.append(rest)
-        elif word == "after" and inside:
-            inside.pop()
-    return f"{operation}: {inside[-1]}" if inside else operation
-
-
-def _kill(pid: int) -> None:
-    import os
-
-    os.kill(pid, signal.SIGKILL)
+        """End the zygote, unless it was given."""
+        if self._own:
+            self._lives.close()
 
 
 def measure(
-    root: Path, kills: int, seed: int, *, redis: Any = None, broken: str | None = None, say: Any = None
+    root: Path,
+    kills: int,
+    seed: int,
+    *,
+    redis: Any = None,
+    broken: str | None = None,
+    only: str | None = None,
+    turns: int = 3,
+    lives: Lives | None = None,
+    say: Any = None,
 ) -> Report:
     """Kill a project's process so often, in an empty folder.
 
     Args:
         redis: a running server with ``url`` and ``client()``; ``None`` is the embedded store.
         broken: a defence that is switched off; then the run ends with the first violation.
+        only: the operation to kill in.
+        turns: rounds of every operation before the first kill, which tell how long each takes.
+        lives: a zygote that is there already.
     """
     began = time.monotonic()
-    harness = Harness(root, seed, redis, broken)
+    harness = Harness(root, seed, redis, broken, lives)
     try:
-        harness.prepare()
+        harness.prepare(turns)
         for _ in range(kills):
-            harness.kill()
+            harness.kill(only)
             if say is not None:
                 last = harness.kills[-1] if harness.kills else None
                 wrong = sum(map(len, harness.violations.values()))

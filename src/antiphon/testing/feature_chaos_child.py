@@ -1,9 +1,9 @@
 """The process that the feature platform's kill harness kills: the platform at work on a real project.
 
 A zygote imports everything, opens nothing, and forks one life for every line it is told. A life that works says what
-it does line by line: ``begin OPERATION``, ``in PHASE``, ``after PHASE SECONDS``, ``end OPERATION SECONDS``, and ``acked BATCH`` once events are
-in the log. A life that settles reads first what a restarted process would serve, then lets everything that is open be
-finished, collects, reads again and says what it found as one line of JSON.
+it does line by line: ``begin OPERATION``, ``in PHASE``, ``after PHASE SECONDS``, ``end OPERATION SECONDS``, and
+``acked BATCH`` once events are in the log. A life that settles reads first what a restarted process would serve, then
+lets everything that is open be finished, collects, reads again and says what it found as one line of JSON.
 
 ``break=NAME`` switches one defence off, so that the harness can be seen to fail.
 """
@@ -32,9 +32,7 @@ from antiphon.core.errors import AntiphonError, NotFound
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.durable.run import Run
-from antiphon.durable.runs import ENDED
-from antiphon.features import publish
+from antiphon.durable.run import ENDED, Run
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.online import redis_sealed
 from antiphon.features.refresh import WORKFLOW
@@ -53,6 +51,7 @@ OPERATIONS = {
     "refresh": ("materialise", "gate", "publish", "online build", "manifest", "publication row"),
     "collect": ("online collect", "lake collect", "overlay prune"),
     "rollback": ("online build", "overlay restore", "rollback row"),
+    "release": ("publish", "online build", "publication row"),
 }
 """What a working life does, with the phases of each that can be aimed at."""
 
@@ -130,6 +129,8 @@ class Life:
                     self._refresh(f"turn {self._order['life']}-{turn}")
                 elif name == "collect":
                     self._collect()
+                elif name == "release":
+                    self.platform.refresher.release_staged()
                 else:
                     self._rollback()
 
@@ -187,8 +188,9 @@ class Life:
     def _served(self, kept: int) -> list[dict[str, Any]]:
         """Every value of the last publications, as a process that begins now reads them."""
         scope, found = self.store.scope, []
-        views = {view.name: view.definition_version for view in self.platform.views().values()}
+        known = self.platform.views()
         for publication in self.store.publications.list(scope, kept):
+            views = {known[key].name: known[key].definition_version for key in publication.snapshots}
             reader = FeatureReader(
                 scope,
                 publications=_Fixed(publication, self.store.publications),
@@ -232,9 +234,9 @@ class _Fixed:
         raise NotFound(f"Publication {number} is not the one that was asked for.", where=str(scope))
 
 
-def live(root: Path, order: dict[str, Any]) -> None:
+def live(order: dict[str, Any]) -> None:
     """One life, as it is ordered."""
-    life = Life(root, order)
+    life = Life(Path(order["root"]), order)
     try:
         if order["do"] == "apply":
             apply(life.store, principal="chaos")
@@ -250,16 +252,14 @@ def live(root: Path, order: dict[str, Any]) -> None:
 
 def main() -> None:
     """The zygote: one JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said."""
-    root = Path(sys.argv[1])
     # Before the forks, so that a life starts in milliseconds; nothing is opened here.
     import duckdb
     import lmdb
     import pyarrow.parquet
     import redis
 
-    assert duckdb and lmdb and pyarrow and redis
-    redis_sealed.BUILDING_MILLISECONDS = 2_000  # a killed build is soon given up
-    publish.KEPT_PUBLICATIONS = KEPT
+    assert all((duckdb, lmdb, pyarrow, redis))
+    vars(redis_sealed)["BUILDING_MILLISECONDS"] = 2_000  # a killed build is soon given up
     say("ready")
     for line in sys.stdin:
         child = os.fork()
@@ -267,7 +267,7 @@ def main() -> None:
             code = 1
             with suppress(BaseException):
                 try:
-                    live(root, json.loads(line))
+                    live(json.loads(line))
                     code = 0
                 except BaseException:
                     traceback.print_exc()

@@ -18,6 +18,8 @@ import msgspec
 Event = tuple[int, str, str, float, int, int]
 """Offset (0 for a row of the history), id, shop, amount, when it was ordered and since when it is known (µs)."""
 
+_EVENTS = "SELECT offset, event_time, available_at, payload FROM events ORDER BY offset"
+
 
 class Found(msgspec.Struct, frozen=True):
     """The state between two lives.
@@ -28,6 +30,7 @@ class Found(msgspec.Struct, frozen=True):
         named: files of the lake that something names to their SHA-256, by what names them.
         lake: files that are there to their SHA-256 and when they were written (seconds since 1970).
         online: sealed snapshots that are there, by (view, snapshot), to whether they are whole.
+        written: sealed snapshots to when they were written.
         left: anything else in the lake and the online store that is neither, to when it was written.
         offsets: view key to the log offset that the overlay says was consumed.
         events: the stream's log.
@@ -71,7 +74,7 @@ class Looker:
             datasets = {
                 one: _opened(document) for one, document in catalog.execute("SELECT id, document FROM datasets")
             }
-            events = [_event(*row) for row in catalog.execute("SELECT offset, event_time, available_at, payload FROM events ORDER BY offset")]  # fmt: skip
+            events = [_event(*row) for row in catalog.execute(_EVENTS)]
         named = {file["path"]: (file["sha256"], one) for one, made in manifests.items() for file in made["files"]}
         for one, verdict in verdicts.items():
             kept = (verdict.get("manifest") or {}).get("quarantined")
@@ -96,9 +99,8 @@ class Looker:
     def _sealed(self) -> tuple[dict[tuple[str, str], bool], dict[tuple[str, str], float], dict[str, float]]:
         online, written, left = {}, {}, {}
         for path in (self._directory / "online").glob("*/*/*/*"):
-            if path.name.startswith(".") or path.suffix not in (".mdb", ".seal"):
-                left[str(path)] = path.stat().st_mtime
-            elif path.suffix == ".seal" and not path.with_suffix("").exists():
+            alone = path.suffix == ".seal" and not path.with_suffix("").exists()
+            if alone or path.name.startswith(".") or path.suffix not in (".mdb", ".seal"):
                 left[str(path)] = path.stat().st_mtime
             elif path.suffix == ".mdb":
                 place = (path.parent.name, path.stem)
@@ -112,6 +114,8 @@ class Looker:
         builds: dict[str, int] = {}
         for key in self._redis.scan_iter(count=1_000):
             parts = key.decode().split(":")
+            if parts[2].startswith("@"):
+                continue
             if len(parts) == 6 and parts[5] != "building":
                 builds[":".join(parts[:5])] = builds.get(":".join(parts[:5]), 0) + 1
             elif len(parts) == 5 and parts[4] == "seal":

@@ -1,4 +1,4 @@
-"""The project of the feature platform's kill harness: two views of one stream, one of a table that is replaced.
+"""The project of the feature platform's kill harness: three views of one stream, one of a table that is replaced.
 
 Every value is drawn from a seed, so that whoever checks makes the same rows and events again: amounts are multiples of
 0.01, and no two events of a shop happen at one moment. Some events repeat rows of the history under their ids.
@@ -59,6 +59,13 @@ class Stocked:
 
     pieces = total(col.pieces, window="28d", scale="1")
     counts = count(window="28d")
+
+
+@feature_view(entity=shop, source=orders, owner="chaos", embargo="1s")
+class Held:
+    """How many orders, published later."""
+
+    orders = count(window="7d")
 '''
 
 
@@ -104,12 +111,14 @@ def batch(seed: int, base: datetime, number: int) -> list[dict[str, Any]]:
 
 
 def stock(seed: int, base: datetime, version: int) -> list[dict[str, Any]]:
-    """One version of the table; one row in 40 is kept aside by the view's rule."""
+    """One version of the table; one row in 40 is kept aside by the view's rule, and of every fifth version so many
+    that it is blocked."""
     drawn = random.Random(f"stock {seed} {version}")
     rows = []
+    wrong = 0.7 if version % 5 == 4 else 0.025
     for number in range(60 + version % 40):
         at = base - timedelta(seconds=drawn.randrange(_SPAN), microseconds=number)
-        pieces = -5 if drawn.random() < 0.025 else drawn.randrange(1_000)
+        pieces = -5 if drawn.random() < wrong else drawn.randrange(1_000)
         rows.append({"shop": drawn.choice(SHOPS), "pieces": pieces, "counted": at, "known": at})
     return rows
 

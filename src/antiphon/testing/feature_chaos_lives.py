@@ -1,0 +1,115 @@
+"""The lives that the feature platform's kill harness begins and ends: told what to do, and listened to line by line."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+_LONGEST = 60.0
+"""Seconds that a life may be silent."""
+
+
+class Aim:
+    """When to strike: in an operation, ``skipped`` of its kind being passed over, and there in a phase, ``passed`` of
+    its kind being passed over while there are more."""
+
+    def __init__(self, operation: str, phase: str | None, skipped: int, passed: int) -> None:
+        self._operation, self._phase, self._skipped, self._passed = operation, phase, skipped, passed
+        self._inside = False
+
+    def reached(self, line: str) -> bool:
+        """Whether it is time to count down, after the next line that was said."""
+        if line == f"begin {self._operation}":
+            self._skipped -= 1
+            self._inside = self._skipped < 0
+            return self._inside and self._phase is None
+        if not self._inside:
+            return False
+        if line == f"in {self._phase}":
+            self._passed -= 1
+            return self._passed < 0
+        return line.startswith("end ")
+
+
+class Lives:
+    """The zygote and the lives it forks, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start the zygote; what its lives complain of goes to a file in ``folder``."""
+        self.log = folder / "lives.log"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "antiphon.testing.feature_chaos_child"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
+        assert self.hear() == "ready"
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.decode().rstrip("\n"))
+        self._lines.put("")
+
+    def hear(self) -> str:
+        """The next line; an assertion when there is none."""
+        try:
+            line = self._lines.get(timeout=_LONGEST)
+        except queue.Empty:
+            raise AssertionError(f"nothing was said for {_LONGEST} s") from None
+        assert line, "the zygote ended"
+        return line
+
+    def begin(self, order: dict[str, Any]) -> int:
+        """Start a life; its process id."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+        word, pid = self.hear().split()
+        assert word == "pid"
+        return int(pid)
+
+    def whole(self, order: dict[str, Any]) -> tuple[list[str], int]:
+        """A life that is not killed: what it said, and its exit code."""
+        self.begin(order)
+        return self.rest()
+
+    def rest(self) -> tuple[list[str], int]:
+        """What the life says until it has ended, and how it ended."""
+        said: list[str] = []
+        while not (line := self.hear()).startswith("ended "):
+            said.append(line)
+        return said, int(line.split()[1])
+
+    def close(self) -> None:
+        """End the zygote."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(_LONGEST)
+        self._listening.join(_LONGEST)
+        self._process.stdout.close()
+
+
+def phase_of(said: list[str]) -> str:
+    """Which operation, and which part of it, was under way when the last line was said."""
+    operation = "between operations"
+    inside: list[str] = []
+    for line in said:
+        word, _, rest = line.partition(" ")
+        if word == "begin":
+            operation, inside = rest, []
+        elif word == "end":
+            operation, inside = "between operations", []
+        elif word == "in":
+            inside.append(rest)
+        elif word == "after" and inside:
+            inside.pop()
+    return f"{operation}: {inside[-1]}" if inside else operation

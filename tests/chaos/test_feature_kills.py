@@ -1,0 +1,46 @@
+"""The feature platform under SIGKILL, short; and that the harness finds what breaks when a defence is off.
+
+The long form is ``make chaos-features``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from benchmarks import feature_chaos
+
+from antiphon.testing.feature_chaos_lives import Lives
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
+    lives = Lives(tmp_path_factory.mktemp("lives"))
+    yield lives
+    lives.close()
+
+
+@pytest.mark.chaos
+def test_killed_at_random_moments_nothing_is_lost_wrong_or_left_behind(tmp_path: Path, lives: Lives) -> None:
+    report = feature_chaos.measure(tmp_path, 6, 20130410, turns=1, lives=lives)
+    assert report.violations == {name: [] for name in report.violations}, feature_chaos.table(report)
+    assert len(report.violations) == 10, "a check was not made"
+    assert len(report.kills) == 6
+    assert len({kill.phase for kill in report.kills}) >= 3, "the kills fell into one phase"
+    assert report.values > 1_000, "hardly anything was read"
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("broken", "operation", "check", "words"),
+    [
+        ("offset-first", "consume", "values right when settled", "was read as"),
+        ("flip-first", "refresh", "values right at once", "cannot be read"),
+    ],
+)
+def test_a_defence_that_is_off_is_found(
+    tmp_path: Path, lives: Lives, broken: str, operation: str, check: str, words: str
+) -> None:
+    report = feature_chaos.measure(tmp_path, 12, 7, broken=broken, only=operation, turns=1, lives=lives)
+    assert any(words in one for one in report.violations[check]), feature_chaos.table(report)
