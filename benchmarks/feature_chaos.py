@@ -124,11 +124,12 @@ class Harness:
             self._stock.update([read_stock(kept)])
             self._versions += 1
         aim = Aim(aimed, phase, before.count(aimed), passed)
-        pid = self._lives.begin(self._order("work", operations=[*before, aimed, *operations]))
+        pid = self._lives.begin(self._order("work", operations=[*before, aimed, *operations * 5]))
         said = []
         while not aim.reached(line := self._lives.hear()):
             said.append(line)
             if line.startswith("ended "):
+                self._lives.reap()
                 self._note("no life fails", [f"{line}: {self._last_words()}"])
                 return
         said.append(line)
@@ -140,6 +141,7 @@ class Harness:
         self._hear(said)
         if code != -signal.SIGKILL:
             self._note("no life fails", [f"code {code}: {self._last_words()}"])
+            return
         self.kills.append(Killed(f"{aimed}: {phase}" if phase else aimed, round(fraction, 3), phase_of(said)))
         self._look(checks_kept=KEPT)
         self._settle()

@@ -251,7 +251,8 @@ def live(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """The zygote: one JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said."""
+    """The zygote: one JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said, which
+    is answered by an empty line."""
     # Before the forks, so that a life starts in milliseconds; nothing is opened here.
     import duckdb
     import lmdb
@@ -273,8 +274,12 @@ def main() -> None:
                     traceback.print_exc()
             os._exit(code)
         say(f"pid {child}")
-        _, status = os.waitpid(child, 0)
-        say(f"ended {os.waitstatus_to_exitcode(status)}")
+        # Left unreaped, so that whoever kills it late can hit nobody else.
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        say(f"ended {ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status}")
+        sys.stdin.readline()
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

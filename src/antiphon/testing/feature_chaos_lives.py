@@ -33,7 +33,7 @@ class Aim:
         if line == f"in {self._phase}":
             self._passed -= 1
             return self._passed < 0
-        return line.startswith("end ")
+        return line.startswith(("end ", "done"))
 
 
 class Lives:
@@ -86,7 +86,14 @@ class Lives:
         said: list[str] = []
         while not (line := self.hear()).startswith("ended "):
             said.append(line)
+        self.reap()
         return said, int(line.split()[1])
+
+    def reap(self) -> None:
+        """Let go of a life that has ended; only then its process id may be another's."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
 
     def close(self) -> None:
         """End the zygote."""
