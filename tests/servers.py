@@ -131,6 +131,37 @@ class RedisProcess(ServerProcess):
                 return False
 
 
+class NatsProcess(ServerProcess):
+    """``nats-server`` with JetStream; with a token when one is given."""
+
+    def __init__(self, *options: str, jetstream: bool = True) -> None:
+        self.program = program("nats-server")
+        super().__init__("nats")
+        self.options = [*(["-js", "-sd", str(self.folder / "store")] if jetstream else []), *options]
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [self.program, "-a", "127.0.0.1", "-p", str(self.port), *self.options]
+
+    def ask(self, subject: str, **body: object) -> dict[str, Any]:
+        """One request of its interface, over a connection of its own: to do behind the log's back what must not be."""
+        import json
+
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as line, line.makefile("rb") as said:
+            content = json.dumps(body).encode()
+            line.sendall(b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\n")
+            line.sendall(f"PUB {subject} answer {len(content)}\r\n".encode() + content + b"\r\n")
+            for row in said:
+                if row.startswith(b"MSG"):
+                    found: dict[str, Any] = json.loads(said.read(int(row.split()[-1])))
+                    assert "error" not in found, found
+                    return found
+        raise AssertionError("it did not answer")
+
+
 class S3Process(ServerProcess):
     """``radosgw`` alone, on its SQLite-backed store, with two users: one that owns ``bucket`` and one that does not."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+from antiphon.app.credentials import secret
 from antiphon.app.store import Store
 from antiphon.core import settings
 from antiphon.core.codec import Codec
-from antiphon.core.errors import SetupError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake, S3Place
@@ -94,11 +93,13 @@ class FeatureStores:
             Unavailable, SetupError: something does not.
         """
         online = "LMDB" if self.redis is None else self.redis.describe()
+        nats = self._store.nats
+        log = "in the catalog" if nats is None else nats.describe()
         if self.bucket is None:
-            return f"online {online}, lake in the project's folder"
+            return f"online {online}, lake in the project's folder, event log {log}"
         lake = self._s3()
         try:
-            return f"online {online}, lake {lake.describe()}"
+            return f"online {online}, lake {lake.describe()}, event log {log}"
         finally:
             lake.close()
 
@@ -114,26 +115,11 @@ class FeatureStores:
 
 def described(root: Path) -> str:
     """For ``antiphon doctor``: the stores of the project in ``root``, asked whether they answer. Nothing is made."""
-    stores = FeatureStores(Store(*settings.load(root)))
+    store = Store(*settings.load(root))
+    stores = FeatureStores(store)
     try:
         return stores.describe()
     finally:
         stores.close()
-
-
-def secret(variable: str | None, field: str) -> str | None:
-    """What the environment variable holds that a setting names; ``None`` when it names none.
-
-    Raises:
-        SetupError: it is not set.
-    """
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise SetupError(
-            f"The environment variable {variable} is not set.",
-            where=f"[features] {field}",
-            next_step="Set it where the gateway and the worker start.",
-        )
-    return value
+        if store.nats is not None:
+            store.nats.close()

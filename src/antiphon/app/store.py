@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from antiphon.app.auditing import AuditTrail
+from antiphon.app.credentials import secret
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
-from antiphon.catalog.events import EventLog
+from antiphon.catalog.events import EventLog, StreamHomes
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.publications import Publications
@@ -23,6 +25,8 @@ from antiphon.core import settings
 from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
+from antiphon.features.log.nats_log import NatsEventLog
+from antiphon.features.log.nats_server import NatsServer
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.live_policies import LivePolicies
@@ -30,6 +34,9 @@ from antiphon.governance.policy_sets import PolicySets
 from antiphon.governance.protection import Protection, protect
 from antiphon.governance.recent_requests import RecentRequests
 from antiphon.governance.secret import load_secret
+
+if TYPE_CHECKING:
+    from antiphon.features.ports import SourceLog
 
 
 class Store:
@@ -117,8 +124,18 @@ class Store:
         return Answers(self.database)
 
     @cached_property
-    def events(self) -> EventLog:
-        return EventLog(self.database)
+    def nats(self) -> NatsServer | None:
+        """The server of the event log; ``None`` when that is in the catalog."""
+        wanted = self.settings.features
+        if wanted.log is None:
+            return None
+        return NatsServer(wanted.log, secret(wanted.log_password_variable, "log_password_variable"))
+
+    @cached_property
+    def events(self) -> SourceLog:
+        if self.nats is None:
+            return EventLog(self.database)
+        return NatsEventLog(self.nats, StreamHomes(self.database), self.database.codec)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -164,4 +181,6 @@ class Store:
             self.recent_requests.close()
         if "trail" in self.__dict__:
             self.trail.close()
+        if self.__dict__.get("nats") is not None:
+            self.__dict__["nats"].close()
         self.database.close()

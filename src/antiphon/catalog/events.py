@@ -1,7 +1,8 @@
 """The event log: source events by stream and offset, the source of truth of streamed features.
 
 Invariants: offsets of a stream begin at 1 and have no holes; an event id is stored once per stream, and what was
-stored first stays; an offset that was returned is on disk.
+stored first stays; an offset that was returned is on disk. A stream is in one log alone: which one, when it is not the
+catalog, stands in the catalog, so that a log that was lost, replaced or forgotten is found out and never read past.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import Corrupt, InvalidInput, SetupError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "event/1"
@@ -55,11 +56,18 @@ class StreamEnd(msgspec.Struct, frozen=True):
     end: int
 
 
+class StreamHome(msgspec.Struct, frozen=True):
+    """Where a stream's events are: in the log of this id, or, without one, here through ``end``."""
+
+    log: str | None
+    end: int
+
+
 _decode = msgspec.json.Decoder(_Sealed).decode
 
 
 class EventLog:
-    """Repository of events."""
+    """The log in the catalog itself."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -69,13 +77,11 @@ class EventLog:
 
         Raises:
             InvalidInput: an event without id or with an instant without zone, or a stream without name.
+            SetupError: another log holds this stream.
         """
-        if not stream:
-            raise InvalidInput("A stream needs a name.", where="stream")
+        require_events(stream, events)
         rows: dict[str, dict[str, Any]] = {}
         for event in events:
-            if not event.event_id:
-                raise InvalidInput("An event needs an id.", where=f"stream {stream}", next_step="Set event_id.")
             index = self._database.codec.index(f"{stream}:{event.event_id}", scope, "event")
             rows.setdefault(index, self._row(scope, stream, event, index))
         with self._database.writing(within) as connection:
@@ -96,7 +102,12 @@ class EventLog:
     def read(
         self, scope: Scope, stream: str, after: int, limit: int, *, within: Connection | None = None
     ) -> list[StoredEvent]:
-        """Events with ``offset > after``, in order, at most ``limit``."""
+        """Events with ``offset > after``, in order, at most ``limit``.
+
+        Raises:
+            Corrupt: the stream ends before ``after``, so it was set back.
+            SetupError: another log holds this stream.
+        """
         table = schema.events
         statement = (
             select(table.c.offset, table.c.event_id, table.c.event_time, table.c.available_at, table.c.payload)
@@ -106,6 +117,9 @@ class EventLog:
         )
         with self._database.reading(within) as connection:
             rows = connection.execute(statement).all()
+            end = self.end(scope, stream, within=connection)
+        if after > end:
+            raise set_back(stream, after, end, "Restore a newer backup of the catalog")
         found = []
         for row in rows:
             sealed = _decode(self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload))
@@ -114,19 +128,27 @@ class EventLog:
         return found
 
     def end(self, scope: Scope, stream: str, *, within: Connection | None = None) -> int:
-        """The last offset, 0 for a stream without events."""
-        table = schema.streams
-        with self._database.reading(within) as connection:
-            end = connection.execute(
-                select(table.c.end_offset).where(schema.owned(table, scope), table.c.stream == stream)
-            ).scalar()
-        return 0 if end is None else int(end)
+        """The last offset, 0 for a stream without events.
+
+        Raises:
+            SetupError: another log holds this stream.
+        """
+        home = home_of(self._database, scope, stream, within)
+        if home.log is not None:
+            raise SetupError(
+                f"The events of stream {stream!r} are in a log on a server, and this project names none.",
+                where="[features] log",
+                next_step="Set it to that server again, or give the source another name, which begins a new stream.",
+            )
+        return home.end
 
     def streams(self, scope: Scope, *, within: Connection | None = None) -> list[StreamEnd]:
-        """Every stream that has events, by name."""
+        """Every stream that has events here, by name."""
         table = schema.streams
         statement = (
-            select(table.c.stream, table.c.end_offset).where(schema.owned(table, scope)).order_by(table.c.stream)
+            select(table.c.stream, table.c.end_offset)
+            .where(schema.owned(table, scope), table.c.log.is_(None))
+            .order_by(table.c.stream)
         )
         with self._database.reading(within) as connection:
             return [StreamEnd(row.stream, row.end_offset) for row in connection.execute(statement)]
@@ -162,3 +184,54 @@ class EventLog:
                 ).scalars()
             )
         return [row for index, row in rows.items() if index not in known]
+
+
+class StreamHomes:
+    """Repository of where streams are, for a log that is somewhere else."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, scope: Scope, stream: str) -> StreamHome:
+        """Where a stream is; at offset 0 of the catalog as long as nobody has used it."""
+        return home_of(self._database, scope, stream, None)
+
+    def claim(self, scope: Scope, stream: str, log: str) -> StreamHome:
+        """Say that a stream without events is in a log; what was said first stays, and is returned."""
+        statement = upsert(schema.streams).values(
+            tenant=scope.tenant, environment=scope.environment, stream=stream, end_offset=0, log=log
+        )
+        with self._database.writing(None) as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+            return home_of(self._database, scope, stream, connection)
+
+
+def home_of(database: Database, scope: Scope, stream: str, within: Connection | None) -> StreamHome:
+    """Where a stream is."""
+    table = schema.streams
+    statement = select(table.c.log, table.c.end_offset).where(schema.owned(table, scope), table.c.stream == stream)
+    with database.reading(within) as connection:
+        row = connection.execute(statement).one_or_none()
+    return StreamHome(None, 0) if row is None else StreamHome(row.log, int(row.end_offset))
+
+
+def require_events(stream: str, events: Sequence[Event]) -> None:
+    """Refuse a batch before anything of it is stored.
+
+    Raises:
+        InvalidInput: an event has no id, or the stream no name.
+    """
+    if not stream:
+        raise InvalidInput("A stream needs a name.", where="stream")
+    for event in events:
+        if not event.event_id:
+            raise InvalidInput("An event needs an id.", where=f"stream {stream}", next_step="Set event_id.")
+
+
+def set_back(stream: str, after: int, end: int, way: str) -> Corrupt:
+    """For a reader that is further than the log: what it read is no longer what the log says."""
+    return Corrupt(
+        f"The log ends at offset {end} and was read through {after} before: it was set back, and events are missing.",
+        where=f"stream {stream}",
+        next_step=f"{way}; or give the source another name, which begins a new stream.",
+    )

@@ -53,6 +53,9 @@ class FeaturesSettings(_Section, frozen=True):
             endpoint AWS; ``None`` is the project's directory.
         lake_access_key_variable, lake_secret_key_variable: hold the credentials for it; without them those that the AWS
             client finds by itself.
+        log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[?replicas=N]`` or ``tls://``; ``None`` is the
+            catalog.
+        log_password_variable: holds the password of that server's user, or its token where the URL names no user.
     """
 
     online: str | None = None
@@ -60,6 +63,8 @@ class FeaturesSettings(_Section, frozen=True):
     lake: str | None = None
     lake_access_key_variable: str | None = None
     lake_secret_key_variable: str | None = None
+    log: str | None = None
+    log_password_variable: str | None = None
 
 
 class FeastSettings(_Section, frozen=True):

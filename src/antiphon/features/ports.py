@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from antiphon.catalog.events import StoredEvent
+from antiphon.catalog.events import Event, StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import Staged, Verdict
@@ -39,11 +39,23 @@ class LogReader(Protocol):
     """The event log, for reading."""
 
     def read(self, scope: Scope, stream: str, after: int, limit: int) -> Sequence[StoredEvent]:
-        """Events with ``offset > after``, in order, at most ``limit``."""
+        """Events with ``offset > after``, in order, at most ``limit``.
+
+        Raises:
+            Corrupt: events that were there are not any more. Unavailable: the log does not answer.
+        """
         ...
 
     def end(self, scope: Scope, stream: str) -> int:
         """The last offset, 0 for an empty stream."""
+        ...
+
+
+class SourceLog(LogReader, Protocol):
+    """The event log, for those who append too."""
+
+    def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
+        """Append in order, each event id once; the stream's last offset."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from antiphon.features.lookup import FeatureReader, FeatureVector
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.store import OnlineStore
+from antiphon.features.ports import SourceLog
 from antiphon.features.publish import Publisher
 from antiphon.features.refresh import Refresher
 from antiphon.features.stream import StreamConsumer
@@ -44,13 +46,14 @@ class World:
         lake: Any = None,
         online: Any = None,
         overlay: Any = None,
+        log: Callable[[Database], SourceLog] = EventLog,
     ) -> None:
         self.folder = folder
         self.scope = scope or Scope()
         self.clock = ManualClock(NOON)
         self.database = Database.open(f"sqlite:///{folder}/catalog.db", clock=self.clock, codec=codec)
         self.database.migrate()
-        self.log = EventLog(self.database)
+        self.log = log(self.database)
         self.snapshots = Snapshots(self.database)
         self.publications = Publications(self.database)
         self.definitions = DefinitionVersions(self.database)

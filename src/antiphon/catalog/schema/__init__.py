@@ -35,7 +35,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0008"
+REVISION = "0009"
 """The Alembic revision these tables are at."""
 
 __all__ = [

@@ -50,6 +50,7 @@ streams = table(
     "streams",
     sa.Column("stream", sa.Text, primary_key=True),
     sa.Column("end_offset", sa.BigInteger, nullable=False),
+    sa.Column("log", sa.Text),
 )
 
 events = table(

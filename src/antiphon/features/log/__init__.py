@@ -1,0 +1,1 @@
+"""Event logs beside the catalog's own."""

@@ -1,0 +1,209 @@
+"""The event log on NATS JetStream: one stream a tenant, environment and source, one subject an event.
+
+Invariants: an offset is the stream's sequence, from 1 and without holes. An event's subject ends in a hash of its id, and
+the stream takes one message a subject and refuses a second, so an event id is stored once however late it comes again:
+no window of deduplication is relied on. Nothing is ever taken out. The stream carries the id it was made with, and the
+catalog remembers that id: a stream that was deleted, replaced, cut short or thinned out is an error for every reader,
+never a gap that is stepped over.
+
+Stream ``antiphon_TENANT_ENVIRONMENT_SOURCE``, subjects ``antiphon.TENANT.ENVIRONMENT.SOURCE.EVENT``. A message is an
+envelope of the codec, sealed for its place; of a sealed event neither id nor payload nor times leave readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.events import Event, StoredEvent, StreamHomes, require_events, set_back
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.codec import Codec, PayloadContext, pack, unpack
+from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.features.log.nats_server import NatsServer, StoredMessage, StreamState
+
+_SCHEMA = "logged-event/1"
+_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\Z")
+
+
+class _Logged(msgspec.Struct, frozen=True, array_like=True):
+    """What is in a message; instants in microseconds since 1970."""
+
+    event_id: str
+    event_time: int
+    available_at: int
+    payload: dict[str, Any]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Logged).decode
+
+
+class NatsEventLog:
+    """The log of one project on a server. Safe to share between threads."""
+
+    def __init__(self, server: NatsServer, homes: StreamHomes, codec: Codec) -> None:
+        self._server = server
+        self._homes = homes
+        self._codec = codec
+        self._known: dict[tuple[Scope, str], str] = {}
+
+    def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
+        """Append events in order and return the stream's last offset; a repeated ``event_id`` is ignored.
+
+        Unlike in the catalog a batch is not one transaction: after an error some of it may be stored. The same batch
+        again stores the rest.
+
+        Raises:
+            InvalidInput: an event without id or with an instant without zone, or a stream without a usable name.
+            TooLarge: an event is larger than the server takes; nothing is stored.
+            Unavailable, SetupError: the server is away or not as it must be.
+            Corrupt: the stream was deleted, replaced or cut short.
+        """
+        require_events(stream, events)
+        prefix = f"antiphon.{scope.tenant}.{scope.environment}.{_require_source(stream)}."
+        messages: dict[str, bytes] = {}
+        for event in events:
+            place = self._place(scope, stream, event.event_id)
+            if prefix + place not in messages:
+                messages[prefix + place] = self._sealed(scope, stream, place, event)
+        state = self._state(scope, stream, make=True)
+        assert state is not None
+        return max(state.end, self._server.publish(list(messages.items()))) if messages else state.end
+
+    def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
+        """Events with ``offset > after``, in order, at most ``limit``.
+
+        Raises:
+            Unavailable, SetupError: the server is away or not as it must be.
+            Corrupt: events are gone, the stream is another one, or an event does not open.
+        """
+        state = self._state(scope, stream)
+        end = 0 if state is None else state.end
+        if after > end:
+            raise set_back(stream, after, end, "Restore the stream from its backup")
+        number = min(limit, end - after)
+        if state is None or number <= 0:
+            return []
+        if state.missing or state.first > 1:
+            raise _gone(stream, state)
+        found = self._server.read(_name(scope, stream), state.log or "", after, number)
+        if [each.sequence for each in found] != list(range(after + 1, after + 1 + number)):
+            raise Unavailable(
+                f"Offsets {after + 1} to {after + number} were asked for and {len(found)} events came.",
+                where=f"stream {stream}",
+                next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
+            )
+        return [StoredEvent(each.sequence, self._opened(scope, stream, each)) for each in found]
+
+    def end(self, scope: Scope, stream: str) -> int:
+        """The last offset, 0 for a stream without events. Raises as :meth:`read`."""
+        state = self._state(scope, stream)
+        return 0 if state is None else state.end
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._server.close()
+
+    def _state(self, scope: Scope, stream: str, *, make: bool = False) -> StreamState | None:
+        """The stream as it is, held against what the catalog remembers; ``None`` as long as nobody has used it."""
+        name = _name(scope, stream)
+        state = self._server.state(name)
+        log = self._known.get((scope, stream))
+        if log is None:
+            home = self._homes.of(scope, stream)
+            if home.log is None and home.end:
+                raise Conflict(
+                    f"{home.end} events of this stream are in the catalog.",
+                    where=f"stream {stream}",
+                    next_step=f"`antiphon events move {stream}` copies them to the server.",
+                )
+            log = home.log
+        if log is None:
+            if state is None:
+                if not make:
+                    return None
+                subjects = f"antiphon.{scope.tenant}.{scope.environment}.{stream}.*"
+                state = self._server.make(name, subjects, uuid.uuid4().hex)
+            if state.log is None:
+                raise SetupError(
+                    f"The stream {name} is there and was not made by Antiphon.",
+                    where=f"stream {stream}",
+                    next_step="Remove it, or use another server or account for this project.",
+                )
+            log = self._homes.claim(scope, stream, state.log).log
+        if state is None or state.log != log:
+            raise Corrupt(
+                f"The stream {name} {'is gone' if state is None else 'was deleted and made anew'}: "
+                "what was read from it before is not there any more.",
+                where=f"stream {stream}",
+                next_step="Restore the stream from its backup; or give the source another name, which begins a new one.",
+            )
+        if state.faults:
+            raise SetupError(
+                f"The stream {name} would not keep every event once: {'; '.join(state.faults)}.",
+                where=f"stream {stream}",
+                next_step="Set it back with `nats stream edit`.",
+            )
+        self._known[scope, stream] = log
+        return state
+
+    def _place(self, scope: Scope, stream: str, event_id: str) -> str:
+        index = self._codec.index(f"{stream}:{event_id}", scope, "event")
+        return hashlib.sha256(index.encode()).hexdigest()[:32]
+
+    def _sealed(self, scope: Scope, stream: str, place: str, event: Event) -> bytes:
+        logged = _Logged(
+            event.event_id, microseconds(event.event_time), microseconds(event.available_at), event.payload
+        )
+        return pack(self._codec.seal(_encode(logged), PayloadContext(_SCHEMA, scope, f"{stream}:{place}")))
+
+    def _opened(self, scope: Scope, stream: str, message: StoredMessage) -> Event:
+        place = message.subject.rpartition(".")[2]
+        where = f"stream {stream}, offset {message.sequence}"
+        context = PayloadContext(_SCHEMA, scope, f"{stream}:{place}")
+        try:
+            logged = _decode(self._codec.open(unpack(message.content), context))
+        except (Corrupt, msgspec.DecodeError) as error:
+            raise _unreadable(where) from error
+        if self._place(scope, stream, logged.event_id) != place:
+            raise _unreadable(where)
+        times = from_microseconds(logged.event_time), from_microseconds(logged.available_at)
+        return Event(logged.event_id, *times, logged.payload)
+
+
+def _name(scope: Scope, stream: str) -> str:
+    # Neither a tenant's nor an environment's name has an underscore, so no two streams share a name.
+    return f"antiphon_{scope.tenant}_{scope.environment}_{_require_source(stream)}"
+
+
+def _require_source(stream: str) -> str:
+    if not _SOURCE.match(stream):
+        raise InvalidInput(
+            f"{stream!r} cannot name a stream of this log.",
+            where="stream",
+            next_step="Use letters, digits, underscores and hyphens, at most 100.",
+        )
+    return stream
+
+
+def _gone(stream: str, state: StreamState) -> Corrupt:
+    missing = state.missing + state.first - 1
+    return Corrupt(
+        f"{missing} of the first {state.end} events are gone from the log, the earliest kept is {state.first}.",
+        where=f"stream {stream}",
+        next_step="Restore the stream from its backup; or give the source another name, which begins a new one.",
+    )
+
+
+def _unreadable(where: str) -> Corrupt:
+    return Corrupt(
+        "A message of the log is no event of ours, or is sealed for another place or under other settings.",
+        where=where,
+        next_step="Start with the encryption settings it was written under; events are appended through Antiphon alone.",
+    )

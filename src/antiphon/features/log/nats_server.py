@@ -1,0 +1,443 @@
+"""NATS JetStream, spoken to by nats-py: one connection, what its errors mean, and a bound on every wait.
+
+The only file that imports ``nats``. Its client is asynchronous and the log's port is not, so the connection lives on an
+event loop in a thread of its own. A connection that broke is made anew by the next call; while the server is away, calls
+fail at once, and it is tried again every quarter of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, TooLarge, Unavailable
+
+TIMEOUT_SECONDS = 2.0
+"""How long a connection or one answer may take."""
+
+_PAUSE_SECONDS = 0.25
+_SCHEMES = ("nats", "tls")
+_PART = 500
+"""Messages under way at once."""
+
+_IDLE_SECONDS = 20.0
+_INACTIVE_SECONDS = 60.0
+"""When the server forgets a reader that nobody asks; we let go of it before."""
+
+_READERS = 32
+_SAME_SUBJECT = "maximum messages per subject exceeded"
+
+Answer = TypeVar("Answer")
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """A stream as its server tells of it.
+
+    Attributes:
+        log: the id it was made with; ``None`` when somebody else made it.
+        first, end: the first and last sequence.
+        missing: how many in between were taken out.
+        faults: what its configuration lacks to be a log that keeps everything and each event once.
+    """
+
+    log: str | None
+    first: int
+    end: int
+    missing: int
+    faults: tuple[str, ...]
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message at its sequence."""
+
+    sequence: int
+    subject: str
+    content: bytes
+
+
+class NatsServer:
+    """One server or cluster. Safe to share between threads.
+
+    Args:
+        url: ``nats://[USER@]HOST:PORT[?replicas=N]``, ``tls://`` with TLS. No password.
+        password: the user's, or a token where the URL names no user.
+        timeout: seconds for a connection and for one answer.
+    """
+
+    def __init__(self, url: str, password: str | None = None, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._replicas = require_url(url)
+        parts = urlsplit(url)
+        place = parts.netloc.rpartition("@")[2]
+        self.name = self._url = f"{parts.scheme}://{place}"
+        self._user = parts.username
+        self._password = password
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._client: Any = None
+        self._connecting: asyncio.Lock | None = None
+        self._away_until = 0.0
+        self._readers: dict[tuple[str, int], tuple[Any, float]] = {}
+
+    def state(self, stream: str) -> StreamState | None:
+        """What is there of a stream; ``None`` without one."""
+        return self._call(lambda: self._state(stream))
+
+    def make(self, stream: str, subjects: str, log: str) -> StreamState:
+        """Make a stream that keeps every message and refuses a second one of a subject. One that is there stays."""
+        return self._call(lambda: self._make(stream, subjects, log))
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Store messages in order, but for those whose subject has one already; the highest sequence given, or 0.
+
+        Raises:
+            TooLarge: one is larger than the server takes; none is stored.
+            Unavailable: it does not answer. Some may be stored: the same ones again are right.
+        """
+        parts = 1 + len(messages) // _PART
+        return self._call(lambda: self._publish(messages), self._timeout * (1 + parts))
+
+    def read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
+        """So many messages from ``after + 1`` on, which must be there; ``Unavailable`` when they do not come in time."""
+        parts = 1 + number // _PART
+        return self._call(lambda: self._read(stream, log, after, number), self._timeout * (2 + parts))
+
+    def describe(self) -> str:
+        """What answers, in words: for ``antiphon doctor``."""
+
+        async def ask() -> str:
+            client = await self._connected()
+            await client.jetstream(timeout=self._timeout).account_info()
+            version = client.connected_server_version
+            return f"NATS {version.major}.{version.minor}.{version.patch} at {self.name}"
+
+        return self._call(ask)
+
+    def close(self) -> None:
+        """Close the connection and end its thread."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
+            return
+        # What does not close in time is ended with the loop.
+        with suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._closed(), loop).result(self._timeout)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(self._timeout)
+
+    async def _closed(self) -> None:
+        client, self._client = self._client, None
+        self._readers.clear()
+        if client is not None:
+            await client.close()
+
+    async def _state(self, stream: str) -> StreamState | None:
+        from nats.js.errors import NotFoundError
+
+        client = await self._connected()
+        try:
+            return _state_of(await client.jetstream(timeout=self._timeout).stream_info(stream))
+        except NotFoundError:
+            return None
+
+    async def _make(self, stream: str, subjects: str, log: str) -> StreamState:
+        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+        from nats.js.errors import BadRequestError
+
+        client = await self._connected()
+        wanted = StreamConfig(
+            name=stream,
+            description="Source events of Antiphon; written by it alone.",
+            subjects=[subjects],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            num_replicas=self._replicas,
+            max_msgs_per_subject=1,
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            deny_delete=True,
+            deny_purge=True,
+            metadata={_LOG: log},
+        )
+        try:
+            return _state_of(await client.jetstream(timeout=self._timeout).add_stream(wanted))
+        except BadRequestError:
+            found = await self._state(stream)
+            if found is None:
+                raise
+            return found
+
+    async def _publish(self, messages: Sequence[tuple[str, bytes]]) -> int:
+        client = await self._connected()
+        for _, content in messages:
+            if len(content) > client.max_payload - 512:
+                raise TooLarge(
+                    f"An event takes {len(content)} bytes and {self.name} takes at most {client.max_payload}.",
+                    where="event log",
+                    next_step="Send less of it, or raise the server's max_payload.",
+                )
+        # The library's own publish_async never hears of a refusal (2.16), so acknowledgements are read here.
+        inbox = client.new_inbox()
+        answers = await client.subscribe(f"{inbox}.*")
+        try:
+            last = 0
+            for start in range(0, len(messages), _PART):
+                part = messages[start : start + _PART]
+                for number, (subject, content) in enumerate(part):
+                    await client.publish(subject, content, reply=f"{inbox}.{number}")
+                for _ in part:
+                    last = max(last, _acknowledged(await answers.next_msg(timeout=self._timeout)))
+            return last
+        finally:
+            with suppress(Exception):
+                await answers.unsubscribe()
+
+    async def _read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
+        known, found = self._readers.pop((stream, after), None), list[StoredMessage]()
+        if known is not None:
+            reader, asked = known
+            if time.monotonic() - asked < _IDLE_SECONDS:
+                with suppress(Exception):
+                    found = await self._fetched(reader, number)
+            # What was sent to a reader and lost on the way is not sent to it again.
+            if not found or found[0].sequence != after + 1:
+                found = []
+                with suppress(Exception):
+                    await reader.unsubscribe()
+        if not found:
+            reader = await self._reader(stream, log, after)
+            found = await self._fetched(reader, number)
+        while len(self._readers) >= _READERS:
+            forgotten, _ = self._readers.pop(next(iter(self._readers)))
+            with suppress(Exception):
+                await forgotten.unsubscribe()
+        self._readers[stream, found[-1].sequence] = (reader, time.monotonic())
+        return found
+
+    async def _fetched(self, reader: Any, number: int) -> list[StoredMessage]:
+        found: list[StoredMessage] = []
+        while len(found) < number:
+            part = await reader.fetch(min(_PART, number - len(found)), timeout=self._timeout)
+            found.extend(_message(each) for each in part)
+        return found
+
+    async def _reader(self, stream: str, log: str, after: int) -> Any:
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+        client = await self._connected()
+        wanted = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=after + 1,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=_INACTIVE_SECONDS,
+            mem_storage=True,
+            num_replicas=1,
+        )
+        made = await client.jetstream(timeout=self._timeout).pull_subscribe(">", stream=stream, config=wanted)
+        state = await self._state(stream)
+        if state is None or state.log != log:
+            raise Unavailable(
+                f"The stream {stream} was replaced a moment ago.", where="event log", next_step="Try again."
+            )
+        return made
+
+    async def _connected(self) -> Any:
+        assert self._connecting is not None
+        async with self._connecting:
+            if self._client is None or self._client.is_closed:
+                self._readers.clear()
+                self._client = await self._connect()
+            return self._client
+
+    async def _connect(self) -> Any:
+        try:
+            from nats.aio.client import Client
+        except ImportError as error:
+            raise SetupError(
+                "The client of NATS is not installed.", where="event log", next_step="pip install antiphon[nats]"
+            ) from error
+
+        refused: list[Exception] = []
+
+        async def keep(error: Exception) -> None:
+            refused.append(error)
+
+        who: dict[str, Any] = {}
+        if self._user is not None:
+            who = {"user": self._user, "password": self._password or ""}
+        elif self._password is not None:
+            who = {"token": self._password}
+        client = Client()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.connect(
+                    self._url,
+                    name="antiphon",
+                    allow_reconnect=False,
+                    connect_timeout=max(1, int(self._timeout)),
+                    error_cb=keep,
+                    **who,
+                )
+            return client
+        except Exception as error:
+            with suppress(Exception):
+                await client.close()
+            for each in (error, *refused):
+                if "authorization" in str(each).lower():
+                    raise each from error
+            raise
+
+    def _call(self, ask: Callable[[], Awaitable[Answer]], within: float | None = None) -> Answer:
+        """Run on the loop's thread; the server's errors come out as ours.
+
+        Raises:
+            Unavailable: it does not answer, or refuses. SetupError: it does not let us in, or has no JetStream.
+        """
+        if time.monotonic() < self._away_until:
+            raise self._away("did not answer a moment ago")
+        future = asyncio.run_coroutine_threadsafe(_awaited(ask), self._running())
+        try:
+            return future.result((within or self._timeout) + 2 * self._timeout)
+        except AntiphonError:
+            raise
+        except Exception as error:
+            future.cancel()
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> AntiphonError:
+        from nats.js.errors import APIError, NoStreamResponseError
+
+        said = str(error)
+        if "authorization" in said.lower() or "permissions violation" in said.lower():
+            return SetupError(
+                f"{self.name} does not let us in: {said[:200]}.",
+                where="event log",
+                next_step="Set the environment variable that [features] log_password_variable names, "
+                "and the user in the URL.",
+            )
+        # Nobody there to answer comes as a refusal without a description.
+        absent = isinstance(error, APIError) and (error.err_code in _NO_JETSTREAM or error.description is None)
+        if absent or isinstance(error, NoStreamResponseError):
+            return SetupError(
+                f"{self.name} has no JetStream, or lost the stream.",
+                where="event log",
+                next_step="Start it as `nats-server -js -sd FOLDER`; `antiphon doctor` tells whether it answers.",
+            )
+        if isinstance(error, APIError):
+            return Unavailable(
+                f"{self.name} refused: {error.description}.",
+                where="event log",
+                next_step="See its log and its limits; nothing that it had taken is lost.",
+            )
+        if not isinstance(error, TimeoutError | OSError) and not type(error).__module__.startswith("nats."):
+            raise error
+        self._away_until = time.monotonic() + _PAUSE_SECONDS
+        return self._away("does not answer")
+
+    def _away(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"{self.name} {why}.",
+            where="event log",
+            next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers.",
+        )
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._connecting = asyncio.Lock()
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="nats", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+_LOG = "antiphon-log"
+_NO_JETSTREAM = (10039, 10076)
+
+
+async def _awaited(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    return await ask()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()
+
+
+def _acknowledged(answer: Any) -> int:
+    """The sequence that a message was given; 0 when its subject has one already."""
+    from nats.js.errors import APIError, NoStreamResponseError
+
+    if not answer.data:
+        raise NoStreamResponseError
+    said = msgspec.json.decode(answer.data)
+    error = said.get("error")
+    if error is None:
+        return int(said["seq"])
+    if _SAME_SUBJECT in error.get("description", ""):
+        return 0
+    raise APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
+
+
+def _message(message: Any) -> StoredMessage:
+    return StoredMessage(message.metadata.sequence.stream, message.subject, message.data)
+
+
+def _state_of(found: Any) -> StreamState:
+    wanted, state = found.config, found.state
+    metadata: Mapping[str, str] = wanted.metadata or {}
+    faults = {
+        "max_msgs_per_subject is not 1": wanted.max_msgs_per_subject != 1,
+        "discard is not `new`, per subject": wanted.discard != "new" or not wanted.discard_new_per_subject,
+        "max_age is set": bool(wanted.max_age),
+        "retention is not `limits`": wanted.retention != "limits",
+        "storage is not `file`": wanted.storage != "file",
+    }
+    missing = state.num_deleted if state.num_deleted is not None else len(state.deleted or ())
+    return StreamState(
+        metadata.get(_LOG),
+        state.first_seq,
+        state.last_seq,
+        missing,
+        tuple(fault for fault, found_so in faults.items() if found_so),
+    )
+
+
+def require_url(url: str) -> int:
+    """Refuse a URL that is none of a NATS server, or that holds a password; how many replicas it asks for.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    parts = urlsplit(url)
+    where = "[features] log"
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise InvalidInput(
+            f"{url!r} is no URL of an event log.",
+            where=where,
+            next_step="Use nats://HOST:PORT, or tls://HOST:PORT; without the setting it is the catalog.",
+        )
+    if parts.password is not None:
+        raise InvalidInput(
+            "The URL holds a password.",
+            where=where,
+            next_step="Put it into an environment variable and name that in log_password_variable.",
+        )
+    options = parse_qs(parts.query)
+    replicas = options.pop("replicas", ["1"])[-1]
+    if options or replicas not in ("1", "3", "5"):
+        raise InvalidInput(f"{parts.query!r} is not understood.", where=where, next_step="Use ?replicas=1, 3 or 5.")
+    return int(replicas)
