@@ -152,7 +152,7 @@ class NatsProcess(ServerProcess):
 
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as line, line.makefile("rb") as said:
             content = json.dumps(body).encode()
-            line.sendall(b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\n")
+            line.sendall(b'CONNECT {"verbose":false}\r\nSUB answer 1\r\n')
             line.sendall(f"PUB {subject} answer {len(content)}\r\n".encode() + content + b"\r\n")
             for row in said:
                 if row.startswith(b"MSG"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.app.encryption import Encryption, Tell, unprotected
+from antiphon.catalog.events import StreamHomes
 from antiphon.catalog.sealed_columns import Problem
 from antiphon.core import settings as project_settings
 from antiphon.core.errors import Conflict, InvalidInput, SetupError
@@ -79,6 +80,14 @@ def migrate(
         known = recorded_mode(store.database, store.scope)
         if known is not None and known.mode == mode and not known.migrating:
             return 0, ()
+        elsewhere = StreamHomes(store.database).elsewhere()
+        if elsewhere:
+            raise Conflict(
+                f"The events of {len(elsewhere)} stream(s) are on a log server, where none is ever written anew: "
+                f"{', '.join(stream for _, stream in elsewhere)}.",
+                where="[features] log",
+                next_step="Choose the mode before the first event, or begin a new project with it.",
+            )
         record_mode(store.database, store.scope, mode, migrating=True)
         protection = opened(store.database, provider, store.scope, accept_plain=True)
         codec = protection.codec

@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "event/1"
@@ -204,6 +204,34 @@ class StreamHomes:
         with self._database.writing(None) as connection:
             connection.execute(statement.on_conflict_do_nothing())
             return home_of(self._database, scope, stream, connection)
+
+    def move(self, scope: Scope, stream: str, log: str, end: int) -> None:
+        """Say that a stream whose events through ``end`` were copied is in a log from now on, and drop them here.
+
+        Raises:
+            Conflict: it does not end there any more.
+        """
+        events, streams = schema.events, schema.streams
+        with self._database.writing(None) as connection:
+            if home_of(self._database, scope, stream, connection) != StreamHome(None, end):
+                raise Conflict(
+                    f"Events came to stream {stream!r} while it was copied.",
+                    where="catalog",
+                    next_step="Stop what appends to it and move it again.",
+                )
+            connection.execute(
+                update(streams)
+                .where(schema.owned(streams, scope), streams.c.stream == stream)
+                .values(log=log, end_offset=0)
+            )
+            connection.execute(delete(events).where(schema.owned(events, scope), events.c.stream == stream))
+
+    def elsewhere(self) -> list[tuple[Scope, str]]:
+        """Every stream whose events are not in the catalog."""
+        table = schema.streams
+        statement = select(table.c.tenant, table.c.environment, table.c.stream).where(table.c.log.is_not(None))
+        with self._database.read() as connection:
+            return [(Scope(row.tenant, row.environment), row.stream) for row in connection.execute(statement)]
 
 
 def home_of(database: Database, scope: Scope, stream: str, within: Connection | None) -> StreamHome:

@@ -13,7 +13,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.servers import NatsProcess, until
 from tests.unit.governance.test_sealing import Keys
 
-from antiphon.catalog.events import Event, EventLog, StreamHomes
+from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, TooLarge, Unavailable
 from antiphon.core.scope import Scope
@@ -35,14 +35,13 @@ def process() -> Iterator[NatsProcess]:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    write(tmp_path / "departures.parquet", history())
-    made = World(tmp_path, *specs(tmp_path / "departures.parquet"))
+    made = World(tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def opened(world: World) -> Iterator[list[NatsServer]]:
+def opened() -> Iterator[list[NatsServer]]:
     servers: list[NatsServer] = []
     yield servers
     for server in servers:
@@ -135,7 +134,7 @@ def test_a_server_that_is_away_fails_quickly_and_is_found_again(
     process.kill()
     for _ in range(3):
         start = time.monotonic()
-        with pytest.raises(Unavailable, match="does not answer|a moment ago") as told:
+        with pytest.raises(Unavailable, match=r"does not answer|a moment ago") as told:
             log.read(DEV, "departures", 1, 10)
         assert time.monotonic() - start < 3
         assert "antiphon doctor" in str(told.value)
@@ -265,14 +264,65 @@ def test_a_url_is_looked_at_before_anything_is_asked(url: str, told: str) -> Non
     assert "secret" not in str(error.value)
 
 
+def test_a_stream_moves_to_the_server_under_its_offsets(
+    process: NatsProcess, world: World, opened: list[NatsServer]
+) -> None:
+    embedded, log = EventLog(world.database), log_on(process, world, opened)
+    embedded.append(DEV, "departures", some(*range(1, 4_321)))
+    before = embedded.read(DEV, "departures", 0, 10_000)
+    # Cut off after some of it.
+    stopped = Stopping(embedded, after=2_000)
+    with pytest.raises(Unavailable):
+        log.take_over(DEV, "departures", stopped)
+    assert embedded.end(DEV, "departures") == 4_320
+    assert log_on(process, world, opened).take_over(DEV, "departures", embedded) == 4_320
+    assert log.read(DEV, "departures", 0, 10_000) == before
+    with pytest.raises(SetupError):
+        embedded.read(DEV, "departures", 0, 1)
+    assert log.append(DEV, "departures", some(4_320, 4_321)) == 4_321
+
+
+def test_a_stream_does_not_move_onto_another_ones_events(
+    process: NatsProcess, world: World, opened: list[NatsServer]
+) -> None:
+    embedded, log = EventLog(world.database), log_on(process, world, opened)
+    (world.folder / "second").mkdir()
+    elsewhere = World(world.folder / "second")
+    log_on(process, elsewhere, opened).append(DEV, "departures", some(7))
+    elsewhere.close()
+    embedded.append(DEV, "departures", some(1, 2))
+    with pytest.raises(Conflict, match="others are there"):
+        log.take_over(DEV, "departures", embedded)
+    assert len(embedded.read(DEV, "departures", 0, 10)) == 2
+
+
+class Stopping:
+    """A log whose reading fails after an offset."""
+
+    def __init__(self, log: EventLog, after: int) -> None:
+        self._log, self._after = log, after
+
+    def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
+        if after >= self._after:
+            raise Unavailable("It stopped.")
+        return self._log.read(scope, stream, after, limit)
+
+    def end(self, scope: Scope, stream: str) -> int:
+        return self._log.end(scope, stream)
+
+
 def test_features_are_read_from_the_stream_as_from_the_catalogs_log(
-    process: NatsProcess, world: World, opened: list[NatsServer], tmp_path: Path
+    process: NatsProcess, opened: list[NatsServer], tmp_path: Path
 ) -> None:
     opened.append(NatsServer(process.url))
-    (tmp_path / "other").mkdir()
+    write(tmp_path / "departures.parquet", history())
+    views = specs(tmp_path / "departures.parquet")
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    world = World(tmp_path / "one", *views)
     other = World(
         tmp_path / "other",
-        *world.specs.values(),
+        *views,
         log=lambda database: NatsEventLog(opened[-1], StreamHomes(database), PlainCodec()),
     )
     sent = [departure(10_000 + number, float(number), 7.5 * number) for number in range(1, 30)]
@@ -295,3 +345,4 @@ def test_features_are_read_from_the_stream_as_from_the_catalogs_log(
         assert theirs["congestion.latest"].value == 7.5 * 29
     finally:
         other.close()
+        world.close()

@@ -1,10 +1,10 @@
 """The event log on NATS JetStream: one stream a tenant, environment and source, one subject an event.
 
-Invariants: an offset is the stream's sequence, from 1 and without holes. An event's subject ends in a hash of its id, and
-the stream takes one message a subject and refuses a second, so an event id is stored once however late it comes again:
-no window of deduplication is relied on. Nothing is ever taken out. The stream carries the id it was made with, and the
-catalog remembers that id: a stream that was deleted, replaced, cut short or thinned out is an error for every reader,
-never a gap that is stepped over.
+Invariants: an offset is the stream's sequence, from 1 and without holes. An event's subject ends in a hash of its id,
+and the stream takes one message a subject and refuses a second, so an event id is stored once however late it comes
+again: no window of deduplication is relied on. Nothing is ever taken out. The stream carries the id it was made with,
+and the catalog remembers that id: a stream that was deleted, replaced, cut short or thinned out is an error for every
+reader, never a gap that is stepped over.
 
 Stream ``antiphon_TENANT_ENVIRONMENT_SOURCE``, subjects ``antiphon.TENANT.ENVIRONMENT.SOURCE.EVENT``. A message is an
 envelope of the codec, sealed for its place; of a sealed event neither id nor payload nor times leave readable.
@@ -16,7 +16,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +27,11 @@ from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, Un
 from antiphon.core.scope import Scope
 from antiphon.features.log.nats_server import NatsServer, StoredMessage, StreamState
 
+if TYPE_CHECKING:
+    from antiphon.features.ports import LogReader
+
 _SCHEMA = "logged-event/1"
+_PAGE = 2_000
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\Z")
 
 
@@ -66,12 +70,7 @@ class NatsEventLog:
             Corrupt: the stream was deleted, replaced or cut short.
         """
         require_events(stream, events)
-        prefix = f"antiphon.{scope.tenant}.{scope.environment}.{_require_source(stream)}."
-        messages: dict[str, bytes] = {}
-        for event in events:
-            place = self._place(scope, stream, event.event_id)
-            if prefix + place not in messages:
-                messages[prefix + place] = self._sealed(scope, stream, place, event)
+        messages = self._messages(scope, stream, events)
         state = self._state(scope, stream, make=True)
         assert state is not None
         return max(state.end, self._server.publish(list(messages.items()))) if messages else state.end
@@ -106,6 +105,31 @@ class NatsEventLog:
         state = self._state(scope, stream)
         return 0 if state is None else state.end
 
+    def take_over(self, scope: Scope, stream: str, catalog: LogReader) -> int:
+        """Copy a stream of the catalog's log, whose offsets it keeps, and go on with it here; how many events it has.
+        Cut off, it goes on where it was.
+
+        Raises:
+            Conflict: other events are here already, or came meanwhile; the catalog's stay what they were.
+        """
+        end = catalog.end(scope, stream)
+        state = self._server.make(_name(scope, stream), _subjects(scope, stream), uuid.uuid4().hex)
+        log, at = _require_ours(_name(scope, stream), stream, state), 0
+        while at < end:
+            page = catalog.read(scope, stream, at, min(_PAGE, end - at))
+            at = page[-1].offset
+            self._server.publish(list(self._messages(scope, stream, [each.event for each in page]).items()))
+        copied = self._server.state(_name(scope, stream))
+        found = 0 if copied is None else copied.end
+        if found != end:
+            raise Conflict(
+                f"{end} events were copied and the stream on the server has {found}: others are there.",
+                where=f"stream {stream}",
+                next_step="Remove that stream, or use another server or account for this project.",
+            )
+        self._homes.move(scope, stream, log, end)
+        return end
+
     def close(self) -> None:
         """Close the connection."""
         self._server.close()
@@ -128,21 +152,14 @@ class NatsEventLog:
             if state is None:
                 if not make:
                     return None
-                subjects = f"antiphon.{scope.tenant}.{scope.environment}.{stream}.*"
-                state = self._server.make(name, subjects, uuid.uuid4().hex)
-            if state.log is None:
-                raise SetupError(
-                    f"The stream {name} is there and was not made by Antiphon.",
-                    where=f"stream {stream}",
-                    next_step="Remove it, or use another server or account for this project.",
-                )
-            log = self._homes.claim(scope, stream, state.log).log
-        if state is None or state.log != log:
+                state = self._server.make(name, _subjects(scope, stream), uuid.uuid4().hex)
+            log = self._homes.claim(scope, stream, _require_ours(name, stream, state)).log
+        if state is None or log is None or state.log != log:
             raise Corrupt(
                 f"The stream {name} {'is gone' if state is None else 'was deleted and made anew'}: "
                 "what was read from it before is not there any more.",
                 where=f"stream {stream}",
-                next_step="Restore the stream from its backup; or give the source another name, which begins a new one.",
+                next_step="Restore the stream from its backup; or give the source another name: it begins a new one.",
             )
         if state.faults:
             raise SetupError(
@@ -152,6 +169,15 @@ class NatsEventLog:
             )
         self._known[scope, stream] = log
         return state
+
+    def _messages(self, scope: Scope, stream: str, events: Sequence[Event]) -> dict[str, bytes]:
+        prefix = _subjects(scope, stream).removesuffix("*")
+        messages: dict[str, bytes] = {}
+        for event in events:
+            place = self._place(scope, stream, event.event_id)
+            if prefix + place not in messages:
+                messages[prefix + place] = self._sealed(scope, stream, place, event)
+        return messages
 
     def _place(self, scope: Scope, stream: str, event_id: str) -> str:
         index = self._codec.index(f"{stream}:{event_id}", scope, "event")
@@ -182,6 +208,20 @@ def _name(scope: Scope, stream: str) -> str:
     return f"antiphon_{scope.tenant}_{scope.environment}_{_require_source(stream)}"
 
 
+def _subjects(scope: Scope, stream: str) -> str:
+    return f"antiphon.{scope.tenant}.{scope.environment}.{_require_source(stream)}.*"
+
+
+def _require_ours(name: str, stream: str, state: StreamState) -> str:
+    if state.log is None:
+        raise SetupError(
+            f"The stream {name} is there and was not made by Antiphon.",
+            where=f"stream {stream}",
+            next_step="Remove it, or use another server or account for this project.",
+        )
+    return state.log
+
+
 def _require_source(stream: str) -> str:
     if not _SOURCE.match(stream):
         raise InvalidInput(
@@ -205,5 +245,5 @@ def _unreadable(where: str) -> Corrupt:
     return Corrupt(
         "A message of the log is no event of ours, or is sealed for another place or under other settings.",
         where=where,
-        next_step="Start with the encryption settings it was written under; events are appended through Antiphon alone.",
+        next_step="Start with the encryption settings it was written under; append events through Antiphon alone.",
     )

@@ -1,8 +1,8 @@
 """NATS JetStream, spoken to by nats-py: one connection, what its errors mean, and a bound on every wait.
 
 The only file that imports ``nats``. Its client is asynchronous and the log's port is not, so the connection lives on an
-event loop in a thread of its own. A connection that broke is made anew by the next call; while the server is away, calls
-fail at once, and it is tried again every quarter of a second.
+event loop in a thread of its own. A connection that broke is made anew by the next call; while the server is away,
+calls fail at once, and it is tried again every quarter of a second.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class NatsServer:
         return self._call(lambda: self._publish(messages), self._timeout * (1 + parts))
 
     def read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
-        """So many messages from ``after + 1`` on, which must be there; ``Unavailable`` when they do not come in time."""
+        """So many messages from ``after + 1`` on, which must be there; ``Unavailable`` when they do not come."""
         parts = 1 + number // _PART
         return self._call(lambda: self._read(stream, log, after, number), self._timeout * (2 + parts))
 
