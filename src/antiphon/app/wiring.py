@@ -11,6 +11,7 @@ from typing import Any
 from antiphon.app import engines
 from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
+from antiphon.app.feature_watch import feature_watch
 from antiphon.app.features import FeaturePlatform, Streams
 from antiphon.app.identity import project_identity
 from antiphon.app.learning_services import learning_services
@@ -80,6 +81,7 @@ class Wired:
             policies=PolicyService(store),
             warning=store.protection.warning,
             history=self.features.history,
+            watch=feature_watch(store, self.features),
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,

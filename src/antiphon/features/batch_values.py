@@ -37,14 +37,24 @@ def window_condition(window: int | None, moment: int) -> str:
 
 
 def values_at(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    as_of: int,
+    *,
+    fitted_at: int | None = None,
+    rows: str = ROWS,
+    together: str = ROWS,
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Computed]]]:
     """Entity keys and feature values as of a moment (microseconds), for every entity that has a row.
 
     Window rule: ``t − w < event_time ≤ t AND available_at ≤ t``.
+
+    Args:
+        fitted_at: the moment of encodings; the midnight before ``as_of`` by default.
+        rows: what stands after FROM. ``together``: the same for what encodings are set against.
     """
     keys = ", ".join(f"k{index}" for index in range(len(plan.keys)))
-    fitted_at = midnight_before(as_of)
+    fitted_at = midnight_before(as_of) if fitted_at is None else fitted_at
     groups: dict[tuple[int, int | None, bool], int] = {}
     columns: list[str] = []
     for feature in plan.features:
@@ -55,9 +65,10 @@ def values_at(
         condition = window_condition(feature.window, fitted_at if feature.fitted else as_of)
         columns += tile_columns(plan, feature.measure, f"g{groups[group]}", condition)
     measures = [measure for measure, _window, _fitted in groups]
-    together = connection.execute(f"SELECT {', '.join(columns)} FROM {ROWS}").fetchall() if plan.fitted_windows else ()
-    every = tiles_of(plan, measures, together[0]) if together else []
-    cursor = connection.execute(f"SELECT {keys}, {', '.join(columns)} FROM {ROWS} GROUP BY {keys} ORDER BY {keys}")
+    picked = ", ".join(columns)
+    everybody = connection.execute(f"SELECT {picked} FROM {together}").fetchall() if plan.fitted_windows else ()
+    every = tiles_of(plan, measures, everybody[0]) if everybody else []
+    cursor = connection.execute(f"SELECT {keys}, {picked} FROM {rows} GROUP BY {keys} ORDER BY {keys}")
     finishes = [
         (feature.name, groups[feature.measure, feature.window, feature.fitted], *finishes_of(feature, plan))
         for feature in plan.features

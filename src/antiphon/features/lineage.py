@@ -89,7 +89,7 @@ def trace(
             log=log,
             known_by=None if known_by is None else microseconds(known_by),
             through=through,
-            entity=entity,
+            entities=[entity],
         )
         found = _contributing(connection, planned, instant)
         tile = Tile()

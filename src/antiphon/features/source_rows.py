@@ -9,7 +9,7 @@ Rules, the same wherever rows are read:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +19,7 @@ from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import compile_measures, key_texts, sequence
-from antiphon.features.compile_sql import rows_sql, text
+from antiphon.features.compile_sql import rows_sql
 from antiphon.features.compute import one_row, types_of
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
@@ -58,7 +58,8 @@ def load_rows(
     log: LogReader | None,
     known_by: int | None = None,
     through: int | None = None,
-    entity: tuple[str, ...] | None = None,
+    entities: Collection[tuple[str, ...]] | None = None,
+    merged: bool = True,
 ) -> LoadedRows:
     """Fill the table :data:`ROWS` with every measured row of the view's source.
 
@@ -66,7 +67,8 @@ def load_rows(
         log: the event log, for a stream.
         known_by: leave out rows of the file that become available later (microseconds).
         through: last offset of the log to take; its end by default.
-        entity: only rows of the entity with these keys.
+        entities: only rows of the entities with these keys.
+        merged: leave one of the rows that repeat an event; without it all of them, for :func:`one_of_each`.
 
     Raises:
         SetupError: the file is missing, or a database does not let us in.
@@ -91,8 +93,8 @@ def load_rows(
     if rows is not None:
         relation = rows.relation
         wanted = ""
-        if entity is not None:
-            wanted = " WHERE " + " AND ".join(f"{key} = {text(value)}" for key, value in zip(keys, entity, strict=True))
+        if entities is not None:
+            wanted = f" WHERE {_among(connection, keys, entities)}"
         types = types_of(connection, relation)
         selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
@@ -110,24 +112,42 @@ def load_rows(
         if rows is None:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
         offset = log.end(scope, source.name) if through is None else through
-        for taken in _log_rows(plan, scope, log, offset, entity):
+        for taken in _log_rows(plan, scope, log, offset, entities):
             rows_in += taken.read
             rejected += taken.rejected
             _insert(connection, plan, columns, kinds, taken.rows)
         described.append(f"stream {source.name} through {offset}")
     elif rows is None:
         raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
-    picked = ", ".join(columns)
-    if source.event_id is None:
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {picked} FROM loaded")
-    else:
-        identity = ", ".join([*keys, "event_time", "seq"])
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {picked} FROM loaded QUALIFY row_number() OVER "
-            f"(PARTITION BY {identity} ORDER BY available_at, log_offset NULLS FIRST, {', '.join(measures)}) = 1"
-        )
+    chosen = one_of_each(plan, "loaded") if merged else f"SELECT {', '.join(columns)} FROM loaded"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {chosen}")
     connection.execute("DROP TABLE loaded")
     return LoadedRows(rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset)
+
+
+def one_of_each(plan: Plan, rows: str) -> str:
+    """A SELECT that leaves one of the rows that repeat an event; ``rows`` is what stands after FROM."""
+    keys = [f"k{index}" for index in range(len(plan.keys))]
+    measures = [f"m{index}" for index in range(len(plan.measures))]
+    picked = f"SELECT {', '.join([*keys, 'event_time', 'available_at', 'seq', 'log_offset', *measures])} FROM {rows}"
+    if plan.spec.source.event_id is None:
+        return picked
+    return (
+        f"{picked} QUALIFY row_number() OVER (PARTITION BY {', '.join([*keys, 'event_time', 'seq'])} "
+        f"ORDER BY available_at, log_offset NULLS FIRST, {', '.join(measures)}) = 1"
+    )
+
+
+def _among(connection: duckdb.DuckDBPyConnection, keys: list[str], entities: Collection[tuple[str, ...]]) -> str:
+    """A condition that a row is of one of some entities."""
+    import pyarrow
+
+    columns = {
+        f"wanted_{key}": pyarrow.array([one[at] for one in entities], pyarrow.string()) for at, key in enumerate(keys)
+    }
+    connection.register("wanted_entities", pyarrow.table(columns))
+    same = " AND ".join(f"wanted_{key} = {key}" for key in keys)
+    return f"EXISTS (SELECT 1 FROM wanted_entities WHERE {same})"
 
 
 class _Taken(msgspec.Struct):
@@ -138,8 +158,11 @@ class _Taken(msgspec.Struct):
     rejected: int = 0
 
 
-def _log_rows(plan: Plan, scope: Scope, log: LogReader, end: int, entity: tuple[str, ...] | None) -> Iterator[_Taken]:
+def _log_rows(
+    plan: Plan, scope: Scope, log: LogReader, end: int, entities: Collection[tuple[str, ...]] | None
+) -> Iterator[_Taken]:
     measured = compile_measures(plan)
+    wanted = None if entities is None else frozenset(entities)
     after = 0
     while after < end:
         stored = log.read(scope, plan.spec.source.name, after, min(_BATCH, end - after))
@@ -153,7 +176,7 @@ def _log_rows(plan: Plan, scope: Scope, log: LogReader, end: int, entity: tuple[
             if keys is None:
                 taken.rejected += 1
                 continue
-            values = measured(event.payload) if entity is None or keys == entity else None
+            values = measured(event.payload) if wanted is None or keys in wanted else None
             if values is None:
                 continue
             times = (microseconds(event.event_time), microseconds(event.available_at))

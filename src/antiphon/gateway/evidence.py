@@ -18,11 +18,14 @@ from antiphon.gateway.ports import GatewayServices
 
 READ = "data.read"
 
-PAGES = frozenset({"requests", "outcomes", "audit"})
+PAGES = frozenset({"requests", "outcomes", "audit", "skew"})
 """Pages that show what was asked, answered, learnt from or done."""
 
 NOUNS = frozenset({"audit", "batch", "datasets", "evaluations", "outcomes", "predictions"})
 """Nouns of ``/admin`` that do."""
+
+ROWS = frozenset({"quarantine", "skew", "lineage"})
+"""What is told about a view that names entities or shows source rows."""
 
 
 class Evidence:
@@ -69,6 +72,8 @@ def reads_data(scope: Scope) -> bool:
     method: str = scope["method"]
     if parts[0] != "admin":
         return method == "GET" and parts[0] in PAGES
+    if len(parts) == 4 and parts[1] == "features" and parts[3] in ROWS:
+        return True
     if len(parts) < 2 or parts[1] not in NOUNS:
         return False
     # Other POSTs order something and show nothing; a replay shows its prediction.

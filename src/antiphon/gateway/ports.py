@@ -24,6 +24,7 @@ from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
+from antiphon.gateway.feature_ports import FeatureWatch
 from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.policy_ports import Policies
@@ -177,6 +178,7 @@ class GatewayServices:
         policies: versions of policies; ``None`` like the trail.
         trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
         history: of views: versions, verdicts, differences; ``None`` like the trail.
+        watch: over features: skew; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -211,6 +213,7 @@ class GatewayServices:
     policies: Policies | None = None
     warning: str | None = None
     history: ViewHistory | None = None
+    watch: FeatureWatch | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -239,6 +242,18 @@ class GatewayServices:
                 "The history of views is not served here.", where="gateway", next_step="Ask the project's own gateway."
             )
         return self.history
+
+    def watched(self) -> FeatureWatch:
+        """What is told about served features.
+
+        Raises:
+            Unavailable: this gateway was wired without it.
+        """
+        if self.watch is None:
+            raise Unavailable(
+                "Features are not watched here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.watch
 
     def trailed(self) -> Trail:
         """The audit log.

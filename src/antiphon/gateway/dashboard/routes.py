@@ -13,6 +13,7 @@ from antiphon.gateway.dashboard import (
     outcome_pages,
     policy_pages,
     release_pages,
+    skew_pages,
 )
 from antiphon.gateway.dashboard.pages import HERE, Pages, endpoint
 
@@ -29,6 +30,8 @@ def routes() -> list[BaseRoute]:
         Route("/features", endpoint(feature_pages.views), methods=["GET"]),
         Route("/features/{view}", endpoint(feature_pages.view), methods=["GET"]),
         Route("/features/{view}/diff", endpoint(feature_pages.diff), methods=["GET"]),
+        Route("/skew", endpoint(skew_pages.skew), methods=["GET"]),
+        Route("/skew", endpoint(skew_pages.measure), methods=["POST"]),
         Route("/models", endpoint(model_pages.models), methods=["GET"]),
         Route("/models/compare", endpoint(model_pages.compare), methods=["GET"]),
         Route("/models/{model}", endpoint(model_pages.model), methods=["GET"]),

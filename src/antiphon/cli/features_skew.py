@@ -1,0 +1,117 @@
+"""``antiphon features skew``: whether what is read online is what batch computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import Progress, moment, show, table
+from antiphon.cli.project import at_terminal, stores
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import AntiphonError
+
+if TYPE_CHECKING:
+    from antiphon.features.skew_report import Difference, FeatureSkew, SkewReport
+
+DIFFERENT = 1
+"""The exit code when values differ."""
+
+
+def skew(
+    views: Annotated[list[str] | None, typer.Argument(help="Views; all when none is named.")] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Entities of each view, and predictions, at most.")
+    ] = 100,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Predictions made since then: a time, or how long ago (24h).")
+    ] = "",
+    as_of: entities.AsOf = "",
+    seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long it may take.")] = 60.0,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Compare batch and online on live data, bit for bit; leaves with 1 when values differ."""
+    from antiphon.app.feature_skew import FeatureSkew as Comparing
+    from antiphon.app.features import FeaturePlatform
+
+    progress, stage = Progress(""), ""
+
+    def tell(done: int, total: int, note: str) -> None:
+        nonlocal progress, stage
+        if note != stage:
+            progress.end()
+            progress, stage = Progress(note), note
+        progress(done, total)
+
+    with stores(project) as store:
+        platform = FeaturePlatform(store)
+        try:
+            found = Comparing(store, platform).measure(
+                store.scope,
+                views or [],
+                as_of=entities.moment(as_of),
+                since=_since(since),
+                sample=sample,
+                seconds=seconds,
+                progress=tell,
+            )
+            detail = {"route": "antiphon features skew", "views": views or ["*"], "different": found.different}
+            store.trail.record(store.scope, at_terminal(store).id, "data.read", "features", detail)
+        finally:
+            progress.end()
+            platform.close()
+    show(found, as_json, lambda: _told(found))
+    if found.different:
+        raise typer.Exit(DIFFERENT)
+
+
+def _since(text: str) -> datetime | None:
+    try:
+        return datetime.now(UTC) - parse_duration(text) if text else None
+    except AntiphonError:
+        return entities.moment(text, "--since")
+
+
+def _told(found: SkewReport) -> str:
+    rows = [
+        (f"{one.view}.{one.feature}", one.path, one.compared, one.equal, one.different, _reasons(one))
+        for one in found.features
+    ]
+    said = (
+        f"{found.different} of {found.compared} values differ"
+        if found.different
+        else f"{found.compared} values are the same, bit for bit"
+    )
+    head = ("feature", "path", "compared", "equal", "different", "not comparable")
+    return "\n".join(
+        [
+            f"{said} (publication {found.publication}, {found.predictions} predictions, {found.seconds:.1f} s).",
+            *([] if found.complete else ["The time was over before all was compared; --seconds gives it more."]),
+            table(head, rows, "There is nothing to compare."),
+            *_examples(found),
+        ]
+    )
+
+
+def _reasons(one: FeatureSkew) -> str:
+    return "; ".join(f"{values}: {reason}" for reason, values in one.not_comparable.items())
+
+
+def _examples(found: SkewReport) -> Iterator[str]:
+    for one in found.features:
+        for example in one.examples:
+            yield f"{one.view}.{one.feature} {_example(example)}"
+
+
+def _example(one: Difference) -> str:
+    who = " ".join(f"{name}={value}" for name, value in (one.entity or {}).items())
+    of = f" in {one.prediction}" if one.prediction else ""
+    times = ""
+    if one.online_event_time != one.batch_event_time:
+        times = f"; latest event {moment(one.online_event_time)}, batch {moment(one.batch_event_time)}"
+    return f"{who} as of {moment(one.as_of)}{of}: online {one.online!r}, batch {one.batch!r}{times}"

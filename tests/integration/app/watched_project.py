@@ -1,0 +1,174 @@
+"""A project with two views, one published twice, with predictions in its catalog; over HTTP and in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from tests.integration.cli.conftest import Ran
+from tests.integration.gateway.signing_in import sign_in
+from typer.testing import CliRunner
+
+from antiphon.app.apply import apply
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.store import Store
+from antiphon.app.wiring import Wired
+from antiphon.catalog.events import Event
+from antiphon.catalog.receipts import FeatureReceipt, Receipt
+from antiphon.cli.main import assemble
+from antiphon.core.errors import AntiphonError
+from antiphon.core.ids import new_id
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.durable.runs import ENDED
+from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
+from antiphon.features.refresh import WORKFLOW
+from antiphon.gateway.application import create_app
+from antiphon.governance.keys import Keys
+from antiphon.governance.principal import Principal
+from antiphon.serving.request import AnswerRequest
+from antiphon.testing import fakes
+
+DEFINITIONS = """
+from antiphon import Entity, Source, col, count, feature_view, last, mean, sum
+
+shop = Entity("shop", keys=["shop"])
+orders = Source.table("orders", path="orders.csv", event_time="ordered", event_id="id")
+visits = Source.stream("visits", event_time="at", event_id="id")
+
+
+@feature_view(entity=shop, source=orders)
+class Today:
+    "What came in."
+    orders = count(window=None)
+    paid = last(col.paid)
+    takings = mean(col.paid, window=None, scale="0.01")
+
+
+@feature_view(entity=shop, source=visits)
+class Crowd:
+    visits = count(window=None)
+"""
+ROWS = [f"{n},{'tea' if n % 2 else 'cake'},2026-01-01T10:{n:02}:00Z,{n}.5" for n in range(40)]
+
+
+class Project:
+    """The project's folder, with what a worker and a gateway would do to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "antiphon.toml").write_text('[project]\nname = "shop"\n[engine]\nkind = "simulated"\n')
+        (folder / "definitions.py").write_text(DEFINITIONS)
+        self.write(*ROWS)
+        self.store = Store.open(folder)
+        apply(self.store, principal="me")
+        self.platform = FeaturePlatform(self.store)
+        self.visit("v0", "tea")
+
+    def visit(self, identity: str, shop: str) -> None:
+        now = self.store.database.clock.now()
+        self.store.events.append(
+            self.store.scope, "visits", [Event(identity, now, now, {"shop": shop, "id": identity})]
+        )
+
+    def write(self, *rows: str) -> None:
+        (self.folder / "orders.csv").write_text("\n".join(["id,shop,ordered,paid", *rows]) + "\n")
+
+    async def refresh(self, *views: str) -> None:
+        registry, stop = Registry(), asyncio.Event()
+        registry.add(WORKFLOW, self.platform.refresher.refresh)
+        run = self.platform.refresh(self.store.scope, views=views, reason="nightly", principal="ops")
+        working = asyncio.create_task(Executor(self.store.database, registry, "test", poll=0.01).run_until(stop))
+        async with asyncio.timeout(60):
+            while self.store.runs.get(self.store.scope, run).status not in ENDED:
+                await asyncio.sleep(0.01)
+        stop.set()
+        await working
+        assert self.store.runs.get(self.store.scope, run).status == "succeeded"
+
+    def consume(self) -> None:
+        while self.platform.consume(1_000):
+            pass
+
+    def predicted(self, shop: str, as_of: datetime | None = None) -> Receipt:
+        """A prediction about a shop, as its receipt says, without an engine."""
+        views = {spec.name: spec.definition_version for spec in self.platform.views().values()}
+        now = as_of or self.store.database.clock.now()
+        vector = self.platform.reader(self.store.scope).read(views, {"shop": shop}, now)
+        principal = Principal(id="asker", tenant="default", role="service")
+        request = AnswerRequest(self.store.scope, principal, "desk", {"shop": shop}, question="Late?", as_of=now)
+        receipt, texts = fakes.make_receipt(request, "Yes.", self.store.database.clock)
+        features = tuple(
+            FeatureReceipt(
+                name, value.value, str(value.value), value.definition_version, value.snapshot, value.event_time, 1.0,
+                "fresh", value.stream_offset,
+            )
+            for name, value in vector.values.items()
+        )  # fmt: skip
+        receipt = msgspec.structs.replace(receipt, prediction=new_id("pred"), features=features, release="model:tiny")
+        self.store.receipts.add(receipt, texts)
+        return receipt
+
+    def alter(self, view: str) -> None:
+        """One bit in a sealed value, under a seal that fits: what a broken disk under a hash made later would leave."""
+        from antiphon.features.online.encoding import decode_head, encode_head
+
+        publication = self.store.publications.current(self.store.scope)
+        assert publication is not None
+        spec = next(spec for spec in self.platform.views().values() if spec.name == view)
+        snapshot, store, codec = publication.snapshots[spec.key], self.platform.online, self.store.database.codec
+        file = store.file(self.store.scope, view, snapshot)  # type: ignore[union-attr]
+        opened = SealedSnapshot(file, snapshot, codec, self.store.scope)
+        writer = SealedWriter(file, opened.meta, file.stat().st_size, codec, self.store.scope)
+        for key, value in opened.values():
+            if key.startswith(b"h"):
+                state = decode_head(value, opened._block)
+                for tiles in [state.base or [], *(row.tiles for row in state.rows.values())]:
+                    for tile in tiles:
+                        tile.count += 1
+                value = encode_head(state.base, state.rows)
+            if key != b"m":
+                writer.copy(key, value)
+        writer.seal(instead_of=read_seal(file))
+        opened.close()
+
+    @asynccontextmanager
+    async def http(self, role: str = "engineer", page: bool = False) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of a gateway over this project, in process; signed in at the dashboard for pages."""
+        wired = Wired(Store.open(self.folder), "test")
+        key, _ = Keys(wired.store.database, wired.store.secret("server")).create("default", new_id("the"), role)
+        transport = httpx.ASGITransport(create_app(wired.gateway_services(), sampling=False))
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://desk") as opened:
+                if page:
+                    await sign_in(opened, key)
+                else:
+                    opened.headers["authorization"] = f"Bearer {key}"
+                yield opened
+        finally:
+            await wired.close()
+
+    def terminal(self, *arguments: str) -> Ran:
+        """The program, in this process: starting it takes longer than what it does here."""
+        done = CliRunner().invoke(assemble(), [*arguments, "--project", str(self.folder)])
+        code = done.exit_code
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            assert isinstance(done.exception, AntiphonError), done.exception
+            code = done.exception.exit_code
+        return Ran(code, done.stdout, done.stderr)
+
+    def close(self) -> None:
+        self.platform.close()
+        self.store.close()
+
+
+def told(answer: httpx.Response, code: int = 200) -> Any:
+    """The answer's JSON, once its status is the one expected."""
+    assert answer.status_code == code, answer.text
+    return answer.json()
