@@ -3,13 +3,16 @@
 Window rule: ``t − w < event_time ≤ t AND available_at ≤ t``. A tile is taken whole when it lies inside the window
 and everything in it was available at ``t``; window edges, and tiles with something still hidden, are read event by
 event.
+
+A row also says until when it holds: the earliest moment at which an event can enter or leave one of its windows. Until
+then a reading of the same state without streamed events gives the same row, so it may be kept.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -73,6 +76,27 @@ class Reading(msgspec.Struct, frozen=True):
     stream_offset: int | None
 
 
+EVER = 2**62
+"""A moment (microseconds) after every other."""
+
+
+class EntityRow(NamedTuple):
+    """Every feature of an entity as of a moment, in the order of the plan.
+
+    Attributes:
+        values: finished values.
+        event_times: of the latest event in each (microseconds), ``None`` without any.
+        offsets: the highest log offset of a streamed event in each; ``None``: the row is from the snapshot alone.
+        since, until: the row holds for every moment ``since ≤ t < until`` (microseconds).
+    """
+
+    values: tuple[MeasureValue, ...]
+    event_times: tuple[int | None, ...]
+    offsets: tuple[int | None, ...] | None
+    since: int
+    until: int
+
+
 class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
     """A measured event of the overlay; ``offset`` is its place in the log."""
 
@@ -101,6 +125,11 @@ class Evaluator:
         """Whether it needs the state of all entities together."""
         return bool(self.plan.fitted_windows)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features' names, in the order of a row."""
+        return tuple(feature.name for feature in self.plan.features)
+
     def read(
         self,
         state: EntityState,
@@ -109,6 +138,24 @@ class Evaluator:
         together: EntityState | None = None,
         known_by: int | None = None,
     ) -> dict[str, Reading]:
+        """:meth:`row` by name."""
+        row = self.row(state, streamed, as_of, together, known_by)
+        offsets = row.offsets or (None,) * len(row.values)
+        return {
+            feature.name: Reading(*found)
+            for feature, found in zip(
+                self.plan.features, zip(row.values, row.event_times, offsets, strict=True), strict=True
+            )
+        }
+
+    def row(
+        self,
+        state: EntityState,
+        streamed: Sequence[StreamedEvent],
+        as_of: int,
+        together: EntityState | None = None,
+        known_by: int | None = None,
+    ) -> EntityRow:
         """Every feature's value as of a moment (microseconds).
 
         Args:
@@ -120,23 +167,30 @@ class Evaluator:
         later: Block | None = None
         if streamed:
             later = self._admit(state, streamed, patched)
+        until = as_of + 1 if streamed or (self.encodes and (known_by is None or as_of < known_by)) else EVER
         merged: dict[tuple[int | None, bool, int], tuple[Tile, int | None]] = {}
         for (window, fitted), measures in self._windows.items():
-            tiles = [Tile() for _ in measures]
             moment = fitted_at if fitted else as_of
-            self._from_snapshot(state, patched, window, measures, moment, tiles)
+            tiles, holds = self._from_snapshot(state, patched, window, measures, moment, later is None)
+            if not fitted and holds < until:
+                until = holds
             offset = self._from_stream(later, window, measures, moment, tiles) if later is not None else None
             for index, measure in enumerate(measures):
                 merged[window, fitted, measure] = (tiles[index], None if offset is None else offset[index])
-        readings: dict[str, Reading] = {}
+        values: list[MeasureValue] = []
+        times: list[int | None] = []
+        offsets: list[int | None] = []
         for feature, finish, fitted_finish in self._finishes:
             tile, last_offset = merged[feature.window, feature.fitted, feature.measure]
             if finish is not None:
-                readings[feature.name] = Reading(finish(tile), tile.latest, last_offset)
+                values.append(finish(tile))
+                times.append(tile.latest)
             elif fitted_finish is not None:
                 every = self._together(together, feature, fitted_at)
-                readings[feature.name] = Reading(fitted_finish(tile, every), every.latest, last_offset)
-        return readings
+                values.append(fitted_finish(tile, every))
+                times.append(every.latest)
+            offsets.append(last_offset)
+        return EntityRow(tuple(values), tuple(times), None if later is None else tuple(offsets), as_of, until)
 
     def _together(self, together: EntityState | None, feature: PlannedFeature, fitted_at: int) -> Tile:
         index = self.plan.fitted_index(feature.window, fitted_at)
@@ -150,28 +204,42 @@ class Evaluator:
         window: int | None,
         measures: list[int],
         as_of: int,
-        tiles: list[Tile],
-    ) -> None:
-        width = self.plan.tile
+        shared: bool,
+    ) -> tuple[list[Tile], int]:
+        """The window's tile of each measure, and until when it is that.
+
+        Args:
+            shared: nothing will be added to the tiles, so one that is whole by itself need not be copied.
+        """
+        rows, width = state.rows, self.plan.tile
         start = None if window is None else as_of - window + 1
+        if not rows:
+            if window is None and state.base is not None and shared:
+                return [state.base[measure] for measure in measures], EVER
+        elif start is None or (as_of - start) // width > len(rows):
+            indexes = [tile for tile in rows if tile * width <= as_of and (start is None or (tile + 1) * width > start)]
+        else:
+            indexes = [tile for tile in range(start // width, as_of // width + 1) if tile in rows]
+        tiles = [Tile() for _ in measures]
         if window is None and state.base is not None:
             for index, measure in enumerate(measures):
                 tiles[index].merge(state.base[measure])
-        if start is None or (as_of - start) // width > len(state.rows):
-            indexes = [
-                tile for tile in state.rows if tile * width <= as_of and (start is None or (tile + 1) * width > start)
-            ]
-        else:
-            indexes = [tile for tile in range(start // width, as_of // width + 1) if tile in state.rows]
+        if not rows:
+            return tiles, EVER
+        until = min((tile * width for tile in rows if tile * width > as_of), default=EVER)
         for tile in indexes:
-            row = state.rows[tile]
+            row = rows[tile]
             inside = (start is None or start <= tile * width) and (tile + 1) * width - 1 <= as_of
             if inside and row.available <= as_of and tile not in patched:
                 for index, measure in enumerate(measures):
                     tiles[index].merge(row.tiles[measure])
+                changes = EVER if window is None else tile * width + window
             else:
                 block = patched.get(tile) or state.block(tile)
                 self._add(block, start, as_of, measures, tiles)
+                changes = _changes(block, start, as_of)
+            until = min(until, changes)
+        return tiles, until
 
     def _from_stream(
         self, later: Block, window: int | None, measures: list[int], as_of: int, tiles: list[Tile]
@@ -251,6 +319,18 @@ def block_of(
 ) -> Block:
     """A block of events already in the order of (event time, sequence)."""
     return Block(times, available, seqs, measures, offsets, max(available, default=0))
+
+
+def _changes(block: Block, start: int | None, as_of: int) -> int:
+    """The first moment after ``as_of`` at which one of a block's events enters a window or leaves it."""
+    end = bisect_right(block.times, as_of)
+    first = 0 if start is None else bisect_left(block.times, start)
+    until = block.times[end] if end < len(block.times) else EVER
+    if start is not None and first < end:
+        until = min(until, block.times[first] + (as_of - start + 1))
+    if block.newest > as_of:
+        until = min([until, *(moment for moment in block.available[first:end] if moment > as_of)])
+    return until
 
 
 def _find(block: Block, event_time: int, seq: str) -> int | None:

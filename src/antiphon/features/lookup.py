@@ -8,7 +8,7 @@ the catalog being away changes nothing but is said.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -18,21 +18,17 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compile_python import MeasureValue
-from antiphon.features.evaluate import Evaluator, StreamedEvent
-from antiphon.features.online.encoding import SnapshotMeta
-from antiphon.features.online.streamed import OverlayReading, view_prefix
-from antiphon.features.ports import (
-    OnlineSnapshots,
-    OpenedSnapshot,
-    PublicationReader,
-    StateQuestion,
-    StreamedOverlay,
-)
+from antiphon.features.entity_rows import KEPT_ROWS, Entity, SnapshotRows
+from antiphon.features.evaluate import EntityRow
+from antiphon.features.online.streamed import OverlayReading
+from antiphon.features.ports import OnlineSnapshots, PublicationReader, StreamedOverlay
 
 LEASE_SECONDS = 0.25
 """How long a reader takes a publication for current without asking the catalog; at most 0.5."""
+
+_PREPARED = 256
+"""How many sets of views are found once for each publication."""
 
 _PASSED_OVER = 16
 """How many publications back a readable one is looked for; older ones are collected."""
@@ -70,12 +66,27 @@ class FeatureVector(msgspec.Struct, frozen=True):
     facts: dict[str, SnapshotFacts] = {}
 
 
+class FeatureRows(msgspec.Struct, frozen=True):
+    """What a bulk read found, by view: values stay in the rows of their snapshots.
+
+    Attributes:
+        publication: the number every row comes from.
+        views: each view with the rows of the entities, in the order asked.
+        catalog_away: the catalog did not answer, so the leased publication was served.
+    """
+
+    publication: int
+    views: tuple[tuple[SnapshotRows, list[EntityRow]], ...]
+    catalog_away: bool = False
+
+
 class FeatureReader:
     """Reads features of one scope. Safe to share between threads.
 
     Args:
         overlay: streamed events; ``None`` reads snapshots alone.
         lease: seconds a publication is taken for current without asking.
+        kept: how many rows of each snapshot are kept while they hold.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class FeatureReader:
         clock: Clock,
         overlay: StreamedOverlay | None = None,
         lease: float = LEASE_SECONDS,
+        kept: int = KEPT_ROWS,
     ) -> None:
         if not 0 <= lease <= 0.5:
             raise InvalidInput(f"The lease on a publication is at most 0.5 s, not {lease}.", where="lease")
@@ -96,10 +108,13 @@ class FeatureReader:
         self._overlay = overlay
         self._clock = clock
         self._lease = lease
+        self._kept = kept
         self._lock = threading.Lock()
         self._current: Publication | None = None
         self._asked: float | None = None
         self._away = False
+        self._snapshots: dict[tuple[str, str], SnapshotRows] = {}
+        self._prepared: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[SnapshotRows, ...]] = {}
 
     def read(
         self,
@@ -135,27 +150,45 @@ class FeatureReader:
         Args:
             as_of: one moment for all, or one for each.
         """
-        moments = [as_of] * len(keys) if isinstance(as_of, datetime) else list(as_of)
-        if len(moments) != len(keys):
-            raise InvalidInput(f"{len(keys)} entities but {len(moments)} moments.", where="as_of")
+        if isinstance(as_of, datetime):
+            found = self.rows(views, keys, microseconds(as_of), minimum_publication)
+        else:
+            found = self.rows(views, keys, [microseconds(moment) for moment in as_of], minimum_publication)
+        refreshed = {one.view: from_microseconds(one.opened.meta.as_of) for one, _ in found.views}
+        facts = {one.view: one.opened.meta.facts for one, _ in found.views if one.opened.meta.facts is not None}
+        vectors: list[dict[str, FeatureValue]] = [{} for _ in keys]
+        for one, rows in found.views:
+            for vector, row in zip(vectors, rows, strict=True):
+                vector.update(_values(one, row))
+        return [FeatureVector(found.publication, values, refreshed, found.catalog_away, facts) for values in vectors]
+
+    def rows(
+        self,
+        views: Mapping[str, str],
+        keys: Sequence[Mapping[str, str]],
+        as_of: int | Sequence[int],
+        minimum_publication: int | None = None,
+    ) -> FeatureRows:
+        """As :meth:`read_many` in bulk, with moments in microseconds: no value is copied out of its row.
+
+        Raises:
+            As :meth:`read`.
+        """
+        if not isinstance(as_of, int) and len(as_of) != len(keys):
+            raise InvalidInput(f"{len(keys)} entities but {len(as_of)} moments.", where="as_of")
         if not views:
-            return [FeatureVector(self._number(minimum_publication), {}, {}) for _ in keys]
-        instants = [microseconds(moment) for moment in moments]
-        asked = list(zip(keys, instants, strict=True))
+            return FeatureRows(self._number(minimum_publication), ())
         publication = self._first()
         broken: Corrupt | None = None
         for _ in range(_PASSED_OVER):
             if minimum_publication is not None and publication.number < minimum_publication:
                 raise _not_reached(minimum_publication, publication.number) from broken
             try:
-                opened = self._opened(publication, views)
-                rows = self._vectors(opened, asked)
+                return FeatureRows(
+                    publication.number, self._read(self._opened(publication, views), keys, as_of), self._away
+                )
             except Corrupt as error:
                 broken = error
-            else:
-                refreshed = {view: from_microseconds(snapshot.meta.as_of) for view, snapshot in opened.items()}
-                facts = {view: one.meta.facts for view, one in opened.items() if one.meta.facts is not None}
-                return [FeatureVector(publication.number, values, refreshed, self._away, facts) for values in rows]
             try:
                 publication = self._publications.get(self._scope, publication.number - 1)
             except NotFound:
@@ -168,6 +201,9 @@ class FeatureReader:
     def publication(self) -> Publication | None:
         """The publication currently leased, asked for again when the lease is over."""
         now = self._clock.monotonic()
+        asked = self._asked
+        if asked is not None and now - asked < self._lease:
+            return self._current
         with self._lock:
             if self._asked is None or now - self._asked >= self._lease:
                 try:
@@ -199,7 +235,11 @@ class FeatureReader:
     def _let_go(self, before: Publication | None, after: Publication) -> None:
         """Keep open what is current and, for requests still under way and a broken file, what was just before."""
         kept = [*after.snapshots.items(), *(before.snapshots.items() if before is not None else ())]
-        self._online.forget(self._scope, {(key.partition("@")[0], snapshot) for key, snapshot in kept})
+        names = {(key.partition("@")[0], snapshot) for key, snapshot in kept}
+        numbers = {after.number, before.number if before is not None else after.number}
+        self._prepared = {key: found for key, found in self._prepared.items() if key[0] in numbers}
+        self._snapshots = {key: found for key, found in self._snapshots.items() if key in names}
+        self._online.forget(self._scope, names)
 
     def _number(self, minimum: int | None) -> int:
         current = self.publication()
@@ -216,8 +256,13 @@ class FeatureReader:
             )
         return publication
 
-    def _opened(self, publication: Publication, views: Mapping[str, str]) -> dict[str, OpenedSnapshot]:
-        opened: dict[str, OpenedSnapshot] = {}
+    def _opened(self, publication: Publication, views: Mapping[str, str]) -> tuple[SnapshotRows, ...]:
+        """The views' snapshots in a publication, found once for each set of views."""
+        asked = (publication.number, tuple(views.items()))
+        prepared = self._prepared.get(asked)
+        if prepared is not None:
+            return prepared
+        opened: list[SnapshotRows] = []
         for view, version in views.items():
             snapshot = publication.snapshots.get(f"{view}@{version}")
             if snapshot is None:
@@ -226,127 +271,66 @@ class FeatureReader:
                     where=f"publication {publication.number}",
                     next_step=f"Run `antiphon features refresh {view}`.",
                 )
-            opened[view] = self._online.open(self._scope, view, snapshot)
-        return opened
+            found = self._snapshots.get((view, snapshot))
+            if found is None:
+                store = self._online
+                found = SnapshotRows(view, store.open(self._scope, view, snapshot), store.entity_hash, self._kept)
+                self._snapshots[view, snapshot] = found
+            opened.append(found)
+        if len(self._prepared) >= _PREPARED:
+            self._prepared = {}
+        self._prepared[asked] = prepared = tuple(opened)
+        return prepared
 
-    def _require_unpruned(self, opened: Mapping[str, OpenedSnapshot], overlay: OverlayReading) -> None:
-        for view, snapshot in opened.items():
-            offset = snapshot.meta.stream_offset
-            if offset is not None and overlay.pruned[view_prefix(snapshot.meta.spec.key)] > offset:
+    def _read(
+        self, opened: Sequence[SnapshotRows], keys: Sequence[Mapping[str, str]], as_of: int | Sequence[int]
+    ) -> tuple[tuple[SnapshotRows, list[EntityRow]], ...]:
+        """The overlay is read once for everything, then each view's snapshot once for all of its entities."""
+        entities = [one.entities(keys) for one in opened]
+        reading = self._streamed(opened, entities)
+        return tuple(
+            (
+                one,
+                one.rows(
+                    asked, as_of, one.streamed(asked, reading) if reading is not None and one.offset is not None else {}
+                ),
+            )
+            for one, asked in zip(opened, entities, strict=True)
+        )
+
+    def _streamed(self, opened: Sequence[SnapshotRows], entities: Sequence[Sequence[Entity]]) -> OverlayReading | None:
+        """The events after the snapshots, of the views that follow a stream."""
+        following = [
+            (one, one.offset, asked) for one, asked in zip(opened, entities, strict=True) if one.offset is not None
+        ]
+        if self._overlay is None or not following:
+            return None
+        wanted = dict.fromkeys(
+            (one.prefix, one.hashed(entity), offset) for one, offset, asked in following for entity in asked
+        )
+        reading = self._overlay.read([one.prefix for one, _, _ in following], wanted)
+        for one, offset, _ in following:
+            if reading.pruned[one.prefix] > offset:
                 raise Unavailable(
-                    f"Streamed events after the snapshot of {view!r} are pruned.",
+                    f"Streamed events after the snapshot of {one.view!r} are pruned.",
                     where="overlay",
                     next_step="Roll back with `antiphon features rollback`, which restores them first.",
                 )
+        return reading
 
-    def _vectors(
-        self, opened: Mapping[str, OpenedSnapshot], asked: Sequence[tuple[Mapping[str, str], int]]
-    ) -> list[dict[str, FeatureValue]]:
-        """Values for each entity and moment; what several share (an airport, say) is read once.
 
-        The overlay is read once for everything, then each view's snapshot once for all of its entities.
-        """
-        places = {
-            view: [(self._hashed(snapshot, keys), as_of) for keys, as_of in asked] for view, snapshot in opened.items()
-        }
-        streamed = self._streamed(opened, places)
-        rows: list[dict[str, FeatureValue]] = [{} for _ in asked]
-        for view, snapshot in opened.items():
-            known = self._values(view, snapshot, dict.fromkeys(places[view]), streamed.get(view, {}))
-            for row, place in zip(rows, places[view], strict=True):
-                row.update(known[place])
-        return rows
-
-    def _streamed(
-        self, opened: Mapping[str, OpenedSnapshot], places: Mapping[str, Sequence[tuple[bytes, int]]]
-    ) -> dict[str, dict[bytes, list[StreamedEvent]]]:
-        """Of each view that follows a stream, the events after its snapshot by entity."""
-        if self._overlay is None:
-            return {}
-        offsets = {
-            view: (view_prefix(snapshot.meta.spec.key), snapshot.meta.stream_offset)
-            for view, snapshot in opened.items()
-            if snapshot.meta.stream_offset is not None
-        }
-        if not offsets:
-            return {}
-        wanted = dict.fromkeys(
-            (prefix, hashed, offset)
-            for view, (prefix, offset) in offsets.items()
-            for hashed, _ in places[view]
-            if offset is not None
+def _values(one: SnapshotRows, row: EntityRow) -> dict[str, FeatureValue]:
+    offsets = row.offsets or (None,) * len(row.values)
+    return {
+        name: FeatureValue(
+            value,
+            None if event_time is None else from_microseconds(event_time),
+            one.snapshot,
+            offset,
+            one.definition_version,
         )
-        reading = self._overlay.read([prefix for prefix, _ in offsets.values()], wanted)
-        self._require_unpruned(opened, reading)
-        found: dict[str, dict[bytes, list[StreamedEvent]]] = {}
-        for view, (prefix, _) in offsets.items():
-            snapshot = opened[view]
-            events = {hashed: reading.events[prefix, hashed] for hashed in {hashed for hashed, _ in places[view]}}
-            found[view] = {
-                hashed: [_fitting(snapshot, event) for event in listed] for hashed, listed in events.items() if listed
-            }
-        return found
-
-    def _hashed(self, snapshot: OpenedSnapshot, keys: Mapping[str, str]) -> bytes:
-        entity = snapshot.meta.spec.entity
-        try:
-            return self._online.entity_hash(entity.name, [str(keys[key]) for key in entity.keys])
-        except KeyError as error:
-            raise InvalidInput(
-                f"The entity key {error.args[0]!r} is missing.",
-                where=f"entity.{error.args[0]}",
-                next_step=f"The view {snapshot.meta.spec.name!r} needs {', '.join(entity.keys)}.",
-            ) from None
-
-    def _values(
-        self,
-        view: str,
-        snapshot: OpenedSnapshot,
-        places: Iterable[tuple[bytes, int]],
-        streamed: Mapping[bytes, list[StreamedEvent]],
-    ) -> dict[tuple[bytes, int], dict[str, FeatureValue]]:
-        """Of each distinct (entity, moment) the view's features."""
-        meta, evaluator = snapshot.meta, snapshot.evaluator
-        width = evaluator.plan.tile
-        asked: list[StateQuestion] = []
-        for hashed, as_of in places:
-            if as_of < meta.answers_from:
-                raise FeatureUnavailable(
-                    f"{from_microseconds(as_of).isoformat()} is more than a week before the snapshot of "
-                    f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
-                    where="as_of",
-                    next_step="Ask for a later moment, or use a point-in-time dataset.",
-                )
-            events = streamed.get(hashed)
-            asked.append(
-                StateQuestion(hashed, as_of, {event.event_time // width for event in events} if events else ())
-            )
-        # What encodings are set against is asked for with the entities: one round trip for everything.
-        together = [StateQuestion(self._together(meta, evaluator), meta.as_of, ())] if evaluator.encodes else []
-        states = snapshot.states([*asked, *together])
-        found: dict[tuple[bytes, int], dict[str, FeatureValue]] = {}
-        for question, state in zip(asked, states[: len(asked)], strict=True):
-            readings = evaluator.read(
-                state,
-                streamed.get(question.entity, ()),
-                question.as_of,
-                states[-1] if together else None,
-                meta.as_of,
-            )
-            found[question.entity, question.as_of] = {
-                f"{view}.{name}": FeatureValue(
-                    reading.value,
-                    None if reading.event_time is None else from_microseconds(reading.event_time),
-                    meta.snapshot,
-                    reading.stream_offset,
-                    meta.spec.definition_version,
-                )
-                for name, reading in readings.items()
-            }
-        return found
-
-    def _together(self, meta: SnapshotMeta, evaluator: Evaluator) -> bytes:
-        return self._online.entity_hash(meta.spec.entity.name, [None] * len(evaluator.plan.keys))
+        for name, value, event_time, offset in zip(one.names, row.values, row.event_times, offsets, strict=True)
+    }
 
 
 def _not_reached(minimum: int, number: int) -> Unavailable:
@@ -355,21 +339,3 @@ def _not_reached(minimum: int, number: int) -> Unavailable:
         where="minimum_publication",
         next_step="Try again in a moment.",
     )
-
-
-def _fitting(snapshot: OpenedSnapshot, event: StreamedEvent) -> StreamedEvent:
-    """The event with values of another kind than the snapshot's column set to null, as batch reads them."""
-    plain = snapshot.plain
-    if not plain or all(value_fits(event.measures[index], kind) for index, kind in plain):
-        return event
-    kinds = dict(plain)
-    measures = tuple(
-        value if index not in kinds or value_fits(value, kinds[index]) else None
-        for index, value in enumerate(event.measures)
-    )
-    return msgspec.structs.replace(event, measures=measures)
-
-
-def value_fits(value: MeasureValue, kind: Kind) -> bool:
-    """Whether a plain value is of a column's kind."""
-    return value is None or kind_of_value(value) == kind

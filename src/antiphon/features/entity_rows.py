@@ -1,0 +1,208 @@
+"""Rows of entities from one snapshot of a view: read in bulk, and kept while they hold.
+
+Invariants: a kept row is of this snapshot alone and is served only for moments at which nothing enters or leaves its
+windows (``EntityRow.since ≤ t < until``), so it is the row that reading anew would give; an entity with streamed
+events is always read anew. At most :data:`KEPT_ROWS` rows are kept, the first kept going first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from antiphon.core.clock import from_microseconds
+from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.definitions.expression import Kind, kind_of_value
+from antiphon.features.compile_python import MeasureValue
+from antiphon.features.evaluate import EntityRow, StreamedEvent
+from antiphon.features.online.streamed import OverlayReading, view_prefix
+from antiphon.features.ports import OpenedSnapshot, StateQuestion
+
+KEPT_ROWS = 32_768
+"""Rows of one snapshot that a process keeps: about 25 MB for ten numbers each."""
+
+T = TypeVar("T")
+Entity = Hashable
+"""The key's text, or the texts of several."""
+
+
+class SnapshotRows:
+    """A view's opened snapshot with the rows that were read of it. Safe to share between threads.
+
+    Attributes:
+        view: the view's name.
+        names: ``view.feature`` in the order of a row.
+        snapshot: its id; ``definition_version`` is that of its definition.
+        prefix: what the view's streamed events stand under; ``offset`` is the log offset of the snapshot, ``None`` when
+            the view follows no stream.
+    """
+
+    def __init__(
+        self,
+        view: str,
+        opened: OpenedSnapshot,
+        entity_hash: Callable[[str, Sequence[str | None]], bytes],
+        kept: int = KEPT_ROWS,
+    ) -> None:
+        spec = opened.meta.spec
+        self.view = view
+        self.opened = opened
+        self.names = tuple(f"{view}.{name}" for name in opened.evaluator.names)
+        self.snapshot = opened.meta.snapshot
+        self.definition_version = spec.definition_version
+        self.prefix = view_prefix(spec.key)
+        self.offset = opened.meta.stream_offset
+        self._entity_hash = entity_hash
+        self._keys = spec.entity.keys
+        self._kept = _Kept[EntityRow](kept)
+        self._hashes = _Kept[bytes](kept)
+
+    def entities(self, keys: Sequence[Mapping[str, str]]) -> list[Entity]:
+        """What each request's keys name here.
+
+        Raises:
+            InvalidInput: one is missing.
+        """
+        try:
+            if len(self._keys) == 1:
+                key = self._keys[0]
+                return [str(each[key]) for each in keys]
+            return [tuple([str(each[key]) for key in self._keys]) for each in keys]
+        except KeyError as error:
+            raise InvalidInput(
+                f"The entity key {error.args[0]!r} is missing.",
+                where=f"entity.{error.args[0]}",
+                next_step=f"The view {self.opened.meta.spec.name!r} needs {', '.join(self._keys)}.",
+            ) from None
+
+    def hashed(self, entity: Entity) -> bytes:
+        """The hash that an entity is stored under."""
+        found = self._hashes.get(entity)
+        if found is None:
+            texts = entity if isinstance(entity, tuple) else (entity,)
+            found = self._entity_hash(self.opened.meta.spec.entity.name, texts)
+            self._hashes.keep({entity: found})
+        return found
+
+    def rows(
+        self, entities: Sequence[Entity], as_of: int | Sequence[int], streamed: Mapping[bytes, list[StreamedEvent]]
+    ) -> list[EntityRow]:
+        """The row of each entity.
+
+        Args:
+            as_of: one moment (microseconds) for all, or one for each.
+            streamed: events after the snapshot, by the entity's hash.
+
+        Raises:
+            FeatureUnavailable: a moment is older than the snapshot answers.
+            Corrupt, Unavailable: as ``OpenedSnapshot.states``.
+        """
+        self._require_answered(as_of if isinstance(as_of, int) else min(as_of, default=self.opened.meta.as_of))
+        kept = self._kept
+        found: list[EntityRow | None]
+        if streamed:
+            found = [None] * len(entities)
+        elif isinstance(as_of, int):
+            found = [
+                row if (row := kept.get(entity)) is not None and row.since <= as_of < row.until else None
+                for entity in entities
+            ]
+        else:
+            found = [
+                row if (row := kept.get(entity)) is not None and row.since <= moment < row.until else None
+                for entity, moment in zip(entities, as_of, strict=True)
+            ]
+        if None not in found:
+            return [row for row in found if row is not None]
+        moments = [as_of] * len(entities) if isinstance(as_of, int) else as_of
+        missing = dict.fromkeys(
+            (entity, moment) for entity, moment, row in zip(entities, moments, found, strict=True) if row is None
+        )
+        read = self._read(list(missing), streamed)
+        return [
+            read[entity, moment] if row is None else row
+            for entity, moment, row in zip(entities, moments, found, strict=True)
+        ]
+
+    def _read(
+        self, places: Sequence[tuple[Entity, int]], streamed: Mapping[bytes, list[StreamedEvent]]
+    ) -> dict[tuple[Entity, int], EntityRow]:
+        """Each distinct entity and moment, read in one go."""
+        meta, evaluator = self.opened.meta, self.opened.evaluator
+        width = evaluator.plan.tile
+        asked: list[StateQuestion] = []
+        for entity, as_of in places:
+            hashed = self.hashed(entity)
+            events = streamed.get(hashed)
+            asked.append(
+                StateQuestion(hashed, as_of, {event.event_time // width for event in events} if events else ())
+            )
+        # What encodings are set against is asked for with the entities: one round trip for everything.
+        together = [StateQuestion(self._together(), meta.as_of, ())] if evaluator.encodes else []
+        states = self.opened.states([*asked, *together])
+        every = states[-1] if together else None
+        rows: dict[tuple[Entity, int], EntityRow] = {}
+        for place, question, state in zip(places, asked, states, strict=False):
+            rows[place] = evaluator.row(state, streamed.get(question.entity) or (), question.as_of, every, meta.as_of)
+        # Of an entity that is asked about at several moments the last one stays.
+        self._kept.keep({entity: row for (entity, as_of), row in rows.items() if row.until > as_of + 1})
+        return rows
+
+    def _require_answered(self, as_of: int) -> None:
+        meta = self.opened.meta
+        if as_of < meta.answers_from:
+            raise FeatureUnavailable(
+                f"{from_microseconds(as_of).isoformat()} is more than a week before the snapshot of "
+                f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
+                where="as_of",
+                next_step="Ask for a later moment, or use a point-in-time dataset.",
+            )
+
+    def _together(self) -> bytes:
+        return self._entity_hash(self.opened.meta.spec.entity.name, [None] * len(self._keys))
+
+    def streamed(self, entities: Iterable[Entity], reading: OverlayReading) -> dict[bytes, list[StreamedEvent]]:
+        """Of these entities the events after the snapshot."""
+        found: dict[bytes, list[StreamedEvent]] = {}
+        for entity in entities:
+            hashed = self.hashed(entity)
+            events = reading.events[self.prefix, hashed]
+            if events and hashed not in found:
+                found[hashed] = [_fitting(self.opened, event) for event in events]
+        return found
+
+
+class _Kept(dict[Entity, T]):
+    """A dictionary that is bounded: of too many the first kept go. Reading needs no lock."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+
+    def keep(self, found: Mapping[Entity, T]) -> None:
+        """Add what was found."""
+        with self._lock:
+            self.update(found)
+            while len(self) > self._most:
+                del self[next(iter(self))]
+
+
+def _fitting(snapshot: OpenedSnapshot, event: StreamedEvent) -> StreamedEvent:
+    """The event with values of another kind than the snapshot's column set to null, as batch reads them."""
+    plain = snapshot.plain
+    if not plain or all(value_fits(event.measures[index], kind) for index, kind in plain):
+        return event
+    kinds = dict(plain)
+    measures = tuple(
+        value if index not in kinds or value_fits(value, kinds[index]) else None
+        for index, value in enumerate(event.measures)
+    )
+    return msgspec.structs.replace(event, measures=measures)
+
+
+def value_fits(value: MeasureValue, kind: Kind) -> bool:
+    """Whether a plain value is of a column's kind."""
+    return value is None or kind_of_value(value) == kind
