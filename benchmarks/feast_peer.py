@@ -79,7 +79,8 @@ class Repository:
         if store == "redis":
             place = f'connection_string: "{request["redis"]}"\n  skip_dedup: true'
         (self.folder / "feature_store.yaml").write_text(
-            f"project: {request['name']}\nprovider: local\n"
+            # A table of SQLite must not begin with its name.
+            f"project: peer_{request['name']}\nprovider: local\n"
             "registry:\n  path: registry.db\n  cache_ttl_seconds: 0\n"
             f"online_store:\n  type: {store}\n  {place}\n"
             f"offline_store:\n  type: {request.get('offline', 'dask')}\n"

@@ -36,6 +36,7 @@ class SnapshotRows:
         view: the view's name.
         names: ``view.feature`` in the order of a row.
         snapshot: its id; ``definition_version`` is that of its definition.
+        made_as_of: the moment it was made as of.
         prefix: what the view's streamed events stand under; ``offset`` is the log offset of the snapshot, ``None`` when
             the view follows no stream.
     """
@@ -55,6 +56,7 @@ class SnapshotRows:
         self.definition_version = spec.definition_version
         self.prefix = view_prefix(spec.key)
         self.offset = opened.meta.stream_offset
+        self.made_as_of = from_microseconds(opened.meta.as_of)
         self._entity_hash = entity_hash
         self._keys = spec.entity.keys
         self._kept = _Kept[EntityRow](kept)
