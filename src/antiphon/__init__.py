@@ -30,6 +30,8 @@ _HOMES = {
     "col": ("expression", "col"),
     "count": ("feature", "count"),
     "distinct": ("feature", "distinct"),
+    "embed": ("feature", "embed"),
+    "EmbeddingModel": ("embedding", "EmbeddingModel"),
     "expect": ("expect", ""),
     "feature_view": ("feature_view", "feature_view"),
     "first": ("feature", "first"),
@@ -53,7 +55,7 @@ _HOMES = {
 }
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
-    "distinct", "quantile", "frequency", "target", "col", "when", "least", "greatest",
+    "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect",
@@ -70,9 +72,10 @@ if TYPE_CHECKING:
         Freshness,
         Reuse,
     )
+    from antiphon.definitions.embedding import EmbeddingModel
     from antiphon.definitions.entity import Entity
     from antiphon.definitions.expression import col
-    from antiphon.definitions.feature import count, distinct, first, frequency, last, mean, quantile, std, target
+    from antiphon.definitions.feature import count, distinct, embed, first, frequency, last, mean, quantile, std, target
     from antiphon.definitions.feature import max_ as max
     from antiphon.definitions.feature import min_ as min
     from antiphon.definitions.feature import sum_ as sum

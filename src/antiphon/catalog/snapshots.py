@@ -16,6 +16,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
+from antiphon.definitions.embedding import EmbeddingModel
 
 
 class SnapshotFile(msgspec.Struct, frozen=True):
@@ -37,6 +38,24 @@ class Quarantined(msgspec.Struct, frozen=True):
     reasons: dict[str, int]
 
 
+class SnapshotVectors(msgspec.Struct, frozen=True):
+    """What a snapshot knows of a feature that is a vector.
+
+    Attributes:
+        entities: how many have a vector; ``texts``: how many different texts they have.
+        embedded: texts that were embedded for this snapshot; the others were known from the one before.
+        truncated: texts that are longer than the model takes, of which the beginning counts.
+        index: file of the nearest-neighbour index; ``None``: there are so few that every one is compared.
+    """
+
+    model: EmbeddingModel
+    entities: int
+    texts: int
+    embedded: int
+    truncated: int
+    index: SnapshotFile | None = None
+
+
 class SnapshotManifest(msgspec.Struct, frozen=True):
     """What a snapshot is and how it was made.
 
@@ -50,6 +69,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
         source_quality: of the source's rows as read; ``sampling_rate`` the share of all events that it holds.
         checks: what rules over rows found. ``quarantined``: rows that they kept out.
         principal: who ordered it; ``reason`` why.
+        vectors: of each feature that is one, how many, of which model, and the index.
         source: description of the source as read; ``source_hash`` its content.
         online_file: path of the sealed online file below the online store's root.
         run: the run that made it.
@@ -83,6 +103,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     cost: Cost = Cost()
     principal: str = ""
     reason: str = ""
+    vectors: dict[str, SnapshotVectors] = {}
 
     @property
     def key(self) -> str:
@@ -93,7 +114,8 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     def paths(self) -> tuple[str, ...]:
         """Every file of the lake that it names."""
         kept = (self.quarantined.file.path,) if self.quarantined is not None else ()
-        return (*(file.path for file in self.files), *kept)
+        indexes = (one.index.path for one in self.vectors.values() if one.index is not None)
+        return (*(file.path for file in self.files), *kept, *indexes)
 
     def facts(self) -> SnapshotFacts:
         """What a reader of a value may want to know."""

@@ -61,6 +61,12 @@ class SchemaUnsatisfiable(InvalidInput):
     code = "schema_unsatisfiable"
 
 
+class OtherModel(InvalidInput):
+    """Vectors of different embedding models, which mean nothing to each other."""
+
+    code = "other_embedding_model"
+
+
 class DefinitionErrors(InvalidInput):
     """Every problem of a project's definitions at once, each with its file and line."""
 

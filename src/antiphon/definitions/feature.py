@@ -11,22 +11,25 @@ import msgspec
 
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput
+from antiphon.definitions.embedding import EmbeddingModel, named_model
 from antiphon.definitions.expression import kind, mistakes, node_of, normal_step, outside_mistakes
 from antiphon.definitions.nodes import Expression
 from antiphon.definitions.place import Place, caller
 
 Aggregation = Literal[
-    "count", "sum", "mean", "min", "max", "std", "last", "first", "distinct", "quantile", "frequency", "target"
+    "count", "sum", "mean", "min", "max", "std", "last", "first", "distinct", "quantile", "frequency", "target", "embed"
 ]
 SUMMED: frozenset[str] = frozenset({"sum", "mean", "std", "quantile", "target"})
 """Aggregates that keep numbers in fixed point, and so need a scale."""
-OF_TEXT: frozenset[str] = frozenset({"last", "first", "distinct"})
+OF_TEXT: frozenset[str] = frozenset({"last", "first", "distinct", "embed"})
 """Aggregates that take texts."""
+LATEST: frozenset[str] = frozenset({"last", "embed"})
+"""Aggregates that are the latest event's; of ``embed`` the text is kept, and the vector is made where it is read."""
 FITTED: frozenset[str] = frozenset({"frequency", "target"})
 """Encodings of a category: aggregates that are set against those of all entities together."""
 COUNTING: frozenset[str] = frozenset({"count", "frequency"})
 """Aggregates of events, which have no expression."""
-_OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",), "target": ("smoothing",)}
+_OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",), "target": ("smoothing",), "embed": ("model",)}
 """What an aggregate is told beside window, where and scale."""
 
 
@@ -42,6 +45,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
             ``last`` and ``first`` keep the value as it is.
         q: which quantile, a decimal between 0 and 1.
         smoothing: of a target encoding, how many events of the overall mean are added to the category's own.
+        model: of an embedding, what makes its vectors.
 
     Later fields have defaults and are left out of the encoding when they keep them: a definition that does not use
     them keeps its version.
@@ -54,6 +58,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     scale: str | None
     q: str | None = None
     smoothing: str | None = None
+    model: EmbeddingModel | None = None
 
 
 class FeatureDeclaration:
@@ -76,6 +81,7 @@ class FeatureDeclaration:
             scale=None if scale is None else normal_scale(scale),
             q=None if self.aggregation != "quantile" else _normal_share(self.options["q"]),
             smoothing=None if self.aggregation != "target" else _normal_smoothing(self.options["smoothing"]),
+            model=None if self.aggregation != "embed" else named_model(self.options["model"]),
         )
 
     def mistakes(self) -> Iterator[str]:
@@ -86,7 +92,7 @@ class FeatureDeclaration:
         window = self.options.get("window")
         if window is not None:
             yield from duration_mistakes(window, "window")
-        elif "window" not in self.options and self.aggregation not in ("last", "first"):
+        elif "window" not in self.options and self.aggregation not in (*LATEST, "first"):
             yield f"{self.aggregation} needs a window, such as window='2h' (or window=None for all time)."
         if self.options.get("where") is not None:
             yield from self._term_mistakes(self.options["where"], "where", condition=True)
@@ -98,6 +104,8 @@ class FeatureDeclaration:
                 _normal_share(self.options.get("q"))
             if self.aggregation == "target":
                 _normal_smoothing(self.options.get("smoothing"))
+            if self.aggregation == "embed":
+                named_model(self.options.get("model"))
         except InvalidInput as error:
             yield error.what
 
@@ -112,6 +120,8 @@ class FeatureDeclaration:
             yield f"{label}: {'a condition' if condition else 'a value'} is needed, not a {found}."
         if not condition and found == "text" and self.aggregation not in OF_TEXT:
             yield f"{label}: a text cannot be aggregated so; use last, first or distinct."
+        if self.aggregation == "embed" and found in ("number", "boolean"):
+            yield f"{label}: a text is needed, not a {found}."
         for mistake in (*mistakes(node), *outside_mistakes(node)):
             yield f"{label}: {mistake}"
 
@@ -122,7 +132,7 @@ class FeatureDeclaration:
                 normal_scale(scale)
             except InvalidInput as error:
                 yield error.what
-            if self.aggregation in COUNTING:
+            if self.aggregation in COUNTING or self.aggregation == "embed":
                 yield f"{self.aggregation} has no scale."
             if self.aggregation == "distinct":
                 yield "distinct has no scale; round the value itself."
@@ -264,3 +274,12 @@ def target(expression: object, **options: Any) -> FeatureDeclaration:
     events has the overall mean.
     """
     return FeatureDeclaration(caller(), "target", expression, options)
+
+
+def embed(expression: object, **options: Any) -> FeatureDeclaration:
+    """The vector of the text of the latest event that has one: ``embed(col.text, model="minilm-l6-v2")``.
+
+    Of no text, or an empty one: ``None``. The vector has length 1; the model, pinned by its weights, is part of the
+    definition version.
+    """
+    return FeatureDeclaration(caller(), "embed", expression, options)

@@ -17,6 +17,7 @@ import msgspec
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DefinitionErrors
 from antiphon.core.ids import content_hash
+from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
 from antiphon.definitions.expression import FeatureName, Term, columns, node_of
 from antiphon.definitions.feature import FITTED, FeatureDeclaration, FeatureSpec, duration_mistakes
@@ -54,6 +55,11 @@ class FeatureViewSpec(msgspec.Struct, frozen=True):
     def key(self) -> str:
         """``view@definition_version``: how a publication names it."""
         return f"{self.name}@{self.definition_version}"
+
+    @property
+    def models(self) -> dict[str, EmbeddingModel]:
+        """The features that are vectors, each with its model."""
+        return {name: feature.model for name, feature in self.features.items() if feature.model is not None}
 
     def columns(self) -> frozenset[str]:
         """Names of the event columns the features read, keys and times aside."""

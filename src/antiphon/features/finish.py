@@ -63,7 +63,7 @@ def finish_of(feature: PlannedFeature, measure: Measure) -> Finish:
             return lambda tile: distinct_estimate(tile.least_hashes)
         case "quantile":
             return quantile
-        case "last":
+        case "last" | "embed":
             return lambda tile: None if tile.last is None else scaled(tile.last[2])
 
 

@@ -10,6 +10,7 @@ import msgspec
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
+from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compile_python import SEQUENCE_DIGITS, MeasureValue
 from antiphon.features.compile_sql import quoted, text
@@ -121,7 +122,7 @@ def _decisive(feature: PlannedFeature, value: MeasureValue, found: list[_Found])
     """The rows a value rests on: one for ``last`` and ``first``, those at the extreme for ``min`` and ``max``."""
     if not found or value is None:
         return found
-    if feature.aggregation == "last":
+    if feature.aggregation in LATEST:
         return found[-1:]
     if feature.aggregation == "first":
         return found[:1]

@@ -25,6 +25,8 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at, window_condition
 from antiphon.features.compute import ComputeLimits, compute, write_parquet
 from antiphon.features.custom_rules import Functions, check_tables
+from antiphon.features.embedding.batch import SnapshotEmbedding
+from antiphon.features.embedding.ports import Embedders
 from antiphon.features.inspection import Inspection
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
 from antiphon.features.ports import Lake, LogReader
@@ -64,11 +66,12 @@ def materialize(
     clock: Clock,
     limits: ComputeLimits | None = None,
     functions: Functions | None = None,
+    embedders: Embedders | None = None,
 ) -> SnapshotManifest:
     """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
 
     Raises:
-        SetupError: the source's file is missing.
+        SetupError: the source's file is missing, or the model of a vector.
         InvalidInput: the source does not fit the definition.
         Unavailable: out of memory or disk; the source changed while it was read.
     """
@@ -76,6 +79,7 @@ def materialize(
     plan = plan_of(wanted.spec)
     as_of = microseconds(wanted.as_of)
     bounds = limits or ComputeLimits()
+    vectors = SnapshotEmbedding(wanted.spec, embedders, lake, wanted.previous)
     # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
     folder = None if lake.sealed else lake.scratch()
     if lake.sealed:
@@ -92,10 +96,11 @@ def materialize(
                 )
             inspection.require_unchanged()
             quarantined = inspection.keep_aside(lake)
-            table, values = _write_values(connection, plan, as_of, lake, wanted.scope)
+            table, values = _write_values(connection, plan, as_of, lake, wanted.scope, vectors)
             with inspection.timed():
                 statistics = _statistics(plan, table, wanted.previous)
                 inspection.add(check_tables(connection, wanted.spec, table, functions))
+            embedded = vectors.finished(wanted.scope)
             _split(connection, plan, as_of)
             events, tiles = (
                 _written(connection, sql, lake, wanted.scope) for sql in (_events_sql(plan), _tiles_sql(plan, as_of))
@@ -139,6 +144,7 @@ def materialize(
         ),
         principal=wanted.principal,
         reason=wanted.reason,
+        vectors=embedded,
     )
 
 
@@ -212,7 +218,12 @@ def _written(connection: duckdb.DuckDBPyConnection, sql: str, lake: Lake, scope:
 
 
 def _write_values(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int, lake: Lake, scope: Scope
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    as_of: int,
+    lake: Lake,
+    scope: Scope,
+    vectors: SnapshotEmbedding,
 ) -> tuple[pyarrow.Table, SnapshotFile]:
     """Finished values as of the snapshot, for people, other tools and rules."""
     import pyarrow
@@ -233,7 +244,7 @@ def _write_values(
     for name, column in columns.items():
         arrays[f"{plan.spec.name}.{name}"] = pyarrow.array(column)
         arrays[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
-    table = pyarrow.table(arrays)
+    table = vectors.replaced(pyarrow.table(arrays))
     with lake.writing(scope, SUFFIX) as draft:
         pyarrow.parquet.write_table(table, draft, compression="zstd")
     return table, SnapshotFile(draft.path, draft.sha256, len(keys), draft.size)

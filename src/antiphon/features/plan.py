@@ -37,6 +37,7 @@ _PARTS: dict[Aggregation, tuple[Part, ...]] = {
     "min": ("low",),
     "max": ("high",),
     "last": ("last",),
+    "embed": ("last",),
     "first": ("first",),
     "distinct": ("distinct",),
     "quantile": ("buckets",),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
+from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.batch_values import Computed
@@ -135,7 +136,7 @@ def _view_columns(
     for feature in plan.features:
         if feature.fitted:
             fitted.setdefault(feature.window, set()).add(feature.measure)
-        elif feature.aggregation == "last":
+        elif feature.aggregation in LATEST:
             if feature.measure not in lasts:
                 lasts[feature.measure] = _last(connection, keys, feature.measure, rows)
         else:
@@ -151,7 +152,7 @@ def _view_columns(
             columns[feature.name] = encoded.values(feature)
             continue
         finish = finish_of(feature, plan.measures[feature.measure])
-        if feature.aggregation == "last":
+        if feature.aggregation in LATEST:
             tiles = [_within(tile, feature, moments[p]) for p, tile in enumerate(lasts[feature.measure])]
         else:
             tiles = merged[feature.measure, feature.window]

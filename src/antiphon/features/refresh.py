@@ -23,6 +23,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.compute import ComputeLimits
 from antiphon.features.custom_rules import Functions
+from antiphon.features.embedding.ports import Embedders
 from antiphon.features.gate import EARLIER, Outcome, gate
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.ports import (
@@ -93,6 +94,7 @@ class Refresher:
         functions: Functions | None = None,
         verdicts: VerdictStore | None = None,
         staged: StagedStore | None = None,
+        embedders: Embedders | None = None,
     ) -> None:
         self._scope = scope
         self._definitions = definitions
@@ -106,6 +108,7 @@ class Refresher:
         self._functions = functions
         self._verdicts = verdicts
         self._staged = staged
+        self._embedders = embedders
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`Refreshed`, as JSON.
@@ -179,6 +182,7 @@ class Refresher:
                 clock=self._clock,
                 limits=self._limits,
                 functions=self._functions,
+                embedders=self._embedders,
             )
         except (InvalidInput, SetupError, Corrupt) as error:
             # What can be tried again (no memory, a file that changed meanwhile) fails the run instead.

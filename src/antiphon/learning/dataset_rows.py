@@ -281,7 +281,8 @@ def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[
 
 
 def _features(views: Sequence[FeatureViewSpec], spec: DatasetSpec) -> list[str]:
-    stored = [f"{view.name}.{feature}" for view in views for feature in sorted(view.features)]
+    # A prompt has no use for a vector, so no example holds one.
+    stored = [f"{view.name}.{name}" for view in views for name in sorted(view.features) if name not in view.models]
     return stored + [f"{view.name}.{feature}" for view in spec.on_demand for feature in sorted(view.features)]
 
 

@@ -1,0 +1,1 @@
+"""Vectors of texts: made in batch, found again online, and compared."""

@@ -1,0 +1,162 @@
+"""Vectors of a snapshot: the texts of its values file become vectors, and enough of them get an index.
+
+Each different text is embedded once, and one that the snapshot before has is taken from there. A crash anywhere leaves
+lake files that nothing names.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
+from antiphon.core.errors import Corrupt, SetupError
+from antiphon.core.scope import Scope
+from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.index import EXACT_UP_TO, build
+from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.space import VectorSpace
+from antiphon.features.embedding.vectors import embedded, has_vector, text_hash
+from antiphon.features.ports import Lake
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+    from numpy.typing import NDArray
+
+_log = logging.getLogger("antiphon.features")
+INDEX_SUFFIX = ".faiss"
+
+
+class _Made(msgspec.Struct, frozen=True):
+    facts: SnapshotVectors
+    vectors: NDArray[numpy.float32]
+
+
+class SnapshotEmbedding:
+    """Makes the vectors of one snapshot.
+
+    Args:
+        previous: the snapshot that it is to replace.
+        exact_up_to: so many different texts have no index.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureViewSpec,
+        embedders: Embedders | None,
+        lake: Lake,
+        previous: SnapshotManifest | None,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> None:
+        self._spec = spec
+        self._lake = lake
+        self._previous = previous
+        self._exact_up_to = exact_up_to
+        self._made: dict[str, _Made] = {}
+        if spec.models and embedders is None:
+            raise SetupError(
+                f"The view {spec.name!r} has vectors, and nothing here embeds texts.",
+                where=spec.name,
+                next_step="Materialise it by `antiphon features refresh`.",
+            )
+        # Asked for before anything is computed: a missing model is found at once.
+        self._embedders = {name: embedders.get(model) for name, model in spec.models.items()} if embedders else {}
+
+    def replaced(self, table: pyarrow.Table) -> pyarrow.Table:
+        """The values with vectors in the place of texts, and with each the text's hash and whether it was cut.
+
+        Raises:
+            EngineFailed: a model failed.
+        """
+        import pyarrow
+
+        for name, embedder in self._embedders.items():
+            column = f"{self._spec.name}.{name}"
+            texts = [text if has_vector(text) else None for text in table.column(column).to_pylist()]
+            hashes = {text: text_hash(text) for text in texts if text is not None}
+            distinct = sorted(hashes, key=lambda text: hashes[text])
+            known = self._known(name, embedder.model)
+            new = [text for text in distinct if hashes[text] not in known]
+            fresh, cut = embedded(embedder, new)
+            for row, text in enumerate(new):
+                known[hashes[text]] = (fresh[row], cut[row])
+            found = [known[hashes[text]] for text in distinct]
+            vectors = _stacked([vector for vector, _ in found], embedder.model.dimensions)
+            truncated = {text: was_cut for text, (_, was_cut) in zip(distinct, found, strict=True)}
+            places = {text: row for row, text in enumerate(distinct)}
+            rows = [None if text is None else places[text] for text in texts]
+            place = table.column_names.index(column)
+            table = table.set_column(place, column, _lists(vectors, rows))
+            hexes = [None if text is None else hashes[text].hex() for text in texts]
+            table = table.append_column(f"{column}.text", pyarrow.array(hexes, pyarrow.string()))
+            cuts = [None if text is None else truncated[text] for text in texts]
+            table = table.append_column(f"{column}.truncated", pyarrow.array(cuts, pyarrow.bool_()))
+            facts = SnapshotVectors(
+                model=embedder.model,
+                entities=sum(row is not None for row in rows),
+                texts=len(distinct),
+                embedded=len(new),
+                truncated=sum(truncated.values()),
+            )
+            self._made[name] = _Made(facts, vectors)
+        return table
+
+    def finished(self, scope: Scope) -> dict[str, SnapshotVectors]:
+        """What there is of each feature, after its index, if it is to have one, was written into the lake.
+
+        Where faiss is not installed there is none, and every vector is compared: the same answers, later.
+        """
+        found: dict[str, SnapshotVectors] = {}
+        for name, made in self._made.items():
+            found[name] = made.facts
+            if made.facts.texts > self._exact_up_to:
+                try:
+                    index = write_index(self._lake, scope, made.vectors)
+                except SetupError as error:
+                    _log.warning("%s.%s gets no index: %s", self._spec.name, name, error)
+                    continue
+                found[name] = msgspec.structs.replace(made.facts, index=index)
+        return found
+
+    def _known(self, name: str, model: EmbeddingModel) -> dict[bytes, tuple[Any, bool]]:
+        before = self._previous.vectors.get(name) if self._previous is not None else None
+        if before is None or before.model != model or self._previous is None:
+            return {}
+        try:
+            return VectorSpace.read(self._lake, self._previous, name).known()
+        except Corrupt:
+            return {}  # What is lost is made again.
+
+
+def write_index(lake: Lake, scope: Scope, vectors: NDArray[numpy.float32]) -> SnapshotFile:
+    """Build the index of vectors and put it into the lake; the same vectors give the same file."""
+    stored = build(vectors)
+    with lake.writing(scope, INDEX_SUFFIX) as draft:
+        draft.write(stored)
+    return SnapshotFile(draft.path, draft.sha256, len(vectors), draft.size)
+
+
+def _stacked(vectors: list[Any], dimensions: int) -> NDArray[numpy.float32]:
+    import numpy
+
+    return numpy.array(vectors, dtype=numpy.float32).reshape(len(vectors), dimensions)
+
+
+def _lists(vectors: NDArray[numpy.float32], rows: list[int | None]) -> pyarrow.Array:
+    """A list of float32 a row, null where there is no vector."""
+    import numpy
+    import pyarrow
+
+    present = [row for row in rows if row is not None]
+    width = vectors.shape[1]
+    ends = numpy.cumsum([0 if row is None else width for row in rows], dtype=numpy.int32)
+    offsets = numpy.concatenate([numpy.zeros(1, dtype=numpy.int32), ends])
+    flat = vectors[present].reshape(-1) if present else numpy.zeros(0, dtype=numpy.float32)
+    missing = pyarrow.array([row is None for row in rows], pyarrow.bool_())
+    return pyarrow.ListArray.from_arrays(
+        pyarrow.array(offsets, pyarrow.int32()), pyarrow.array(flat, pyarrow.float32()), mask=missing
+    )

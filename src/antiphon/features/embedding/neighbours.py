@@ -1,0 +1,227 @@
+"""Nearest neighbours: which entities' texts are nearest to a text, a vector or another entity, in one publication.
+
+Invariant: a request resolves a publication once, and everything it compares comes from one snapshot of one definition
+version, so of one model. What streams in later is not among the neighbours before the next refresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from antiphon.catalog.publications import Publication
+from antiphon.core.errors import FeatureUnavailable, InvalidInput, NotFound, OtherModel, SetupError
+from antiphon.core.scope import Scope
+from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.space import VectorSpace
+from antiphon.features.embedding.spaces import VectorSpaces
+from antiphon.features.embedding.vectors import embedded, required_text, text_hash, unit
+from antiphon.features.ports import OnlineSnapshots, PublicationReader, SnapshotStore
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+MOST = 1_000
+"""Most neighbours of one question."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """Neighbours of what: exactly one of a text, an entity's keys, or a vector with the name of the model that made it.
+
+    Attributes:
+        feature: a feature of the view, declared by ``embed``.
+        top: how many neighbours.
+        number: of a publication; the current one by default.
+    """
+
+    feature: str
+    text: str | None = None
+    entity: Mapping[str, str] | None = None
+    vector: Sequence[float] | None = None
+    model: str | None = None
+    top: int = 10
+    number: int | None = None
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """One entity that is near.
+
+    Attributes:
+        similarity: cosine of the angle between the vectors, from -1 to 1.
+        entity: 32 hex digits that stand for it.
+        keys: its keys; ``None`` for somebody who may not see them.
+    """
+
+    similarity: float
+    entity: str
+    keys: dict[str, str | None] | None = None
+
+
+class Neighbours(msgspec.Struct, frozen=True):
+    """The answer, nearest first, and what it was made from.
+
+    Attributes:
+        search: ``index`` when candidates came from the index, ``exact`` when every vector was compared.
+        entities: how many have a vector.
+    """
+
+    feature: str
+    model: EmbeddingModel
+    publication: int
+    snapshot: str
+    as_of: datetime
+    search: Literal["index", "exact"]
+    entities: int
+    neighbours: tuple[Neighbour, ...]
+
+
+class NeighbourLookup:
+    """Answers for one scope. Safe to share between threads."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        publications: PublicationReader,
+        snapshots: SnapshotStore,
+        online: OnlineSnapshots,
+        spaces: VectorSpaces,
+        embedders: Embedders,
+    ) -> None:
+        self._scope = scope
+        self._publications = publications
+        self._snapshots = snapshots
+        self._online = online
+        self._spaces = spaces
+        self._embedders = embedders
+
+    def find(self, spec: FeatureViewSpec, question: Question, *, see_keys: bool = True) -> Neighbours:
+        """The entities whose texts are nearest.
+
+        Args:
+            spec: the view, in the definition version that is asked.
+            see_keys: whether the asker may see which entities they are.
+
+        Raises:
+            InvalidInput: the question is none.
+            OtherModel: its vector is another model's.
+            NotFound: there is no such feature, publication or entity.
+            FeatureUnavailable: the view is not published.
+            SetupError: the text is new, and the model is not on this machine.
+        """
+        name = f"{spec.name}.{question.feature}"
+        _require_question(question)
+        if question.feature not in spec.models:
+            vectors = ", ".join(f"{spec.name}.{each}" for each in spec.models) or "none"
+            raise NotFound(f"{name} is no vector.", where="feature", next_step=f"Vectors of the view: {vectors}.")
+        publication = self._publication(question.number)
+        snapshot = publication.snapshots.get(spec.key)
+        if snapshot is None:
+            raise FeatureUnavailable(
+                f"The view {spec.name!r} is not published in definition version {spec.definition_version}.",
+                where=f"publication {publication.number}",
+                next_step=f"Run `antiphon features refresh {spec.name}`.",
+            )
+        space = self._spaces.open(snapshot, question.feature)
+        vector, without = self._asked(spec, space, question)
+        search: Literal["index", "exact"] = "exact" if space.index is None else "index"
+        near = space.nearest(vector, spec.models[question.feature], question.top, without=without)
+        found = []
+        for one in near:
+            keys = space.keys_of(one.row)
+            found.append(
+                Neighbour(
+                    similarity=round(one.similarity, 9),
+                    entity=self._online.entity_hash(spec.entity.name, keys).hex(),
+                    keys=dict(zip(spec.entity.keys, keys, strict=True)) if see_keys else None,
+                )
+            )
+        return Neighbours(
+            feature=name,
+            model=space.facts.model,
+            publication=publication.number,
+            snapshot=snapshot,
+            as_of=self._snapshots.get(self._scope, snapshot).as_of,
+            search=search,
+            entities=space.facts.entities,
+            neighbours=tuple(found),
+        )
+
+    def _publication(self, number: int | None) -> Publication:
+        if number is not None:
+            return self._publications.get(self._scope, number)
+        found = self._publications.current(self._scope)
+        if found is None:
+            raise FeatureUnavailable(
+                "Nothing is published yet.", where=str(self._scope), next_step="Run `antiphon features refresh`."
+            )
+        return found
+
+    def _asked(
+        self, spec: FeatureViewSpec, space: VectorSpace, question: Question
+    ) -> tuple[NDArray[numpy.float32], int | None]:
+        """The vector to compare with, and the row that is not its own neighbour."""
+        model = spec.models[question.feature]
+        if question.entity is not None:
+            return self._of_entity(spec, space, question.entity)
+        if question.vector is not None:
+            if question.model != model.name:
+                raise OtherModel(
+                    f"The vector is of {question.model}, and {spec.name}.{question.feature} of {model}.",
+                    where="model",
+                    next_step=f"Embed the text with {model.name}, or send the text itself.",
+                )
+            return unit(question.vector, model, "vector"), None
+        text = required_text(question.text, "text")
+        known = space.vector_of_text(text_hash(text))
+        if known is not None:
+            return known, None
+        try:
+            embedder = self._embedders.get(model)
+        except SetupError as error:
+            raise SetupError(
+                f"The text has to be embedded, and {error.what[:1].lower()}{error.what[1:]}",
+                where=error.where,
+                next_step=error.next_step,
+            ) from error
+        return embedded(embedder, [text])[0][0], None
+
+    @staticmethod
+    def _of_entity(
+        spec: FeatureViewSpec, space: VectorSpace, entity: Mapping[str, str]
+    ) -> tuple[NDArray[numpy.float32], int]:
+        if set(entity) != set(spec.entity.keys):
+            raise InvalidInput(
+                f"An entity of {spec.name!r} is named by {', '.join(spec.entity.keys)}, "
+                f"not by {', '.join(entity) or 'nothing'}.",
+                where="entity",
+            )
+        row = space.row_of(tuple(str(entity[key]) for key in spec.entity.keys))
+        vector = None if row is None else space.vector_of_row(row)
+        if row is None or vector is None:
+            raise NotFound(
+                "This entity has no vector in the snapshot.",
+                where="entity",
+                next_step="It is unknown, or its latest text is empty; ask with a text.",
+            )
+        return vector, row
+
+
+def _require_question(question: Question) -> None:
+    given = [name for name in ("text", "entity", "vector") if getattr(question, name) is not None]
+    if len(given) != 1:
+        raise InvalidInput(
+            f"Neighbours are of one thing, and {' and '.join(given) or 'nothing'} is given.",
+            where="question",
+            next_step="Give a text, or an entity, or a vector with its model.",
+        )
+    if (question.model is not None) != (question.vector is not None):
+        raise InvalidInput("A vector is given with the name of its model, and only a vector.", where="model")
+    if not 1 <= question.top <= MOST:
+        raise InvalidInput(f"top must be from 1 to {MOST}, not {question.top}.", where="top")

@@ -1,0 +1,118 @@
+"""Vectors as this project keeps them: float32, of length 1, each with the model that made it.
+
+Invariants: two vectors are compared only when the same model made them, weights included; a vector is a pure function
+of (model, text), so one that is known need not be made again, and where it is made does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from antiphon.core.errors import EngineFailed, InvalidInput, OtherModel
+from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.features.embedding.ports import Embedder
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+_BATCH = 256
+
+
+def text_hash(text: str) -> bytes:
+    """SHA-256 of a text, under which its vector is remembered."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def has_vector(text: object) -> bool:
+    """Whether a feature's text has a vector: an absent or a blank one has none."""
+    return isinstance(text, str) and bool(text.strip())
+
+
+def require_same(model: EmbeddingModel, other: EmbeddingModel, where: str) -> None:
+    """Refuse to let vectors of two models meet.
+
+    Raises:
+        OtherModel: they are two.
+    """
+    if model != other:
+        raise OtherModel(
+            f"Vectors of {other} cannot be compared with those of {model}.",
+            where=where,
+            next_step=f"Embed with {model.name}, or declare the feature with the other model and refresh it.",
+        )
+
+
+def unit(vector: Sequence[float] | NDArray[Any], model: EmbeddingModel, where: str) -> NDArray[numpy.float32]:
+    """A caller's vector with length 1.
+
+    Raises:
+        InvalidInput: it is of another dimension, or zero, or has a NaN or an infinity in it.
+    """
+    import numpy
+
+    try:
+        given = numpy.asarray(vector, dtype=numpy.float64)
+    except (TypeError, ValueError):
+        raise InvalidInput("A vector is a list of numbers.", where=where) from None
+    if given.shape != (model.dimensions,):
+        found = "×".join(str(size) for size in given.shape) or "no"
+        raise InvalidInput(f"A vector of {model} has {model.dimensions} numbers, not {found}.", where=where)
+    made: NDArray[numpy.float32] = _units(given[None], where, InvalidInput)[0]
+    return made
+
+
+def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.float32], list[bool]]:
+    """Vectors of texts with length 1, and whether each text was cut.
+
+    Raises:
+        EngineFailed: the model gave something else than one finite vector a text.
+    """
+    import numpy
+
+    model = embedder.model
+    vectors = numpy.empty((len(texts), model.dimensions), dtype=numpy.float32)
+    truncated: list[bool] = []
+    for start in range(0, len(texts), _BATCH):
+        batch = texts[start : start + _BATCH]
+        made = embedder.embed(batch)
+        if made.vectors.shape != (len(batch), model.dimensions) or len(made.truncated) != len(batch):
+            raise EngineFailed(
+                f"{model} made {made.vectors.shape} numbers of {len(batch)} texts instead of "
+                f"{(len(batch), model.dimensions)}.",
+                where="embedding",
+                next_step="Its definition and its weights do not belong together.",
+            )
+        vectors[start : start + len(batch)] = _units(made.vectors.astype(numpy.float64), str(model), EngineFailed)
+        truncated += made.truncated
+    return vectors, truncated
+
+
+def required_text(text: str | None, where: str) -> str:
+    """A text that somebody asks with.
+
+    Raises:
+        InvalidInput: it is blank, or no Unicode text.
+    """
+    if text is None or not has_vector(text):
+        raise InvalidInput("An empty text has no neighbours.", where=where, next_step="Write what to look for.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("The text is no Unicode text.", where=where) from None
+    return text
+
+
+def _units(
+    vectors: NDArray[numpy.float64], where: str, error: type[InvalidInput | EngineFailed]
+) -> NDArray[numpy.float32]:
+    import numpy
+
+    # In float64 and with a sum in a fixed order, so that a row's bytes do not depend on its neighbours.
+    lengths = numpy.sqrt(numpy.array([float((row * row).sum()) for row in vectors]))
+    if not numpy.isfinite(lengths).all() or (lengths == 0).any():
+        raise error("A vector has a NaN or an infinity in it, or is zero.", where=where)
+    units: NDArray[numpy.float32] = (vectors / lengths[:, None]).astype(numpy.float32)
+    return units

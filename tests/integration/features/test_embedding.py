@@ -1,0 +1,272 @@
+"""Vectors from the source to the neighbour, in a clear and in an encrypted project."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow.parquet
+import pytest
+from tests.integration.features.world import NOON, World, minutes
+from tests.unit.governance.test_sealing import Keys
+
+from antiphon import Entity, Source, col, embed, feature_view, last
+from antiphon.catalog.events import Event
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.codec import PlainCodec
+from antiphon.core.errors import FeatureUnavailable, InvalidInput, NotFound, OtherModel, SetupError
+from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.neighbours import NeighbourLookup, Question
+from antiphon.features.embedding.spaces import VectorSpaces
+from antiphon.features.lookup import FeatureReader
+from antiphon.features.materialize import Materialisation, materialize
+from antiphon.governance.sealing import AesGcmCodec
+from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words
+
+TEXTS = {
+    "lamp": "the lamp is broken and the glass is torn",
+    "vase": "the vase is broken and the glass is cracked",
+    "boots": "boots arrived two days early, great service",
+    "coat": "the coat arrived early, great service",
+    "blank": "   ",
+}
+REVIEWS = Source.stream("reviews", event_time="at", available_at="at", event_id="id")
+
+
+def spec(model: EmbeddingModel, **options: Any) -> FeatureViewSpec:
+    @feature_view(entity=Entity("order", ["order"]), source=REVIEWS, owner="test")
+    class Said:
+        """What a customer said last."""
+
+        review = embed(col.text, model=model, **options)
+        text = last(col.text)
+
+    return Said.spec()
+
+
+class Embedding:
+    """A world whose texts are embedded by a tiny model."""
+
+    def __init__(self, folder: Path, codec: Any = None, exact_up_to: int = 1) -> None:
+        self.embedder = HashedWords(hashed_words(tokens=8))
+        self.embedders = GivenEmbedders(self.embedder)
+        self.spec = spec(self.embedder.model)
+        self.world = World(folder, self.spec, codec=codec)
+        self.manifests: list[SnapshotManifest] = []
+        self.spaces = self.new_spaces(self.embedders)
+
+    def new_spaces(self, embedders: GivenEmbedders) -> VectorSpaces:
+        world = self.world
+        return VectorSpaces(world.scope, lake=world.lake, snapshots=world.snapshots, embedders=embedders)
+
+    def say(self, texts: dict[str, str | None], at: float = -60) -> None:
+        moment = NOON + minutes(at)
+        for order, text in texts.items():
+            identity = f"{order}{at}"
+            payload = {"id": identity, "order": order, "text": text, "at": moment.isoformat()}
+            self.world.append("reviews", Event(identity, moment, moment, payload))
+
+    def publish(self, at: float = 0) -> SnapshotManifest:
+        manifest = materialize(
+            Materialisation(
+                scope=self.world.scope,
+                spec=self.spec,
+                as_of=NOON + minutes(at),
+                previous=self.manifests[-1] if self.manifests else None,
+            ),
+            lake=self.world.lake,
+            log=self.world.log,
+            clock=self.world.clock,
+            embedders=self.embedders,
+        )
+        self.world.publisher.publish([(manifest, self.spec)], reason="test", principal="tester")
+        self.manifests.append(manifest)
+        return manifest
+
+    def lookup(self, spaces: VectorSpaces | None = None, embedders: GivenEmbedders | None = None) -> NeighbourLookup:
+        world = self.world
+        return NeighbourLookup(
+            world.scope,
+            publications=world.publications,
+            snapshots=world.snapshots,
+            online=world.online,
+            spaces=spaces or self.spaces,
+            embedders=embedders or self.embedders,
+        )
+
+    def orders(self, **question: Any) -> list[str | None]:
+        found = self.lookup().find(self.spec, Question("review", **question))
+        return [one.keys["order"] for one in found.neighbours if one.keys is not None]
+
+    def reader(self, spaces: VectorSpaces | None = None) -> FeatureReader:
+        world = self.world
+        return FeatureReader(
+            world.scope,
+            publications=world.publications,
+            online=world.online,
+            clock=world.clock,
+            overlay=world.overlay,
+            lease=0.0,
+            vectors=spaces or self.spaces,
+        )
+
+    def values(self) -> Any:
+        with self.world.lake.open(self.manifests[-1].files[2].path) as stream:
+            return pyarrow.parquet.read_table(stream)
+
+
+@pytest.fixture(params=["clear", "sealed"])
+def said(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Embedding]:
+    made = Embedding(tmp_path, AesGcmCodec(Keys()) if request.param == "sealed" else PlainCodec())
+    made.say(TEXTS)
+    yield made
+    made.spaces.close()
+    made.world.close()
+
+
+def test_a_value_is_the_vector_of_the_latest_text_and_of_length_one(said: Embedding) -> None:
+    manifest = said.publish()
+    table = said.values()
+    vectors = dict(zip(table["order"].to_pylist(), table["said.review"].to_pylist(), strict=True))
+    assert vectors["blank"] is None
+    assert table.schema.field("said.review").type == pyarrow.list_(pyarrow.float32())
+    expected = said.embedder.embed([TEXTS["lamp"]]).vectors[0]
+    assert numpy.allclose(vectors["lamp"], expected / numpy.linalg.norm(expected), atol=1e-6)
+    assert math.isclose(sum(number**2 for number in vectors["lamp"]), 1, abs_tol=1e-6)
+    facts = manifest.vectors["review"]
+    assert (facts.entities, facts.texts, facts.embedded, facts.truncated) == (4, 4, 4, 2)
+    # The texts themselves are in no statistics.
+    assert manifest.statistics["review"].top == {}
+
+
+def test_a_refresh_embeds_only_what_changed(said: Embedding) -> None:
+    said.publish()
+    before = {row["order"]: row for row in said.values().to_pylist()}
+    said.embedder.embedded = 0
+    said.say({"coat": "the coat is too small"}, at=10)
+    said.say({"boots": TEXTS["lamp"]}, at=11)
+    manifest = said.publish(at=20)
+    after = {row["order"]: row for row in said.values().to_pylist()}
+    assert said.embedder.embedded == manifest.vectors["review"].embedded == 1
+    assert after["vase"]["said.review"] == before["vase"]["said.review"]
+    assert after["vase"]["said.review.truncated"] is before["vase"]["said.review.truncated"] is True
+    assert after["boots"]["said.review"] == before["lamp"]["said.review"]
+    assert after["coat"]["said.review"] != before["coat"]["said.review"]
+
+
+def test_neighbours_of_a_text_an_entity_and_a_vector(said: Embedding) -> None:
+    said.publish()
+    assert set(said.orders(text="broken glass", top=2)) == {"lamp", "vase"}
+    assert said.orders(text=TEXTS["boots"], top=1) == ["boots"]
+    assert said.orders(entity={"order": "lamp"}, top=1) == ["vase"]
+    vector = said.embedder.embed([TEXTS["coat"]]).vectors[0].tolist()
+    assert said.orders(vector=vector, model=said.embedder.model.name, top=2) == ["coat", "boots"]
+    found = said.lookup().find(said.spec, Question("review", text="glass", top=100), see_keys=False)
+    assert len(found.neighbours) == found.entities == 4
+    assert all(one.keys is None and len(one.entity) == 32 for one in found.neighbours)
+
+
+def test_a_lookup_of_known_texts_needs_no_model(said: Embedding) -> None:
+    said.publish()
+    nobody = GivenEmbedders()
+    spaces = said.new_spaces(nobody)
+    lookup = said.lookup(spaces, nobody)
+    assert lookup.find(said.spec, Question("review", text=TEXTS["lamp"], top=1)).neighbours[0].similarity == 1.0
+    with pytest.raises(SetupError, match="has to be embedded"):
+        lookup.find(said.spec, Question("review", text="something new"))
+
+
+def test_an_online_read_gives_the_very_bytes_of_the_snapshot_and_a_streamed_text_the_models(said: Embedding) -> None:
+    said.publish()
+    versions = {"said": said.spec.definition_version}
+    stored = {row["order"]: row["said.review"] for row in said.values().to_pylist()}
+    at = NOON + minutes(30)
+    for order in TEXTS:
+        read = said.reader().read(versions, {"order": order}, at)
+        value = read.vectors["said.review"].value
+        assert (None if value is None else list(value)) == stored[order]
+        assert "said.review" not in read.values
+        assert read.values["said.text"].value == TEXTS[order]
+    said.say({"lamp": TEXTS["boots"], "coat": "never said before"}, at=15)
+    said.world.consume()
+    streamed = {o: said.reader().read(versions, {"order": o}, at).vectors["said.review"] for o in ("lamp", "coat")}
+    assert list(streamed["lamp"].value or ()) == stored["boots"]
+    assert streamed["lamp"].stream_offset is not None
+    # What the next snapshot stores is what was served before it.
+    said.publish(at=20)
+    again = {row["order"]: row["said.review"] for row in said.values().to_pylist()}
+    assert list(streamed["coat"].value or ()) == again["coat"]
+
+
+def test_a_streamed_text_without_the_model_here_is_said_not_answered_otherwise(said: Embedding) -> None:
+    said.publish()
+    said.say({"coat": "never said before"}, at=15)
+    said.world.consume()
+    reader = said.reader(said.new_spaces(GivenEmbedders()))
+    with pytest.raises(FeatureUnavailable, match="newer than the snapshot"):
+        reader.read({"said": said.spec.definition_version}, {"order": "coat"}, NOON + minutes(30))
+
+
+def test_a_reader_without_vectors_leaves_them_out_and_never_shows_the_text(said: Embedding) -> None:
+    said.publish()
+    read = said.world.read(NOON + minutes(1), order="lamp")
+    assert set(read.values) == {"said.text"}
+    assert read.vectors == {}
+
+
+def test_vectors_of_two_models_never_meet(said: Embedding) -> None:
+    said.publish()
+    other = HashedWords(hashed_words("other-words"))
+    vector = other.embed([TEXTS["lamp"]]).vectors[0].tolist()
+    with pytest.raises(OtherModel):
+        said.lookup().find(said.spec, Question("review", vector=vector, model="other-words"))
+    space = said.spaces.open(said.manifests[-1].id, "review")
+    with pytest.raises(OtherModel):
+        space.nearest(numpy.asarray(vector), other.model, 3)
+    with pytest.raises(OtherModel):
+        said.spaces.vectors(said.manifests[-1].id, "review", other.model, ["lamp"])
+    # Same name, other weights: another model as well, and another definition version.
+    heavier = EmbeddingModel(said.embedder.model.name, "0" * 64, 64, 8)
+    with pytest.raises(OtherModel):
+        space.nearest(numpy.asarray(vector), heavier, 3)
+    assert len({spec(model).definition_version for model in (said.embedder.model, other.model, heavier)}) == 3
+
+
+def test_what_cannot_be_asked_is_refused_with_its_place(said: Embedding) -> None:
+    said.publish()
+    name = said.embedder.model.name
+    for question, error, where in (
+        ({"text": " "}, InvalidInput, "text"),
+        ({"text": "\udcff"}, InvalidInput, "text"),
+        ({}, InvalidInput, "question"),
+        ({"text": "a", "entity": {"order": "lamp"}}, InvalidInput, "question"),
+        ({"vector": [1.0, 2.0], "model": name}, InvalidInput, "vector"),
+        ({"vector": [math.nan] * 64, "model": name}, InvalidInput, "vector"),
+        ({"vector": [0.0] * 64, "model": name}, InvalidInput, "vector"),
+        ({"vector": [1.0] * 64}, InvalidInput, "model"),
+        ({"text": "a", "top": 0}, InvalidInput, "top"),
+        ({"entity": {"shop": "lamp"}}, InvalidInput, "entity"),
+        ({"entity": {"order": "nobody"}}, NotFound, "entity"),
+        ({"entity": {"order": "blank"}}, NotFound, "entity"),
+    ):
+        with pytest.raises(error) as raised:
+            said.lookup().find(said.spec, Question("review", **question))
+        assert raised.value.where == where, question
+    with pytest.raises(NotFound):
+        said.lookup().find(said.spec, Question("text", text="a"))
+
+
+def test_without_the_model_nothing_is_materialised(said: Embedding) -> None:
+    with pytest.raises(SetupError):
+        materialize(
+            Materialisation(scope=said.world.scope, spec=said.spec, as_of=NOON),
+            lake=said.world.lake,
+            log=said.world.log,
+            clock=said.world.clock,
+            embedders=GivenEmbedders(),
+        )
+    assert list(said.world.lake.files(said.world.scope)) == []
