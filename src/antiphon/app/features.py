@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from antiphon.app import feast
+from antiphon.app.embedding import LocalEmbedders
 from antiphon.app.feature_stores import FeatureStores
+from antiphon.app.neighbours import ProjectNeighbours
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event
@@ -19,6 +21,8 @@ from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.neighbours import NeighbourLookup
+from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
 from antiphon.features.history import ViewHistory
@@ -99,7 +103,31 @@ class FeaturePlatform:
             functions=self._functions,
             verdicts=self._store.verdicts,
             staged=self._store.staged,
+            embedders=self.embedders,
         )
+
+    @cached_property
+    def embedders(self) -> LocalEmbedders:
+        return LocalEmbedders()
+
+    @cached_property
+    def spaces(self) -> VectorSpaces:
+        return VectorSpaces(
+            self._store.scope, lake=self.lake, snapshots=self._store.snapshots, embedders=self.embedders
+        )
+
+    @cached_property
+    def neighbours(self) -> ProjectNeighbours:
+        store = self._store
+        lookup = NeighbourLookup(
+            store.scope,
+            publications=store.publications,
+            snapshots=store.snapshots,
+            online=self.online,
+            spaces=self.spaces,
+            embedders=self.embedders,
+        )
+        return ProjectNeighbours(store, lookup)
 
     @cached_property
     def history(self) -> ViewHistory:
@@ -266,6 +294,10 @@ class FeaturePlatform:
             self.__dict__["feast"].close()
         if "overlay" in self.__dict__:
             self.overlay.close()
+        if "spaces" in self.__dict__:
+            self.spaces.close()
+        if "embedders" in self.__dict__:
+            self.embedders.close()
         self._stores.close()
 
 

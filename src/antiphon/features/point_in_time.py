@@ -23,6 +23,8 @@ from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.batch_values import Computed
 from antiphon.features.compile_sql import quoted
 from antiphon.features.compute import ComputeLimits, compute, one_row, relation_of
+from antiphon.features.embedding.batch import vector_column
+from antiphon.features.embedding.ports import Embedders
 from antiphon.features.finish import finish_of, fitted_finish_of
 from antiphon.features.on_demand import with_on_demand
 from antiphon.features.plan import DAY, Plan, PlannedFeature, plan_of
@@ -48,6 +50,7 @@ def point_in_time(
     on_demand: Sequence[OnDemandSpec] = (),
     event_times: bool = False,
     limits: ComputeLimits | None = None,
+    embedders: Embedders | None = None,
 ) -> pyarrow.Table:
     """Join features to a frame of entities and moments.
 
@@ -57,6 +60,7 @@ def point_in_time(
         as_of: name of the column with the moment.
         on_demand: views that are computed from the frame's columns and the features that are joined.
         event_times: also return ``view.feature.event_time``.
+        embedders: make vectors of texts; without them features that are vectors are left out.
 
     Returns:
         The frame with a column ``view.feature`` for each feature, same rows, same order.
@@ -83,8 +87,15 @@ def point_in_time(
             columns = _view_columns(connection, plan, as_of, table.num_rows)
             for feature in plan.features:
                 computed = columns[feature.name]
+                found = [item.value for item in computed]
+                model = spec.models.get(feature.name)
+                if model is not None and embedders is None:
+                    continue
                 table = table.append_column(
-                    f"{spec.name}.{feature.name}", pyarrow.array([item.value for item in computed])
+                    f"{spec.name}.{feature.name}",
+                    pyarrow.array(found)
+                    if model is None or embedders is None
+                    else vector_column(found, embedders.get(model)),
                 )
                 if event_times:
                     times = [item.event_time for item in computed]

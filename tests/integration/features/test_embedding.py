@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from antiphon.features.embedding.neighbours import NeighbourLookup, Question
 from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
+from antiphon.features.point_in_time import point_in_time
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words
 
@@ -51,7 +54,7 @@ def spec(model: EmbeddingModel, **options: Any) -> FeatureViewSpec:
 class Embedding:
     """A world whose texts are embedded by a tiny model."""
 
-    def __init__(self, folder: Path, codec: Any = None, exact_up_to: int = 1) -> None:
+    def __init__(self, folder: Path, codec: Any = None) -> None:
         self.embedder = HashedWords(hashed_words(tokens=8))
         self.embedders = GivenEmbedders(self.embedder)
         self.spec = spec(self.embedder.model)
@@ -270,3 +273,63 @@ def test_without_the_model_nothing_is_materialised(said: Embedding) -> None:
             embedders=GivenEmbedders(),
         )
     assert list(said.world.lake.files(said.world.scope)) == []
+
+
+def test_a_snapshot_with_many_texts_has_an_index_that_is_pruned_with_it_and_put_back_when_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon.features.embedding.batch.EXACT_UP_TO", 3)
+    said = Embedding(tmp_path)
+    said.say(TEXTS)
+    index = said.publish().vectors["review"].index
+    assert index is not None
+    assert index.path in said.manifests[-1].paths
+    found = said.lookup().find(said.spec, Question("review", text="broken glass", top=4))
+    assert found.search == "index"
+    # Collected with what no manifest names, and not before.
+    stored = tmp_path / "lake" / index.path
+    said.world.publisher.collect_garbage(grace=timedelta(seconds=-3600))
+    assert stored.exists()
+    for damage in (stored.unlink, lambda: stored.write_bytes(b"something else")):
+        damage()
+        spaces = said.new_spaces(said.embedders)
+        without = said.lookup(spaces).find(said.spec, Question("review", text="broken glass", top=4))
+        assert without.neighbours == found.neighbours
+        spaces.close()
+        assert hashlib.sha256(stored.read_bytes()).hexdigest() == index.sha256
+        assert said.lookup(spaces).find(said.spec, Question("review", text="glass")).search == "index"
+    said.world.close()
+
+
+def test_nothing_clear_of_a_text_or_its_vector_is_on_the_disk_of_an_encrypted_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("antiphon.features.embedding.batch.EXACT_UP_TO", 3)
+    said = Embedding(tmp_path, AesGcmCodec(Keys()))
+    said.say(TEXTS)
+    assert said.publish().vectors["review"].index is not None
+    assert said.lookup().find(said.spec, Question("review", text="broken glass", top=1)).search == "index"
+    space = said.spaces.open(said.manifests[-1].id, "review")
+    secrets = [b"glass is torn", *(vector.tobytes()[:16] for vector in space.vectors)]
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not [secret for secret in secrets if secret in stored]
+    said.spaces.close()
+    said.world.close()
+
+
+def test_point_in_time_takes_the_text_of_each_moment_and_leaves_vectors_out(said: Embedding) -> None:
+    said.say({"lamp": "later words"}, at=30)
+    frame = pyarrow.table({"order": ["lamp", "lamp"], "moment": [NOON, NOON + minutes(60)]})
+    table = point_in_time(frame, [said.spec], scope=said.world.scope, log=said.world.log, as_of="moment")
+    assert table["said.text"].to_pylist() == [TEXTS["lamp"], "later words"]
+    assert "said.review" not in table.column_names
+    vectors = point_in_time(
+        frame, [said.spec], scope=said.world.scope, log=said.world.log, as_of="moment", embedders=said.embedders
+    )["said.review"].to_pylist()
+    said.publish()
+    said.publish(at=60)
+    assert vectors[0] != vectors[1]
+    assert (
+        dict(zip(said.values()["order"].to_pylist(), said.values()["said.review"].to_pylist(), strict=True))["lamp"]
+        == vectors[1]
+    )

@@ -97,3 +97,34 @@ def test_encodings_are_fitted_by_refreshes(tmp_path: Path) -> None:
     (tmp_path / "definitions.py").write_text(text + "    x = target(col.late, smoothing=20, window='1d')\n")
     with pytest.raises(DefinitionErrors, match=r"trade\.x: target is fitted by refreshes: read a Source\.table"):
         project.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ("embed(col.x)", "model None is unknown; known: minilm-l6-v2"),
+        ("embed(col.x, model='gpt')", "model 'gpt' is unknown; known: minilm-l6-v2"),
+        ("embed(col.x.coalesce(1), model='minilm-l6-v2')", "a text is needed, not a number"),
+        ("embed(col.x, model='minilm-l6-v2', scale='1')", "embed has no scale"),
+        ("embed(col.x, model=EmbeddingModel('a', 'b', 8, 16))", "the sha256 of a must be 64 hex digits"),
+        ("embed(col.x, model=EmbeddingModel('a', '0' * 64, 0, 16))", "a must have 1 to 8192 dimensions, not 0"),
+        ("embed(col.x, model=EmbeddingModel('A b', '0' * 64, 8, 16))", "'A b' is no name"),
+        ("last(col.x, model='minilm-l6-v2')", "last has no option 'model'"),
+    ],
+)
+def test_what_is_wrong_with_an_embedding_is_said(tmp_path: Path, feature: str, said: str) -> None:
+    with pytest.raises(DefinitionErrors) as caught:
+        views(tmp_path, f"    x = {feature}\n")
+    assert said in str(caught.value)
+
+
+def test_another_model_is_another_version(tmp_path: Path) -> None:
+    def of(feature: str) -> str:
+        return version(tmp_path, f"    x = {feature}\n")
+
+    same = of("embed(col.x, model='minilm-l6-v2')")
+    pinned = "EmbeddingModel('minilm-l6-v2', '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db', 384, "
+    assert same == of(f"embed(col['x'], window=None, model={pinned}256))")
+    assert same != of(f"embed(col.x, model={pinned}128))")
+    assert same != of(f"embed(col.x, model={pinned.replace('53aa', '0000')}256))")
+    assert same != of("last(col.x)")

@@ -7,6 +7,7 @@ lake files that nothing names.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +18,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.index import EXACT_UP_TO, build
-from antiphon.features.embedding.ports import Embedders
+from antiphon.features.embedding.ports import Embedder, Embedders
 from antiphon.features.embedding.space import VectorSpace
 from antiphon.features.embedding.vectors import embedded, has_vector, text_hash
 from antiphon.features.ports import Lake
@@ -41,7 +42,6 @@ class SnapshotEmbedding:
 
     Args:
         previous: the snapshot that it is to replace.
-        exact_up_to: so many different texts have no index.
     """
 
     def __init__(
@@ -50,12 +50,10 @@ class SnapshotEmbedding:
         embedders: Embedders | None,
         lake: Lake,
         previous: SnapshotManifest | None,
-        exact_up_to: int = EXACT_UP_TO,
     ) -> None:
         self._spec = spec
         self._lake = lake
         self._previous = previous
-        self._exact_up_to = exact_up_to
         self._made: dict[str, _Made] = {}
         if spec.models and embedders is None:
             raise SetupError(
@@ -113,7 +111,7 @@ class SnapshotEmbedding:
         found: dict[str, SnapshotVectors] = {}
         for name, made in self._made.items():
             found[name] = made.facts
-            if made.facts.texts > self._exact_up_to:
+            if made.facts.texts > EXACT_UP_TO:
                 try:
                     index = write_index(self._lake, scope, made.vectors)
                 except SetupError as error:
@@ -130,6 +128,19 @@ class SnapshotEmbedding:
             return VectorSpace.read(self._lake, self._previous, name).known()
         except Corrupt:
             return {}  # What is lost is made again.
+
+
+def vector_column(texts: Sequence[object], embedder: Embedder) -> pyarrow.Array:
+    """The vectors of texts as a column, null where there is no text; each different one is embedded once.
+
+    Raises:
+        EngineFailed: the model failed.
+    """
+    given = [text if has_vector(text) else None for text in texts]
+    distinct = sorted({text for text in given if isinstance(text, str)})
+    places = {text: row for row, text in enumerate(distinct)}
+    vectors, _ = embedded(embedder, distinct)
+    return _lists(vectors, [places[text] if isinstance(text, str) else None for text in given])
 
 
 def write_index(lake: Lake, scope: Scope, vectors: NDArray[numpy.float32]) -> SnapshotFile:

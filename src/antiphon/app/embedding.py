@@ -1,0 +1,86 @@
+"""The embedding models of this machine: each is opened when it is first needed, and once in a process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from antiphon.core.errors import SetupError
+from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.engine import weights
+from antiphon.engine.embedding import LlamaCppEmbedding
+from antiphon.features.embedding.ports import Embedded, Embedder
+
+
+class LocalEmbedders:
+    """Models of the engine's cache. Safe to share between threads.
+
+    Args:
+        cache: its folder; the user's own by default.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._opened: dict[EmbeddingModel, _LocalEmbedder] = {}
+
+    def get(self, model: EmbeddingModel) -> Embedder:
+        """The embedder of a model.
+
+        Raises:
+            SetupError: it is not known, not fetched, or of other weights than the definition says.
+        """
+        with self._lock:
+            found = self._opened.get(model)
+            if found is None:
+                found = self._opened[model] = self._open(model)
+            return found
+
+    def _open(self, model: EmbeddingModel) -> _LocalEmbedder:
+        package = weights.REGISTRY.get(model.name)
+        if package is None or package.encoder is None:
+            known = ", ".join(sorted(name for name, one in weights.REGISTRY.items() if one.encoder is not None))
+            raise SetupError(
+                f"The embedding model {model.name!r} is not known here.", where="model", next_step=f"Known: {known}."
+            )
+        if package.encoder.weights_sha256 != model.sha256:
+            raise SetupError(
+                f"{model.name} has the weights {package.encoder.weights_sha256[:8]} here, and the definition says "
+                f"{model.sha256[:8]}.",
+                where="model",
+                next_step="Use the version of Antiphon that the view was defined with, or apply the definition anew.",
+            )
+        opened = LlamaCppEmbedding(weights.resolve(model.name, self._cache), tokens=model.tokens)
+        if opened.dimensions != model.dimensions:
+            opened.close()
+            raise SetupError(
+                f"{model.name} makes vectors of {opened.dimensions} numbers, and the definition says "
+                f"{model.dimensions}.",
+                where="model",
+            )
+        return _LocalEmbedder(model, opened)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        with self._lock:
+            for embedder in self._opened.values():
+                embedder.close()
+            self._opened.clear()
+
+
+class _LocalEmbedder:
+    def __init__(self, model: EmbeddingModel, opened: LlamaCppEmbedding) -> None:
+        self._model = model
+        self._opened = opened
+
+    @property
+    def model(self) -> EmbeddingModel:
+        return self._model
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        made = self._opened.embed(texts)
+        return Embedded(made.vectors, made.truncated)
+
+    def close(self) -> None:
+        self._opened.close()
