@@ -108,17 +108,21 @@ class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Evaluator:
-    """A plan with its finishing functions, ready to read."""
+    """A plan with its finishing functions, ready to read.
+
+    What was declared by ``embed`` is not in a row: ``embedding.reading`` reads its vectors.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._features = tuple(feature for feature in plan.features if feature.aggregation != "embed")
         windows: dict[tuple[int | None, bool], list[int]] = {}
-        for feature in plan.features:
+        for feature in self._features:
             needed = windows.setdefault((feature.window, feature.fitted), [])
             if feature.measure not in needed:
                 needed.append(feature.measure)
         self._windows = windows
-        self._finishes = [(feature, *finishes_of(feature, plan)) for feature in plan.features]
+        self._finishes = [(feature, *finishes_of(feature, plan)) for feature in self._features]
 
     @property
     def encodes(self) -> bool:
@@ -128,7 +132,7 @@ class Evaluator:
     @property
     def names(self) -> tuple[str, ...]:
         """The features' names, in the order of a row."""
-        return tuple(feature.name for feature in self.plan.features)
+        return tuple(feature.name for feature in self._features)
 
     def read(
         self,
@@ -144,7 +148,7 @@ class Evaluator:
         return {
             feature.name: Reading(*found)
             for feature, found in zip(
-                self.plan.features, zip(row.values, row.event_times, offsets, strict=True), strict=True
+                self._features, zip(row.values, row.event_times, offsets, strict=True), strict=True
             )
         }
 

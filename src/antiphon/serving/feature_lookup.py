@@ -263,7 +263,7 @@ class _Judge:
             if picked is not None:
                 values = tuple([values[index] for index in picked])
                 times = tuple([times[index] for index in picked])
-            if not self._poor and None not in values and None not in times and min(times) >= oldest:  # type: ignore[type-var, operator]
+            if times and not self._poor and None not in values and None not in times and min(times) >= oldest:  # type: ignore[type-var, operator]
                 looked.append(LookedUp(values, times, fresh))
             else:
                 looked.append(self._one_by_one(values, times, oldest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon import Entity, Source, col, embed, feature_view, last
 from antiphon.catalog.events import Event
 from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import microseconds
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import FeatureUnavailable, InvalidInput, NotFound, OtherModel, SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup, Question
+from antiphon.features.embedding.reading import TextVector, VectorReader
 from antiphon.features.embedding.spaces import VectorSpaces
-from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.point_in_time import point_in_time
 from antiphon.governance.sealing import AesGcmCodec
@@ -105,9 +106,13 @@ class Embedding:
         found = self.lookup().find(self.spec, Question("review", **question))
         return [one.keys["order"] for one in found.neighbours if one.keys is not None]
 
-    def reader(self, spaces: VectorSpaces | None = None) -> FeatureReader:
+    def vector(self, order: str, at: datetime, spaces: VectorSpaces | None = None) -> TextVector:
+        (found,) = self.reader(spaces).read_many({"said": self.spec}, [{"order": order}], at)
+        return found["said.review"]
+
+    def reader(self, spaces: VectorSpaces | None = None) -> VectorReader:
         world = self.world
-        return FeatureReader(
+        return VectorReader(
             world.scope,
             publications=world.publications,
             online=world.online,
@@ -185,40 +190,41 @@ def test_a_lookup_of_known_texts_needs_no_model(said: Embedding) -> None:
 
 def test_an_online_read_gives_the_very_bytes_of_the_snapshot_and_a_streamed_text_the_models(said: Embedding) -> None:
     said.publish()
-    versions = {"said": said.spec.definition_version}
     stored = {row["order"]: row["said.review"] for row in said.values().to_pylist()}
     at = NOON + minutes(30)
     for order in TEXTS:
-        read = said.reader().read(versions, {"order": order}, at)
-        value = read.vectors["said.review"].value
+        value = said.vector(order, at).value
         assert (None if value is None else list(value)) == stored[order]
-        assert "said.review" not in read.values
-        assert read.values["said.text"].value == TEXTS[order]
     said.say({"lamp": TEXTS["boots"], "coat": "never said before"}, at=15)
     said.world.consume()
-    streamed = {o: said.reader().read(versions, {"order": o}, at).vectors["said.review"] for o in ("lamp", "coat")}
-    assert list(streamed["lamp"].value or ()) == stored["boots"]
-    assert streamed["lamp"].stream_offset is not None
+    assert list(said.vector("lamp", at).value or ()) == stored["boots"]
+    assert said.vector("lamp", at).stream_offset is not None
+    assert said.vector("lamp", NOON + minutes(14)).value == tuple(stored["lamp"])
+    streamed = said.vector("coat", at)
+    assert streamed.event_time == NOON + minutes(15)
     # What the next snapshot stores is what was served before it.
     said.publish(at=20)
     again = {row["order"]: row["said.review"] for row in said.values().to_pylist()}
-    assert list(streamed["coat"].value or ()) == again["coat"]
+    assert list(streamed.value or ()) == again["coat"]
 
 
 def test_a_streamed_text_without_the_model_here_is_said_not_answered_otherwise(said: Embedding) -> None:
     said.publish()
     said.say({"coat": "never said before"}, at=15)
     said.world.consume()
-    reader = said.reader(said.new_spaces(GivenEmbedders()))
     with pytest.raises(FeatureUnavailable, match="newer than the snapshot"):
-        reader.read({"said": said.spec.definition_version}, {"order": "coat"}, NOON + minutes(30))
+        said.vector("coat", NOON + minutes(30), said.new_spaces(GivenEmbedders()))
 
 
-def test_a_reader_without_vectors_leaves_them_out_and_never_shows_the_text(said: Embedding) -> None:
+def test_a_row_of_features_shows_neither_the_vector_nor_the_text_it_is_of(said: Embedding) -> None:
     said.publish()
     read = said.world.read(NOON + minutes(1), order="lamp")
     assert set(read.values) == {"said.text"}
-    assert read.vectors == {}
+    ((one, rows),) = said.world.reader.rows(
+        {"said": said.spec.definition_version}, [{"order": "lamp"}], microseconds(NOON)
+    ).views
+    assert one.names == ("said.text",)
+    assert rows[0].values == (TEXTS["lamp"],)
 
 
 def test_vectors_of_two_models_never_meet(said: Embedding) -> None:

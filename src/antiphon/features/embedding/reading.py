@@ -1,35 +1,44 @@
-"""Vectors in a lookup: an embedded feature is read as its text, and leaves as its vector or not at all."""
+"""Vectors online: an embedded feature is read as its text, and leaves as its vector.
+
+Rows of features hold neither, so no answer, receipt or bulk lookup shows a text that somebody meant as a vector.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
 
 import msgspec
 
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import Clock
+from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
+from antiphon.definitions.expression import Kind
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.compute import ComputeLimits
 from antiphon.features.embedding.ports import VectorSource
-from antiphon.features.ports import OpenedSnapshot
-
-
-class ReadValue(Protocol):
-    """A feature as it was read; of an embedded one the value is the text."""
-
-    @property
-    def value(self) -> object: ...
-    @property
-    def event_time(self) -> datetime | None: ...
-    @property
-    def stream_offset(self) -> int | None: ...
-
-
-Read = TypeVar("Read", bound=ReadValue)
+from antiphon.features.evaluate import EntityState, Evaluator
+from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
+from antiphon.features.online.encoding import SnapshotMeta
+from antiphon.features.ports import (
+    Lake,
+    OnlineSnapshots,
+    OpenedSnapshot,
+    PublicationReader,
+    StateQuestion,
+    StreamedOverlay,
+)
 
 
 class TextVector(msgspec.Struct, frozen=True):
-    """One feature that is a vector: float32 numbers, of length 1 together, ``None`` without a text; the rest as of any
-    other value."""
+    """One feature that is a vector.
+
+    Attributes:
+        value: float32 numbers, of length 1 together; ``None`` without a text.
+        event_time: of the event that the text is of; ``stream_offset`` its place in the log when it streamed in after
+            the snapshot.
+    """
 
     value: tuple[float, ...] | None
     model: EmbeddingModel
@@ -39,30 +48,112 @@ class TextVector(msgspec.Struct, frozen=True):
     definition_version: str
 
 
-def texts_apart(
-    opened: Mapping[str, OpenedSnapshot], rows: Sequence[MutableMapping[str, Read]], source: VectorSource | None
-) -> list[dict[str, TextVector]]:
-    """Take the texts of embedded features out of rows, and make vectors of them where somebody makes some.
+class VectorReader:
+    """Reads the vectors of entities as of a moment. Safe to share between threads.
 
-    Raises:
-        OtherModel, FeatureUnavailable: as :class:`VectorSource` does.
+    The arguments are those of :class:`FeatureReader`, and where vectors of texts come from.
     """
-    apart: list[dict[str, TextVector]] = [{} for _ in rows]
-    for view, snapshot in opened.items():
-        meta = snapshot.meta
-        for name, model in meta.spec.models.items():
-            texts = [row.pop(f"{view}.{name}") for row in rows]
-            if source is None:
-                continue
-            asked = [read.value if isinstance(read.value, str) else None for read in texts]
-            made = source.vectors(meta.snapshot, name, model, asked)
-            for found, read, vector in zip(apart, texts, made, strict=True):
-                found[f"{view}.{name}"] = TextVector(
-                    value=None if vector is None else tuple(vector.tolist()),
-                    model=model,
-                    event_time=read.event_time,
-                    snapshot=meta.snapshot,
-                    stream_offset=read.stream_offset,
-                    definition_version=meta.spec.definition_version,
-                )
-    return apart
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        publications: PublicationReader,
+        online: OnlineSnapshots,
+        clock: Clock,
+        vectors: VectorSource,
+        overlay: StreamedOverlay | None = None,
+        lease: float = LEASE_SECONDS,
+    ) -> None:
+        self._vectors = vectors
+        self._texts = FeatureReader(
+            scope, publications=publications, online=_Texts(online), clock=clock, overlay=overlay, lease=lease
+        )
+
+    def read_many(
+        self,
+        views: Mapping[str, FeatureViewSpec],
+        keys: Sequence[Mapping[str, str]],
+        as_of: datetime | Sequence[datetime],
+        minimum_publication: int | None = None,
+    ) -> list[dict[str, TextVector]]:
+        """Of each entity ``view.feature`` to vector, all from one publication.
+
+        Args:
+            views: view name to the definition that is read.
+
+        Raises:
+            As :meth:`FeatureReader.read_many`; FeatureUnavailable also when a text streamed in and the model is not
+            here to embed it.
+        """
+        versions = {name: spec.definition_version for name, spec in views.items() if spec.models}
+        read = self._texts.read_many(versions, keys, as_of, minimum_publication)
+        found: list[dict[str, TextVector]] = [{} for _ in keys]
+        for view in versions:
+            for name, model in views[view].models.items():
+                texts = [vector.values[f"{view}.{name}"] for vector in read]
+                asked = [text.value if isinstance(text.value, str) else None for text in texts]
+                snapshot = texts[0].snapshot if texts else ""
+                made = self._vectors.vectors(snapshot, name, model, asked) if texts else []
+                for row, text, vector in zip(found, texts, made, strict=True):
+                    row[f"{view}.{name}"] = TextVector(
+                        value=None if vector is None else tuple(vector.tolist()),
+                        model=model,
+                        event_time=text.event_time,
+                        snapshot=text.snapshot,
+                        stream_offset=text.stream_offset,
+                        definition_version=text.definition_version,
+                    )
+        return found
+
+
+class _TextSnapshot:
+    """An opened snapshot whose only features are the texts of its embedded ones."""
+
+    def __init__(self, opened: OpenedSnapshot) -> None:
+        self._opened = opened
+        plan = opened.evaluator.plan
+        texts = [
+            msgspec.structs.replace(feature, aggregation="last")
+            for feature in plan.features
+            if feature.aggregation == "embed"
+        ]
+        self.evaluator = Evaluator(msgspec.structs.replace(plan, features=tuple(texts)))
+
+    @property
+    def meta(self) -> SnapshotMeta:
+        return self._opened.meta
+
+    @property
+    def plain(self) -> tuple[tuple[int, Kind], ...]:
+        return self._opened.plain
+
+    def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
+        return self._opened.states(asked)
+
+
+class _Texts:
+    """An online store whose snapshots are opened so; whoever owns the store lets go of them and closes it."""
+
+    def __init__(self, online: OnlineSnapshots) -> None:
+        self._online = online
+
+    def open(self, scope: Scope, view: str, snapshot: str) -> OpenedSnapshot:
+        return _TextSnapshot(self._online.open(scope, view, snapshot))
+
+    def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
+        return self._online.entity_hash(entity, keys)
+
+    def build(
+        self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake, limits: ComputeLimits | None = None
+    ) -> bool:
+        return self._online.build(manifest, spec, lake, limits)
+
+    def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
+        pass
+
+    def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
