@@ -62,6 +62,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from antiphon.app.frames import open_project as open  # noqa: F401
     from antiphon.definitions import expect
     from antiphon.definitions.application import (
         SLO,
@@ -89,6 +90,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "open":  # not declared with, but looked at with: a notebook's way into a project
+        return import_module("antiphon.app.frames").open_project
     try:
         module, attribute = _HOMES[name]
     except KeyError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
+from antiphon.governance.principal import Principal
 
 
 @contextmanager
@@ -22,6 +25,14 @@ def open_store(root: Path) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def at_terminal(store: Store) -> Principal:
+    """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
+    user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
+    return Principal(
+        id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
+    )
 
 
 def open_project(root: Path) -> Wired:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -43,12 +41,9 @@ async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
 
 def at_terminal(store: Store) -> Principal:
     """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
-    from antiphon.governance.principal import Principal
+    from antiphon.app import project
 
-    user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
-    return Principal(
-        id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
-    )
+    return project.at_terminal(store)
 
 
 def allowed(store: Store, action: Action, resource: str) -> Principal:

@@ -14,7 +14,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.nodes import Expression, FeatureValue, Value, outside
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec
-from antiphon.features.compute import types_of
+from antiphon.features.compute import ComputeLimits, compute, types_of
 from antiphon.features.expression_python import NOW, Evaluate, compile_expression, request_place
 from antiphon.features.expression_sql import ExpressionSql, column_kind, quoted
 
@@ -62,6 +62,20 @@ def _plain(value: Value) -> Value:
         # Adding zero: there is one zero.
         return value + 0.0 if math.isfinite(value) else None
     return value
+
+
+def computed_of(table: pyarrow.Table, specs: Sequence[OnDemandSpec], as_of: str) -> pyarrow.Table:
+    """:func:`with_on_demand`, event times included, for a table that was read otherwise.
+
+    Raises:
+        InvalidInput: a column is missing or of another type than declared.
+    """
+    if not specs:
+        return table
+    with compute(ComputeLimits()) as connection:
+        # Rows come back in their order, which only this setting keeps.
+        connection.execute("SET preserve_insertion_order = true")
+        return with_on_demand(connection, table, specs, as_of=as_of, event_times=True)
 
 
 def with_on_demand(

@@ -157,6 +157,10 @@ class Lake(Protocol):
         """The clear content of a file, for reading at any position; raises ``Corrupt`` when it is gone or changed."""
         ...
 
+    def verify(self, relative: str, sha256: str) -> None:
+        """Read a file to its end; raises ``Corrupt`` when it is gone or its clear content is not what it was."""
+        ...
+
     def scratch(self) -> Path:
         """A new empty folder on the lake's own disk. What is written there is not sealed."""
         ...

@@ -1,0 +1,229 @@
+"""A project for a notebook: training sets, online vectors, published values and datasets as frames.
+
+    with antiphon.open("mydesk") as project:
+        train = project.training_set(rows, ["orders"], as_of="moment")     # pandas in, pandas out
+        now = project.online([{"shop": "bakery"}], ["orders.late_share"], to="polars")
+
+Policy decides each of them under the action ``export`` on ``view/VIEW``, and the audit log tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from antiphon.app import apply as applying
+from antiphon.app.chosen_features import Chosen, choose
+from antiphon.app.exporting import published, require_export, require_rows
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.project import at_terminal
+from antiphon.app.refreshing import refresh_now
+from antiphon.app.store import Store
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.application import Freshness
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
+from antiphon.features.on_demand import computed_of
+from antiphon.features.point_in_time import point_in_time
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def open_project(root: str | Path = ".") -> Project:
+    """The project in a folder; close it, or use it in a ``with`` block.
+
+    Raises:
+        NotFound: no project there. InvalidInput: its settings are wrong. SetupError: it cannot be opened.
+    """
+    return Project(Store.open(Path(root)))
+
+
+class Project:
+    """What is applied and published in one project, as frames."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._platform = FeaturePlatform(store)
+        self._principal = at_terminal(store)
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the project's stores."""
+        self._platform.close()
+        self._store.close()
+
+    @property
+    def views(self) -> dict[str, FeatureViewSpec]:
+        """The applied views, by name."""
+        applied = self._store.applied.current(self._store.scope)
+        return dict(applied.project.views) if applied is not None else {}
+
+    def refresh(self, *views: str, as_of: datetime | None = None, reason: str = "asked for in Python") -> int | None:
+        """Compute views anew, all by default, gate and publish them, and wait for it; the publication's number.
+
+        Raises:
+            NotFound: no such view. InvalidInput: the refresh failed.
+        """
+        run = self._platform.refresh(
+            self._store.scope, views=views, as_of=as_of, reason=reason, principal=self._principal.id
+        )
+        number = refresh_now(self._store, self._platform, run).get("publication")
+        return None if number is None else int(number)
+
+    def apply(self, reason: str = "") -> tuple[str, ...]:
+        """Record `definitions.py` as `antiphon apply` does; the names of the views.
+
+        Raises:
+            DefinitionErrors: every mistake of the file at once.
+        """
+        applying.apply(self._store, principal=self._principal.id, rationale=reason)
+        return tuple(self.views)
+
+    def training_set(
+        self,
+        rows: Any,
+        features: Sequence[str],
+        *,
+        as_of: str = "as_of",
+        freshness: Mapping[Any, Freshness] | None = None,
+        event_times: bool = False,
+        purpose: str = "",
+        to: str | None = None,
+    ) -> Any:
+        """The rows, each with its features as they were known at its own moment. Rows out are rows in, in order.
+
+        Args:
+            rows: entity keys and moments; any other column stays, and on-demand features find their inputs there. See
+                ``features.frames.to_arrow`` for what it may be.
+            features: ``"view"`` or ``"view.feature"``, on-demand ones as well.
+            as_of: the column with each row's moment.
+            freshness: view to contract: a value that online would not have served (``default``, ``reject``) is null.
+            event_times: also a column ``view.feature.event_time`` each.
+            purpose: what for, as policies know it.
+            to: ``"arrow"``, ``"pandas"`` or ``"polars"``; as the rows are, by default.
+
+        Raises:
+            NotFound: no such view or feature. Forbidden: policy says no, about the features or about an entity.
+            InvalidInput: a key, the moment or an input is missing or cannot be one; or the view has no history.
+        """
+        chosen = self._chosen(features)
+        table = _asked(rows, chosen)
+        moments = instants(table, as_of)
+        self._allow(chosen, table, moments.to_pylist(), purpose, "training set")
+        joined = point_in_time(
+            table,
+            list(chosen.views.values()),
+            scope=self._store.scope,
+            log=self._store.events,
+            as_of=as_of,
+            event_times=True,
+        )
+        contracts = {str(getattr(view, "name", view)): contract for view, contract in (freshness or {}).items()}
+        joined = with_contracts(joined, moments, chosen.views, contracts)
+        joined = computed_of(joined, chosen.on_demand, as_of)
+        return from_arrow(_picked(joined, table, chosen, event_times), to or library_of(rows), rows)
+
+    def online(
+        self,
+        rows: Any,
+        features: Sequence[str],
+        *,
+        at: datetime | None = None,
+        event_times: bool = False,
+        purpose: str = "",
+        to: str | None = None,
+    ) -> Any:
+        """The rows, each with its features as they are served now, all from one publication.
+
+        Args:
+            at: another moment than now; see ``features.lookup``.
+            features, event_times, purpose, to: as in :meth:`training_set`.
+
+        Raises:
+            NotFound: no such view or feature. Forbidden: policy says no, about the features or about an entity.
+            FeatureUnavailable: a view is not published. Unavailable: a store is away.
+        """
+        import pyarrow
+
+        chosen = self._chosen(features)
+        table = _asked(rows, chosen)
+        moment = at or self._store.database.clock.now()
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        self._allow(chosen, table, [moment] * table.num_rows, purpose, "online vectors")
+        asked = _entities(table, chosen.keys)
+        versions = {view: spec.definition_version for view, spec in chosen.views.items()}
+        vectors = self._platform.reader(self._store.scope).read_many(versions, asked, moment) if asked else []
+        instant = pyarrow.timestamp("us", tz="UTC")
+        found = table
+        for name in chosen.read:
+            found = found.append_column(name, pyarrow.array([vector.values[name].value for vector in vectors]))
+            times = [vector.values[name].event_time for vector in vectors]
+            found = found.append_column(f"{name}.event_time", pyarrow.array(times, instant))
+        if chosen.on_demand:
+            found = found.append_column(_MOMENT, pyarrow.array([moment] * table.num_rows, instant))
+            found = computed_of(found, chosen.on_demand, _MOMENT)
+        return from_arrow(_picked(found, table, chosen, event_times), to or library_of(rows), rows)
+
+    def values(self, view: str, *, snapshot: str | None = None, purpose: str = "", to: str = "arrow") -> Any:
+        """Every entity's values of a published view, as ``antiphon features export`` writes them.
+
+        Raises:
+            NotFound: no such view, or nothing of it is published. Forbidden: policy says no.
+        """
+        what, rows = published(self._store, self._platform, view, self._principal, snapshot=snapshot, purpose=purpose)
+        self._tell([view], "values", {"snapshot": what.snapshot, "purpose": purpose})
+        table: pyarrow.Table = rows.reader().read_all()
+        return from_arrow(table.replace_schema_metadata(what.properties), to)
+
+    def _chosen(self, features: Sequence[str]) -> Chosen:
+        applied = self._store.applied.current(self._store.scope)
+        applications = applied.project.applications.values() if applied is not None else ()
+        on_demand = {spec.name: spec for application in applications for spec in application.on_demand}
+        return choose(features, self.views, on_demand)
+
+    def _allow(
+        self, chosen: Chosen, table: pyarrow.Table, moments: Sequence[datetime], purpose: str, what: str
+    ) -> None:
+        for spec in chosen.views.values():
+            context = require_export(self._store, self._principal, spec, purpose)
+            require_rows(self._store, self._principal, spec, _entities(table, spec.entity.keys), moments, context)
+        self._tell(list(chosen.views), what, {"purpose": purpose})
+
+    def _tell(self, views: Sequence[str], what: str, more: Mapping[str, Any]) -> None:
+        self._store.audit.append(
+            self._store.scope, self._principal.id, "features.read", ",".join(views), {"what": what, **more}
+        )
+
+
+_MOMENT = "antiphon as of"
+"""A column that no frame of a user has, for the moment of an online reading."""
+
+
+def _asked(rows: Any, chosen: Chosen) -> pyarrow.Table:
+    """The rows as a table that names entities and leaves room for features."""
+    table = to_arrow(rows)
+    require_keys(table, chosen.keys)
+    there = set(table.column_names)
+    taken = [name for name in (*chosen.names, *chosen.read) if {name, f"{name}.event_time"} & there]
+    if taken:
+        raise InvalidInput(f"The rows have a column {taken[0]!r} already.", where="rows")
+    return table
+
+
+def _entities(table: pyarrow.Table, keys: Sequence[str]) -> list[dict[str, str]]:
+    columns = [table.column(key).to_pylist() for key in keys]
+    return [dict(zip(keys, map(str, row), strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _picked(found: pyarrow.Table, given: pyarrow.Table, chosen: Chosen, event_times: bool) -> pyarrow.Table:
+    """The given columns and the features that were asked for, in their order."""
+    names = [each for name in chosen.names for each in ((name, f"{name}.event_time") if event_times else (name,))]
+    return found.select([*given.column_names, *names])

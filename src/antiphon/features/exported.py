@@ -1,0 +1,127 @@
+"""A snapshot's values as rows for other tools: plain names, plain types, and what they are.
+
+A column is a key, a feature under its short name, or ``FEATURE__event_time``, the instant of the latest event in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.ports import Lake
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_BATCH = 20_000
+
+Permit = Callable[[Sequence[dict[str, str]]], Sequence[bool]]
+"""Which of some entities, by their keys, may be exported."""
+
+
+class About(msgspec.Struct, frozen=True):
+    """What the rows are; kept with them as text, so that they can be told apart without Antiphon."""
+
+    view: str
+    snapshot: str
+    definition_version: str
+    as_of: str
+    logical_hash: str
+    tenant: str
+    environment: str
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """By names that begin with ``antiphon.``."""
+        return {f"antiphon.{name}": str(getattr(self, name)) for name in self.__struct_fields__}
+
+
+def about(manifest: SnapshotManifest) -> About:
+    """What a snapshot's rows are."""
+    return About(
+        view=manifest.view,
+        snapshot=manifest.id,
+        definition_version=manifest.definition_version,
+        as_of=manifest.as_of.isoformat(),
+        logical_hash=manifest.logical_hash,
+        tenant=manifest.scope.tenant,
+        environment=manifest.scope.environment,
+    )
+
+
+class ExportedRows:
+    """Rows of one snapshot, read a batch at a time; ``withheld`` counts those that were not permitted, once read."""
+
+    def __init__(self, spec: FeatureViewSpec, manifest: SnapshotManifest, lake: Lake, permit: Permit | None) -> None:
+        self._spec = spec
+        _, _, self._file = manifest.files  # events, tiles, values
+        self._lake = lake
+        self._permit = permit
+        self.rows = 0
+        self.withheld = 0
+
+    def reader(self) -> pyarrow.RecordBatchReader:
+        """The rows as Arrow, to be read once.
+
+        Raises:
+            Corrupt: the lake's file is gone or is not what it was. InvalidInput: two columns would have one name.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        # Other tools check nothing, so what leaves is checked once more.
+        self._lake.verify(self._file.path, self._file.sha256)
+        stream = self._lake.open(self._file.path)
+        try:
+            file = pyarrow.parquet.ParquetFile(stream)
+            schema = self._schema(file.schema_arrow)
+        except pyarrow.ArrowInvalid as error:
+            stream.close()
+            raise Corrupt(f"This is no Parquet file: {error}.", where=self._file.path) from error
+        except BaseException:
+            stream.close()
+            raise
+        return pyarrow.RecordBatchReader.from_batches(schema, self._batches(file, schema, stream))
+
+    def _schema(self, stored: pyarrow.Schema) -> pyarrow.Schema:
+        import pyarrow
+
+        fields = []
+        for field in stored:
+            name = self._name(field.name)
+            # A column without any value has no type of its own; a number's is as good as another.
+            kind = pyarrow.float64() if pyarrow.types.is_null(field.type) else field.type
+            fields.append(pyarrow.field(name, kind))
+        names = [field.name for field in fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InvalidInput(
+                f"Two columns would be called {twice[0]!r}.",
+                where=f"view {self._spec.name}",
+                next_step="Rename the feature or the key.",
+            )
+        return pyarrow.schema(fields)
+
+    def _name(self, stored: str) -> str:
+        prefix = f"{self._spec.name}."
+        return stored.removeprefix(prefix).replace(".", "__") if stored.startswith(prefix) else stored
+
+    def _batches(self, file: Any, schema: pyarrow.Schema, stream: Any) -> Iterator[pyarrow.RecordBatch]:
+        import pyarrow
+
+        with stream:
+            for batch in file.iter_batches(_BATCH):
+                if self._permit is not None:
+                    keys = [batch.column(key).to_pylist() for key in self._spec.entity.keys]
+                    asked = [dict(zip(self._spec.entity.keys, row, strict=True)) for row in zip(*keys, strict=True)]
+                    permitted = self._permit(asked)
+                    self.withheld += len(asked) - sum(permitted)
+                    batch = batch.filter(pyarrow.array(permitted, pyarrow.bool_()))
+                self.rows += batch.num_rows
+                columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+                yield pyarrow.RecordBatch.from_arrays(columns, schema=schema)
