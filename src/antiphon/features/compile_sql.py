@@ -18,7 +18,9 @@ from antiphon.features.sketches import hashed_sql
 __all__ = ["column_kind", "quoted", "rows_sql", "text"]
 
 
-def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, tuple[Kind, ...]]:
+def rows_sql(
+    plan: Plan, relation: str, types: Mapping[str, str], *, hashed: bool = True
+) -> tuple[str, tuple[Kind, ...]]:
     """A SELECT of measured rows over a relation, and the kind of each measure.
 
     The rows have ``k0 …`` (keys as text), ``event_time`` and ``available_at`` (microseconds), ``seq`` and
@@ -27,6 +29,7 @@ def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, 
     Args:
         relation: anything that may stand after FROM.
         types: column name to DuckDB type.
+        hashed: ``False`` gives in ``seq`` the text that :func:`hashed_seq` makes the sequence of.
 
     Raises:
         InvalidInput: a declared column is missing, or used as a kind it does not have.
@@ -54,7 +57,7 @@ def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, 
     identity = (
         f"CAST({require(source.event_id)} AS VARCHAR)" if source.event_id is not None else "CAST(this_row AS VARCHAR)"
     )
-    picked.append(f"left(sha256({identity}), {SEQUENCE_DIGITS}) AS seq")
+    picked.append(f"{hashed_seq(identity) if hashed else identity} AS seq")
     kinds: list[Kind] = []
     outer: list[str] = []
     for index, measure in enumerate(plan.measures):
@@ -66,6 +69,11 @@ def rows_sql(plan: Plan, relation: str, types: Mapping[str, str]) -> tuple[str, 
     keys = [f"k{index}" for index in range(len(plan.keys))]
     columns = ", ".join([*keys, "event_time", "available_at", "seq", *outer])
     return f"SELECT {columns} FROM (SELECT {', '.join(picked)} FROM {relation} AS this_row{filtered})", tuple(kinds)
+
+
+def hashed_seq(identity: str) -> str:
+    """The sequence of an event from the text that tells it from others."""
+    return f"left(sha256({identity}), {SEQUENCE_DIGITS})"
 
 
 def condition_sql(node: Expression, types: Mapping[str, str], where: str) -> str:
