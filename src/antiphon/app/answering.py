@@ -19,7 +19,7 @@ from antiphon.governance.policy import Decision, Resource
 from antiphon.governance.principal import REVOKED, Principal
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.ports import Engine, FeatureReader, LiveReleases
+from antiphon.serving.ports import Decide, Engine, FeatureReader, LiveReleases
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")
@@ -29,6 +29,26 @@ _VERSION = re.compile(r"\.v\d+\Z")
 def is_plain(model: str, configured: Collection[str]) -> bool:
     """Whether a served model may be asked by its name alone: what is configured, and what is no model version."""
     return model in configured or _VERSION.search(model) is None
+
+
+def deciding(store: Store) -> Decide:
+    """One policy decision, as whoever reads features asks for it: refused for a key that was revoked meanwhile."""
+
+    def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
+        environment = store.settings.project.environment
+        if isinstance(resource, Resource):
+            scope = Scope(principal.tenant, environment)
+            store.recent_requests.remember(scope, principal, action, resource, context)
+        decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
+        if store.keys.standing(principal) is not None:
+            # Also for work that was ordered before: a job does not outlive the key that it was ordered with.
+            decision = msgspec.structs.replace(decision, allowed=False, policies=(REVOKED,))
+        if not decision.allowed and context.get("path") == "batch":
+            # Nobody waits for a batch row's answer whose refusal the gateway would see.
+            batch_denial(store.trail, Scope(principal.tenant, environment), principal, action, resource, decision)
+        return decision
+
+    return decide
 
 
 def answerer(
@@ -46,20 +66,6 @@ def answerer(
         reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
     """
 
-    def decide(principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any]) -> Decision:
-        environment = store.settings.project.environment
-        if isinstance(resource, Resource):
-            scope = Scope(principal.tenant, environment)
-            store.recent_requests.remember(scope, principal, action, resource, context)
-        decision = store.decider.decide(principal, action, resource, {"environment": environment, **context})
-        if store.keys.standing(principal) is not None:
-            # Also for work that was ordered before: a job does not outlive the key that it was ordered with.
-            decision = msgspec.structs.replace(decision, allowed=False, policies=(REVOKED,))
-        if not decision.allowed and context.get("path") == "batch":
-            # Nobody waits for a batch row's answer whose refusal the gateway would see.
-            batch_denial(store.trail, Scope(principal.tenant, environment), principal, action, resource, decision)
-        return decision
-
     gateway = store.settings.gateway
     return Answerer(
         Services(
@@ -67,7 +73,7 @@ def answerer(
             features=reader or features.reader,
             features_far=reader is None and features.far,
             releases=releases,
-            decide=decide,
+            decide=deciding(store),
             stored=store.answers,
             texts=store.blobs,
             receipts=AuditedReceipts(store.receipts, store.audit),

@@ -45,7 +45,8 @@ class FeaturePlatform:
         self._store = store
         self._stores = FeatureStores(store)
         self._lock = threading.Lock()
-        self._readers: dict[Scope, FeatureReader | FeastReader] = {}
+        self._readers: dict[Scope, FeastReader] = {}
+        self._published: dict[Scope, FeatureReader] = {}
 
     @property
     def lake(self) -> LocalLake | S3Lake:
@@ -156,18 +157,27 @@ class FeaturePlatform:
 
     def reader(self, scope: Scope) -> FeatureReader | FeastReader:
         """The reader of a scope; the overlay is this project's own scope's."""
+        own = self.published(scope)
+        if self.feast is None:
+            return own
         with self._lock:
             reader = self._readers.get(scope)
             if reader is None:
-                own = FeatureReader(
+                reader = self._readers[scope] = feast.reader(self._store, scope, self.feast, own)
+            return reader
+
+    def published(self, scope: Scope) -> FeatureReader:
+        """The reader of what is published here, without views that Feast keeps."""
+        with self._lock:
+            reader = self._published.get(scope)
+            if reader is None:
+                reader = self._published[scope] = FeatureReader(
                     scope,
                     publications=self._store.publications,
                     online=self.online,
                     clock=self._store.database.clock,
                     overlay=self.overlay if scope == self._store.scope else None,
                 )
-                reader = own if self.feast is None else feast.reader(self._store, scope, self.feast, own)
-                self._readers[scope] = reader
             return reader
 
     def serves(self, scope: Scope) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from antiphon.app import engines
 from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
+from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
 from antiphon.app.features import FeaturePlatform, Streams
 from antiphon.app.identity import project_identity
@@ -42,6 +43,7 @@ class Wired:
         self.commit = GroupCommit(store.database)
         self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts)
         self.features = FeaturePlatform(store)
+        self.lookups = Lookups(store, self.features, self.live)
         self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
@@ -82,6 +84,7 @@ class Wired:
             warning=store.protection.warning,
             history=self.features.history,
             watch=feature_watch(store, self.features),
+            lookups=self.lookups,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import dashboard, feedback, health, openapi, problem
+from antiphon.gateway import dashboard, feedback, health, lookup, openapi, problem
 from antiphon.gateway.admin import (
     audit,
     datasets,
@@ -89,6 +89,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         routes=[
             Route("/v1/chat/completions", endpoints.chat_completions, methods=["POST"]),
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/features/lookup", lookup.lookup, methods=["POST"]),
             Route("/v1/feedback", feedback.feedback, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),

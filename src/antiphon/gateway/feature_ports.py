@@ -1,4 +1,4 @@
-"""What the gateway needs to tell how served features came about."""
+"""What the gateway needs to hand features out, and to tell how served ones came about."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 from antiphon.core.scope import Scope
 from antiphon.features.skew_report import SkewReport
+from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
 
 
 class Skews(Protocol):
@@ -29,6 +30,20 @@ class Skews(Protocol):
         seconds: float = ...,
     ) -> SkewReport:
         """Compare views, or all of them; raises ``NotFound`` and, while another comparison goes on, ``Conflict``."""
+        ...
+
+
+class Lookups(Protocol):
+    """Feature values of entities."""
+
+    def plan(
+        self, scope: Scope, features: Sequence[str] = (), application: str | None = None, purpose: str = ""
+    ) -> LookupPlan:
+        """What is read, by these names; raises ``NotFound`` with every name that is not there."""
+        ...
+
+    async def look_up(self, request: LookupRequest) -> Lookup:
+        """Decide, read, hold against the contracts."""
         ...
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from antiphon.gateway.feedback import Feedback, FeedbackTaken
 from antiphon.gateway.health import Health, Readiness
+from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
 from antiphon.gateway.operation import Nothing, Operation
@@ -22,7 +23,17 @@ _TEMPLATE = "#/components/schemas/{name}"
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document. Every path that the gateway serves with JSON is in it."""
     types: list[Any] = [ProblemBody, ChatParameters, ChatCompletion, ChatChunk, CompletionParameters, Completion]
-    types += [Model, ModelList, Health, Readiness, ArrivingOutcome, Feedback, FeedbackTaken]
+    types += [
+        Model,
+        ModelList,
+        Health,
+        Readiness,
+        ArrivingOutcome,
+        Feedback,
+        FeedbackTaken,
+        FeatureLookupBody,
+        FeatureLookupAnswer,
+    ]
     types += [operation.answer for operation in operations]
     types += [operation.body for operation in operations if operation.body is not None]
     types += [operation.query for operation in operations]
@@ -55,6 +66,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(ArrivingOutcome)], schema[id(Feedback)]]}
     taken = _json("What became of each.", schema[id(FeedbackTaken)])
     add("/v1/feedback", "post", "Say what became of predictions.", "feedback", {"200": taken}, requestBody=feedback)
+    looked = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}
+    add("/v1/features/lookup", "post", "Feature values of many entities.", "features_lookup", looked,
+        requestBody=body(FeatureLookupBody))  # fmt: skip
     add("/v1/models", "get", "What may be asked.", "models", {"200": _json("Names.", schema[id(ModelList)])})
     add(
         "/v1/models/{model}",

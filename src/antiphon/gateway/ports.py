@@ -24,7 +24,7 @@ from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
-from antiphon.gateway.feature_ports import FeatureWatch
+from antiphon.gateway.feature_ports import FeatureWatch, Lookups
 from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.policy_ports import Policies
@@ -179,6 +179,7 @@ class GatewayServices:
         trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
         history: of views: versions, verdicts, differences; ``None`` like the trail.
         watch: over features: skew; ``None`` like the trail.
+        lookups: of features; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -214,6 +215,7 @@ class GatewayServices:
     warning: str | None = None
     history: ViewHistory | None = None
     watch: FeatureWatch | None = None
+    lookups: Lookups | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -254,6 +256,18 @@ class GatewayServices:
                 "Features are not watched here.", where="gateway", next_step="Ask the project's own gateway."
             )
         return self.watch
+
+    def looked_up(self) -> Lookups:
+        """Lookups of features.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.lookups is None:
+            raise Unavailable(
+                "Features are not looked up here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.lookups
 
     def trailed(self) -> Trail:
         """The audit log.

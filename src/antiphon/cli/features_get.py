@@ -1,0 +1,142 @@
+"""``antiphon features get``: feature values of one entity, or of a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import note, show, table
+from antiphon.cli.project import at_terminal, services
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from antiphon.gateway.lookup import FeatureLookupAnswer
+
+_TRIES = 5
+
+
+def get(
+    features: Annotated[list[str] | None, typer.Argument(metavar="VIEW[.FEATURE]...", help="What to look up.")] = None,
+    entity: entities.Entity = [],  # noqa: B006 -- typer copies it
+    entity_file: Annotated[
+        Path | None, typer.Option("--entities", metavar="FILE", help="Many: CSV, JSON lines or Parquet, a row each.")
+    ] = None,
+    application: Annotated[str, typer.Option(help="Under the freshness contracts of its live release.")] = "",
+    as_of: entities.AsOf = "",
+    minimum: Annotated[int, typer.Option("--minimum-publication", min=0, help="At least this publication.")] = 0,
+    purpose: Annotated[str, typer.Option(help="What the values are for, which policies may ask.")] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Look feature values up, with event times, ages and what their contracts did."""
+    import asyncio
+
+    if bool(entity) == (entity_file is not None):
+        raise InvalidInput(
+            "Name one entity or a file of them.",
+            where="--entity",
+            next_step="Write --entity KEY=VALUE for each key, or --entities FILE.",
+        )
+    asked = [entities.keys(entity)] if entity_file is None else list(_rows(entity_file))
+    found = asyncio.run(_look_up(project, features or [], asked, application or None, as_of, minimum or None, purpose))
+    show(found, as_json, lambda: _text(found))
+    if not as_json and found.catalog_away:
+        note("The catalog does not answer: these are the values last known to be current.")
+
+
+async def _look_up(
+    project: Path, features: Sequence[str], asked: Sequence[dict[str, str]], application: str | None, as_of: str,
+    minimum: int | None, purpose: str,
+) -> FeatureLookupAnswer:  # fmt: skip
+    import msgspec
+
+    from antiphon.gateway.lookup import answer
+    from antiphon.serving.feature_lookup import MOST_ENTITIES, LookupRequest
+
+    async with services(project) as (ports, store):
+        lookups = ports.looked_up()
+        plan = lookups.plan(store.scope, features, application, purpose)
+        moment = entities.moment(as_of) or ports.clock.now()
+        for _ in range(_TRIES):
+            parts = []
+            rest = iter(asked)
+            while part := list(islice(rest, MOST_ENTITIES)):
+                request = LookupRequest(store.scope, at_terminal(store), plan, part, moment, minimum)
+                parts.append(answer(await lookups.look_up(request), part))
+            if len({part.publication for part in parts}) == 1:
+                return msgspec.structs.replace(parts[0], entities=[line for part in parts for line in part.entities])
+    raise Conflict(
+        "Every time another publication became current before all entities were read.",
+        where="publication",
+        next_step="Try again, or look up fewer entities at a time.",
+    )
+
+
+def _rows(file: Path) -> Iterator[dict[str, str]]:
+    """The key columns of each row; columns that are no key of a view are not looked at."""
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.", where="--entities", next_step="Name a CSV, JSON or Parquet file.")
+    none = True
+    for row in _read(file):
+        none = False
+        yield {str(name): str(value) for name, value in row.items() if value is not None and name is not None}
+    if none:
+        raise InvalidInput(f"{file} has no rows.", where="--entities", next_step="Write a row for each entity.")
+
+
+def _read(file: Path) -> Iterator[dict[str, Any]]:
+    match file.suffix.lower():
+        case ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            try:
+                yield from pyarrow.parquet.read_table(file).to_pylist()
+            except pyarrow.ArrowException as error:
+                raise InvalidInput(f"{file} is no Parquet: {error}", where="--entities") from None
+        case ".csv":
+            import csv
+
+            with file.open(newline="", encoding="utf-8-sig") as stream:
+                yield from csv.DictReader(stream)
+        case ".json" | ".jsonl" | ".ndjson":
+            import msgspec
+
+            for number, line in enumerate(file.read_bytes().splitlines(), 1):
+                if line.strip():
+                    try:
+                        yield msgspec.json.decode(line, type=dict[str, Any])
+                    except msgspec.DecodeError as error:
+                        raise InvalidInput(f"It is no JSON object: {error}.", where=f"{file}:{number}") from None
+        case ending:
+            raise InvalidInput(
+                f"{ending or 'No ending'} is no kind of file that is read here.",
+                where="--entities",
+                next_step="Use .csv, .jsonl or .parquet.",
+            )
+
+
+def _text(found: FeatureLookupAnswer) -> str:
+    head = f"publication {found.publication}, as of {found.as_of:%Y-%m-%d %H:%M:%SZ}"
+    if len(found.entities) == 1:
+        one = found.entities[0]
+        rows = [
+            (name, value, moment, None if age is None else f"{age:.0f} s", said)
+            for name, value, moment, age, said in zip(
+                found.features, one.values, one.event_times, one.ages, one.contracts, strict=True
+            )
+        ]
+        known = "" if one.known else "\nNo event of this entity is known."
+        return f"{head}\n{table(('feature', 'value', 'event time', 'age', 'contract'), rows)}{known}"
+    keys = list(found.entities[0].entity)
+    lines = [
+        (*(line.entity.get(key) for key in keys), *line.values, ", ".join(sorted({*line.contracts} - {"fresh"})))
+        for line in found.entities
+    ]
+    return f"{head}\n{table((*keys, *found.features, 'contracts'), lines)}"

@@ -1,0 +1,125 @@
+"""``POST /v1/features/lookup``: feature values of many entities. Authenticates and translates; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.core.clock import from_microseconds
+from antiphon.core.errors import InvalidInput, TooLarge
+from antiphon.gateway import incoming
+from antiphon.gateway.ports import GatewayServices
+from antiphon.serving.feature_lookup import MOST_ENTITIES, Lookup, LookupRequest, ages, moments
+
+Key = str | int
+
+
+class FeatureLookupBody(msgspec.Struct, frozen=True):
+    """What to look up.
+
+    Attributes:
+        entities: the key columns of each entity.
+        features: ``view`` or ``view.feature``; may be left out with an application, whose features are meant then.
+        application: hold the values against the freshness contracts of its live release.
+        as_of: the moment; now by default.
+        minimum_publication: a publication that was answered from before.
+        purpose: what the values are for; an application has its own.
+        user: on whose behalf.
+    """
+
+    entities: Annotated[tuple[dict[str, Key], ...], msgspec.Meta(min_length=1, max_length=MOST_ENTITIES)]
+    features: tuple[str, ...] = ()
+    application: str | None = None
+    as_of: datetime | None = None
+    minimum_publication: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    purpose: str = ""
+    user: str | None = None
+
+
+class LookupSnapshot(msgspec.Struct, frozen=True):
+    """Where a view's values come from."""
+
+    snapshot: str
+    definition_version: str
+    as_of: datetime
+
+
+class LookupEntity(msgspec.Struct, frozen=True):
+    """One entity; every list is in the order of ``features``.
+
+    ``known`` says whether any event of it is known. ``ages`` are seconds between the latest event in a value and
+    ``as_of``. ``contracts`` say what happened: fresh, absent, flagged, defaulted, rejected, masked; the last three
+    withhold the value.
+    """
+
+    entity: Mapping[str, Key]
+    known: bool
+    values: tuple[float | int | str | bool | None, ...]
+    event_times: list[datetime | None]
+    ages: list[float | None]
+    contracts: tuple[str, ...]
+
+
+class FeatureLookupAnswer(msgspec.Struct, frozen=True):
+    """What was found, all of one publication."""
+
+    publication: int
+    as_of: datetime
+    features: tuple[str, ...]
+    snapshots: dict[str, LookupSnapshot]
+    entities: list[LookupEntity]
+    catalog_away: bool = False
+
+
+async def lookup(request: Request) -> Response:
+    """The endpoint."""
+    services: GatewayServices = request.app.state.services
+    principal = await incoming.principal(request, services)
+    given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
+    sent = given.get("entities")
+    if isinstance(sent, list) and len(sent) > MOST_ENTITIES:
+        raise TooLarge(
+            f"There are {len(sent)} entities in one request.",
+            where="entities",
+            next_step=f"Send at most {MOST_ENTITIES} at a time.",
+        )
+    body = incoming.typed(given, FeatureLookupBody)
+    if body.application is not None and body.purpose:
+        raise InvalidInput(
+            "An application has a purpose of its own.", where="purpose", next_step="Leave out one of the two."
+        )
+    lookups, scope = services.looked_up(), services.scope(principal)
+    plan = await run_in_threadpool(lookups.plan, scope, body.features, body.application, body.purpose)
+    found = await lookups.look_up(
+        LookupRequest(
+            scope=scope,
+            principal=principal,
+            plan=plan,
+            entities=[{name: str(value) for name, value in entity.items()} for entity in body.entities],
+            as_of=body.as_of,
+            minimum_publication=body.minimum_publication,
+            originating_user=incoming.originating_user(request, principal, body.user),
+        )
+    )
+    return Response(msgspec.json.encode(answer(found, body.entities)), media_type="application/json")
+
+
+def answer(found: Lookup, entities: Sequence[Mapping[str, Key]]) -> FeatureLookupAnswer:
+    """The lookup as it is sent."""
+    return FeatureLookupAnswer(
+        publication=found.publication,
+        as_of=from_microseconds(found.as_of),
+        features=found.features,
+        snapshots={view: LookupSnapshot(*one) for view, one in found.snapshots.items()},
+        entities=[
+            LookupEntity(entity, line.known, line.values, moments(line), ages(line, found.as_of), line.contracts)
+            for entity, line in zip(entities, found.entities, strict=True)
+        ],
+        catalog_away=found.catalog_away,
+    )
