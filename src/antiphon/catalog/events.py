@@ -43,10 +43,11 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
-    """An event at its offset in the stream."""
+    """An event at its offset in the stream; ``appended_at`` is when the log took it (processing time)."""
 
     offset: int
     event: Event
+    appended_at: datetime | None = None
 
 
 class StreamEnd(msgspec.Struct, frozen=True):
@@ -110,7 +111,14 @@ class EventLog:
         """
         table = schema.events
         statement = (
-            select(table.c.offset, table.c.event_id, table.c.event_time, table.c.available_at, table.c.payload)
+            select(
+                table.c.offset,
+                table.c.event_id,
+                table.c.event_time,
+                table.c.available_at,
+                table.c.payload,
+                table.c.created_at,
+            )
             .where(schema.owned(table, scope), table.c.stream == stream, table.c.offset > after)
             .order_by(table.c.offset)
             .limit(limit)
@@ -124,7 +132,8 @@ class EventLog:
         for row in rows:
             sealed = _decode(self._database.unseal(scope, _SCHEMA, f"{stream}:{row.event_id}", row.payload))
             times = from_microseconds(row.event_time), from_microseconds(row.available_at)
-            found.append(StoredEvent(row.offset, Event(sealed.event_id, *times, sealed.payload)))
+            event = Event(sealed.event_id, *times, sealed.payload)
+            found.append(StoredEvent(row.offset, event, from_microseconds(row.created_at)))
         return found
 
     def end(self, scope: Scope, stream: str, *, within: Connection | None = None) -> int:

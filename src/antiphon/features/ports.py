@@ -20,7 +20,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits
 from antiphon.features.evaluate import EntityState, Evaluator
 from antiphon.features.online.encoding import SnapshotMeta
-from antiphon.features.online.streamed import OverlayEvent, OverlayReading
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress
 
 
 class LakeDraft(Protocol):
@@ -282,9 +282,10 @@ class StreamedOverlay(Protocol):
         ...
 
     def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], rejected: Mapping[bytes, int]
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
     ) -> None:
-        """Write events and move the views' offsets, all or nothing; offsets never go back. Raises ``Unavailable``."""
+        """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
+        where one moves. Raises ``Unavailable``."""
         ...
 
     def prune(self, view: bytes, through: int) -> int:

@@ -1,28 +1,39 @@
 """The stream consumer: source events from the log become measured events of the overlay.
 
-Invariant: an event is quantised once, here, and stands in the overlay under its log offset in the same transaction
-that moves the consumer's offset; so a crash at any point repeats work and changes nothing.
+Invariants: an event is quantised once, here, and stands in the overlay under its log offset in the same transaction
+that moves the consumer's offset; so a crash at any point repeats work and changes nothing. One poll takes a bounded
+number of events, shared out over the streams, and a view that has to catch up takes no more than half of its stream's
+share: a burst or a new view delays the others by one batch. What is waiting waits in the log, never in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
 from antiphon.catalog.events import StoredEvent
-from antiphon.core.clock import microseconds
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compile_python import Measured, Payload, compile_measures, key_texts, sequence
 from antiphon.features.evaluate import StreamedEvent
-from antiphon.features.online.streamed import OverlayEvent, view_prefix
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
 
 
 class Consumed(msgspec.Struct, frozen=True):
-    """How far a view's consumer is in its stream; it is caught up when ``offset == end``."""
+    """How far a view's consumer is in its stream; it is caught up when ``offset == end``.
+
+    Attributes:
+        rejected: events without usable entity keys.
+        watermark: the greatest event time it has seen.
+        late: events that came after one of a later event time; they count where they belong all the same.
+        lateness: seconds of event time that the latest one came too late.
+        waiting_since: when the log took the first event that it has not applied; ``None`` when caught up.
+    """
 
     view: str
     definition_version: str
@@ -30,6 +41,10 @@ class Consumed(msgspec.Struct, frozen=True):
     offset: int
     end: int
     rejected: int
+    watermark: datetime | None = None
+    late: int = 0
+    lateness: float = 0.0
+    waiting_since: datetime | None = None
 
 
 class _Follower:
@@ -61,6 +76,7 @@ class StreamConsumer:
         self._overlay = overlay
         self._online = online
         self._followers: dict[str, _Follower] = {}
+        self._turn = 0
         self.follow(views)
 
     def follow(self, views: Iterable[FeatureViewSpec]) -> None:
@@ -70,50 +86,103 @@ class StreamConsumer:
                 self._followers[spec.key] = _Follower(spec)
 
     def poll(self, limit: int = 1_000) -> int:
-        """Take at most ``limit`` events of every stream; how many log events were taken, 0 when caught up.
+        """Take at most ``limit`` events of all streams together; how many were taken, 0 when caught up.
 
         Raises:
-            Unavailable: the catalog is away or the overlay is full.
+            Unavailable: log or overlay are away, or the overlay is full. Nothing is lost: the offsets stay.
+            Corrupt: the log was set back, or events are gone from it.
         """
-        taken = 0
         streams: dict[str, list[_Follower]] = {}
         for follower in self._followers.values():
             streams.setdefault(follower.spec.source.name, []).append(follower)
-        for stream, followers in streams.items():
-            reading = self._overlay.read([follower.prefix for follower in followers])
-            at = {follower.spec.key: reading.offsets[follower.prefix] for follower in followers}
-            stored = self._log.read(self._scope, stream, min(at.values()), limit)
-            if not stored:
-                continue
-            events: list[OverlayEvent] = []
-            rejected: dict[bytes, int] = {}
-            for follower in followers:
-                for item in stored:
-                    if item.offset <= at[follower.spec.key]:
-                        continue
-                    event = self._measured(follower, item)
-                    if event is None:
-                        rejected[follower.prefix] = rejected.get(follower.prefix, 0) + 1
-                    elif event is not _FILTERED:
-                        events.append(event)
-            self._overlay.apply({f.prefix: stored[-1].offset for f in followers}, events, rejected)
-            taken += len(stored)
+        names = sorted(streams)
+        self._turn += 1
+        taken = 0
+        # Each poll begins with another stream, so that what is left over goes round.
+        first = self._turn % max(1, len(names))
+        for place, stream in enumerate(names[first:] + names[:first]):
+            share = (limit - taken) // (len(names) - place)
+            taken += self._poll(stream, streams[stream], max(1, share))
         return taken
+
+    def _poll(self, stream: str, followers: list[_Follower], limit: int) -> int:
+        reading = self._overlay.read([follower.prefix for follower in followers])
+        groups: dict[int, list[_Follower]] = {}
+        for follower in followers:
+            groups.setdefault(reading.offsets[follower.prefix], []).append(follower)
+        taken, ahead = 0, None
+        for offset in sorted(groups, reverse=True):
+            # Those that are furthest serve fresh values and go first; the others catch up to where they are.
+            behind = len(groups) > 1 and ahead is None
+            number = limit - limit // 2 if behind else limit - taken
+            if ahead is not None:
+                number = min(number, ahead - offset)
+            stored = self._log.read(self._scope, stream, offset, number) if number > 0 else ()
+            if stored:
+                self._apply(groups[offset], stored, reading)
+                taken += len(stored)
+            if ahead is None:
+                ahead = stored[-1].offset if stored else offset
+        return taken
+
+    def _apply(self, followers: list[_Follower], stored: Sequence[StoredEvent], reading: OverlayReading) -> None:
+        events: list[OverlayEvent] = []
+        seen: dict[bytes, Progress] = {}
+        for follower in followers:
+            watermark, late, lateness, rejected = reading.progress[follower.prefix].watermark, 0, 0, 0
+            for item in stored:
+                event = self._measured(follower, item)
+                if event is None:
+                    rejected += 1
+                    continue
+                happened = microseconds(item.event.event_time)
+                if watermark is not None and happened < watermark:
+                    late, lateness = late + 1, max(lateness, watermark - happened)
+                else:
+                    watermark = happened
+                if event is not _FILTERED:
+                    events.append(event)
+            seen[follower.prefix] = Progress(rejected, late, watermark, lateness)
+        self._overlay.apply({follower.prefix: stored[-1].offset for follower in followers}, events, seen)
+
+    def furthest(self, stream: str) -> int:
+        """The offset of the view that is furthest in a stream; 0 when none follows it.
+
+        Raises:
+            Unavailable: the overlay is away.
+        """
+        prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
+        return max(self._overlay.read(prefixes).offsets.values(), default=0)
 
     def status(self) -> list[Consumed]:
         """How far every followed view is."""
         reading = self._overlay.read([follower.prefix for follower in self._followers.values()])
-        return [
-            Consumed(
-                view=follower.spec.name,
-                definition_version=follower.spec.definition_version,
-                stream=follower.spec.source.name,
-                offset=reading.offsets[follower.prefix],
-                end=self._log.end(self._scope, follower.spec.source.name),
-                rejected=reading.rejected[follower.prefix],
+        ends: dict[str, int] = {}
+        waiting: dict[tuple[str, int], datetime | None] = {}
+        found = []
+        for follower in self._followers.values():
+            stream, offset = follower.spec.source.name, reading.offsets[follower.prefix]
+            if stream not in ends:
+                ends[stream] = self._log.end(self._scope, stream)
+            if offset < ends[stream] and (stream, offset) not in waiting:
+                first = self._log.read(self._scope, stream, offset, 1)
+                waiting[stream, offset] = first[0].appended_at if first else None
+            progress = reading.progress[follower.prefix]
+            found.append(
+                Consumed(
+                    view=follower.spec.name,
+                    definition_version=follower.spec.definition_version,
+                    stream=stream,
+                    offset=offset,
+                    end=ends[stream],
+                    rejected=progress.rejected,
+                    watermark=None if progress.watermark is None else from_microseconds(progress.watermark),
+                    late=progress.late,
+                    lateness=progress.lateness / 1e6,
+                    waiting_since=waiting.get((stream, offset)),
+                )
             )
-            for follower in self._followers.values()
-        ]
+        return found
 
     def restore(self, spec: FeatureViewSpec, after: int) -> int:
         """Put back a view's pruned events with ``offset > after``, before a snapshot that needs them comes back.

@@ -17,7 +17,7 @@ from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.redis_overlay import RedisOverlay
 from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.streamed import OverlayEvent, view_prefix
+from antiphon.features.online.streamed import OverlayEvent, Progress, view_prefix
 from antiphon.features.ports import StreamedOverlay
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -94,16 +94,17 @@ def offsets(overlay: StreamedOverlay, entity: bytes = EWR, after: int = 0, view:
 
 def test_an_empty_overlay_knows_nothing(overlay: StreamedOverlay) -> None:
     reading = overlay.read([VIEW, SECOND], [(VIEW, EWR, 0)])
-    assert (reading.offsets, reading.pruned, reading.rejected) == ({VIEW: 0, SECOND: 0},) * 3
+    assert (reading.offsets, reading.pruned) == ({VIEW: 0, SECOND: 0},) * 2
+    assert reading.progress == {VIEW: Progress(), SECOND: Progress()}
     assert reading.events == {(VIEW, EWR): []}
 
 
 def test_events_and_offset_are_read_by_another_process(opening: Callable[..., StreamedOverlay]) -> None:
     events = [written(1), written(2, LGA), written(3), written(300), written(2, view=SECOND)]
-    opening().apply({VIEW: 300, SECOND: 2}, events, {VIEW: 4})
+    opening().apply({VIEW: 300, SECOND: 2}, events, {VIEW: Progress(rejected=4)})
     reading = opening().read([VIEW, SECOND], [(VIEW, EWR, 0), (VIEW, LGA, 0), (VIEW, EWR, 3), (SECOND, EWR, 1)])
     assert reading.offsets == {VIEW: 300, SECOND: 2}
-    assert reading.rejected == {VIEW: 4, SECOND: 0}
+    assert reading.progress == {VIEW: Progress(rejected=4), SECOND: Progress()}
     assert reading.events[VIEW, LGA] == [written(2).event]
     assert reading.events[SECOND, EWR] == [written(2).event]
     # The same (view, entity) asked twice: the later question stands.
@@ -114,11 +115,11 @@ def test_events_and_offset_are_read_by_another_process(opening: Callable[..., St
 
 
 def test_offsets_never_go_back_and_redelivery_changes_nothing(overlay: StreamedOverlay) -> None:
-    overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: 1})
+    overlay.apply({VIEW: 5}, [written(4), written(5)], {VIEW: Progress(rejected=1)})
     overlay.apply({VIEW: 5}, [written(4), written(5)], {})
     overlay.apply({VIEW: 4}, [written(4)], {})
     assert overlay.read([VIEW]).offsets == {VIEW: 5}
-    assert overlay.read([VIEW]).rejected == {VIEW: 1}
+    assert overlay.read([VIEW]).progress == {VIEW: Progress(rejected=1)}
     assert offsets(overlay) == [4, 5]
 
 

@@ -98,7 +98,7 @@ class NatsEventLog:
                 where=f"stream {stream}",
                 next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
             )
-        return [StoredEvent(each.sequence, self._opened(scope, stream, each)) for each in found]
+        return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
 
     def end(self, scope: Scope, stream: str) -> int:
         """The last offset, 0 for a stream without events. Raises as :meth:`read`."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -60,6 +61,7 @@ class StoredMessage(msgspec.Struct, frozen=True):
     sequence: int
     subject: str
     content: bytes
+    stored_at: datetime
 
 
 class NatsServer:
@@ -393,7 +395,8 @@ def _acknowledged(answer: Any) -> int:
 
 
 def _message(message: Any) -> StoredMessage:
-    return StoredMessage(message.metadata.sequence.stream, message.subject, message.data)
+    about = message.metadata
+    return StoredMessage(about.sequence.stream, message.subject, message.data, about.timestamp)
 
 
 def _state_of(found: Any) -> StreamState:

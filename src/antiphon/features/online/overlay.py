@@ -5,7 +5,8 @@ skipped; an event stands under its log offset, so a reading on top of a snapshot
 takes exactly the events after O, whichever snapshot that is.
 
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
-``x`` + view: rejected events; ``e`` + view + entity hash + offset (8 bytes): event. ``view`` is 8 bytes of the
+``w`` + view: what was seen of its stream (:class:`Progress`; ``x`` + view, rejected events, is an older form);
+``e`` + view + entity hash + offset (8 bytes): event. ``view`` is 8 bytes of the
 hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
 overlay's own, sealed by the codec, and an event is the number of its key followed by the sealed value. A new key is
 begun when the scope's data key is rotated.
@@ -23,7 +24,15 @@ from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import environments
 from antiphon.features.online.overlay_keys import OverlayKeys
-from antiphon.features.online.streamed import OverlayEvent, OverlayReading, decode_event, encode_event
+from antiphon.features.online.streamed import (
+    OverlayEvent,
+    OverlayReading,
+    Progress,
+    decode_event,
+    decode_progress,
+    encode_event,
+    encode_progress,
+)
 
 FILE_NAME = "overlay.mdb"
 _MAP_SIZE = 2**34
@@ -49,7 +58,7 @@ class Overlay:
             for view in views:
                 reading.offsets[view] = _number(transaction.get(b"o" + view))
                 reading.pruned[view] = _number(transaction.get(b"p" + view))
-                reading.rejected[view] = _number(transaction.get(b"x" + view))
+                reading.progress[view] = _progress(transaction, view)
             cursor, records = transaction.cursor(), LmdbKeyRecords(transaction)
             for view, entity, after in wanted:
                 reading.events[view, entity] = self._events(cursor, records, b"e" + view + entity, after)
@@ -67,9 +76,10 @@ class Overlay:
         return found
 
     def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], rejected: Mapping[bytes, int]
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
     ) -> None:
-        """Write events and move the views' offsets, all or nothing. Offsets never go back.
+        """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
+        move has seen nothing new.
 
         Raises:
             Unavailable: the overlay is full.
@@ -82,9 +92,9 @@ class Overlay:
                 for view, offset in offsets.items():
                     if offset > _number(transaction.get(b"o" + view)):
                         transaction.put(b"o" + view, offset.to_bytes(8, "big"))
-                for view, number in rejected.items():
-                    total = _number(transaction.get(b"x" + view)) + number
-                    transaction.put(b"x" + view, total.to_bytes(8, "big"))
+                        if view in seen:
+                            together = _progress(transaction, view).and_then(seen[view])
+                            transaction.put(b"w" + view, encode_progress(together))
         except lmdb.MapFullError as error:
             raise Unavailable(
                 "The overlay of streamed events is full.", where="online store", next_step="Refresh the views."
@@ -141,9 +151,14 @@ class Overlay:
 
     def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
         records = LmdbKeyRecords(transaction)
+        written: dict[bytes, bytes] = {}
         for item in events:
             key = b"e" + item.view + item.entity + item.event.offset.to_bytes(8, "big")
-            transaction.put(key, self._keys.seal(records, key, encode_event(item.event)))
+            written[key] = self._keys.seal(records, key, encode_event(item.event))
+        if written:
+            # In order of keys, so that a burst of one entity's events touches its page once.
+            with transaction.cursor() as cursor:
+                cursor.putmulti(sorted(written.items()))
 
     def close(self) -> None:
         """Close the file."""
@@ -152,6 +167,13 @@ class Overlay:
 
 def _number(stored: bytes | None) -> int:
     return 0 if stored is None else int.from_bytes(stored, "big")
+
+
+def _progress(transaction: Any, view: bytes) -> Progress:
+    stored = transaction.get(b"w" + view)
+    if stored is None:
+        return Progress(rejected=_number(transaction.get(b"x" + view)))
+    return decode_progress(stored)
 
 
 class LmdbKeyRecords:

@@ -6,7 +6,8 @@ that is what is said.
 
 Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes in hex:
 
-- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected`` a hash of counts by view
+- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected``, ``late`` hashes of counts by view; ``watermark``,
+  ``lateness`` hashes of the greatest so far by view (microseconds)
 - ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
 - ``entities:VIEW`` the set of entities that have events, for pruning
 - ``keys`` a hash of the overlay's own keys, sealed by the codec; ``retired`` those that are being replaced: nothing is
@@ -24,7 +25,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online.overlay_keys import OverlayKeys, key_place
 from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.streamed import OverlayEvent, OverlayReading, decode_event, encode_event
+from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, decode_event, encode_event
 
 _ATTEMPTS = 5
 _PAGE = 500
@@ -35,9 +36,15 @@ local at = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)
 if tonumber(ARGV[2]) <= at then return 0 end
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 if tonumber(ARGV[3]) > 0 then redis.call('HINCRBY', KEYS[2], ARGV[1], ARGV[3]) end
+if tonumber(ARGV[4]) > 0 then redis.call('HINCRBY', KEYS[3], ARGV[1], ARGV[4]) end
+for n = 4, 5 do
+  local said, known = ARGV[n + 1], redis.call('HGET', KEYS[n], ARGV[1])
+  if said ~= '' and (not known or tonumber(said) > tonumber(known)) then redis.call('HSET', KEYS[n], ARGV[1], said) end
+end
 return 1
 """
-"""Keys: offsets, rejected; arguments: view, offset, number rejected. Told twice it counts once."""
+"""Keys: offsets, rejected, late, watermark, lateness; arguments: view, offset, numbers rejected and late, watermark,
+lateness. Told twice it counts once. Microseconds since 1970 are below 2^53, so comparing doubles compares them."""
 
 _PRUNE = """
 local said = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or 0)
@@ -65,9 +72,8 @@ class RedisOverlay:
         self._prefix = f"{scope.tenant}:{scope.environment}:@overlay:"
         self._sealing = (codec or PlainCodec()).sealing
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
-        self._offsets, self._pruned, self._rejected = (
-            self._prefix + name for name in ("offsets", "pruned", "rejected")
-        )
+        self._offsets, self._pruned = self._prefix + "offsets", self._prefix + "pruned"
+        self._seen = [self._prefix + name for name in ("rejected", "late", "watermark", "lateness")]
         self._held, self._retired = self._prefix + "keys", self._prefix + "retired"
 
     def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
@@ -89,14 +95,20 @@ class RedisOverlay:
             pipeline = self._server.client.pipeline(transaction=True)
             pipeline.zmscore(self._offsets, views)
             pipeline.zmscore(self._pruned, views)
-            pipeline.hmget(self._rejected, views)
+            for hash_name in self._seen:
+                pipeline.hmget(hash_name, views)
             for view, entity, after in asked:
                 pipeline.zrangebyscore(self._events(view, entity), f"({after}", "+inf")
-            offsets, pruned, rejected, *found = pipeline.execute()
-            for view, at, gone, refused in zip(views, offsets, pruned, rejected, strict=True):
-                reading.offsets[view] = int(at or 0)
-                reading.pruned[view] = int(gone or 0)
-                reading.rejected[view] = int(refused or 0)
+            offsets, pruned, rejected, late, watermark, lateness, *found = pipeline.execute()
+            for place, view in enumerate(views):
+                reading.offsets[view] = int(offsets[place] or 0)
+                reading.pruned[view] = int(pruned[place] or 0)
+                reading.progress[view] = Progress(
+                    int(rejected[place] or 0),
+                    int(late[place] or 0),
+                    None if watermark[place] is None else int(watermark[place]),
+                    int(lateness[place] or 0),
+                )
             records = RedisKeyRecords(self._server.client, self._held, self._retired)
             for (view, entity, _), members in zip(asked, found, strict=True):
                 reading.events[view, entity] = list(self._opened(records, view, entity, members))
@@ -114,9 +126,10 @@ class RedisOverlay:
                 yield decode_event(self._keys.open(records, _sealed_for(view, entity, offset), member[_OFFSET:]))
 
     def apply(
-        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], rejected: Mapping[bytes, int]
+        self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
     ) -> None:
-        """Write events and move the views' offsets, all or nothing. Offsets never go back.
+        """Write events and move the views' offsets, all or nothing. Offsets never go back; a view whose offset does not
+        move has seen nothing new.
 
         Raises:
             Unavailable: the server went away or is full.
@@ -126,8 +139,10 @@ class RedisOverlay:
 
         def write(pipeline: Any) -> None:
             for view, offset in offsets.items():
-                keys = (self._offsets, self._rejected)
-                pipeline.eval(_ADVANCE, 2, *keys, view, offset, rejected.get(view, 0))
+                new = seen.get(view, Progress())
+                watermark = "" if new.watermark is None else new.watermark
+                counts = (new.rejected, new.late, watermark, new.lateness)
+                pipeline.eval(_ADVANCE, 5, self._offsets, *self._seen, view, offset, *counts)
 
         self._write(listed, write)
 

@@ -10,6 +10,7 @@ from antiphon.features.evaluate import StreamedEvent
 
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(StreamedEvent).decode
+encode_progress = msgspec.msgpack.Encoder().encode
 
 
 def view_prefix(key: str) -> bytes:
@@ -25,17 +26,46 @@ class OverlayEvent(msgspec.Struct, frozen=True):
     event: StreamedEvent
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """What the consumer saw of a view's stream beside its values; of one batch, or of everything it has applied.
+
+    Attributes:
+        rejected: events without usable entity keys.
+        late: events that came after one of a later event time.
+        watermark: the greatest event time (microseconds); ``None`` before the first event.
+        lateness: by how much the latest one came too late (microseconds of event time).
+    """
+
+    rejected: int = 0
+    late: int = 0
+    watermark: int | None = None
+    lateness: int = 0
+
+    def and_then(self, batch: Progress) -> Progress:
+        """Both together."""
+        known = [each for each in (self.watermark, batch.watermark) if each is not None]
+        return Progress(
+            self.rejected + batch.rejected,
+            self.late + batch.late,
+            max(known, default=None),
+            max(self.lateness, batch.lateness),
+        )
+
+
 class OverlayReading(msgspec.Struct, frozen=True):
     """One consistent state of an overlay, as far as it was asked for.
 
     Attributes:
         offsets: view to the log offset the consumer has applied.
         pruned: view to the log offset through which its events are gone.
-        rejected: view to how many events of its stream had no usable entity keys.
+        progress: view to what was seen of its stream.
         events: (view, entity) to its events after the offset that was asked for, by offset.
     """
 
     offsets: dict[bytes, int]
     pruned: dict[bytes, int]
-    rejected: dict[bytes, int]
+    progress: dict[bytes, Progress]
     events: dict[tuple[bytes, bytes], list[StreamedEvent]]
+
+
+decode_progress = msgspec.msgpack.Decoder(Progress).decode
