@@ -14,7 +14,6 @@ from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.neighbours import ProjectNeighbours
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
-from antiphon.catalog.events import Event
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput, NotFound
@@ -35,7 +34,7 @@ from antiphon.features.ports import StreamedOverlay
 from antiphon.features.publish import Publisher
 from antiphon.features.refresh import WORKFLOW, Refresher
 from antiphon.features.stream import StreamConsumer
-from antiphon.gateway.ports import IncomingEvent, StreamStatus, ViewFreshness
+from antiphon.gateway.ports import ViewFreshness
 
 
 class FeaturePlatform:
@@ -309,42 +308,3 @@ class FeaturePlatform:
         if "embedders" in self.__dict__:
             self.embedders.close()
         self._stores.close()
-
-
-class Streams:
-    """Source events in, and how far they are consumed."""
-
-    def __init__(self, store: Store, platform: FeaturePlatform) -> None:
-        self._store = store
-        self._platform = platform
-
-    def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
-        """Append to a declared stream; its last offset.
-
-        Raises:
-            NotFound: no applied view reads a stream of this name.
-        """
-        views = self._platform.views() if self._platform.serves(scope) else {}
-        declared = {view.source.name for view in views.values() if view.source.kind == "stream"}
-        if stream not in declared:
-            raise NotFound(
-                f"No view reads a stream named {stream!r}.",
-                where="stream",
-                next_step=f"Declared streams: {', '.join(sorted(declared)) or 'none'}.",
-            )
-        return self._store.events.append(
-            scope,
-            stream,
-            [Event(event.event_id, event.event_time, event.available_at, event.payload) for event in events],
-        )
-
-    def status(self, scope: Scope) -> Sequence[StreamStatus]:
-        """Every declared stream: ``consumed`` is what all its views have."""
-        if not self._platform.serves(scope):
-            return ()
-        self._platform.consumer.follow(self._platform.views().values())
-        least: dict[str, tuple[int, int]] = {}
-        for view in self._platform.consumer.status():
-            offset, end = least.get(view.stream, (view.offset, view.end))
-            least[view.stream] = (min(offset, view.offset), max(end, view.end))
-        return [StreamStatus(name, offset, end, max(0, end - offset)) for name, (offset, end) in sorted(least.items())]

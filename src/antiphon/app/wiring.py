@@ -13,13 +13,14 @@ from antiphon.app.answering import answerer
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
-from antiphon.app.features import FeaturePlatform, Streams
+from antiphon.app.features import FeaturePlatform
 from antiphon.app.identity import project_identity
 from antiphon.app.learning_services import learning_services
 from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
 from antiphon.app.policy_service import PolicyService
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
+from antiphon.app.streams import Streams
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.orders import Orders, TableOrder
 from antiphon.catalog.group_commit import GroupCommit

@@ -89,6 +89,7 @@ async def _work(root: Path, name: str) -> None:
         wired.features.consume,
         poll=parse_duration(settings.stream_poll).total_seconds(),
         batch=settings.stream_batch,
+        budget=parse_duration(settings.stream_budget).total_seconds(),
     )
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     parts: list[Part] = [

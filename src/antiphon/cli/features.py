@@ -55,6 +55,22 @@ def status(project: Project = HERE, as_json: Json = False) -> None:
     show(views, as_json, lambda: freshness_table(views))
 
 
+@app.command("streams")
+def streams(project: Project = HERE, as_json: Json = False) -> None:
+    """How far each view is in its stream: lag, event time reached, late and rejected events."""
+    import asyncio
+
+    from antiphon.cli.status import streams_table
+    from antiphon.gateway.ports import StreamStatus
+
+    async def found() -> list[StreamStatus]:
+        async with services(project) as (ports, store):
+            return list(await asyncio.to_thread(ports.streams.status, store.scope))
+
+    told = asyncio.run(found())
+    show(told, as_json, lambda: streams_table(told))
+
+
 @app.command("refresh")
 def refresh(
     views: Annotated[list[str] | None, typer.Argument(help="Views; all when none is named.")] = None,

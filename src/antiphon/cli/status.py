@@ -59,12 +59,7 @@ def _text(found: Status) -> str:
     if found.freshness:
         parts.append(freshness_table(found.freshness))
     if found.streams:
-        parts.append(
-            table(
-                ("stream", "consumed", "end", "lag"),
-                [(stream.stream, stream.consumed, stream.end, stream.lag) for stream in found.streams],
-            )
-        )
+        parts.append(streams_table(found.streams))
     if found.jobs:
         parts.append(
             table(
@@ -76,6 +71,32 @@ def _text(found: Status) -> str:
             )
         )
     return "\n\n".join(parts)
+
+
+def streams_table(streams: Any) -> str:
+    """Streams, a line for each view that follows one."""
+    from antiphon.gateway.dashboard.wording import duration
+
+    return table(
+        ("stream", "view", "consumed", "end", "lag", "for", "event time", "late", "by up to", "rejected"),
+        [
+            (
+                stream.stream,
+                f"{view.view} {view.definition_version[:8]}",
+                view.consumed,
+                stream.end,
+                view.lag,
+                duration(view.lag_seconds) if view.lag else None,
+                view.watermark,
+                view.late,
+                duration(view.lateness_seconds) if view.late else None,
+                view.rejected,
+            )
+            for stream in streams
+            for view in stream.views
+        ],
+        "No applied view follows a stream.",
+    ) + "".join(f"\n{stream.stream}: {stream.problem}" for stream in streams if stream.problem)
 
 
 def freshness_table(views: Any) -> str:

@@ -56,6 +56,7 @@ class FeaturesSettings(_Section, frozen=True):
         log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[?replicas=N]`` or ``tls://``; ``None`` is the
             catalog.
         log_password_variable: holds the password of that server's user, or its token where the URL names no user.
+        max_lag: when the consumer is so many events behind, the gateway takes no more of that stream; 0 takes all.
     """
 
     online: str | None = None
@@ -65,6 +66,7 @@ class FeaturesSettings(_Section, frozen=True):
     lake_secret_key_variable: str | None = None
     log: str | None = None
     log_password_variable: str | None = None
+    max_lag: int = 1_000_000
 
 
 class FeastSettings(_Section, frozen=True):
@@ -131,6 +133,8 @@ class WorkerSettings(_Section, frozen=True):
     """How the worker runs workflows, keeps streamed features fresh and trains.
 
     Attributes:
+        stream_poll, stream_batch: how often logs are looked at while there is nothing new; events in one go at most.
+        stream_budget: a batch that takes longer than this is followed by a smaller one.
         training_governed: whether training is stopped while the engine serves online requests.
         training_quiet: how long there must have been none before it goes on.
         training_poll: how often the engine is asked while there is training.
@@ -139,6 +143,7 @@ class WorkerSettings(_Section, frozen=True):
     lease: str = "10s"
     stream_poll: str = "50ms"
     stream_batch: int = 2_000
+    stream_budget: str = "250ms"
     refresh: bool = True
     training_governed: bool = True
     training_quiet: str = "1s"

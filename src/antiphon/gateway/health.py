@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -48,4 +50,6 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """``GET /metrics``: Prometheus' text format."""
     measurements: Measurements = request.app.state.measurements
+    services: GatewayServices = request.app.state.services
+    measurements.watch(await asyncio.to_thread(services.streams.watched))
     return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

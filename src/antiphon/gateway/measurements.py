@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from antiphon.gateway.ports import StreamStatus
+
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 MOST_APPLICATIONS = 1_000
@@ -73,6 +75,30 @@ class Measurements:
         self.departed = Counter(
             "antiphon_clients_departed", "Clients that left before their answer's end.", registry=self.registry
         )
+
+        self._lag = Gauge("antiphon_stream_lag_events", "Events not yet applied.", ("stream",), registry=self.registry)
+        self._lag_seconds = Gauge(
+            "antiphon_stream_lag_seconds", "Since when the first of them waits.", ("stream",), registry=self.registry
+        )
+        views = ("stream", "view")
+        self._watermark = Gauge(
+            "antiphon_stream_watermark_seconds", "Greatest event time seen.", views, registry=self.registry
+        )
+        self._late = Gauge("antiphon_stream_late_events", "Events out of order.", views, registry=self.registry)
+        self._rejected = Gauge("antiphon_stream_rejected_events", "Events without keys.", views, registry=self.registry)
+
+    def watch(self, streams: Iterable[StreamStatus]) -> None:
+        """Take over how far streams are; one that cannot be told keeps what was known of it."""
+        for stream in streams:
+            if stream.problem is not None:
+                continue
+            self._lag.labels(stream.stream).set(stream.lag)
+            self._lag_seconds.labels(stream.stream).set(stream.lag_seconds)
+            for view in stream.views:
+                if view.watermark is not None:
+                    self._watermark.labels(stream.stream, view.view).set(view.watermark.timestamp())
+                self._late.labels(stream.stream, view.view).set(view.late)
+                self._rejected.labels(stream.stream, view.view).set(view.rejected)
 
     def record(self, measured: Measured) -> None:
         """Count one request of the online path."""

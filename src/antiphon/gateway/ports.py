@@ -92,23 +92,54 @@ class Publications(Protocol):
     def rollback(self, scope: Scope, to: int, *, reason: str, principal: str) -> Any: ...
 
 
+class StreamedView(msgspec.Struct, frozen=True):
+    """How far one view is in its stream.
+
+    Attributes:
+        lag, lag_seconds: events it has not applied, and how long the first of them has been in the log.
+        watermark: the greatest event time it has seen.
+        late, lateness_seconds: events that came after one of a later event time, and by how much the latest did; they
+            count where they belong.
+        rejected: events without usable entity keys.
+    """
+
+    view: str
+    definition_version: str
+    consumed: int
+    lag: int
+    lag_seconds: float
+    watermark: datetime | None
+    late: int
+    lateness_seconds: float
+    rejected: int
+
+
 class StreamStatus(msgspec.Struct, frozen=True):
-    """How far the consumer of a stream has come: ``lag`` events lie between ``consumed`` and ``end``."""
+    """How far the consumer of a stream has come: ``lag`` events lie between ``consumed`` and ``end``, the first of them
+    for ``lag_seconds``. ``problem`` says why that cannot be told."""
 
     stream: str
     consumed: int
     end: int
     lag: int
+    lag_seconds: float = 0.0
+    views: tuple[StreamedView, ...] = ()
+    problem: str | None = None
 
 
 class Streams(Protocol):
     """Source events in, and how far they have been consumed."""
 
     def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
-        """The last offset of the stream; an event id seen before is ignored."""
+        """The last offset of the stream; an event id seen before is ignored. Raises ``Overloaded`` past the lag that is
+        let wait."""
         ...
 
     def status(self, scope: Scope) -> Sequence[StreamStatus]: ...
+
+    def watched(self) -> Sequence[StreamStatus]:
+        """The streams of the scope that this installation serves, for its metrics."""
+        ...
 
 
 class ViewFreshness(msgspec.Struct, frozen=True):

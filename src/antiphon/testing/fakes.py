@@ -332,6 +332,9 @@ class _Streams:
     def status(self, scope: Scope) -> Sequence[StreamStatus]:
         return [StreamStatus(end.stream, end.end, end.end, 0) for end in self._log.streams(scope)]
 
+    def watched(self) -> Sequence[StreamStatus]:
+        return ()
+
 
 class _Batches:
     """Records jobs; nobody works on them."""

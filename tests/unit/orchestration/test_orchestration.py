@@ -106,3 +106,25 @@ async def test_housekeeping_waits_its_interval_and_survives_a_failure() -> None:
     stopped = asyncio.Event()
     stopped.set()
     await asyncio.wait_for(Housekeeping(collect, every=60).run_until(stopped), timeout=5)
+
+
+async def test_batches_shrink_while_the_store_is_slow_and_grow_again() -> None:
+    asked: list[int] = []
+    stop = asyncio.Event()
+    at = [0.0]
+    took = iter([0.02, 0.02, 0.02, 0.02, *[0.0] * 20])
+
+    def consume(limit: int) -> int:
+        asked.append(limit)
+        if len(asked) > 10:
+            asyncio.run_coroutine_threadsafe(_set(stop), loop)
+        at[0] += next(took)
+        return 1
+
+    loop = asyncio.get_running_loop()
+    await asyncio.wait_for(
+        Streams(consume, poll=0.001, batch=800, budget=0.015, now=lambda: at[0]).run_until(stop), timeout=5
+    )
+    assert asked[:5] == [800, 400, 200, 100, 50]
+    assert 800 in asked[5:]
+    assert min(asked) >= 8

@@ -6,8 +6,8 @@ that is what is said.
 
 Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes in hex:
 
-- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected``, ``late`` hashes of counts by view; ``watermark``,
-  ``lateness`` hashes of the greatest so far by view (microseconds)
+- ``offsets``, ``pruned`` sorted sets of views by offset; ``rejected``, ``late`` hashes of counts by view;
+  ``watermark``, ``lateness`` hashes of the greatest so far by view (microseconds)
 - ``events:VIEW:ENTITY`` a sorted set of events by log offset: offset (8 bytes) ‖ value
 - ``entities:VIEW`` the set of entities that have events, for pruning
 - ``keys`` a hash of the overlay's own keys, sealed by the codec; ``retired`` those that are being replaced: nothing is
