@@ -123,6 +123,21 @@ def test_offsets_never_go_back_and_redelivery_changes_nothing(overlay: StreamedO
     assert offsets(overlay) == [4, 5]
 
 
+def test_what_was_seen_adds_up_and_counts_only_where_an_offset_moves(opening: Callable[..., StreamedOverlay]) -> None:
+    moment = 1_365_595_200_000_001
+    opening().apply({VIEW: 5}, [], {VIEW: Progress(rejected=1, late=2, watermark=moment, lateness=7)})
+    opening().apply({VIEW: 5}, [], {VIEW: Progress(rejected=1, late=2, watermark=moment + 9, lateness=70)})
+    assert opening().read([VIEW]).progress == {VIEW: Progress(1, 2, moment, 7)}
+    opening().apply({VIEW: 6}, [], {VIEW: Progress(late=1, watermark=moment - 1, lateness=3)})
+    assert opening().read([VIEW]).progress == {VIEW: Progress(1, 3, moment, 7)}
+    opening().apply({VIEW: 7}, [], {VIEW: Progress(rejected=2, watermark=moment + 1)})
+    opening().apply({VIEW: 8, SECOND: 1}, [], {SECOND: Progress(watermark=-5)})
+    assert opening().read([VIEW, SECOND]).progress == {
+        VIEW: Progress(3, 3, moment + 1, 7),
+        SECOND: Progress(watermark=-5),
+    }
+
+
 def test_scopes_do_not_meet(opening: Callable[..., StreamedOverlay]) -> None:
     opening().apply({VIEW: 5}, [written(5)], {})
     assert offsets(opening(OTHER)) == []
