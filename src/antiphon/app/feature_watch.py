@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from antiphon.app.feature_rollback import FeatureRollback
 from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
@@ -10,4 +11,4 @@ from antiphon.gateway.feature_ports import FeatureWatch
 
 def feature_watch(store: Store, platform: FeaturePlatform) -> FeatureWatch:
     """Over the stores of this process."""
-    return FeatureWatch(skew=FeatureSkew(store, platform))
+    return FeatureWatch(skew=FeatureSkew(store, platform), rollback=FeatureRollback(store, platform))

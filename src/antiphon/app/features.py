@@ -14,6 +14,7 @@ from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.neighbours import ProjectNeighbours
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput, NotFound
@@ -87,6 +88,7 @@ class FeaturePlatform:
             overlay=self.overlay,
             consumer=self.consumer,
             also_named=self._also_named,
+            held=FeatureHolds(self._store.database).of,
         )
 
     @cached_property

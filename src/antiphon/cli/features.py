@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli import feast, features_export, features_get, features_skew
+from antiphon.cli import feast, features_export, features_get, features_watch
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import services, stores
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
 app.command("import-feast")(feast.import_feast)
 app.command("get")(features_get.get)
-app.command("skew")(features_skew.skew)
+features_watch.add_to(app)
 app.command("export")(features_export.export)
 
 

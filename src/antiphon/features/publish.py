@@ -7,7 +7,7 @@ what won, and never puts an older snapshot in place of a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import timedelta
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import Conflict, Corrupt, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits
@@ -47,6 +47,7 @@ class Publisher:
     """Publishes for one scope. Safe to run in several processes at once.
 
     Args:
+        held: views that stay as they are, by name.
         also_named: lake files that something else than a snapshot names (datasets), which no collection may remove.
     """
 
@@ -64,9 +65,11 @@ class Publisher:
         consumer: StreamConsumer | None = None,
         limits: ComputeLimits | None = None,
         also_named: Callable[[Scope], Iterable[str]] | None = None,
+        held: Callable[[Scope], Container[str]] = lambda scope: (),
     ) -> None:
         self._scope = scope
         self._also_named = also_named
+        self._held = held
         self._publications = publications
         self._snapshots = snapshots
         self._definitions = definitions
@@ -93,7 +96,8 @@ class Publisher:
     def publish(
         self, snapshots: Sequence[tuple[SnapshotManifest, FeatureViewSpec]], *, reason: str, principal: str
     ) -> Publication | None:
-        """Make snapshots current in one publication; the current one when they are already, or newer ones are.
+        """Make snapshots current in one publication; the current one when they are already, newer ones are, or their
+        views are held.
 
         Raises:
             Conflict: other publishers won every race.
@@ -102,7 +106,10 @@ class Publisher:
         lost: Conflict | None = None
         for _ in range(_ATTEMPTS):
             current = self._publications.current(self._scope)
-            changes = self._changes(current, prepared)
+            # Asked after the publication: who holds a view in the transaction of a flip has made this race lost.
+            held = self._held(self._scope)
+            free = {key: manifest for key, manifest in prepared.items() if manifest.view not in held}
+            changes = self._changes(current, free)
             if not changes:
                 return current
             try:
@@ -117,6 +124,10 @@ class Publisher:
                 lost = error
         assert lost is not None
         raise lost
+
+    def held(self, view: str) -> bool:
+        """Whether a view stays as it is."""
+        return view in self._held(self._scope)
 
     def _changes(self, current: Publication | None, prepared: dict[str, SnapshotManifest]) -> dict[str, str | None]:
         changes: dict[str, str | None] = {}
@@ -145,12 +156,42 @@ class Publisher:
         """
         for key, snapshot in self._publications.get(self._scope, to).snapshots.items():
             view, _, version = key.partition("@")
-            manifest = self._snapshots.get(self._scope, snapshot)
-            spec = self._definitions.get(self._scope, view, version)
-            self._online.build(manifest, spec, self._lake, self._limits)
-            if self._consumer is not None and manifest.stream_offset is not None:
-                self._consumer.restore(spec, manifest.stream_offset)
+            self.bring_back(
+                self._snapshots.get(self._scope, snapshot), self._definitions.get(self._scope, view, version)
+            )
         return self._publications.rollback(self._scope, to, reason=reason, principal=principal)
+
+    def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
+        """Put in place what an old snapshot needs to be read; nothing when all of it is there.
+
+        Raises:
+            Corrupt: its lake files are gone.
+        """
+        self._online.build(manifest, spec, self._lake, self._limits)
+        if self._consumer is not None and manifest.stream_offset is not None:
+            self._consumer.restore(spec, manifest.stream_offset)
+
+    def missing_events(self, manifest: SnapshotManifest) -> int:
+        """How many offsets of the log after a snapshot are pruned from the overlay."""
+        if self._overlay is None or manifest.stream_offset is None:
+            return 0
+        prefix = view_prefix(manifest.key)
+        return max(0, self._overlay.read([prefix]).pruned[prefix] - manifest.stream_offset)
+
+    def require_files(self, manifest: SnapshotManifest) -> None:
+        """Refuse a snapshot whose files are not in the lake any more.
+
+        Raises:
+            Corrupt: one is gone or changed.
+        """
+        for file in manifest.files:
+            try:
+                self._lake.open(file.path).close()
+            except Corrupt as error:
+                raise Corrupt(
+                    f"The files of {manifest.id} are gone: {error.what}", where=manifest.view,
+                    next_step="Name a later snapshot, or refresh the view.",
+                ) from error  # fmt: skip
 
     def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> Collected:
         """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.

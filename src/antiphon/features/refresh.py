@@ -67,6 +67,7 @@ class Refreshed(msgspec.Struct, frozen=True):
         blocked: of each view that a gate stopped the reasons; it keeps its previous snapshot.
         warned: what was found in views that passed all the same.
         staged: views whose snapshot waits for the end of an embargo, and until when.
+        held: views that somebody holds; their snapshot is recorded and not published.
     """
 
     publication: int | None
@@ -74,6 +75,7 @@ class Refreshed(msgspec.Struct, frozen=True):
     blocked: dict[str, tuple[str, ...]]
     warned: dict[str, tuple[str, ...]] = {}
     staged: dict[str, datetime] = {}
+    held: tuple[str, ...] = ()
 
 
 class Refresher:
@@ -241,7 +243,11 @@ class Refresher:
         now = [(manifest, spec) for manifest, spec in snapshots if spec.key not in staged]
         publication = self._publisher.publish(now, reason=wanted.reason, principal=wanted.principal)
         found: dict[str, Any] = msgspec.to_builtins(
-            {"publication": None if publication is None else publication.number, "staged": staged}
+            {
+                "publication": None if publication is None else publication.number,
+                "staged": staged,
+                "held": tuple(spec.key for _, spec in now if self._publisher.held(spec.name)),
+            }
         )
         return found
 
@@ -250,15 +256,18 @@ class Refresher:
         nothing."""
         if self._staged is None:
             return 0
-        due = self._staged.list(self._scope, self._clock.now())
+        due, released = self._staged.list(self._scope, self._clock.now()), 0
         for one in due:
+            if self._publisher.held(one.view):
+                continue  # It waits on.
             manifest = self._snapshots.get(self._scope, one.snapshot)
             spec = self._definitions.get(self._scope, one.view, one.definition_version)
             self._publisher.publish(
                 [(manifest, spec)], reason=f"{one.reason}, after its embargo", principal=one.principal
             )
             self._staged.remove(self._scope, one.snapshot)
-        return len(due)
+            released += 1
+        return released
 
     def _previous(self, key: str) -> SnapshotManifest | None:
         current = self._publications.current(self._scope)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from antiphon.catalog.holds import Hold
 from antiphon.core.scope import Scope
+from antiphon.features.rollback import ViewRollback
 from antiphon.features.skew_report import SkewReport
 from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
 
@@ -47,8 +49,40 @@ class Lookups(Protocol):
         ...
 
 
+class Rollbacks(Protocol):
+    """A hand on what is published."""
+
+    def view(
+        self,
+        scope: Scope,
+        view: str | None,
+        to: str | int | None,
+        *,
+        reason: str,
+        principal: str,
+        hold: bool = False,
+        dry_run: bool = False,
+        seen: int | None = None,
+    ) -> ViewRollback:
+        """Publish an earlier snapshot of a view again, or with ``None`` those of publication ``to``."""
+        ...
+
+    def hold(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
+        """Let nothing replace what is published of a view."""
+        ...
+
+    def resume(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
+        """Let a held view go on; raises ``Conflict`` when it is not held."""
+        ...
+
+    def held(self, scope: Scope) -> Mapping[str, Hold]:
+        """Held views by name."""
+        ...
+
+
 @dataclass(frozen=True)
 class FeatureWatch:
     """Everything about served features, beside their history."""
 
     skew: Skews
+    rollback: Rollbacks

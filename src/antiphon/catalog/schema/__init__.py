@@ -14,6 +14,7 @@ from antiphon.catalog.schema.features import (
     applied_projects,
     definition_versions,
     events,
+    feature_holds,
     publications,
     snapshots,
     staged_snapshots,
@@ -35,7 +36,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0009"
+REVISION = "0010"
 """The Alembic revision these tables are at."""
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "evaluations",
     "events",
     "exposures",
+    "feature_holds",
     "job_rows",
     "jobs",
     "judgements",

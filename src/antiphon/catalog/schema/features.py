@@ -87,3 +87,11 @@ staged_snapshots = table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("principal", sa.Text, nullable=False),
 )
+
+feature_holds = table(
+    "feature_holds",
+    sa.Column("view", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)

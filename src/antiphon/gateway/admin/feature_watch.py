@@ -1,4 +1,4 @@
-"""Whether batch and online agree about a view."""
+"""Whether batch and online agree about a view, and a hand on what is published of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import msgspec
 
+from antiphon.catalog.holds import Hold
 from antiphon.core.errors import Forbidden
+from antiphon.features.rollback import ViewRollback
 from antiphon.features.skew_report import SkewReport
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices
@@ -29,6 +31,50 @@ class LastSkew(msgspec.Struct, frozen=True):
 
     view: str
     report: SkewReport | None
+
+
+class TakeBack(msgspec.Struct, frozen=True):
+    """Which snapshot of the view comes back, by its id or by the number of a publication (the one before the present
+    one), why, whether it is held, and the publication that was seen as current; ``dry_run`` changes nothing."""
+
+    reason: str
+    to: str | int | None = None
+    hold: bool = False
+    dry_run: bool = False
+    seen: int | None = None
+
+
+class Why(msgspec.Struct, frozen=True):
+    """A reason, for the record."""
+
+    reason: str
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """Whether a view is held now, by whom and why."""
+
+    view: str
+    held: Hold | None
+
+
+def _rollback(call: Call) -> ViewRollback:
+    wanted: TakeBack = call.body
+    return call.services.watched().rollback.view(
+        call.scope, call.path["view"], wanted.to, reason=wanted.reason, principal=call.principal.id, hold=wanted.hold,
+        dry_run=wanted.dry_run, seen=wanted.seen,
+    )  # fmt: skip
+
+
+def _hold(call: Call) -> Holding:
+    view, rollback = call.path["view"], call.services.watched().rollback
+    rollback.hold(call.scope, view, reason=call.body.reason, principal=call.principal.id)
+    return Holding(view, rollback.held(call.scope).get(view))
+
+
+def _resume(call: Call) -> Holding:
+    view, rollback = call.path["view"], call.services.watched().rollback
+    rollback.resume(call.scope, view, reason=call.body.reason, principal=call.principal.id)
+    return Holding(view, rollback.held(call.scope).get(view))
 
 
 def _last(call: Call) -> LastSkew:
@@ -76,5 +122,18 @@ OPERATIONS = (
     Operation(
         "POST", "/admin/features/{view}/skew", "Compare what is read online with what batch computes.", "publish",
         SkewReport, _skew, body=Comparison,
+    ),
+    # The rooms keep the evidence of these themselves, in the transaction of the change.
+    Operation(
+        "POST", "/admin/features/{view}/rollback", "Publish an earlier snapshot of a view again.", "publish",
+        ViewRollback, _rollback, body=TakeBack,
+    ),
+    Operation(
+        "POST", "/admin/features/{view}/hold", "Let nothing replace what is published of a view.", "publish", Holding,
+        _hold, body=Why,
+    ),
+    Operation(
+        "POST", "/admin/features/{view}/resume", "Let a held view go on with its next refresh.", "publish", Holding,
+        _resume, body=Why,
     ),
 )  # fmt: skip

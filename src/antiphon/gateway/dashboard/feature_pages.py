@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, quote
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
+from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.features.history import StatisticsDifference
+from antiphon.gateway import incoming
+from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
-from antiphon.gateway.dashboard.pages import Pages
+from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.plots import Plot
+from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
 
 _VERSIONS = 30
@@ -24,8 +30,56 @@ async def views(pages: Pages, request: Request, who: Principal, scope: Scope) ->
 
 async def view(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """One view: what is served, what the gates said, statistics, history."""
+    return await _show(pages, str(request.path_params["view"]), who, scope)
+
+
+async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
+    """Take the view back, hold it or let it go on, with a reason; then the page again, with what was wrong if anything
+    was."""
     name = str(request.path_params["view"])
-    history = pages.services.remembered()
+    form = {
+        name: values[0].strip()
+        for name, values in parse_qs((await incoming.body(request, 10_000)).decode(errors="replace")).items()
+    }
+    try:
+        await run_in_threadpool(pages.services.authorise, who, "publish", f"view/{name}")
+        await run_in_threadpool(_act, pages.services, scope, name, who.id, form)
+    except AntiphonError as error:
+        return await _show(pages, name, who, scope, error, form.get("reason", ""))
+    return RedirectResponse(f"/features/{quote(name, safe='')}", 303, headers=SAFE)
+
+
+def _act(services: GatewayServices, scope: Scope, view: str, who: str, form: dict[str, str]) -> None:
+    rollback, reason, seen = services.watched().rollback, form.get("reason", ""), form.get("seen", "")
+    match form.get("act"):
+        case "rollback":
+            rollback.view(
+                scope,
+                view,
+                form.get("to") or None,
+                reason=reason,
+                principal=who,
+                hold=form.get("hold") == "yes",
+                seen=int(seen) if seen.isdecimal() else None,
+            )
+        case "hold":
+            rollback.hold(scope, view, reason=reason, principal=who)
+        case "resume":
+            rollback.resume(scope, view, reason=reason, principal=who)
+        case other:
+            raise InvalidInput(f"{str(other)[:40]!r} is nothing that can be done to a view.", where="act")
+
+
+async def _show(
+    pages: Pages,
+    name: str,
+    who: Principal,
+    scope: Scope,
+    problem: AntiphonError | None = None,
+    reason: str = "",
+) -> Response:
+    services = pages.services
+    history = services.remembered()
     shown = await run_in_threadpool(history.describe, scope, name)
     lines = await run_in_threadpool(history.history, scope, name, _VERSIONS)
     fresh = await run_in_threadpool(pages.services.freshness, scope)
@@ -33,8 +87,19 @@ async def view(pages: Pages, request: Request, who: Principal, scope: Scope) -> 
     statistics = (
         [StatisticsDifference(name, None, found) for name, found in current.statistics.items()] if current else []
     )
+    publication = await run_in_threadpool(services.publications.current, scope)
+    watch, may = services.watch, await run_in_threadpool(may_publish, services, who, name)
+    held = (await run_in_threadpool(watch.rollback.held, scope)).get(name) if watch is not None else None
+    served = {line.snapshot: line for line in lines if line.snapshot is not None and line.outcome != "blocked"}
     return pages.render(
         "view.html",
+        200 if problem is None else problem.http_status,
+        problem=problem,
+        reason=reason,
+        publication=publication.number if publication is not None else None,
+        held=held,
+        may=may and watch is not None and current is not None,
+        earlier=[line for line in served.values() if not line.current],
         page="features",
         who=who,
         shown=shown,

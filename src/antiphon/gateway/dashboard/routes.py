@@ -29,6 +29,7 @@ def routes() -> list[BaseRoute]:
         Route("/releases/diff", endpoint(release_pages.diff), methods=["GET"]),
         Route("/features", endpoint(feature_pages.views), methods=["GET"]),
         Route("/features/{view}", endpoint(feature_pages.view), methods=["GET"]),
+        Route("/features/{view}", endpoint(feature_pages.act), methods=["POST"]),
         Route("/features/{view}/diff", endpoint(feature_pages.diff), methods=["GET"]),
         Route("/skew", endpoint(skew_pages.skew), methods=["GET"]),
         Route("/skew", endpoint(skew_pages.measure), methods=["POST"]),
