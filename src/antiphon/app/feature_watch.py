@@ -11,4 +11,8 @@ from antiphon.gateway.feature_ports import FeatureWatch
 
 def feature_watch(store: Store, platform: FeaturePlatform) -> FeatureWatch:
     """Over the stores of this process."""
-    return FeatureWatch(skew=FeatureSkew(store, platform), rollback=FeatureRollback(store, platform))
+    return FeatureWatch(
+        skew=FeatureSkew(store, platform),
+        rollback=FeatureRollback(store, platform),
+        neighbours=platform.neighbours,
+    )

@@ -1,11 +1,14 @@
-"""Nearest neighbours in one project: of views as they are applied, and keys for those who may see them."""
+"""Nearest neighbours in one project: of views as they are applied, for those whom policy lets ask."""
 
 from __future__ import annotations
 
 from antiphon.app.store import Store
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import Forbidden, NotFound
 from antiphon.core.scope import Scope
+from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.neighbours import NeighbourLookup, Neighbours, Question
+from antiphon.governance.policy_request import Column, Resource
+from antiphon.governance.principal import Principal
 
 
 class ProjectNeighbours:
@@ -15,11 +18,14 @@ class ProjectNeighbours:
         self._store = store
         self._lookup = lookup
 
-    def find(self, scope: Scope, view: str, question: Question, *, see_keys: bool) -> Neighbours:
+    def find(
+        self, scope: Scope, principal: Principal, view: str, question: Question, *, purpose: str, see_keys: bool
+    ) -> Neighbours:
         """The entities of a view whose texts are nearest.
 
         Raises:
             NotFound: this scope has no such view, feature, publication or entity.
+            Forbidden: the feature is too sensitive for the principal, or not for this purpose.
             InvalidInput, OtherModel, FeatureUnavailable, SetupError: as :meth:`NeighbourLookup.find`.
         """
         applied = self._store.applied.current(scope) if scope == self._store.scope else None
@@ -28,4 +34,16 @@ class ProjectNeighbours:
             raise NotFound(
                 f"There is no view {view!r}.", where="view", next_step="`antiphon features list` shows the views."
             )
+        self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
         return self._lookup.find(spec, question, see_keys=see_keys)
+
+    def _require(self, principal: Principal, feature: str, tags: Tags, purpose: str) -> None:
+        """What policy says of an answer that is made from this feature alone."""
+        column = Column(feature, tags.sensitivity, tags.purposes)
+        resource = Resource("view", feature.partition(".")[0], columns=(column,))
+        environment = self._store.settings.project.environment
+        context = {"environment": environment, "purpose": purpose, "path": "online"}
+        if self._store.decider.require(principal, "answer", resource, context).masked:
+            raise Forbidden(
+                f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask whoever keeps policies."
+            )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from antiphon.cli import entity as entities
-from antiphon.cli import feast, features_export, features_get, features_watch
+from antiphon.cli import feast, features_export, features_get, features_neighbours, features_watch
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import services, stores
@@ -24,6 +24,7 @@ app.command("import-feast")(feast.import_feast)
 app.command("get")(features_get.get)
 features_watch.add_to(app)
 app.command("export")(features_export.export)
+app.command("neighbours")(features_neighbours.neighbours)
 
 
 @app.command("list")

@@ -24,7 +24,7 @@ PAGES = frozenset({"requests", "outcomes", "audit", "skew"})
 NOUNS = frozenset({"audit", "batch", "datasets", "evaluations", "outcomes", "predictions"})
 """Nouns of ``/admin`` that do."""
 
-ROWS = frozenset({"quarantine", "skew", "lineage"})
+ROWS = frozenset({"quarantine", "skew", "lineage", "neighbours"})
 """What is told about a view that names entities or shows source rows."""
 
 

@@ -9,8 +9,10 @@ from typing import Protocol
 
 from antiphon.catalog.holds import Hold
 from antiphon.core.scope import Scope
+from antiphon.features.embedding.neighbours import Neighbours, Question
 from antiphon.features.rollback import ViewRollback
 from antiphon.features.skew_report import SkewReport
+from antiphon.governance.principal import Principal
 from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
 
 
@@ -80,9 +82,21 @@ class Rollbacks(Protocol):
         ...
 
 
+class NearestNeighbours(Protocol):
+    """Entities whose texts are near."""
+
+    def find(
+        self, scope: Scope, principal: Principal, view: str, question: Question, *, purpose: str, see_keys: bool
+    ) -> Neighbours:
+        """The nearest ones; raises ``NotFound``, ``Forbidden``, ``InvalidInput``, ``FeatureUnavailable`` and
+        ``SetupError``."""
+        ...
+
+
 @dataclass(frozen=True)
 class FeatureWatch:
     """Everything about served features, beside their history."""
 
     skew: Skews
     rollback: Rollbacks
+    neighbours: NearestNeighbours

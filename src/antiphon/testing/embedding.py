@@ -54,3 +54,6 @@ class GivenEmbedders:
             return self._embedders[model]
         except KeyError:
             raise SetupError(f"The model {model} is not here.", where="embedding") from None
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -61,10 +61,10 @@ ROWS = [f"{n},{'tea' if n % 2 else 'cake'},2026-01-01T10:{n:02}:00Z,{n}.5" for n
 class Project:
     """The project's folder, with what a worker and a gateway would do to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, definitions: str = DEFINITIONS) -> None:
         self.folder = folder
         (folder / "antiphon.toml").write_text('[project]\nname = "shop"\n[engine]\nkind = "simulated"\n')
-        (folder / "definitions.py").write_text(DEFINITIONS)
+        (folder / "definitions.py").write_text(definitions)
         self.write(*ROWS)
         self.store = Store.open(folder)
         apply(self.store, principal="me")

@@ -1,0 +1,62 @@
+"""``antiphon features neighbours``: the entities whose texts are nearest to a text or to an entity's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import moment, show, table
+from antiphon.cli.project import at_terminal, stores
+from antiphon.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from antiphon.features.embedding.neighbours import Neighbours
+
+
+def neighbours(
+    feature: Annotated[str, typer.Argument(metavar="VIEW.FEATURE", help="A feature declared by embed(...).")],
+    text: Annotated[str | None, typer.Option(help="What to look for.")] = None,
+    entity: Annotated[
+        list[str] | None,
+        typer.Option("--entity", "-e", metavar="KEY=VALUE", help="An entity whose own text is looked for; repeat it."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many neighbours.")] = 10,
+    publication: Annotated[int | None, typer.Option(min=1, help="A publication; the current one by default.")] = None,
+    purpose: Annotated[str, typer.Option(help="What for, when the feature is limited to purposes.")] = "",
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """The entities whose texts are nearest to a text, or to an entity's own."""
+    from antiphon.app.features import FeaturePlatform
+    from antiphon.features.embedding.neighbours import Question
+
+    view, point, name = feature.partition(".")
+    if not point:
+        raise InvalidInput(f"{feature!r} names no feature.", where="VIEW.FEATURE", next_step="Write said.review.")
+    keys = entities.keys(entity) if entity else None
+    question = Question(name, text=text, entity=keys, top=top, number=publication)
+    with stores(project) as store:
+        platform = FeaturePlatform(store)
+        try:
+            who = at_terminal(store)
+            found = platform.neighbours.find(store.scope, who, view, question, purpose=purpose, see_keys=True)
+            detail = {"route": "antiphon features neighbours", "feature": feature, "found": len(found.neighbours)}
+            store.trail.record(store.scope, who.id, "data.read", f"view/{view}", detail)
+        finally:
+            platform.close()
+    show(found, as_json, lambda: _told(found))
+
+
+def _told(found: Neighbours) -> str:
+    names = list(found.neighbours[0].keys or ()) if found.neighbours else []
+    rows = [(f"{one.similarity:.4f}", *(one.keys or {}).values()) for one in found.neighbours]
+    return "\n".join(
+        [
+            table(("similarity", *names), rows, "No entity has a text."),
+            f"{found.entities} entities of publication {found.publication}, as of {moment(found.as_of)}, by "
+            f"{found.model}; {'by the index' if found.search == 'index' else 'every one compared'}",
+        ]
+    )

@@ -1,0 +1,56 @@
+"""Nearest neighbours among the entities of a view."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from antiphon.features.embedding.neighbours import MOST, Neighbours, Question
+from antiphon.gateway.admin.feature_watch import may_publish
+from antiphon.gateway.operation import Call, Operation
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Neighbours of a text, of an entity's own text, or of a vector with the model that made it; what for; and in
+    which publication (the current one)."""
+
+    feature: str
+    text: str | None = None
+    entity: dict[str, str] | None = None
+    vector: tuple[float, ...] | None = None
+    model: str | None = None
+    top: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 10
+    publication: int | None = None
+    purpose: str = ""
+
+
+def _neighbours(call: Call) -> Neighbours:
+    asked: Asked = call.body
+    view = call.path["view"]
+    question = Question(
+        feature=asked.feature,
+        text=asked.text,
+        entity=asked.entity,
+        vector=asked.vector,
+        model=asked.model,
+        top=asked.top,
+        number=asked.publication,
+    )
+    return call.services.watched().neighbours.find(
+        call.scope,
+        call.principal,
+        view,
+        question,
+        purpose=asked.purpose,
+        # Which entities they are is for those who may publish the view; others get what stands for them.
+        see_keys=may_publish(call.services, call.principal, view),
+    )
+
+
+OPERATIONS = (
+    Operation(
+        "POST", "/admin/features/{view}/neighbours", "The entities whose texts are nearest to a text.", "answer",
+        Neighbours, _neighbours, body=Asked,
+    ),
+)  # fmt: skip
