@@ -18,8 +18,8 @@ and the consumer was at the end of the log within two seconds of the last event.
 Sustained. A backlog is appended while no consumer runs (the rate of appending, in batches of 500), then the consumer is
 started: events from the first offset that is seen to move to the end, over that time.
 
-Values: before it ends, the sums over all probes are read once more and must be right. There is no peer in the run: Feast
-has no consumer of its own, its push API writes a row that the producer computed.
+Values: before it ends, the sums over all probes are read once more and must be right. There is no peer in the run:
+Feast has no consumer of its own, its push API writes a row that the producer computed.
 """
 
 from __future__ import annotations
