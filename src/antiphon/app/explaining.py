@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from antiphon.app.feature_lineage import FeatureLineage
 from antiphon.app.store import Store
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
-from antiphon.features.lineage import Trace, trace
+from antiphon.features.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.serving.replay import replay as make_again
 
@@ -42,6 +43,10 @@ class Explaining:
         entity = self._text(scope, receipt.entity_blob)
         keys: dict[str, str] = msgspec.json.decode(entity) if entity else {}
         plain: dict[str, Any] = msgspec.to_builtins(receipt)
+        lineage: dict[str, Lineage] = {}
+        if source_rows:
+            traced = FeatureLineage(store).of_prediction(scope, prediction, limit=MOST_SOURCE_ROWS)
+            lineage = {one.feature: one for one in traced}
         return {
             "prediction": receipt.prediction,
             "request": receipt.request,
@@ -69,7 +74,7 @@ class Explaining:
             "release": self._release_lines(receipt, release),
             "policy": plain["policy"],
             "publication": receipt.publication,
-            "features": [self._feature(scope, feature, keys, receipt, source_rows) for feature in receipt.features],
+            "features": [self._feature(scope, feature, receipt, lineage) for feature in receipt.features],
             "feature_fingerprint": receipt.feature_fingerprint,
             "generations": [
                 {
@@ -151,51 +156,39 @@ class Explaining:
         }
 
     def _feature(
-        self, scope: Scope, feature: FeatureReceipt, keys: Mapping[str, str], receipt: Receipt, source_rows: bool
+        self, scope: Scope, feature: FeatureReceipt, receipt: Receipt, lineage: Mapping[str, Lineage]
     ) -> dict[str, Any]:
-        view_name, _, name = feature.name.partition(".")
-        view = self._store.definitions.get(scope, view_name, feature.definition_version)
-        snapshot: dict[str, Any] | None = None
-        known_by, through = None, feature.stream_offset
-        if view.source.kind == "feast":
-            # Feast keeps no history: which value it was, and since when, is all that there is.
-            return {
-                **msgspec.to_builtins(feature),
-                "snapshot": {"id": feature.snapshot},
-                "source": view.source.name,
-                "lineage": None,
-            }
-        if feature.snapshot is not None:
-            manifest = self._store.snapshots.get(scope, feature.snapshot)
-            # What the read could know: the file as of its snapshot, the log as far as snapshot and value went.
-            known_by = manifest.as_of
-            if view.source.kind == "stream":
-                through = max(manifest.stream_offset or 0, feature.stream_offset or 0)
-            snapshot = {
-                "id": manifest.id,
-                "as_of": manifest.as_of.isoformat(),
-                "logical_hash": manifest.logical_hash,
-                "rows_in": manifest.rows_in,
-                "rows_out": manifest.rows_out,
-                "rows_rejected": manifest.rows_rejected,
-            }
-        rows: Trace | None = None
-        if source_rows:
-            rows = trace(
-                view,
-                name,
-                keys={key: keys[key] for key in view.entity.keys if key in keys},
-                as_of=receipt.as_of,
-                scope=scope,
-                log=self._store.events,
-                known_by=known_by,
-                through=through,
-            )
+        found = lineage.get(feature.name)
+        said: dict[str, Any] = {**msgspec.to_builtins(feature), "snapshot": self._snapshot(scope, feature)}
+        if found is not None and found.inputs is not None:
+            return {**said, "source": "request", "inputs": msgspec.to_builtins(found.inputs), "lineage": None}
+        view_name, _, _ = feature.name.partition(".")
+        try:
+            said["source"] = self._store.definitions.get(scope, view_name, feature.definition_version).source.name
+        except NotFound:
+            said["source"] = "request"
+        if found is None:
+            return {**said, "lineage": None}
         return {
-            **msgspec.to_builtins(feature),
-            "snapshot": snapshot,
-            "source": view.source.name,
-            "lineage": msgspec.to_builtins(rows),
+            **said,
+            "lineage": None if found.trace is None else msgspec.to_builtins(found.trace.placeless()),
+            "made_again": "the same" if found.same else found.why or "another value",
+        }
+
+    def _snapshot(self, scope: Scope, feature: FeatureReceipt) -> dict[str, Any] | None:
+        if not feature.snapshot:
+            return None
+        try:
+            manifest = self._store.snapshots.get(scope, feature.snapshot)
+        except NotFound:
+            return {"id": feature.snapshot}  # Feast's, or one that is gone
+        return {
+            "id": manifest.id,
+            "as_of": manifest.as_of.isoformat(),
+            "logical_hash": manifest.logical_hash,
+            "rows_in": manifest.rows_in,
+            "rows_out": manifest.rows_out,
+            "rows_rejected": manifest.rows_rejected,
         }
 
     def _text(self, scope: Scope, blob: str | None) -> str | None:

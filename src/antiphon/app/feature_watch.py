@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from antiphon.app.feature_lineage import FeatureLineage
 from antiphon.app.feature_rollback import FeatureRollback
 from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.features import FeaturePlatform
@@ -15,4 +16,5 @@ def feature_watch(store: Store, platform: FeaturePlatform) -> FeatureWatch:
         skew=FeatureSkew(store, platform),
         rollback=FeatureRollback(store, platform),
         neighbours=platform.neighbours,
+        lineage=FeatureLineage(store, platform),
     )

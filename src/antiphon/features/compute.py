@@ -126,8 +126,11 @@ def files_of(path: str) -> list[Path]:
     return found
 
 
-def relation_of(files: list[Path]) -> str:
+def relation_of(files: list[Path], named: str | None = None) -> str:
     """A FROM clause that reads the files.
+
+    Args:
+        named: a column that says which file a row is from.
 
     Raises:
         InvalidInput: neither Parquet nor CSV nor JSON, or no file at all.
@@ -135,6 +138,7 @@ def relation_of(files: list[Path]) -> str:
     if not files:
         raise InvalidInput("There is no file to read.", where="source")
     names = "[" + ", ".join(text(str(file)) for file in files) + "]"
+    names += "" if named is None else f", filename = {text(named)}"
     suffix = files[0].suffix.lower()
     if suffix in (".parquet", ".pq"):
         return f"read_parquet({names}, union_by_name = true)"

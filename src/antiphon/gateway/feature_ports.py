@@ -10,6 +10,7 @@ from typing import Protocol
 from antiphon.catalog.holds import Hold
 from antiphon.core.scope import Scope
 from antiphon.features.embedding.neighbours import Neighbours, Question
+from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
 from antiphon.features.skew_report import SkewReport
 from antiphon.governance.principal import Principal
@@ -93,6 +94,22 @@ class NearestNeighbours(Protocol):
         ...
 
 
+class Lineages(Protocol):
+    """From a value to its source rows."""
+
+    def of_prediction(
+        self, scope: Scope, prediction: str, feature: str | None = None, limit: int = ...
+    ) -> tuple[Lineage, ...]:
+        """One feature of a prediction, or all; raises ``NotFound``."""
+        ...
+
+    def of_entity(
+        self, scope: Scope, feature: str, keys: Mapping[str, str], as_of: datetime | None = None, limit: int = ...
+    ) -> Lineage:
+        """What is read of an entity as of a moment; raises ``NotFound``, ``InvalidInput``, ``FeatureUnavailable``."""
+        ...
+
+
 @dataclass(frozen=True)
 class FeatureWatch:
     """Everything about served features, beside their history."""
@@ -100,3 +117,4 @@ class FeatureWatch:
     skew: Skews
     rollback: Rollbacks
     neighbours: NearestNeighbours
+    lineage: Lineages

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.integration.app.watched_project import ROWS, Project, told
+
+from antiphon.app.explaining import Explaining
 
 
 @pytest.fixture
@@ -152,3 +155,88 @@ async def test_a_view_is_taken_back_over_http_and_on_its_page(project: Project) 
         assert done.status_code == 303
         assert "<h2>Held</h2>" in (await browser.get("/features/today")).text
         assert (await browser.post("/features/today", data={**form, "act": "drop"})).status_code == 400
+
+
+async def test_a_value_is_followed_to_its_source_rows(project: Project) -> None:
+    antiphon, receipt = project.terminal, project.predicted("tea")
+    found = antiphon("features", "lineage", "--prediction", receipt.prediction, "--json")
+    assert found.code == 0, found.out
+    told_of = {one["feature"]: one for one in found.json()}
+    assert {one["same"] for one in told_of.values()} == {True}
+    orders = told_of["today.orders"]
+    assert (orders["value"], orders["recomputed"], orders["trace"]["contributing"]) == (20, 20, 20)
+    latest = orders["trace"]["rows"][0]
+    assert (latest["event_id"], latest["columns"]["paid"], latest["log_offset"]) == ("39", 39.5, None)
+    assert latest["file"] == str(project.folder / "orders.csv")
+    assert (
+        orders["trace"]["files"][0]["sha256"]
+        == hashlib.sha256((project.folder / "orders.csv").read_bytes()).hexdigest()
+    )
+    visits = told_of["crowd.visits"]
+    assert (visits["trace"]["rows"][0]["log_offset"], visits["trace"]["rows"][0]["event_id"]) == (1, "v0")
+    of_entity = antiphon("features", "lineage", "today.paid", "-e", "shop=cake")
+    assert of_entity.code == 0, of_entity.err
+    assert "38.5, the same when made again" in of_entity.out
+    assert "orders.csv" in of_entity.out
+    project.write(*[row.replace("39.5", "7.25") for row in ROWS])
+    changed = antiphon("features", "lineage", "today.paid", "--prediction", receipt.prediction)
+    assert changed.code == 0
+    assert "39.5, not comparable: its source changed since the snapshot" in changed.out
+    assert "paid=7.25" in changed.out, "the rows are those of now"
+    (project.folder / "orders.csv").unlink()
+    gone = antiphon("features", "lineage", "today.paid", "--prediction", receipt.prediction)
+    assert (gone.code, "There is no file" in gone.out) == (0, True)
+    project.write(*ROWS)
+    project.alter("today")
+    altered = antiphon("features", "lineage", "today.orders", "-e", "shop=tea")
+    assert altered.code == 1
+    assert "21, made again 20" in altered.out
+    for arguments, code in (
+        (["today.orders"], 2), ([], 2), (["today.nothing", "-e", "shop=tea"], 3), (["today.orders", "-e", "door=1"], 2),
+        (["today.gone", "--prediction", receipt.prediction], 3), (["nothing.a", "-e", "shop=tea"], 3),
+    ):  # fmt: skip
+        assert antiphon("features", "lineage", *arguments).code == code, arguments
+
+
+async def test_an_on_demand_feature_is_followed_to_the_request_and_what_it_read(project: Project) -> None:
+    receipt = project.predicted("tea", minutes=90.0)
+    (found,) = project.terminal("features", "lineage", "wait.each", "--prediction", receipt.prediction, "--json").json()
+    assert (found["value"], found["recomputed"], found["same"], found["inputs"]) == (4.5, 4.5, True, {"minutes": 90.0})
+    assert [(one["feature"], one["trace"]["contributing"]) for one in found["reads"]] == [("today.orders", 20)]
+    report = project.terminal("features", "skew", "wait", "--json").json()
+    assert [(one["feature"], one["equal"], one["different"]) for one in report["features"]] == [("each", 1, 0)]
+    async with project.http("viewer", page=True) as browser:
+        page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=wait.each")).text
+        assert "minutes 90.0" in page
+        assert page.count('<span class="chip completed">made again</span>') == 2, "and what it read"
+    features = Explaining(project.store).explain(project.store.scope, receipt.prediction)["features"]
+    assert [(one["source"], one["inputs"]) for one in features if one["name"] == "wait.each"] == [
+        ("request", {"minutes": 90.0})
+    ]
+
+
+async def test_the_lineage_of_a_prediction_over_http_and_on_its_page(project: Project) -> None:
+    receipt = project.predicted("tea")
+    path = f"/admin/predictions/{receipt.prediction}/lineage"
+    async with project.http("viewer") as http:
+        found = told(await http.get(path, params={"feature": "today.takings", "limit": 2}))["features"]
+        assert (len(found), found[0]["same"], len(found[0]["trace"]["rows"])) == (1, True, 2)
+        assert str(project.folder) not in str(found), "where files lie is not told"
+        assert found[0]["trace"]["files"][0]["path"] == "orders.csv"
+        assert (await http.get(path, params={"feature": "today.nothing"})).status_code == 404
+        body = {"feature": "orders", "entity": {"shop": "cake"}}
+        assert (await http.post("/admin/features/today/lineage", json=body)).status_code == 403
+        explained = told(await http.get(f"/admin/predictions/{receipt.prediction}/explain"))
+        assert {one["made_again"] for one in explained["features"]} == {"the same"}
+        assert str(project.folder) not in str(explained["features"])
+    async with project.http() as http:
+        found = told(await http.post("/admin/features/today/lineage", json=body))
+        assert (found["value"], found["same"], found["trace"]["contributing"]) == (20, True, 20)
+        assert (await http.post("/admin/features/today/lineage", json={**body, "feature": "x"})).status_code == 404
+    async with project.http("viewer", page=True) as browser:
+        page = (await browser.get(f"/requests/{receipt.prediction}")).text
+        assert f'href="/requests/{receipt.prediction}/lineage?feature=today.orders"' in page
+        page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=today.orders")).text
+        assert '<span class="chip completed">made again</span>' in page
+        assert "orders.csv" in page
+        assert (await browser.get("/requests/pred_x/lineage")).status_code == 404

@@ -23,7 +23,7 @@ from antiphon.catalog.events import Event
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
-from antiphon.core.ids import new_id
+from antiphon.core.ids import content_hash, new_id
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
@@ -36,7 +36,11 @@ from antiphon.serving.request import AnswerRequest
 from antiphon.testing import fakes
 
 DEFINITIONS = """
-from antiphon import Entity, Source, col, count, feature_view, last, mean, sum
+from antiphon import (
+    Application, Entity, Figure, Freshness, Prompt, Source, col, count, feature_view, last, mean, on_demand,
+    on_demand_view,
+    request,
+)
 
 shop = Entity("shop", keys=["shop"])
 orders = Source.table("orders", path="orders.csv", event_time="ordered", event_id="id")
@@ -54,6 +58,16 @@ class Today:
 @feature_view(entity=shop, source=visits)
 class Crowd:
     visits = count(window=None)
+
+
+@on_demand_view(inputs={"minutes": "number"})
+class Wait:
+    each = on_demand(request.minutes / Today.orders)
+
+
+Application("desk", features=[Today, Crowd, Wait], entities=[shop], model="smollm2-135m", purpose="tests",
+    figures=[Figure(Wait.each, step=0.1)], freshness={"today": Freshness(max_age="1h")},
+    prompt=Prompt(template="{{ features.wait.each }}"))
 """
 ROWS = [f"{n},{'tea' if n % 2 else 'cake'},2026-01-01T10:{n:02}:00Z,{n}.5" for n in range(40)]
 
@@ -96,8 +110,8 @@ class Project:
         while self.platform.consume(1_000):
             pass
 
-    def predicted(self, shop: str, as_of: datetime | None = None) -> Receipt:
-        """A prediction about a shop, as its receipt says, without an engine."""
+    def predicted(self, shop: str, as_of: datetime | None = None, *, minutes: float | None = None) -> Receipt:
+        """A prediction about a shop, as its receipt says, without an engine; ``minutes`` is what its request said."""
         views = {spec.name: spec.definition_version for spec in self.platform.views().values()}
         now = as_of or self.store.database.clock.now()
         vector = self.platform.reader(self.store.scope).read(views, {"shop": shop}, now)
@@ -112,6 +126,20 @@ class Project:
             for name, value in vector.values.items()
         )  # fmt: skip
         receipt = msgspec.structs.replace(receipt, prediction=new_id("pred"), features=features, release="model:tiny")
+        if minutes is not None:
+            release = self.store.releases.live(self.store.scope, "desk")
+            assert release is not None
+            (wait,) = release.bundle.application.on_demand
+            orders = next(one.value for one in features if one.name == "today.orders")
+            assert isinstance(orders, int)
+            each = FeatureReceipt(
+                "wait.each", minutes / orders, None, wait.definition_version, None, features[0].event_time, 1.0, "fresh"
+            )
+            said = msgspec.json.encode({"minutes": minutes})
+            receipt = msgspec.structs.replace(
+                receipt, features=(*features, each), release=release.id, inputs_blob=content_hash(said)
+            )
+            texts = (*texts, said)
         self.store.receipts.add(receipt, texts)
         return receipt
 

@@ -1,4 +1,4 @@
-"""Whether batch and online agree about a view, and a hand on what is published of it."""
+"""Whether batch and online agree about a view, which rows made a value, and a hand on what is published."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from antiphon.catalog.holds import Hold
 from antiphon.core.errors import Forbidden
+from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
 from antiphon.features.skew_report import SkewReport
 from antiphon.gateway.operation import Call, Operation
@@ -42,6 +43,29 @@ class TakeBack(msgspec.Struct, frozen=True):
     hold: bool = False
     dry_run: bool = False
     seen: int | None = None
+
+
+class OfEntity(msgspec.Struct, frozen=True):
+    """Which feature of the view, of which entity, as of when (now), and how many source rows at most."""
+
+    feature: str
+    entity: dict[str, str]
+    as_of: datetime | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+
+
+class OfPrediction(msgspec.Struct, frozen=True):
+    """Which feature, by its full name (all of them), and how many source rows of each at most."""
+
+    feature: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+
+
+class LineageList(msgspec.Struct, frozen=True):
+    """Where features of a prediction came from."""
+
+    prediction: str
+    features: tuple[Lineage, ...]
 
 
 class Why(msgspec.Struct, frozen=True):
@@ -104,6 +128,20 @@ def _skew(call: Call) -> SkewReport:
     )
 
 
+def _lineage(call: Call) -> Lineage:
+    wanted: OfEntity = call.body
+    found = call.services.watched().lineage.of_entity(
+        call.scope, f"{call.path['view']}.{wanted.feature}", wanted.entity, wanted.as_of, wanted.limit
+    )
+    return found.placeless()
+
+
+def _of_prediction(call: Call) -> LineageList:
+    prediction, wanted = call.path["prediction"], call.query
+    found = call.services.watched().lineage.of_prediction(call.scope, prediction, wanted.feature, wanted.limit)
+    return LineageList(prediction, tuple(one.placeless() for one in found))
+
+
 def may_publish(services: GatewayServices, who: Principal, view: str) -> bool:
     """Whether policy lets somebody publish a view: they may see whose values differ, and order work."""
     try:
@@ -122,6 +160,15 @@ OPERATIONS = (
     Operation(
         "POST", "/admin/features/{view}/skew", "Compare what is read online with what batch computes.", "publish",
         SkewReport, _skew, body=Comparison,
+    ),
+    # Source rows with all their columns, of any entity: for those who may publish the view.
+    Operation(
+        "POST", "/admin/features/{view}/lineage", "The source rows behind a value that is read.", "publish", Lineage,
+        _lineage, body=OfEntity,
+    ),
+    Operation(
+        "GET", "/admin/predictions/{prediction}/lineage", "The source rows behind a prediction's features.", "read",
+        LineageList, _of_prediction, OfPrediction,
     ),
     # The rooms keep the evidence of these themselves, in the transaction of the change.
     Operation(
