@@ -58,6 +58,63 @@ online_store:
 entity_key_serialization_version: 3
 """
 
+COMPUTED = """
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, RequestSource
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Bool, Float64, Int64, String
+
+HERE = Path(__file__).parent
+driver = Entity(name="driver", join_keys=["driver_id"])
+rider = Entity(name="rider", join_keys=["rider_id"])
+stats_source = FileSource(
+    name="stats_source", path=str(HERE / "data" / "stats.parquet"), timestamp_field="event_timestamp"
+)
+stats_pushed = PushSource(name="stats_pushed", batch_source=stats_source)
+trust_source = FileSource(name="trust_source", path=f"{HERE}/data/trust.parquet", timestamp_field="event_timestamp")
+stats = FeatureView(
+    name="stats", entities=[driver], ttl=timedelta(days=3), source=stats_pushed,
+    schema=[Field(name="rate", dtype=Float64), Field(name="trips", dtype=Int64), Field(name="tier", dtype=String)],
+)
+trust = FeatureView(
+    name="trust", entities=[driver, rider], source=trust_source, schema=[Field(name="score", dtype=Float64)]
+)
+asked = RequestSource(name="asked", schema=[Field(name="distance", dtype=Float64), Field(name="seats", dtype=Int64)])
+
+
+@on_demand_feature_view(
+    sources=[stats, trust, asked],
+    schema=[
+        Field(name="fare", dtype=Float64), Field(name="places", dtype=Int64), Field(name="far", dtype=Bool),
+        Field(name="label", dtype=String), Field(name="sure", dtype=Float64),
+    ],
+)
+def offer(inputs: pd.DataFrame) -> pd.DataFrame:
+    "What a ride costs."
+    out = pd.DataFrame()
+    base = inputs["rate"] * (inputs["distance"] + 1.5)
+    out["fare"] = np.where(inputs["tier"] == "gold", base * 0.9, base)
+    out["places"] = inputs["seats"] + 2 * inputs["trips"] - 1
+    out["far"] = (inputs["distance"] > 10) & ~(inputs["tier"] == "bronze")
+    out["label"] = inputs["tier"].str.lower()
+    out["sure"] = (inputs["score"] - inputs["rate"]).abs().fillna(0.0) / 3
+    return out
+
+
+@on_demand_feature_view(
+    sources=[stats, asked], schema=[Field(name="per_seat", dtype=Float64)], mode="python",
+)
+def shared(inputs: dict) -> dict:
+    return {"per_seat": [rate / seats if seats > 1 else rate for rate, seats in zip(inputs["rate"], inputs["seats"])]}
+
+
+pricing = FeatureService(name="pricing", features=[offer, shared])
+"""
+
 PREPARE = """
 import sys
 from datetime import datetime, timedelta, timezone
@@ -104,14 +161,22 @@ def write_data(root: Path, until: datetime) -> None:
 class FeastWorld:
     """A repository that the environment's Feast applied and materialised; :meth:`serve` starts its server."""
 
-    def __init__(self, python: Path, root: Path, *, store: str = "sqlite", place: str = "path: data/online.db") -> None:
+    def __init__(
+        self,
+        python: Path,
+        root: Path,
+        *,
+        store: str = "sqlite",
+        place: str = "path: data/online.db",
+        definitions: str = DEFINITIONS,
+    ) -> None:
         self.python = python
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         self.until = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=5)
         write_data(root, self.until)
         (root / "feature_store.yaml").write_text(SETTINGS.format(store=store, place=place))
-        (root / "rides.py").write_text(DEFINITIONS)
+        (root / "rides.py").write_text(definitions)
         self.run(PREPARE)
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None

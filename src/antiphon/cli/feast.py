@@ -11,6 +11,7 @@ import typer
 from antiphon.cli.options import Json
 from antiphon.cli.output import note, show
 from antiphon.core.errors import InvalidInput
+from antiphon.definitions.view_name import snake_case
 
 if TYPE_CHECKING:
     from antiphon.features.feast.repository import FeastRepository
@@ -89,6 +90,7 @@ def _report(read: FeastRepository, translation: Translation, files: list[str], t
             "entities": [entity.name for entity in translation.entities],
             "sources": [source.name for source in translation.sources],
             "views": {view.name: list(view.features) for view in translation.views},
+            "on_demand": {snake_case(view.class_name): list(view.features) for view in translation.on_demand},
             "services": [service.name for service in translation.services],
         },
         "left_out": [_line(finding) for finding in translation.left_out],
@@ -113,7 +115,8 @@ def _text(read: FeastRepository, translation: Translation) -> str:
     features = sum(len(view.features) for view in translation.views)
     lines = [
         f"{read.project}, read by {by}: {len(translation.entities)} entities, {len(translation.sources)} sources, "
-        f"{len(translation.views)} views with {features} features, {len(translation.services)} services."
+        f"{len(translation.views)} views with {features} features, {len(translation.on_demand)} on-demand views, "
+        f"{len(translation.services)} services."
     ]
     for kind, label in (("left_out", "left out"), ("note", "note")):
         for finding in translation.findings:

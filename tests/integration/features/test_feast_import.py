@@ -8,13 +8,15 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.feast_environment import feast_python
-from tests.feast_world import FeastWorld
+from tests.feast_world import COMPUTED, PREPARE, READ, FeastWorld
 from tests.integration.features.world import World
 
+import antiphon
 from antiphon.core.errors import DeadlineExceeded, InvalidInput, SetupError
 from antiphon.definitions import project
 from antiphon.features.feast.repository import At, FeastRepository
@@ -79,6 +81,104 @@ def test_what_is_imported_has_the_values_that_feast_serves(feast: FeastWorld, tm
         assert set(map(type, (served["tier"][0], served["active"][0]))) == {str, bool}
     finally:
         world.close()
+
+
+DESK = """
+from antiphon import Application, Prompt
+
+desk = Application("desk", entities=[{entities}], features=list({service}), model="scripted", purpose="pricing",
+                   prompt=Prompt("Hello."))
+"""
+SETTINGS = (
+    '[project]\nname = "rides"\n[encryption]\nmode = "plaintext"\n[engine]\nkind = "simulated"\nmodels = ["scripted"]\n'
+)
+
+
+def served_here(folder: Path, desk: str, rows: list[dict[str, Any]], features: list[str]) -> list[dict[str, Any]]:
+    """What the imported project serves, refreshed and published, once an application takes the features."""
+    with (folder / "definitions.py").open("a") as definitions:
+        definitions.write(desk)
+    (folder / "antiphon.toml").write_text(SETTINGS)
+    with antiphon.open(folder) as project:
+        project.apply()
+        project.refresh()
+        made: list[dict[str, Any]] = project.online(rows, features).to_pylist()
+        return made
+
+
+def test_on_demand_views_become_expressions_with_the_values_that_feast_serves(tmp_path: Path) -> None:
+    feast = FeastWorld(feast_python(), tmp_path / "rides", definitions=COMPUTED)
+    ended = import_feast(feast.root, "--to", tmp_path / "mine", "--json")
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["left_out"] == []
+    assert [note["name"] for note in report["notes"]] == ["stats_pushed"]
+    by_feast = read_with_feast(feast.root, feast.python)
+    assert by_feast.on_demand == msgspec.structs.replace(read_syntax(feast.root)).on_demand, "code and all"
+    rows = [
+        {"driver_id": driver, "rider_id": "b|c", "distance": distance, "seats": seats}
+        for driver, distance, seats in (
+            (1001, 3.0, 1),
+            (1002, 12.5, 2),
+            (1003, 10.0, 4),
+            (1004, 40.25, 3),
+            (1005, 11.0, 5),
+        )
+    ]
+    computed = {"offer": ["fare", "places", "far", "label", "sure"], "shared": ["per_seat"]}
+    names = [f"{view}:{feature}" for view, features in computed.items() for feature in features]
+    theirs = feast.online(names, rows)
+    ours = served_here(
+        tmp_path / "mine", DESK.format(entities="driver, driver_rider", service="pricing"), rows, list(computed)
+    )
+    for view, features in computed.items():
+        for feature in features:
+            assert [row[f"{view}.{feature}"] for row in ours] == theirs[feature], feature
+    assert len(set(theirs["fare"])) == 5
+    assert set(theirs["far"]) == {True, False}
+
+
+def test_feasts_own_template_is_imported_and_serves_feasts_values(tmp_path: Path) -> None:
+    python = feast_python()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    for script, folder in (
+        ("import sys; from feast.cli.cli import cli; cli(['init', '-t', 'local', 'city'])", tmp_path),
+        (PREPARE, tmp_path / "city" / "feature_repo"),
+    ):
+        ended = subprocess.run(
+            [str(python), "-W", "ignore", "-c", script],
+            cwd=folder,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert ended.returncode == 0, ended.stderr[-4000:]
+    ended = import_feast(tmp_path / "city" / "feature_repo", "--to", tmp_path / "mine", "--partial", "--json")
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert [(one["noun"], one["name"]) for one in report["left_out"]] == [
+        ("feature", f"driver_hourly_stats:driver_{what}") for what in ("config", "metadata", "profile")
+    ] + [("feature", f"driver_hourly_stats_fresh:driver_{what}") for what in ("config", "metadata", "profile")] + [
+        ("view", "driver_quality_labels")
+    ]  # fmt: skip
+    drivers = [1001, 1002, 1003, 1004, 1005]
+    rows = [{"driver_id": driver, "val_to_add": 1000 + driver, "val_to_add_2": 2} for driver in drivers]
+    names = ["driver_hourly_stats:conv_rate", "driver_hourly_stats:acc_rate", "driver_hourly_stats:avg_daily_trips",
+             "transformed_conv_rate:conv_rate_plus_val1", "transformed_conv_rate:conv_rate_plus_val2"]  # fmt: skip
+    asked = json.dumps({"features": names, "rows": rows})
+    read = subprocess.run(
+        [str(python), "-W", "ignore", "-c", READ], cwd=tmp_path / "city" / "feature_repo", env=clean, input=asked,
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    theirs = json.loads(read.stdout)
+    ours = served_here(
+        tmp_path / "mine", DESK.format(entities="driver", service="driver_activity_v2"), rows,
+        [name.replace(":", ".") for name in names],
+    )  # fmt: skip
+    for name in names:
+        assert [row[name.replace(":", ".")] for row in ours] == theirs[name.partition(":")[2]], name
+    assert None not in theirs["conv_rate_plus_val1"]
 
 
 def test_a_failing_repository_is_told(feast: FeastWorld, tmp_path: Path) -> None:

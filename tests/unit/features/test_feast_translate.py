@@ -106,6 +106,45 @@ def test_with_feasts_server_any_source_and_computed_views_are_served(tmp_path: P
     assert tomllib.loads(settings)["feast"] == {"url": "http://127.0.0.1:6566", "project": "Rides"}
 
 
+ASKED = FeastSource("asked", "request", "RequestSource", fields=(FeastField("extra", "DOUBLE"),))
+PLUS = FeastOnDemand(
+    "rate_plus", ("driver_stats", "asked"), (FeastField("Sum", "FLOAT"),),
+    code='def rate_plus(inputs):\n    return {"Sum": inputs["driver_stats__Trips"] + inputs["extra"]}',
+    at=At("a.py", 30),
+)  # fmt: skip
+
+
+def test_an_on_demand_view_reads_features_and_the_request(tmp_path: Path) -> None:
+    service = FeastService("Pricing", (FeastUse("rate_plus"),))
+    translation = translated(tmp_path, sources=(FILE, ASKED), on_demand=(PLUS,), services=(service,))
+    assert translation.left_out == ()
+    assert [finding.what for finding in translation.findings if finding.name == "rate_plus"] == [
+        "Feast rounds Sum to single precision, here numbers are double"
+    ]
+    (view,) = translation.on_demand
+    assert (view.inputs, view.features) == ({"extra": "number"}, {"sum": "DriverStats.trips + request.extra"})
+    assert translation.services[0].views == ("DriverStats", "RatePlus"), "with what it reads"
+    loaded(tmp_path, translation)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sources": ("ghost", "asked")}, "'ghost', which it reads, is left out"),
+        ({"mode": "substrait"}, "mode substrait"),
+        ({"code": ""}, "not found"),
+        ({"fields": (FeastField("Sum", "INT64"),)}, "declared INT64"),
+        ({"fields": (FeastField("other", "DOUBLE"),)}, "does not give 'other'"),
+        ({"name": "driver_stats"}, "a second one"),
+    ],
+)
+def test_an_on_demand_view_without_counterpart_is_told(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    view = msgspec.structs.replace(PLUS, **changed)
+    translation = translated(tmp_path, sources=(FILE, ASKED), on_demand=(view,))
+    assert said in translation.left_out[0].what
+    assert translation.on_demand == ()
+
+
 LEFT_OUT: list[tuple[dict[str, Any], str, str, str]] = [
     ({"views": (msgspec.structs.replace(VIEW, entities=()),)}, "view", "driver_stats", "no entity"),
     ({"views": (msgspec.structs.replace(VIEW, entities=("ghost",)),)}, "view", "driver_stats", "'ghost'"),

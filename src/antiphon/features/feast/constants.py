@@ -1,13 +1,15 @@
 """The value of an expression in a user's Python file as far as it is declared, without running anything.
 
-Known are constants, lists, tuples and mappings of known ones, sums and f-strings of texts, ``timedelta(…)``,
-``os.path.join(…)``, ``str(…)``, names bound once at the top of a file or imported from another file of the
-repository, and calls of Feast's own classes, which stay calls.
+Known are constants, lists, tuples and mappings of known ones, sums and f-strings of texts, ``timedelta(…)``, paths
+(``os.path.join(…)``, ``Path(__file__).parent / "data"``; those that start at a file are below the repository), names
+bound once at the top of a file or imported from another file of the repository, and calls of Feast's own classes, which
+stay calls.
 """
 
 from __future__ import annotations
 
 import ast
+import posixpath
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import msgspec
 
 from antiphon.features.feast.repository import At
+
+_SAME_PATH = ("os.path.abspath", "path.abspath", "os.path.realpath", "path.realpath")
 
 
 class Unknown(Exception):
@@ -27,7 +31,8 @@ class Unknown(Exception):
 
 
 class Made(msgspec.Struct, frozen=True, eq=False):
-    """A call of one of Feast's classes, or a function under one of its decorators. ``function`` is the latter's name.
+    """A call of one of Feast's classes, or a function under one of its decorators, then with its
+    name and source.
 
     Arguments are expressions still, for one that is not known must not hide the others.
     """
@@ -38,6 +43,7 @@ class Made(msgspec.Struct, frozen=True, eq=False):
     at: At
     scope: Scope
     function: str = ""
+    code: str = ""
 
     def value(self, *names: str, place: int | None = None, default: Any = None) -> Any:
         """The value of the first of these keywords that is given, or of the argument at this place.
@@ -106,6 +112,8 @@ class Scope:
         match node:
             case ast.Constant(value=value):
                 return value
+            case ast.Name(id="__file__"):
+                return self.file
             case ast.Name(id=name):
                 return self._named(name, node)
             case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
@@ -124,6 +132,8 @@ class Scope:
                 taken = self.value(value)
                 if isinstance(taken, Made):
                     return Chosen(taken, tuple(self.value(index)))
+            case ast.Attribute(value=ast.Call() | ast.Attribute() | ast.Name() as value, attr="parent"):
+                return self._parent(value)
             case ast.Attribute(value=value, attr=attribute):
                 if self._module(value).partition(".")[0] == "feast" or self.feast_name(value) is not None:
                     return attribute
@@ -163,20 +173,34 @@ class Scope:
             given = dict(zip(units, (self._number(each) for each in node.args), strict=False))
             return timedelta(**given, **{str(each.arg): self._number(each.value) for each in node.keywords})
         if written in ("os.path.join", "path.join", "join"):
-            import posixpath
-
             return posixpath.join(*(str(self.value(each)) for each in node.args))
-        if written in ("str", "Path", "pathlib.Path") and len(node.args) == 1:
+        if written in ("str", "Path", "pathlib.Path", *_SAME_PATH) and len(node.args) == 1:
             return str(self.value(node.args[0]))
+        if written in ("os.path.dirname", "path.dirname") and len(node.args) == 1:
+            return self._parent(node.args[0])
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("resolve", "absolute") and not node.args:
+            return self._path(node.func.value)
         raise Unknown(f"`{written}(…)` is called", self.at(node))
 
     def _operated(self, node: ast.expr, left: Any, operator: ast.operator, right: Any) -> Any:
         number = isinstance(left, (int, float)) and isinstance(right, (int, float))
         if isinstance(operator, ast.Add) and (number or (isinstance(left, (str, list)) and type(left) is type(right))):
             return left + right
+        if isinstance(operator, ast.Div) and isinstance(left, str) and isinstance(right, str):
+            return posixpath.join(left, right)
         if isinstance(operator, ast.Mult) and (number or (isinstance(left, timedelta) and isinstance(right, int))):
             return left * right
         raise Unknown(f"`{ast.unparse(node)[:80]}` is computed in Python", self.at(node))
+
+    def _path(self, node: ast.expr) -> str:
+        value = self.value(node)
+        if not isinstance(value, str):
+            raise Unknown(f"`{ast.unparse(node)[:80]}` is no path", self.at(node))
+        return value
+
+    def _parent(self, node: ast.expr) -> str:
+        path = posixpath.normpath(self._path(node))
+        return posixpath.join(path, "..") if path == "." or path.endswith("..") else posixpath.dirname(path) or "."
 
     def _number(self, node: ast.expr) -> Any:
         value = self.value(node)

@@ -7,10 +7,12 @@ own code prints goes to stderr.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,7 @@ class _Dump:
                     "sources": [source.name for source in sources],
                     "fields": _fields(value.features),
                     "mode": str(getattr(value, "mode", "pandas")),
+                    "code": _code(value),
                 }
             )
         elif "BaseFeatureView" in names or "LabelView" in names:
@@ -175,6 +178,19 @@ class _Dump:
                 "description": str(getattr(value, "description", "") or ""),
             }
         )
+
+
+def _code(view: Any) -> str:
+    """The source of an on-demand view's function, without decorators; empty when Feast does not have it."""
+    text = str(getattr(getattr(view, "feature_transformation", None), "udf_string", "") or "")
+    try:
+        (function,) = ast.parse(textwrap.dedent(text)).body
+    except (SyntaxError, ValueError):
+        return ""
+    if not isinstance(function, ast.FunctionDef):
+        return ""
+    function.decorator_list = []
+    return ast.unparse(function)
 
 
 def _fields(fields: Any) -> list[dict[str, str]]:

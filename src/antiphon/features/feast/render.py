@@ -22,6 +22,9 @@ def definitions_text(translation: Translation, origin: str) -> str:
     services = translation.services
     contracts = {view.class_name: view.ttl for view in translation.views if view.ttl}
     names = ["Entity", *(["Freshness"] if contracts else []), "Source", "col", "feature_view", "last"]
+    if translation.on_demand:
+        written = " ".join(code for view in translation.on_demand for code in view.features.values())
+        names += ["on_demand", "on_demand_view", *(name for name in ("request", "when") if name in written)]
     lines = [
         f'"""Definitions translated from the Feast repository {origin}: edit them, they are yours now.',
         "",
@@ -38,6 +41,10 @@ def definitions_text(translation: Translation, origin: str) -> str:
     lines += ["", *(_source(source) for source in translation.sources)]
     for view in translation.views:
         lines += ["", "", *_view(view)]
+    for computed in translation.on_demand:
+        inputs = ", ".join(f"{_text(name)}: {_text(kind)}" for name, kind in computed.inputs.items())
+        lines += ["", "", f"@on_demand_view(inputs={{{inputs}}})", f"class {computed.class_name}:"]
+        lines += [f"    {name} = on_demand({code})" for name, code in computed.features.items()]
     if contracts:
         listed = [
             f'    {name}: Freshness(max_age={_text(ttl)}, when_stale="default"),' for name, ttl in contracts.items()

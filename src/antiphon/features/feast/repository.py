@@ -87,12 +87,14 @@ class FeastView(msgspec.Struct, frozen=True):
 
 
 class FeastOnDemand(msgspec.Struct, frozen=True):
-    """An on-demand view: a Python function over other views' features and the request."""
+    """An on-demand view: a Python function over other views' features and the request; ``code`` is its source, without
+    decorators, empty when it is not found."""
 
     name: str
     sources: tuple[str, ...]
     fields: tuple[FeastField, ...]
     mode: str = "pandas"
+    code: str = ""
     at: At = At()
 
 

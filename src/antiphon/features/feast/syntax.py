@@ -193,7 +193,8 @@ def _bind(scope: Scope) -> None:
                         keywords = (
                             {each.arg: each.value for each in arguments.keywords if each.arg} if arguments else {}
                         )
-                        scope.bound[name] = Made(kind, (), keywords, scope.at(node), scope, function=name)
+                        code = ast.unparse(ast.FunctionDef(**{**vars(node), "decorator_list": []}))
+                        scope.bound[name] = Made(kind, (), keywords, scope.at(node), scope, function=name, code=code)
 
 
 def _assign(scope: Scope, name: str, value: ast.expr) -> None:
@@ -264,7 +265,9 @@ def _read(made: Made) -> tuple[str, Any]:
         listed = list(sources.values()) if isinstance(sources, dict) else sources
         name = str(made.value("name", default=made.function))
         mode = str(made.value("mode", default="pandas"))
-        return "on_demand", FeastOnDemand(name, tuple(_referred(each) for each in listed), fields, mode, made.at)
+        return "on_demand", FeastOnDemand(
+            name, tuple(_referred(each) for each in listed), fields, mode, made.code, made.at
+        )
     if made.kind in _VIEWS:
         return "views", _view(made)
     if made.kind == "FeatureService":

@@ -8,17 +8,17 @@ differ in a value (rows of one instant, a null in the latest row) a note says so
 from __future__ import annotations
 
 import keyword
-import os
-import re
 from pathlib import Path
 
 import msgspec
 
-from antiphon.definitions.entity import NAME
 from antiphon.definitions.view_name import snake_case
+from antiphon.features.feast import on_demand
+from antiphon.features.feast.functions import Untranslatable
+from antiphon.features.feast.names import class_name, duration, entity_name, our_name, project_name, reachable
 from antiphon.features.feast.repository import (
     At,
-    FeastEntity,
+    FeastOnDemand,
     FeastRepository,
     FeastService,
     FeastSource,
@@ -29,6 +29,7 @@ from antiphon.features.feast.translation import (
     Finding,
     Translation,
     WrittenEntity,
+    WrittenOnDemand,
     WrittenService,
     WrittenSource,
     WrittenView,
@@ -74,6 +75,7 @@ class _Translator:
         self.entities: dict[tuple[str, ...], WrittenEntity] = {}
         self.sources: dict[str, WrittenSource | None] = {}
         self.views: dict[str, WrittenView] = {}
+        self.on_demand: dict[str, WrittenOnDemand] = {}
         self.variables: set[str] = set()
 
     def translation(self) -> Translation:
@@ -81,20 +83,15 @@ class _Translator:
             self._leave_out(unread.noun, unread.name, unread.reason, unread.at)
         for view in self.repository.views:
             self._view(view)
-        for on_demand in self.repository.on_demand:
-            names = ", ".join(field.name for field in on_demand.fields)
-            self._leave_out(
-                "on-demand view", on_demand.name,
-                f"its features ({names}) are a Python function ({on_demand.mode}), which cannot be shown to mean the "
-                "same in batch and online; write them as expressions",
-                on_demand.at,
-            )  # fmt: skip
+        for computed in self.repository.on_demand:
+            self._on_demand(computed)
         services = [self._service(service) for service in self.repository.services]
         return Translation(
-            project=_project_name(self.repository.project),
+            project=project_name(self.repository.project),
             entities=tuple(self.entities.values()),
             sources=tuple(source for source in self.sources.values() if source is not None),
             views=tuple(self.views.values()),
+            on_demand=tuple(self.on_demand.values()),
             services=tuple(service for service in services if service is not None),
             findings=tuple(sorted(self.findings, key=lambda each: (each.at, each.noun, each.name))),
         )
@@ -107,13 +104,13 @@ class _Translator:
 
     def _view(self, view: FeastView) -> None:
         name = our_name(view.name)
-        class_name = _class_name(name)
+        called = class_name(name)
         if view.kind in ("LabelView", "other"):
             return self._leave_out("view", view.name, f"a {view.type} has no counterpart", view.at)
         if view.computed and not self.choices.online:
             what = f"Feast computes it with {view.computed}; only what it stores can be read (--online)"
             return self._leave_out("view", view.name, what, view.at)
-        if not name or snake_case(class_name) != name:
+        if not name or snake_case(called) != name:
             return self._leave_out("view", view.name, "its name makes no name of ours", view.at)
         if name in self.views:
             what = f"it and another view would both be called {name}"
@@ -130,14 +127,19 @@ class _Translator:
         if not features:
             return self._leave_out("view", view.name, "none of its features can be translated", view.at)
         self.views[name] = WrittenView(
-            class_name=class_name,
+            class_name=called,
             name=name,
             entity=self._entity(view, keys).variable,
             source=source.variable,
             features=features,
             owner=view.owner,
             description=view.description,
-            ttl=_duration(view.ttl),
+            ttl=duration(view.ttl),
+            origin={
+                our_name(field): field
+                for field in (*(each.name for each in view.fields), *features.values())
+                if our_name(field) in features
+            },
         )
         if self.choices.online:
             self.sources[source.variable] = source
@@ -165,7 +167,7 @@ class _Translator:
         known = self.entities.get(keys)
         if known is None:
             parts = [self.known_entities[entity] for entity in view.entities]
-            name = _entity_name(parts)
+            name = entity_name(parts)
             known = self.entities[keys] = WrittenEntity(self._variable(name), name, keys)
         return known
 
@@ -227,7 +229,7 @@ class _Translator:
         written = WrittenSource(
             variable=variable,
             name=variable,
-            path=_reachable(path, self.target),
+            path=reachable(path, self.target),
             event_time=source.timestamp,
             event_id=event_id,
             created=source.created if self.choices.available_at else "",
@@ -309,13 +311,45 @@ class _Translator:
                 view.at,
             )  # fmt: skip
 
+    def _on_demand(self, view: FeastOnDemand) -> None:
+        name = our_name(view.name)
+        called = class_name(name)
+        named = {field.name: our_name(field.name) for field in view.fields}
+        known = {
+            each.name: (each, self.views[our_name(each.name)])
+            for each in self.repository.views
+            if our_name(each.name) in self.views
+        }
+        if not name or snake_case(called) != name or name in self.views or name in self.on_demand:
+            return self._leave_out(
+                "on-demand view", view.name, "its name makes no name of ours, or a second one", view.at
+            )
+        if not named or not all(named.values()) or len(set(named.values())) < len(named):
+            return self._leave_out("on-demand view", view.name, "a feature's name makes no name of ours", view.at)
+        try:
+            self.on_demand[name] = on_demand.translated(view, called, named, known, self.known_sources)
+        except Untranslatable as reason:
+            names = ", ".join(named)
+            what = (
+                f"its features ({names}) are a Python function ({view.mode}), and {reason}; write them as expressions"
+            )
+            return self._leave_out("on-demand view", view.name, what, view.at)
+        single = [field.name for field in view.fields if field.type == "FLOAT"]
+        if single:
+            what = f"Feast rounds {', '.join(single)} to single precision, here numbers are double"
+            self._note("on-demand view", view.name, what, view.at)
+        return None
+
     def _service(self, service: FeastService) -> WrittenService | None:
         views: list[str] = []
         for use in service.uses:
-            view = self.views.get(our_name(use.view))
+            view = self.views.get(our_name(use.view)) or self.on_demand.get(our_name(use.view))
             if view is None:
                 self._leave_out("service", service.name, f"{use.view!r}, which it takes, is left out", service.at)
                 continue
+            if isinstance(view, WrittenOnDemand):
+                # An application is given what its on-demand views read as well.
+                views += view.reads
             views.append(view.class_name)
             if use.features is not None and len(use.features) < len(view.features):
                 what = f"it takes {len(use.features)} features of {use.view!r}; an application is given whole views"
@@ -333,39 +367,3 @@ class _Translator:
             wanted, number = f"{name}_{number}", number + 1
         self.variables.add(wanted)
         return wanted
-
-
-def our_name(name: str) -> str:
-    """A name of ours made of Feast's; empty when there is none."""
-    made = re.sub(r"[^a-z0-9]+", "_", snake_case(name)).strip("_")
-    return made if NAME.match(made) else ""
-
-
-def _entity_name(parts: list[FeastEntity]) -> str:
-    joined = "_".join(our_name(part.name) for part in parts)
-    return (
-        joined if NAME.match(joined) else "_".join(our_name(key) or "key" for part in parts for key in part.join_keys)
-    )
-
-
-def _class_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
-
-
-def _project_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "feast"
-
-
-def _duration(seconds: float) -> str:
-    """A ttl as we write durations, empty for none; rounded up to whole milliseconds."""
-    if seconds <= 0:
-        return ""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        if seconds % size == 0:
-            return f"{int(seconds // size)}{unit}"
-    return f"{-(-int(seconds * 1_000_000) // 1000)}ms"
-
-
-def _reachable(path: str, target: Path) -> str:
-    """A path as the project's definitions write it: relative inside its folder, else absolute."""
-    return os.path.relpath(path, target) if Path(path).is_relative_to(target) else path

@@ -54,6 +54,18 @@ class WrittenView(msgspec.Struct, frozen=True):
     owner: str = ""
     description: str = ""
     ttl: str = ""
+    origin: dict[str, str] = {}
+    """Our feature names to Feast's."""
+
+
+class WrittenOnDemand(msgspec.Struct, frozen=True):
+    """An on-demand view: ``inputs`` maps a name to its type, ``features`` our name to an expression; ``reads`` are the
+    classes of the views that it reads."""
+
+    class_name: str
+    inputs: dict[str, str]
+    features: dict[str, str]
+    reads: tuple[str, ...]
 
 
 class WrittenService(msgspec.Struct, frozen=True):
@@ -71,6 +83,7 @@ class Translation(msgspec.Struct, frozen=True):
     entities: tuple[WrittenEntity, ...]
     sources: tuple[WrittenSource, ...]
     views: tuple[WrittenView, ...]
+    on_demand: tuple[WrittenOnDemand, ...]
     services: tuple[WrittenService, ...]
     findings: tuple[Finding, ...]
 
