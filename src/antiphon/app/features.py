@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from antiphon.app import feast
@@ -32,6 +32,7 @@ from antiphon.features.lookup import FeatureReader
 from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.online.store import OnlineStore
 from antiphon.features.ports import StreamedOverlay
+from antiphon.features.prune import Pruned, Pruner
 from antiphon.features.publish import Publisher
 from antiphon.features.refresh import WORKFLOW, Refresher
 from antiphon.features.stream import StreamConsumer
@@ -90,6 +91,34 @@ class FeaturePlatform:
             also_named=self._also_named,
             held=FeatureHolds(self._store.database).of,
         )
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        store, scope = self._store, self._store.scope
+        wanted = store.settings.features
+        return Pruner(
+            scope,
+            snapshots=store.snapshots,
+            publications=store.publications,
+            staged=store.staged,
+            verdicts=store.verdicts,
+            publisher=self.publisher,
+            clock=store.database.clock,
+            releases=self._read_by,
+            receipts=partial(store.receipts.between, scope),
+            datasets=partial(Datasets(store.database).files, scope),
+            kept=parse_duration(wanted.snapshots_kept),
+            quarantine_kept=parse_duration(wanted.quarantine_kept),
+        )
+
+    def prune(self, principal: str = "worker", *, dry: bool = False) -> Pruned:
+        """Prune, and keep on record what was given up."""
+        found = self.pruner.prune(dry=dry)
+        for one in () if dry else found.snapshots:
+            self._store.audit.append(self._store.scope, principal, "snapshot.prune", one.snapshot)
+        for rows in () if dry else found.expired:
+            self._store.audit.append(self._store.scope, principal, "quarantine.expire", rows.verdict)
+        return found
 
     @cached_property
     def refresher(self) -> Refresher:
@@ -205,13 +234,23 @@ class FeaturePlatform:
         store, scope = self._store, self._store.scope
         applied = store.applied.current(scope)
         views = {view.key: view for view in (applied.project.views.values() if applied is not None else ())}
+        for key in self._read_by():
+            if key not in views:
+                name, _, version = key.partition("@")
+                views[key] = store.definitions.get(scope, name, version)
+        return views
+
+    def _read_by(self) -> dict[str, list[str]]:
+        """What releases in use read, by ``view@definition_version`` to their ids."""
+        store, scope = self._store, self._store.scope
         live = [store.releases.live(scope, application) for application in store.releases.applications(scope)]
         candidates = [store.releases.get(scope, each.candidate) for each in store.rollouts.list_active(scope)]
+        found: dict[str, list[str]] = {}
         for release in (*live, *candidates):
             for name, version in (release.bundle.application.features if release is not None else {}).items():
-                if f"{name}@{version}" not in views:
-                    views[f"{name}@{version}"] = store.definitions.get(scope, name, version)
-        return views
+                assert release is not None
+                found.setdefault(f"{name}@{version}", []).append(release.id)
+        return found
 
     def source_files(self) -> Sequence[str]:
         """Files, or patterns of them, that an applied view reads; a path may be a Delta table's folder."""

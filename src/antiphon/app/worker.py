@@ -98,7 +98,7 @@ async def _work(root: Path, name: str) -> None:
         served,
         rollout_keeper(store),
         store.trail.checkpointing,
-        Housekeeping(wired.features.publisher.collect_garbage),
+        Housekeeping(lambda: wired.features.prune().said(), name="Pruned"),
         Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),
         Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]

@@ -95,7 +95,7 @@ class Publications:
 
         Raises:
             Conflict: another publication came first; read the current one and rebase.
-            NotFound: a snapshot is not recorded in this scope.
+            NotFound: a snapshot is not recorded in this scope, or was pruned.
         """
         with self._database.writing(within) as connection:
             current = self._expect(connection, scope, expected)
@@ -121,11 +121,12 @@ class Publications:
         """Publish the snapshots of publication ``to`` again, as N + 1.
 
         Raises:
-            NotFound: there is no publication ``to``.
+            NotFound: there is no publication ``to``, or one of its snapshots was pruned.
             Conflict: ``expected`` was given and is not current any more.
         """
         with self._database.writing(within) as connection:
             back = self.get(scope, to, within=connection)
+            self._require_snapshots(connection, scope, set(back.snapshots.values()))
             if expected is None:
                 current = self.current(scope, within=connection)
                 expected = current.number if current is not None else 0
@@ -143,13 +144,17 @@ class Publications:
     def _require_snapshots(self, connection: Connection, scope: Scope, wanted: set[str]) -> None:
         table = schema.snapshots
         found = set(
-            connection.execute(select(table.c.id).where(schema.owned(table, scope), table.c.id.in_(wanted))).scalars()
+            connection.execute(
+                select(table.c.id).where(
+                    schema.owned(table, scope), table.c.id.in_(wanted), table.c.pruned_at.is_(None)
+                )
+            ).scalars()
         )
         if missing := sorted(wanted - found):
             raise NotFound(
-                f"Not recorded: snapshot {', '.join(missing)}.",
+                f"Not recorded, or pruned: snapshot {', '.join(missing)}.",
                 where=str(scope),
-                next_step="Add the manifest before publishing it.",
+                next_step="Refresh the view, or roll back to a later publication.",
             )
 
     def _write(

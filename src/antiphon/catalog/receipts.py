@@ -279,6 +279,17 @@ class Receipts:
             if application in (None, counted.application) and path in (None, counted.path)
         )
 
+    def between(self, scope: Scope, since: datetime, until: datetime) -> int:
+        """How many receipts were written from ``since`` until before ``until``."""
+        table = schema.receipts
+        statement = select(func.count()).where(
+            schema.owned(table, scope),
+            table.c.created_at >= microseconds(since),
+            table.c.created_at < microseconds(until),
+        )
+        with self._database.read() as connection:
+            return int(connection.execute(statement).scalar() or 0)
+
     def counts(
         self, scope: Scope, *, since: datetime | None = None, within: Connection | None = None
     ) -> builtins.list[ReceiptCount]:

@@ -1,18 +1,24 @@
-"""Snapshots: the manifest of one materialised, immutable data version of a view."""
+"""Snapshots: the manifest of one materialised, immutable data version of a view.
+
+A manifest stays for good. Its files are pruned once nothing needs them: first that is said here, in the transaction
+that makes sure of it, then the files go; no publication can name it from then on.
+"""
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.snapshot_facts import Cost, RuleCheck, SnapshotFacts, SourceQuality, Statistics
-from antiphon.core.clock import microseconds
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
@@ -200,19 +206,59 @@ class Snapshots:
         definition_version: str | None = None,
         *,
         limit: int = 100,
+        pruned: bool = True,
         within: Connection | None = None,
     ) -> list[SnapshotManifest]:
-        """Manifests, latest ``as_of`` first."""
+        """Manifests, latest ``as_of`` first; without ``pruned`` only those that still have their files."""
         table = schema.snapshots
         statement = select(table.c.id, table.c.document).where(schema.owned(table, scope))
         if view is not None:
             statement = statement.where(table.c.view == view)
         if definition_version is not None:
             statement = statement.where(table.c.definition_version == definition_version)
+        if not pruned:
+            statement = statement.where(table.c.pruned_at.is_(None))
         statement = statement.order_by(table.c.as_of.desc(), table.c.created_at.desc(), table.c.id.desc()).limit(limit)
         with self._database.reading(within) as connection:
             rows = connection.execute(statement).all()
         return [self._opened(scope, row.id, row.document) for row in rows]
+
+    def pruned_at(self, scope: Scope, snapshot: str) -> datetime | None:
+        """When its files were given up; ``None`` while it has them, or when it is not known."""
+        table = schema.snapshots
+        with self._database.read() as connection:
+            at = connection.execute(
+                select(table.c.pruned_at).where(schema.owned(table, scope), table.c.id == snapshot)
+            ).scalar()
+        return None if at is None else from_microseconds(at)
+
+    def prune(self, scope: Scope, snapshots: Collection[str], keep: int) -> builtins.list[str]:
+        """Give up these snapshots' files, but for those that one of the last ``keep`` publications names or that wait
+        for the end of an embargo; which were given up."""
+        published, staged, table = schema.publications, schema.staged_snapshots, schema.snapshots
+        with self._database.transaction() as connection:
+            latest = select(published.c.snapshots).where(schema.owned(published, scope))
+            named: set[str] = set(
+                connection.execute(select(staged.c.snapshot).where(schema.owned(staged, scope))).scalars()
+            )
+            for document in connection.execute(latest.order_by(published.c.number.desc()).limit(keep)).scalars():
+                named.update(msgspec.json.decode(document, type=dict[str, str]).values())
+            gone = sorted(set(snapshots) - named)
+            for snapshot in gone:
+                connection.execute(
+                    update(table)
+                    .where(schema.owned(table, scope), table.c.id == snapshot, table.c.pruned_at.is_(None))
+                    .values(pruned_at=microseconds(self._database.clock.now()))
+                )
+        return gone
+
+    def restore(self, scope: Scope, snapshot: str) -> None:
+        """Its files are there again."""
+        table = schema.snapshots
+        with self._database.transaction() as connection:
+            connection.execute(
+                update(table).where(schema.owned(table, scope), table.c.id == snapshot).values(pruned_at=None)
+            )
 
     def _find(self, connection: Connection, scope: Scope, snapshot: str) -> SnapshotManifest | None:
         table = schema.snapshots

@@ -6,11 +6,12 @@ Invariant: a blocked snapshot has a verdict and no manifest among the snapshots,
 from __future__ import annotations
 
 import builtins
+from collections.abc import Collection
 from datetime import datetime
 from typing import Literal
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection
 
@@ -138,11 +139,47 @@ class Verdicts:
         found = self.list(scope, view, definition_version, limit=1)
         return found[0] if found else None
 
-    def files(self, scope: Scope) -> builtins.list[str]:
-        """Files of the lake with rows that were kept aside, of blocked snapshots as well; no collection removes
-        them."""
+    def expiring(self, scope: Scope, before: datetime) -> builtins.list[tuple[str, str, datetime]]:
+        """Verdicts from before this moment that still have rows aside: id, view and when it was."""
         table = schema.verdicts
-        statement = select(table.c.kept_aside).where(schema.owned(table, scope), table.c.kept_aside.is_not(None))
+        statement = select(table.c.id, table.c.view, table.c.created_at).where(
+            schema.owned(table, scope),
+            table.c.kept_aside.is_not(None),
+            table.c.rows_expired_at.is_(None),
+            table.c.created_at < microseconds(before),
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(table.c.created_at, table.c.id)).all()
+        return [(row.id, row.view, from_microseconds(row.created_at)) for row in rows]
+
+    def expire(self, scope: Scope, verdicts: Collection[str]) -> None:
+        """The rows that they tell of are given up; how many there were, and why, stays."""
+        table = schema.verdicts
+        now = microseconds(self._database.clock.now())
+        with self._database.transaction() as connection:
+            for verdict in verdicts:
+                connection.execute(
+                    update(table)
+                    .where(schema.owned(table, scope), table.c.id == verdict, table.c.rows_expired_at.is_(None))
+                    .values(rows_expired_at=now)
+                )
+
+    def expired_at(self, scope: Scope, verdict: str) -> datetime | None:
+        """When its rows were given up; ``None`` while they are there, or when there never were any."""
+        table = schema.verdicts
+        with self._database.read() as connection:
+            at = connection.execute(
+                select(table.c.rows_expired_at).where(schema.owned(table, scope), table.c.id == verdict)
+            ).scalar()
+        return None if at is None else from_microseconds(at)
+
+    def files(self, scope: Scope) -> builtins.list[str]:
+        """Files of the lake with rows that were kept aside, of blocked snapshots as well, until they expire; no
+        collection removes them."""
+        table = schema.verdicts
+        statement = select(table.c.kept_aside).where(
+            schema.owned(table, scope), table.c.kept_aside.is_not(None), table.c.rows_expired_at.is_(None)
+        )
         with self._database.read() as connection:
             return [str(path) for path in connection.execute(statement).scalars()]
 

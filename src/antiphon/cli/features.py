@@ -13,7 +13,8 @@ from antiphon.cli import entity as entities
 from antiphon.cli import feast, features_export, features_get, features_neighbours, features_watch
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
-from antiphon.cli.project import services, stores
+from antiphon.cli.project import allowed, services, stores
+from antiphon.cli.pruned import pruned
 
 if TYPE_CHECKING:
     from antiphon.core.scope import Scope
@@ -153,11 +154,35 @@ def quarantine(
         if found is None:
             return "No version kept rows aside."
         said = ", ".join(f"{rule} {count}" for rule, count in found.reasons.items())
+        if found.expired_at is not None:
+            return (
+                f"{found.total} rows were kept out of {found.verdict}: {said}\n"
+                f"They expired on {found.expired_at:%Y-%m-%d %H:%M:%SZ} ([features] quarantine_kept)."
+            )
         head = list(rows[0])
         listed = table(head, [[str(row[name]) for name in head] for row in rows])
         return f"{found.total} rows are kept out of {found.verdict}: {said}\n{listed}"
 
     show(found, as_json, text)
+
+
+@app.command("prune")
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go and what pins the rest.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Give up files of snapshots that nothing needs, rows that expired, and garbage; the worker does so every hour."""
+    from antiphon.app.features import FeaturePlatform
+
+    with stores(project) as store:
+        who = allowed(store, "publish", "features/prune")
+        platform = FeaturePlatform(store)
+        try:
+            found = platform.prune(who.id, dry=dry_run)
+        finally:
+            platform.close()
+    show(found, as_json, lambda: pruned(found))
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class FeaturesSettings(_Section, frozen=True):
             endpoint AWS; ``None`` is the project's directory.
         lake_access_key_variable, lake_secret_key_variable: hold the credentials for it; without them those that the AWS
             client finds by itself.
+        snapshots_kept: how long the files of a snapshot that nothing else needs stay after it was last served.
+        quarantine_kept: how long rows that rules kept aside stay; how many there were stays for good.
         log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[?replicas=N]`` or ``tls://``; ``None`` is the
             catalog.
         log_password_variable: holds the password of that server's user, or its token where the URL names no user.
@@ -67,6 +69,8 @@ class FeaturesSettings(_Section, frozen=True):
     log: str | None = None
     log_password_variable: str | None = None
     max_lag: int = 1_000_000
+    snapshots_kept: str = "30d"
+    quarantine_kept: str = "30d"
 
 
 class FeastSettings(_Section, frozen=True):

@@ -41,6 +41,7 @@ class ViewDescription(msgspec.Struct, frozen=True):
         latest: what the gates said last, which may be about something that is not published.
         staged_until: until when a snapshot waits for the end of an embargo.
         versions: every definition version that was ever applied, latest first.
+        rows_expired_at: when the rows that ``current`` kept aside were given up.
     """
 
     definition: FeatureViewSpec
@@ -49,6 +50,7 @@ class ViewDescription(msgspec.Struct, frozen=True):
     latest: Verdict | None
     staged_until: datetime | None
     versions: tuple[str, ...]
+    rows_expired_at: datetime | None = None
 
 
 class VersionLine(msgspec.Struct, frozen=True):
@@ -99,7 +101,7 @@ class ViewDifference(msgspec.Struct, frozen=True):
 
 
 class Quarantine(msgspec.Struct, frozen=True):
-    """Rows that one version kept aside: how many each rule, and the first of them."""
+    """Rows that one version kept aside: how many each rule, and the first of them; none once they ``expired_at``."""
 
     view: str
     verdict: str
@@ -107,6 +109,7 @@ class Quarantine(msgspec.Struct, frozen=True):
     total: int
     reasons: dict[str, int]
     rows: tuple[QuarantinedRow, ...]
+    expired_at: datetime | None = None
 
 
 class ViewHistory:
@@ -145,13 +148,15 @@ class ViewHistory:
             for one in self._staged.list(scope)
             if (one.view, one.definition_version) == (view, spec.definition_version)
         ]
+        current = None if snapshot is None else self._snapshots.get(scope, snapshot)
         return ViewDescription(
             definition=spec,
             rules=tuple(RuleLine(rule.name, _kind(rule), rule.action) for rule in rules),
-            current=None if snapshot is None else self._snapshots.get(scope, snapshot),
+            current=current,
             latest=self._verdicts.latest(scope, view, spec.definition_version),
             staged_until=waiting[-1] if waiting else None,
             versions=tuple(one.definition_version for one in known),
+            rows_expired_at=self._rows_expired_at(scope, current),
         )
 
     def history(self, scope: Scope, view: str, limit: int = 20) -> tuple[VersionLine, ...]:
@@ -202,9 +207,18 @@ class ViewHistory:
         for one in wanted:
             if one.view == view and one.manifest is not None and one.manifest.quarantined is not None:
                 kept = one.manifest.quarantined
-                rows = tuple(quarantined_rows(one.manifest, self._lake, limit))
-                return Quarantine(view, one.id, one.created_at, kept.rows, kept.reasons, rows)
+                expired = self._verdicts.expired_at(scope, one.id)
+                rows = () if expired is not None else tuple(quarantined_rows(one.manifest, self._lake, limit))
+                return Quarantine(view, one.id, one.created_at, kept.rows, kept.reasons, rows, expired)
         return None
+
+    def _rows_expired_at(self, scope: Scope, manifest: SnapshotManifest | None) -> datetime | None:
+        if manifest is None or manifest.quarantined is None:
+            return None
+        try:
+            return self._verdicts.expired_at(scope, self._version(scope, manifest.id).id)
+        except NotFound:
+            return None
 
     def _published(self, scope: Scope) -> frozenset[str]:
         publication = self._publications.current(scope)

@@ -71,9 +71,39 @@ class SnapshotStore(Protocol):
         ...
 
     def list(
-        self, scope: Scope, view: str | None = None, definition_version: str | None = None, *, limit: int = 100
+        self,
+        scope: Scope,
+        view: str | None = None,
+        definition_version: str | None = None,
+        *,
+        limit: int = 100,
+        pruned: bool = True,
     ) -> list[SnapshotManifest]:
-        """Manifests, latest ``as_of`` first."""
+        """Manifests, latest ``as_of`` first; without ``pruned`` only those that still have their files."""
+        ...
+
+    def pruned_at(self, scope: Scope, snapshot: str) -> datetime | None:
+        """When its files were given up; ``None`` while it has them."""
+        ...
+
+    def prune(self, scope: Scope, snapshots: Collection[str], keep: int) -> Sequence[str]:
+        """Give up files, but for snapshots of the last ``keep`` publications and those that wait; which it were."""
+        ...
+
+    def restore(self, scope: Scope, snapshot: str) -> None:
+        """Its files are there again."""
+        ...
+
+
+class QuarantineStore(Protocol):
+    """Verdicts as far as they keep rows aside."""
+
+    def expiring(self, scope: Scope, before: datetime) -> Sequence[tuple[str, str, datetime]]:
+        """Verdicts from before this moment that still have rows aside: id, view and when it was."""
+        ...
+
+    def expire(self, scope: Scope, verdicts: Collection[str]) -> None:
+        """Their rows are given up."""
         ...
 
 
@@ -169,6 +199,10 @@ class Lake(Protocol):
 class CollectedLake(Lake, Protocol):
     """A lake whose garbage can be collected."""
 
+    def files(self, scope: Scope) -> Iterator[str]:
+        """Every file of a scope."""
+        ...
+
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         """Delete files that are not kept and were written before ``older_than`` (seconds since 1970)."""
         ...
@@ -237,6 +271,10 @@ class OnlineSnapshots(Protocol):
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Let go of opened snapshots that are not among (view, snapshot) of ``keep``."""
+        ...
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Every sealed snapshot of a scope, as (view, snapshot)."""
         ...
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:

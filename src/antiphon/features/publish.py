@@ -7,7 +7,7 @@ what won, and never puts an older snapshot in place of a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from datetime import timedelta
 
 import msgspec
@@ -90,6 +90,9 @@ class Publisher:
             manifest = self._snapshots.get(self._scope, manifest.id)
         except NotFound:
             self._snapshots.add(manifest)
+        else:
+            if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
+                self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
         self._online.build(manifest, spec, self._lake, self._limits)
         return manifest
 
@@ -151,7 +154,7 @@ class Publisher:
         the log, before the flip.
 
         Raises:
-            NotFound: there is no publication ``to``.
+            NotFound: there is no publication ``to``, or the files of one of its snapshots were pruned.
             Corrupt: a snapshot's lake files are gone.
         """
         for key, snapshot in self._publications.get(self._scope, to).snapshots.items():
@@ -165,8 +168,9 @@ class Publisher:
         """Put in place what an old snapshot needs to be read; nothing when all of it is there.
 
         Raises:
-            Corrupt: its lake files are gone.
+            NotFound: its lake files were pruned. Corrupt: they are gone.
         """
+        self._require_unpruned(manifest)
         self._online.build(manifest, spec, self._lake, self._limits)
         if self._consumer is not None and manifest.stream_offset is not None:
             self._consumer.restore(spec, manifest.stream_offset)
@@ -182,8 +186,9 @@ class Publisher:
         """Refuse a snapshot whose files are not in the lake any more.
 
         Raises:
-            Corrupt: one is gone or changed.
+            NotFound: they were pruned. Corrupt: one is gone or changed.
         """
+        self._require_unpruned(manifest)
         for file in manifest.files:
             try:
                 self._lake.open(file.path).close()
@@ -193,21 +198,45 @@ class Publisher:
                     next_step="Name a later snapshot, or refresh the view.",
                 ) from error  # fmt: skip
 
+    def _require_unpruned(self, manifest: SnapshotManifest) -> None:
+        at = self._snapshots.pruned_at(self._scope, manifest.id)
+        if at is not None:
+            raise NotFound(
+                f"The files of {manifest.id} were pruned on {at:%Y-%m-%d}.",
+                where=manifest.view,
+                next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what is kept.",
+            )
+
     def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> Collected:
         """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.
 
         ``grace`` spares what was written so recently that its publication may be under way.
         """
         kept = self._publications.list(self._scope, keep)
-        in_use = {(key.partition("@")[0], snapshot) for item in kept for key, snapshot in item.snapshots.items()}
+        in_use = _builds(kept)
         older_than = (self._clock.now() - grace).timestamp()
         self._online.forget(self._scope, in_use)
         online = self._online.collect(self._scope, in_use, older_than)
-        named = {path for item in self._snapshots.list(self._scope, limit=1_000_000) for path in item.paths}
+        lake = self._lake.collect(self._scope, self._named(), older_than)
+        return Collected(tuple(lake), tuple(online), self._prune(kept))
+
+    def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Files of the lake and builds that a collection would remove once these snapshots are given up, if they are
+        old enough; nothing is removed."""
+        named, builds = self._named(without), _builds(self._publications.list(self._scope, keep))
+        lake = [path for path in self._lake.files(self._scope) if path not in named]
+        online = [
+            f"{view}/{snapshot}" for view, snapshot in self._online.files(self._scope) if (view, snapshot) not in builds
+        ]
+        return tuple(lake), tuple(online)
+
+    def _named(self, without: Collection[str] = ()) -> set[str]:
+        """Files of the lake that something needs. Rows that were kept aside are named by their verdicts."""
+        manifests = self._snapshots.list(self._scope, limit=1_000_000, pruned=False)
+        named = {file.path for one in manifests if one.id not in without for file in one.files}
         if self._also_named is not None:
             named.update(self._also_named(self._scope))
-        lake = self._lake.collect(self._scope, named, older_than)
-        return Collected(tuple(lake), tuple(online), self._prune(kept))
+        return named
 
     def _prune(self, kept: Sequence[Publication]) -> int:
         if self._overlay is None:
@@ -219,3 +248,7 @@ class Publisher:
                 if offset is not None:
                     least[key] = min(offset, least.get(key, offset))
         return sum(self._overlay.prune(view_prefix(key), offset) for key, offset in least.items())
+
+
+def _builds(publications: Iterable[Publication]) -> set[tuple[str, str]]:
+    return {(key.partition("@")[0], snapshot) for item in publications for key, snapshot in item.snapshots.items()}

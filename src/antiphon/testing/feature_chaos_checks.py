@@ -32,6 +32,9 @@ def catalog_whole(found: Found, kept: int) -> list[str]:
             sealed = found.online.get((key.partition("@")[0], snapshot))
             if number > len(numbers) - kept and sealed is not True:
                 wrong.append(f"{where}: the sealed build of {snapshot} is {'missing' if sealed is None else 'changed'}")
+            if number > len(numbers) - kept and snapshot in found.pruned:
+                wrong.append(f"{where}: {snapshot} was pruned")
+    wrong += [f"{one} waits for the end of its embargo and was pruned" for one in found.staged & found.pruned]
     for path, (sha256, by) in found.named.items():
         stored = found.lake.get(path)
         if stored is None or stored[0] != sha256:

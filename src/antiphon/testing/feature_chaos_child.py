@@ -49,7 +49,7 @@ OPERATIONS = {
     "append": ("append",),
     "consume": ("overlay apply",),
     "refresh": ("materialise", "gate", "publish", "online build", "manifest", "publication row"),
-    "collect": ("online collect", "lake collect", "overlay prune"),
+    "collect": ("prune", "expire", "online collect", "lake collect", "overlay prune"),
     "rollback": ("online build", "overlay restore", "rollback row"),
     "release": ("publish", "online build", "publication row"),
 }
@@ -109,6 +109,8 @@ class Life:
         announce(platform.overlay, "apply", "overlay apply")
         announce(platform.overlay, "prune", "overlay prune")
         announce(platform.overlay, "restore", "overlay restore")
+        announce(self.store.snapshots, "prune", "prune")
+        announce(self.store.verdicts, "expire", "expire")
         announce(platform.lake, "collect", "lake collect")
         announce(platform.online, "collect", "online collect")
 
@@ -160,13 +162,15 @@ class Life:
         asyncio.run(self._run_open())
 
     def _collect(self) -> None:
-        self.platform.publisher.collect_garbage(keep=KEPT, grace=timedelta(0))
+        self.platform.pruner.prune(keep=KEPT, grace=timedelta(0))
 
     def _rollback(self) -> None:
-        """To the publication before those that are kept: its files and events were collected."""
+        """To the publication before those that are kept: its builds and events were collected, and its files may have
+        been pruned."""
         current = self.store.publications.current(self.store.scope)
         if current is not None and current.number > KEPT + 1:
-            self.platform.rollback(self.store.scope, current.number - KEPT - 1, reason="chaos", principal="chaos")
+            with suppress(NotFound):
+                self.platform.rollback(self.store.scope, current.number - KEPT - 1, reason="chaos", principal="chaos")
 
     async def _run_open(self) -> dict[str, str]:
         """Work until no run is open; how each ended that did not succeed."""

@@ -18,6 +18,7 @@ import msgspec
 Event = tuple[int, str, str, float, int, int]
 """Offset (0 for a row of the history), id, shop, amount, when it was ordered and since when it is known (µs)."""
 
+_PRUNED, _STAGED = "SELECT id FROM snapshots WHERE pruned_at IS NOT NULL", "SELECT snapshot FROM staged_snapshots"
 _EVENTS = "SELECT offset, event_time, available_at, payload FROM events ORDER BY offset"
 
 
@@ -27,6 +28,7 @@ class Found(msgspec.Struct, frozen=True):
     Attributes:
         publications: number to snapshots by ``view@version``, in order.
         manifests: snapshot id to manifest.
+        pruned: snapshots whose files were given up; ``staged`` those that wait for the end of an embargo.
         named: files of the lake that something names to their SHA-256, by what names them.
         lake: files that are there to their SHA-256 and when they were written (seconds since 1970).
         online: sealed snapshots that are there, by (view, snapshot), to whether they are whole.
@@ -38,6 +40,8 @@ class Found(msgspec.Struct, frozen=True):
 
     publications: dict[int, dict[str, str]]
     manifests: dict[str, dict[str, Any]]
+    pruned: frozenset[str]
+    staged: frozenset[str]
     named: dict[str, tuple[str, str]]
     lake: dict[str, tuple[str, float]]
     online: dict[tuple[str, str], bool]
@@ -69,13 +73,20 @@ class Looker:
                 one: _opened(document) for one, document in catalog.execute("SELECT id, document FROM snapshots")
             }
             verdicts = {
-                one: _opened(document) for one, document in catalog.execute("SELECT id, document FROM verdicts")
+                one: _opened(document)
+                for one, document in catalog.execute("SELECT id, document FROM verdicts WHERE rows_expired_at IS NULL")
             }
+            pruned, staged = (frozenset(one for (one,) in catalog.execute(asked)) for asked in (_PRUNED, _STAGED))
             datasets = {
                 one: _opened(document) for one, document in catalog.execute("SELECT id, document FROM datasets")
             }
             events = [_event(*row) for row in catalog.execute(_EVENTS)]
-        named = {file["path"]: (file["sha256"], one) for one, made in manifests.items() for file in made["files"]}
+        named = {
+            file["path"]: (file["sha256"], one)
+            for one, made in manifests.items()
+            if one not in pruned
+            for file in made["files"]
+        }
         for one, verdict in verdicts.items():
             kept = (verdict.get("manifest") or {}).get("quarantined")
             if kept is not None:
@@ -94,7 +105,9 @@ class Looker:
         else:
             online, written, unfinished = self._sealed_in_redis()
             offsets = self._redis_offsets(keys)
-        return Found(publications, manifests, named, lake, online, written, left | unfinished, offsets, events)
+        return Found(
+            publications, manifests, pruned, staged, named, lake, online, written, left | unfinished, offsets, events
+        )
 
     def _sealed(self) -> tuple[dict[tuple[str, str], bool], dict[tuple[str, str], float], dict[str, float]]:
         online, written, left = {}, {}, {}

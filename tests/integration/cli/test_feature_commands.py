@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,27 @@ def test_the_commands_tell_what_became_of_a_view(shop: Path) -> None:
     assert "today: its last version is blocked, the one before stays: It has only 10 rows" in status
     assert antiphon("features", "describe", "nothing").code == 3
     assert antiphon("features", "diff", "snap_x", "snap_y").code == 3
+
+
+def test_pruning_says_what_goes_and_what_pins_the_rest(shop: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    antiphon = run_in(folder)
+    short = {"ANTIPHON_FEATURES__QUARANTINE_KEPT": "1ms", "ANTIPHON_FEATURES__SNAPSHOTS_KEPT": "1ms"}
+    nothing = antiphon("features", "prune", "--dry-run")
+    assert nothing.code == 0, nothing.err
+    assert "files of the lake would go." in nothing.out, "those of the blocked version"
+    assert "publication 2; age until" in nothing.out
+    dry = antiphon("features", "prune", "--dry-run", "--json", **short).json()
+    assert [pin["kind"] for line in dry["kept"] for pin in line["pins"]].count("publication") == 2
+    assert (dry["dry"], len(dry["expired"])) == (True, 1)
+    assert "rows are kept out" in antiphon("features", "quarantine", "today").out
+    went = antiphon("features", "prune", **short)
+    assert "1 quarantines went." in went.out
+    told = antiphon("features", "quarantine", "today")
+    assert told.code == 0, told.err
+    assert "1 rows were kept out of verd_" in told.out
+    assert "range of paid 1\nThey expired on 20" in told.out
+    assert antiphon("features", "quarantine", "today", "--json").json()["expired_at"] is not None
+    acts = antiphon("audit", "query", "--json").out
+    assert "quarantine.expire" in acts

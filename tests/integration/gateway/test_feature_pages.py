@@ -105,6 +105,9 @@ async def test_the_pages_tell_what_the_gates_said(watched: Watched) -> None:
         assert "Kolmogorov-Smirnov 1.00" in compared.text
         changed = (await browser.get(f"/features/delays/diff?before={second.id}&after={last.id}")).text
         assert "its rules leave other rows out" in changed
+        assert "<dt>Kept aside</dt><dd>1 rows</dd>" in page.text
+        watched.world.verdicts.expire(watched.world.scope, [third.id])
+        assert "<dd>1 rows; they expired on " in (await browser.get("/features/delays")).text
         for path in ("/features/nothing", "/features/delays/diff?before=snap_x&after=snap_y", "/features/delays/diff"):
             assert (await browser.get(path)).status_code == 404, path
 
@@ -128,6 +131,10 @@ async def test_the_same_over_http(watched: Watched) -> None:
         kept = (await http.get("/admin/features/delays/quarantine")).json()
         assert (kept["verdict"], kept["total"], kept["reasons"]) == (last.id, 1, {NAME: 1})
         assert kept["rows"][0]["columns"]["dest"] == "<script>alert(1)</script>"
+        watched.world.verdicts.expire(watched.world.scope, [last.id])
+        gone = (await http.get("/admin/features/delays/quarantine")).json()
+        assert (gone["total"], gone["reasons"], gone["rows"]) == (1, {NAME: 1}, [])
+        assert gone["expired_at"] is not None
         assert (await http.get("/admin/features/delays/quarantine?limit=0")).status_code == 400
         assert (await http.get("/admin/features/nothing/history")).status_code == 404
     async with client(watched, "viewer", page=False) as http:

@@ -32,6 +32,8 @@ def manifest(offset: int | None, *files: str) -> dict[str, Any]:
 WHOLE = Found(
     publications={1: {"counted@a": "s1"}, 2: {"counted@a": "s2", "stocked@b": "s3"}},
     manifests={"s1": manifest(0, "f1"), "s2": manifest(1, "f2"), "s3": manifest(None, "f3")},
+    pruned=frozenset(),
+    staged=frozenset(),
     named={"f1": ("f1", "s1"), "f2": ("f2", "s2"), "f3": ("f3", "s3"), "f4": ("f4", "verd_1")},
     lake={name: (name, 10.0) for name in ("f1", "f2", "f3", "f4")},
     online={("counted", "s2"): True, ("stocked", "s3"): True},
@@ -75,6 +77,8 @@ BROKEN: dict[str, Callable[[], list[str]]] = {
     ),
     "f4, which is missing": lambda: catalog_whole(changed(lake={n: (n, 1.0) for n in ("f1", "f2", "f3")}), 1),
     "f1, which is changed": lambda: catalog_whole(changed(lake=WHOLE.lake | {"f1": ("x", 1.0)}), 1),
+    "s2 was pruned": lambda: catalog_whole(changed(pruned=frozenset({"s2"})), 1),
+    "s9 waits": lambda: catalog_whole(changed(pruned=frozenset({"s9"}), staged=frozenset({"s9"})), 1),
     "build of s1 is missing": lambda: catalog_whole(WHOLE, 2),
     "holes": lambda: events_kept(changed(events=WHOLE.events[1:]), []),
     "e1 is in the log 2 times": lambda: events_kept(changed(events=[*WHOLE.events, (3, *WHOLE.events[0][1:])]), []),

@@ -36,7 +36,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0010"
+REVISION = "0011"
 """The Alembic revision these tables are at."""
 
 __all__ = [

@@ -33,6 +33,7 @@ snapshots = table(
     sa.Column("logical_hash", sa.Text, nullable=False),
     sa.Column("document", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("pruned_at", sa.BigInteger, nullable=True),
     sa.Index("ix_snapshots_view", "tenant", "environment", "view", "definition_version", "as_of"),
 )
 
@@ -75,6 +76,7 @@ verdicts = table(
     sa.Column("kept_aside", sa.Text, nullable=True),
     sa.Column("document", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("rows_expired_at", sa.BigInteger, nullable=True),
     sa.Index("ix_verdicts_view", "tenant", "environment", "view", "definition_version", "created_at"),
 )
 

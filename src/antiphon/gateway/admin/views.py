@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -48,13 +49,15 @@ class History(msgspec.Struct, frozen=True):
 
 
 class KeptAside(msgspec.Struct, frozen=True):
-    """Rows that rules kept out of a version; ``rows`` are source rows as they are, with the rule that each offends."""
+    """Rows that rules kept out of a version; ``rows`` are source rows as they are, with the rule that each offends,
+    none once they ``expired_at``."""
 
     view: str
     verdict: str | None
     total: int
     reasons: dict[str, int]
     rows: tuple[dict[str, Any], ...]
+    expired_at: datetime | None = None
 
 
 def _describe(call: Call) -> ViewDescription:
@@ -90,7 +93,7 @@ def _quarantine(call: Call) -> KeptAside:
     if found is None:
         return KeptAside(view, None, 0, {}, ())
     rows = tuple({"rule": row.rule, "columns": row.columns} for row in found.rows)
-    return KeptAside(view, found.verdict, found.total, found.reasons, rows)
+    return KeptAside(view, found.verdict, found.total, found.reasons, rows, found.expired_at)
 
 
 OPERATIONS = (

@@ -1,0 +1,186 @@
+"""Pruning over real stores: files of what nothing pins go, and nothing that is pinned; quarantined rows expire."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.integration.features.test_lookup import EWR
+from tests.integration.features.test_quality import Airport
+from tests.integration.features.world import NOON, World, minutes
+
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.errors import NotFound
+from antiphon.definitions import expect
+from antiphon.features.history import ViewHistory
+from antiphon.features.prune import Pruner
+
+MONTH = timedelta(days=30)
+NEVER = timedelta(days=400_000)
+"""Files carry the machine's time, and the world's clock stands in 2013: with minus this as grace all are old enough."""
+
+
+def pruner(world: World, *, quarantine: timedelta = MONTH) -> Pruner:
+    return Pruner(
+        world.scope,
+        snapshots=world.snapshots,
+        publications=world.publications,
+        staged=world.staged,
+        verdicts=world.verdicts,
+        publisher=world.publisher,
+        clock=world.clock,
+        releases=dict,
+        receipts=lambda since, until: 0,
+        datasets=list,
+        kept=MONTH,
+        quarantine_kept=quarantine,
+    )
+
+
+def made(world: World, count: int, every: timedelta) -> list[SnapshotManifest]:
+    """One view published so many times."""
+    found = []
+    for turn in range(count):
+        found.append(world.materialize("congestion", NOON - minutes(60 * (5 - turn))))
+        world.publisher.publish([(found[-1], world.specs["congestion"])], reason="test", principal="tester")
+        world.clock.advance(every)
+    return found
+
+
+def there(world: World, manifest: SnapshotManifest) -> list[bool]:
+    return [(world.folder / "lake" / file.path).exists() for file in manifest.files]
+
+
+def test_files_go_that_nothing_pins_and_no_other(world: World) -> None:
+    first, second, third = made(world, 3, timedelta(days=20))
+    # Sixty days on: the first was replaced 40 days ago, the second 20.
+    before = pruner(world).prune(dry=True, keep=1, grace=-NEVER)
+    assert [line.snapshot for line in before.snapshots] == [first.id]
+    assert {line.snapshot: [pin.kind for pin in line.pins] for line in before.kept} == {
+        third.id: ["publication", "age"],
+        second.id: ["age"],
+    }
+    assert {file.path for file in first.files} <= set(before.lake)
+    assert there(world, first) == [True] * 3, "a dry pruning removes nothing"
+    assert world.snapshots.pruned_at(world.scope, first.id) is None
+    found = pruner(world).prune(keep=1, grace=-NEVER)
+    assert [line.snapshot for line in found.snapshots] == [first.id]
+    assert set(found.lake) == {file.path for file in first.files} == set(before.lake)
+    assert [there(world, one) for one in (first, second, third)] == [[False] * 3, [True] * 3, [True] * 3]
+    assert world.read(NOON, "congestion", **EWR).publication == 3
+    assert world.snapshots.get(world.scope, first.id).statistics == first.statistics, "what it was stays known"
+    with pytest.raises(NotFound, match=f"The files of {first.id} were pruned on"):
+        world.publisher.rollback(1, reason="drift", principal="tester")
+    assert world.publisher.rollback(2, reason="drift", principal="tester").number == 4
+    assert pruner(world).prune(keep=1, grace=-NEVER).snapshots == ()
+
+
+def test_the_catalog_refuses_a_publication_of_what_was_pruned(world: World) -> None:
+    """As when somebody rolls back while somebody else prunes, and has looked before."""
+    first, second = made(world, 2, timedelta(days=40))
+    assert world.snapshots.prune(world.scope, [first.id, second.id], keep=1) == [first.id]
+    with pytest.raises(NotFound, match=f"Not recorded, or pruned: snapshot {first.id}"):
+        world.publications.rollback(world.scope, 1, reason="drift", principal="tester")
+    with pytest.raises(NotFound, match="pruned"):
+        world.publications.publish(world.scope, {first.key: first.id}, expected=2, reason="drift", principal="tester")
+
+
+def test_what_is_made_again_has_its_files_again(world: World) -> None:
+    first, _ = made(world, 2, timedelta(days=40))
+    pruner(world).prune(keep=1, grace=-NEVER)
+    again = world.materialize("congestion", first.as_of)
+    assert again.id == first.id
+    world.publisher.prepare(again, world.specs["congestion"])
+    assert world.snapshots.pruned_at(world.scope, first.id) is None
+    assert there(world, first) == [True] * 3
+    assert world.publisher.rollback(1, reason="drift", principal="tester").number == 3
+
+
+def test_a_crash_between_leaves_files_to_the_next_collection(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = made(world, 2, timedelta(days=40))
+
+    def die(**given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.publisher, "collect_garbage", die)
+        with pytest.raises(KeyboardInterrupt):
+            pruner(world).prune(keep=1, grace=-NEVER)
+    assert world.snapshots.pruned_at(world.scope, first.id) is not None
+    assert there(world, first) == [True] * 3
+    collected = world.publisher.collect_garbage(keep=1, grace=-NEVER)
+    assert {file.path for file in first.files} <= set(collected.lake)
+
+
+async def test_quarantined_rows_expire_and_their_counts_stay(tmp_path: Path) -> None:
+    airport = Airport(tmp_path)
+    world = airport.world
+    try:
+        airport.declare(expect.between("dep_delay", -8.5, 600, action="quarantine"))
+        verdict = await airport.refresh()
+        assert verdict.kept_aside is not None
+        file = world.folder / "lake" / verdict.kept_aside
+        history = ViewHistory(
+            definitions=world.definitions, snapshots=world.snapshots, publications=world.publications,
+            verdicts=world.verdicts, staged=world.staged, lake=world.lake,
+        )  # fmt: skip
+
+        def shown() -> tuple[int, dict[str, int], int, datetime | None]:
+            found = history.quarantine(world.scope, "delays", limit=3)
+            assert found is not None
+            return found.total, found.reasons, len(found.rows), found.expired_at
+
+        total, reasons, rows, expired_at = shown()
+        assert (rows, expired_at) == (3, None)
+        world.clock.advance(MONTH - timedelta(hours=1))
+        assert pruner(world).prune(grace=-NEVER).expired == ()
+        assert file.exists()
+        world.clock.advance(timedelta(hours=2))
+        dry = pruner(world).prune(dry=True, grace=-NEVER)
+        assert [line.verdict for line in dry.expired] == [verdict.id]
+        assert shown()[2:] == (3, None)
+        found = pruner(world).prune(grace=-NEVER)
+        assert [line.verdict for line in found.expired] == [verdict.id]
+        assert verdict.kept_aside in found.lake
+        assert not file.exists()
+        assert shown() == (total, reasons, 0, world.clock.now())
+        described = history.describe(world.scope, "delays", verdict.definition_version)
+        assert described.current is not None
+        assert described.current.quarantined is not None
+        assert described.rows_expired_at == world.clock.now()
+        assert pruner(world).prune(grace=-NEVER).expired == ()
+    finally:
+        world.close()
+
+
+async def test_rows_that_a_younger_verdict_also_has_stay(tmp_path: Path) -> None:
+    """Files are named by their content: the same rows kept aside twice are one file."""
+    airport = Airport(tmp_path)
+    world = airport.world
+    try:
+        airport.declare(expect.between("dep_delay", -8.5, 600, action="quarantine"))
+        old = await airport.refresh()
+        world.clock.advance(MONTH)
+        young = await airport.refresh()
+        assert old.kept_aside == young.kept_aside
+        assert old.kept_aside is not None
+        found = pruner(world).prune(grace=-NEVER)
+        assert [line.verdict for line in found.expired] == [old.id]
+        assert (world.folder / "lake" / old.kept_aside).exists()
+        assert world.verdicts.expired_at(world.scope, young.id) is None
+    finally:
+        world.close()
+
+
+def test_files_that_another_snapshot_also_has_stay(world: World) -> None:
+    """Nothing happened within that minute: two snapshots of the same files."""
+    first = world.materialize("congestion", NOON - minutes(59))
+    world.publisher.publish([(first, world.specs["congestion"])], reason="test", principal="tester")
+    second = world.materialize("congestion", NOON - minutes(58))
+    world.publisher.publish([(second, world.specs["congestion"])], reason="test", principal="tester")
+    world.clock.advance(timedelta(days=40))
+    assert first.id != second.id
+    assert {file.path for file in first.files} & {file.path for file in second.files}
+    assert [line.snapshot for line in pruner(world).prune(keep=1, grace=-NEVER).snapshots] == [first.id]
+    assert there(world, second) == [True] * 3
