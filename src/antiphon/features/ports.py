@@ -273,10 +273,6 @@ class OnlineSnapshots(Protocol):
         """Let go of opened snapshots that are not among (view, snapshot) of ``keep``."""
         ...
 
-    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
-        """Every sealed snapshot of a scope, as (view, snapshot)."""
-        ...
-
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         """Delete snapshots that are not kept and were written before ``older_than`` (seconds since 1970), and what
         unfinished builds left."""
@@ -284,6 +280,14 @@ class OnlineSnapshots(Protocol):
 
     def close(self) -> None:
         """Close everything opened."""
+        ...
+
+
+class CollectedSnapshots(OnlineSnapshots, Protocol):
+    """Sealed snapshots whose garbage can be told."""
+
+    def files(self, scope: Scope) -> Iterator[tuple[str, str]]:
+        """Every sealed snapshot of a scope, as (view, snapshot)."""
         ...
 
 

@@ -22,8 +22,8 @@ from antiphon.features.compute import ComputeLimits
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.ports import (
     CollectedLake,
+    CollectedSnapshots,
     DefinitionReader,
-    OnlineSnapshots,
     PublicationStore,
     SnapshotStore,
     StreamedOverlay,
@@ -59,7 +59,7 @@ class Publisher:
         snapshots: SnapshotStore,
         definitions: DefinitionReader,
         lake: CollectedLake,
-        online: OnlineSnapshots,
+        online: CollectedSnapshots,
         clock: Clock,
         overlay: StreamedOverlay | None = None,
         consumer: StreamConsumer | None = None,
