@@ -204,7 +204,7 @@ class Publisher:
             raise NotFound(
                 f"The files of {manifest.id} were pruned on {at:%Y-%m-%d}.",
                 where=manifest.view,
-                next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what is kept.",
+                next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what stays.",
             )
 
     def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> Collected:
