@@ -13,7 +13,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
-  bench-encryption bench-tls bench-feature-faults bench-feature-lookup pentest chaos chaos-features clean
+  bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours pentest chaos chaos-features clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -70,6 +70,9 @@ bench-feature-faults: environment  ## 22 faults of data against the gates, and f
 
 bench-feature-lookup: environment  ## full-stack lookups of 1 and 100 entities beside Feast, on LMDB and Redis
 	@$(BIN)/python -m benchmarks.feature_lookup --size demo
+
+bench-feature-neighbours: environment  ## texts embedded a second, and the nearest-neighbour index against an exact search
+	@$(BIN)/python -m benchmarks.feature_neighbours --size demo
 
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
