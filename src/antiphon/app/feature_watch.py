@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from antiphon.app.feature_glance import FeatureGlance
 from antiphon.app.feature_lineage import FeatureLineage
 from antiphon.app.feature_rollback import FeatureRollback
 from antiphon.app.feature_skew import FeatureSkew
@@ -17,4 +18,5 @@ def feature_watch(store: Store, platform: FeaturePlatform) -> FeatureWatch:
         rollback=FeatureRollback(store, platform),
         neighbours=platform.neighbours,
         lineage=FeatureLineage(store, platform),
+        glance=FeatureGlance(store, platform),
     )

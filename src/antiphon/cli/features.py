@@ -30,15 +30,18 @@ app.command("neighbours")(features_neighbours.neighbours)
 
 @app.command("list")
 def list_views(project: Project = HERE, as_json: Json = False) -> None:
-    """Views of the applied definitions."""
+    """Every view at a glance: version, snapshot, age against contracts, next refresh, what stands in its way."""
+    from antiphon.app.feature_glance import FeatureGlance
+    from antiphon.app.features import FeaturePlatform
+    from antiphon.cli.features_glance import glance_table
+
     with stores(project) as store:
-        current = store.applied.current(store.scope)
-        views = list(current.project.views.values()) if current is not None else []
-    rows = [
-        (view.name, view.definition_version, ",".join(view.entity.keys), view.source.name, ", ".join(view.features))
-        for view in views
-    ]
-    show(views, as_json, lambda: table(("view", "version", "keys", "source", "features"), rows, "Nothing is applied."))
+        platform = FeaturePlatform(store)
+        try:
+            views = FeatureGlance(store, platform)(store.scope)
+        finally:
+            platform.close()
+    show(views, as_json, lambda: glance_table(views))
 
 
 @app.command("status")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from antiphon.catalog.holds import Hold
 from antiphon.core.scope import Scope
@@ -15,6 +15,9 @@ from antiphon.features.rollback import ViewRollback
 from antiphon.features.skew_report import SkewReport
 from antiphon.governance.principal import Principal
 from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
+
+if TYPE_CHECKING:
+    from antiphon.gateway.ports import ViewGlance
 
 
 class Skews(Protocol):
@@ -118,3 +121,4 @@ class FeatureWatch:
     rollback: Rollbacks
     neighbours: NearestNeighbours
     lineage: Lineages
+    glance: Callable[[Scope], Sequence[ViewGlance]]

@@ -163,6 +163,34 @@ class ViewFreshness(msgspec.Struct, frozen=True):
     blocked: tuple[str, ...] = ()
 
 
+class ViewGlance(ViewFreshness, frozen=True):
+    """Everything about one view that somebody looks for first.
+
+    Attributes:
+        state: one of never, blocked, held, waiting (for the end of an embargo), stale, late (its stream is behind a
+            contract), fresh.
+        contracts: application to the seconds that it lets the view be old; ``stale_for``: those that it is too old for.
+            A streamed view is as old as the first event that it has not applied.
+        next_refresh: when the schedule makes it anew; ``None``: only when somebody orders it.
+        quarantined: source rows that rules kept out of what is published.
+        staged_until: until when a snapshot waits. ``held``: why nothing replaces what is published.
+        lag, lag_seconds: events of its stream that it has not applied, and how long the first of them waits.
+    """
+
+    state: str = "fresh"
+    keys: tuple[str, ...] = ()
+    source: str = ""
+    features: tuple[str, ...] = ()
+    contracts: dict[str, float] = {}
+    stale_for: tuple[str, ...] = ()
+    next_refresh: datetime | None = None
+    quarantined: int = 0
+    staged_until: datetime | None = None
+    held: str | None = None
+    lag: int | None = None
+    lag_seconds: float | None = None
+
+
 class Runs(Protocol):
     """Executions of durable workflows (``durable`` values)."""
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.app.watched_project import ROWS, Project, told
 
 from antiphon.app.explaining import Explaining
+from antiphon.app.feature_glance import FeatureGlance
+from antiphon.catalog.verdicts import Staged
+from antiphon.core.clock import ManualClock
+from antiphon.core.scope import Scope
 
 
 @pytest.fixture
@@ -240,3 +247,59 @@ async def test_the_lineage_of_a_prediction_over_http_and_on_its_page(project: Pr
         assert '<span class="chip completed">made again</span>' in page
         assert "orders.csv" in page
         assert (await browser.get("/requests/pred_x/lineage")).status_code == 404
+
+
+async def test_every_view_at_a_glance(project: Project) -> None:
+    def glances() -> dict[str, Any]:
+        listed = project.terminal("features", "list", "--json")
+        assert listed.code == 0, listed.err
+        return {one["view"]: one for one in listed.json()}
+
+    today, crowd = glances()["today"], glances()["crowd"]
+    assert (today["state"], today["keys"], today["source"], today["contracts"]) == (
+        "fresh", ["shop"], "orders", {"desk": 3600.0}
+    )  # fmt: skip
+    assert today["snapshot"] is not None
+    assert today["lag"] is None
+    until = datetime.fromisoformat(today["next_refresh"]) - project.store.database.clock.now()
+    assert timedelta(0) < until <= timedelta(minutes=15)
+    assert (crowd["state"], crowd["lag"], crowd["next_refresh"]) == ("fresh", 1, None), "nobody consumes here"
+    project.consume()
+    assert glances()["crowd"]["lag"] == 0
+    version = project.store.applied.current(project.store.scope).project.views["today"].definition_version  # type: ignore[union-attr]
+    until_then = project.store.database.clock.now() + timedelta(hours=1)
+    project.store.staged.add(
+        Staged(project.store.scope, "today", version, str(today["snapshot"]), until_then, "later", "ops")
+    )
+    assert glances()["today"]["state"] == "waiting"
+    project.terminal("features", "hold", "today", "--reason", "wait")
+    project.write()
+    await project.refresh("today", ends="failed")
+    blocked = glances()["today"]
+    assert (blocked["state"], blocked["held"], blocked["staged_until"] is not None) == ("blocked", "wait", True)
+    listed = project.terminal("features", "list").out
+    for part in (
+        "today: its last version is blocked, the one before stays",
+        "today: held: wait",
+        "desk 60 min",
+        "embargo",
+    ):
+        assert part in listed, part
+    async with project.http("viewer") as http:
+        views = {one["view"]: one for one in told(await http.get("/admin/features"))["views"]}
+        assert (views["today"]["state"], views["today"]["held"]) == ("blocked", "wait")
+    async with project.http("viewer", page=True) as browser:
+        page = (await browser.get("/features")).text
+        assert '<span class="chip state-blocked">blocked</span>' in page
+        assert "held: wait" in page
+
+
+def test_a_view_is_stale_for_the_contracts_that_its_age_is_over(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    asyncio.run(project.refresh())
+    project.store.database.clock = ManualClock(project.store.database.clock.now() + timedelta(minutes=90))
+    found = {one.view: one for one in FeatureGlance(project.store, project.platform)(project.store.scope)}
+    assert (found["today"].state, found["today"].stale_for) == ("stale", ("desk",))
+    assert (found["crowd"].state, found["crowd"].lag, found["crowd"].contracts) == ("late", 1, {"desk": 600.0})
+    assert FeatureGlance(project.store, project.platform)(Scope("another", "dev")) == ()
+    project.close()

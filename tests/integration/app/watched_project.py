@@ -47,7 +47,7 @@ orders = Source.table("orders", path="orders.csv", event_time="ordered", event_i
 visits = Source.stream("visits", event_time="at", event_id="id")
 
 
-@feature_view(entity=shop, source=orders)
+@feature_view(entity=shop, source=orders, refresh="15m")
 class Today:
     "What came in."
     orders = count(window=None)
@@ -66,7 +66,8 @@ class Wait:
 
 
 Application("desk", features=[Today, Crowd, Wait], entities=[shop], model="smollm2-135m", purpose="tests",
-    figures=[Figure(Wait.each, step=0.1)], freshness={"today": Freshness(max_age="1h")},
+    figures=[Figure(Wait.each, step=0.1)],
+    freshness={"today": Freshness(max_age="1h"), "crowd": Freshness(max_age="10m")},
     prompt=Prompt(template="{{ features.wait.each }}"))
 """
 ROWS = [f"{n},{'tea' if n % 2 else 'cake'},2026-01-01T10:{n:02}:00Z,{n}.5" for n in range(40)]
@@ -94,7 +95,7 @@ class Project:
     def write(self, *rows: str) -> None:
         (self.folder / "orders.csv").write_text("\n".join(["id,shop,ordered,paid", *rows]) + "\n")
 
-    async def refresh(self, *views: str) -> None:
+    async def refresh(self, *views: str, ends: str = "succeeded") -> None:
         registry, stop = Registry(), asyncio.Event()
         registry.add(WORKFLOW, self.platform.refresher.refresh)
         run = self.platform.refresh(self.store.scope, views=views, reason="nightly", principal="ops")
@@ -104,7 +105,7 @@ class Project:
                 await asyncio.sleep(0.01)
         stop.set()
         await working
-        assert self.store.runs.get(self.store.scope, run).status == "succeeded"
+        assert self.store.runs.get(self.store.scope, run).status == ends
 
     def consume(self) -> None:
         while self.platform.consume(1_000):

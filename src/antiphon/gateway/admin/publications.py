@@ -7,9 +7,10 @@ from typing import Annotated
 
 import msgspec
 
+from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import IncomingEvent, ViewFreshness
+from antiphon.gateway.ports import GatewayServices, IncomingEvent, ViewGlance
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class Refresh(msgspec.Struct, frozen=True):
 class FeatureList(msgspec.Struct, frozen=True):
     """Every served view."""
 
-    views: tuple[ViewFreshness, ...]
+    views: tuple[ViewGlance, ...]
 
 
 class IncomingEvents(msgspec.Struct, frozen=True):
@@ -58,7 +59,14 @@ def _rollback(call: Call) -> shapes.PublicationLine:
 
 
 def _views(call: Call) -> FeatureList:
-    return FeatureList(tuple(call.services.freshness(call.scope)))
+    return FeatureList(glances(call.services, call.scope))
+
+
+def glances(services: GatewayServices, scope: Scope) -> tuple[ViewGlance, ...]:
+    """Every view at a glance; where nobody watches, how fresh it is."""
+    if services.watch is not None:
+        return tuple(services.watch.glance(scope))
+    return tuple(ViewGlance(**msgspec.structs.asdict(one)) for one in services.freshness(scope))
 
 
 def _refresh(call: Call) -> shapes.RunLine:

@@ -13,6 +13,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.history import StatisticsDifference
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
+from antiphon.gateway.admin.publications import glances
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.plots import Plot
@@ -24,7 +25,7 @@ _VERSIONS = 30
 
 async def views(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Every served view at a glance."""
-    found = await run_in_threadpool(pages.services.freshness, scope)
+    found = await run_in_threadpool(glances, pages.services, scope)
     return pages.render("features.html", page="features", who=who, views=found)
 
 
