@@ -102,6 +102,43 @@ def write_parquet(connection: duckdb.DuckDBPyConnection, sql: str, sink: Any) ->
     return rows
 
 
+class ParquetFile:
+    """A Parquet file being written, a batch of rows a row group. Use as a context manager, and :meth:`ensure` its
+    columns at the end: a file without rows has columns too."""
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+        self._writer: Any = None
+        self.rows = 0
+
+    def __enter__(self) -> ParquetFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, batch: pyarrow.RecordBatch) -> None:
+        """Append rows; all batches have the same columns."""
+        self.ensure(batch.schema)
+        if batch.num_rows:
+            self._writer.write_batch(batch)
+            self.rows += batch.num_rows
+
+    def ensure(self, schema: pyarrow.Schema) -> None:
+        """Fix the columns, if no batch did."""
+        import pyarrow
+        import pyarrow.parquet
+
+        if self._writer is not None:
+            return
+        # Dictionaries pay where values repeat, and of numbers and hashes hardly any does.
+        keys = [field.name for field in schema if pyarrow.types.is_string(field.type) and field.name != "seq"]
+        self._writer = pyarrow.parquet.ParquetWriter(
+            self._sink, schema, compression="zstd", compression_level=1, use_dictionary=keys
+        )
+
+
 def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
     """The only row of a query. It is fetched to the end: DuckDB refuses other work while a result is open."""
     (row,) = connection.execute(sql).fetchall()

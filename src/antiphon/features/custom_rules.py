@@ -28,15 +28,24 @@ MOST_ROWS = 1_000_000
 _MOST_REASONS = 5
 
 
+def needs_values(spec: FeatureViewSpec) -> bool:
+    """Whether a rule looks at all feature values together."""
+    rules = spec.quality.rules if spec.quality is not None else ()
+    return any(
+        isinstance(rule, Python) or (isinstance(rule, (Sql, NotNull, Between)) and rule.over == "features")
+        for rule in rules
+    )
+
+
 def check_tables(
     connection: duckdb.DuckDBPyConnection,
     spec: FeatureViewSpec,
-    values: pyarrow.Table,
+    values: pyarrow.Table | None,
     functions: Functions | None,
 ) -> Iterator[RuleCheck]:
-    """What rules over features, and functions, find."""
+    """What rules over features, and functions, find. The values are only looked at when it :func:`needs_values`."""
     rules = spec.quality.rules if spec.quality is not None else ()
-    if not any(isinstance(rule, Python) or getattr(rule, "over", "source") == "features" for rule in rules):
+    if values is None:
         return
     plain = values.rename_columns([name.removeprefix(f"{spec.name}.") for name in values.column_names])
     found: Mapping[str, Any] | None = None

@@ -45,13 +45,26 @@ class TileRow(msgspec.Struct):
 
 
 class EntityState:
-    """What a snapshot knows of one entity; ``load`` reads a tile's events when an edge needs them."""
+    """What a snapshot knows of one entity.
 
-    __slots__ = ("_blocks", "_load", "base", "rows")
+    Either it has few ``events`` and they are all there, or ``rows`` holds tiles of them, and ``load`` reads a tile's
+    events when an edge needs them.
+    """
 
-    def __init__(self, base: list[Tile] | None, rows: dict[int, TileRow], load: Callable[[int], Block]) -> None:
+    __slots__ = ("_blocks", "_load", "base", "events", "rows", "whole")
+
+    def __init__(
+        self,
+        base: list[Tile] | None,
+        rows: dict[int, TileRow],
+        load: Callable[[int], Block],
+        events: Block | None = None,
+    ) -> None:
         self.base = base
+        self.events = events
         self.rows = rows
+        self.whole: dict[int, Tile] = {}
+        """All of ``events`` as a tile, by measure, once one was needed."""
         self._load = load
         self._blocks: dict[int, Block] = {}
 
@@ -75,6 +88,9 @@ class Reading(msgspec.Struct, frozen=True):
     event_time: int | None
     stream_offset: int | None
 
+
+_WHOLE = -(2**63)
+"""Stands for the tile of an entity whose events are not cut into tiles; no tile has this index."""
 
 EVER = 2**62
 """A moment (microseconds) after every other."""
@@ -217,6 +233,8 @@ class Evaluator:
         """
         rows, width = state.rows, self.plan.tile
         start = None if window is None else as_of - window + 1
+        if state.events is not None:
+            return self._from_few(state, patched.get(_WHOLE, state.events), window, measures, as_of, shared)
         if not rows:
             if window is None and state.base is not None and shared:
                 return [state.base[measure] for measure in measures], EVER
@@ -244,6 +262,35 @@ class Evaluator:
                 changes = _changes(block, start, as_of)
             until = min(until, changes)
         return tiles, until
+
+    def _from_few(
+        self, state: EntityState, events: Block, window: int | None, measures: list[int], as_of: int, shared: bool
+    ) -> tuple[list[Tile], int]:
+        """The same from all events of an entity: as one tile, when that lies inside and nothing of it is hidden."""
+        start = None if window is None else as_of - window + 1
+        base = state.base if window is None else None
+        until = _changes(events, start, as_of)
+        tiles = [Tile() for _ in measures]
+        inside = events.times[-1] <= as_of and (start is None or events.times[0] >= start)
+        if inside and events.newest <= as_of and events is state.events:
+            wholes = [self._whole(state, events, as_of, measure) for measure in measures]
+            if base is None and shared:
+                return wholes, until
+            for tile, whole in zip(tiles, wholes, strict=True):
+                tile.merge(whole)
+        else:
+            self._add(events, start, as_of, measures, tiles)
+        if base is not None:
+            for tile, measure in zip(tiles, measures, strict=True):
+                tile.merge(base[measure])
+        return tiles, until
+
+    def _whole(self, state: EntityState, events: Block, as_of: int, measure: int) -> Tile:
+        if measure not in state.whole:
+            whole = Tile()
+            self._add(events, None, as_of, [measure], [whole])
+            state.whole[measure] = whole  # Only now: another thread may be reading too.
+        return state.whole[measure]
 
     def _from_stream(
         self, later: Block, window: int | None, measures: list[int], as_of: int, tiles: list[Tile]
@@ -291,9 +338,9 @@ class Evaluator:
         width = self.plan.tile
         kept: dict[tuple[int, str], StreamedEvent] = {}
         for event in streamed:
-            index = event.event_time // width
-            if index in state.rows:
-                block = patched.get(index) or state.block(index)
+            index = event.event_time // width if state.events is None else _WHOLE
+            if state.events is not None or index in state.rows:
+                block = patched.get(index) or state.events or state.block(index)
                 at = _find(block, event.event_time, event.seq)
                 if at is not None:
                     if block.available[at] <= event.available_at:

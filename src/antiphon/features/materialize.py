@@ -1,8 +1,9 @@
 """Materialise: a view's source as of a moment → an immutable snapshot in the lake, and its manifest.
 
 A snapshot holds per entity what any later reading needs: the measured events back to the longest window and a
-slack, whole tiles of them, one base tile of everything older when a feature looks at all time, and the values as
-of the moment. Invariant: a reading at any ``as_of ≥ snapshot − slack`` from it and the events that came later
+slack, one base tile of everything older when a feature looks at all time, and the values as of the moment. All of it
+comes from one pass over the rows in the order of entities, a batch of whole entities at a time: no step grows with how
+many there are. Invariant: a reading at any ``as_of ≥ snapshot − slack`` from it and the events that came later
 through the stream equals the batch query, bit for bit.
 """
 
@@ -10,9 +11,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,17 +22,21 @@ from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.batch_values import values_at, window_condition
-from antiphon.features.compute import ComputeLimits, compute, write_parquet
-from antiphon.features.custom_rules import Functions, check_tables
+from antiphon.features.batch_values import BatchValues, window_condition
+from antiphon.features.compute import ComputeLimits, ParquetFile, compute, one_row
+from antiphon.features.custom_rules import Functions, check_tables, needs_values
 from antiphon.features.embedding.batch import SnapshotEmbedding
 from antiphon.features.embedding.ports import Embedders
 from antiphon.features.inspection import Inspection
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
 from antiphon.features.ports import Lake, LogReader
-from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
+from antiphon.features.row_batches import row_batches
+from antiphon.features.row_digest import RowDigest
+from antiphon.features.source_rows import ROWS, load_rows
 from antiphon.features.statistics import StatisticsBuilder
-from antiphon.features.tile_sql import tile_columns, tile_index
+from antiphon.features.tile_files import base_tiles, tile_schema, together_tiles
+from antiphon.features.tile_sql import tile_columns, tiles_of
+from antiphon.features.tiles import Tile
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,19 +100,16 @@ def materialize(
                 )
             inspection.require_unchanged()
             quarantined = inspection.keep_aside(lake)
-            table, values = _write_values(connection, plan, as_of, lake, wanted.scope, vectors)
+            written = _written(connection, wanted, plan, as_of, lake, inspection, vectors)
             with inspection.timed():
-                statistics = _statistics(plan, table, wanted.previous)
+                table = _table(lake, written.values) if needs_values(wanted.spec) else None
                 inspection.add(check_tables(connection, wanted.spec, table, functions))
             embedded = vectors.finished(wanted.scope)
-            _split(connection, plan, as_of)
-            events, tiles = (
-                _written(connection, sql, lake, wanted.scope) for sql in (_events_sql(plan), _tiles_sql(plan, as_of))
-            )
-            logical = _logical_hash(connection, plan, loaded, as_of)
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+    events, tiles, values = written.events, written.tiles, written.values
+    logical = content_hash([plan.spec.key, as_of, list(loaded.kinds), written.digest])
     identity = content_hash([wanted.spec.key, logical, as_of, loaded.stream_offset, str(wanted.scope)])
     snapshot = f"snap_{identity[:26]}"
     return SnapshotManifest(
@@ -126,7 +127,7 @@ def materialize(
         source_hash=loaded.source_hash,
         created_at=clock.now(),
         kind=wanted.kind,
-        statistics=statistics,
+        statistics=written.statistics,
         online_file=f"{wanted.scope.tenant}/{wanted.scope.environment}/{wanted.spec.name}/{snapshot}.mdb",
         duration_seconds=clock.monotonic() - started,
         run=wanted.run,
@@ -148,125 +149,116 @@ def materialize(
     )
 
 
-def _keys(plan: Plan) -> str:
-    return ", ".join(f"k{index}" for index in range(len(plan.keys)))
+class _Written(msgspec.Struct, frozen=True):
+    """The three files of a snapshot, and what was found out on the way."""
+
+    events: SnapshotFile
+    tiles: SnapshotFile
+    values: SnapshotFile
+    statistics: dict[str, Statistics]
+    digest: list[object]
 
 
-def _measures(plan: Plan) -> str:
-    return ", ".join(f"m{index}" for index in range(len(plan.measures)))
-
-
-def _split(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> None:
-    """Mark each row: part of the base (older than anything a reading has to cut), retained, or too old to matter."""
-    cut = plan.retained_from(as_of)
-    old = f"event_time < {cut} AND available_at <= {as_of - plan.slack}" if plan.unbounded else f"event_time < {cut}"
-    kept = "" if plan.unbounded else f" WHERE NOT ({old})"
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE split AS SELECT *, ({old}) AS base, {tile_index(plan, 'event_time')} AS tile "
-        f"FROM {ROWS}{kept}"
-    )
-
-
-def _events_sql(plan: Plan) -> str:
-    return (
-        f"SELECT {_keys(plan)}, tile, event_time, available_at, seq, {_measures(plan)} FROM split WHERE NOT base "
-        f"ORDER BY {_keys(plan)}, event_time, seq"
-    )
-
-
-def _tiles_sql(plan: Plan, as_of: int) -> str:
-    """Tiles of the retained rows by index, and the base tile with a null index. Wide sums are stored as text.
-
-    What encodings are set against, all entities together at each midnight that a reading may go back to, are tiles of
-    an entity without keys: no row has one.
-    """
-    columns = [column for index in range(len(plan.measures)) for column in tile_columns(plan, index, f"t{index}")]
-    wide = " ".join(
-        f", CAST(t{index}_{part} AS VARCHAR) AS t{index}_{part}"
-        for index in range(len(plan.measures))
-        for part in ("total", "squares")
-    )
-    together = "".join(_fitted_sql(plan, as_of))
-    return (
-        f"SELECT * REPLACE ({wide.lstrip(', ')}) FROM (SELECT {_keys(plan)}, CASE WHEN NOT base THEN tile END AS tile, "
-        f"max(available_at) AS available_at, count(*) AS rows, {', '.join(columns)} FROM split "
-        f"GROUP BY {_keys(plan)}, CASE WHEN NOT base THEN tile END{together}) ORDER BY {_keys(plan)}, tile NULLS FIRST"
-    )
-
-
-def _fitted_sql(plan: Plan, as_of: int) -> Iterator[str]:
-    keys = ", ".join(f"NULL::VARCHAR AS k{index}" for index in range(len(plan.keys)))
-    first, last = midnight_before(as_of - SLACK), midnight_before(as_of)
-    for window in plan.fitted_windows:
-        for fitted_at in range(first, last + 1, DAY):
-            condition = window_condition(window, fitted_at)
-            columns = [
-                column
-                for index in range(len(plan.measures))
-                for column in tile_columns(plan, index, f"t{index}", condition)
-            ]
-            yield (
-                f" UNION ALL BY NAME SELECT {keys}, {plan.fitted_index(window, fitted_at)} AS tile, {fitted_at} AS "
-                f"available_at, count(*) FILTER (WHERE {condition}) AS rows, {', '.join(columns)} FROM split"
-            )
-
-
-def _written(connection: duckdb.DuckDBPyConnection, sql: str, lake: Lake, scope: Scope) -> SnapshotFile:
-    with lake.writing(scope, SUFFIX) as draft:
-        rows = write_parquet(connection, sql, draft)
-    return SnapshotFile(draft.path, draft.sha256, rows, draft.size)
-
-
-def _write_values(
+def _written(
     connection: duckdb.DuckDBPyConnection,
+    wanted: Materialisation,
     plan: Plan,
     as_of: int,
     lake: Lake,
-    scope: Scope,
+    inspection: Inspection,
     vectors: SnapshotEmbedding,
-) -> tuple[pyarrow.Table, SnapshotFile]:
-    """Finished values as of the snapshot, for people, other tools and rules."""
+) -> _Written:
+    """Events, tiles and values in one pass over the rows in the order of entities."""
     import pyarrow
-    import pyarrow.parquet
 
-    keys: list[tuple[str, ...]] = []
-    columns: dict[str, list[Any]] = {feature.name: [] for feature in plan.features}
-    times: dict[str, list[int | None]] = {feature.name: [] for feature in plan.features}
-    for entity, values in values_at(connection, plan, as_of):
-        keys.append(entity)
-        for name, computed in values.items():
-            columns[name].append(computed.value)
-            times[name].append(computed.event_time)
-    arrays: dict[str, Any] = {
-        key: pyarrow.array([entity[index] for entity in keys], pyarrow.string()) for index, key in enumerate(plan.keys)
-    }
-    instant = pyarrow.timestamp("us", tz="UTC")
-    for name, column in columns.items():
-        arrays[f"{plan.spec.name}.{name}"] = pyarrow.array(column)
-        arrays[f"{plan.spec.name}.{name}.event_time"] = pyarrow.array(times[name], instant)
-    table = vectors.replaced(pyarrow.table(arrays))
-    with lake.writing(scope, SUFFIX) as draft:
-        pyarrow.parquet.write_table(table, draft, compression="zstd")
-    return table, SnapshotFile(draft.path, draft.sha256, len(keys), draft.size)
-
-
-def _statistics(plan: Plan, table: pyarrow.Table, previous: SnapshotManifest | None) -> dict[str, Statistics]:
-    builder = StatisticsBuilder(
+    cut = plan.retained_from(as_of)
+    digest, previous = RowDigest(), wanted.previous
+    statistics = StatisticsBuilder(
         [feature.name for feature in plan.features], previous.statistics if previous is not None else None
     )
-    builder.add(table, prefix=f"{plan.spec.name}.")
-    return builder.finish()
+    values = BatchValues(connection, plan, as_of)
+    types = [field.type for field in connection.sql(f"SELECT * FROM {ROWS} LIMIT 0").to_arrow_table().schema]
+    schema = tile_schema(plan, types[len(types) - len(plan.measures) :])
+    together = together_tiles(plan, _fitted(connection, plan, as_of), schema)
+    with_texts: list[pyarrow.RecordBatch] = []
+    batches = row_batches(connection, plan, ROWS)
+    with (
+        lake.writing(wanted.scope, SUFFIX) as of_events,
+        lake.writing(wanted.scope, SUFFIX) as of_tiles,
+        lake.writing(wanted.scope, SUFFIX) as of_values,
+        ParquetFile(of_events) as events,
+        ParquetFile(of_tiles) as tiles,
+        ParquetFile(of_values) as finished,
+    ):
+        for batch in batches:
+            # Part of the base: older than anything a reading has to cut. Without one it is too old to matter.
+            old = batch.times < cut
+            if plan.unbounded:
+                old &= batch.available <= as_of - plan.slack
+                digest.add(batch.rows)
+                base = base_tiles(batch, plan, old, schema)
+                if base is not None:
+                    tiles.write(base)
+            retained = batch.rows if not old.any() else batch.rows.filter(pyarrow.array(~old))
+            if not plan.unbounded:
+                digest.add(retained)
+            events.write(retained)
+            found = values.of(batch)
+            if wanted.spec.models:
+                with_texts.append(found)
+                continue
+            finished.write(found)
+            with inspection.timed():
+                statistics.add(found, prefix=f"{plan.spec.name}.")
+        if with_texts:
+            # Each different text is embedded once, so they are wanted together.
+            for found in vectors.replaced(pyarrow.Table.from_batches(with_texts)).to_batches():
+                finished.write(found)
+                with inspection.timed():
+                    statistics.add(found, prefix=f"{plan.spec.name}.")
+        if together.num_rows:
+            tiles.write(together)
+        events.ensure(_event_schema(plan, types))
+        tiles.ensure(schema)
+        finished.ensure(values.schema())
+    with inspection.timed():
+        found_statistics = statistics.finish()
+    return _Written(
+        SnapshotFile(of_events.path, of_events.sha256, events.rows, of_events.size),
+        SnapshotFile(of_tiles.path, of_tiles.sha256, tiles.rows, of_tiles.size),
+        SnapshotFile(of_values.path, of_values.sha256, finished.rows, of_values.size),
+        found_statistics,
+        digest.finish(),
+    )
 
 
-def _logical_hash(connection: duckdb.DuckDBPyConnection, plan: Plan, loaded: LoadedRows, as_of: int) -> str:
-    """A hash of the values alone, whatever the files' order, compression or row groups.
+def _event_schema(plan: Plan, types: list[pyarrow.DataType]) -> pyarrow.Schema:
+    import pyarrow
 
-    Rows are hashed one by one, the sorted hashes by leading digits, then the buckets: any order of rows gives the
-    same, and no step holds more than one bucket.
-    """
-    columns = f"{_keys(plan)}, event_time, available_at, seq, base, {_measures(plan)}"
-    buckets = connection.execute(
-        f"SELECT left(h, 2), sha256(string_agg(h, '' ORDER BY h)) FROM (SELECT sha256(CAST(r AS VARCHAR)) AS h FROM "
-        f"(SELECT {columns} FROM split) AS r) GROUP BY ALL ORDER BY ALL"
-    ).fetchall()
-    return content_hash([plan.spec.key, as_of, list(loaded.kinds), [list(bucket) for bucket in buckets]])
+    names = [f"k{index}" for index in range(len(plan.keys))] + ["event_time", "available_at", "seq"]
+    names += [f"m{index}" for index in range(len(plan.measures))]
+    measured = types[len(types) - len(plan.measures) :]
+    kinds = [pyarrow.string()] * len(plan.keys) + [pyarrow.int64(), pyarrow.int64(), pyarrow.string(), *measured]
+    return pyarrow.schema(list(zip(names, kinds, strict=True)))
+
+
+def _fitted(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> dict[int, tuple[int, int, list[Tile]]]:
+    """What encodings are set against: all entities together at each midnight that a reading may go back to."""
+    found: dict[int, tuple[int, int, list[Tile]]] = {}
+    every = range(len(plan.measures))
+    for window in plan.fitted_windows:
+        for fitted_at in range(midnight_before(as_of - SLACK), midnight_before(as_of) + 1, DAY):
+            condition = window_condition(window, fitted_at)
+            columns = [column for index in every for column in tile_columns(plan, index, f"t{index}", condition)]
+            rows, *tiles = one_row(
+                connection, f"SELECT count(*) FILTER (WHERE {condition}), {', '.join(columns)} FROM {ROWS}"
+            )
+            found[plan.fitted_index(window, fitted_at)] = (fitted_at, rows, tiles_of(plan, every, tiles))
+    return found
+
+
+def _table(lake: Lake, values: SnapshotFile) -> pyarrow.Table:
+    import pyarrow.parquet
+
+    with lake.open(values.path) as stream:
+        return pyarrow.parquet.read_table(stream)

@@ -17,7 +17,6 @@ from antiphon.catalog.verdicts import Staged, Verdict
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
 from antiphon.features.evaluate import EntityState, Evaluator
 from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress
@@ -258,9 +257,7 @@ class OnlineSnapshots(Protocol):
         """16 bytes that stand for an entity."""
         ...
 
-    def build(
-        self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake, limits: ComputeLimits | None = None
-    ) -> bool:
+    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot from its lake files, unless it is there; whether it was built now. One that is there counts
         as written now."""
         ...

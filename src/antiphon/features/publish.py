@@ -18,7 +18,6 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import Conflict, Corrupt, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.ports import (
     CollectedLake,
@@ -63,7 +62,6 @@ class Publisher:
         clock: Clock,
         overlay: StreamedOverlay | None = None,
         consumer: StreamConsumer | None = None,
-        limits: ComputeLimits | None = None,
         also_named: Callable[[Scope], Iterable[str]] | None = None,
         held: Callable[[Scope], Container[str]] = lambda scope: (),
     ) -> None:
@@ -78,7 +76,6 @@ class Publisher:
         self._clock = clock
         self._overlay = overlay
         self._consumer = consumer
-        self._limits = limits
 
     def prepare(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
         """Record a manifest and build its online file; doing it again changes nothing.
@@ -93,7 +90,7 @@ class Publisher:
         else:
             if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
                 self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
-        self._online.build(manifest, spec, self._lake, self._limits)
+        self._online.build(manifest, spec, self._lake)
         return manifest
 
     def publish(
@@ -171,7 +168,7 @@ class Publisher:
             NotFound: its lake files were pruned. Corrupt: they are gone.
         """
         self._require_unpruned(manifest)
-        self._online.build(manifest, spec, self._lake, self._limits)
+        self._online.build(manifest, spec, self._lake)
         if self._consumer is not None and manifest.stream_offset is not None:
             self._consumer.restore(spec, manifest.stream_offset)
 

@@ -17,7 +17,8 @@ from antiphon.features.online.redis_store import RedisStore
 
 def main() -> None:
     url, folder = sys.argv[1], Path(sys.argv[2])
-    redis_sealed._BATCH_FIELDS = 4  # many small batches, so that there is a middle to be killed in
+    # Many small batches, so that there is a middle to be killed in.
+    redis_sealed._BATCH_VALUES = redis_sealed._UNDER_WAY = 1
     server = RedisServer(url)
     store, overlay = RedisStore(server, b"k" * 32), RedisOverlay(server, Scope())
     world = World(folder, *specs(folder / "departures.parquet"), online=store, overlay=overlay)

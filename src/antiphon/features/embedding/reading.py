@@ -16,7 +16,6 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
 from antiphon.features.embedding.ports import VectorSource
 from antiphon.features.evaluate import EntityState, Evaluator
 from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
@@ -144,10 +143,8 @@ class _Texts:
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         return self._online.entity_hash(entity, keys)
 
-    def build(
-        self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake, limits: ComputeLimits | None = None
-    ) -> bool:
-        return self._online.build(manifest, spec, lake, limits)
+    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
+        return self._online.build(manifest, spec, lake)
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         pass

@@ -1,42 +1,44 @@
-"""Fill a sealed snapshot from the lake's files: one pass over tiles and events in the order of entities."""
+"""Fill a sealed snapshot from the lake's files: one pass over events and one over base tiles, by columns.
+
+Nothing is held but a batch of entities; that records come in the order of their keys is the writer's concern.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
+from antiphon.core.errors import Corrupt
+from antiphon.core.ids import keyed_hash, keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compile_sql import column_kind
-from antiphon.features.compute import ComputeLimits, compute, parquet_reader
-from antiphon.features.compute import types_of as column_types
-from antiphon.features.evaluate import Block, TileRow, block_of
-from antiphon.features.online.encoding import FORMAT, SnapshotMeta
+from antiphon.features.compute import parquet_reader
+from antiphon.features.evaluate import TileRow
+from antiphon.features.online.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
+from antiphon.features.online.packing import Records, base_records, event_records
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
-from antiphon.features.tile_sql import column_names, tiles_of
-from antiphon.features.tiles import Tile
+from antiphon.features.row_batches import RowBatch, whole_entities
+from antiphon.features.tile_files import tile_schema, tiles_in
 
 if TYPE_CHECKING:
-    import duckdb
+    import pyarrow
 
     from antiphon.definitions.expression import Kind
 
-_FETCH = 2_000
-_EVENTS, _TILES = "lake_events", "lake_tiles"
+
+_COPIED = 1_000
 
 
 class SnapshotWriter(Protocol):
     """Something that a snapshot is written into; nobody sees it before it is sealed."""
 
-    def entity(
-        self, hashed: bytes, base: list[Tile] | None, rows: dict[int, TileRow], blocks: dict[int, Block], /
-    ) -> None:
-        """Write one entity's state."""
+    def write(self, keys: list[bytes], values: list[bytes], /) -> None:
+        """Write records, in any order; a key comes once."""
         ...
 
     def discard(self) -> None:
@@ -53,50 +55,115 @@ def fill(
     lake: Lake,
     *,
     begin: Callable[[SnapshotMeta], Writer],
-    entity_hash: Callable[[str, tuple[str, ...]], bytes],
-    limits: ComputeLimits | None = None,
+    key: bytes,
 ) -> Writer:
     """Write every entity of a snapshot's lake files into the writer that ``begin`` makes; it is left to be sealed.
 
+    Args:
+        key: the store's secret, under which entities are hashed.
+
     Raises:
-        Corrupt: a lake file is gone.
-        Unavailable: memory, disk or the store ran out or went away.
+        Corrupt: a lake file is gone, or is not what it is to be.
+        Unavailable: disk or the store ran out or went away.
     """
     plan = plan_of(spec)
-    bounds = limits or ComputeLimits()
-    folder = None if lake.sealed else lake.scratch()
-    bounds = msgspec.structs.replace(bounds, spill=None if folder is None else bounds.spill or str(folder))
-    try:
-        with (
-            compute(bounds) as connection,
-            lake.open(manifest.files[0].path) as events,
-            lake.open(manifest.files[1].path) as tiles,
-        ):
-            connection.register(_EVENTS, parquet_reader(events))
-            types = column_types(connection, _EVENTS)
-            connection.unregister(_EVENTS)
-            writer = begin(_meta(manifest, plan, types))
-            try:
-                # A registered relation belongs to one cursor.
-                of_tiles, of_events = connection.cursor(), connection.cursor()
-                of_tiles.register(_TILES, parquet_reader(tiles))
-                of_events.register(_EVENTS, parquet_reader(events))
-                blocks = _Grouped(_blocks(of_events, plan, _EVENTS))
-                for keys, base, rows in _heads(of_tiles, plan, _TILES):
-                    writer.entity(entity_hash(spec.entity.name, keys), base, rows, blocks.of(keys))
-            except BaseException:
-                writer.discard()
-                raise
-            return writer
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with lake.open(manifest.files[0].path) as events, lake.open(manifest.files[1].path) as tiles:
+        of_events, of_tiles = parquet_reader(events), parquet_reader(tiles)
+        kinds = _kinds(of_events.schema, plan)
+        _require(of_tiles.schema, tile_schema(plan, _measured(of_events.schema, plan)))
+        writer = begin(_meta(manifest, plan, kinds))
+        try:
+            for rows in whole_entities(of_events, len(plan.keys)):
+                batch = RowBatch(rows, plan)
+                writer.write(*event_records(batch, plan, _hashes(key, spec, batch.keys)))
+            layout = base_layout(plan, kinds)
+            for rows in of_tiles:
+                writer.write(*_tile_records(rows, plan, layout, key, spec))
+        except BaseException:
+            writer.discard()
+            raise
+        return writer
 
 
-def _meta(manifest: SnapshotManifest, plan: Plan, types: dict[str, str]) -> SnapshotMeta:
+def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter) -> None:
+    """Write the clear values of another build of the same snapshot, but for its meta record."""
+    while taken := list(islice(records, _COPIED)):
+        kept = [(key, value) for key, value in taken if key != META]
+        writer.write([key for key, _ in kept], [value for _, value in kept])
+
+
+def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
+    """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
+    null) it is all entities together."""
+    return keyed_hash(key, msgspec.json.encode([entity, *keys]).decode())
+
+
+def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) -> list[bytes]:
+    name, encode = spec.entity.name, msgspec.json.Encoder().encode
+    texts = zip(*(column.to_pylist() for column in keys), strict=True)
+    return keyed_hashes(key, [encode((name, *values)) for values in texts])
+
+
+def _tile_records(
+    rows: pyarrow.RecordBatch, plan: Plan, layout: str | None, key: bytes, spec: FeatureViewSpec
+) -> Records:
+    """Base tiles, and at the end the tiles of all entities together as an entity's."""
+    import pyarrow.compute as pc
+
+    base = rows.filter(pc.is_null(rows.column("tile")))
+    keys = [base_key(hashed) for hashed in _hashes(key, spec, base.columns[: len(plan.keys)])]
+    values = base_records(base, plan, layout) if keys else []
+    together = rows.filter(pc.is_valid(rows.column("tile")))
+    if together.num_rows:
+        indexes, available = (together.column(name).to_pylist() for name in ("tile", "available_at"))
+        found = {
+            index: TileRow(known, tiles)
+            for index, known, tiles in zip(indexes, available, tiles_in(together, plan), strict=True)
+        }
+        keys.append(entity_hash(key, spec.entity.name, [None] * len(plan.keys)))
+        values.append(encode_tiles(found))
+    return keys, values
+
+
+def _measured(schema: pyarrow.Schema, plan: Plan) -> list[pyarrow.DataType]:
+    wanted = [f"m{index}" for index in range(len(plan.measures))]
+    if schema.names != [
+        *(f"k{index}" for index in range(len(plan.keys))),
+        "event_time",
+        "available_at",
+        "seq",
+        *wanted,
+    ]:
+        raise _other("events", schema.names)
+    return [schema.field(name).type for name in wanted]
+
+
+def _require(found: pyarrow.Schema, wanted: pyarrow.Schema) -> None:
+    if found.names != wanted.names or found.types != wanted.types:
+        raise _other("tile", found.names)
+
+
+def _other(what: str, names: list[str]) -> Corrupt:
+    return Corrupt(
+        f"The lake's {what} file has other columns than this version writes: {', '.join(names)[:200]}.",
+        where="lake",
+        next_step="Materialise the view again.",
+    )
+
+
+def _kinds(schema: pyarrow.Schema, plan: Plan) -> tuple[Kind, ...]:
+    import pyarrow
+
     kinds: list[Kind] = []
-    for index, measure in enumerate(plan.measures):
-        kinds.append("number" if measure.mode != "plain" else column_kind(types[f"m{index}"]))
+    for measure, kind in zip(plan.measures, _measured(schema, plan), strict=True):
+        if measure.mode == "plain" and pyarrow.types.is_string(kind):
+            kinds.append("text")
+        else:
+            kinds.append("boolean" if measure.mode == "plain" and pyarrow.types.is_boolean(kind) else "number")
+    return tuple(kinds)
+
+
+def _meta(manifest: SnapshotManifest, plan: Plan, kinds: tuple[Kind, ...]) -> SnapshotMeta:
     as_of = microseconds(manifest.as_of)
     return SnapshotMeta(
         format=FORMAT,
@@ -105,69 +172,6 @@ def _meta(manifest: SnapshotManifest, plan: Plan, types: dict[str, str]) -> Snap
         as_of=as_of,
         answers_from=as_of - SLACK,
         stream_offset=manifest.stream_offset,
-        kinds=tuple(kinds),
+        kinds=kinds,
         facts=manifest.facts(),
     )
-
-
-def _heads(
-    cursor: duckdb.DuckDBPyConnection, plan: Plan, relation: str
-) -> Iterator[tuple[tuple[str, ...], list[Tile] | None, dict[int, TileRow]]]:
-    """Every entity's base tile and tiles, in the order of keys."""
-    width = len(plan.keys)
-    keys = ", ".join(f"k{index}" for index in range(width))
-    names = ", ".join(name for index in range(len(plan.measures)) for name in column_names(plan, index, f"t{index}"))
-    cursor.execute(f"SELECT {keys}, tile, available_at, {names} FROM {relation} ORDER BY {keys}, tile NULLS FIRST")
-    entity: tuple[str, ...] | None = None
-    base: list[Tile] | None = None
-    rows: dict[int, TileRow] = {}
-    for row in _fetched(cursor):
-        if row[:width] != entity:
-            if entity is not None:
-                yield entity, base, rows
-            entity, base, rows = row[:width], None, {}
-        start = width + 2
-        tiles = tiles_of(plan, range(len(plan.measures)), row[start:])
-        if row[width] is None:
-            base = tiles
-        else:
-            rows[row[width]] = TileRow(row[width + 1], tiles)
-    if entity is not None:
-        yield entity, base, rows
-
-
-def _blocks(
-    cursor: duckdb.DuckDBPyConnection, plan: Plan, relation: str
-) -> Iterator[tuple[tuple[str, ...], int, Block]]:
-    """Every tile's events, in the order of keys and tile."""
-    width = len(plan.keys)
-    keys = ", ".join(f"k{index}" for index in range(width))
-    measures = ", ".join(f"list(m{index} ORDER BY event_time, seq)" for index in range(len(plan.measures)))
-    cursor.execute(
-        f"SELECT {keys}, tile, list(event_time ORDER BY event_time, seq), list(available_at ORDER BY event_time, seq), "
-        f"list(seq ORDER BY event_time, seq), {measures} FROM {relation} GROUP BY {keys}, tile ORDER BY {keys}, tile"
-    )
-    for row in _fetched(cursor):
-        times, available, seqs = row[width + 1 : width + 4]
-        yield row[:width], row[width], block_of(times, available, seqs, list(row[width + 4 :]))
-
-
-class _Grouped:
-    """Walks blocks in step with the entities they belong to."""
-
-    def __init__(self, blocks: Iterator[tuple[tuple[str, ...], int, Block]]) -> None:
-        self._blocks = blocks
-        self._next = next(blocks, None)
-
-    def of(self, entity: tuple[str, ...]) -> dict[int, Block]:
-        """The blocks of the next entity."""
-        found: dict[int, Block] = {}
-        while self._next is not None and self._next[0] == entity:
-            found[self._next[1]] = self._next[2]
-            self._next = next(self._blocks, None)
-        return found
-
-
-def _fetched(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while rows := cursor.fetchmany(_FETCH):
-        yield from rows

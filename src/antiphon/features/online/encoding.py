@@ -1,12 +1,26 @@
-"""What a sealed snapshot stores under each of its keys, whichever store holds it.
+"""What a sealed snapshot stores under each of its keys, whichever store holds it. Format 2.
 
-Keys: ``m`` the meta record; ``h`` + entity hash the entity's tiles; ``b`` + entity hash + tile index (8 bytes,
-biased by 2⁶³ so that it sorts) the tile's events. Entities are keyed hashes; the clear keys stay in the lake.
+Keys: ``m`` the meta record; an entity's hash (16 bytes) its events; the hash and ``0xff`` its base tile, when a feature
+looks at all time; the hash and a tile's index (8 bytes, biased by 2⁶³ so that it sorts) the events of one tile.
+Entities are keyed hashes; the clear keys stay in the lake.
+
+An entity with few events has them all in its record, in columns of 8-byte little-endian words; tiles are not stored,
+since adding up a few events costs no more than reading sums of them:
+
+- the number of events (32 bits) and flags;
+- event times, and ``available_at`` where one differs;
+- each measure but counts: an integer, a double's bits, a boolean, or the length of a text;
+- where a measure is null somewhere, bits that tell which are not;
+- sequences, 12 bytes each; the texts, a measure after the other.
+
+One with many has its tiles there (flag ``TILED``, then msgpack), and a value for the events of each.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,13 +28,22 @@ import msgspec
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.evaluate import Block, EntityState, TileRow
+from antiphon.features.compile_python import SEQUENCE_DIGITS
+from antiphon.features.evaluate import Block, EntityState, TileRow, block_of
 from antiphon.features.plan import Plan
 from antiphon.features.tiles import Tile, pack, unpack
 
-FORMAT = 1
+FORMAT = 2
 META = b"m"
+FEW = 64
+"""Most events that stand in an entity's own record."""
+WORDS = 1
+"""Words before the columns."""
+HAS_AVAILABLE, HAS_NULLS, TILED = 1, 2, 4
+BASE = b"\xff"
 _BIAS = 2**63
+_head = struct.Struct("<II")
+_PACKED = b"\x01" + bytes(7)
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True):
@@ -38,7 +61,8 @@ class SnapshotMeta(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_head = msgspec.msgpack.Decoder(tuple[list[Any] | None, dict[int, tuple[int, list[list[Any]]]]]).decode
+_decode_tiles = msgspec.msgpack.Decoder(dict[int, tuple[int, list[list[Any]]]]).decode
+_decode_base = msgspec.msgpack.Decoder(list[list[Any]]).decode
 _decode_block = msgspec.msgpack.Decoder(Block).decode
 _decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
 
@@ -52,9 +76,9 @@ def plain_kinds(plan: Plan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], 
     )
 
 
-def head_key(hashed: bytes) -> bytes:
-    """Where an entity's tiles stand."""
-    return b"h" + hashed
+def base_key(hashed: bytes) -> bytes:
+    """Where an entity's base tile stands."""
+    return hashed + BASE
 
 
 def tile_field(index: int) -> bytes:
@@ -64,7 +88,7 @@ def tile_field(index: int) -> bytes:
 
 def block_key(hashed: bytes, index: int) -> bytes:
     """Where a tile's events stand."""
-    return b"b" + hashed + tile_field(index)
+    return hashed + tile_field(index)
 
 
 def encode_meta(meta: SnapshotMeta) -> bytes:
@@ -77,24 +101,15 @@ def decode_meta(stored: bytes) -> SnapshotMeta:
     return _decode_meta(stored)
 
 
-def encode_head(base: list[Tile] | None, rows: dict[int, TileRow]) -> bytes:
-    """An entity's tiles as bytes."""
-    return _encode(
-        (
-            None if base is None else [pack(tile) for tile in base],
-            {index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()},
-        )
-    )
+def encode_tiles(rows: dict[int, TileRow]) -> bytes:
+    """An entity's tiles as its record."""
+    packed = {index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()}
+    return _head.pack(0, TILED) + _encode(packed)
 
 
-def decode_head(stored: bytes, load: Callable[[int], Block]) -> EntityState:
-    """The state that :func:`encode_head` wrote; ``load`` reads a tile's events."""
-    base, rows = _decode_head(stored)
-    return EntityState(
-        None if base is None else [unpack(tile) for tile in base],
-        {index: TileRow(row[0], [unpack(tile) for tile in row[1]]) for index, row in rows.items()},
-        load,
-    )
+def encode_base(tiles: list[Tile]) -> bytes:
+    """A base tile with a part that has no fixed width."""
+    return _PACKED + _encode([pack(tile) for tile in tiles])
 
 
 def encode_block(block: Block) -> bytes:
@@ -105,3 +120,136 @@ def encode_block(block: Block) -> bytes:
 def decode_block(stored: bytes) -> Block:
     """The inverse of :func:`encode_block`."""
     return _decode_block(stored)
+
+
+def masks_of(plan: Plan) -> int:
+    """Words for each event that tell which measures it has."""
+    return -(-len(plan.measures) // 64)
+
+
+def sequence_words(events: Any) -> Any:
+    """Words that the sequences of so many events take."""
+    return (3 * events + 1) // 2
+
+
+def base_layout(plan: Plan, kinds: tuple[Kind, ...]) -> str | None:
+    """The ``struct`` format of a base tile's words after the first; ``None`` when a part has no fixed width."""
+    layout = ["<"]
+    for measure, (parts, kind) in enumerate(zip(plan.parts, kinds, strict=True)):
+        value = _code(plan, measure, kind)
+        if parts & {"distinct", "buckets"} or (value == "t" and parts & {"low", "high", "first", "last"}):
+            return None
+        value = "q" if value == "b" else value
+        layout.append("qq")
+        layout += ["Qq" for part in ("total", "squares") if part in parts]
+        layout += [value for part in ("low", "high") if part in parts]
+        layout += [f"q12s4x{value}" for part in ("first", "last") if part in parts]
+    return "".join(layout)
+
+
+def _code(plan: Plan, measure: int, kind: Kind) -> str:
+    """q: an integer, d: a double, b: a boolean, t: a text, of a measure whose column has this kind."""
+    if plan.measures[measure].mode != "plain":
+        return "q"
+    return {"text": "t", "boolean": "b"}.get(kind, "d")
+
+
+class RecordDecoder:
+    """Reads the records of one snapshot, whose plan and kinds give them their columns."""
+
+    def __init__(self, plan: Plan, kinds: tuple[Kind, ...]) -> None:
+        self._plan = plan
+        self._codes = [_code(plan, measure, kind) for measure, kind in enumerate(kinds)]
+        self._stored = [
+            None if measure.mode == "count" else code for measure, code in zip(plan.measures, self._codes, strict=True)
+        ]
+        self._masks = masks_of(plan)
+        layout = base_layout(plan, kinds)
+        self._base = None if layout is None else struct.Struct(layout)
+        self._layout = lru_cache(maxsize=4 * FEW)(self._layout_of)
+
+    def state(self, record: bytes | None, base: bytes | None, load: Callable[[int], Block]) -> EntityState:
+        """An entity's state from its record and its base tile; ``load`` reads the events of one tile."""
+        tiles = None if base is None else self._base_of(base)
+        if record is None:
+            return EntityState(tiles, {}, load)
+        count, flags = _head.unpack_from(record)
+        if flags & TILED:
+            rows = {
+                index: TileRow(available, [unpack(tile) for tile in packed])
+                for index, (available, packed) in _decode_tiles(record[8:]).items()
+            }
+            return EntityState(tiles, rows, load)
+        return EntityState(tiles, {}, load, self._events(record, count, flags))
+
+    def _layout_of(self, count: int, flags: int) -> struct.Struct:
+        parts = ["<8x", f"{count}q"]
+        if flags & HAS_AVAILABLE:
+            parts.append(f"{count}q")
+        parts += [f"{count}{'d' if code == 'd' else 'q'}" for code in self._stored if code is not None]
+        if flags & HAS_NULLS:
+            parts.append(f"{count * self._masks}Q")
+        parts.append(f"{8 * sequence_words(count)}s")
+        return struct.Struct("".join(parts))
+
+    def _events(self, record: bytes, count: int, flags: int) -> Block:
+        layout = self._layout(count, flags)
+        *words, sequences = layout.unpack_from(record)
+        times = available = words[:count]
+        at = count
+        if flags & HAS_AVAILABLE:
+            available = words[at : at + count]
+            at += count
+        end = layout.size
+        measures: list[list[Any]] = []
+        for code in self._stored:
+            if code is None:
+                measures.append([1] * count)
+                continue
+            column: list[Any] = words[at : at + count]
+            at += count
+            if code == "b":
+                column = [value != 0 for value in column]
+            elif code == "t":
+                lengths, column = column, []
+                for length in lengths:
+                    column.append(str(record[end : end + length], "utf-8"))
+                    end += length
+            measures.append(column)
+        if flags & HAS_NULLS:
+            for index, column in enumerate(measures):
+                bits, bit = words[at + index // 64 * count :], 1 << index % 64
+                for place in range(count):
+                    if not bits[place] & bit:
+                        column[place] = None
+        digits = sequences.hex()
+        seqs = [digits[first : first + SEQUENCE_DIGITS] for first in range(0, SEQUENCE_DIGITS * count, SEQUENCE_DIGITS)]
+        return block_of(times, available, seqs, measures)
+
+    def _base_of(self, stored: bytes) -> list[Tile]:
+        if self._base is None or stored[:1] != b"\0":
+            return [unpack(packed) for packed in _decode_base(stored[8:])]
+        words = iter(self._base.unpack_from(stored, 8))
+        tiles = []
+        for parts, code in zip(self._plan.parts, self._codes, strict=True):
+            tile = Tile()
+            tile.count, tile.latest = next(words), next(words)
+            if "total" in parts:
+                tile.total = next(words) | next(words) << 64
+            if "squares" in parts:
+                tile.squares = next(words) | next(words) << 64
+            if "low" in parts:
+                tile.low = _value(next(words), code)
+            if "high" in parts:
+                tile.high = _value(next(words), code)
+            if "first" in parts:
+                tile.first = (next(words), next(words).hex(), _value(next(words), code))
+            if "last" in parts:
+                tile.last = (next(words), next(words).hex(), _value(next(words), code))
+            # Of nothing there is no extreme and no event; ``merge`` asks for the count first.
+            tiles.append(tile if tile.count else Tile())
+        return tiles
+
+
+def _value(word: Any, code: str) -> Any:
+    return word != 0 if code == "b" else word

@@ -2,9 +2,9 @@
 
 Keys, in clear but for the entity:
 
-- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:ENTITY`` a hash: field ``h`` the entity's tiles, field (8 bytes) a tile's
-  events. Written once, never changed. ``ENTITY`` is the entity's keyed hash in hex. Two that build one snapshot at the
-  same time write under two ``BUILD``\\ s and never mix.
+- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:ENTITY`` a hash: field ``h`` the entity's record, field ``0xff`` its base
+  tile, field (8 bytes) a tile's events. Written once, never changed. ``ENTITY`` is the entity's keyed hash in hex. Two
+  that build one snapshot at the same time write under two ``BUILD``\\ s and never mix.
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:seal`` written last and in one step: which build is the snapshot.
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:building`` expires when its builder gives no sign of life; a build without it
   can neither be written nor sealed any more.
@@ -28,7 +28,7 @@ class Seal(msgspec.Struct, frozen=True):
     Attributes:
         key: packed envelope of the snapshot's own key; ``None`` in plaintext.
         meta: the meta record, sealed like any value.
-        entities, size: how many hashes, and how many bytes is stored in their values.
+        values, size: how many values there are, and how many bytes is stored in them.
         digest: sum modulo 2²⁵⁶ of the SHA-256 of every stored value with its key, in hex; whatever order they have.
     """
 
@@ -36,7 +36,7 @@ class Seal(msgspec.Struct, frozen=True):
     snapshot: str
     build: str
     meta: bytes
-    entities: int
+    values: int
     size: int
     digest: str
     key: bytes | None = None
@@ -81,15 +81,12 @@ def builds_key(scope: Scope) -> str:
 
 WRITE = """
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
-local at = 2
 for key = 2, #KEYS do
-  local fields = tonumber(ARGV[at])
-  redis.call('HSET', KEYS[key], unpack(ARGV, at + 1, at + fields))
-  at = at + fields + 1
+  redis.call('HSET', KEYS[key], ARGV[2 * key - 2], ARGV[2 * key - 1])
 end
 return 1
 """
-"""Keys: the building mark, hashes; arguments: its time to live, then for each hash how many arguments and those."""
+"""Keys: the building mark, hashes; arguments: its time to live, then a field and a value for each hash."""
 
 SEAL = """
 local known = redis.call('GET', KEYS[2])

@@ -7,31 +7,31 @@ never taken for an entity without values.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
+from typing import Any
 
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
-from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator, TileRow
+from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
 from antiphon.features.online.encoding import (
+    BASE,
     FORMAT,
     META,
+    RecordDecoder,
     SnapshotMeta,
+    base_key,
     block_key,
     decode_block,
-    decode_head,
     decode_meta,
-    encode_block,
-    encode_head,
     encode_meta,
-    head_key,
     plain_kinds,
     tile_field,
 )
@@ -48,22 +48,23 @@ from antiphon.features.online.redis_layout import (
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
-from antiphon.features.tiles import Tile
 from antiphon.features.tiles_needed import edge_tiles, hidden_tiles
 
 _SCHEMA = "online-redis/1"
 _HEAD = b"h"
+_HASH = 16
+"""Bytes of an entity's hash; what follows in a key is the field."""
 _BATCH_BYTES = 1_000_000
-_BATCH_FIELDS = 2_000
-_MOST_ARGUMENTS = 4_000
-"""A script unpacks at most about 8,000."""
+_BATCH_VALUES = 2_000
+_UNDER_WAY = 4
+"""So many batches are sent before the first answer is waited for."""
 
 _CACHED_ENTITIES = 4_096
 _SCAN = 1_000
 
 
 class RedisWriter:
-    """Builds one snapshot. Call :meth:`entity` for each entity, then :meth:`seal`; :meth:`discard` otherwise."""
+    """Builds one snapshot. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
 
     def __init__(self, server: RedisServer, place: Place, meta: SnapshotMeta, codec: Codec) -> None:
         self._server = server
@@ -76,55 +77,46 @@ class RedisWriter:
             self._cipher = SealedValues(own)
             self._key = pack(codec.seal(own, key_context(place)))
         self._meta = meta
-        self._batch: list[tuple[bytes, list[bytes]]] = []
-        self._waiting = self._fields = 0
+        self._pipeline: Any = None
         self._digest = Digest()
-        self._entities: int = 0
         with server.answering():
             pipeline = server.bulk.pipeline(transaction=True)
             pipeline.hset(builds_key(place.scope), place.field(self._build), b"")
             pipeline.set(place.building(self._build), b"", px=BUILDING_MILLISECONDS)
             pipeline.execute()
 
-    def entity(
-        self, hashed: bytes, base: list[Tile] | None, rows: dict[int, TileRow], blocks: dict[int, Block]
-    ) -> None:
-        """Write one entity's state."""
-        values = [(head_key(hashed), encode_head(base, rows))]
-        values += [(block_key(hashed, index), encode_block(block)) for index, block in blocks.items()]
-        self._put(hashed, values)
+    def write(self, keys: list[bytes], values: list[bytes]) -> None:
+        """Write records, in any order; a key comes once."""
+        if self._key is not None:
+            values = list(map(self._cipher.seal, keys, values))
+        self._digest.add(keys, values)
+        first = waiting = 0
+        for end, size in enumerate(map(len, values), 1):
+            waiting += size
+            if waiting >= _BATCH_BYTES or end - first >= _BATCH_VALUES:
+                self._send(keys[first:end], values[first:end])
+                first, waiting = end, 0
+        if first < len(keys):
+            self._send(keys[first:], values[first:])
 
-    def copy(self, key: bytes, value: bytes) -> None:
-        """Write one value of another build of the same snapshot."""
-        self._put(key[1:17], [(key, value)])
-
-    def _put(self, hashed: bytes, values: Iterable[tuple[bytes, bytes]]) -> None:
-        stored: list[bytes] = []
-        for key, value in values:
-            sealed = self._cipher.seal(key, value)
-            self._digest.add(key, sealed)
-            field = _HEAD if key[:1] == b"h" else key[17:]
-            self._entities += field == _HEAD
-            stored += [field, sealed]
-            self._waiting += len(sealed)
-        for start in range(0, len(stored), _MOST_ARGUMENTS):
-            self._batch.append((hashed, stored[start : start + _MOST_ARGUMENTS]))
-        self._fields += len(stored)
-        if self._waiting >= _BATCH_BYTES or self._fields >= _BATCH_FIELDS:
-            self._flush()
+    def _send(self, keys: list[bytes], values: list[bytes]) -> None:
+        """One script with all of them, on its way while others still are."""
+        prefix = self._place.build(self._build)
+        named = [self._place.building(self._build), *[prefix + key[:_HASH].hex() for key in keys]]
+        arguments: list[Any] = [BUILDING_MILLISECONDS]
+        for key, value in zip(keys, values, strict=True):
+            arguments += (key[_HASH:] or _HEAD, value)
+        with self._server.answering():
+            if self._pipeline is None:
+                self._pipeline = self._server.bulk.pipeline(transaction=False)
+            self._pipeline.eval(WRITE, len(named), *named, *arguments)
+            if len(self._pipeline) >= _UNDER_WAY:
+                self._flush()
 
     def _flush(self) -> None:
-        prefix = self._place.build(self._build)
-        keys = [self._place.building(self._build), *(prefix + hashed.hex() for hashed, _ in self._batch)]
-        arguments: list[bytes | int] = [BUILDING_MILLISECONDS]
-        for _, stored in self._batch:
-            arguments += [len(stored), *stored]
-        with self._server.answering():
-            written = self._server.bulk.eval(WRITE, len(keys), *keys, *arguments)
-        if not written:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None and not all(pipeline.execute()):
             raise self._lost()
-        self._batch.clear()
-        self._waiting = self._fields = 0
 
     def seal(self, instead_of: bytes = b"") -> bool:
         """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody
@@ -133,14 +125,15 @@ class RedisWriter:
         Raises:
             Unavailable: it took so long that it counts as given up.
         """
-        self._flush()
+        with self._server.answering():
+            self._flush()
         seal = encode_seal(
             Seal(
                 format=FORMAT,
                 snapshot=self._place.snapshot,
                 build=self._build,
                 meta=self._cipher.seal(META, encode_meta(self._meta)),
-                entities=self._entities,
+                values=self._digest.values,
                 size=self._digest.size,
                 digest=self._digest.hex,
                 key=self._key,
@@ -175,12 +168,16 @@ class Digest:
 
     def __init__(self) -> None:
         self._sum = 0
-        self.size = 0
+        self.size = self.values = 0
 
-    def add(self, key: bytes, stored: bytes) -> None:
-        """Take one value into account."""
-        self._sum += int.from_bytes(hashlib.sha256(len(key).to_bytes(2, "big") + key + stored).digest(), "big")
-        self.size += len(stored)
+    def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Take keys and stored values into account."""
+        digests = [
+            sha256(len(key).to_bytes(2, "big") + key + value).digest() for key, value in zip(keys, values, strict=True)
+        ]
+        self._sum += sum([int.from_bytes(digest, "big") for digest in digests])
+        self.size += sum(map(len, values))
+        self.values += len(values)
 
     @property
     def hex(self) -> str:
@@ -201,9 +198,13 @@ class _Known:
 
     __slots__ = ("blocks", "state")
 
-    def __init__(self, head: bytes | None, load: Callable[[int], Block]) -> None:
+    def __init__(
+        self, decoder: RecordDecoder, record: bytes | None, base: bytes | None, load: Callable[[int], Block]
+    ) -> None:
         self.blocks: dict[int, Block] = {}
-        self.state = NOTHING if head is None else decode_head(head, lambda index: self.blocks.get(index) or load(index))
+        self.state = NOTHING
+        if record is not None or base is not None:
+            self.state = decoder.state(record, base, lambda index: self.blocks.get(index) or load(index))
 
     def missing(self, tiles: Iterable[int]) -> set[int]:
         """Of these tiles the ones it has but whose events were not read."""
@@ -233,6 +234,7 @@ class RedisSnapshot:
         if self.meta.format != FORMAT or self.meta.snapshot != place.snapshot:
             raise self._broken("it is of another format or snapshot")
         self.plan = plan_of(self.meta.spec)
+        self._decoder = RecordDecoder(self.plan, self.meta.kinds)
         self.evaluator = Evaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
@@ -282,9 +284,10 @@ class RedisSnapshot:
         build, answers = self._fetched(wanted)
         for (entity, (with_head, tiles)), answer in zip(wanted.items(), answers, strict=True):
             if with_head:
-                head, *answer = answer
-                opened = None if head is None else build.cipher.open(head_key(entity), head)
-                loaded[entity] = self._remember(entity, opened)
+                record, base, *answer = answer
+                opened = None if record is None else build.cipher.open(entity, record)
+                opened_base = None if base is None else build.cipher.open(base_key(entity), base)
+                loaded[entity] = self._remember(entity, opened, opened_base)
             of = loaded[entity]
             for index, stored in zip(tiles, answer, strict=True):
                 if stored is not None:
@@ -301,7 +304,7 @@ class RedisSnapshot:
                 pipeline = self._server.client.pipeline(transaction=False)
                 pipeline.get(self._place.seal)
                 for entity, (with_head, tiles) in wanted.items():
-                    fields = [_HEAD] if with_head else []
+                    fields = [_HEAD, BASE] if with_head else []
                     pipeline.hmget(build.prefix + entity.hex(), fields + [tile_field(index) for index in tiles])
                 stored, *answers = pipeline.execute()
             if stored == build.stored:
@@ -309,8 +312,8 @@ class RedisSnapshot:
             # It was sealed anew meanwhile (with the same content), or it is gone.
             self._build = self._built(stored)
 
-    def _remember(self, entity: bytes, head: bytes | None) -> _Known:
-        known = _Known(head, lambda index: self._block(entity, index))
+    def _remember(self, entity: bytes, record: bytes | None, base: bytes | None) -> _Known:
+        known = _Known(self._decoder, record, base, lambda index: self._block(entity, index))
         with self._lock:
             self._known[entity] = known
             if len(self._known) > _CACHED_ENTITIES:
@@ -330,15 +333,14 @@ class RedisSnapshot:
         Raises:
             Corrupt: at the end, when something is missing or was changed.
         """
-        build, digest, entities = self._build, Digest(), 0
+        build, digest = self._build, Digest()
         yield META, build.cipher.open(META, build.seal.meta)
         for hashed, fields in self._hashes(build):
             for field, stored in fields.items():
-                key = head_key(hashed) if field == _HEAD else b"b" + hashed + field
-                entities += field == _HEAD
-                digest.add(key, stored)
+                key = hashed if field == _HEAD else hashed + field
+                digest.add([key], [stored])
                 yield key, build.cipher.open(key, stored)
-        if (digest.hex, digest.size, entities) != (build.seal.digest, build.seal.size, build.seal.entities):
+        if (digest.hex, digest.size, digest.values) != (build.seal.digest, build.seal.size, build.seal.values):
             raise self._broken("what is stored does not match its seal")
 
     def _hashes(self, build: _Build) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:

@@ -10,12 +10,9 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import Conflict, Corrupt
-from antiphon.core.ids import keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
-from antiphon.features.online.building import fill
-from antiphon.features.online.encoding import META
+from antiphon.features.online.building import copy_records, entity_hash, fill
 from antiphon.features.online.redis_layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
 from antiphon.features.online.redis_sealed import RedisSnapshot, RedisWriter
 from antiphon.features.online.redis_server import RedisServer
@@ -41,16 +38,14 @@ class RedisStore:
 
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
-        return keyed_hash(self._key, msgspec.json.encode([entity, *keys]).decode())
+        return entity_hash(self._key, entity, keys)
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Whether the snapshot can be read online."""
         with self._server.answering():
             return bool(self._server.client.exists(Place(scope, view, snapshot).seal))
 
-    def build(
-        self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake, limits: ComputeLimits | None = None
-    ) -> bool:
+    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot from its lake files, unless it is there; whether it was built now.
 
         Raises:
@@ -67,8 +62,7 @@ class RedisStore:
             spec,
             lake,
             begin=lambda meta: RedisWriter(self._server, place, meta, self._codec),
-            entity_hash=self.entity_hash,
-            limits=limits,
+            key=self._key,
         )
         return writer.seal()
 
@@ -211,9 +205,7 @@ class RedisStore:
         place = Place(scope, view, snapshot)
         writer = RedisWriter(self._server, place, before.meta, self._codec)
         try:
-            for key, value in before.values():
-                if key != META:
-                    writer.copy(key, value)
+            copy_records(before.values(), writer)
         except BaseException:
             writer.discard()
             raise

@@ -25,27 +25,25 @@ from antiphon.core.codec import pack as codec_pack
 from antiphon.core.codec import unpack as codec_unpack
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
-from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator, TileRow
+from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator
 from antiphon.features.lake.local import fsync_folder
 from antiphon.features.online import environments
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
 from antiphon.features.online.encoding import (
+    BASE,
     FORMAT,
     META,
+    RecordDecoder,
     SnapshotMeta,
     block_key,
     decode_block,
-    decode_head,
     decode_meta,
-    encode_block,
-    encode_head,
     encode_meta,
-    head_key,
     plain_kinds,
 )
+from antiphon.features.online.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
-from antiphon.features.tiles import Tile
 
 _SCHEMA = "online/1"
 _CACHED_ENTITIES = 4_096
@@ -76,13 +74,15 @@ _decode_seal = msgspec.json.Decoder(Seal).decode
 
 
 class SealedWriter:
-    """Builds one sealed file. Call :meth:`entity` for each entity, then :meth:`seal`; :meth:`discard` otherwise."""
+    """Builds one sealed file. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
 
     def __init__(
-        self, target: Path, meta: SnapshotMeta, size_hint: int, codec: Codec | None = None, scope: Scope | None = None
+        self, target: Path, meta: SnapshotMeta, records: int, codec: Codec | None = None, scope: Scope | None = None
     ) -> None:
-        import lmdb
-
+        """
+        Args:
+            records: about so many will be written.
+        """
         self._target = target
         self._cipher: ValueCipher = PlainValues()
         self._key: str | None = None
@@ -95,39 +95,39 @@ class SealedWriter:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = target.with_name(f".{target.name}.{os.getpid()}.building")
         self._temporary.unlink(missing_ok=True)
+        self._sorted = SortedRecords(target.with_name(f".{target.name}.{os.getpid()}.sorting"), records)
+
+    def write(self, keys: list[bytes], values: list[bytes]) -> None:
+        """Write records, in any order; a key comes once. Nothing clear is written under a codec that seals."""
+        if self._key is not None:
+            values = list(map(self._cipher.seal, keys, values))
+        self._sorted.add(keys, values)
+
+    def _stored(self) -> None:
+        """All records into the file, in the order of their keys: every page is written once and full."""
+        import lmdb
+
+        self._sorted.finish()
         # The file grows with what is written; the map is address space only.
-        self._environment = lmdb.open(
-            str(self._temporary), subdir=False, lock=False, sync=False, map_size=max(2**31, size_hint * 64)
-        )
-        self._transaction = self._environment.begin(write=True)
-        self._pending = 0
-        self._put(META, encode_meta(meta))
-
-    def entity(
-        self, hashed: bytes, base: list[Tile] | None, rows: dict[int, TileRow], blocks: dict[int, Block]
-    ) -> None:
-        """Write one entity's state."""
-        self._put(head_key(hashed), encode_head(base, rows))
-        for index, block in blocks.items():
-            self._put(block_key(hashed, index), encode_block(block))
-
-    def copy(self, key: bytes, value: bytes) -> None:
-        """Write one value of another file of the same snapshot."""
-        self._put(key, value)
-
-    def _put(self, key: bytes, value: bytes) -> None:
-        self._transaction.put(key, self._cipher.seal(key, value))
-        self._pending += 1
-        if self._pending > 50_000:
-            self._transaction.commit()
-            self._transaction = self._environment.begin(write=True)
-            self._pending = 0
+        size = max(2**30, 4 * self._sorted.size + 256 * self._sorted.records)
+        environment = lmdb.open(str(self._temporary), subdir=False, lock=False, sync=False, map_size=size)
+        try:
+            for records in self._sorted:
+                with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+                    cursor.putmulti(records, append=True)
+            with environment.begin(write=True) as transaction:
+                transaction.put(META, self._cipher.seal(META, encode_meta(self._meta)))
+            environment.sync(True)
+        finally:
+            environment.close()
 
     def seal(self, instead_of: Seal | None = None) -> Seal:
         """Finish the file and its seal; ``instead_of`` a file of the same content that is there."""
-        self._transaction.commit()
-        self._environment.sync(True)
-        self._environment.close()
+        try:
+            self._stored()
+        except BaseException:
+            self.discard()
+            raise
         with self._temporary.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
@@ -142,8 +142,7 @@ class SealedWriter:
 
     def discard(self) -> None:
         """Drop an unfinished file."""
-        self._transaction.abort()
-        self._environment.close()
+        self._sorted.discard()
         self._temporary.unlink(missing_ok=True)
 
 
@@ -201,6 +200,7 @@ class SealedSnapshot:
         self._environment = environments.acquire(
             file, readonly=True, lock=False, readahead=False, map_size=max(2**20, file.stat().st_size)
         )
+        self._sealing = self.seal.key is not None
         self._closing = weakref.finalize(self, environments.release, self._environment)
         with self._environment.begin() as transaction:
             self.meta = decode_meta(self._cipher.open(META, transaction.get(META)))
@@ -208,6 +208,7 @@ class SealedSnapshot:
             self.close()
             raise self._broken(snapshot, "it is of another format or snapshot")
         self.plan = plan_of(self.meta.spec)
+        self._decoder = RecordDecoder(self.plan, self.meta.kinds)
         self.evaluator = Evaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
         self._states: OrderedDict[bytes, EntityState] = OrderedDict()
@@ -222,12 +223,17 @@ class SealedSnapshot:
         found = self._states.get(hashed)
         if found is not None:
             return found
-        key = head_key(hashed)
+        base = None
         with self._environment.begin() as transaction:
-            stored = transaction.get(key)
-        if stored is None:
+            record = transaction.get(hashed)
+            if self.plan.unbounded:
+                base = transaction.get(hashed + BASE)
+        if record is None and base is None:
             return NOTHING
-        state = decode_head(self._cipher.open(key, stored), lambda index: self._block(hashed, index))
+        if self._sealing:
+            record = None if record is None else self._cipher.open(hashed, record)
+            base = None if base is None else self._cipher.open(hashed + BASE, base)
+        state = self._decoder.state(record, base, lambda index: self._block(hashed, index))
         self._states[hashed] = state
         if len(self._states) > _CACHED_ENTITIES:
             self._states.popitem(last=False)
@@ -240,6 +246,12 @@ class SealedSnapshot:
         if stored is None:
             raise self._broken(self.meta.snapshot, f"the events of tile {index} are missing")
         return decode_block(self._cipher.open(key, stored))
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        with self._environment.begin() as transaction:
+            return int(transaction.stat()["entries"])
 
     def values(self) -> Iterator[tuple[bytes, bytes]]:
         """Every LMDB key and clear value, in order, to copy the file."""

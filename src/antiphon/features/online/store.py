@@ -13,11 +13,9 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import Corrupt
-from antiphon.core.ids import keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits
-from antiphon.features.online.building import fill
+from antiphon.features.online.building import copy_records, entity_hash, fill
 from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, is_sealed, read_seal, seal_path
 from antiphon.features.ports import Lake
 
@@ -46,7 +44,7 @@ class OnlineStore:
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
         null) it is all entities together."""
-        return keyed_hash(self._key, msgspec.json.encode([entity, *keys]).decode())
+        return entity_hash(self._key, entity, keys)
 
     def file(self, scope: Scope, view: str, snapshot: str) -> Path:
         """Where a snapshot's sealed file is."""
@@ -56,9 +54,7 @@ class OnlineStore:
         """Whether the snapshot can be read online."""
         return is_sealed(self.file(scope, view, snapshot), snapshot)
 
-    def build(
-        self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake, limits: ComputeLimits | None = None
-    ) -> bool:
+    def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         """Build a snapshot's sealed file from its lake files, unless it is there; whether it was built now.
 
         Raises:
@@ -74,9 +70,8 @@ class OnlineStore:
             manifest,
             spec,
             lake,
-            begin=lambda meta: SealedWriter(target, meta, manifest.files[0].bytes, self._codec, manifest.scope),
-            entity_hash=self.entity_hash,
-            limits=limits,
+            begin=lambda meta: SealedWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
+            key=self._key,
         )
         writer.seal()
         return True
@@ -90,11 +85,9 @@ class OnlineStore:
         file = self.file(scope, view, snapshot)
         before = SealedSnapshot(file, snapshot, self._codec, scope)
         try:
-            writer = SealedWriter(file, before.meta, file.stat().st_size, self._codec, scope)
+            writer = SealedWriter(file, before.meta, before.size, self._codec, scope)
             try:
-                for key, value in before.values():
-                    if key != b"m":
-                        writer.copy(key, value)
+                copy_records(before.values(), writer)
             except BaseException:
                 writer.discard()
                 raise

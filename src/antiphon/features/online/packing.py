@@ -1,0 +1,224 @@
+"""Records of many entities at once: the words of ``encoding``, written by columns.
+
+Invariant: a record made here decodes into what its rows say. All words of a batch lie in one array, a column scattered
+over the entities' records, and a record is a slice of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from antiphon.features.compile_python import SEQUENCE_DIGITS
+from antiphon.features.evaluate import Block, TileRow, block_of
+from antiphon.features.online.encoding import (
+    FEW,
+    HAS_AVAILABLE,
+    HAS_NULLS,
+    WORDS,
+    block_key,
+    encode_base,
+    encode_block,
+    encode_tiles,
+    masks_of,
+    sequence_words,
+)
+from antiphon.features.plan import Plan
+from antiphon.features.row_batches import MeasureColumn, RowBatch
+from antiphon.features.row_digest import text_bytes
+from antiphon.features.tile_files import tiles_in
+from antiphon.features.tiles import Tile
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+    Array = numpy.ndarray[Any, Any]
+
+Records = tuple[list[bytes], list[bytes]]
+"""Keys and values."""
+
+
+def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes]) -> Records:
+    """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and
+    a value for each tile's events."""
+    import numpy
+    import pyarrow
+
+    counts = numpy.diff(batch.starts)
+    few = counts <= FEW
+    if bool(few.all()):
+        return hashes, _few(batch, plan)
+    keys = [hashes[place] for place in numpy.flatnonzero(few).tolist()]
+    values: list[bytes] = []
+    if keys:
+        values = _few(RowBatch(batch.rows.filter(pyarrow.array(few[batch.entity])), plan), plan)
+    for place in numpy.flatnonzero(~few).tolist():
+        start, end = int(batch.starts[place]), int(batch.starts[place + 1])
+        for key, value in _many(batch.rows.slice(start, end - start), plan, hashes[place]):
+            keys.append(key)
+            values.append(value)
+    return keys, values
+
+
+def _few(batch: RowBatch, plan: Plan) -> list[bytes]:
+    import numpy
+
+    starts, entity = batch.starts[:-1], batch.entity
+    counts = numpy.diff(batch.starts)
+    later = numpy.logical_or.reduceat(batch.available != batch.times, starts)
+    stored = [(index, batch.measure(index)) for index, measure in enumerate(plan.measures) if measure.mode != "count"]
+    columns = [batch.measure(index) for index in range(len(plan.measures))]
+    absent = numpy.zeros(len(entity), dtype=bool)
+    for column in columns:
+        if column.present is not None:
+            absent |= ~column.present
+    partly = numpy.logical_or.reduceat(absent, starts)
+    masks = masks_of(plan)
+    width = 1 + later.astype(numpy.int64) + len(stored) + masks * partly
+    sizes = WORDS + counts * width + sequence_words(counts)
+    begins = numpy.cumsum(sizes) - sizes
+    words = numpy.zeros(int(sizes.sum()), dtype=numpy.int64)
+    words[begins] = counts | (later * HAS_AVAILABLE + partly * HAS_NULLS) << 32
+    at = begins[entity] + WORDS + numpy.arange(len(entity)) - starts[entity]
+    step = counts[entity]
+    words[at] = batch.times
+    at += step
+    if later.any():
+        rows = later[entity]
+        words[at[rows]] = batch.available[rows]
+        at[rows] += step[rows]
+    texts: list[tuple[bytes, Array]] = []
+    for index, column in stored:
+        if column.texts is None:
+            words[at] = _words(column)
+        else:
+            lengths, content = _text(batch.rows.column(len(plan.keys) + 3 + index))
+            words[at] = lengths
+            texts.append((bytes(content), numpy.concatenate([[0], numpy.cumsum(numpy.add.reduceat(lengths, starts))])))
+        at += step
+    if partly.any():
+        rows = partly[entity]
+        for mask in range(masks):
+            words[at[rows]] = _present(columns[64 * mask : 64 * mask + 64], len(entity))[rows]
+            at[rows] += step[rows]
+    _put_sequences(words, batch, begins + WORDS + counts * width, counts)
+    records = _sliced(words.tobytes(), numpy.append(begins * 8, words.nbytes))
+    for text, places in texts:
+        records = [record + part for record, part in zip(records, _sliced(text, places), strict=True)]
+    return records
+
+
+def _sliced(content: bytes, places: Array) -> list[bytes]:
+    # Copies: views would have to be looked at by every collection of garbage.
+    return [content[first:end] for first, end in pairwise(places.tolist())]
+
+
+def _put_sequences(words: Array, batch: RowBatch, begins: Array, counts: Array) -> None:
+    """Twelve bytes for each sequence of 24 hexadecimal digits."""
+    import numpy
+
+    digits = numpy.frombuffer(text_bytes(batch.seqs), numpy.uint8).reshape(len(batch.entity), SEQUENCE_DIGITS)
+    nibbles = (digits & 15) + 9 * (digits >> 6)
+    packed = numpy.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(numpy.uint32)
+    within = numpy.arange(len(batch.entity)) - batch.starts[:-1][batch.entity]
+    places = 2 * begins[batch.entity] + 3 * within
+    half = words.view(numpy.uint32)
+    for part in range(3):
+        half[places + part] = packed[:, part]
+
+
+def _words(column: MeasureColumn) -> Array:
+    import numpy
+
+    values = column.values
+    return values.view(numpy.int64) if values.dtype == numpy.float64 else values.astype(numpy.int64, copy=False)
+
+
+def _text(column: pyarrow.Array) -> tuple[Array, memoryview]:
+    import numpy
+    import pyarrow.compute as pc
+
+    filled = pc.fill_null(column, "")
+    return pc.binary_length(filled).to_numpy(zero_copy_only=False).astype(numpy.int64), text_bytes(filled)
+
+
+def _present(columns: Sequence[MeasureColumn], rows: int) -> Array:
+    import numpy
+
+    mask = numpy.zeros(rows, dtype=numpy.uint64)
+    for bit, column in enumerate(columns):
+        there = numpy.uint64(1) if column.present is None else column.present.astype(numpy.uint64)
+        mask |= there << numpy.uint64(bit)
+    return mask.view(numpy.int64)
+
+
+def _many(rows: pyarrow.RecordBatch, plan: Plan, hashed: bytes) -> Iterator[tuple[bytes, bytes]]:
+    tiles: dict[int, TileRow] = {}
+    for index, block in _blocks(rows, plan):
+        tiles[index] = TileRow(block.newest, [_tile(block, plan, measure) for measure in range(len(plan.measures))])
+        yield block_key(hashed, index), encode_block(block)
+    yield hashed, encode_tiles(tiles)
+
+
+def _blocks(rows: pyarrow.RecordBatch, plan: Plan) -> Iterator[tuple[int, Block]]:
+    """An entity's events, a block a tile."""
+    import numpy
+
+    width = len(plan.keys)
+    index = rows.column(width).to_numpy() // plan.tile
+    cuts = [0, *(numpy.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), rows.num_rows]
+    times, available, seqs, *measures = (rows.column(place).to_pylist() for place in range(width, rows.num_columns))
+    for first, end in pairwise(cuts):
+        yield (
+            int(index[first]),
+            block_of(
+                times[first:end], available[first:end], seqs[first:end], [column[first:end] for column in measures]
+            ),
+        )
+
+
+def _tile(block: Block, plan: Plan, measure: int) -> Tile:
+    tile, column = Tile(), block.measures[measure]
+    chosen = [place for place, value in enumerate(column) if value is not None]
+    tile.add(
+        [column[place] for place in chosen],
+        [block.times[place] for place in chosen],
+        [block.seqs[place] for place in chosen],
+        plan.parts[measure],
+    )
+    return tile
+
+
+def base_records(rows: pyarrow.RecordBatch, plan: Plan, layout: str | None) -> list[bytes]:
+    """The base tiles of a batch of entities, a value each.
+
+    Args:
+        layout: of their words; ``None`` when a part is a sketch or a text: they are packed one by one.
+    """
+    import numpy
+    import pyarrow
+    import pyarrow.compute as pc
+
+    if layout is None:
+        return [encode_base(tiles) for tiles in tiles_in(rows, plan)]
+    columns: list[Array] = []
+    for name in rows.schema.names[len(plan.keys) + 3 :]:
+        column = rows.column(name)
+        if name.endswith("_seq"):
+            digits = numpy.frombuffer(text_bytes(pc.fill_null(column, "0" * SEQUENCE_DIGITS)), numpy.uint8)
+            digits = digits.reshape(rows.num_rows, SEQUENCE_DIGITS)
+            nibbles = (digits & 15) + 9 * (digits >> 6)
+            packed = numpy.zeros((rows.num_rows, 16), dtype=numpy.uint8)
+            packed[:, :12] = nibbles[:, ::2] << 4 | nibbles[:, 1::2]
+            columns += list(packed.view(numpy.int64).T)
+            continue
+        if pyarrow.types.is_boolean(column.type):
+            column = column.cast(pyarrow.int64())
+        values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
+        columns.append(values.view(numpy.int64))
+    words = numpy.zeros((rows.num_rows, len(columns) + 1), dtype=numpy.int64)
+    for place, values in enumerate(columns):
+        words[:, place + 1] = values
+    return _sliced(words.tobytes(), numpy.arange(0, words.nbytes + 1, 8 * (len(columns) + 1)))
