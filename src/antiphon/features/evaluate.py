@@ -271,8 +271,8 @@ class Evaluator:
         base = state.base if window is None else None
         until = _changes(events, start, as_of)
         tiles = [Tile() for _ in measures]
-        inside = events.times[-1] <= as_of and (start is None or events.times[0] >= start)
-        if inside and events.newest <= as_of and events is state.events:
+        untouched = events is state.events and events.newest <= as_of
+        if untouched and events.times[-1] <= as_of and (start is None or events.times[0] >= start):
             wholes = [self._whole(state, events, as_of, measure) for measure in measures]
             if base is None and shared:
                 return wholes, until

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 from tests.integration.cli.conftest import Ran
+from tests.integration.features.altered import alter
 from tests.integration.gateway.signing_in import sign_in
 from typer.testing import CliRunner
 
@@ -27,8 +28,8 @@ from antiphon.core.ids import content_hash, new_id
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
-from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
 from antiphon.features.refresh import WORKFLOW
+from antiphon.features.tiles import Tile
 from antiphon.gateway.application import create_app
 from antiphon.governance.keys import Keys
 from antiphon.governance.principal import Principal
@@ -146,26 +147,16 @@ class Project:
 
     def alter(self, view: str) -> None:
         """One bit in a sealed value, under a seal that fits: what a broken disk under a hash made later would leave."""
-        from antiphon.features.online.encoding import decode_head, encode_head
-
         publication = self.store.publications.current(self.store.scope)
         assert publication is not None
         spec = next(spec for spec in self.platform.views().values() if spec.name == view)
         snapshot, store, codec = publication.snapshots[spec.key], self.platform.online, self.store.database.codec
         file = store.file(self.store.scope, view, snapshot)  # type: ignore[union-attr]
-        opened = SealedSnapshot(file, snapshot, codec, self.store.scope)
-        writer = SealedWriter(file, opened.meta, file.stat().st_size, codec, self.store.scope)
-        for key, value in opened.values():
-            if key.startswith(b"h"):
-                state = decode_head(value, opened._block)
-                for tiles in [state.base or [], *(row.tiles for row in state.rows.values())]:
-                    for tile in tiles:
-                        tile.count += 1
-                value = encode_head(state.base, state.rows)
-            if key != b"m":
-                writer.copy(key, value)
-        writer.seal(instead_of=read_seal(file))
-        opened.close()
+
+        def change(tile: Tile) -> None:
+            tile.count += 1
+
+        alter(file, snapshot, change, codec=codec, scope=self.store.scope)
 
     @asynccontextmanager
     async def http(self, role: str = "engineer", page: bool = False) -> AsyncIterator[httpx.AsyncClient]:

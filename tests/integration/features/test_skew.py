@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.integration.features.altered import alter as altered
 from tests.integration.features.desk import history, write
 from tests.integration.features.test_lookup import EWR, departure
 from tests.integration.features.test_sql_source import NOON as DAY_SIX
@@ -19,11 +20,10 @@ from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import Conflict
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lookup import FeatureVector
-from antiphon.features.online.encoding import decode_head, encode_head
-from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.skew import AHEAD, CHANGED, GONE, LATE, Served, Skew
 from antiphon.features.skew_report import FeatureSkew, SkewReport, same
+from antiphon.features.tiles import Tile
 
 
 def skew_of(world: World) -> Skew:
@@ -67,21 +67,14 @@ def ask(world: World, number: int, at: float) -> Served:
 def alter(world: World, view: str, snapshot: str) -> None:
     """Another count and sum in some tiles of every entity, under a seal that fits: what a broken builder leaves."""
     file = world.online.file(world.scope, view, snapshot)
-    opened = SealedSnapshot(file, snapshot)
-    writer = SealedWriter(file, opened.meta, file.stat().st_size)
-    for key, value in opened.values():
-        if key.startswith(b"h"):
-            state = decode_head(value, opened._block)  # type: ignore[attr-defined]
-            for row in list(state.rows.values())[-3:]:
-                for tile in row.tiles:
-                    tile.count += 1
-                    tile.total += 1
-            value = encode_head(state.base, state.rows)
-        if key != b"m":
-            writer.copy(key, value)
-    writer.seal(instead_of=read_seal(file))
-    opened.close()
+
+    def change(tile: Tile) -> None:
+        tile.count += 1
+        tile.total += 1
+
+    altered(file, snapshot, change, latest=3)
     world.online.forget(world.scope, [])
+    world.reader = world.new_reader()
 
 
 def test_where_nothing_is_wrong_nothing_is_reported(world: World) -> None:

@@ -1,0 +1,72 @@
+"""A sealed file with other tiles under a seal that fits: what a broken builder or disk leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from antiphon.core.codec import Codec
+from antiphon.core.scope import Scope
+from antiphon.features.evaluate import Block, TileRow, block_of
+from antiphon.features.online.encoding import (
+    BASE,
+    META,
+    block_key,
+    encode_base,
+    encode_block,
+    encode_tiles,
+)
+from antiphon.features.online.packing import _tile
+from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
+from antiphon.features.tiles import Tile
+
+
+def alter(
+    file: Path, snapshot: str, change: Callable[[Tile], None], latest: int | None = None, codec: Codec | None = None,
+    scope: Scope | None = None,
+) -> None:  # fmt: skip
+    """Change the tiles of every entity, or the latest ones of each alone; what has few events gets tiles for it."""
+    opened = SealedSnapshot(file, snapshot, codec, scope)
+    writer = SealedWriter(file, opened.meta, opened.size, codec, scope)
+    for key, value in opened.values():
+        if key == META:
+            continue
+        found = {key: value}
+        if len(key) == 16:
+            state = opened._decoder.state(value, None, lambda index, of=key: opened._block(of, index))  # type: ignore[misc]
+            rows = state.rows
+            if state.events is not None:
+                rows = {}
+                for index, block in cut(state.events, opened.plan.tile).items():
+                    rows[index] = TileRow(
+                        block.newest, [_tile(block, opened.plan, m) for m in range(len(block.measures))]
+                    )
+                    found[block_key(key, index)] = encode_block(block)
+            for row in list(rows.values())[0 if latest is None else -latest :]:
+                for tile in row.tiles:
+                    change(tile)
+            found[key] = encode_tiles(rows)
+        elif key[16:] == BASE and latest is None:
+            base = opened._decoder.state(None, value, lambda _: block_of([], [], [], [])).base or []
+            for tile in base:
+                change(tile)
+            found[key] = encode_base(base)
+        writer.write(list(found), list(found.values()))
+    writer.seal(instead_of=read_seal(file))
+    opened.close()
+
+
+def cut(events: Block, width: int) -> dict[int, Block]:
+    """Events by tile."""
+    places: dict[int, list[int]] = {}
+    for place, time in enumerate(events.times):
+        places.setdefault(time // width, []).append(place)
+    return {
+        index: block_of(
+            [events.times[place] for place in of],
+            [events.available[place] for place in of],
+            [events.seqs[place] for place in of],
+            [[column[place] for place in of] for column in events.measures],
+        )
+        for index, of in places.items()
+    }
