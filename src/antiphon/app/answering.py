@@ -10,6 +10,7 @@ import msgspec
 
 from antiphon.app.auditing import AuditedReceipts, batch_denial
 from antiphon.app.features import FeaturePlatform
+from antiphon.app.remedies import ProjectRemedies
 from antiphon.app.store import Store
 from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
@@ -72,6 +73,7 @@ def answerer(
             engine=engine,
             features=reader or features.reader,
             features_far=reader is None and features.far,
+            remedies=ProjectRemedies(store, features) if reader is None else None,
             releases=releases,
             decide=deciding(store),
             stored=store.answers,

@@ -13,6 +13,7 @@ import msgspec
 
 from antiphon.app.answering import deciding
 from antiphon.app.features import FeaturePlatform
+from antiphon.app.remedies import ProjectRemedies
 from antiphon.app.store import Store
 from antiphon.catalog.definitions import AppliedProject
 from antiphon.core.errors import AntiphonError, InvalidInput, NotFound
@@ -48,6 +49,7 @@ class Lookups:
             deciding(store),
             self._clock,
             reads_entities=self._reads_entities,
+            remedies=ProjectRemedies(store, platform),
             far=platform.far,
         )
 

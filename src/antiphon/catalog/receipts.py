@@ -29,7 +29,8 @@ class FeatureReceipt(msgspec.Struct, frozen=True):
     """One feature as it was read.
 
     ``printed`` is what the prompt saw, ``age_seconds`` is ``as_of`` minus ``event_time``, ``contract`` is what
-    the freshness contract did: fresh, flagged, defaulted, absent; ``masked`` when policy hid it. ``source_quality`` is
+    the freshness contract did: fresh, flagged, defaulted, absent, previous (an earlier value stands in) or recomputed
+    (a new one does, which is of no snapshot); ``masked`` when policy hid it. ``source_quality`` is
     the share of source rows behind the snapshot that were without a defect.
     """
 

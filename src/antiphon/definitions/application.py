@@ -76,11 +76,25 @@ class Freshness(msgspec.Struct, frozen=True):
 
     ``flag`` serves the value and says so in the receipt; ``default`` serves ``None``; ``reject`` refuses. The same
     happens when less than ``min_source_quality`` of the source rows behind the snapshot were without a defect.
+
+    ``previous`` serves the last value that met the contract: of an earlier snapshot whose source was good enough, or as
+    it was when it was last young enough. ``recompute`` computes the entity's features from source and log at once, for
+    at most ``within``; the new value counts when it meets the contract. Where there is none, ``otherwise`` happens.
+    What was done stands in the receipt.
     """
 
     max_age: str
-    when_stale: Literal["reject", "flag", "default"] = "flag"
+    when_stale: Literal["reject", "flag", "default", "previous", "recompute"] = "flag"
     min_source_quality: float = 0.0
+    otherwise: Literal["reject", "flag", "default"] = "flag"
+    within: str = "1s"
+
+    @property
+    def withheld(self) -> Literal["reject", "flag", "default"]:
+        """What happens to a stale value that nothing stands in for."""
+        if self.when_stale == "previous" or self.when_stale == "recompute":
+            return self.otherwise
+        return self.when_stale
 
 
 class Reuse(msgspec.Struct, frozen=True):

@@ -253,6 +253,12 @@ def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]
         yield from wrong
         if not wrong:
             yield from duration_mistakes(contract.max_age, f"freshness of {name!r}: max_age")
+            yield from duration_mistakes(contract.within, f"freshness of {name!r}: within")
+            if contract.when_stale == "recompute" and contract.min_source_quality > 0:
+                yield (
+                    f"freshness of {name!r}: nobody knows how good a source is now, so recompute cannot keep "
+                    "min_source_quality; take previous."
+                )
             if not 0 <= contract.min_source_quality <= 1:
                 yield f"freshness of {name!r}: min_source_quality is a share from 0 to 1."
 

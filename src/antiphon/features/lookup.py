@@ -8,8 +8,9 @@ the catalog being away changes nothing but is said.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -23,6 +24,7 @@ from antiphon.features.entity_rows import KEPT_ROWS, Entity, SnapshotRows
 from antiphon.features.evaluate import EntityRow
 from antiphon.features.online.streamed import OverlayReading
 from antiphon.features.ports import OnlineSnapshots, PublicationReader, StreamedOverlay
+from antiphon.features.remedies import EarlierRows
 
 LEASE_SECONDS = 0.25
 """How long a reader takes a publication for current without asking the catalog; at most 0.5."""
@@ -240,6 +242,26 @@ class FeatureReader:
         self._prepared = {key: found for key, found in self._prepared.items() if key[0] in numbers}
         self._snapshots = {key: found for key, found in self._snapshots.items() if key in names}
         self._online.forget(self._scope, names)
+
+    def earlier(self, view: str, version: str, publication: int) -> Iterator[EarlierRows]:
+        """The view's snapshots in this publication and those before it, the newest first and each once; those that
+        cannot be read any more are passed over."""
+        seen: set[str] = set()
+        for number in range(publication, max(0, publication - _PASSED_OVER), -1):
+            try:
+                found = self._publications.get(self._scope, number)
+                snapshot = found.snapshots.get(f"{view}@{version}")
+                if snapshot is None or snapshot in seen:
+                    continue
+                seen.add(snapshot)
+                (opened,) = self._opened(found, {view: version})
+            except AntiphonError:
+                continue
+            yield EarlierRows(opened, partial(self._of_one, opened))
+
+    def _of_one(self, opened: SnapshotRows, keys: Sequence[Mapping[str, str]], as_of: Sequence[int]) -> list[EntityRow]:
+        ((_, rows),) = self._read((opened,), keys, as_of)
+        return rows
 
     def _number(self, minimum: int | None) -> int:
         current = self.publication()

@@ -367,7 +367,7 @@ def _unusable(one: Served, feature: FeatureReceipt) -> str:
     """Why a value of a receipt says nothing about the online path; empty when it does."""
     if feature.contract == "masked":
         return "policy hid it"
-    if feature.contract == "defaulted":
+    if feature.contract in ("defaulted", "previous", "recomputed"):
         return "its freshness contract replaced it"
     if not feature.snapshot:
         return "it was read from a dataset"

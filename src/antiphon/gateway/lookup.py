@@ -54,8 +54,8 @@ class LookupEntity(msgspec.Struct, frozen=True):
     """One entity; every list is in the order of ``features``.
 
     ``known`` says whether any event of it is known. ``ages`` are seconds between the latest event in a value and
-    ``as_of``. ``contracts`` say what happened: fresh, absent, flagged, defaulted, rejected, masked; the last three
-    withhold the value.
+    ``as_of``. ``contracts`` say what happened: fresh, absent, flagged, previous, recomputed, defaulted, rejected,
+    masked; the last three withhold the value. ``instead`` names the snapshot of a value that stands in for a stale one.
     """
 
     entity: Mapping[str, Key]
@@ -64,6 +64,7 @@ class LookupEntity(msgspec.Struct, frozen=True):
     event_times: list[datetime | None]
     ages: list[float | None]
     contracts: tuple[str, ...]
+    instead: dict[str, str | None] = {}
 
 
 class FeatureLookupAnswer(msgspec.Struct, frozen=True):
@@ -118,7 +119,9 @@ def answer(found: Lookup, entities: Sequence[Mapping[str, Key]]) -> FeatureLooku
         features=found.features,
         snapshots={view: LookupSnapshot(*one) for view, one in found.snapshots.items()},
         entities=[
-            LookupEntity(entity, line.known, line.values, moments(line), ages(line, found.as_of), line.contracts)
+            LookupEntity(
+                entity, line.known, line.values, moments(line), ages(line, found.as_of), line.contracts, line.instead
+            )
             for entity, line in zip(entities, found.entities, strict=True)
         ],
         catalog_away=found.catalog_away,

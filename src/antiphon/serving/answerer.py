@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,10 @@ from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from antiphon.core.telemetry import GENAI, span, traceparent
+from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.messages import Delta, ModelDescription
+from antiphon.features.remedies import Remedied
 from antiphon.governance.policy_request import Resource, application_resource
 from antiphon.serving import freshness, generation, on_demand, prompts, reuse
 from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace
@@ -31,6 +34,7 @@ from antiphon.serving.committing import Committer
 from antiphon.serving.flights import Flights
 from antiphon.serving.generation import Asked, Written
 from antiphon.serving.narrowing import narrowed
+from antiphon.serving.ports import FeatureVector
 from antiphon.serving.prepared import Prepared, check_overrides, entity_of, wants_tokens
 from antiphon.serving.printing import fingerprint
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -165,6 +169,7 @@ class Answerer:
                     vector = await asyncio.to_thread(read, request.minimum_publication)
                 else:
                     vector = read(request.minimum_publication)
+        remedies = await self._remedies(request, application, vector, as_of, entity, decision.masked)
         # A dataset's row has its on-demand features already; whoever asks says what they are made from.
         if request.inputs or not freshness.has_on_demand(application, vector.values if vector is not None else ()):
             inputs = on_demand.checked_inputs(application, request.inputs)
@@ -174,12 +179,39 @@ class Answerer:
             application=application,
             decision=decision,
             as_of=as_of,
-            reading=freshness.apply(vector, application, as_of, decision.masked, inputs, entity),
+            reading=freshness.apply(vector, application, as_of, decision.masked, inputs, entity, remedies),
             question_hash=reuse.question_hash(request.question, inputs),
             inputs=inputs,
             # What was made with a column must not be served to whom it is masked for, nor the other way round.
             cache_namespace=None if decision.masked else cache_namespace(request, assigned),
         )
+
+    async def _remedies(
+        self,
+        request: AnswerRequest,
+        application: ApplicationSpec,
+        vector: FeatureVector | None,
+        as_of: datetime,
+        entity: Mapping[str, str],
+        masked: Sequence[str],
+    ) -> dict[str, Remedied]:
+        """What stands in for stale values; found in a thread, for a source or an older snapshot may be slow."""
+        services, found = self._services, dict[str, Remedied]()
+        if vector is None or vector.publication is None or services.remedies is None:
+            return found
+        for view in freshness.to_remedy(vector, application, as_of, masked):
+            with span("remedy", {"antiphon.view": view}):
+                (one,) = await asyncio.to_thread(
+                    services.remedies.remedied,
+                    request.scope,
+                    (view, application.features[view]),
+                    [entity],
+                    as_of,
+                    application.freshness[view],
+                    vector.publication,
+                )
+            found.update(one)
+        return found
 
     def _resource(self, release: Release) -> Resource:
         """What policy is told about a release: made once, for a bundle never changes."""

@@ -23,9 +23,11 @@ from antiphon.features.compile_python import MeasureValue
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EntityRow
 from antiphon.features.lookup import FeatureRows
+from antiphon.features.remedies import Remedied
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
-from antiphon.serving.ports import Decide, Decision
+from antiphon.serving.freshness import REMEDIES
+from antiphon.serving.ports import Decide, Decision, Remedies
 
 MOST_ENTITIES = 1_000
 """Entities in one request."""
@@ -74,12 +76,14 @@ class LookedUp(msgspec.Struct, frozen=True):
 
     Attributes:
         event_times: of the latest event in each value (microseconds since 1970).
-        contracts: what happened to each: fresh, absent, flagged, defaulted, rejected, masked.
+        contracts: what happened to each: fresh, absent, flagged, previous, recomputed, defaulted, rejected, masked.
+        instead: of features for which another value stands in the snapshot that it is of; a recomputed one is of none.
     """
 
     values: tuple[MeasureValue, ...]
     event_times: tuple[int | None, ...]
     contracts: tuple[str, ...]
+    instead: dict[str, str | None] = {}
 
     @property
     def known(self) -> bool:
@@ -124,6 +128,7 @@ class FeatureLookup:
 
     Args:
         reads_entities: whether the policies in force for a tenant look at the entities that are asked about.
+        remedies: stand in for stale values where a contract asks for it.
         far: whether reading waits for another machine, so that it must not run on the event loop.
     """
 
@@ -134,6 +139,7 @@ class FeatureLookup:
         clock: Clock,
         *,
         reads_entities: Callable[[str], bool] = lambda tenant: False,
+        remedies: Remedies | None = None,
         far: bool = False,
         most: int = MOST_ENTITIES,
     ) -> None:
@@ -141,17 +147,18 @@ class FeatureLookup:
         self._decide = decide
         self._clock = clock
         self._reads_entities = reads_entities
+        self._remedies = remedies
         self._far = far
         self._most = most
         self._judges: dict[tuple[int, SnapshotRows], _Judge] = {}
 
     async def look_up(self, request: LookupRequest) -> Lookup:
-        """:meth:`look_up_now` for an event loop: a store on another machine is waited for in a thread.
+        """:meth:`look_up_now` for an event loop: a store on another machine, or a remedy, is waited for in a thread.
 
         Raises:
             As :meth:`look_up_now`.
         """
-        if self._far:
+        if self._far or any(one.when_stale in REMEDIES for one in request.plan.contracts.values()):
             return await asyncio.to_thread(self.look_up_now, request)
         return self.look_up_now(request)
 
@@ -183,7 +190,10 @@ class FeatureLookup:
         for one, rows in found.views:
             judge = self._judge(plan, one)
             names += judge.names
-            columns.append(judge.judged(rows, moment))
+            looked = judge.judged(rows, moment)
+            if judge.asks and self._remedies is not None:
+                self._stand_in(request, judge, rows, looked, as_of, found.publication)
+            columns.append(looked)
         looked = columns[0] if len(columns) == 1 else [_joined(parts) for parts in zip(*columns, strict=True)]
         if masks is not None:
             looked = [_masked(names, line, mask) for line, mask in zip(looked, masks, strict=True)]
@@ -195,6 +205,29 @@ class FeatureLookup:
             looked,
             found.catalog_away,
         )
+
+    def _stand_in(
+        self,
+        request: LookupRequest,
+        judge: _Judge,
+        rows: Sequence[EntityRow],
+        looked: list[LookedUp],
+        as_of: datetime,
+        publication: int,
+    ) -> None:
+        """Put other values in the place of stale ones, of all entities that have any in one go."""
+        moment = microseconds(as_of)
+        places = [place for place, row in enumerate(rows) if judge.stale(row, moment)]
+        if not places or self._remedies is None:
+            return
+        keys = [request.entities[place] for place in places]
+        plan, view = request.plan, judge.view
+        found = self._remedies.remedied(
+            request.scope, (view, plan.views[view]), keys, as_of, plan.contracts[view], publication
+        )
+        for place, instead in zip(places, found, strict=True):
+            if instead:
+                looked[place] = judge.with_remedies(rows[place], moment, instead)
 
     def _decided(self, request: LookupRequest, as_of: datetime) -> list[tuple[str, ...]] | None:
         """What policy hides of each entity; ``None``: nothing of any."""
@@ -233,20 +266,21 @@ class FeatureLookup:
 class _Judge:
     """A view's contract and choice of features, ready to be applied to rows of one snapshot."""
 
-    __slots__ = ("_age", "_fresh", "_picked", "_poor", "_stale", "names", "plan")
+    __slots__ = ("_age", "_fresh", "_picked", "_poor", "_stale", "asks", "names", "plan", "view")
 
     def __init__(self, plan: LookupPlan, one: SnapshotRows) -> None:
-        self.plan = plan
+        self.plan, self.view = plan, one.view
         asked = plan.features[one.view]
         place = {name: index for index, name in enumerate(one.names)}
         self.names = one.names if asked is None else tuple(f"{one.view}.{name}" for name in asked)
         self._picked = None if self.names == one.names else tuple(place[name] for name in self.names)
         contract = plan.contracts.get(one.view)
         self._age = 2**62
-        self._stale, self._poor = "fresh", False
+        self._stale, self._poor, self.asks = "fresh", False, False
         if contract is not None:
             self._age = int(parse_duration(contract.max_age).total_seconds() * 1e6)
-            self._stale = {"flag": "flagged", **_WITHHELD}[contract.when_stale]
+            self._stale = {"flag": "flagged", **_WITHHELD}[contract.withheld]
+            self.asks = contract.when_stale in REMEDIES
             facts = one.opened.meta.facts
             quality = facts.source_quality if facts is not None else None
             wanted = contract.min_source_quality
@@ -269,6 +303,38 @@ class _Judge:
                 looked.append(self._one_by_one(values, times, oldest))
         return looked
 
+    def _columns(self, row: EntityRow) -> tuple[tuple[MeasureValue, ...], tuple[int | None, ...]]:
+        if self._picked is None:
+            return row.values, row.event_times
+        picked = self._picked
+        return tuple([row.values[index] for index in picked]), tuple([row.event_times[index] for index in picked])
+
+    def stale(self, row: EntityRow, as_of: int) -> bool:
+        """Whether a value of the row does not meet the contract."""
+        oldest = as_of - self._age
+        values, times = self._columns(row)
+        return any(
+            value is not None and (self._poor or (moment is not None and moment < oldest))
+            for value, moment in zip(values, times, strict=True)
+        )
+
+    def with_remedies(self, row: EntityRow, as_of: int, instead: Mapping[str, Remedied]) -> LookedUp:
+        """The row with other values in the place of stale ones."""
+        values, times = self._columns(row)
+        oldest = as_of - self._age
+        line = self._one_by_one(values, times, oldest)
+        changed = list(zip(line.values, line.event_times, line.contracts, strict=True))
+        snapshots: dict[str, str | None] = {}
+        for place, (name, value, moment) in enumerate(zip(self.names, values, times, strict=True)):
+            other = instead.get(name)
+            if other is None or value is None or not (self._poor or (moment is not None and moment < oldest)):
+                continue
+            at = None if other.event_time is None else microseconds(other.event_time)
+            changed[place] = (other.value, at, other.contract)
+            snapshots[name] = other.snapshot
+        kept, at_, contracts = zip(*changed, strict=True)
+        return LookedUp(tuple(kept), tuple(at_), tuple(contracts), snapshots)
+
     def _one_by_one(self, values: tuple[MeasureValue, ...], times: tuple[int | None, ...], oldest: int) -> LookedUp:
         contracts = []
         for value, moment in zip(values, times, strict=True):
@@ -287,11 +353,13 @@ def _joined(parts: Sequence[LookedUp]) -> LookedUp:
     values: tuple[MeasureValue, ...] = ()
     times: tuple[int | None, ...] = ()
     contracts: tuple[str, ...] = ()
+    instead: dict[str, str | None] = {}
     for part in parts:
         values += part.values
         times += part.event_times
         contracts += part.contracts
-    return LookedUp(values, times, contracts)
+        instead |= part.instead
+    return LookedUp(values, times, contracts, instead)
 
 
 def _masked(names: Sequence[str], line: LookedUp, mask: Sequence[str]) -> LookedUp:
@@ -302,6 +370,7 @@ def _masked(names: Sequence[str], line: LookedUp, mask: Sequence[str]) -> Looked
         tuple(None if hide else value for hide, value in zip(hidden, line.values, strict=True)),
         tuple(None if hide else moment for hide, moment in zip(hidden, line.event_times, strict=True)),
         tuple("masked" if hide else said for hide, said in zip(hidden, line.contracts, strict=True)),
+        {name: one for name, one in line.instead.items() if not hidden[names.index(name)]},
     )
 
 

@@ -12,9 +12,13 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import FeatureUnavailable
 from antiphon.definitions.application import ApplicationSpec, Freshness
 from antiphon.definitions.on_demand import InputValue
+from antiphon.features.remedies import Remedied
 from antiphon.serving import on_demand
 from antiphon.serving.ports import FeatureValue, FeatureVector
 from antiphon.serving.printing import Value, print_all
+
+REMEDIES = ("previous", "recompute")
+"""Contracts that ask for something in the place of a stale value."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -32,6 +36,7 @@ def apply(
     masked: Sequence[str] = (),
     inputs: Mapping[str, InputValue] | None = None,
     entity: Mapping[str, str] | None = None,
+    remedies: Mapping[str, Remedied] | None = None,
 ) -> Reading:
     """Hold every value against its view's contract; a masked one is read as absent, whatever its contract.
 
@@ -39,13 +44,14 @@ def apply(
 
     Args:
         inputs, entity: what the request says, for on-demand features.
+        remedies: what stands in for stale values, by ``view.feature``.
 
     Raises:
         FeatureUnavailable: a value is beyond a contract that rejects, or the entity has no features at all.
     """
     if vector is None and not application.on_demand:
         return Reading(publication=None, features=(), prints={})
-    receipts = {} if vector is None else _held(vector, application, as_of, masked)
+    receipts = {} if vector is None else _held(vector, application, as_of, masked, remedies or {})
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
     if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
         raise FeatureUnavailable(
@@ -71,8 +77,32 @@ def apply(
     )
 
 
+def to_remedy(
+    vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
+) -> list[str]:
+    """Views with a stale value whose contract asks for something in its place."""
+    if vector.publication is None:
+        return []
+    asking = {view for view, contract in application.freshness.items() if contract.when_stale in REMEDIES}
+    found: dict[str, None] = {}
+    for name, value in vector.values.items() if asking else ():
+        view = name.partition(".")[0]
+        if view not in asking or view in found or value.value is None or _hidden(name, masked):
+            continue
+        facts = vector.facts.get(view)
+        age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
+        contract = application.freshness[view]
+        if _stale(contract, age) or _poor(contract, facts.source_quality if facts is not None else None):
+            found[view] = None
+    return list(found)
+
+
 def _held(
-    vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str]
+    vector: FeatureVector,
+    application: ApplicationSpec,
+    as_of: datetime,
+    masked: Sequence[str],
+    remedies: Mapping[str, Remedied],
 ) -> dict[str, FeatureReceipt]:
     receipts: dict[str, FeatureReceipt] = {}
     for name, value in vector.values.items():
@@ -86,7 +116,7 @@ def _held(
         if contract is not None and vector.publication is None:
             # A dataset's values come from no snapshot, so there is no quality to ask for.
             contract = msgspec.structs.replace(contract, min_source_quality=0.0)
-        receipts[name] = _judge(name, value, contract, as_of, quality)
+        receipts[name] = _judge(name, value, contract, as_of, quality, remedies.get(name))
     return receipts
 
 
@@ -114,7 +144,12 @@ def _masked(name: str, value: FeatureValue) -> FeatureReceipt:
 
 
 def _judge(
-    name: str, value: FeatureValue, contract: Freshness | None, as_of: datetime, quality: float | None
+    name: str,
+    value: FeatureValue,
+    contract: Freshness | None,
+    as_of: datetime,
+    quality: float | None,
+    remedied: Remedied | None,
 ) -> FeatureReceipt:
     age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
     kept = value.value
@@ -122,9 +157,11 @@ def _judge(
     if kept is None:
         outcome = "absent"
     elif contract is not None and (_stale(contract, age) or _poor(contract, quality)):
-        outcome = {"flag": "flagged", "default": "defaulted", "reject": "rejected"}[contract.when_stale]
+        if remedied is not None:
+            return _stood_in(name, remedied, as_of)
+        outcome = {"flag": "flagged", "default": "defaulted", "reject": "rejected"}[contract.withheld]
         kept = None if outcome == "defaulted" else kept
-    if outcome == "rejected" or (outcome == "absent" and contract is not None and contract.when_stale == "reject"):
+    if outcome == "rejected" or (outcome == "absent" and contract is not None and contract.withheld == "reject"):
         raise FeatureUnavailable(
             _why(contract, age, quality) if outcome == "rejected" and contract is not None else "It has no value.",
             where=f"feature {name}",
@@ -141,6 +178,22 @@ def _judge(
         contract=outcome,
         stream_offset=value.stream_offset,
         source_quality=quality,
+    )
+
+
+def _stood_in(name: str, remedied: Remedied, as_of: datetime) -> FeatureReceipt:
+    moment = remedied.event_time
+    return FeatureReceipt(
+        name=name,
+        value=remedied.value,
+        printed=None,
+        definition_version=remedied.definition_version,
+        snapshot=remedied.snapshot,
+        event_time=moment,
+        age_seconds=(as_of - moment).total_seconds() if moment is not None else None,
+        contract=remedied.contract,
+        stream_offset=remedied.stream_offset,
+        source_quality=remedied.quality,
     )
 
 

@@ -12,7 +12,9 @@ from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
+from antiphon.definitions.application import Freshness
 from antiphon.engine.messages import Delta, Described, Finished, Generate
+from antiphon.features.remedies import Remedied
 
 T = TypeVar("T")
 
@@ -56,6 +58,22 @@ class FeatureReader(Protocol):
         minimum_publication: int | None = None,
     ) -> FeatureVector:
         """Values of the views (name to definition version) for an entity, all of one publication."""
+        ...
+
+
+class Remedies(Protocol):
+    """What stands in for stale values, where a contract asks for it."""
+
+    def remedied(
+        self,
+        scope: Scope,
+        view: tuple[str, str],
+        keys: Sequence[Mapping[str, str]],
+        as_of: datetime,
+        contract: Freshness,
+        publication: int,
+    ) -> Sequence[Mapping[str, Remedied]]:
+        """Of each entity the values, by ``view.feature``, that meet the contract of a view (name, version)."""
         ...
 
 

@@ -17,6 +17,7 @@ from antiphon.serving.ports import (
     FeatureReader,
     LiveReleases,
     Receipts,
+    Remedies,
     ShadowPairs,
     StoredAnswers,
     Texts,
@@ -30,6 +31,7 @@ class Services(msgspec.Struct, frozen=True):
     ``online_seconds`` is how long an online answer may take to generate; a batch row waits as long as it must.
     ``checkpoint`` is the newest signed one of the audit log, which receipts carry. ``plain`` says whether a model that
     the engine serves may be asked by its name alone: one that was tuned here is a tenant's and answers for a purpose.
+    ``remedies`` stand in for stale values.
     ``features_far`` says that reading features waits for another machine.
     """
 
@@ -51,3 +53,4 @@ class Services(msgspec.Struct, frozen=True):
     checkpoint: Callable[[Scope], str | None] = lambda scope: None
     plain: Callable[[str], bool] = lambda model: True
     features_far: bool = False
+    remedies: Remedies | None = None
