@@ -77,7 +77,8 @@ class Tile:
         """Add events, given as columns in the order of (time, seq); nulls must be left out."""
         if not values:
             return
-        other = Tile()
+        # An empty tile needs no other one that is added to it.
+        other = Tile() if self.count else self
         other.count = len(values)
         numbers: Any = values
         if "total" in parts:
@@ -97,7 +98,8 @@ class Tile:
         if "buckets" in parts:
             other.buckets = Counter(bucket(value) for value in numbers)
         other.latest = times[-1]
-        self.merge(other)
+        if other is not self:
+            self.merge(other)
 
 
 def pack(tile: Tile) -> list[Any]:
@@ -122,15 +124,18 @@ def pack(tile: Tile) -> list[Any]:
 
 def unpack(stored: Sequence[Any]) -> Tile:
     """The inverse of :func:`pack`."""
-    tile = Tile()
-    tile.count = stored[0]
-    tile.total = int(stored[1])
-    tile.squares = int(stored[2])
-    tile.low, tile.high = stored[3], stored[4]
-    tile.first = None if stored[5] is None else (stored[5][0], stored[5][1], stored[5][2])
-    tile.last = None if stored[6] is None else (stored[6][0], stored[6][1], stored[6][2])
-    tile.latest = stored[7]
-    if len(stored) > 8:
+    count, total, squares, low, high, first, last, latest, *sketches = stored
+    tile = Tile.__new__(Tile)  # Every slot is filled here.
+    tile.count = count
+    tile.total = total if total.__class__ is int else int(total)
+    tile.squares = squares if squares.__class__ is int else int(squares)
+    tile.low = low
+    tile.high = high
+    tile.first = None if first is None else (first[0], first[1], first[2])
+    tile.last = None if last is None else (last[0], last[1], last[2])
+    tile.latest = latest
+    tile.hashes = tile.buckets = None
+    if sketches:
         tile.hashes = None if stored[8] is None else set(stored[8])
         tile.buckets = None if stored[9] is None else dict(zip(*stored[9], strict=True))
     return tile
