@@ -137,13 +137,24 @@ class Evaluator:
             needed = windows.setdefault((feature.window, feature.fitted), [])
             if feature.measure not in needed:
                 needed.append(feature.measure)
-        self._windows = windows
-        self._finishes = [(feature, *finishes_of(feature, plan)) for feature in self._features]
+        self._windows = [(window, fitted, measures) for (window, fitted), measures in windows.items()]
+        groups = {group: number for number, group in enumerate(windows)}
+        # Of each feature in which group of measures its tile is, and where in it.
+        self._finishes = [
+            (
+                feature,
+                groups[feature.window, feature.fitted],
+                windows[feature.window, feature.fitted].index(feature.measure),
+                *finishes_of(feature, plan),
+            )
+            for feature in self._features
+        ]
+        self._encodes = bool(plan.fitted_windows)
 
     @property
     def encodes(self) -> bool:
         """Whether it needs the state of all entities together."""
-        return bool(self.plan.fitted_windows)
+        return self._encodes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,20 +199,20 @@ class Evaluator:
         if streamed:
             later = self._admit(state, streamed, patched)
         until = as_of + 1 if streamed or (self.encodes and (known_by is None or as_of < known_by)) else EVER
-        merged: dict[tuple[int | None, bool, int], tuple[Tile, int | None]] = {}
-        for (window, fitted), measures in self._windows.items():
+        merged: list[tuple[list[Tile], list[int | None] | None]] = []
+        for window, fitted, measures in self._windows:
             moment = fitted_at if fitted else as_of
             tiles, holds = self._from_snapshot(state, patched, window, measures, moment, later is None)
             if not fitted and holds < until:
                 until = holds
             offset = self._from_stream(later, window, measures, moment, tiles) if later is not None else None
-            for index, measure in enumerate(measures):
-                merged[window, fitted, measure] = (tiles[index], None if offset is None else offset[index])
+            merged.append((tiles, offset))
         values: list[MeasureValue] = []
         times: list[int | None] = []
         offsets: list[int | None] = []
-        for feature, finish, fitted_finish in self._finishes:
-            tile, last_offset = merged[feature.window, feature.fitted, feature.measure]
+        for feature, group, place, finish, fitted_finish in self._finishes:
+            of_group, last = merged[group]
+            tile = of_group[place]
             if finish is not None:
                 values.append(finish(tile))
                 times.append(tile.latest)
@@ -209,7 +220,8 @@ class Evaluator:
                 every = self._together(together, feature, fitted_at)
                 values.append(fitted_finish(tile, every))
                 times.append(every.latest)
-            offsets.append(last_offset)
+            if later is not None:
+                offsets.append(None if last is None else last[place])
         return EntityRow(tuple(values), tuple(times), None if later is None else tuple(offsets), as_of, until)
 
     def _together(self, together: EntityState | None, feature: PlannedFeature, fitted_at: int) -> Tile:

@@ -30,8 +30,8 @@ class Till:
     open = count(window=None)
 
 
-desk = Application(
-    "desk", purpose="tell", owner="me", entities=[shop], features=[Today, Till], model="smollm2-135m",
+till_desk = Application(
+    "till-desk", purpose="tell", owner="me", entities=[shop], features=[Today, Till], model="smollm2-135m",
     prompt=Prompt(template="How many at {{ entity.shop }}?"),
     freshness={Today: Freshness("1h", when_stale="reject"), Till: Freshness("1h", when_stale="flag")},
 )
@@ -110,13 +110,13 @@ async def test_what_cannot_be_looked_up_is_named(shop: Shop) -> None:
 async def test_an_application_brings_its_contracts_and_its_rules(shop: Shop) -> None:
     late = (START + timedelta(hours=2)).isoformat()
     async with shop.http("admin") as http:
-        body = {"application": "desk", "entities": [TEA], "as_of": late}
+        body = {"application": "till-desk", "entities": [TEA], "as_of": late}
         # It reads a restricted feature, which nobody at an API may see without clearance for it.
         told(await http.post(PATH, json=body), 403)
     who = Principal(id="cleared", tenant="default", role="service", clearance="restricted")
     wired = Wired(shop.store.open(shop.folder), "test")
     try:
-        plan = wired.lookups.plan(shop.store.scope, application="desk")
+        plan = wired.lookups.plan(shop.store.scope, application="till-desk")
         moment = datetime.fromisoformat(late)
         found = await wired.lookups.look_up(LookupRequest(shop.store.scope, who, plan, [TEA], moment))
         line = dict(
@@ -126,7 +126,7 @@ async def test_an_application_brings_its_contracts_and_its_rules(shop: Shop) -> 
         assert line["till.secret"] == (39.5, "flagged")
         # The same core without an event loop, and within the contract.
         fresh = wired.lookups.get(
-            shop.store.scope, who, ["today.orders"], [TEA, CAKE], application="desk",
+            shop.store.scope, who, ["today.orders"], [TEA, CAKE], application="till-desk",
             as_of=datetime.fromisoformat(AT),
         )  # fmt: skip
         assert [(one.values, one.contracts) for one in fresh.entities] == [((20,), ("fresh",))] * 2
