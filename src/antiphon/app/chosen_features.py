@@ -35,6 +35,29 @@ class Chosen(msgspec.Struct, frozen=True):
         """Full names of the features that are read."""
         return [f"{view}.{feature}" for view, spec in self.views.items() for feature in spec.features]
 
+    def without_vectors(self, asked: Sequence[str]) -> Chosen:
+        """The same without features declared by ``embed``, which are not served in rows.
+
+        Raises:
+            InvalidInput: one is asked for by its name, or nothing else is left.
+        """
+        vectors = {f"{view}.{name}" for view, spec in self.views.items() for name in spec.models}
+        named = sorted(vectors.intersection(asked)) or (sorted(vectors) if vectors.issuperset(self.names) else [])
+        if named:
+            raise InvalidInput(
+                f"{', '.join(named)} is a vector, which is not looked up as a value.",
+                where="features",
+                next_step="Ask for its nearest neighbours, or for a training set.",
+            )
+        views = {
+            view: msgspec.structs.replace(
+                spec, features={name: one for name, one in spec.features.items() if one.model is None}
+            )
+            for view, spec in self.views.items()
+        }
+        names = tuple(name for name in self.names if name not in vectors)
+        return Chosen(names, {view: spec for view, spec in views.items() if spec.features}, self.on_demand)
+
 
 def choose(
     features: Sequence[str], views: Mapping[str, FeatureViewSpec], on_demand: Mapping[str, OnDemandSpec]

@@ -125,6 +125,7 @@ class Project:
             log=self._store.events,
             as_of=as_of,
             event_times=True,
+            embedders=self._platform.embedders if any(spec.models for spec in chosen.views.values()) else None,
         )
         contracts = {str(getattr(view, "name", view)): contract for view, contract in (freshness or {}).items()}
         joined = with_contracts(joined, moments, chosen.views, contracts)
@@ -153,7 +154,7 @@ class Project:
         """
         import pyarrow
 
-        chosen = self._chosen(features)
+        chosen = self._chosen(features).without_vectors(features)
         table = _asked(rows, chosen)
         moment = at or self._store.database.clock.now()
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from tests.integration.app.watched_project import DEFINITIONS, Project, told
 
 from antiphon.app import features
-from antiphon.core.errors import SetupError
+from antiphon.app.frames import open_project
+from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.engine import weights
 from antiphon.testing.embedding import GivenEmbedders, HashedWords
 
 TINY = HashedWords()
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 REVIEWS = """
 from antiphon import EmbeddingModel, embed
 
@@ -140,3 +143,18 @@ async def test_a_view_whose_model_is_not_here_keeps_what_it_had_and_says_why(
     found = made.terminal("features", "neighbours", "said.review", "--entity", "order=o1", "--json").json()
     assert (found["publication"], len(found["neighbours"])) == (2, 3)
     made.close()
+
+
+async def test_a_notebook_trains_on_vectors_and_is_served_the_rest(project: Project) -> None:
+    with open_project(project.folder) as notebook:
+        rows = [{"order": "o1", "as_of": NOON}, {"order": "o5", "as_of": NOON}]
+        table = notebook.training_set(rows, ["said.review", "said.words"], to="arrow")
+        vectors = table["said.review"].to_pylist()
+        assert len(vectors[0]) == TINY.model.dimensions
+        assert vectors[1] is None
+        assert table["said.words"].to_pylist()[0] == TEXTS["o1"]
+        served = notebook.online([{"order": "o1"}], ["said"], to="arrow")
+        assert [name for name in served.column_names if name.startswith("said.")] == ["said.words"]
+        for features in (["said.review"], ["said.words", "said.secret"]):
+            with pytest.raises(InvalidInput, match="is a vector"):
+                notebook.online([{"order": "o1"}], features)
