@@ -28,6 +28,7 @@ from antiphon.features.custom_rules import Functions, check_tables, needs_values
 from antiphon.features.embedding.batch import SnapshotEmbedding
 from antiphon.features.embedding.ports import Embedders
 from antiphon.features.inspection import Inspection
+from antiphon.features.naming import naming
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.row_batches import row_batches
@@ -91,7 +92,7 @@ def materialize(
     elif bounds.spill is None:
         bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:
-        with compute(bounds) as connection:
+        with naming(wanted.spec.source.name), compute(bounds) as connection:
             inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous)
             inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of))
             with inspection.explaining():

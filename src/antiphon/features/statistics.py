@@ -7,6 +7,7 @@ version compare bin by bin, and a shift is seen inside the usual range as well a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -129,9 +130,11 @@ class _Column:
         below = numpy.searchsorted(ordered, numpy.asarray(self.edges), side="right")
         self.counts += numpy.diff(numpy.concatenate([[0], below, [len(ordered)]]))
         # Two samples' moments become one's: Chan, Golub and LeVeque (1983).
-        count, mean = len(finite), float(finite.mean())
-        total, gap = self.present + count, mean - self.mean
-        self.squares += float(((finite - mean) ** 2).sum()) + gap * gap * self.present * count / total
+        # Of values near the largest double they overflow; then the sample has neither mean nor deviation.
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            count, mean = len(finite), float(finite.mean())
+            total, gap = self.present + count, mean - self.mean
+            self.squares += float(((finite - mean) ** 2).sum()) + gap * gap * self.present * count / total
         self.mean += gap * count / total
         self.present = total
         self.low, self.high = min(self.low, float(ordered[0])), max(self.high, float(ordered[-1]))
@@ -153,8 +156,8 @@ class _Column:
             found,
             minimum=self.low,
             maximum=self.high,
-            mean=self.mean,
-            deviation=(self.squares / self.present) ** 0.5,
+            mean=self.mean if math.isfinite(self.mean) else None,
+            deviation=(self.squares / self.present) ** 0.5 if math.isfinite(self.squares) else None,
             edges=tuple(self.edges),
             counts=tuple(self.counts.tolist()),
         )
