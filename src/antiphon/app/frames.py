@@ -21,12 +21,14 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.project import at_terminal
 from antiphon.app.refreshing import refresh_now
 from antiphon.app.store import Store
+from antiphon.catalog.datasets import Datasets
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
 from antiphon.features.on_demand import computed_of
 from antiphon.features.point_in_time import point_in_time
+from antiphon.learning.dataset_reader import read_table
 
 if TYPE_CHECKING:
     import pyarrow
@@ -183,6 +185,24 @@ class Project:
         self._tell([view], "values", {"snapshot": what.snapshot, "purpose": purpose})
         table: pyarrow.Table = rows.reader().read_all()
         return from_arrow(table.replace_schema_metadata(what.properties), to)
+
+    def dataset(self, dataset: str, *, purpose: str = "", to: str = "arrow") -> Any:
+        """A dataset that ``antiphon datasets build`` or a training made, by its id; see ``catalog.datasets.Dataset``.
+
+        Raises:
+            NotFound: there is none. Forbidden: policy says no to one of its views, or to one of its entities.
+            Corrupt: its file is gone or is another one.
+        """
+        found = Datasets(self._store.database).get(self._store.scope, dataset)
+        table = read_table(found, self._platform.lake)
+        moments = instants(table, "moment").to_pylist()
+        for view, version in found.spec.views.items():
+            spec = self._store.definitions.get(self._store.scope, view, version)
+            context = require_export(self._store, self._principal, spec, purpose)
+            require_rows(self._store, self._principal, spec, _entities(table, spec.entity.keys), moments, context)
+        self._tell(list(found.spec.views), "dataset", {"dataset": found.id, "purpose": purpose})
+        about = {"antiphon.dataset": found.id, "antiphon.logical_hash": found.logical_hash}
+        return from_arrow(table.replace_schema_metadata(about), to)
 
     def _chosen(self, features: Sequence[str]) -> Chosen:
         applied = self._store.applied.current(self._store.scope)

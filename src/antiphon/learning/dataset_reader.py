@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,9 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt, FeatureUnavailable, InvalidInput
 from antiphon.core.ids import canonical, content_hash
 from antiphon.learning.evaluation_ports import DatasetFiles
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Value = float | int | str | bool | None
 
@@ -101,6 +104,19 @@ class DatasetReader:
         return DatasetVector(chosen)
 
 
+def read_table(dataset: Dataset, files: DatasetFiles) -> pyarrow.Table:
+    """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells.
+
+    Raises:
+        Corrupt: the file is gone or is another one.
+    """
+    import pyarrow.parquet
+
+    files.verify(dataset.path, dataset.sha256)
+    with files.open(dataset.path) as file:
+        return pyarrow.parquet.read_table(file)
+
+
 def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -> tuple[DatasetRow, ...]:
     """A dataset's rows, by example; with a limit those with the smallest hash, so that a smaller limit gives a part
     of what a larger one gives.
@@ -109,13 +125,9 @@ def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -
         Corrupt: the file is gone, is another one, or lacks a column that every dataset has.
         InvalidInput: the limit is no positive number.
     """
-    import pyarrow.parquet
-
     if limit is not None and limit < 1:
         raise InvalidInput(f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one.")
-    files.verify(dataset.path, dataset.sha256)
-    with files.open(dataset.path) as file:
-        table = pyarrow.parquet.read_table(file)
+    table = read_table(dataset, files)
     spec = dataset.spec
     needed = ("example", "moment", "label", *spec.entity_keys)
     missing = [name for name in needed if name not in table.column_names]

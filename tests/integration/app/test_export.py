@@ -62,6 +62,49 @@ def test_a_table_opens_without_antiphon(project: Project, tmp_path: Path) -> Non
     assert told["antiphon.as_of"] == first.about.as_of
 
 
+WITHOUT = """
+import sys
+
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "antiphon":
+            raise ImportError("antiphon is not here")
+
+sys.meta_path.insert(0, Nowhere())
+sys.path = [entry for entry in sys.path if "site-packages" in entry or "lib" in entry]
+try:
+    import antiphon
+except ImportError:
+    pass
+else:
+    sys.exit("antiphon is here")
+import deltalake, duckdb, pandas, polars, pyarrow.dataset
+table, file = sys.argv[1:]
+lake = deltalake.DeltaTable(table).to_pyarrow_dataset()
+found = {
+    "polars": polars.read_delta(table).sort("shop")["latest"].to_list(),
+    "deltalake and pandas": deltalake.DeltaTable(table).to_pandas().sort_values("shop")["latest"].tolist(),
+    "pyarrow": lake.to_table().sort_by("shop")["latest"].to_pylist(),
+    "duckdb": duckdb.sql(f"SELECT latest FROM '{file}' ORDER BY shop").fetchnumpy()["latest"].tolist(),
+    "duckdb over delta": duckdb.sql("SELECT latest FROM lake ORDER BY shop").fetchnumpy()["latest"].tolist(),
+    "pandas": pandas.read_parquet(file).sort_values("shop")["latest"].tolist(),
+}
+assert all(each == found["polars"] and len(each) == 3 for each in found.values()), found
+assert not any(name.partition(".")[0] == "antiphon" for name in sys.modules)
+"""
+
+
+def test_other_tools_read_it_where_there_is_no_antiphon(project: Project, tmp_path: Path) -> None:
+    exported(project, tmp_path / "table")
+    file = exported(project, tmp_path / "files", format="parquet").written.path
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path / "table"), file],
+        cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_each_snapshot_is_a_version_and_the_same_one_is_none(project: Project, tmp_path: Path) -> None:
     target = tmp_path / "orders"
     first = exported(project, target)

@@ -10,11 +10,13 @@ from typing import Any
 import pandas
 import polars
 import pyarrow
+import pyarrow.parquet
 import pytest
 from tests.integration.app.shops import START, shops
 
 import antiphon
 from antiphon.app.frames import Project
+from antiphon.app.outcomes import DeclaredApplications, dataset_builder
 from antiphon.core.errors import Forbidden, InvalidInput, NotFound
 from antiphon.definitions.application import Freshness
 
@@ -117,6 +119,51 @@ def test_online_and_training_agree(project: Project) -> None:
 def test_several_entities_in_one_table(project: Project) -> None:
     made = project.online(pandas.DataFrame({"shop": ["tea"], "clerk": [1]}), ["orders.placed", "clerks.placed"])
     assert made[["orders.placed", "clerks.placed"]].to_numpy().tolist() == [[10, 10]]
+
+
+LEARNING = """
+from antiphon import FineTune, Outcome, TrainingWindow
+
+asked = Source.table("late", path="late.parquet", event_time="asked", available_at="known", event_id="id")
+Application(
+    "late-desk", entities=[shop], features=[Orders], purpose="billing", prompt=Prompt("{{ features.orders.placed }}"),
+    figures=[Figure("orders.placed", step=1)],
+    output={"type": "object", "properties": {"late": {"type": "string", "enum": ["yes", "no"]}}, "required": ["late"]},
+    outcome=Outcome("late", positive="yes", window="1d", history=asked),
+    model=FineTune(base="scripted", window=TrainingWindow(history="20d", maturity="1s", embargo="1s"), examples=50),
+)
+"""
+
+
+def test_a_dataset_is_a_frame(tmp_path: Path) -> None:
+    project = shops(tmp_path, options=", purposes=['billing']")
+    try:
+        asked = [START + timedelta(days=day, hours=1) for day in range(1, 9)]
+        late = {
+            "id": [f"q{day}" for day in range(8)], "shop": ["tea", "bakery"] * 4, "asked": asked,
+            "known": [moment + timedelta(hours=2) for moment in asked], "late": ["yes", "no", "no", "yes"] * 2,
+        }  # fmt: skip
+        pyarrow.parquet.write_table(pyarrow.table(late), tmp_path / "late.parquet")
+        with (tmp_path / "definitions.py").open("a") as definitions:
+            definitions.write(LEARNING)
+        project.apply()
+        store = project._store
+        builder = dataset_builder(store)
+        learns = DeclaredApplications(store).get(store.scope, "late-desk")
+        built = builder.build(builder.plan(learns, kind="training", cutoff=START + timedelta(days=10)))
+        with pytest.raises(Forbidden, match="feature-purpose"):
+            project.dataset(built.id)
+        frame = project.dataset(built.id, purpose="billing", to="pandas").sort_values("moment")
+        assert frame["label"].tolist() == late["late"]
+        # As of each moment, as a training set of the same rows has them.
+        again = project.training_set(
+            pandas.DataFrame({"shop": late["shop"], "as_of": asked}), ["orders.placed"], purpose="billing"
+        )
+        assert frame["orders.placed"].tolist() == again["orders.placed"].tolist() == list(range(2, 10))
+        with pytest.raises(NotFound):
+            project.dataset("nothing")
+    finally:
+        project.close()
 
 
 def test_published_values_say_what_they_are(project: Project) -> None:
