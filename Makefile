@@ -13,7 +13,8 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
-  bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours pentest chaos chaos-features clean
+  bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-stream \
+  pentest chaos chaos-features clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -73,6 +74,9 @@ bench-feature-lookup: environment  ## full-stack lookups of 1 and 100 entities b
 
 bench-feature-neighbours: environment  ## texts embedded a second, and the nearest-neighbour index against an exact search
 	@$(BIN)/python -m benchmarks.feature_neighbours --size demo
+
+bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
+	@$(BIN)/python -m benchmarks.feature_stream --size demo
 
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup

@@ -8,18 +8,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.integration.app.test_encryption import PASSPHRASE
 from tests.servers import NatsProcess, RedisProcess
 from typer.testing import CliRunner
 
 from antiphon.app.apply import apply
+from antiphon.app.encryption_setup import migrate
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.app.streams import Streams
 from antiphon.catalog.events import Event
 from antiphon.cli.main import assemble
-from antiphon.core.errors import NotFound, Overloaded
+from antiphon.core.errors import Conflict, NotFound, Overloaded
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import IncomingEvent
+from antiphon.governance import keyring
 from antiphon.testing.chaos_project import STREAM, write_project
 
 NOW = datetime.now(UTC) - timedelta(hours=1)
@@ -163,5 +166,17 @@ def test_a_project_moves_its_log_to_a_server_and_goes_on(
         moved.platform.consume(100)
         assert [view.consumed for status in moved.streams.watched() for view in status.views] == [6, 6]
         moved.close()
+        # What is on the server is never written anew, so the mode stays what it is; nothing was begun.
+        settings = root / "antiphon.toml"
+        before_it = settings.read_text()
+        settings.write_text(f'{before_it}\n[encryption]\nmode = "encrypted"\nkeyring = "../ring.json"\n')
+        monkeypatch.setattr(keyring, "N", 2**10)
+        keyring.create(root.parent / "ring.json", PASSPHRASE["ANTIPHON_PASSPHRASE"])
+        with pytest.raises(Conflict, match=r"on a log server, where none is ever written anew: orders"):
+            migrate(root, "encrypted", environment=PASSPHRASE)
+        settings.write_text(before_it)
+        again = Opened(root, monkeypatch)
+        assert again.send(6) == 7
+        again.close()
     finally:
         nats.remove()

@@ -25,12 +25,24 @@ DEV, OTHER = Scope(), Scope("other", "dev")
 NAME = "antiphon_default_dev_departures"
 
 
-@pytest.fixture
-def process() -> Iterator[NatsProcess]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[NatsProcess]:
     started = NatsProcess()
     started.start()
     yield started
     started.remove()
+
+
+@pytest.fixture
+def process(running: NatsProcess) -> Iterator[NatsProcess]:
+    """The server, without streams and answering."""
+    if running.process is None:
+        running.start()
+    yield running
+    if running.process is None:
+        running.start()
+    for name in running.ask("$JS.API.STREAM.NAMES").get("streams") or ():
+        running.ask(f"$JS.API.STREAM.DELETE.{name}")
 
 
 @pytest.fixture

@@ -216,7 +216,12 @@ class NatsServer:
                     await reader.unsubscribe()
         if not found:
             reader = await self._reader(stream, log, after)
-            found = await self._fetched(reader, number)
+            try:
+                found = await self._fetched(reader, number)
+            except Exception:
+                with suppress(Exception):
+                    await reader.unsubscribe()
+                raise
         while len(self._readers) >= _READERS:
             forgotten, _ = self._readers.pop(next(iter(self._readers)))
             with suppress(Exception):
