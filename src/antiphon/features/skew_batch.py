@@ -100,8 +100,12 @@ class BatchSide:
                 {key: pyarrow.array([one[index] for one in wanted], pyarrow.string()) for index, key in enumerate(keys)}
             ),
         )
-        known = "" if through is None else f" WHERE log_offset IS NULL OR log_offset <= {through}"
-        rows = one_of_each(self._plan, f"(SELECT * FROM {ROWS}{known})")
+        known = [] if through is None else [f"(log_offset IS NULL OR log_offset <= {through})"]
+        if not self._plan.fitted_windows:
+            these = " AND ".join(f"asked.{key} = every.{key}" for key in keys)
+            known.append(f"EXISTS (SELECT 1 FROM asked_entities AS asked WHERE {these})")
+        filtered = f" WHERE {' AND '.join(known)}" if known else ""
+        rows = one_of_each(self._plan, f"(SELECT * FROM {ROWS} AS every{filtered})")
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE known_rows AS {rows}")
         same = " AND ".join(f"asked.{key} = known.{key}" for key in keys)
         picked = ", ".join(f"asked.{key}" for key in keys)
