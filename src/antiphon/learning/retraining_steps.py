@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollout
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.disk import FULL
 from antiphon.core.errors import (
     AntiphonError,
     Corrupt,
@@ -256,7 +256,7 @@ def refusals() -> Iterator[None]:
             "There is not enough memory.", where="training", next_step="Train on fewer examples, or free memory."
         ) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
         raise RetrainingFailed(
             f"The disk is full: {error.strerror}.",

@@ -6,7 +6,6 @@ Invariant: it gives way to everything else, ends with its parent, and is alone i
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.disk import FULL
 from antiphon.core.errors import AntiphonError, Conflict, SetupError
 from antiphon.core.logs import described
 from antiphon.core.priority import lower_session
@@ -29,7 +29,6 @@ LOCK = "process.json"
 FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
 """Exit codes: an error that ``error.json`` tells, and two that may have kept it from being written."""
 _PR_SET_PDEATHSIG = 1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ProcessMark(msgspec.Struct, frozen=True):
@@ -132,7 +131,7 @@ def explain(error: BaseException, folder: Path, seal: FolderSeal = PLAIN) -> int
     """
     code = FAILED
     told: AntiphonError
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         code, told = DISK_FULL, disk_full(folder)
     elif is_out_of_memory(error):
         code, told = OUT_OF_MEMORY, out_of_memory(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from antiphon.core.codec import Codec
+from antiphon.core.disk import room_needed
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import ContentLake, LakeDraft, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
@@ -28,10 +29,14 @@ class LocalLake(ContentLake):
 
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
-        """See :class:`ContentLake`."""
+        """See :class:`ContentLake`.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
         partial = self._scratch.file(suffix)
         try:
-            with partial.open("xb") as stream:
+            with room_needed("lake"), partial.open("xb") as stream:
                 draft = LakeDraft(stream, self._codec)
                 yield draft
                 draft.ended(scope, suffix)

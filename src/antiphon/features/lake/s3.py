@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from antiphon.core.codec import Codec
+from antiphon.core.disk import room_needed
 from antiphon.core.errors import InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import ContentLake, LakeDraft, changed, context_of, missing
@@ -143,12 +144,12 @@ class S3Lake(ContentLake):
         """See :class:`ContentLake`.
 
         Raises:
-            Unavailable: the store does not answer or takes nothing.
+            Unavailable: the store does not answer or takes nothing, or the local disk is full.
             SetupError: there is no such bucket, or we may not write.
         """
         partial = self._scratch.file(suffix)
         try:
-            with partial.open("xb") as stream:
+            with room_needed("lake's scratch folder"), partial.open("xb") as stream:
                 draft = LakeDraft(stream, self._codec)
                 yield draft
                 draft.ended(scope, suffix)

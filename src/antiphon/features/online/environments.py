@@ -6,9 +6,12 @@ A file is known by its inode: one that was replaced under its name is another fi
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from antiphon.core import disk
 from antiphon.core.errors import Unavailable
 
 _lock = threading.Lock()
@@ -37,6 +40,25 @@ def acquire(path: Path, **options: Any) -> Any:
         # Asked again: opening makes a file that was not there.
         _open[_identity(path)] = (environment, users + 1)
         return environment
+
+
+@contextmanager
+def room_needed(name: str, next_step: str = "Free disk space and try again.") -> Iterator[None]:
+    """Writes of an online file inside the block that find no room come out as ours.
+
+    Raises:
+        Unavailable: the disk is full or fails.
+    """
+    import lmdb
+
+    try:
+        with disk.room_needed("online store", next_step):
+            yield
+    except lmdb.Error as error:
+        # Of a disk without room, as of one that fails, LMDB hands on what the system said.
+        full = isinstance(error, lmdb.MapFullError)
+        said = f"{name} is full." if full else f"{name} cannot be written: {error}."
+        raise Unavailable(said, where="online store", next_step=next_step) from error
 
 
 def release(environment: Any) -> None:

@@ -15,11 +15,11 @@ begun when the scope's data key is rotated.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import environments
@@ -82,23 +82,19 @@ class Overlay:
         move has seen nothing new.
 
         Raises:
-            Unavailable: the overlay is full.
+            Unavailable: the overlay or its disk is full.
         """
-        import lmdb
+        with self._room_needed(), self._environment.begin(write=True) as transaction:
+            self._put(transaction, events)
+            for view, offset in offsets.items():
+                if offset > _number(transaction.get(b"o" + view)):
+                    transaction.put(b"o" + view, offset.to_bytes(8, "big"))
+                    if view in seen:
+                        together = _progress(transaction, view).and_then(seen[view])
+                        transaction.put(b"w" + view, encode_progress(together))
 
-        try:
-            with self._environment.begin(write=True) as transaction:
-                self._put(transaction, events)
-                for view, offset in offsets.items():
-                    if offset > _number(transaction.get(b"o" + view)):
-                        transaction.put(b"o" + view, offset.to_bytes(8, "big"))
-                        if view in seen:
-                            together = _progress(transaction, view).and_then(seen[view])
-                            transaction.put(b"w" + view, encode_progress(together))
-        except lmdb.MapFullError as error:
-            raise Unavailable(
-                "The overlay of streamed events is full.", where="online store", next_step="Refresh the views."
-            ) from error
+    def _room_needed(self) -> AbstractContextManager[None]:
+        return environments.room_needed("The overlay of streamed events", "Refresh the views, or free disk space.")
 
     def prune(self, view: bytes, through: int) -> int:
         """Drop a view's events with ``offset ≤ through``: every snapshot still in use includes them.

@@ -15,6 +15,7 @@ from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.online import environments
 from antiphon.features.online.building import copy_records, entity_hash, fill
 from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, is_sealed, read_seal, seal_path
 from antiphon.features.ports import Lake
@@ -59,6 +60,7 @@ class OnlineStore:
 
         Raises:
             Corrupt: a lake file is gone.
+            Unavailable: the disk is full.
         """
         target = self.file(manifest.scope, manifest.view, manifest.id)
         if is_sealed(target, manifest.id):
@@ -66,14 +68,15 @@ class OnlineStore:
             for file in (target, seal_path(target)):
                 os.utime(file)
             return False
-        writer = fill(
-            manifest,
-            spec,
-            lake,
-            begin=lambda meta: SealedWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
-            key=self._key,
-        )
-        writer.seal()
+        with environments.room_needed(f"The online file of {manifest.id}"):
+            writer = fill(
+                manifest,
+                spec,
+                lake,
+                begin=lambda meta: SealedWriter(target, meta, manifest.rows_out, self._codec, manifest.scope),
+                key=self._key,
+            )
+            writer.seal()
         return True
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
@@ -81,17 +84,19 @@ class OnlineStore:
 
         Raises:
             Corrupt: it is missing, or does not open.
+            Unavailable: the disk is full.
         """
         file = self.file(scope, view, snapshot)
         before = SealedSnapshot(file, snapshot, self._codec, scope)
         try:
-            writer = SealedWriter(file, before.meta, before.size, self._codec, scope)
-            try:
-                copy_records(before.values(), writer)
-            except BaseException:
-                writer.discard()
-                raise
-            writer.seal(instead_of=before.seal)
+            with environments.room_needed(f"The online file of {snapshot}"):
+                writer = SealedWriter(file, before.meta, before.size, self._codec, scope)
+                try:
+                    copy_records(before.values(), writer)
+                except BaseException:
+                    writer.discard()
+                    raise
+                writer.seal(instead_of=before.seal)
         finally:
             before.close()
 
