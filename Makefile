@@ -13,8 +13,8 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
-  bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-stream \
-  pentest chaos chaos-features clean
+  bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
+  bench-feature-stream bench-features pentest chaos chaos-features clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -66,11 +66,21 @@ bench-parity: environment  ## batch and online text, and replay, byte by byte on
 bench-evidence: environment  ## explain every prediction of the demo's run, replay 200 of them
 	@$(BIN)/python -m benchmarks.evidence
 
+# SIZE=full takes about 45 minutes on two cores; PEER=no leaves Feast out.
+SIZE ?= demo
+bench-features: environment  ## every goal of the feature platform beside Feast: a table and one JSON line
+	@scripts/servers
+	@$(if $(filter no,$(PEER)),,scripts/feast-environment >/dev/null)
+	@$(BIN)/python -m benchmarks.features --size $(SIZE) $(if $(filter no,$(PEER)),--no-peer)
+
 bench-feature-faults: environment  ## 22 faults of data against the gates, and false alarms of healthy days
 	@$(BIN)/python -m benchmarks.feature_faults
 
 bench-feature-lookup: environment  ## full-stack lookups of 1 and 100 entities beside Feast, on LMDB and Redis
 	@$(BIN)/python -m benchmarks.feature_lookup --size demo
+
+bench-feature-publish: environment  ## rows a second from Parquet to a sealed file, the gates' share, memory
+	@$(BIN)/python -m benchmarks.feature_publish --size demo
 
 bench-feature-neighbours: environment  ## texts embedded a second, and the nearest-neighbour index against an exact search
 	@$(BIN)/python -m benchmarks.feature_neighbours --size demo
