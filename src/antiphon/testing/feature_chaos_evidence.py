@@ -130,7 +130,7 @@ class Looker:
             if parts[2].startswith("@"):
                 continue
             if len(parts) == 6 and parts[5] != "building":
-                builds[":".join(parts[:5])] = builds.get(":".join(parts[:5]), 0) + 1
+                builds[":".join(parts[:5])] = builds.get(":".join(parts[:5]), 0) + self._redis.hlen(key)
             elif len(parts) == 5 and parts[4] == "seal":
                 place = (parts[2], parts[3])
                 seal = msgspec.msgpack.decode(self._redis.get(key))
@@ -138,12 +138,12 @@ class Looker:
                 written[place] = float(stored or 0)
                 online[place] = seal["snapshot"] == parts[3]
                 builds.setdefault(":".join([*parts[:4], seal["build"]]), 0)
-        for build, entities in builds.items():
+        for build, values in builds.items():
             *_, view, snapshot, name = build.split(":")
             stored = self._redis.get(":".join(build.split(":")[:4]) + ":seal")
             sealed = msgspec.msgpack.decode(stored) if stored is not None else None
             if sealed is not None and sealed["build"] == name:
-                online[view, snapshot] = online.get((view, snapshot), True) and entities == sealed["entities"]
+                online[view, snapshot] = online.get((view, snapshot), True) and values == sealed["values"]
             elif not self._redis.exists(f"{build}:building"):
                 left[build] = 0.0
         return online, written, left
