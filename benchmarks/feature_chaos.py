@@ -297,7 +297,8 @@ def summary(reports: list[Report], size: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _server() -> Iterator[Any]:
+def server() -> Iterator[Any]:
+    """A Redis server of its own, for as long as the block lasts."""
     from tests.servers import RedisProcess
 
     class Server(RedisProcess):
@@ -321,8 +322,8 @@ def run(size: str, say: Any = None) -> dict[str, Any]:
     with scratch() as folder:
         reports.append(measure(Path(folder) / "embedded", embedded, SEED, say=say))
         if far:
-            with _server() as server:
-                reports.append(measure(Path(folder) / "redis", far, SEED + 1, redis=server, say=say))
+            with server() as redis:
+                reports.append(measure(Path(folder) / "redis", far, SEED + 1, redis=redis, say=say))
     if say is not None:
         for report in reports:
             say.write(table(report) + "\n")

@@ -44,3 +44,11 @@ def test_a_defence_that_is_off_is_found(
 ) -> None:
     report = feature_chaos.measure(tmp_path, 12, 7, broken=broken, only=operation, turns=1, lives=lives)
     assert any(words in one for one in report.violations[check]), feature_chaos.table(report)
+
+
+@pytest.mark.chaos
+def test_killed_with_redis_online_as_well(tmp_path: Path, lives: Lives) -> None:
+    with feature_chaos.server() as redis:
+        report = feature_chaos.measure(tmp_path, 2, 3, redis=redis, only="refresh", turns=1, lives=lives)
+    assert report.violations == {name: [] for name in report.violations}, feature_chaos.table(report)
+    assert report.values > 300, "hardly anything was read"
