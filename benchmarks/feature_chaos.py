@@ -111,9 +111,9 @@ class Harness:
         """One life, killed in an operation that is drawn, or in this one; then what it left, before and after it is put
         in order."""
         operations = list(OPERATIONS)
-        aimed = only or self._chance.choice(operations)
-        phase = self._chance.choice((None, *OPERATIONS[aimed]))
-        passed = self._chance.randrange(4)
+        aimed, _, told = (only or self._chance.choice(operations)).partition(": ")
+        phase = told or self._chance.choice((None, *OPERATIONS[aimed]))
+        passed = 0 if told else self._chance.randrange(4)
         before = [self._chance.choice(operations) for _ in range(self._chance.randrange(3))]
         before += {"consume": ["append"], "collect": ["refresh"], "rollback": ["refresh"], "release": ["refresh"]}.get(
             aimed, []
@@ -226,7 +226,7 @@ def measure(
     Args:
         redis: a running server with ``url`` and ``client()``; ``None`` is the embedded store.
         broken: a defence that is switched off; then the run ends with the first violation.
-        only: the operation to kill in.
+        only: the operation to kill in, or ``OPERATION: PHASE``.
         turns: rounds of every operation before the first kill, which tell how long each takes.
         lives: a zygote that is there already.
     """

@@ -35,8 +35,8 @@ def test_killed_at_random_moments_nothing_is_lost_wrong_or_left_behind(tmp_path:
 @pytest.mark.parametrize(
     ("broken", "operation", "check", "words"),
     [
-        ("offset-first", "consume", "values right when settled", "was read as"),
-        ("flip-first", "refresh", "values right at once", "cannot be read"),
+        ("offset-first", "consume: overlay apply", "values right when settled", "was read as"),
+        ("flip-first", "refresh: publish", "values right at once", "cannot be read"),
     ],
 )
 def test_a_defence_that_is_off_is_found(

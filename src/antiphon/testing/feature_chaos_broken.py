@@ -12,7 +12,7 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 
-_GAP = 0.03
+_GAP = 0.2
 """Seconds between two steps that belong together."""
 
 BROKEN = ("offset-first", "flip-first", "early-acknowledgement", "pins-forgotten", "nothing-collected")
