@@ -105,11 +105,11 @@ def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, flo
     from antiphon.core.clock import SystemClock
     from antiphon.core.scope import Scope
     from antiphon.features.compute import ComputeLimits
-    from antiphon.features.gate import gate
     from antiphon.features.lake.local import LocalLake
     from antiphon.features.materialize import Materialisation, materialize
     from antiphon.features.online.store import OnlineStore
     from antiphon.features.publish import Publisher
+    from antiphon.features.quality.gate import gate
 
     # pyarrow loads pandas, where it is, with the first array that it takes from NumPy.
     assert pyarrow.array(numpy.zeros(1)).to_numpy().size

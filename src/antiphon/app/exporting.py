@@ -15,8 +15,8 @@ from antiphon.app.store import Store
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.export import Format, Written, write_delta, write_parquet
-from antiphon.features.exported import About, ExportedRows, Permit, about
+from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
+from antiphon.features.exports.exported import About, ExportedRows, Permit, about
 from antiphon.governance.policy_request import Column, Resource, Row
 from antiphon.governance.principal import Principal
 from antiphon.governance.residual import RowPolicy

@@ -25,9 +25,9 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
-from antiphon.features.on_demand import computed_of
-from antiphon.features.point_in_time import point_in_time
+from antiphon.features.exports.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
+from antiphon.features.expressions.on_demand import computed_of
+from antiphon.features.point_in_time.join import point_in_time
 from antiphon.learning.dataset_reader import read_table
 
 if TYPE_CHECKING:

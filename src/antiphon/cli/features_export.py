@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Write a view's published values as a new version of a Delta table, or as a Parquet file."""
     from antiphon.app.exporting import export_view
-    from antiphon.features.export import require_format
+    from antiphon.features.exports.export import require_format
 
     with stores(project) as store:
         exported = export_view(

@@ -16,7 +16,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:
-    from antiphon.features.skew_report import Difference, FeatureSkew, SkewReport
+    from antiphon.features.skew.report import Difference, FeatureSkew, SkewReport
 
 DIFFERENT = 1
 """The exit code when values differ."""

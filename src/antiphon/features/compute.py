@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
-from antiphon.features.compile_sql import text
-from antiphon.features.delta_table import delta_files, is_delta
+from antiphon.features.expressions.compile_sql import text
+from antiphon.features.sources.delta_table import delta_files, is_delta
 
 if TYPE_CHECKING:
     import duckdb

@@ -16,8 +16,8 @@ import msgspec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import FeatureUnavailable, InvalidInput
 from antiphon.definitions.expression import Kind, kind_of_value
-from antiphon.features.compile_python import MeasureValue
 from antiphon.features.evaluate import EntityRow, StreamedEvent
+from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.online.streamed import OverlayReading, view_prefix
 from antiphon.features.ports import OpenedSnapshot, StateQuestion
 

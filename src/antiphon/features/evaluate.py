@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from antiphon.features.compile_python import MeasureValue
-from antiphon.features.finish import finishes_of
+from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import Plan, PlannedFeature, midnight_before
-from antiphon.features.tiles import Tile
+from antiphon.features.tiles.finish import finishes_of
+from antiphon.features.tiles.tile import Tile
 
 
 class Block(msgspec.Struct, array_like=True):

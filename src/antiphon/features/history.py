@@ -20,9 +20,9 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.compatibility import ViewChange, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Rule
-from antiphon.features.distances import distance
 from antiphon.features.ports import Lake
-from antiphon.features.quarantine import QuarantinedRow, quarantined_rows
+from antiphon.features.quality.distances import distance
+from antiphon.features.quality.quarantine import QuarantinedRow, quarantined_rows
 
 
 class RuleLine(msgspec.Struct, frozen=True):

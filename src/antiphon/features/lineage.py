@@ -15,16 +15,16 @@ from antiphon.core.errors import NotFound, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compile_python import SEQUENCE_DIGITS, MeasureValue
-from antiphon.features.compile_sql import quoted, text
 from antiphon.features.compute import ComputeLimits, compute, files_of, relation_of, types_of
-from antiphon.features.finish import finish_of, fitted_finish_of
+from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS, MeasureValue
+from antiphon.features.expressions.compile_sql import quoted, text
 from antiphon.features.plan import Plan, PlannedFeature, midnight_before, plan_of
 from antiphon.features.ports import LogReader
-from antiphon.features.skew_report import same
-from antiphon.features.source_rows import ROWS, load_rows
-from antiphon.features.sources import opened
-from antiphon.features.tiles import Tile
+from antiphon.features.skew.report import same
+from antiphon.features.sources.opened import opened
+from antiphon.features.sources.source_rows import ROWS, load_rows
+from antiphon.features.tiles.finish import finish_of, fitted_finish_of
+from antiphon.features.tiles.tile import Tile
 
 if TYPE_CHECKING:
     import duckdb

@@ -19,9 +19,9 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.compile_python import MeasureValue
 from antiphon.features.entity_rows import KEPT_ROWS, Entity, SnapshotRows
 from antiphon.features.evaluate import EntityRow
+from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.online.streamed import OverlayReading
 from antiphon.features.ports import OnlineSnapshots, PublicationReader, StreamedOverlay
 from antiphon.features.remedies import EarlierRows

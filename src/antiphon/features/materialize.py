@@ -24,20 +24,20 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import BatchValues, window_condition
 from antiphon.features.compute import ComputeLimits, ParquetFile, compute, one_row
-from antiphon.features.custom_rules import Functions, check_tables, needs_values
 from antiphon.features.embedding.batch import SnapshotEmbedding
 from antiphon.features.embedding.ports import Embedders
-from antiphon.features.inspection import Inspection
 from antiphon.features.naming import naming
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
 from antiphon.features.ports import Lake, LogReader
-from antiphon.features.row_batches import row_batches
-from antiphon.features.row_digest import RowDigest
-from antiphon.features.source_rows import ROWS, load_rows
-from antiphon.features.statistics import StatisticsBuilder
-from antiphon.features.tile_files import base_tiles, tile_schema, together_tiles
-from antiphon.features.tile_sql import tile_columns, tiles_of
-from antiphon.features.tiles import Tile
+from antiphon.features.quality.custom_rules import Functions, check_tables, needs_values
+from antiphon.features.quality.inspection import Inspection
+from antiphon.features.quality.statistics import StatisticsBuilder
+from antiphon.features.sources.source_rows import ROWS, load_rows
+from antiphon.features.tiles.row_batches import row_batches
+from antiphon.features.tiles.row_digest import RowDigest
+from antiphon.features.tiles.tile import Tile
+from antiphon.features.tiles.tile_files import base_tiles, tile_schema, together_tiles
+from antiphon.features.tiles.tile_sql import tile_columns, tiles_of
 
 if TYPE_CHECKING:
     import duckdb

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compile_sql import rows_sql
 from antiphon.features.compute import ComputeLimits, compute, types_of
+from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.plan import plan_of
-from antiphon.features.sources import opened
+from antiphon.features.sources.opened import opened
 
 
 def require_readable(spec: FeatureViewSpec) -> None:

@@ -22,9 +22,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
 from antiphon.features.compute import ComputeLimits
-from antiphon.features.custom_rules import Functions
 from antiphon.features.embedding.ports import Embedders
-from antiphon.features.gate import EARLIER, Outcome, gate
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.ports import (
     DefinitionReader,
@@ -36,6 +34,8 @@ from antiphon.features.ports import (
     VerdictStore,
 )
 from antiphon.features.publish import Publisher
+from antiphon.features.quality.custom_rules import Functions
+from antiphon.features.quality.gate import EARLIER, Outcome, gate
 
 WORKFLOW = "refresh"
 """The workflow's name in the registry."""

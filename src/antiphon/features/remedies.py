@@ -21,14 +21,14 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
-from antiphon.features.compile_python import MeasureValue
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EntityRow
+from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
-from antiphon.features.skew_batch import Deadline
-from antiphon.features.source_rows import load_rows
+from antiphon.features.skew.batch import Deadline
+from antiphon.features.sources.source_rows import load_rows
 
 if TYPE_CHECKING:
     import duckdb

@@ -17,8 +17,8 @@ from antiphon.catalog.events import StoredEvent
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compile_python import Measured, Payload, compile_measures, key_texts, sequence
 from antiphon.features.evaluate import StreamedEvent
+from antiphon.features.expressions.compile_python import Measured, Payload, compile_measures, key_texts, sequence
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay

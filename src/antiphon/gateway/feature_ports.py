@@ -12,7 +12,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.embedding.neighbours import Neighbours, Question
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
-from antiphon.features.skew_report import SkewReport
+from antiphon.features.skew.report import SkewReport
 from antiphon.governance.principal import Principal
 from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
 

@@ -23,9 +23,9 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import InputType
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import ComputeLimits
-from antiphon.features.point_in_time import point_in_time
+from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.ports import LogReader
-from antiphon.features.sources import version_of
+from antiphon.features.sources.opened import version_of
 from antiphon.learning.candidates import Candidate, Chosen, choose, inputs_of
 from antiphon.learning.dataset_file import Rows, TableColumn, Value, feature_column
 from antiphon.learning.history import read_history

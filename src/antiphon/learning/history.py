@@ -24,7 +24,7 @@ from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
-from antiphon.features.source_rows import ROWS, load_rows
+from antiphon.features.sources.source_rows import ROWS, load_rows
 from antiphon.learning.arriving import label_text
 from antiphon.learning.candidates import Candidate, inputs_of
 

@@ -19,9 +19,9 @@ from antiphon.core.clock import Clock, from_microseconds, microseconds, parse_du
 from antiphon.core.errors import Forbidden, InvalidInput, TooLarge
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
-from antiphon.features.compile_python import MeasureValue
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EntityRow
+from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.lookup import FeatureRows
 from antiphon.features.remedies import Remedied
 from antiphon.governance.policy_request import Resource

@@ -11,7 +11,7 @@ from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputType, InputValue, checked_input
-from antiphon.features.on_demand import payload, values
+from antiphon.features.expressions.on_demand import payload, values
 
 
 def input_types(application: ApplicationSpec) -> dict[str, InputType]:

@@ -21,7 +21,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.plan import plan_of
-from antiphon.features.source_rows import ROWS, LoadedRows, load_rows
+from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows
 
 START = datetime(2013, 4, 10, 12, 0, 0, 250_000, tzinfo=UTC)
 PASSWORD = "SOURCES_TEST_PASSWORD"

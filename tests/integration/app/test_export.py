@@ -25,7 +25,7 @@ from antiphon.app.frames import Project
 from antiphon.app.policy_service import PolicyService
 from antiphon.app.project import at_terminal
 from antiphon.core.errors import Conflict, Corrupt, Forbidden, NotFound
-from antiphon.features.export import Format
+from antiphon.features.exports.export import Format
 
 
 @pytest.fixture
@@ -236,8 +236,8 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 import deltalake, pyarrow
-from antiphon.features.export import write_delta
-from antiphon.features.exported import About
+from antiphon.features.exports.export import write_delta
+from antiphon.features.exports.exported import About
 
 def say(what):
     os.write(1, f"{what}\\n".encode())

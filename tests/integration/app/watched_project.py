@@ -29,7 +29,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.runs import ENDED
 from antiphon.features.refresh import WORKFLOW
-from antiphon.features.tiles import Tile
+from antiphon.features.tiles.tile import Tile
 from antiphon.gateway.application import create_app
 from antiphon.governance.keys import Keys
 from antiphon.governance.principal import Principal

@@ -18,7 +18,7 @@ from antiphon.features.online.encoding import (
 )
 from antiphon.features.online.packing import _tile
 from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
-from antiphon.features.tiles import Tile
+from antiphon.features.tiles.tile import Tile
 
 
 def alter(

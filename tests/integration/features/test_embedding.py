@@ -27,7 +27,7 @@ from antiphon.features.embedding.neighbours import NeighbourLookup, Question
 from antiphon.features.embedding.reading import TextVector, VectorReader
 from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.materialize import Materialisation, materialize
-from antiphon.features.point_in_time import point_in_time
+from antiphon.features.point_in_time.join import point_in_time
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words
 

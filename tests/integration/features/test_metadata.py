@@ -14,7 +14,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import Unavailable
 from antiphon.definitions.quality import Quality
-from antiphon.features.inspection import Inspection
+from antiphon.features.quality.inspection import Inspection
 from antiphon.features.refresh import Refreshed
 
 

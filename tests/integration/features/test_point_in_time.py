@@ -16,8 +16,8 @@ from antiphon.core.scope import Scope
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.lineage import trace
 from antiphon.features.plan import plan_of
-from antiphon.features.point_in_time import point_in_time
-from antiphon.features.source_rows import load_rows
+from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.sources.source_rows import load_rows
 
 
 def frame() -> pa.Table:

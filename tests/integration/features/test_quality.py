@@ -26,7 +26,7 @@ from antiphon.definitions import expect
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import PythonCheck, Quality
 from antiphon.features.lineage import trace
-from antiphon.features.quarantine import quarantined_rows
+from antiphon.features.quality.quarantine import quarantined_rows
 from antiphon.features.refresh import Refreshed
 from antiphon.governance.sealing import AesGcmCodec
 

@@ -25,7 +25,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import Run
 from antiphon.durable.runs import ENDED, Runs
-from antiphon.features.gate import gate
+from antiphon.features.quality.gate import gate
 from antiphon.features.refresh import WORKFLOW, Refreshed
 
 ROOT = Path(__file__).parents[3]

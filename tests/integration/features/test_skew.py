@@ -21,9 +21,9 @@ from antiphon.core.errors import Conflict
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lookup import FeatureVector
 from antiphon.features.online.streamed import view_prefix
-from antiphon.features.skew import AHEAD, CHANGED, GONE, LATE, Served, Skew
-from antiphon.features.skew_report import FeatureSkew, SkewReport, same
-from antiphon.features.tiles import Tile
+from antiphon.features.skew.measure import AHEAD, CHANGED, GONE, LATE, Served, Skew
+from antiphon.features.skew.report import FeatureSkew, SkewReport, same
+from antiphon.features.tiles.tile import Tile
 
 
 def skew_of(world: World) -> Skew:

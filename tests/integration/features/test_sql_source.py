@@ -17,13 +17,13 @@ from antiphon.core.errors import InvalidInput, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.inspection import Inspection
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lineage import trace
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.online.store import OnlineStore
-from antiphon.features.point_in_time import point_in_time
+from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.quality.inspection import Inspection
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 NOON = START + timedelta(days=5, hours=12)

@@ -18,7 +18,7 @@ from tests.integration.learning.flown import WINDOW, Flown, asked, questions, wr
 
 from antiphon.core.errors import Conflict, InvalidInput
 from antiphon.definitions.learning import TrainingWindow
-from antiphon.features.point_in_time import point_in_time
+from antiphon.features.point_in_time.join import point_in_time
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 

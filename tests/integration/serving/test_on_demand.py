@@ -28,7 +28,7 @@ from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.store import OnlineStore
-from antiphon.features.point_in_time import point_in_time
+from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.stream import StreamConsumer
 from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
 from antiphon.learning.dataset_rows import RowMaker

@@ -10,16 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon import Entity, Source, col, count, distinct, feature_view, first, last, max, mean, min, quantile, std, sum
-from antiphon.features.aggregate_columns import Aggregates
 from antiphon.features.evaluate import block_of
-from antiphon.features.finish import finish_of
-from antiphon.features.finish_aggregates import finished
 from antiphon.features.online.encoding import FEW, RecordDecoder, base_layout
 from antiphon.features.online.packing import base_records, event_records
 from antiphon.features.plan import LIMIT, Plan, plan_of
-from antiphon.features.row_batches import RowBatch, whole_entities
-from antiphon.features.tile_files import base_tiles, tile_schema, tiles_in
-from antiphon.features.tiles import Tile, pack
+from antiphon.features.tiles.aggregate_columns import Aggregates
+from antiphon.features.tiles.finish import finish_of
+from antiphon.features.tiles.finish_aggregates import finished
+from antiphon.features.tiles.row_batches import RowBatch, whole_entities
+from antiphon.features.tiles.tile import Tile, pack
+from antiphon.features.tiles.tile_files import base_tiles, tile_schema, tiles_in
 
 stop = Entity("stop", ["stop"])
 source = Source.table("passes", path="passes.parquet", event_time="due")

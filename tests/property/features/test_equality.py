@@ -45,8 +45,8 @@ from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.store import OnlineStore
 from antiphon.features.plan import plan_of
-from antiphon.features.point_in_time import point_in_time
-from antiphon.features.source_rows import load_rows
+from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.stream import StreamConsumer
 
 SCOPE = Scope()

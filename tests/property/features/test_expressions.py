@@ -35,12 +35,12 @@ from antiphon.definitions.nodes import (
     RoundTo,
 )
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compile_python import compile_measures, key_texts, sequence
-from antiphon.features.compile_sql import rows_sql
 from antiphon.features.compute import ComputeLimits, compute, types_of
-from antiphon.features.expression_python import compile_expression, lower
-from antiphon.features.expression_sql import ExpressionSql
-from antiphon.features.numerics import log1p, offsets_of
+from antiphon.features.expressions.compile_python import compile_measures, key_texts, sequence
+from antiphon.features.expressions.compile_sql import rows_sql
+from antiphon.features.expressions.expression_python import compile_expression, lower
+from antiphon.features.expressions.expression_sql import ExpressionSql
+from antiphon.features.expressions.numerics import log1p, offsets_of
 from antiphon.features.plan import plan_of
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Africa/Casablanca"]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.property.features.test_equality import bits
 
 from antiphon.definitions.feature import Aggregation
-from antiphon.features import finish_columns as columns
-from antiphon.features.finish import finish_of, fitted_finish_of
 from antiphon.features.plan import LIMIT, Measure, PlannedFeature
-from antiphon.features.tiles import Tile
+from antiphon.features.tiles import finish_columns as columns
+from antiphon.features.tiles.finish import finish_of, fitted_finish_of
+from antiphon.features.tiles.tile import Tile
 
 SCALES = [Fraction(text) for text in ("1", "0.01", "0.5", "2.5", "1000", "0.000000000000000001", "1e18", "7")]
 SMOOTHINGS = [Fraction(text) for text in ("0", "3", "0.5", "1e12", "0.000001", "1e-20", "1e20")]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from antiphon import Entity, Source, col, count, feature_view, last, mean
 from antiphon.features.evaluate import EVER, Block, EntityState, Evaluator, TileRow, block_of
 from antiphon.features.plan import HOUR, plan_of
-from antiphon.features.tiles import Tile
+from antiphon.features.tiles.tile import Tile
 
 MINUTE = HOUR // 60
 SOURCE = Source.table("sold", path="sold.parquet", event_time="at", available_at="known")

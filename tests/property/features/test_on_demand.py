@@ -14,7 +14,7 @@ from antiphon import least, now, on_demand, on_demand_view, request, when
 from antiphon.definitions.expression import FeatureName
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.features.compute import ComputeLimits, compute
-from antiphon.features.on_demand import payload, values, with_on_demand
+from antiphon.features.expressions.on_demand import payload, values, with_on_demand
 
 MEAN, SHOP, COUNT = (FeatureName(f"spend.{name}") for name in ("mean", "shop", "count"))
 NAMES = ("spend.mean", "spend.shop", "spend.count")

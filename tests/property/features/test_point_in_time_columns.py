@@ -24,14 +24,14 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
 from antiphon.features.compute import ComputeLimits, compute
-from antiphon.features.event_columns import Moments, event_columns
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.online.store import OnlineStore
 from antiphon.features.plan import plan_of
-from antiphon.features.point_in_time import point_in_time
-from antiphon.features.source_rows import ROWS, load_rows
+from antiphon.features.point_in_time.event_columns import Moments, event_columns
+from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.sources.source_rows import ROWS, load_rows
 
 SCOPE = Scope()
 LIMITS = ComputeLimits(threads=2, memory=256)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.plan import LIMIT
-from antiphon.features.sketches import (
+from antiphon.features.tiles.sketches import (
     HASH_BITS,
     KEPT,
     bucket,
@@ -25,7 +25,7 @@ from antiphon.features.sketches import (
     kept,
     twice_middle,
 )
-from antiphon.features.tiles import Tile, pack, unpack
+from antiphon.features.tiles.tile import Tile, pack, unpack
 
 steps = st.one_of(
     st.integers(-LIMIT, LIMIT),

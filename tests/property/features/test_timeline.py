@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon.features.plan import LIMIT
-from antiphon.features.timeline import Timeline, sorted_points
+from antiphon.features.point_in_time.timeline import Timeline, sorted_points
 
 FAR = 2**62
 LEAST, MOST = -(2**63), 2**63 - 1

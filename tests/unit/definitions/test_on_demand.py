@@ -17,7 +17,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.expression import FeatureName, Term
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, Literal, RequestInput
 from antiphon.definitions.on_demand import checked_input, input_of_text
-from antiphon.features.on_demand import payload, values
+from antiphon.features.expressions.on_demand import payload, values
 
 TEXT = """
 from antiphon import *

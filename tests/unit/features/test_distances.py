@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from antiphon.catalog.snapshot_facts import Statistics
-from antiphon.features import distances
-from antiphon.features.statistics import StatisticsBuilder
+from antiphon.features.quality import distances
+from antiphon.features.quality.statistics import StatisticsBuilder
 
 
 def histogram(values: object, before: Statistics | None = None) -> Statistics:

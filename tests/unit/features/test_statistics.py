@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from antiphon.features.statistics import DISTINCT, TOP, StatisticsBuilder, edges_of
+from antiphon.features.quality.statistics import DISTINCT, TOP, StatisticsBuilder, edges_of
 
 
 def built(table: pa.Table, *names: str, batches: int = 1, **before: object) -> dict:  # type: ignore[type-arg]

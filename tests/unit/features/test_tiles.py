@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from antiphon.definitions.nodes import Column
-from antiphon.features.compile_python import compile_measure, key_texts, normalise
-from antiphon.features.finish import finish_of
+from antiphon.features.expressions.compile_python import compile_measure, key_texts, normalise
 from antiphon.features.plan import LIMIT, Measure, PlannedFeature
-from antiphon.features.tiles import Tile, pack, unpack
+from antiphon.features.tiles.finish import finish_of
+from antiphon.features.tiles.tile import Tile, pack, unpack
 
 PARTS = {"total", "squares", "low", "high", "first", "last"}
 CENTS = Measure("fixed", Column("x"), None, (1, 100))

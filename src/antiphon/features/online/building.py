@@ -22,8 +22,8 @@ from antiphon.features.online.encoding import FORMAT, META, SnapshotMeta, base_k
 from antiphon.features.online.packing import Records, base_records, event_records
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
-from antiphon.features.row_batches import RowBatch, whole_entities
-from antiphon.features.tile_files import tile_schema, tiles_in
+from antiphon.features.tiles.row_batches import RowBatch, whole_entities
+from antiphon.features.tiles.tile_files import tile_schema, tiles_in
 
 if TYPE_CHECKING:
     import pyarrow

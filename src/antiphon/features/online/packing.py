@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.compile_python import SEQUENCE_DIGITS
 from antiphon.features.evaluate import Block, TileRow, block_of
+from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.online.encoding import (
     FEW,
     HAS_AVAILABLE,
@@ -25,10 +25,10 @@ from antiphon.features.online.encoding import (
     sequence_words,
 )
 from antiphon.features.plan import Plan
-from antiphon.features.row_batches import MeasureColumn, RowBatch
-from antiphon.features.row_digest import text_bytes
-from antiphon.features.tile_files import tiles_in
-from antiphon.features.tiles import Tile
+from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
+from antiphon.features.tiles.row_digest import text_bytes
+from antiphon.features.tiles.tile import Tile
+from antiphon.features.tiles.tile_files import tiles_in
 
 if TYPE_CHECKING:
     import numpy

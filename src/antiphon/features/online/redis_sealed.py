@@ -48,7 +48,7 @@ from antiphon.features.online.redis_layout import (
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
-from antiphon.features.tiles_needed import edge_tiles, hidden_tiles
+from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
 
 _SCHEMA = "online-redis/1"
 _HEAD = b"h"

@@ -11,7 +11,7 @@ from antiphon.catalog.holds import Hold
 from antiphon.core.errors import Forbidden
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
-from antiphon.features.skew_report import SkewReport
+from antiphon.features.skew.report import SkewReport
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal

@@ -1,0 +1,1 @@
+"""Values for other tools: Delta, Parquet, data frames."""

@@ -1,0 +1,169 @@
+"""Export to Delta and Parquet: a snapshot's values where Polars, pandas and Spark-compatible readers find them.
+
+Invariants: a reader sees the table before or the table after, whatever happens in between (Delta's commit, or a
+rename); exporting what the table holds already changes nothing; a table that is not this view's is never written.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from antiphon.core.errors import Conflict, InvalidInput, SetupError
+from antiphon.features.exports.exported import About, ExportedRows
+
+if TYPE_CHECKING:
+    import deltalake
+
+Format = Literal["delta", "parquet"]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What an export did.
+
+    Attributes:
+        version: of the Delta table, ``None`` for Parquet.
+        path: the table's folder, or the file.
+        changed: whether anything was written; not when it is there already.
+        rows: how many are there, ``withheld`` how many policy kept back; of an export that changed nothing ``None``.
+    """
+
+    path: str
+    changed: bool
+    version: int | None = None
+    rows: int | None = None
+    withheld: int | None = None
+
+
+def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
+    """Make the snapshot's rows the newest version of the table in ``target``; older versions stay readable as such.
+
+    Raises:
+        Conflict: the folder holds something else, or somebody else wrote meanwhile.
+        SetupError: the extra ``delta`` is not installed, or the folder cannot be written.
+    """
+    lake = _deltalake()
+    table = _table(lake, target, what)
+    if table is not None and _newest(table).get("antiphon.snapshot") == what.snapshot:
+        return Written(str(target), changed=False, version=table.version())
+    try:
+        lake.write_deltalake(
+            table if table is not None else str(target),
+            rows.reader(),
+            mode="overwrite",
+            schema_mode="overwrite",
+            name=_name(what) if table is None else None,
+            description=f"Feature view {what.view}" if table is None else None,
+            commit_properties=lake.CommitProperties(custom_metadata=what.properties),
+        )
+    except lake.exceptions.CommitFailedError as error:
+        raise Conflict(
+            "Somebody else wrote the table meanwhile.", where=str(target), next_step="Run the export again."
+        ) from error
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    written = lake.DeltaTable(str(target))
+    return Written(str(target), True, written.version(), rows.rows, rows.withheld)
+
+
+def write_parquet(target: Path, rows: ExportedRows, what: About) -> Written:
+    """Write the snapshot's rows to ``target/SNAPSHOT.parquet``, with what they are in the file's metadata.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    import pyarrow.parquet
+
+    file = target / f"{what.snapshot}.parquet"
+    if file.exists():
+        return Written(str(file), changed=False)
+    partial = target / f".{what.snapshot}.{secrets.token_hex(4)}"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        reader = rows.reader()
+        schema = reader.schema.with_metadata(what.properties)
+        with partial.open("xb") as stream:
+            with pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd") as writer:
+                for batch in reader:
+                    writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+        folder = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return Written(str(file), True, rows=rows.rows, withheld=rows.withheld)
+
+
+def _deltalake() -> Any:
+    try:
+        import deltalake
+        import deltalake.exceptions
+    except ImportError:
+        raise SetupError(
+            "The library deltalake is not installed.", next_step="Install it: pip install 'antiphon[delta]'."
+        ) from None
+    return deltalake
+
+
+def _table(lake: Any, target: Path, what: About) -> deltalake.DeltaTable | None:
+    """The table that is there, when it is this view's; ``None`` when there is nothing.
+
+    Raises:
+        Conflict: there is something else.
+    """
+    if lake.DeltaTable.is_deltatable(str(target)):
+        table = lake.DeltaTable(str(target))
+        if table.metadata().name != _name(what):
+            raise Conflict(
+                f"The table there is {table.metadata().name or 'somebody else’s'}, not {_name(what)}.",
+                where=str(target),
+                next_step="Name another folder.",
+            )
+        return table  # type: ignore[no-any-return]
+    # What a first export left that was killed before its commit is data files alone, and no reader sees it.
+    strange = [file.name for file in target.iterdir() if file.suffix != ".parquet"] if target.is_dir() else []
+    if [name for name in strange if name != "_delta_log"] or target.is_file():
+        raise Conflict("The folder holds something else.", where=str(target), next_step="Name an empty or a new one.")
+    return None
+
+
+def _newest(table: deltalake.DeltaTable) -> dict[str, Any]:
+    """What the newest commit that wrote data says of itself."""
+    for commit in table.history():
+        if commit.get("operation") in ("WRITE", "CREATE TABLE", "CREATE OR REPLACE TABLE"):
+            return commit
+    return {}
+
+
+def _name(what: About) -> str:
+    return f"antiphon.{what.tenant}.{what.environment}.{what.view}"
+
+
+def _unwritable(target: Path, error: OSError) -> SetupError:
+    return SetupError(
+        f"It cannot be written: {error.strerror or type(error).__name__}.",
+        where=str(target),
+        next_step="Check the folder and the free space.",
+    )
+
+
+def require_format(text: str) -> Format:
+    """The format that a text names.
+
+    Raises:
+        InvalidInput: it names none.
+    """
+    if text not in ("delta", "parquet"):
+        raise InvalidInput(f"{text!r} is not a format: delta or parquet.", where="--format")
+    return text  # type: ignore[return-value]

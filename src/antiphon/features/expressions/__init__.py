@@ -1,0 +1,1 @@
+"""What a definition computes of an event, compiled: to SQL for batch, to Python closures online."""

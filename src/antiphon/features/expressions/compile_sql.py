@@ -1,0 +1,124 @@
+"""Measured rows in DuckDB SQL: what batch, point-in-time and lineage run.
+
+Invariant: the same values as ``compile_python``. So fixed-point measures become integers before they are added, and
+sums are HUGEINT, never floating.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.nodes import Expression, Kind
+from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
+from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, column_kind, quoted, text
+from antiphon.features.plan import LIMIT, Measure, Plan
+from antiphon.features.tiles.sketches import hashed_sql
+
+__all__ = ["column_kind", "quoted", "rows_sql", "text"]
+
+
+def rows_sql(
+    plan: Plan, relation: str, types: Mapping[str, str], *, hashed: bool = True
+) -> tuple[str, tuple[Kind, ...]]:
+    """A SELECT of measured rows over a relation, and the kind of each measure.
+
+    The rows have ``k0 …`` (keys as text), ``event_time`` and ``available_at`` (microseconds), ``seq`` and
+    ``m0 …``; keys and times that cannot be read are null, so that the caller can count and drop such rows.
+
+    Args:
+        relation: anything that may stand after FROM.
+        types: column name to DuckDB type.
+        hashed: ``False`` gives in ``seq`` the text that :func:`hashed_seq` makes the sequence of.
+
+    Raises:
+        InvalidInput: a declared column is missing, or used as a kind it does not have.
+    """
+    source = plan.spec.source
+    where = f"source {source.name}"
+
+    def require(name: str) -> str:
+        if name not in types:
+            raise InvalidInput(
+                f"There is no column {name!r}; there are {', '.join(types)}.",
+                where=where,
+                next_step="Correct the definition or the file.",
+            )
+        return f"this_row.{quoted(name)}"
+
+    compiler = ExpressionSql(types, where)
+    picked = [f"CAST({require(key)} AS VARCHAR) AS k{index}" for index, key in enumerate(plan.keys)]
+    event_time = _instant(require(source.event_time), types[source.event_time])
+    picked.append(f"{event_time} AS event_time")
+    if source.available_at is None:
+        picked.append(f"{event_time} AS available_at")
+    else:
+        picked.append(f"{_instant(require(source.available_at), types[source.available_at])} AS available_at")
+    identity = (
+        f"CAST({require(source.event_id)} AS VARCHAR)" if source.event_id is not None else "CAST(this_row AS VARCHAR)"
+    )
+    picked.append(f"{hashed_seq(identity) if hashed else identity} AS seq")
+    kinds: list[Kind] = []
+    outer: list[str] = []
+    for index, measure in enumerate(plan.measures):
+        sql, found = _measured(compiler, measure, where)
+        picked.append(f"{sql} AS r{index}")
+        kinds.append("number" if measure.mode in ("fixed", "hashed") else found)
+        outer.append(f"{_finished(measure, f'r{index}', found)} AS m{index}")
+    filtered = f" WHERE {compiler.condition(source.where)}" if source.where is not None else ""
+    keys = [f"k{index}" for index in range(len(plan.keys))]
+    columns = ", ".join([*keys, "event_time", "available_at", "seq", *outer])
+    return f"SELECT {columns} FROM (SELECT {', '.join(picked)} FROM {relation} AS this_row{filtered})", tuple(kinds)
+
+
+def hashed_seq(identity: str) -> str:
+    """The sequence of an event from the text that tells it from others."""
+    return f"left(sha256({identity}), {SEQUENCE_DIGITS})"
+
+
+def condition_sql(node: Expression, types: Mapping[str, str], where: str) -> str:
+    """A condition over ``this_row``, a relation with columns of these types; raises as :func:`rows_sql`."""
+    return ExpressionSql(types, where).condition(node)
+
+
+def _instant(column: str, sql_type: str) -> str:
+    if sql_type.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
+        return f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ))"
+    raise InvalidInput(
+        f"The time column {column} is {sql_type}.", next_step="Store instants as timestamps (without zone: UTC)."
+    )
+
+
+def _finished(measure: Measure, raw: str, kind: Kind) -> str:
+    if measure.mode == "count" or (measure.mode == "plain" and kind != "number"):
+        return raw
+    if measure.mode == "hashed":
+        return hashed_sql(f"CASE WHEN isfinite({raw}) THEN {raw} END" if kind == "number" else raw, kind)
+    if measure.mode == "plain":
+        return f"CASE WHEN {raw} = 0 THEN 0.0::DOUBLE WHEN isfinite({raw}) THEN {raw} END"
+    # NaN compares as the greatest number, so it fails the bound like anything else out of range.
+    return f"CASE WHEN abs({raw}) <= {LIMIT}::DOUBLE THEN CAST({raw} AS BIGINT) END"
+
+
+def _measured(compiler: ExpressionSql, measure: Measure, where: str) -> tuple[str, Kind]:
+    kind: Kind
+    if measure.expression is None:
+        sql, kind = "1::BIGINT", "number"
+    else:
+        sql, kind = compiler.expression(measure.expression)
+        if kind == "instant":
+            raise _wrong("An instant cannot be aggregated; take its hour or weekday.", where)
+        if measure.mode in ("plain", "hashed"):
+            sql = f"CAST({sql} AS {SQL_TYPES[kind]})"
+        else:
+            if kind == "text":
+                raise _wrong("A text cannot be added up.", where)
+            numerator, denominator = measure.scale
+            sql = f"CAST({sql} AS DOUBLE) * {float(denominator)!r}::DOUBLE / {float(numerator)!r}::DOUBLE"
+    if measure.where is not None:
+        sql = f"CASE WHEN {compiler.condition(measure.where)} THEN {sql} END"
+    return sql, kind
+
+
+def _wrong(what: str, where: str) -> InvalidInput:
+    return InvalidInput(what, where=where, next_step="Correct the definition or the file.")

@@ -1,0 +1,1 @@
+"""Whether batch and online agree on live data."""

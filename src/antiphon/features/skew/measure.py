@@ -1,0 +1,382 @@
+"""Skew: whether what is read online is what batch computes, measured on live data.
+
+Invariant: a value counts as different only where both sides knew the same: the source as the snapshot saw it, the log
+as far as the reading went. What cannot be brought to that is not compared, and it is said why. So a difference is a
+defect of the online path (a sealed value, a dropped event, another definition), never the age of a snapshot.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.snapshots import SnapshotManifest
+from antiphon.core.clock import Clock, from_microseconds, microseconds
+from antiphon.core.errors import AntiphonError, Conflict, NotFound
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.on_demand import InputValue, OnDemandSpec
+from antiphon.features.batch_values import Computed
+from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.lookup import FeatureReader
+from antiphon.features.online.streamed import view_prefix
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
+from antiphon.features.skew.batch import BatchSide, Deadline, Entity
+from antiphon.features.skew.on_demand import on_demand_values
+from antiphon.features.skew.report import Difference, Path, SkewReport, Tally, same
+from antiphon.features.skew.sample import sample_entities
+
+SAMPLE = 100
+"""Entities of each view, and predictions, by default."""
+SECONDS = 60.0
+"""How long a comparison takes at most, by default."""
+EXAMPLES = 3
+"""Differences that are shown of each feature."""
+
+CHANGED = "its source changed since the snapshot"
+AHEAD = "events arrived while it was read"
+GONE = "its snapshot is gone"
+FOREIGN = "it is read from Feast, which keeps no history"
+LATE = "the time was over"
+
+Progress = Callable[[int, int, str], None]
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What one prediction used.
+
+    Attributes:
+        keys: the entity's; ``None`` when they were erased.
+        inputs: what the request said; ``None`` when that was erased.
+        on_demand: views computed from the request, as its release pins them.
+    """
+
+    prediction: str
+    keys: dict[str, str] | None
+    as_of: datetime
+    features: tuple[FeatureReceipt, ...]
+    inputs: dict[str, InputValue] | None = None
+    on_demand: tuple[OnDemandSpec, ...] = ()
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """Values of one view, entity and moment, as the online path gave them; ``through`` is what it knew of the log."""
+
+    keys: Entity
+    as_of: int
+    through: int | None
+    values: dict[str, tuple[MeasureValue, datetime | None]]
+    prediction: str | None = None
+
+
+class Skew:
+    """Compares batch and online in one scope. One comparison at a time: it is batch work beside what is served.
+
+    Args:
+        overlay: streamed events; ``None`` where there are none.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        definitions: DefinitionReader,
+        snapshots: SnapshotStore,
+        reader: FeatureReader,
+        lake: Lake,
+        log: LogReader,
+        clock: Clock,
+        overlay: StreamedOverlay | None = None,
+        limits: ComputeLimits | None = None,
+    ) -> None:
+        self._scope = scope
+        self._definitions = definitions
+        self._snapshots = snapshots
+        self._reader = reader
+        self._lake = lake
+        self._log = log
+        self._clock = clock
+        self._overlay = overlay
+        self._limits = limits or ComputeLimits()
+        self._busy = threading.Lock()
+
+    def measure(
+        self,
+        views: Sequence[FeatureViewSpec],
+        served: Iterable[Served] = (),
+        *,
+        on_demand: Collection[str] | None = None,
+        as_of: datetime | None = None,
+        sample: int = SAMPLE,
+        seed: int = 0,
+        seconds: float = SECONDS,
+        progress: Progress = lambda done, total, note: None,
+    ) -> SkewReport:
+        """Compare a sample of what is published, and what predictions used.
+
+        Args:
+            views: those that are read online and of which predictions are looked at.
+            served: predictions, latest first.
+            on_demand: names of views computed from requests that are looked at; all by default.
+            as_of: the moment of the online readings; now by default.
+            sample: entities of each view. ``seed`` tells which.
+            seconds: how long it may take; what is left by then counts as not comparable.
+
+        Raises:
+            Conflict: a comparison is under way.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise Conflict(
+                "Batch and online are being compared already.", where="skew", next_step="Try again when it is done."
+            )
+        try:
+            started = self._clock.monotonic()
+            deadline = Deadline(self._clock, seconds)
+            tally = Tally(EXAMPLES)
+            moment = as_of or self._clock.now()
+            groups, predictions = self._grouped(served, {spec.name for spec in views}, on_demand, tally)
+            total = len(views) + len(groups)
+            for done, spec in enumerate(views):
+                progress(done, total, f"online {spec.name}")
+                self._online(spec, moment, sample, seed, tally, deadline)
+            for done, ((key, snapshot), asked) in enumerate(groups.items(), start=len(views)):
+                progress(done, total, f"served {key.partition('@')[0]}")
+                self._served(key, snapshot, asked, tally, deadline)
+            progress(total, total, "compared")
+            features = tally.features()
+            publication = self._reader.publication()
+            return SkewReport(
+                publication=None if publication is None else publication.number,
+                as_of=moment,
+                sample=sample,
+                predictions=predictions,
+                seconds=self._clock.monotonic() - started,
+                complete=not any(LATE in one.not_comparable for one in features),
+                compared=sum(one.compared for one in features),
+                different=sum(one.different for one in features),
+                features=features,
+            )
+        finally:
+            self._busy.release()
+
+    def _online(
+        self, spec: FeatureViewSpec, moment: datetime, sample: int, seed: int, tally: Tally, deadline: Deadline
+    ) -> None:
+        def passed_over(reason: str) -> None:
+            for feature in spec.features:
+                tally.passed_over(spec.name, spec.definition_version, feature, "online", reason)
+
+        if spec.source.kind == "feast":
+            return passed_over(FOREIGN)
+        if deadline.over:
+            return passed_over(LATE)
+        publication = self._reader.publication()
+        identity = publication.snapshots.get(spec.key) if publication is not None else None
+        if identity is None:
+            return passed_over("it is not published")
+        plan = plan_of(spec)
+        try:
+            manifest = self._snapshots.get(self._scope, identity)
+            consumed = self._consumed(spec)
+            if consumed is not None and consumed > self._log.end(self._scope, spec.source.name):
+                return passed_over("the overlay is ahead of the log")
+            known = None if manifest.stream_offset is None else max(manifest.stream_offset, consumed or 0)
+            entities = sample_entities(
+                plan, manifest, lake=self._lake, log=self._log, scope=self._scope, through=known, size=sample, seed=seed
+            )
+            if not entities:
+                return passed_over("it has no entities")
+            keys = [dict(zip(plan.keys, entity, strict=True)) for entity in entities]
+            vectors = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
+            asked: list[_Asked] = []
+            for entity, vector in zip(entities, vectors, strict=True):
+                values: dict[str, tuple[MeasureValue, datetime | None]] = {}
+                for name, value in vector.values.items():
+                    feature = name.partition(".")[2]
+                    if value.snapshot != manifest.id:
+                        # A publication came in between, or the current one could not be read.
+                        manifest = self._snapshots.get(self._scope, value.snapshot)
+                    if known is not None and (value.stream_offset or 0) > known:
+                        tally.passed_over(spec.name, spec.definition_version, feature, "online", AHEAD)
+                    else:
+                        values[feature] = (value.value, value.event_time)
+                asked.append(_Asked(entity, microseconds(moment), known, values))
+        except AntiphonError as error:
+            return passed_over(error.what)
+        self._compare(spec, manifest, asked, "online", tally, deadline)
+
+    def _consumed(self, spec: FeatureViewSpec) -> int | None:
+        """How far the view's stream was consumed before anything is read."""
+        if spec.source.kind != "stream" or self._overlay is None:
+            return None
+        prefix = view_prefix(spec.key)
+        return self._overlay.read([prefix]).offsets[prefix]
+
+    def _grouped(
+        self, served: Iterable[Served], names: set[str], on_demand: Collection[str] | None, tally: Tally
+    ) -> tuple[dict[tuple[str, str], list[_Asked]], int]:
+        """What predictions used, by view and snapshot. On-demand features are compared on the way."""
+        groups: dict[tuple[str, str], list[_Asked]] = {}
+        looked_at = 0
+        for one in served:
+            looked_at += 1
+            by_snapshot: dict[tuple[str, str], list[FeatureReceipt]] = {}
+            self._compare_on_demand(one, on_demand, tally)
+            made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
+            for feature in one.features:
+                view, _, name = feature.name.partition(".")
+                if view not in names or feature.name in made:
+                    continue
+                if reason := _unusable(one, feature):
+                    tally.passed_over(view, feature.definition_version, name, "served", reason)
+                    continue
+                assert feature.snapshot is not None
+                by_snapshot.setdefault((f"{view}@{feature.definition_version}", feature.snapshot), []).append(feature)
+            for (key, snapshot), features in by_snapshot.items():
+                groups.setdefault((key, snapshot), []).extend(self._asked(key, one, features))
+        return groups, looked_at
+
+    def _asked(self, key: str, one: Served, features: Sequence[FeatureReceipt]) -> Iterable[_Asked]:
+        """Each feature went as far into the log as its own latest event: what came later is not in it."""
+        view, _, version = key.partition("@")
+        spec = self._definitions.get(self._scope, view, version)
+        keys = tuple(str((one.keys or {}).get(name, "")) for name in spec.entity.keys)
+        by_offset: dict[int | None, dict[str, tuple[MeasureValue, datetime | None]]] = {}
+        for feature in features:
+            values = by_offset.setdefault(feature.stream_offset, {})
+            values[feature.name.partition(".")[2]] = (feature.value, feature.event_time)
+        for offset, values in by_offset.items():
+            yield _Asked(keys, microseconds(one.as_of), offset, values, one.prediction)
+
+    def _served(self, key: str, snapshot: str, asked: Sequence[_Asked], tally: Tally, deadline: Deadline) -> None:
+        view, _, version = key.partition("@")
+        spec = self._definitions.get(self._scope, view, version)
+        if spec.source.kind == "feast":
+            return _pass_over(asked, view, version, "served", FOREIGN, tally)
+        try:
+            manifest = self._snapshots.get(self._scope, snapshot)
+        except NotFound:
+            return _pass_over(asked, view, version, "served", GONE, tally)
+        if manifest.stream_offset is not None:
+            least = manifest.stream_offset
+            asked = [msgspec.structs.replace(one, through=max(least, one.through or 0)) for one in asked]
+        self._compare(spec, manifest, asked, "served", tally, deadline)
+
+    def _compare(
+        self,
+        spec: FeatureViewSpec,
+        manifest: SnapshotManifest,
+        asked: Sequence[_Asked],
+        path: Path,
+        tally: Tally,
+        deadline: Deadline,
+    ) -> None:
+        left = list(asked)
+        offsets = [one.through for one in asked if one.through is not None]
+        try:
+            with compute(self._limits) as connection, deadline.interrupting(connection):
+                batch = BatchSide(
+                    connection,
+                    plan_of(spec),
+                    manifest,
+                    scope=self._scope,
+                    log=self._log,
+                    through=max(offsets, default=None),
+                    entities={one.keys for one in asked},
+                )
+                groups: dict[tuple[int, int | None], list[_Asked]] = {}
+                for one in asked:
+                    groups.setdefault((one.as_of, one.through), []).append(one)
+                for (moment, through), together in groups.items():
+                    if deadline.over:
+                        break
+                    computed = batch.values([one.keys for one in together], moment, through)
+                    for one in together:
+                        self._judge(spec, manifest, one, computed[one.keys], batch.changed, path, tally)
+                        left.remove(one)
+            reason = LATE
+        except AntiphonError as error:
+            reason = LATE if deadline.over else error.what
+        _pass_over(left, spec.name, spec.definition_version, path, reason, tally)
+
+    def _judge(
+        self,
+        spec: FeatureViewSpec,
+        manifest: SnapshotManifest,
+        one: _Asked,
+        computed: Mapping[str, Computed],
+        changed: bool,
+        path: Path,
+        tally: Tally,
+    ) -> None:
+        for feature, (value, time) in one.values.items():
+            found = computed.get(feature)
+            if found is None:
+                tally.passed_over(spec.name, spec.definition_version, feature, path, "its definition has it no more")
+                continue
+            batch_time = None if found.event_time is None else from_microseconds(found.event_time)
+            if same(value, found.value) and time == batch_time:
+                tally.compared(spec.name, spec.definition_version, feature, path, None)
+            elif changed:
+                tally.passed_over(spec.name, spec.definition_version, feature, path, CHANGED)
+            else:
+                difference = Difference(
+                    dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), value,
+                    found.value, time, batch_time, manifest.id, one.through, one.prediction,
+                )  # fmt: skip
+                tally.compared(spec.name, spec.definition_version, feature, path, difference)
+
+    def _compare_on_demand(self, one: Served, names: Collection[str] | None, tally: Tally) -> None:
+        values = {feature.name: feature for feature in one.features}
+        for view in one.on_demand:
+            if names is not None and view.name not in names:
+                continue
+            held = {name: values[f"{view.name}.{name}"] for name in view.features if f"{view.name}.{name}" in values}
+            reason, computed = "", dict[str, Any]()
+            if one.inputs is None or one.keys is None:
+                reason = "what the request said was erased"
+            else:
+                try:
+                    read = {name: values[name].value for name in view.reads() if name in values}
+                    computed = on_demand_values(view, one.inputs, one.keys, read, one.as_of, self._limits)
+                except AntiphonError as error:
+                    reason = error.what
+            for name, feature in held.items():
+                why = reason or ("policy hid it" if feature.contract == "masked" else "")
+                if why:
+                    tally.passed_over(view.name, feature.definition_version, name, "served", why)
+                    continue
+                value = computed[name]
+                tally.compared(
+                    view.name, feature.definition_version, name, "served",
+                    None if same(feature.value, value) else Difference(
+                        one.keys, one.as_of, feature.value, value, feature.event_time, feature.event_time, None,
+                        prediction=one.prediction,
+                    ),
+                )  # fmt: skip
+
+
+def _unusable(one: Served, feature: FeatureReceipt) -> str:
+    """Why a value of a receipt says nothing about the online path; empty when it does."""
+    if feature.contract == "masked":
+        return "policy hid it"
+    if feature.contract in ("defaulted", "previous", "recomputed"):
+        return "its freshness contract replaced it"
+    if not feature.snapshot:
+        return "it was read from a dataset"
+    if one.keys is None:
+        return "its entity was erased"
+    return ""
+
+
+def _pass_over(asked: Iterable[_Asked], view: str, version: str, path: Path, reason: str, tally: Tally) -> None:
+    for one in asked:
+        for feature in one.values:
+            tally.passed_over(view, version, feature, path, reason)

@@ -1,0 +1,1 @@
+"""What events are read from: files, Delta tables, PostgreSQL, queries over tables."""

@@ -1,0 +1,239 @@
+"""A view's measured rows in DuckDB: from the source's files or database, and for a stream from the event log as well.
+
+Rules, the same wherever rows are read:
+- Of rows that agree in entity, event time and sequence (so of one event id), one counts: the one available
+  earliest, from the file before the log, in the log by offset. Rows without event id are never merged.
+- A file's row counts once it is available at ``known_by``; a log's event is taken as soon as it is in the log,
+  because ``available_at`` hides it from every reading before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.definitions.expression import Kind, kind_of_value
+from antiphon.features.compute import one_row, types_of
+from antiphon.features.expressions.compile_python import compile_measures, key_texts, sequence
+from antiphon.features.expressions.compile_sql import rows_sql
+from antiphon.features.plan import Plan
+from antiphon.features.ports import LogReader
+from antiphon.features.quality.row_rules import admitted_relation
+from antiphon.features.sources.opened import opened
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROWS = "measured_rows"
+"""The table that :func:`load_rows` fills: k0 …, event_time, available_at, seq, log_offset, m0 …"""
+
+_BATCH = 10_000
+_SQL_TYPES: dict[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR", "null": "DOUBLE"}
+
+
+class LoadedRows(msgspec.Struct, frozen=True):
+    """What was loaded.
+
+    ``kinds`` is the kind of each measure (``null`` when no value told), ``stream_offset`` the last offset taken.
+    """
+
+    rows_in: int
+    rows_rejected: int
+    kinds: tuple[Kind, ...]
+    source: str
+    source_hash: str
+    stream_offset: int | None
+
+
+def load_rows(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    *,
+    scope: Scope,
+    log: LogReader | None,
+    known_by: int | None = None,
+    through: int | None = None,
+    entities: Collection[tuple[str, ...]] | None = None,
+    merged: bool = True,
+) -> LoadedRows:
+    """Fill the table :data:`ROWS` with every measured row of the view's source.
+
+    Args:
+        log: the event log, for a stream.
+        known_by: leave out rows of the file that become available later (microseconds).
+        through: last offset of the log to take; its end by default.
+        entities: only rows of the entities with these keys.
+        merged: leave one of the rows that repeat an event; without it all of them, for :func:`one_of_each`.
+
+    Raises:
+        SetupError: the file is missing, or a database does not let us in.
+        Unavailable: a database is away, or went away before the last row.
+        InvalidInput: it does not fit the definition, or a stream has neither history nor log.
+    """
+    source = plan.spec.source
+    if source.kind == "feast":
+        raise InvalidInput(
+            f"Source {source.name!r} is an online store of Feast, which has no history.",
+            where=source.name,
+            next_step="Read in batch from the table behind it: `antiphon features import-feast` translates that.",
+        )
+    keys = [f"k{index}" for index in range(len(plan.keys))]
+    measures = [f"m{index}" for index in range(len(plan.measures))]
+    columns = [*keys, "event_time", "available_at", "seq", "log_offset", *measures]
+    kinds: list[Kind] = ["number" if measure.mode != "plain" else "null" for measure in plan.measures]
+    described: list[str] = []
+    hashed = ""
+    rows_in = rejected = 0
+    rows = opened(connection, source, known_by)
+    if rows is not None:
+        relation = rows.relation
+        wanted = ""
+        if entities is not None:
+            wanted = f" WHERE {_among(connection, keys, entities)}"
+        types = types_of(connection, relation)
+        selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
+        kinds = list(file_kinds)
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"
+        )
+        missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
+        rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
+        later = f" OR available_at > {known_by}" if known_by is not None else ""
+        connection.execute(f"DELETE FROM loaded WHERE {missing}{later}")
+        described.append(rows.described)
+        hashed = rows.sha256()
+    offset: int | None = None
+    if source.kind == "stream" and log is not None:
+        if rows is None:
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
+        offset = log.end(scope, source.name) if through is None else through
+        for taken in _log_rows(plan, scope, log, offset, entities):
+            rows_in += taken.read
+            rejected += taken.rejected
+            _insert(connection, plan, columns, kinds, taken.rows)
+        described.append(f"stream {source.name} through {offset}")
+    elif rows is None:
+        raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
+    chosen = one_of_each(plan, "loaded") if merged else f"SELECT {', '.join(columns)} FROM loaded"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {chosen}")
+    connection.execute("DROP TABLE loaded")
+    return LoadedRows(rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset)
+
+
+def one_of_each(plan: Plan, rows: str) -> str:
+    """A SELECT that leaves one of the rows that repeat an event; ``rows`` is what stands after FROM."""
+    keys = [f"k{index}" for index in range(len(plan.keys))]
+    measures = [f"m{index}" for index in range(len(plan.measures))]
+    picked = f"SELECT {', '.join([*keys, 'event_time', 'available_at', 'seq', 'log_offset', *measures])} FROM {rows}"
+    if plan.spec.source.event_id is None:
+        return picked
+    return (
+        f"{picked} QUALIFY row_number() OVER (PARTITION BY {', '.join([*keys, 'event_time', 'seq'])} "
+        f"ORDER BY available_at, log_offset NULLS FIRST, {', '.join(measures)}) = 1"
+    )
+
+
+def _among(connection: duckdb.DuckDBPyConnection, keys: list[str], entities: Collection[tuple[str, ...]]) -> str:
+    """A condition that a row is of one of some entities."""
+    import pyarrow
+
+    columns = {
+        f"wanted_{key}": pyarrow.array([one[at] for one in entities], pyarrow.string()) for at, key in enumerate(keys)
+    }
+    connection.register("wanted_entities", pyarrow.table(columns))
+    same = " AND ".join(f"wanted_{key} = {key}" for key in keys)
+    return f"EXISTS (SELECT 1 FROM wanted_entities WHERE {same})"
+
+
+class _Taken(msgspec.Struct):
+    """One batch of the log: measured rows, and how many events were read and rejected."""
+
+    rows: list[tuple[Any, ...]]
+    read: int = 0
+    rejected: int = 0
+
+
+def _log_rows(
+    plan: Plan, scope: Scope, log: LogReader, end: int, entities: Collection[tuple[str, ...]] | None
+) -> Iterator[_Taken]:
+    measured = compile_measures(plan)
+    wanted = None if entities is None else frozenset(entities)
+    after = 0
+    while after < end:
+        stored = log.read(scope, plan.spec.source.name, after, min(_BATCH, end - after))
+        if not stored:
+            return
+        after = stored[-1].offset
+        taken = _Taken([], read=len(stored))
+        for item in stored:
+            event = item.event
+            keys = key_texts(plan.keys, event.payload)
+            if keys is None:
+                taken.rejected += 1
+                continue
+            values = measured(event.payload) if wanted is None or keys in wanted else None
+            if values is None:
+                continue
+            times = (microseconds(event.event_time), microseconds(event.available_at))
+            taken.rows.append((*keys, *times, sequence(event.event_id), item.offset, *values))
+        yield taken
+
+
+def _schema(plan: Plan, columns: list[str], kinds: list[Kind]) -> str:
+    parts = []
+    for name in columns:
+        if name[0] == "m" and name[1:].isdigit():
+            parts.append(f"{name} {_measure_type(plan, kinds, int(name[1:]))}")
+        else:
+            parts.append(f"{name} {'VARCHAR' if name == 'seq' or name[0] == 'k' else 'BIGINT'}")
+    return ", ".join(parts)
+
+
+def _measure_type(plan: Plan, kinds: list[Kind], index: int) -> str:
+    return "BIGINT" if plan.measures[index].mode != "plain" else _SQL_TYPES[kinds[index]]
+
+
+def _learn_kinds(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, kinds: list[Kind], first: int, rows: list[tuple[Any, ...]]
+) -> None:
+    """A plain measure that was null so far gets the kind of its first value; its column holds only nulls."""
+    for index, kind in enumerate(kinds):
+        if kind != "null":
+            continue
+        value = next((row[first + index] for row in rows if row[first + index] is not None), None)
+        if value is not None:
+            kinds[index] = kind_of_value(value)
+            connection.execute(f"ALTER TABLE loaded ALTER m{index} TYPE {_measure_type(plan, kinds, index)} USING NULL")
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    columns: list[str],
+    kinds: list[Kind],
+    rows: list[tuple[Any, ...]],
+) -> None:
+    if not rows:
+        return
+    import pyarrow
+
+    first = len(columns) - len(plan.measures)
+    _learn_kinds(connection, plan, kinds, first, rows)
+    arrow_types = {"BIGINT": pyarrow.int64(), "DOUBLE": pyarrow.float64(), "BOOLEAN": pyarrow.bool_()}
+    declared = dict(part.split(" ") for part in _schema(plan, columns, kinds).split(", "))
+    table: dict[str, Any] = {}
+    for index, name in enumerate(columns):
+        column = [row[index] for row in rows]
+        if index >= first and plan.measures[index - first].mode == "plain":
+            # A value of another kind than the column's is null, here as in the online read.
+            kind = kinds[index - first]
+            column = [value if value is None or kind_of_value(value) == kind else None for value in column]
+        table[name] = pyarrow.array(column, arrow_types.get(declared[name], pyarrow.string()))
+    connection.register("log_rows", pyarrow.table(table))
+    connection.execute("INSERT INTO loaded BY NAME SELECT * FROM log_rows")
+    connection.unregister("log_rows")
