@@ -11,73 +11,16 @@ then a reading of the same state without streamed events gives the same row, so 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import Plan, PlannedFeature, midnight_before
+from antiphon.features.tiles.entity_state import Block, EntityState, block_of, find_event, without_event
 from antiphon.features.tiles.finish import finishes_of
 from antiphon.features.tiles.tile import Tile
-
-
-class Block(msgspec.Struct, array_like=True):
-    """Measured events of one entity as columns, in the order of (event time, sequence).
-
-    ``offsets`` are places in the event log and only known for streamed events; ``measures`` holds one column each.
-    """
-
-    times: list[int]
-    available: list[int]
-    seqs: list[str]
-    measures: list[list[int | float | bool | str | None]]
-    offsets: list[int] | None = None
-    newest: int = 0
-    """Greatest ``available_at``; set by :func:`block_of`."""
-
-
-class TileRow(msgspec.Struct):
-    """A tile of every measure, and when the last of its events became available."""
-
-    available: int
-    tiles: list[Tile]
-
-
-class EntityState:
-    """What a snapshot knows of one entity.
-
-    Either it has few ``events`` and they are all there, or ``rows`` holds tiles of them, and ``load`` reads a tile's
-    events when an edge needs them.
-    """
-
-    __slots__ = ("_blocks", "_load", "base", "events", "rows", "whole")
-
-    def __init__(
-        self,
-        base: list[Tile] | None,
-        rows: dict[int, TileRow],
-        load: Callable[[int], Block],
-        events: Block | None = None,
-    ) -> None:
-        self.base = base
-        self.events = events
-        self.rows = rows
-        self.whole: dict[int, Tile] = {}
-        """All of ``events`` as a tile, by measure, once one was needed."""
-        self._load = load
-        self._blocks: dict[int, Block] = {}
-
-    def block(self, index: int) -> Block:
-        """The events of a tile."""
-        found = self._blocks.get(index)
-        if found is None:
-            found = self._blocks[index] = self._load(index)
-        return found
-
-
-NOTHING = EntityState(None, {}, lambda _index: block_of([], [], [], []))
-"""The state of an entity a snapshot has never seen."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -353,11 +296,11 @@ class Evaluator:
             index = event.event_time // width if state.events is None else _WHOLE
             if state.events is not None or index in state.rows:
                 block = patched.get(index) or state.events or state.block(index)
-                at = _find(block, event.event_time, event.seq)
+                at = find_event(block, event.event_time, event.seq)
                 if at is not None:
                     if block.available[at] <= event.available_at:
                         continue
-                    patched[index] = _without(block, at)
+                    patched[index] = without_event(block, at)
             known = kept.get((event.event_time, event.seq))
             if known is None or event.available_at < known.available_at:
                 kept[event.event_time, event.seq] = event
@@ -373,17 +316,6 @@ class Evaluator:
         )
 
 
-def block_of(
-    times: list[int],
-    available: list[int],
-    seqs: list[str],
-    measures: list[list[int | float | bool | str | None]],
-    offsets: list[int] | None = None,
-) -> Block:
-    """A block of events already in the order of (event time, sequence)."""
-    return Block(times, available, seqs, measures, offsets, max(available, default=0))
-
-
 def _changes(block: Block, start: int | None, as_of: int) -> int:
     """The first moment after ``as_of`` at which one of a block's events enters a window or leaves it."""
     end = bisect_right(block.times, as_of)
@@ -394,19 +326,3 @@ def _changes(block: Block, start: int | None, as_of: int) -> int:
     if block.newest > as_of:
         until = min([until, *(moment for moment in block.available[first:end] if moment > as_of)])
     return until
-
-
-def _find(block: Block, event_time: int, seq: str) -> int | None:
-    at = bisect_left(block.times, event_time)
-    while at < len(block.times) and block.times[at] == event_time:
-        if block.seqs[at] == seq:
-            return at
-        at += 1
-    return None
-
-
-def _without(block: Block, at: int) -> Block:
-    def cut(column: list[Any]) -> list[Any]:
-        return column[:at] + column[at + 1 :]
-
-    return block_of(cut(block.times), cut(block.available), cut(block.seqs), [cut(column) for column in block.measures])

@@ -17,9 +17,10 @@ from antiphon.catalog.verdicts import Staged, Verdict
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.evaluate import EntityState, Evaluator
+from antiphon.features.evaluate import Evaluator
 from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress
+from antiphon.features.tiles.entity_state import EntityState
 
 
 class LakeDraft(Protocol):

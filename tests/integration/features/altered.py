@@ -7,7 +7,6 @@ from pathlib import Path
 
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
-from antiphon.features.evaluate import Block, TileRow, block_of
 from antiphon.features.online.encoding import (
     BASE,
     META,
@@ -18,6 +17,7 @@ from antiphon.features.online.encoding import (
 )
 from antiphon.features.online.packing import _tile
 from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
+from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.tile import Tile
 
 

@@ -18,7 +18,8 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, TooLarge, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.log.nats_log import NatsEventLog
-from antiphon.features.log.nats_server import NatsServer, require_url
+from antiphon.features.log.nats_server import NatsServer
+from antiphon.features.log.nats_stream import require_url
 from antiphon.governance.sealing import AesGcmCodec
 
 DEV, OTHER = Scope(), Scope("other", "dev")

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon import Entity, Source, col, count, distinct, feature_view, first, last, max, mean, min, quantile, std, sum
-from antiphon.features.evaluate import block_of
 from antiphon.features.online.encoding import FEW, RecordDecoder, base_layout
 from antiphon.features.online.packing import base_records, event_records
 from antiphon.features.plan import LIMIT, Plan, plan_of
 from antiphon.features.tiles.aggregate_columns import Aggregates
+from antiphon.features.tiles.entity_state import block_of
 from antiphon.features.tiles.finish import finish_of
 from antiphon.features.tiles.finish_aggregates import finished
 from antiphon.features.tiles.row_batches import RowBatch, whole_entities

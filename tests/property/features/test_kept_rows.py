@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon import Entity, Source, col, count, feature_view, last, mean
-from antiphon.features.evaluate import EVER, Block, EntityState, Evaluator, TileRow, block_of
+from antiphon.features.evaluate import EVER, Evaluator
 from antiphon.features.plan import HOUR, plan_of
+from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
 from antiphon.features.tiles.tile import Tile
 
 MINUTE = HOUR // 60

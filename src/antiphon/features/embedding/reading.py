@@ -17,7 +17,7 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.ports import VectorSource
-from antiphon.features.evaluate import EntityState, Evaluator
+from antiphon.features.evaluate import Evaluator
 from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.ports import (
@@ -28,6 +28,7 @@ from antiphon.features.ports import (
     StateQuestion,
     StreamedOverlay,
 )
+from antiphon.features.tiles.entity_state import EntityState
 
 
 class TextVector(msgspec.Struct, frozen=True):

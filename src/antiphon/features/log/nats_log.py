@@ -25,7 +25,8 @@ from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.log.nats_server import NatsServer, StoredMessage, StreamState
+from antiphon.features.log.nats_server import NatsServer
+from antiphon.features.log.nats_stream import StoredMessage, StreamState
 
 if TYPE_CHECKING:
     from antiphon.features.ports import LogReader

@@ -17,11 +17,11 @@ from antiphon.core.errors import Corrupt
 from antiphon.core.ids import keyed_hash, keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import parquet_reader
-from antiphon.features.evaluate import TileRow
 from antiphon.features.online.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
 from antiphon.features.online.packing import Records, base_records, event_records
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
+from antiphon.features.tiles.entity_state import TileRow
 from antiphon.features.tiles.row_batches import RowBatch, whole_entities
 from antiphon.features.tiles.tile_files import tile_schema, tiles_in
 

@@ -28,9 +28,9 @@ import msgspec
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.evaluate import Block, EntityState, TileRow, block_of
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.plan import Plan
+from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
 from antiphon.features.tiles.tile import Tile, pack, unpack
 
 FORMAT = 2

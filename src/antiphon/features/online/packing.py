@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.evaluate import Block, TileRow, block_of
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.online.encoding import (
     FEW,
@@ -25,6 +24,7 @@ from antiphon.features.online.encoding import (
     sequence_words,
 )
 from antiphon.features.plan import Plan
+from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
 from antiphon.features.tiles.row_digest import text_bytes
 from antiphon.features.tiles.tile import Tile

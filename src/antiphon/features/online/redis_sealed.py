@@ -19,7 +19,7 @@ import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
-from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator
+from antiphon.features.evaluate import Evaluator
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
 from antiphon.features.online.encoding import (
     BASE,
@@ -48,6 +48,7 @@ from antiphon.features.online.redis_layout import (
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
+from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
 
 _SCHEMA = "online-redis/1"

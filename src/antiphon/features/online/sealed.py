@@ -25,7 +25,7 @@ from antiphon.core.codec import pack as codec_pack
 from antiphon.core.codec import unpack as codec_unpack
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
-from antiphon.features.evaluate import NOTHING, Block, EntityState, Evaluator
+from antiphon.features.evaluate import Evaluator
 from antiphon.features.lake.local import fsync_folder
 from antiphon.features.online import environments
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
@@ -44,6 +44,7 @@ from antiphon.features.online.encoding import (
 from antiphon.features.online.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
+from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 
 _SCHEMA = "online/1"
 _CACHED_ENTITIES = 4_096

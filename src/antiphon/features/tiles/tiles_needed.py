@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from antiphon.features.evaluate import TileRow
 from antiphon.features.plan import Plan
+from antiphon.features.tiles.entity_state import TileRow
 
 
 def edge_tiles(plan: Plan, as_of: int) -> set[int]:
