@@ -432,7 +432,8 @@ def _crash(root: Path, seed: str) -> None:
         meta = platform.online.open(scope, view, snapshot).meta
         writer = SealedWriter(store.paths.online / str(scope) / "crash" / "half.mdb", meta, 1, codec, scope)
         for number in range(60_000):
-            writer.copy(b"h%016d" % number, word("online-half-write").encode())
+            writer.write([b"h%016d" % number], [word("online-half-write").encode()])
+        writer._stored()  # sorted and written, not yet in place
         with platform.lake.writing(scope, ".parquet") as draft:
             draft.write(word("lake-half-write").encode() * 50_000)
             os.kill(os.getpid(), signal.SIGKILL)
