@@ -147,7 +147,7 @@ def child(which: str, folder: Path, kind: str, threads: int) -> dict[str, Any]:
 
     duckdb.connect().execute("SELECT 1").fetchall()
     if which == "ours":
-        from antiphon.features import view_columns  # noqa: F401
+        from antiphon.features.point_in_time import event_columns, join, view_columns  # noqa: F401
 
         spec = view(folder, kind)
         started = time.perf_counter()

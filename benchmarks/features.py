@@ -146,7 +146,8 @@ def flips(lines: Lines) -> Found:
 def torn(lines: Lines) -> Found:
     line = lines["flips"]
     batches = sum(line[store]["batches"] for store in ("lmdb", "redis"))
-    beside = ", ".join(f"Feast {store} {one['share']:.1%}" for store, one in line.get("feast", {}).items())
+    shares = {store: one["share"] for store, one in line.get("feast", {}).items() if "share" in one}
+    beside = ", ".join(f"Feast {store} {share:.1%}" for store, share in shares.items())
     return Found(f"{line['torn']} of {batches:,}{'; ' if beside else ''}{beside}", line["torn"] == 0)
 
 

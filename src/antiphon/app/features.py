@@ -271,8 +271,12 @@ class FeaturePlatform:
         reason: str = "refresh",
         principal: str = "worker",
         key: str | None = None,
+        whole: bool = False,
     ) -> str:
         """Start a durable refresh of these views, by name, or of all of them; the run's id.
+
+        Args:
+            whole: read all of each source, and take nothing over from the snapshot before.
 
         Raises:
             NotFound: a view is not applied here.
@@ -295,6 +299,8 @@ class FeaturePlatform:
         arguments: dict[str, Any] = {"views": keys, "reason": reason, "principal": principal}
         if as_of is not None:
             arguments["as_of"] = as_of.isoformat()
+        if whole:
+            arguments["whole"] = True
         return self._store.runs.submit(scope, WORKFLOW, arguments, key=key)
 
     def freshness(self, scope: Scope) -> Sequence[ViewFreshness]:

@@ -144,9 +144,13 @@ class RunAdapter:
                     self._store.jobs.set_status(scope, str(job), "cancelled", within=connection)
         return cancelled
 
-    def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
+    def refresh(
+        self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
+    ) -> Any:
         moment = datetime.fromisoformat(as_of) if as_of is not None else None
-        run = self._features.refresh(scope, views=views, as_of=moment, reason="requested", principal="admin", key=key)
+        run = self._features.refresh(
+            scope, views=views, as_of=moment, reason="requested", principal="admin", key=key, whole=whole
+        )
         return self._store.runs.get(scope, run)
 
 

@@ -82,6 +82,25 @@ class RuleCheck(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+class SourceRead(msgspec.Struct, frozen=True):
+    """What of the source was read for a snapshot, and what the next one need not read again.
+
+    Attributes:
+        rows: read now; the others stand in the events of the snapshot ``taken_over``.
+        whole: why all of the source was read; ``None`` when something was taken over.
+        files: path and SHA-256 of every file, read now or before.
+        kinds: of each measure's column.
+        withheld: rows of files that were not known yet; they have to be read again.
+    """
+
+    rows: int = 0
+    taken_over: str | None = None
+    whole: str | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    kinds: tuple[str, ...] = ()
+    withheld: int = 0
+
+
 class Cost(msgspec.Struct, frozen=True):
     """What making it took: CPU seconds of the process meanwhile, bytes of the source's files and of ours, and which
     part of the time went into statistics and rules."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.catalog.snapshot_facts import Cost, RuleCheck, SnapshotFacts, SourceQuality, Statistics
+from antiphon.catalog.snapshot_facts import Cost, RuleCheck, SnapshotFacts, SourceQuality, SourceRead, Statistics
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.ids import canonical
@@ -75,6 +75,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
         source_quality: of the source's rows as read; ``sampling_rate`` the share of all events that it holds.
         checks: what rules over rows found. ``quarantined``: rows that they kept out.
         principal: who ordered it; ``reason`` why.
+        read: what of the source was read for it, and what was taken over from the snapshot before.
         vectors: of each feature that is one, how many, of which model, and the index.
         source: description of the source as read; ``source_hash`` its content.
         online_file: path of the sealed online file below the online store's root.
@@ -110,6 +111,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True):
     principal: str = ""
     reason: str = ""
     vectors: dict[str, SnapshotVectors] = {}
+    read: SourceRead = SourceRead()
 
     @property
     def key(self) -> str:

@@ -80,6 +80,9 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
 def refresh(
     views: Annotated[list[str] | None, typer.Argument(help="Views; all when none is named.")] = None,
     as_of: entities.AsOf = "",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read all of each source; take nothing over from the snapshot before.")
+    ] = False,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +96,8 @@ def refresh(
     async def ordered() -> RunLine:
         async with services(project) as (ports, store):
             when = moment.isoformat() if moment else None
-            return read(await asyncio.to_thread(ports.runs.refresh, store.scope, views or [], when), RunLine)
+            ordered = await asyncio.to_thread(ports.runs.refresh, store.scope, views or [], when, None, whole)
+            return read(ordered, RunLine)
 
     run = asyncio.run(ordered())
     show(run, as_json, lambda: run.id)
@@ -218,6 +222,10 @@ def _description(found: ViewDescription) -> str:
         f", {made.rows_out} entities; {made.duration_seconds:.2g} s, {made.cost.cpu_seconds:.2g} s of CPU; "
         f"ordered by {made.principal or '-'}: {made.reason or '-'}"
     )
+    if made.read.taken_over is not None:
+        parts.append(f"{made.read.rows} of them read now, the others taken over from {made.read.taken_over}")
+    elif made.read.whole is not None:
+        parts.append(f"all of the source was read: {made.read.whole}")
     parts.append(f"from {made.source} ({made.source_hash[:12] or 'no file'}), {made.sampling_rate:.0%} of all events")
     quality = made.source_quality
     if quality is not None:

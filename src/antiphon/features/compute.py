@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -201,18 +201,32 @@ def hash_of(files: list[Path]) -> str:
     Raises:
         Unavailable: one is gone since it was found, or cannot be read.
     """
-    digest = hashlib.sha256()
+    return together(digests_of(files))
+
+
+def together(digests: Sequence[str]) -> str:
+    """One hash of the hashes of several files, in order."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def digests_of(files: Sequence[Path]) -> list[str]:
+    """SHA-256 of each file's contents.
+
+    Raises:
+        Unavailable: one is gone since it was found, or cannot be read.
+    """
+    found = []
     for file in files:
         try:
             with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+                found.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
             raise Unavailable(
                 f"A file of the source cannot be read: {error.strerror}.",
                 where=str(file),
                 next_step="Nothing was published; put it back, and refresh again.",
             ) from error
-    return digest.hexdigest()
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.catalog.snapshot_facts import Cost, Statistics
+from antiphon.catalog.snapshot_facts import Cost, SourceRead, Statistics
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest
 from antiphon.core.clock import Clock, microseconds, utc
 from antiphon.core.ids import content_hash
@@ -32,7 +32,9 @@ from antiphon.features.ports import Lake, LogReader
 from antiphon.features.quality.custom_rules import Functions, check_tables, needs_values
 from antiphon.features.quality.inspection import Inspection
 from antiphon.features.quality.statistics import StatisticsBuilder
+from antiphon.features.sources.opened import OpenedSource, hashed_files
 from antiphon.features.sources.source_rows import ROWS, load_rows
+from antiphon.features.sources.taking_over import TakenOver, taken_over
 from antiphon.features.tiles.row_batches import row_batches
 from antiphon.features.tiles.row_digest import RowDigest
 from antiphon.features.tiles.tile import Tile
@@ -49,7 +51,8 @@ SUFFIX = ".parquet"
 
 class Materialisation(msgspec.Struct, frozen=True):
     """What to materialise, for whom and why. ``through`` is the last log offset to take; the log's end by default.
-    ``previous`` is the snapshot that it is to replace: what came since then is new, and histograms take over its edges.
+    ``previous`` is the snapshot that it is to replace: what came since then is new, histograms take over its edges, and
+    what need not be read again is taken over from it, unless the ``whole`` source is to be read.
     """
 
     scope: Scope
@@ -61,6 +64,7 @@ class Materialisation(msgspec.Struct, frozen=True):
     previous: SnapshotManifest | None = None
     principal: str = ""
     reason: str = ""
+    whole: bool = False
 
 
 def materialize(
@@ -93,12 +97,16 @@ def materialize(
         bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:
         with naming(wanted.spec.source.name), compute(bounds) as connection:
+            rows = hashed_files(connection, wanted.spec.source)
+            before = _before(connection, wanted, plan, rows, lake, as_of)
+            taken = before if isinstance(before, TakenOver) else None
             inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous)
-            inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of))
+            inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of), taken)
             with inspection.explaining():
                 loaded = load_rows(
-                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through
-                )
+                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through, before=taken,
+                    rows=rows,
+                )  # fmt: skip
             inspection.require_unchanged()
             quarantined = inspection.keep_aside(lake)
             written = _written(connection, wanted, plan, as_of, lake, inspection, vectors)
@@ -147,7 +155,28 @@ def materialize(
         principal=wanted.principal,
         reason=wanted.reason,
         vectors=embedded,
+        read=SourceRead(
+            rows=loaded.read,
+            taken_over=taken.snapshot.id if taken is not None else None,
+            whole=before if isinstance(before, str) else None,
+            files=loaded.files,
+            kinds=loaded.kinds,
+            withheld=loaded.withheld,
+        ),
     )
+
+
+def _before(
+    connection: duckdb.DuckDBPyConnection,
+    wanted: Materialisation,
+    plan: Plan,
+    rows: OpenedSource | None,
+    lake: Lake,
+    as_of: int,
+) -> TakenOver | str:
+    if wanted.whole:
+        return "it was asked for"
+    return taken_over(connection, plan, rows, wanted.previous, lake, as_of=as_of, through=wanted.through)
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -182,7 +211,8 @@ def _written(
     schema = tile_schema(plan, types[len(types) - len(plan.measures) :])
     together = together_tiles(plan, _fitted(connection, plan, as_of), schema)
     with_texts: list[pyarrow.RecordBatch] = []
-    batches = row_batches(connection, plan, ROWS)
+    # Rows that are older than any reading looks back are part of the base of features of all time, or of nothing.
+    batches = row_batches(connection, plan, ROWS if plan.unbounded else f"(FROM {ROWS} WHERE event_time >= {cut})")
     with (
         lake.writing(wanted.scope, SUFFIX) as of_events,
         lake.writing(wanted.scope, SUFFIX) as of_tiles,
@@ -192,17 +222,15 @@ def _written(
         ParquetFile(of_values) as finished,
     ):
         for batch in batches:
-            # Part of the base: older than anything a reading has to cut. Without one it is too old to matter.
-            old = batch.times < cut
+            digest.add(batch.rows)
+            retained = batch.rows
             if plan.unbounded:
-                old &= batch.available <= as_of - plan.slack
-                digest.add(batch.rows)
+                old = (batch.times < cut) & (batch.available <= as_of - plan.slack)
                 base = base_tiles(batch, plan, old, schema)
                 if base is not None:
                     tiles.write(base)
-            retained = batch.rows if not old.any() else batch.rows.filter(pyarrow.array(~old))
-            if not plan.unbounded:
-                digest.add(retained)
+                if old.any():
+                    retained = batch.rows.filter(pyarrow.array(~old))
             events.write(retained)
             found = values.of(batch)
             if wanted.spec.models:

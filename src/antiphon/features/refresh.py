@@ -49,6 +49,7 @@ class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         as_of: the moment; when the run starts by default.
         reason: why, kept with the publication.
         principal: who asked.
+        whole: read all of each source, whatever could be taken over from the snapshot before.
     """
 
     views: tuple[str, ...]
@@ -56,6 +57,7 @@ class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = "refresh"
     principal: str = "worker"
     kind: str = "batch"
+    whole: bool = False
 
 
 class Refreshed(msgspec.Struct, frozen=True):
@@ -176,6 +178,7 @@ class Refresher:
                     kind=wanted.kind,
                     run=run,
                     previous=self._previous(key),
+                    whole=wanted.whole,
                     principal=wanted.principal,
                     reason=wanted.reason,
                 ),

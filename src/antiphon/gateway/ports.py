@@ -200,7 +200,9 @@ class Runs(Protocol):
 
     def cancel(self, scope: Scope, run: str) -> Any: ...
 
-    def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
+    def refresh(
+        self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
+    ) -> Any:
         """Start a durable refresh of these views; of all when none is named."""
         ...
 

@@ -316,7 +316,9 @@ class NoRuns:
     def cancel(self, scope: Scope, run: str) -> Any:
         return self.get(scope, run)
 
-    def refresh(self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None) -> Any:
+    def refresh(
+        self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
+    ) -> Any:
         raise Unavailable("There is no worker.", where="worker", next_step="Start one.")
 
 

@@ -23,6 +23,7 @@ from antiphon.features.quality.source_quality import (
     quarantine_sql,
     signature,
 )
+from antiphon.features.sources.taking_over import TakenOver, merged_check, merged_quality
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,19 +54,25 @@ class Inspection:
         self._quarantined: Quarantined | None = None
         self._raw = Raw({}, (), ())
 
-    def read(self, log: LogReader | None, through: int | None, now: int) -> None:
-        """Open the source and look at all of its rows; ``now`` in microseconds.
+    def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
+        """Open the source and look at all of its rows but for those that are taken over; ``now`` in microseconds.
 
         Raises:
             SetupError: its file is missing. InvalidInput: it cannot be read.
         """
         with self.timed():
             after = self._previous.stream_offset if self._previous is not None else None
+            known = before.files if before is not None else frozenset()
             self._raw = open_source(
-                self._connection, self._spec, scope=self._scope, log=log, after=after or 0, through=through
+                self._connection, self._spec, scope=self._scope, log=log, after=after or 0, through=through, known=known
             )
-            self.bytes_read = sum(size for _, size, _ in self._raw.signature)
+            sizes = zip(self._raw.files, self._raw.signature, strict=True)
+            self.bytes_read = sum(size for file, (_, size, _) in sizes if file not in known)
             self.quality, found = profile(self._connection, self._spec, self._raw, now=now, previous=self._previous)
+            if before is not None:
+                checked = {check.rule: check for check in before.snapshot.checks}
+                self.quality = merged_quality(before.snapshot.source_quality, self.quality)
+                found = {name: merged_check(checked.get(name), check) for name, check in found.items()}
             self._checks.update(found)
             self.add(check_rows(self._connection, self._spec, self._raw, self.quality.rows))
 

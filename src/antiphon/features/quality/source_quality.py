@@ -6,7 +6,7 @@ files did not change between two readings is checked by who opens them (:func:`s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,12 @@ def open_source(
     log: LogReader | None,
     after: int,
     through: int | None,
+    known: Collection[str] = (),
 ) -> Raw:
     """Make the view :data:`SOURCE`: the table's rows, and the events of the log with ``after < offset <= through``.
+
+    Args:
+        known: paths of files whose rows were looked at before.
 
     Raises:
         SetupError: the file is missing. InvalidInput: it cannot be read, or ``where`` does not fit it.
@@ -93,7 +97,7 @@ def open_source(
     rows = opened(connection, source)
     named = tuple(map(str, rows.files)) if rows is not None else ()
     before = signature(named)
-    parts = [f"SELECT * FROM {rows.relation}"] if rows is not None else []
+    parts = [f"SELECT * FROM {rows.without(known).relation}"] if rows is not None else []
     if source.kind == "stream" and log is not None:
         end = log.end(scope, source.name) if through is None else through
         table = _log_table(spec, log, scope, after, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +10,7 @@ import msgspec
 
 from antiphon.core.ids import content_hash
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import files_of, hash_of, one_row, relation_of
+from antiphon.features.compute import digests_of, files_of, hash_of, one_row, relation_of, together
 from antiphon.features.expressions.compile_sql import quoted, text
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta
@@ -27,12 +28,14 @@ class OpenedSource(msgspec.Struct, frozen=True):
         described: in words, with the version where there is one.
         files: what is read, in order, of a query its tables' files; none of a database.
         extracted: SHA-256 of the rows of a database, as they were taken.
+        digests: SHA-256 of each file, where they are known.
     """
 
     relation: str
     described: str
     files: tuple[Path, ...] = ()
     extracted: str | None = None
+    digests: tuple[str, ...] | None = None
 
     def sha256(self) -> str:
         """Of what it is read from: of files their contents, which are read for it, of a database the rows.
@@ -40,7 +43,23 @@ class OpenedSource(msgspec.Struct, frozen=True):
         Raises:
             Unavailable: a file is gone since it was found, or cannot be read.
         """
-        return hash_of(list(self.files)) if self.extracted is None else self.extracted
+        return together(self.contents()) if self.extracted is None else self.extracted
+
+    def contents(self) -> tuple[str, ...]:
+        """SHA-256 of each file's contents.
+
+        Raises:
+            Unavailable: as :meth:`sha256`.
+        """
+        return self.digests if self.digests is not None else tuple(digests_of(self.files))
+
+    def without(self, known: Collection[str]) -> OpenedSource:
+        """The same but for the rows of files with these paths."""
+        left = [file for file in self.files if str(file) not in known]
+        if len(left) == len(self.files):
+            return self
+        relation = relation_of(left) if left else f"(SELECT * FROM {self.relation} WHERE false)"
+        return msgspec.structs.replace(self, relation=relation)
 
 
 def opened(
@@ -76,6 +95,18 @@ def opened(
         files = files_of(source.path)
         words = f"{len(files)} file(s) {source.path}"
     return OpenedSource(relation_of(files), words, tuple(files))
+
+
+def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
+    """A source of files, with the hash of each one's contents; ``None`` for any other.
+
+    Raises:
+        SetupError, Unavailable, InvalidInput: as :func:`opened`.
+    """
+    if source.url is not None or source.sql is not None or source.path is None:
+        return None
+    rows = opened(connection, source)
+    return None if rows is None else msgspec.structs.replace(rows, digests=rows.contents())
 
 
 def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | None:

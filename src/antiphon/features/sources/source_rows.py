@@ -24,7 +24,9 @@ from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.plan import Plan
 from antiphon.features.ports import LogReader
 from antiphon.features.quality.row_rules import admitted_relation
-from antiphon.features.sources.opened import opened
+from antiphon.features.sources.opened import OpenedSource, opened
+from antiphon.features.sources.taking_over import EVENTS, TakenOver
+from antiphon.features.tiles.row_batches import NO_SEQUENCE
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,7 +41,8 @@ _SQL_TYPES: dict[Kind, str] = {"number": "DOUBLE", "boolean": "BOOLEAN", "text":
 class LoadedRows(msgspec.Struct, frozen=True):
     """What was loaded.
 
-    ``kinds`` is the kind of each measure (``null`` when no value told), ``stream_offset`` the last offset taken.
+    ``kinds`` is the kind of each measure (``null`` when no value told), ``stream_offset`` the last offset taken. Of all
+    rows ``read`` were read now; ``withheld`` ones of ``files`` (path and SHA-256) are not known yet.
     """
 
     rows_in: int
@@ -48,6 +51,9 @@ class LoadedRows(msgspec.Struct, frozen=True):
     source: str
     source_hash: str
     stream_offset: int | None
+    read: int = 0
+    withheld: int = 0
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def load_rows(
@@ -60,6 +66,8 @@ def load_rows(
     through: int | None = None,
     entities: Collection[tuple[str, ...]] | None = None,
     merged: bool = True,
+    before: TakenOver | None = None,
+    rows: OpenedSource | None = None,
 ) -> LoadedRows:
     """Fill the table :data:`ROWS` with every measured row of the view's source.
 
@@ -68,6 +76,8 @@ def load_rows(
         known_by: leave out rows of the file that become available later (microseconds).
         through: last offset of the log to take; its end by default.
         entities: only rows of the entities with these keys.
+        before: rows that stand in the table ``EVENTS`` of :mod:`taking_over` already.
+        rows: the source's files when they are opened already.
         merged: leave one of the rows that repeat an event; without it all of them, for :func:`one_of_each`.
 
     Raises:
@@ -88,10 +98,10 @@ def load_rows(
     kinds: list[Kind] = ["number" if measure.mode != "plain" else "null" for measure in plan.measures]
     described: list[str] = []
     hashed = ""
-    rows_in = rejected = 0
-    rows = opened(connection, source, known_by)
+    rows_in = rejected = withheld = 0
+    rows = rows or opened(connection, source, known_by)
     if rows is not None:
-        relation = rows.relation
+        relation = rows.relation if before is None else rows.without(before.files).relation
         wanted = ""
         if entities is not None:
             wanted = f" WHERE {_among(connection, keys, entities)}"
@@ -103,16 +113,25 @@ def load_rows(
         )
         missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
         rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
-        later = f" OR available_at > {known_by}" if known_by is not None else ""
-        connection.execute(f"DELETE FROM loaded WHERE {missing}{later}")
+        connection.execute(f"DELETE FROM loaded WHERE {missing}")
+        if known_by is not None:
+            (withheld,) = one_row(connection, f"DELETE FROM loaded WHERE available_at > {known_by}")
         described.append(rows.described)
         hashed = rows.sha256()
     offset: int | None = None
-    if source.kind == "stream" and log is not None:
+    if before is not None:
+        kinds = list(before.kinds)
         if rows is None:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
+        connection.execute(
+            f"INSERT INTO loaded BY NAME SELECT * REPLACE (nullif(seq, {NO_SEQUENCE!r}) AS seq) FROM {EVENTS}"
+        )
+        described.append(f"events of {before.snapshot.id}")
+    if source.kind == "stream" and log is not None:
+        if rows is None and before is None:
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
         offset = log.end(scope, source.name) if through is None else through
-        for taken in _log_rows(plan, scope, log, offset, entities):
+        for taken in _log_rows(plan, scope, log, 0 if before is None else before.offset, offset, entities):
             rows_in += taken.read
             rejected += taken.rejected
             _insert(connection, plan, columns, kinds, taken.rows)
@@ -122,7 +141,12 @@ def load_rows(
     chosen = one_of_each(plan, "loaded") if merged else f"SELECT {', '.join(columns)} FROM loaded"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {chosen}")
     connection.execute("DROP TABLE loaded")
-    return LoadedRows(rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset)
+    read = rows_in
+    if before is not None:
+        # Each log entry and each file's row was counted once, in the snapshot that read it.
+        rows_in, rejected = rows_in + before.snapshot.rows_in, rejected + before.snapshot.rows_rejected
+    contents = () if rows is None else tuple(zip(map(str, rows.files), rows.contents(), strict=True))
+    return LoadedRows(rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset, read, withheld, contents)
 
 
 def one_of_each(plan: Plan, rows: str) -> str:
@@ -159,11 +183,10 @@ class _Taken(msgspec.Struct):
 
 
 def _log_rows(
-    plan: Plan, scope: Scope, log: LogReader, end: int, entities: Collection[tuple[str, ...]] | None
+    plan: Plan, scope: Scope, log: LogReader, after: int, end: int, entities: Collection[tuple[str, ...]] | None
 ) -> Iterator[_Taken]:
     measured = compile_measures(plan)
     wanted = None if entities is None else frozenset(entities)
-    after = 0
     while after < end:
         stored = log.read(scope, plan.spec.source.name, after, min(_BATCH, end - after))
         if not stored:

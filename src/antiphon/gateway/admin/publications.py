@@ -27,11 +27,13 @@ class Rollback(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Which views (all when none is named), as of when (now), and a key under which it is done once."""
+    """Which views (all when none is named), as of when (now), a key under which it is done once, and whether all of
+    each source is read, whatever could be taken over."""
 
     views: tuple[str, ...] = ()
     as_of: datetime | None = None
     key: str | None = None
+    whole: bool = False
 
 
 class FeatureList(msgspec.Struct, frozen=True):
@@ -72,7 +74,8 @@ def glances(services: GatewayServices, scope: Scope) -> tuple[ViewGlance, ...]:
 def _refresh(call: Call) -> shapes.RunLine:
     wanted: Refresh = call.body
     as_of = wanted.as_of.isoformat() if wanted.as_of else None
-    return shapes.read(call.services.runs.refresh(call.scope, wanted.views, as_of, wanted.key), shapes.RunLine)
+    run = call.services.runs.refresh(call.scope, wanted.views, as_of, wanted.key, wanted.whole)
+    return shapes.read(run, shapes.RunLine)
 
 
 def _append(call: Call) -> shapes.Appended:
