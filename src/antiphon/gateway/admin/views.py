@@ -75,7 +75,10 @@ def _verdict(verdict: Verdict | None) -> Verdict | None:
 
 
 def _placeless(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
-    return None if manifest is None else msgspec.structs.replace(manifest, source=manifest.view)
+    if manifest is None:
+        return None
+    read = msgspec.structs.replace(manifest.read, files=())
+    return msgspec.structs.replace(manifest, source=manifest.view, read=read)
 
 
 def _history(call: Call) -> History:
