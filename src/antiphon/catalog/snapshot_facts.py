@@ -89,7 +89,7 @@ class SourceRead(msgspec.Struct, frozen=True):
         rows: read now; the others stand in the events of the snapshot ``taken_over``.
         whole: why all of the source was read; ``None`` when something was taken over.
         files: path and SHA-256 of every file, read now or before.
-        kinds: of each measure's column.
+        kinds: of each measure's column. columns: a hash of the names and types of all columns of the files.
         withheld: rows of files that were not known yet; they have to be read again.
     """
 
@@ -98,6 +98,7 @@ class SourceRead(msgspec.Struct, frozen=True):
     whole: str | None = None
     files: tuple[tuple[str, str], ...] = ()
     kinds: tuple[str, ...] = ()
+    columns: str = ""
     withheld: int = 0
 
 

@@ -161,6 +161,7 @@ def materialize(
             whole=before if isinstance(before, str) else None,
             files=loaded.files,
             kinds=loaded.kinds,
+            columns=loaded.columns,
             withheld=loaded.withheld,
         ),
     )

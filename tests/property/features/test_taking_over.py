@@ -106,3 +106,20 @@ def test_what_is_taken_over_and_what_is_read_make_the_same_files(kind: str, firs
                 assert now.read.rows == len(part) if what == "file" else now.read.rows <= len(part)
             before = now
         world.close()
+
+
+def test_columns_that_change_their_type_are_read_as_a_whole(tmp_path: Path) -> None:
+    """A key that is a whole number in one file and not in another is read otherwise in all of them."""
+    spec = views(tmp_path, "table")
+    shops: list[Any] = [1, 2.5]
+    world = World(tmp_path, spec)
+    before: SnapshotManifest | None = None
+    for number, shop in enumerate(shops):
+        stamp = pa.array([NOON], pa.timestamp("us", tz="UTC"))
+        columns = {"id": pa.array([f"e{number}"]), "shop": pa.array([shop]), "at": stamp, "seen": stamp}
+        pq.write_table(pa.table({**columns, "amount": pa.array([1.5])}), tmp_path / f"part-{number}.parquet")
+        before = made(world, spec, NOON + minutes(6 + number), before, False)
+    assert before is not None
+    assert before.read.whole == "its columns are of other types"
+    assert before.files == made(world, spec, NOON + minutes(7), before, True).files
+    world.close()

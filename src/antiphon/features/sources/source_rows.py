@@ -16,6 +16,7 @@ import msgspec
 
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInput
+from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.compute import one_row, types_of
@@ -54,6 +55,7 @@ class LoadedRows(msgspec.Struct, frozen=True):
     read: int = 0
     withheld: int = 0
     files: tuple[tuple[str, str], ...] = ()
+    columns: str = ""
 
 
 def load_rows(
@@ -97,7 +99,7 @@ def load_rows(
     columns = [*keys, "event_time", "available_at", "seq", "log_offset", *measures]
     kinds: list[Kind] = ["number" if measure.mode != "plain" else "null" for measure in plan.measures]
     described: list[str] = []
-    hashed = ""
+    hashed = columns_hash = ""
     rows_in = rejected = withheld = 0
     rows = rows or opened(connection, source, known_by)
     if rows is not None:
@@ -106,6 +108,7 @@ def load_rows(
         if entities is not None:
             wanted = f" WHERE {_among(connection, keys, entities)}"
         types = types_of(connection, relation)
+        columns_hash = content_hash(list(types.items()))
         selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
         connection.execute(
@@ -146,7 +149,9 @@ def load_rows(
         # Each log entry and each file's row was counted once, in the snapshot that read it.
         rows_in, rejected = rows_in + before.snapshot.rows_in, rejected + before.snapshot.rows_rejected
     contents = () if rows is None else tuple(zip(map(str, rows.files), rows.contents(), strict=True))
-    return LoadedRows(rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset, read, withheld, contents)
+    return LoadedRows(
+        rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset, read, withheld, contents, columns_hash
+    )
 
 
 def one_of_each(plan: Plan, rows: str) -> str:

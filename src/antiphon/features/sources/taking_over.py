@@ -16,6 +16,7 @@ from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt
+from antiphon.core.ids import content_hash
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.quality import ExistsIn, Python, QualitySpec, Sql, Unique
 from antiphon.features.compute import parquet_reader, types_of
@@ -128,8 +129,10 @@ def _other_columns(
     new = rows.without(known).relation
     types = types_of(connection, rows.relation)
     _, kinds = rows_sql(plan, admitted_relation(plan.spec, rows.relation, types), types)
-    if tuple(kinds) != previous.read.kinds or types_of(connection, new) != types:
-        return "its columns are of other kinds"
+    if tuple(kinds) != previous.read.kinds or content_hash(list(types.items())) != previous.read.columns:
+        return "its columns are of other types"
+    if types_of(connection, new) != types:
+        return "the columns of new files are of other types"
     return None
 
 
