@@ -121,6 +121,7 @@ class WritingTrainer:
 
     Attributes:
         before_step: called before each step; what it raises ends the training.
+        waits_after: after so many steps it waits until it is to stop.
         salt: other weights from the same order, as a machine that computes otherwise would give.
     """
 
@@ -128,6 +129,7 @@ class WritingTrainer:
         self.orders: list[TrainingOrder] = []
         self.steps: list[int] = []
         self.before_step: Callable[[int], None] = lambda step: None
+        self.waits_after: int | None = None
         self.salt = ""
 
     async def run(
@@ -143,6 +145,8 @@ class WritingTrainer:
             self.steps.append(step)
             checkpoint.write_text(str(step + 1))
             on_progress(Progress("training", step + 1, order.recipe.steps, loss=1 / (step + 1), left=3.0))
+            while step + 1 == self.waits_after and not stopping():
+                await asyncio.sleep(0.001)
             if stopping():
                 raise asyncio.CancelledError
         return Trained(

@@ -201,7 +201,7 @@ async def test_what_trying_again_does_not_mend_ends_the_run_at_once(
 async def test_a_worker_that_stops_gives_the_run_back_and_the_next_one_goes_on(desk: LearningDesk) -> None:
     changed_tune(desk, batch=1)
     run = desk.orders.place(SCOPE, "me", ORDER)
-    desk.trainer.before_step = lambda step: None
+    desk.trainer.waits_after = 5
     half = await desk.work(run, until=lambda run: len(desk.trainer.steps) >= 5)
     assert (half.status, half.attempts) == ("queued", 0)
     ended = await desk.work(run)
