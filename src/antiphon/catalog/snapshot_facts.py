@@ -6,6 +6,8 @@ from datetime import datetime
 
 import msgspec
 
+from antiphon.definitions.expression import Kind
+
 
 class Statistics(msgspec.Struct, frozen=True):
     """One feature's or column's values.
@@ -97,7 +99,7 @@ class SourceRead(msgspec.Struct, frozen=True):
     taken_over: str | None = None
     whole: str | None = None
     files: tuple[tuple[str, str], ...] = ()
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
     columns: str = ""
     withheld: int = 0
 

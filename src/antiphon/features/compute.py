@@ -195,15 +195,6 @@ def types_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, 
     return {str(row[0]): str(row[1]) for row in described}
 
 
-def hash_of(files: list[Path]) -> str:
-    """SHA-256 over the contents of the files, in order.
-
-    Raises:
-        Unavailable: one is gone since it was found, or cannot be read.
-    """
-    return together(digests_of(files))
-
-
 def together(digests: Sequence[str]) -> str:
     """One hash of the hashes of several files, in order."""
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()

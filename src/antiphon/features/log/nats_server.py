@@ -172,8 +172,7 @@ class NatsServer:
                     last = max(last, _acknowledged(await answers.next_msg(timeout=self._timeout)))
             return last
         finally:
-            with suppress(Exception):
-                await answers.unsubscribe()
+            await _let_go(answers)
 
     async def _read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
         known, found = self._readers.pop((stream, after), None), list[StoredMessage]()
@@ -185,20 +184,17 @@ class NatsServer:
             # What was sent to a reader and lost on the way is not sent to it again.
             if not found or found[0].sequence != after + 1:
                 found = []
-                with suppress(Exception):
-                    await reader.unsubscribe()
+                await _let_go(reader)
         if not found:
             reader = await self._reader(stream, log, after)
             try:
                 found = await self._fetched(reader, number)
             except Exception:
-                with suppress(Exception):
-                    await reader.unsubscribe()
+                await _let_go(reader)
                 raise
         while len(self._readers) >= _READERS:
             forgotten, _ = self._readers.pop(next(iter(self._readers)))
-            with suppress(Exception):
-                await forgotten.unsubscribe()
+            await _let_go(forgotten)
         self._readers[stream, found[-1].sequence] = (reader, time.monotonic())
         return found
 
@@ -341,6 +337,12 @@ class NatsServer:
 
 _LOG = "antiphon-log"
 _NO_JETSTREAM = (10039, 10076)
+
+
+async def _let_go(reader: Any) -> None:
+    """End a subscription; the server forgets one by itself that it hears nothing more of."""
+    with suppress(Exception):
+        await reader.unsubscribe()
 
 
 async def _awaited(ask: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -10,7 +10,7 @@ import msgspec
 
 from antiphon.core.ids import content_hash
 from antiphon.definitions.source import SourceSpec
-from antiphon.features.compute import digests_of, files_of, hash_of, one_row, relation_of, together
+from antiphon.features.compute import digests_of, files_of, one_row, relation_of, together
 from antiphon.features.expressions.compile_sql import quoted, text
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta
@@ -115,7 +115,7 @@ def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | 
         return "database", postgres.snapshot_of(source)
     if not source.paths:
         return None
-    return "file", hash_of([file for path in source.paths for file in files_of(path)])
+    return "file", together(digests_of([file for path in source.paths for file in files_of(path)]))
 
 
 def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:

@@ -49,7 +49,7 @@ class TakenOver(msgspec.Struct, frozen=True):
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """Of each measure's column."""
-        return self.snapshot.read.kinds  # type: ignore[return-value]
+        return self.snapshot.read.kinds
 
 
 def taken_over(
