@@ -43,7 +43,7 @@ def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, 
     ended = store.runs.get(store.scope, run)
     if ended.status != "succeeded":
         raise InvalidInput(
-            f"The refresh {ended.status}: {ended.error or 'somebody cancelled it'}.",
+            f"The refresh {ended.status}: {(ended.error or 'somebody cancelled it').rstrip('.')}.",
             where=run,
             next_step=f"`antiphon runs show {run}` shows its steps.",
         )
