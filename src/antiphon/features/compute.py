@@ -157,8 +157,11 @@ def files_of(path: str) -> list[Path]:
         return list(delta_files(Path(path)).files)
     found = [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else [Path(path)]
     if not found or not all(file.is_file() for file in found):
+        # What was wrong is kept with a view's verdicts and shown to who may look at it; the place is for the terminal.
         raise SetupError(
-            f"There is no file {path}.", where="source", next_step="Create it, or correct the source's path."
+            f"There is no file {Path(path).name}.",
+            where="source",
+            next_step=f"Create {path}, or correct the source's path.",
         )
     return found
 
