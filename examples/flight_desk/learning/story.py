@@ -153,9 +153,12 @@ class Teller:
         return {**state, "release": release, "questions": len(asked), "decided": ended}
 
     async def _collect(self, traffic: Traffic) -> dict[str, Any]:
-        asked = await traffic.ask("collect", self._size.collected_questions)
+        asked = len(await traffic.ask("collect", self._size.collected_questions))
+        # By the next dawn only what was asked on an earlier day has matured: a rollout that was decided soon leaves none.
+        while traffic.days < 2:
+            asked += len(await traffic.ask("collect", 1))
         await traffic.close_day()
-        return {"questions": len(asked), "outcomes": dict(traffic.statuses)}
+        return {"questions": asked, "outcomes": dict(traffic.statuses)}
 
     async def _bad_release(self, traffic: Traffic) -> dict[str, Any]:
         """A prompt that mixes up two figures, sent past its gates by somebody in a hurry."""

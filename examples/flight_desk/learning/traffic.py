@@ -45,6 +45,7 @@ class Traffic:
         self._sent = dict.fromkeys(self._arriving, 0)
         self._unknown: list[tuple[Question, Answered]] = []
         self._day: date | None = None
+        self.days = 0
         self.now = start
         self.answered: list[Answered] = []
         self.statuses: dict[str, int] = {}
@@ -84,6 +85,7 @@ class Traffic:
         """Refresh every view as of the day's dawn, once."""
         if day != self._day:
             self._day = day
+            self.days += 1
             dawn = self._settings.local(day, self._settings.dawn)
             await self._advance(dawn)
             await self.desk.refresh(dawn)
