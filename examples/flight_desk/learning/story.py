@@ -154,7 +154,7 @@ class Teller:
 
     async def _collect(self, traffic: Traffic) -> dict[str, Any]:
         asked = len(await traffic.ask("collect", self._size.collected_questions))
-        # By the next dawn only what was asked on an earlier day has matured: a rollout that was decided soon leaves none.
+        # By the next dawn only what was asked the day before has matured: a rollout decided early leaves nothing.
         while traffic.days < 2:
             asked += len(await traffic.ask("collect", 1))
         await traffic.close_day()
