@@ -17,6 +17,7 @@ Keys, after ``TENANT:ENVIRONMENT:@overlay:``; ``VIEW`` and ``ENTITY`` are hashes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from antiphon.core.codec import Codec, PlainCodec
@@ -27,7 +28,8 @@ from antiphon.features.online.overlay_keys import OverlayKeys, key_place
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, decode_event, encode_event
 
-_ATTEMPTS = 5
+_PATIENCE = 10.0
+"""Seconds that a writer starts again for while keys are being replaced. Each time somebody else has got on."""
 _PAGE = 500
 _OFFSET = 8
 
@@ -151,7 +153,8 @@ class RedisOverlay:
         self._write(list(events), lambda pipeline: pipeline.zadd(self._pruned, {view: through}))
 
     def _write(self, events: Sequence[OverlayEvent], also: Callable[[Any], None]) -> None:
-        for _ in range(_ATTEMPTS):
+        end = monotonic() + _PATIENCE
+        while monotonic() < end:
             try:
                 with self._server.answering(), self._server.bulk.pipeline(transaction=True) as pipeline:
                     records = RedisKeyRecords(self._server.bulk, self._held, self._retired)
