@@ -251,6 +251,16 @@ async def test_the_completions_tokens_are_reported(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("only_ours")
+async def test_a_forced_length_goes_on_after_the_end(engine: Engine) -> None:
+    _, ended = await collect(engine, asking())
+    deltas, forced = await collect(engine, asking(ignore_end=True))
+    assert (ended.reason, forced.reason) == ("stop", "length")
+    assert forced.usage.completion_tokens == 64 > ended.usage.completion_tokens
+    assert forced.token_ids[: len(ended.token_ids)] == ended.token_ids
+    assert sum(len(delta.tokens) for delta in deltas) == 64
+
+
+@pytest.mark.usefixtures("only_ours")
 async def test_the_fingerprint_is_the_models(engine: Engine) -> None:
     _, finished = await collect(engine, asking())
     assert finished.fingerprint == (await engine.describe()).models[0].fingerprint
@@ -271,6 +281,7 @@ async def test_the_fingerprint_is_the_models(engine: Engine) -> None:
         ({"json_schema": "{"}, InvalidInput),
         ({"json_schema": '{"enum": []}'}, InvalidInput),
         ({"json_schema": SCHEMA, "max_tokens": 4}, InvalidInput),
+        ({"json_schema": SCHEMA, "ignore_end": True}, InvalidInput),
     ],
 )
 async def test_what_cannot_be_used_is_refused(engine: Engine, changes: dict[str, object], error: type) -> None:

@@ -369,5 +369,10 @@ def _check_parameters(request: Generate) -> None:
         request.logprobs is None or 0 <= request.logprobs <= MOST_LOGPROBS, "logprobs", f"between 0 and {MOST_LOGPROBS}"
     )
     require(
+        not (request.ignore_end and request.json_schema is not None),
+        "ignore_end",
+        "false with a schema, which says where to end",
+    )
+    require(
         len(request.stop) <= MOST_STOPS and all(request.stop), "stop", f"at most {MOST_STOPS} texts, none of them empty"
     )

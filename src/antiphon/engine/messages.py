@@ -37,6 +37,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
         traceparent: W3C trace context of the caller.
         messages: (role, content) turns instead of ``prompt`` for an engine that has its own chat template
             (its description has an empty ``chat_template``).
+        ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
+            (or a stop sequence). Benchmarks force lengths with it.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     priority: Priority = "online"
     traceparent: str | None = None
     messages: tuple[tuple[str, str], ...] = ()
+    ignore_end: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

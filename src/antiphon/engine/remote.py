@@ -154,6 +154,8 @@ class RemoteEngine:
         await self._http.aclose()
 
     def _body(self, request: Generate) -> dict[str, Any]:
+        if request.ignore_end:
+            raise UnsupportedParameter("A remote engine cannot be told to go on after the end.", where="ignore_end")
         body: dict[str, Any] = {
             "model": self._models.get(request.model, request.model),
             "max_tokens": request.max_tokens,

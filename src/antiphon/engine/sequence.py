@@ -102,7 +102,7 @@ class Sequence:
             token = sampling.greedy(logits, permitted)
         else:
             token = sampling.draw(logits, permitted, request.temperature, request.top_p, self._generator)
-        if token in self.vocabulary.ends:
+        if token in self.vocabulary.ends and not request.ignore_end:
             self._finish("stop")
             return
         logprob: float | None = None
