@@ -15,8 +15,9 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.features.lookup import FeatureReader
-from antiphon.features.skew.measure import SAMPLE, SECONDS, Progress, Served, Skew
+from antiphon.features.skew.measure import SAMPLE, SECONDS, Progress, Skew
 from antiphon.features.skew.report import SkewReport
+from antiphon.features.skew.served import Served
 
 
 class FeatureSkew:

@@ -79,7 +79,7 @@ def _since(text: str) -> datetime | None:
 
 def _told(found: SkewReport) -> str:
     rows = [
-        (f"{one.view}.{one.feature}", one.path, one.compared, one.equal, one.different, _reasons(one))
+        (f"{one.view}.{one.feature}", one.path, one.compared, one.equal, one.different, _judged(one), _reasons(one))
         for one in found.features
     ]
     said = (
@@ -87,7 +87,7 @@ def _told(found: SkewReport) -> str:
         if found.different
         else f"{found.compared} values are the same, bit for bit"
     )
-    head = ("feature", "path", "compared", "equal", "different", "not comparable")
+    head = ("feature", "path", "compared", "equal", "different", "judged by", "not comparable")
     return "\n".join(
         [
             f"{said} (publication {found.publication}, {found.predictions} predictions, {found.seconds:.1f} s).",
@@ -95,6 +95,12 @@ def _told(found: SkewReport) -> str:
             table(head, rows, "There is nothing to compare."),
             *_examples(found),
         ]
+    )
+
+
+def _judged(one: FeatureSkew) -> str:
+    return ", ".join(
+        f"{basis} {values}" if len(one.judged_by) > 1 else basis for basis, values in one.judged_by.items()
     )
 
 

@@ -152,3 +152,21 @@ def test_a_table_without_rows_is_no_mistake(tmp_path: Path) -> None:
     manifest = world.materialize("orders", NOON)
     assert (manifest.rows_in, manifest.rows_out) == (0, 0)
     world.close()
+
+
+def test_batch_and_online_are_compared_at_the_version_that_the_snapshot_read(tmp_path: Path) -> None:
+    from antiphon.features.skew.measure import Skew
+
+    deltalake.write_deltalake(str(tmp_path / "table"), batch(0, 20))
+    orders = spec(tmp_path / "table")
+    world = World(tmp_path, orders)
+    world.publish(NOON)
+    deltalake.write_deltalake(str(tmp_path / "table"), batch(1, 4), mode="overwrite")
+    skew = Skew(
+        world.scope, definitions=world.definitions, snapshots=world.snapshots, reader=world.new_reader(),
+        lake=world.lake, log=world.log, clock=world.clock,
+    )  # fmt: skip
+    report = skew.measure([orders], as_of=NOON)
+    assert report.compared == 2 * len(orders.features)
+    assert (report.different, {basis for one in report.features for basis in one.judged_by}) == (0, {"files"})
+    world.close()

@@ -278,3 +278,15 @@ def test_a_declaration_that_is_wrong_is_refused(
     found = " ".join(source.mistakes())
     assert mistake in found
     assert "secret" not in found
+
+
+def test_batch_and_online_are_compared_after_the_database_moved_on(orders: PostgresProcess, opening: Opening) -> None:
+    from tests.integration.features.test_skew import measured
+
+    world = opening(spec(orders))
+    world.publish(NOON)
+    assert {basis for one in measured(world).features for basis in one.judged_by} == {"source"}
+    orders.run("UPDATE shop.orders SET amount = amount + 1", "DELETE FROM shop.orders WHERE shop = 'shop-0'")
+    report = measured(world)
+    assert (report.compared, report.different) == (3 * 3, 0)
+    assert {basis for one in report.features for basis in one.judged_by} == {"lake"}

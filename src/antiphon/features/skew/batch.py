@@ -1,7 +1,8 @@
 """The batch side of a comparison: a view's source read once, and its values at many moments of what was known then.
 
-Invariant: nothing here was written by the online path. Rows come from the source and the log, values from the batch
-query; tiles, sealed files and the overlay are not looked at.
+Invariants: nothing here was written by the online path: rows come from the source, or from the lake as batch wrote
+them, and from the log; sealed files and the overlay are not looked at. Whatever the rows are read from, they are those
+that the snapshot read, and the log's after it: where that cannot be had, :attr:`BatchSide.basis` is ``None``.
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, microseconds
+from antiphon.core.errors import AntiphonError, Corrupt
 from antiphon.core.scope import Scope
+from antiphon.definitions.quality import ExistsIn
 from antiphon.features.batch_values import Computed, values_at
+from antiphon.features.compute import files_of, relation_of
 from antiphon.features.plan import Plan, midnight_before
-from antiphon.features.ports import LogReader
-from antiphon.features.sources.source_rows import ROWS, load_rows, one_of_each
+from antiphon.features.ports import Lake, LogReader
+from antiphon.features.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
+from antiphon.features.skew.old_events import with_base
+from antiphon.features.skew.report import Basis
+from antiphon.features.sources.opened import OpenedSource
+from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
 
 if TYPE_CHECKING:
     import duckdb
-
-Entity = tuple[str, ...]
 
 
 class Deadline:
@@ -49,55 +58,66 @@ class Deadline:
             timer.cancel()
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """What is asked of a snapshot's source.
+
+    Attributes:
+        through: the last log offset that any reading knew.
+        entities: those that will be asked about.
+    """
+
+    scope: Scope
+    plan: Plan
+    manifest: SnapshotManifest
+    through: int | None
+    entities: Collection[Entity]
+
+    @property
+    def among(self) -> Collection[Entity] | None:
+        """Whose rows are read: an encoding is set against all entities together."""
+        return None if self.plan.fitted_windows else self.entities
+
+
 class BatchSide:
     """The rows that one snapshot and the log after it could know, of some entities.
 
-    Args:
-        through: the last log offset that any reading knew.
-        entities: those that will be asked about.
-
-    Raises:
-        SetupError, Unavailable, InvalidInput: the source cannot be read.
+    Attributes:
+        basis: what the rows were read from; ``None``: from a source that is not what the snapshot read.
+        lost: why, then.
     """
 
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        plan: Plan,
-        manifest: SnapshotManifest,
+        wanted: Wanted,
+        basis: Basis | None,
         *,
-        scope: Scope,
-        log: LogReader | None,
-        through: int | None,
-        entities: Collection[Entity],
+        kept: KeptTiles | None = None,
+        lost: str = "",
     ) -> None:
         self._connection = connection
-        self._plan = plan
-        self._known_by = microseconds(manifest.as_of)
-        # An encoding is set against all entities together.
-        loaded = load_rows(
-            connection,
-            plan,
-            scope=scope,
-            log=log,
-            known_by=self._known_by,
-            through=through,
-            entities=None if plan.fitted_windows else entities,
-            merged=False,
-        )
-        self.changed = loaded.source_hash != manifest.source_hash
-        """Whether the source is not what the snapshot was made from. Values may be the same all the same."""
+        self._plan = wanted.plan
+        self._known_by = microseconds(wanted.manifest.as_of)
+        self._kept = kept
+        self.basis = basis
+        self.lost = lost
 
-    def values(self, entities: Sequence[Entity], as_of: int, through: int | None) -> dict[Entity, dict[str, Computed]]:
-        """Every feature of these entities as of a moment (microseconds), from events with ``offset <= through``."""
+    def values(
+        self, entities: Sequence[Entity], as_of: int, through: int | None
+    ) -> dict[Entity, dict[str, Computed | str]]:
+        """Every feature of these entities as of a moment (microseconds), from events with ``offset <= through``; in
+        words why there is none."""
         import pyarrow
 
         keys = [f"k{index}" for index in range(len(self._plan.keys))]
-        wanted = dict.fromkeys(entities)
+        asked_for = dict.fromkeys(entities)
         self._connection.register(
             "asked_entities",
             pyarrow.table(
-                {key: pyarrow.array([one[index] for one in wanted], pyarrow.string()) for index, key in enumerate(keys)}
+                {
+                    key: pyarrow.array([one[index] for one in asked_for], pyarrow.string())
+                    for index, key in enumerate(keys)
+                }
             ),
         )
         known = [] if through is None else [f"(log_offset IS NULL OR log_offset <= {through})"]
@@ -113,15 +133,98 @@ class BatchSide:
             f"(SELECT {picked}, known.* EXCLUDE ({', '.join(keys)}) FROM asked_entities AS asked "
             f"LEFT JOIN known_rows AS known ON {same})"
         )
-        found = values_at(
-            self._connection,
-            self._plan,
-            as_of,
-            fitted_at=midnight_before(min(as_of, self._known_by)),
-            rows=asked,
-            together="known_rows",
-        )
+        fitted_at = midnight_before(min(as_of, self._known_by))
+        found: dict[Entity, dict[str, Computed | str]] = {
+            entity: dict(computed)
+            for entity, computed in values_at(
+                self._connection, self._plan, as_of, fitted_at=fitted_at, rows=asked, together="known_rows"
+            )
+        }
         try:
-            return dict(found)
+            if self._kept is not None:
+                with_base(self._connection, self._plan, self._kept, found, as_of, fitted_at, "known_rows")
+            return found
         finally:
             self._connection.unregister("asked_entities")
+
+
+def batch_side(
+    connection: duckdb.DuckDBPyConnection, wanted: Wanted, *, lake: Lake, log: LogReader | None
+) -> BatchSide:
+    """Read the source as the snapshot saw it: the source itself while it is that, else the files that it was made from
+    while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now.
+
+    Raises:
+        SetupError, Unavailable, InvalidInput, Corrupt: nothing of that can be read; says why of the source.
+    """
+    failed: AntiphonError | None = None
+    loaded: LoadedRows | None = None
+    if not _looks_elsewhere(wanted.plan):
+        try:
+            basis = _from_files(connection, wanted, log)
+            if basis is not None:
+                return BatchSide(connection, wanted, basis)
+            loaded = _loaded(connection, wanted, log)
+            if loaded.source_hash == wanted.manifest.source_hash:
+                return BatchSide(connection, wanted, "source")
+        except AntiphonError as error:
+            failed = error
+    try:
+        before = kept_events(connection, wanted.plan, wanted.manifest, lake, wanted.among)
+        kept = None
+        if wanted.plan.unbounded:
+            kept = kept_tiles(connection, wanted.plan, wanted.manifest, lake, wanted.among)
+        load_rows(
+            connection, wanted.plan, scope=wanted.scope, log=log, through=wanted.through, entities=wanted.among,
+            merged=False, before=before,
+        )  # fmt: skip
+        return BatchSide(connection, wanted, "lake", kept=kept)
+    except Corrupt as error:
+        lost = "the snapshot's files are gone from the lake" if "has no file" in error.what else error.what
+    except AntiphonError as error:
+        lost = error.what
+    if failed is not None:
+        raise failed
+    if loaded is None:
+        _loaded(connection, wanted, log)
+    return BatchSide(connection, wanted, None, lost=lost)
+
+
+def _from_files(connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None) -> Basis | None:
+    """Load the very files that the snapshot was made from; ``None``: one of them changed or is gone, or there are none.
+
+    They are hashed after they were read: what changed before the end of that is seen.
+    """
+    source, were = wanted.plan.spec.source, wanted.manifest.read.files
+    paths = [Path(path) for path, _ in were]
+    if source.path is None or source.sql is not None or not paths or not all(path.is_file() for path in paths):
+        return None
+    rows = OpenedSource(relation_of(paths), "", tuple(paths))
+    if _loaded(connection, wanted, log, rows).files != were:
+        return None
+    try:
+        return "source" if files_of(source.path) == paths else "files"
+    except AntiphonError:
+        return "files"
+
+
+def _loaded(
+    connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None, rows: OpenedSource | None = None
+) -> LoadedRows:
+    return load_rows(
+        connection,
+        wanted.plan,
+        scope=wanted.scope,
+        log=log,
+        known_by=microseconds(wanted.manifest.as_of),
+        through=wanted.through,
+        entities=wanted.among,
+        merged=False,
+        rows=rows,
+    )
+
+
+def _looks_elsewhere(plan: Plan) -> bool:
+    """Whether rows are kept out by what stands in another file, of which no hash is kept."""
+    rules = plan.spec.quality.quarantining if plan.spec.quality is not None else ()
+    return any(isinstance(rule, ExistsIn) for rule in rules)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -20,7 +19,6 @@ from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Conflict, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.features.batch_values import Computed
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.expressions.compile_python import MeasureValue
@@ -28,10 +26,11 @@ from antiphon.features.lookup import FeatureReader
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
-from antiphon.features.skew.batch import BatchSide, Deadline, Entity
-from antiphon.features.skew.on_demand import on_demand_values
+from antiphon.features.skew.batch import BatchSide, Deadline, Wanted, batch_side
+from antiphon.features.skew.kept import Entity
 from antiphon.features.skew.report import Difference, Path, SkewReport, Tally, same
 from antiphon.features.skew.sample import sample_entities
+from antiphon.features.skew.served import Served, compare_on_demand, unusable
 
 SAMPLE = 100
 """Entities of each view, and predictions, by default."""
@@ -40,30 +39,13 @@ SECONDS = 60.0
 EXAMPLES = 3
 """Differences that are shown of each feature."""
 
-CHANGED = "its source changed since the snapshot"
-AHEAD = "events arrived while it was read"
+CHANGED = "its source changed since the snapshot, and"
+"""And why what the snapshot saw cannot be had any more."""
 GONE = "its snapshot is gone"
 FOREIGN = "it is read from Feast, which keeps no history"
 LATE = "the time was over"
 
 Progress = Callable[[int, int, str], None]
-
-
-class Served(msgspec.Struct, frozen=True):
-    """What one prediction used.
-
-    Attributes:
-        keys: the entity's; ``None`` when they were erased.
-        inputs: what the request said; ``None`` when that was erased.
-        on_demand: views computed from the request, as its release pins them.
-    """
-
-    prediction: str
-    keys: dict[str, str] | None
-    as_of: datetime
-    features: tuple[FeatureReceipt, ...]
-    inputs: dict[str, InputValue] | None = None
-    on_demand: tuple[OnDemandSpec, ...] = ()
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -197,17 +179,16 @@ class Skew:
             vectors = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
             asked: list[_Asked] = []
             for entity, vector in zip(entities, vectors, strict=True):
-                values: dict[str, tuple[MeasureValue, datetime | None]] = {}
+                by_offset: dict[int | None, dict[str, tuple[MeasureValue, datetime | None]]] = {}
                 for name, value in vector.values.items():
                     feature = name.partition(".")[2]
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
                         manifest = self._snapshots.get(self._scope, value.snapshot)
-                    if known is not None and (value.stream_offset or 0) > known:
-                        tally.passed_over(spec.name, spec.definition_version, feature, "online", AHEAD)
-                    else:
-                        values[feature] = (value.value, value.event_time)
-                asked.append(_Asked(entity, microseconds(moment), known, values))
+                    # What arrived meanwhile is in it as far as its own latest event.
+                    through = None if known is None else max(known, value.stream_offset or 0)
+                    by_offset.setdefault(through, {})[feature] = (value.value, value.event_time)
+                asked += [_Asked(entity, microseconds(moment), *one) for one in by_offset.items()]
         except AntiphonError as error:
             return passed_over(error.what)
         self._compare(spec, manifest, asked, "online", tally, deadline)
@@ -228,13 +209,13 @@ class Skew:
         for one in served:
             looked_at += 1
             by_snapshot: dict[tuple[str, str], list[FeatureReceipt]] = {}
-            self._compare_on_demand(one, on_demand, tally)
+            compare_on_demand(one, on_demand, self._limits, tally)
             made = {f"{view.name}.{name}" for view in one.on_demand for name in view.features}
             for feature in one.features:
                 view, _, name = feature.name.partition(".")
                 if view not in names or feature.name in made:
                     continue
-                if reason := _unusable(one, feature):
+                if reason := unusable(one, feature):
                     tally.passed_over(view, feature.definition_version, name, "served", reason)
                     continue
                 assert feature.snapshot is not None
@@ -282,15 +263,9 @@ class Skew:
         offsets = [one.through for one in asked if one.through is not None]
         try:
             with compute(self._limits) as connection, deadline.interrupting(connection):
-                batch = BatchSide(
-                    connection,
-                    plan_of(spec),
-                    manifest,
-                    scope=self._scope,
-                    log=self._log,
-                    through=max(offsets, default=None),
-                    entities={one.keys for one in asked},
-                )
+                entities = {one.keys for one in asked}
+                wanted = Wanted(self._scope, plan_of(spec), manifest, max(offsets, default=None), entities)
+                batch = batch_side(connection, wanted, lake=self._lake, log=self._log)
                 groups: dict[tuple[int, int | None], list[_Asked]] = {}
                 for one in asked:
                     groups.setdefault((one.as_of, one.through), []).append(one)
@@ -299,7 +274,7 @@ class Skew:
                         break
                     computed = batch.values([one.keys for one in together], moment, through)
                     for one in together:
-                        self._judge(spec, manifest, one, computed[one.keys], batch.changed, path, tally)
+                        self._judge(spec, manifest, one, computed[one.keys], batch, path, tally)
                         left.remove(one)
             reason = LATE
         except AntiphonError as error:
@@ -311,8 +286,8 @@ class Skew:
         spec: FeatureViewSpec,
         manifest: SnapshotManifest,
         one: _Asked,
-        computed: Mapping[str, Computed],
-        changed: bool,
+        computed: Mapping[str, Computed | str],
+        batch: BatchSide,
         path: Path,
         tally: Tally,
     ) -> None:
@@ -321,59 +296,20 @@ class Skew:
             if found is None:
                 tally.passed_over(spec.name, spec.definition_version, feature, path, "its definition has it no more")
                 continue
-            batch_time = None if found.event_time is None else from_microseconds(found.event_time)
-            if same(value, found.value) and time == batch_time:
-                tally.compared(spec.name, spec.definition_version, feature, path, None)
-            elif changed:
-                tally.passed_over(spec.name, spec.definition_version, feature, path, CHANGED)
-            else:
-                difference = Difference(
-                    dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), value,
-                    found.value, time, batch_time, manifest.id, one.through, one.prediction,
-                )  # fmt: skip
-                tally.compared(spec.name, spec.definition_version, feature, path, difference)
-
-    def _compare_on_demand(self, one: Served, names: Collection[str] | None, tally: Tally) -> None:
-        values = {feature.name: feature for feature in one.features}
-        for view in one.on_demand:
-            if names is not None and view.name not in names:
+            if isinstance(found, str):
+                tally.passed_over(spec.name, spec.definition_version, feature, path, found)
                 continue
-            held = {name: values[f"{view.name}.{name}"] for name in view.features if f"{view.name}.{name}" in values}
-            reason, computed = "", dict[str, Any]()
-            if one.inputs is None or one.keys is None:
-                reason = "what the request said was erased"
-            else:
-                try:
-                    read = {name: values[name].value for name in view.reads() if name in values}
-                    computed = on_demand_values(view, one.inputs, one.keys, read, one.as_of, self._limits)
-                except AntiphonError as error:
-                    reason = error.what
-            for name, feature in held.items():
-                why = reason or ("policy hid it" if feature.contract == "masked" else "")
-                if why:
-                    tally.passed_over(view.name, feature.definition_version, name, "served", why)
-                    continue
-                value = computed[name]
-                tally.compared(
-                    view.name, feature.definition_version, name, "served",
-                    None if same(feature.value, value) else Difference(
-                        one.keys, one.as_of, feature.value, value, feature.event_time, feature.event_time, None,
-                        prediction=one.prediction,
-                    ),
-                )  # fmt: skip
-
-
-def _unusable(one: Served, feature: FeatureReceipt) -> str:
-    """Why a value of a receipt says nothing about the online path; empty when it does."""
-    if feature.contract == "masked":
-        return "policy hid it"
-    if feature.contract in ("defaulted", "previous", "recomputed"):
-        return "its freshness contract replaced it"
-    if not feature.snapshot:
-        return "it was read from a dataset"
-    if one.keys is None:
-        return "its entity was erased"
-    return ""
+            batch_time = None if found.event_time is None else from_microseconds(found.event_time)
+            equal = same(value, found.value) and time == batch_time
+            if not equal and batch.basis is None:
+                tally.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
+                continue
+            difference = Difference(
+                dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), value, found.value,
+                time, batch_time, manifest.id, one.through, one.prediction,
+            )  # fmt: skip
+            basis = batch.basis or "now"
+            tally.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
 
 
 def _pass_over(asked: Iterable[_Asked], view: str, version: str, path: Path, reason: str, tally: Tally) -> None:

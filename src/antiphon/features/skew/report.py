@@ -13,6 +13,10 @@ from antiphon.features.expressions.compile_python import MeasureValue
 Path = Literal["online", "served"]
 """``online``: read now for a sample of entities. ``served``: what predictions used, at their moments."""
 
+Basis = Literal["source", "files", "lake"]
+"""What batch was computed from: the source, which is what the snapshot read; the files that it was made from, which lie
+there unchanged among others; or the events and tiles that the snapshot keeps in the lake."""
+
 
 class Difference(msgspec.Struct, frozen=True):
     """One value that the two paths do not agree on.
@@ -36,8 +40,9 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class FeatureSkew(msgspec.Struct, frozen=True):
-    """One feature on one path: ``equal`` and ``different`` of those ``compared``, a few examples of the different, and
-    how many could not be compared, by reason."""
+    """One feature on one path: ``equal`` and ``different`` of those ``compared``, a few examples of the different, how
+    many could not be compared, by reason, and how many were ``judged_by`` what: a :data:`Basis`, the ``request``, or
+    the source as it is ``now``, to which a value may be equal all the same."""
 
     view: str
     feature: str
@@ -48,6 +53,7 @@ class FeatureSkew(msgspec.Struct, frozen=True):
     different: int
     examples: tuple[Difference, ...] = ()
     not_comparable: dict[str, int] = {}
+    judged_by: dict[str, int] = {}
 
 
 class SkewReport(msgspec.Struct, frozen=True):
@@ -101,8 +107,10 @@ class Tally:
         self._examples = examples
         self._found: dict[tuple[str, str, str, Path], FeatureSkew] = {}
 
-    def compared(self, view: str, version: str, feature: str, path: Path, difference: Difference | None) -> None:
-        """One value was compared; ``difference`` is ``None`` when both are the same."""
+    def compared(
+        self, view: str, version: str, feature: str, path: Path, difference: Difference | None, basis: str
+    ) -> None:
+        """One value was compared with one made from ``basis``; ``difference`` is ``None`` when both are the same."""
         known = self._known(view, version, feature, path)
         examples = known.examples
         if difference is not None and len(examples) < self._examples:
@@ -115,6 +123,7 @@ class Tally:
                 equal=known.equal + 1 - unequal,
                 different=known.different + unequal,
                 examples=examples,
+                judged_by={**known.judged_by, basis: known.judged_by.get(basis, 0) + 1},
             )
         )
 

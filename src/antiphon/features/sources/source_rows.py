@@ -101,7 +101,8 @@ def load_rows(
     described: list[str] = []
     hashed = columns_hash = ""
     rows_in = rejected = withheld = 0
-    rows = rows or opened(connection, source, known_by)
+    if rows is None and not (before is not None and before.alone):
+        rows = opened(connection, source, known_by)
     if rows is not None:
         relation = rows.relation if before is None else rows.without(before.files).relation
         wanted = ""
@@ -120,6 +121,8 @@ def load_rows(
         if known_by is not None:
             (withheld,) = one_row(connection, f"DELETE FROM loaded WHERE available_at > {known_by}")
         described.append(rows.described)
+        if rows.digests is None:
+            rows = msgspec.structs.replace(rows, digests=rows.contents())
         hashed = rows.sha256()
     offset: int | None = None
     if before is not None:
@@ -139,7 +142,7 @@ def load_rows(
             rejected += taken.rejected
             _insert(connection, plan, columns, kinds, taken.rows)
         described.append(f"stream {source.name} through {offset}")
-    elif rows is None:
+    elif rows is None and before is None:
         raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
     chosen = one_of_each(plan, "loaded") if merged else f"SELECT {', '.join(columns)} FROM loaded"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {chosen}")

@@ -40,11 +40,13 @@ class TakenOver(msgspec.Struct, frozen=True):
         snapshot: the one that they come from.
         files: paths that are not read again.
         offset: of the log, the last one that is in them.
+        alone: nothing but the log is read beside them, whatever the source's files are now.
     """
 
     snapshot: SnapshotManifest
     files: frozenset[str]
     offset: int
+    alone: bool = False
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
