@@ -104,8 +104,8 @@ def materialize(
             inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of), taken)
             with inspection.explaining():
                 loaded = load_rows(
-                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through, before=taken,
-                    rows=rows,
+                    connection, plan, scope=wanted.scope, log=log, known_by=as_of, through=wanted.through,
+                    identified=False, before=taken, rows=rows,
                 )  # fmt: skip
             inspection.require_unchanged()
             quarantined = inspection.keep_aside(lake)

@@ -21,7 +21,7 @@ from antiphon.features.materialize import Materialisation, materialize
 SHOP = Entity("shop", ["shop"])
 KINDS = ("table", "anonymous", "stream", "ever")
 """A table, one without event ids, a stream with files beside it, a view with a feature of all time."""
-REASONS = ("files were added beside the log", "not known yet", "files changed", "all time")
+REASONS = ("files were added beside the log", "not known yet", "files changed", "all time", "have no sequence")
 
 
 def rows(moments: st.SearchStrategy[int], latest: int) -> st.SearchStrategy[list[tuple[Any, ...]]]:
@@ -74,6 +74,8 @@ def made(world: World, spec: FeatureViewSpec, as_of: Any, before: SnapshotManife
 @example("stream", [], [("log", [("a", 0, 0, 1, 1.5)]), ("file", [("a", 0, 0, 1, -2.0)])])
 @example("stream", [], [("log", [("a", 0, 0, 1, 1.5)]), ("log", [("a", 1, 0, 2, None)])])
 @example("ever", [("a", -2_900, 0, 1, 1.5)], [("wait", []), ("wait", [])])
+@example("anonymous", [("a", 0, 0, 1, 1.5)], [("file", [("a", 0, 0, 2, -2.0)]), ("file", [("a", 0, 0, 3, 7.25)])])
+@example("anonymous", [("a", 0, 0, 1, 1.5), ("a", 0, 0, 2, -2.0)], [("file", [("a", 0, 0, 3, 7.25)])])
 @example("anonymous", [("a", 0, 0, 1, 1.5)], [("change", [("a", 0, 0, 1, -2.0)])])
 @settings(max_examples=10, deadline=None)
 def test_what_is_taken_over_and_what_is_read_make_the_same_files(kind: str, first: Any, then: Any) -> None:

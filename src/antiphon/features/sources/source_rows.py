@@ -5,6 +5,10 @@ Rules, the same wherever rows are read:
   earliest, from the file before the log, in the log by offset. Rows without event id are never merged.
 - A file's row counts once it is available at ``known_by``; a log's event is taken as soon as it is in the log,
   because ``available_at`` hides it from every reading before.
+- The sequence of a row without event id is the hash of its content, and orders rows of one entity and instant. Where
+  nothing but order is asked of it, a row that is alone at its instant has none: making a text of a row and hashing it
+  costs ten times what reading it does. Whether a row is alone is told by the rows that count, so that how they were
+  read does not show.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInput, Unavailable
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
@@ -68,6 +72,7 @@ def load_rows(
     through: int | None = None,
     entities: Collection[tuple[str, ...]] | None = None,
     merged: bool = True,
+    identified: bool = True,
     before: TakenOver | None = None,
     rows: OpenedSource | None = None,
 ) -> LoadedRows:
@@ -78,6 +83,8 @@ def load_rows(
         known_by: leave out rows of the file that become available later (microseconds).
         through: last offset of the log to take; its end by default.
         entities: only rows of the entities with these keys.
+        identified: every row has its sequence; otherwise of a table without event ids only rows that share entity and
+            instant with another.
         before: rows that stand in the table ``EVENTS`` of :mod:`taking_over` already.
         rows: the source's files when they are opened already.
         merged: leave one of the rows that repeat an event; without it all of them, for :func:`one_of_each`.
@@ -101,6 +108,9 @@ def load_rows(
     described: list[str] = []
     hashed = columns_hash = ""
     rows_in = rejected = withheld = 0
+    missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
+    late = not identified and sequences_late(plan)
+    in_doubt = ""
     if rows is None and not (before is not None and before.alone):
         rows = opened(connection, source, known_by)
     if rows is not None:
@@ -112,10 +122,13 @@ def load_rows(
         columns_hash = content_hash(list(types.items()))
         selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"
-        )
-        missing = " OR ".join(f"{name} IS NULL" for name in [*keys, "event_time", "available_at"])
+        with_offset = f"SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"
+        in_doubt = f"SELECT * FROM ({with_offset}) WHERE NOT ({missing})"
+        if known_by is not None:
+            in_doubt += f" AND available_at <= {known_by}"
+        if late:
+            with_offset = f"SELECT * REPLACE (NULL::VARCHAR AS seq) FROM ({with_offset})"
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded AS {with_offset}")
         rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
         connection.execute(f"DELETE FROM loaded WHERE {missing}")
         if known_by is not None:
@@ -133,6 +146,8 @@ def load_rows(
             f"INSERT INTO loaded BY NAME SELECT * REPLACE (nullif(seq, {NO_SEQUENCE!r}) AS seq) FROM {EVENTS}"
         )
         described.append(f"events of {before.snapshot.id}")
+    if late and rows is not None:
+        _tell_apart(connection, keys, in_doubt, source.name)
     if source.kind == "stream" and log is not None:
         if rows is None and before is None:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded ({_schema(plan, columns, kinds)})")
@@ -155,6 +170,44 @@ def load_rows(
     return LoadedRows(
         rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset, read, withheld, contents, columns_hash
     )
+
+
+def sequences_late(plan: Plan) -> bool:
+    """Whether rows of the source can do without a sequence until it is known which of them share an instant.
+
+    A query may answer otherwise when it is asked again, and where encodings set all entities against each other, so
+    do the rows of one instant.
+    """
+    source = plan.spec.source
+    return source.event_id is None and source.sql is None and not plan.fitted_windows
+
+
+def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: str, source: str) -> None:
+    """Put rows that share entity and instant in place anew, with their sequences.
+
+    Args:
+        rows: a SELECT of the rows of the source that count, with sequences.
+
+    Raises:
+        Unavailable: the source is another one than a moment ago.
+    """
+    place = ", ".join([*keys, "event_time"])
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE tied AS SELECT {place} FROM loaded WHERE hash({place}) IN "
+        f"(SELECT h FROM (SELECT hash({place}) AS h FROM loaded) GROUP BY h HAVING count(*) > 1) "
+        "GROUP BY ALL HAVING count(*) > 1"
+    )
+    (tied,) = one_row(connection, "SELECT count(*) FROM tied")
+    if tied:
+        (gone,) = one_row(connection, f"DELETE FROM loaded WHERE seq IS NULL AND ({place}) IN (FROM tied)")
+        (come,) = one_row(connection, f"INSERT INTO loaded BY NAME SELECT * FROM ({rows}) WHERE ({place}) IN (FROM tied)")
+        if come != gone:
+            raise Unavailable(
+                "The source changed while it was read.",
+                where=f"source {source}",
+                next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",
+            )
+    connection.execute("DROP TABLE tied")
 
 
 def one_of_each(plan: Plan, rows: str) -> str:

@@ -19,12 +19,13 @@ from antiphon.core.errors import Corrupt
 from antiphon.core.ids import content_hash
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.quality import ExistsIn, Python, QualitySpec, Sql, Unique
-from antiphon.features.compute import parquet_reader, types_of
+from antiphon.features.compute import one_row, parquet_reader, types_of
 from antiphon.features.expressions.compile_sql import rows_sql
 from antiphon.features.plan import Plan
 from antiphon.features.ports import Lake
 from antiphon.features.quality.row_rules import admitted_relation
 from antiphon.features.sources.opened import OpenedSource
+from antiphon.features.tiles.row_batches import NO_SEQUENCE
 
 if TYPE_CHECKING:
     import duckdb
@@ -84,6 +85,8 @@ def taken_over(
             connection.register("taken_over_file", parquet_reader(stream))
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {EVENTS} AS SELECT * FROM taken_over_file")
             connection.unregister("taken_over_file")
+        if rows is not None and _in_doubt(connection, plan, rows.without(known)):
+            return "new rows share entity and instant with rows that have no sequence"
     except Corrupt as error:
         return f"the snapshot before cannot be read: {error.what}"
     return TakenOver(previous, known, previous.stream_offset or 0)
@@ -136,6 +139,20 @@ def _other_columns(
     if types_of(connection, new) != types:
         return "the columns of new files are of other types"
     return None
+
+
+def _in_doubt(connection: duckdb.DuckDBPyConnection, plan: Plan, new: OpenedSource) -> bool:
+    """Whether a new row needs a row that was alone at its instant to have the sequence that only the source tells."""
+    if plan.spec.source.event_id is not None:
+        return False
+    selected, _ = rows_sql(plan, new.relation, types_of(connection, new.relation), hashed=False)
+    same = ", ".join([*(f"k{index}" for index in range(len(plan.keys))), "event_time"])
+    (found,) = one_row(
+        connection,
+        f"SELECT count(*) FROM ({selected}) AS new SEMI JOIN "
+        f"(SELECT * FROM {EVENTS} WHERE seq = {NO_SEQUENCE!r}) AS known USING ({same})",
+    )
+    return bool(found)
 
 
 def merged_quality(before: SourceQuality | None, new: SourceQuality) -> SourceQuality:
