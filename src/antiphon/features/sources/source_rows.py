@@ -200,7 +200,9 @@ def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: st
     (tied,) = one_row(connection, "SELECT count(*) FROM tied")
     if tied:
         (gone,) = one_row(connection, f"DELETE FROM loaded WHERE seq IS NULL AND ({place}) IN (FROM tied)")
-        (come,) = one_row(connection, f"INSERT INTO loaded BY NAME SELECT * FROM ({rows}) WHERE ({place}) IN (FROM tied)")
+        (come,) = one_row(
+            connection, f"INSERT INTO loaded BY NAME SELECT * FROM ({rows}) WHERE ({place}) IN (FROM tied)"
+        )
         if come != gone:
             raise Unavailable(
                 "The source changed while it was read.",
