@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from antiphon.core.errors import SetupError
+from antiphon.core.settings import FeaturesSettings
+from antiphon.core.tls import ClientTls
+from antiphon.features.log.nats_access import Access
 
 
 def secret(variable: str | None, field: str) -> str | None:
@@ -23,3 +27,27 @@ def secret(variable: str | None, field: str) -> str | None:
             next_step="Set it where the gateway and the worker start.",
         )
     return value
+
+
+def online_tls(features: FeaturesSettings, root: Path) -> ClientTls:
+    """Whom to trust and what to show where the online store is a server; files relative to the project's folder."""
+    return _tls(root, features.online_authority, features.online_client_certificate, features.online_client_key)
+
+
+def log_access(features: FeaturesSettings, root: Path) -> Access:
+    """Who we are to the server of the event log, and whom we take for it.
+
+    Raises:
+        SetupError: a variable that the settings name is not set.
+    """
+    return Access(
+        password=secret(features.log_password_variable, "log_password_variable"),
+        file=None if features.log_credentials is None else root / features.log_credentials,
+        text=secret(features.log_credentials_variable, "log_credentials_variable"),
+        tls=_tls(root, features.log_authority, features.log_client_certificate, features.log_client_key),
+    )
+
+
+def _tls(root: Path, *files: str | None) -> ClientTls:
+    authority, certificate, key = (None if file is None else root / file for file in files)
+    return ClientTls(authority, certificate, key)

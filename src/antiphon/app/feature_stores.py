@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from antiphon.app.credentials import secret
+from antiphon.app.credentials import online_tls, secret
 from antiphon.app.store import Store
 from antiphon.core import settings
 from antiphon.core.codec import Codec
@@ -56,7 +56,11 @@ class FeatureStores:
         wanted = self._store.settings.features
         if wanted.online is None:
             return None
-        return RedisServer(wanted.online, secret(wanted.online_password_variable, "online_password_variable"))
+        return RedisServer(
+            wanted.online,
+            secret(wanted.online_password_variable, "online_password_variable"),
+            tls=online_tls(wanted, self._store.paths.root),
+        )
 
     @cached_property
     def online(self) -> OnlineStore | RedisStore:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antiphon.app.auditing import AuditTrail
-from antiphon.app.credentials import secret
+from antiphon.app.credentials import log_access
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
@@ -129,7 +129,7 @@ class Store:
         wanted = self.settings.features
         if wanted.log is None:
             return None
-        return NatsServer(wanted.log, secret(wanted.log_password_variable, "log_password_variable"))
+        return NatsServer(wanted.log, log_access(wanted, self.paths.root))
 
     @cached_property
     def events(self) -> SourceLog:

@@ -58,16 +58,30 @@ class FeaturesSettings(_Section, frozen=True):
         log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[?replicas=N]`` or ``tls://``; ``None`` is the
             catalog.
         log_password_variable: holds the password of that server's user, or its token where the URL names no user.
+        log_credentials: a file with a user's JWT and seed (``.creds``) or an nkey seed alone, instead of a password.
+        log_credentials_variable: holds what would be in that file.
+        log_authority, online_authority: PEM files of whom to trust for the certificates of log and online store, over
+            ``tls://`` and ``rediss://``; ``None`` trusts whom the machine does.
+        log_client_certificate, log_client_key, online_client_certificate, online_client_key: PEM files to show to a
+            server that asks for them (mutual TLS).
         max_lag: when the consumer is so many events behind, the gateway takes no more of that stream; 0 takes all.
     """
 
     online: str | None = None
     online_password_variable: str | None = None
+    online_authority: str | None = None
+    online_client_certificate: str | None = None
+    online_client_key: str | None = None
     lake: str | None = None
     lake_access_key_variable: str | None = None
     lake_secret_key_variable: str | None = None
     log: str | None = None
     log_password_variable: str | None = None
+    log_credentials: str | None = None
+    log_credentials_variable: str | None = None
+    log_authority: str | None = None
+    log_client_certificate: str | None = None
+    log_client_key: str | None = None
     max_lag: int = 1_000_000
     snapshots_kept: str = "30d"
     quarantine_kept: str = "30d"

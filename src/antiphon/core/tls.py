@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.core.settings import Settings
 
 _REACHED = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -73,6 +73,38 @@ class ClientTls(msgspec.Struct, frozen=True):
 
 def _reason(error: OSError) -> str:
     return str(getattr(error, "reason", None) or error.strerror or type(error).__name__).lower().replace("_", " ")
+
+
+def problem_of(error: BaseException, name: str, *, where: str, authority: str, certificate: str) -> SetupError | None:
+    """What a failure to connect says about TLS, on either side; ``None`` when it is about something else, such as a
+    connection that just ended. A server that does not take our certificate may do that too.
+
+    Args:
+        error: whatever a client raised; what it was raised from is looked at too.
+        name: the server, for people. ``where``: our part that speaks to it.
+        authority, certificate: the settings that name whom to trust and what to show.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ssl.SSLError):
+        seen = seen.__cause__ or seen.__context__
+    if seen is None or isinstance(seen, ssl.SSLEOFError | ssl.SSLSyscallError) or seen.library == "SYS":
+        return None
+    if isinstance(seen, ssl.SSLCertVerificationError):
+        return SetupError(
+            f"The certificate of {name} is not accepted: {seen.verify_message or _reason(seen)}.".replace("..", "."),
+            where=where,
+            next_step=f"Check its names and dates; `{authority}` names the PEM file of whom to trust.",
+        )
+    reason = _reason(seen)
+    if "alert" in reason:
+        return SetupError(
+            f"{name} ended the connection: {reason}.",
+            where=where,
+            next_step=f"If it asks for a certificate, check `{certificate}` and its key: who signed it, and its dates.",
+        )
+    return SetupError(
+        f"TLS with {name} failed: {reason}.", where=where, next_step="See whether it speaks TLS 1.2 or later there."
+    )
 
 
 def own_client(settings: Settings, root: Path) -> ClientTls | None:

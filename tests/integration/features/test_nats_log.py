@@ -17,6 +17,7 @@ from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, TooLarge, Unavailable
 from antiphon.core.scope import Scope
+from antiphon.features.log.nats_access import Access
 from antiphon.features.log.nats_log import NatsEventLog
 from antiphon.features.log.nats_server import NatsServer
 from antiphon.features.log.nats_stream import require_url
@@ -185,11 +186,11 @@ def test_who_is_not_let_in_is_told_what_to_set(world: World, opened: list[NatsSe
     guarded.start()
     try:
         for password in (None, "wrong"):
-            opened.append(NatsServer(guarded.url, password, timeout=1.0))
+            opened.append(NatsServer(guarded.url, Access(password=password), timeout=1.0))
             with pytest.raises(SetupError, match="does not let us in") as told:
                 NatsEventLog(opened[-1], StreamHomes(world.database), PlainCodec()).end(DEV, "departures")
             assert "log_password_variable" in str(told.value)
-        opened.append(NatsServer(guarded.url, "s3cret", timeout=1.0))
+        opened.append(NatsServer(guarded.url, Access(password="s3cret"), timeout=1.0))
         assert NatsEventLog(opened[-1], StreamHomes(world.database), PlainCodec()).end(DEV, "departures") == 0
         assert opened[-1].describe().startswith("NATS 2.")
     finally:

@@ -1,8 +1,8 @@
-"""NATS JetStream, spoken to by nats-py: one connection, what its errors mean, and a bound on every wait.
+"""NATS JetStream, spoken to by nats-py: one connection and a bound on every wait.
 
-The only file that imports ``nats``. Its client is asynchronous and the log's port is not, so the connection lives on an
-event loop in a thread of its own. A connection that broke is made anew by the next call; while the server is away,
-calls fail at once, and it is tried again every quarter of a second.
+With ``nats_connection``, which makes connections, the only file that imports ``nats``. Its client is asynchronous and
+the log's port is not, so the connection lives on an event loop in a thread of its own. A connection that broke is made
+anew by the next call; while the server is away, calls fail at once, and it is tried again every quarter of a second.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, SetupError, TooLarge, Unavailable
+from antiphon.core.errors import AntiphonError, TooLarge, Unavailable
+from antiphon.features.log.nats_access import Access
+from antiphon.features.log.nats_connection import connected, translated
 from antiphon.features.log.nats_stream import StoredMessage, StreamState, require_url
 
 TIMEOUT_SECONDS = 2.0
@@ -42,17 +44,19 @@ class NatsServer:
 
     Args:
         url: ``nats://[USER@]HOST:PORT[?replicas=N]``, ``tls://`` with TLS. No password.
-        password: the user's, or a token where the URL names no user.
+        access: who we are to it and whom we take for it; the URL's user counts.
         timeout: seconds for a connection and for one answer.
     """
 
-    def __init__(self, url: str, password: str | None = None, *, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, access: Access = Access(), *, timeout: float = TIMEOUT_SECONDS) -> None:  # noqa: B008
         self._replicas = require_url(url)
         parts = urlsplit(url)
+        if parts.username is not None:
+            access = msgspec.structs.replace(access, user=unquote(parts.username))
+        access.require(parts.scheme)
+        self._access = access
         place = parts.netloc.rpartition("@")[2]
         self.name = self._url = f"{parts.scheme}://{place}"
-        self._user = parts.username
-        self._password = password
         self._timeout = timeout
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -230,46 +234,8 @@ class NatsServer:
         async with self._connecting:
             if self._client is None or self._client.is_closed:
                 self._readers.clear()
-                self._client = await self._connect()
+                self._client = await connected(self._url, self._access, self._timeout)
             return self._client
-
-    async def _connect(self) -> Any:
-        try:
-            from nats.aio.client import Client
-        except ImportError as error:
-            raise SetupError(
-                "The client of NATS is not installed.", where="event log", next_step="pip install antiphon[nats]"
-            ) from error
-
-        refused: list[Exception] = []
-
-        async def keep(error: Exception) -> None:
-            refused.append(error)
-
-        who: dict[str, Any] = {}
-        if self._user is not None:
-            who = {"user": self._user, "password": self._password or ""}
-        elif self._password is not None:
-            who = {"token": self._password}
-        client = Client()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await client.connect(
-                    self._url,
-                    name="antiphon",
-                    allow_reconnect=False,
-                    connect_timeout=max(1, int(self._timeout)),
-                    error_cb=keep,
-                    **who,
-                )
-            return client
-        except Exception as error:
-            with suppress(Exception):
-                await client.close()
-            for each in (error, *refused):
-                if "authorization" in str(each).lower():
-                    raise each from error
-            raise
 
     def _call(self, ask: Callable[[], Awaitable[Answer]], within: float | None = None) -> Answer:
         """Run on the loop's thread; the server's errors come out as ours.
@@ -286,43 +252,18 @@ class NatsServer:
             raise
         except Exception as error:
             future.cancel()
-            raise self._translated(error) from error
-
-    def _translated(self, error: Exception) -> AntiphonError:
-        from nats.js.errors import APIError, NoStreamResponseError
-
-        said = str(error)
-        if "authorization" in said.lower() or "permissions violation" in said.lower():
-            return SetupError(
-                f"{self.name} does not let us in: {said[:200]}.",
-                where="event log",
-                next_step="Set the environment variable that [features] log_password_variable names, "
-                "and the user in the URL.",
-            )
-        # Nobody there to answer comes as a refusal without a description.
-        absent = isinstance(error, APIError) and (error.err_code in _NO_JETSTREAM or error.description is None)
-        if absent or isinstance(error, NoStreamResponseError):
-            return SetupError(
-                f"{self.name} has no JetStream, or lost the stream.",
-                where="event log",
-                next_step="Start it as `nats-server -js -sd FOLDER`; `antiphon doctor` tells whether it answers.",
-            )
-        if isinstance(error, APIError):
-            return Unavailable(
-                f"{self.name} refused: {error.description}.",
-                where="event log",
-                next_step="See its log and its limits; nothing that it had taken is lost.",
-            )
-        if not isinstance(error, TimeoutError | OSError) and not type(error).__module__.startswith("nats."):
-            raise error
-        self._away_until = time.monotonic() + _PAUSE_SECONDS
-        return self._away("does not answer")
+            told = translated(error, self.name, self._access)
+            if told is None:
+                self._away_until = time.monotonic() + _PAUSE_SECONDS
+                told = self._away("does not answer")
+            raise told from error
 
     def _away(self, why: str) -> Unavailable:
         return Unavailable(
             f"{self.name} {why}.",
             where="event log",
-            next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers.",
+            next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers."
+            + (" If it asks for a certificate, check log_client_certificate." if "tls:" in self._url else ""),
         )
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -336,7 +277,6 @@ class NatsServer:
 
 
 _LOG = "antiphon-log"
-_NO_JETSTREAM = (10039, 10076)
 
 
 async def _let_go(reader: Any) -> None:

@@ -6,6 +6,7 @@ that requests fail at once instead of each waiting for a timeout.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from antiphon.core.errors import Conflict, InvalidInput, SetupError, Unavailable
+from antiphon.core.tls import ClientTls, problem_of
 
 TIMEOUT_SECONDS = 2.0
 """How long a connection or an answer may take; a build waits longer."""
@@ -29,11 +31,27 @@ class RedisServer:
     Args:
         url: ``redis://[USER@]HOST:PORT/DATABASE``, ``rediss://`` with TLS, or ``unix:///SOCKET``. No password.
         password: the user's, from wherever secrets are kept.
+        tls: whom to trust and what to show, with ``rediss://``; files are read at every connection.
         timeout: seconds for a connection and for an answer.
     """
 
-    def __init__(self, url: str, password: str | None = None, *, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        password: str | None = None,
+        *,
+        tls: ClientTls = ClientTls(),  # noqa: B008
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
         require_url(url)
+        self._secure = urlsplit(url).scheme == "rediss"
+        if tls != ClientTls() and not self._secure:
+            raise InvalidInput(
+                "Certificates are named and the URL does not ask for TLS.",
+                where="[features] online",
+                next_step="Write rediss://HOST:PORT/DATABASE.",
+            )
+        self._tls = tls
         self.name = shown(url)
         self._url = url
         self._password = password
@@ -69,6 +87,7 @@ class RedisServer:
             raise SetupError(
                 "The client of Redis is not installed.", where="online store", next_step="pip install antiphon[redis]"
             ) from error
+        secure = self._over_tls() if self._secure else {}
         # A connection that the server closed meanwhile is noticed when it is taken from the pool. One more attempt is
         # for a server that restarts; nothing here changes anything when it is done twice.
         return redis.Redis.from_url(
@@ -77,7 +96,18 @@ class RedisServer:
             socket_timeout=timeout,
             socket_connect_timeout=self._timeout,
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            **secure,
         )
+
+    def _over_tls(self) -> dict[str, Any]:
+        self._tls.context()  # says what is wrong with a file before the library stumbles over it
+        files = {"ca_certs": self._tls.authority, "certfile": self._tls.certificate, "keyfile": self._tls.key}
+        return {
+            **{f"ssl_{name}": str(file) for name, file in files.items() if file is not None},
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": self._tls.check_name,
+            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        }
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -85,7 +115,8 @@ class RedisServer:
 
         Raises:
             Unavailable: it does not answer, is full, is loading, or does not write.
-            SetupError: it does not let us in.
+            SetupError: it does not let us in, or one side does not take the other's certificate.
+            InvalidInput: a certificate of ours cannot be used.
             Conflict: a key that a transaction watched was changed by somebody else.
         """
         import redis
@@ -111,6 +142,12 @@ class RedisServer:
         except redis.exceptions.OutOfMemoryError as error:
             raise self._full(error) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            if self._secure:
+                self._tls.context()
+                names = {"authority": "online_authority", "certificate": "online_client_certificate"}
+                told = problem_of(error, self.name, where="online store", **names)
+                if told is not None:
+                    raise told from error
             self._away_until = time.monotonic() + _PAUSE_SECONDS
             raise self._away("does not answer") from error
         except redis.ResponseError as error:
@@ -174,7 +211,8 @@ class RedisServer:
         return Unavailable(
             f"{self.name} {why}.",
             where="online store",
-            next_step="Start it, or correct [features] online; `antiphon doctor` tells whether it answers.",
+            next_step="Start it, or correct [features] online; `antiphon doctor` tells whether it answers."
+            + (" If it asks for a certificate, check online_client_certificate." if self._secure else ""),
         )
 
     def _full(self, error: Exception) -> Unavailable:
@@ -202,7 +240,7 @@ def require_url(url: str) -> None:
     """Refuse a URL that is none of a Redis, or that holds a password.
 
     Raises:
-        InvalidInput: it is.
+        InvalidInput: it is, or it changes how certificates are verified.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
@@ -216,6 +254,12 @@ def require_url(url: str) -> None:
             "The URL holds a password.",
             where="[features] online",
             next_step="Put it into an environment variable and name that in online_password_variable.",
+        )
+    if "ssl_" in parts.query:
+        raise InvalidInput(
+            "The URL changes how certificates are verified.",
+            where="[features] online",
+            next_step="Use online_authority, online_client_certificate and online_client_key.",
         )
 
 

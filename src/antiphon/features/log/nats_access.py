@@ -1,0 +1,154 @@
+"""Who we are to a NATS server and whom we take for it, as values; and what a credentials file must hold.
+
+Invariant: a password, token, seed or JWT is in no representation of a value here, and in no error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from antiphon.core.errors import AntiphonError, InvalidInput, SetupError
+from antiphon.core.tls import ClientTls
+
+_JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s+([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)\s+-+END NATS USER JWT-+")
+_SEED = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)\s+-+END USER NKEY SEED-+")
+_BARE = re.compile(r"SU[A-Z2-7]{56}\Z")
+_LONGEST = 65_536
+FILE, VARIABLE = "log_credentials", "log_credentials_variable"
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What proves a user: a seed of an Ed25519 key, and the JWT that an account signed for it; ``None`` for a bare
+    nkey, which the server itself knows."""
+
+    seed: str
+    jwt: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Key(jwt={'…' if self.jwt else None})"
+
+    def ended(self, now: datetime) -> datetime | None:
+        """When the JWT ended, if it has; what it says is not verified here."""
+        if self.jwt is None:
+            return None
+        middle = self.jwt.split(".")[1]
+        try:
+            ends = msgspec.json.decode(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4))).get("exp")
+            at = datetime.fromtimestamp(ends, UTC) if ends else None
+        except (msgspec.DecodeError, binascii.Error, AttributeError, TypeError, ValueError, OverflowError, OSError):
+            return None
+        return at if at is not None and at <= now else None
+
+
+class Access(msgspec.Struct, frozen=True):
+    """How a server is reached.
+
+    Attributes:
+        user: of a password; from the URL.
+        password: the user's, or a token where there is no user.
+        file: a ``.creds`` file, or one with a user's nkey seed; read at every connection.
+        text: the content of one, from an environment variable.
+        tls: whom to trust and what to show, with ``tls://``.
+    """
+
+    user: str | None = None
+    password: str | None = None
+    file: Path | None = None
+    text: str | None = None
+    tls: ClientTls | None = None
+
+    def __repr__(self) -> str:
+        return f"Access(user={self.user!r}, file={self.file!r}, tls={self.tls!r})"
+
+    def require(self, scheme: str) -> None:
+        """Refuse what contradicts itself, before anything is sent.
+
+        Raises:
+            InvalidInput: two kinds of credentials, or files for TLS and a URL without it.
+        """
+        kinds = [self.file is not None, self.text is not None, self.user is not None or self.password is not None]
+        if sum(kinds) > 1:
+            raise InvalidInput(
+                "The settings name more than one kind of credentials.",
+                where="[features] log",
+                next_step=f"Keep one of: {FILE}, {VARIABLE}, or log_password_variable with the user in the URL.",
+            )
+        if scheme != "tls" and self.tls is not None and self.tls != ClientTls():
+            raise InvalidInput(
+                "Certificates are named and the URL does not ask for TLS.",
+                where="[features] log",
+                next_step="Write tls://HOST:PORT; over nats:// whoever is in between could answer for the server.",
+            )
+
+    def key(self) -> Key | None:
+        """The key to sign with; ``None`` when there is a password, a token, or nothing.
+
+        Raises:
+            SetupError: the file cannot be read, or is none.
+        """
+        if self.text is not None:
+            return read_key(self.text, f"[features] {VARIABLE}")
+        if self.file is None:
+            return None
+        try:
+            with self.file.open("rb") as stream:
+                content = stream.read(_LONGEST + 1)
+        except OSError as error:
+            raise SetupError(
+                f"The credentials cannot be read ({error.strerror or type(error).__name__}).",
+                where=str(self.file),
+                next_step=f"Set [features] {FILE} to a file that this process may read.",
+            ) from None
+        return read_key(content.decode("utf-8", "replace"), str(self.file))
+
+    def refused(self, name: str, said: str, now: datetime) -> SetupError:
+        """What to do about a server that does not let us in.
+
+        Args:
+            name: the server, for people; ``said`` in its words.
+        """
+        way = "Set the environment variable that [features] log_password_variable names, and the user in the URL"
+        way += f"; or {FILE}."
+        if self.file is not None or self.text is not None:
+            field = FILE if self.file is not None else VARIABLE
+            way = f"Set [features] {field} to a user that this server's account or configuration knows."
+            try:
+                key = self.key()
+            except AntiphonError:
+                key = None
+            ended = None if key is None else key.ended(now)
+            if ended is not None:
+                said = f"{said.rstrip('.')}; the JWT ended at {ended:%Y-%m-%d %H:%M:%S} UTC"
+                way = "Have the account sign a new one; a file is read again at the next connection."
+        return SetupError(f"{name} does not let us in: {said[:300]}.", where="event log", next_step=way)
+
+
+def read_key(text: str, where: str) -> Key:
+    """The key in a ``.creds`` file (JWT and seed between their lines) or in a file with a seed alone.
+
+    Raises:
+        SetupError: it is neither, or the seed is no user's or was changed.
+    """
+    jwt, seed = _JWT.search(text), _SEED.search(text)
+    found = seed.group(1) if seed is not None else text.strip()
+    if len(text) > _LONGEST or not _BARE.match(found) or (seed is not None and jwt is None):
+        raise SetupError(
+            "These are no credentials of a NATS user.",
+            where=where,
+            next_step="Use a .creds file with JWT and seed, as it was written, or a seed, which begins with SU.",
+        )
+    whole = base64.b32decode(found + "=" * (-len(found) % 8))
+    # The library takes a seed whose checksum is wrong, which would be another user's.
+    if binascii.crc_hqx(whole[:-2], 0) != int.from_bytes(whole[-2:], "little"):
+        raise SetupError(
+            "The seed does not fit its checksum: it was cut or changed.",
+            where=where,
+            next_step="Copy the credentials once more.",
+        )
+    return Key(found, None if jwt is None else jwt.group(1))
