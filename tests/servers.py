@@ -82,6 +82,13 @@ class ServerProcess:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def pause(self) -> None:
+        """Stop every thread of it, and return once they have: until then it may answer once more."""
+        self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        threads = Path(f"/proc/{self.process.pid}/task")
+        until(lambda: all((one / "stat").read_text().rpartition(")")[2].split()[0] == "T" for one in threads.iterdir()))
+
     def kill(self) -> None:
         self.end(signal.SIGKILL)
 

@@ -171,7 +171,7 @@ def test_a_server_that_hangs_is_not_waited_for(process: NatsProcess, world: Worl
 
     log = log_on(process, world, opened)
     log.append(DEV, "departures", some(1))
-    process.signal(signal.SIGSTOP)
+    process.pause()
     try:
         start = time.monotonic()
         with pytest.raises(Unavailable):

@@ -339,7 +339,7 @@ def test_a_server_that_is_away_is_said_and_one_that_comes_back_is_used(process: 
         world.append("departures", departure(9001, 5, -3.0))
         world.consume()
         assert departures_2h(world, 10) == 2
-        process.signal(signal.SIGSTOP)
+        process.pause()
         with pytest.raises(Unavailable, match="does not answer") as hung:
             departures_2h(world, 10)
         assert hung.value.http_status == 503
