@@ -1,0 +1,1 @@
+"""Judges the step scheduler: batch work beside online work, against other policies and against an oracle."""

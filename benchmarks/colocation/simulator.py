@@ -1,0 +1,316 @@
+"""The product's own step loop, lane and sequences under a virtual clock: only the model's calls are replaced.
+
+Invariant: nothing here decides. A call of the runtime advances the clock by the calibrated mean times a drawn
+residual; arrivals enter the loop's inbox when the clock has passed them, as they do in a real engine, and when
+there is nothing to do the clock jumps to the next one. The same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from benchmarks.colocation.calibration import Calibration, Table
+from benchmarks.colocation.outcome import Outcome, Served
+from benchmarks.colocation.policies import Policy
+from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
+
+from antiphon.engine import runtime as runtimes
+from antiphon.engine.lane import Emission
+from antiphon.engine.messages import Delta, Failed, Finished, Generate, ModelDescription
+from antiphon.engine.prefixes import chain_of
+from antiphon.engine.runtime import Kept, Layout, Logits, Vocabulary
+from antiphon.engine.sequence import Sequence as Generation
+from antiphon.engine.step_loop import StepLoop
+
+MOST_STRETCH = 40.0
+"""A run whose clock passes this many windows serves nobody any more and is ended."""
+
+GIVING_UP_SECONDS = 0.001
+"""From an interruption to the end of the call in flight: about one operation of the model's graph."""
+
+_Interrupted: type[Exception] = getattr(runtimes, "Interrupted", RuntimeError)
+_PIECES = (b"", b" a")
+
+
+class VirtualClock:
+    """Seconds since the run's begin; what :func:`time.monotonic` is to a real engine.
+
+    ``ring`` is called at the moment of each of ``alarms`` (ascending), also in the middle of a call of the model: that
+    is when another thread would hand over an arrival.
+    """
+
+    def __init__(self, alarms: Sequence[float] = (), ring: Callable[[], None] = lambda: None) -> None:
+        self.now = 0.0
+        self._alarms = list(alarms)[::-1]
+        self._ring = ring
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Let time pass; whether all of it did, and was not given up at an alarm."""
+        until = self.now + seconds
+        while self._alarms and self._alarms[-1] <= until:
+            self.now = max(self.now, self._alarms.pop())
+            self._ring()
+            if given_up():
+                self.now = min(self.now + GIVING_UP_SECONDS, until)
+                return False
+        self.now = until
+        return True
+
+    def jump(self, otherwise: float) -> None:
+        """To the next alarm, or to ``otherwise`` when there is none."""
+        self.advance(max((self._alarms[-1] if self._alarms else otherwise) - self.now, 0.0))
+
+
+class Costless:
+    """Implements :class:`~antiphon.engine.runtime.Runtime` without a model: always the same token, no time."""
+
+    def __init__(self, layout: Layout, vocabulary: int = len(_PIECES)) -> None:
+        self.layout = layout
+        self.vocabulary = Vocabulary(_PIECES + (b"",) * (vocabulary - len(_PIECES)), frozenset({0}))
+        self.description = ModelDescription("costed", "costed", layout.context_tokens, "", (), "", "")
+        self.grammar_tokenizer: Any = None
+        self._held = [0] * layout.slots
+        self._interrupted = False
+        self._chosen: Logits = np.zeros(vocabulary, dtype=np.float32)
+        self._chosen[1] = 1.0
+
+    def tokenize(self, text: str) -> list[int]:
+        return [1] * len(text)
+
+    def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
+        assert position == self._held[slot]
+        self._held[slot] = position + len(tokens)
+        return self._chosen if want_logits else None
+
+    def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
+        for slot, position in zip(slots, positions, strict=True):
+            assert position == self._held[slot]
+            self._held[slot] = position + 1
+        return [self._chosen] * len(tokens)
+
+    def drop(self, slot: int) -> None:
+        self._held[slot] = 0
+
+    def keep(self, slot: int) -> Kept:
+        return np.frombuffer(self._held[slot].to_bytes(8, "big"), dtype=np.uint8)
+
+    def restore(self, slot: int, kept: Kept) -> None:
+        self._held[slot] = int.from_bytes(kept.tobytes(), "big")
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def rearm(self) -> None:
+        self._interrupted = False
+
+    def close(self) -> None:
+        self._held = []
+
+
+class Costed(Costless):
+    """Each call takes what the calibration says it takes here.
+
+    ``draw=None`` leaves the residuals out: every call takes its mean.
+    """
+
+    def __init__(self, calibration: Calibration, clock: VirtualClock, draw: np.random.Generator | None) -> None:
+        super().__init__(Layout(calibration.chunk_tokens, calibration.slots, 1024))
+        self._calibration = calibration
+        self._clock = clock
+        self._draw = draw
+        self._decode, self._prefill = Table(calibration.decode), Table(calibration.prefill)
+        self._residuals = {
+            "decode": np.array(calibration.decode_residuals),
+            "prefill": np.array(calibration.prefill_residuals),
+        }
+
+    def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
+        count = len(tokens)
+        self._spend("prefill", self._prefill.seconds(count, position), 1)
+        return super().feed(slot, position, tokens, want_logits)
+
+    def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
+        count = len(tokens)
+        self._spend("decode", self._decode.seconds(count, sum(positions) / count), count)
+        return super().step(slots, positions, tokens)
+
+    def keep(self, slot: int) -> Kept:
+        self._clock.advance(self._calibration.move_seconds * self._held[slot])
+        return super().keep(slot)
+
+    def restore(self, slot: int, kept: Kept) -> None:
+        super().restore(slot, kept)
+        self._clock.advance(self._calibration.move_seconds * self._held[slot])
+
+    def _spend(self, kind: str, mean: float, sequences: int) -> None:
+        residual = 1.0
+        if self._draw is not None:
+            quantiles = self._residuals[kind]
+            at = self._draw.random() * (len(quantiles) - 1)
+            left = min(int(at), len(quantiles) - 2)
+            residual = quantiles[left] + (at - left) * (quantiles[left + 1] - quantiles[left])
+        own = self._calibration.step_seconds + self._calibration.sequence_seconds * sequences
+        if not self._clock.advance(float(mean * residual) + own, lambda: self._interrupted):
+            raise _Interrupted
+
+
+class _Inbox:
+    """What the step loop reads instead of its thread-safe queue: when nothing is left to do, the clock jumps."""
+
+    def __init__(self, clock: VirtualClock, ends: float, more: Callable[[], None]) -> None:
+        self._clock = clock
+        self._ends = ends
+        self._more = more
+        self._ready: list[Any] = []
+
+    def put(self, message: Any) -> None:
+        self._ready.append(message)
+
+    def empty(self) -> bool:
+        return not self._ready
+
+    def get(self, block: bool = True) -> Any:
+        self._more()
+        if not self._ready and block:
+            self._clock.jump(self._ends)
+            self._more()
+        if not self._ready:
+            raise queue.Empty
+        return self._ready.pop(0)
+
+
+class _Run:
+    """One run: who is told what, when, and what batch work comes next."""
+
+    def __init__(self, online: Sequence[Request], seconds: float, *, batch: bool) -> None:
+        self.clock = VirtualClock([request.at for request in online], self._arrive)
+        self._waiting = list(enumerate(online, start=1))[::-1]
+        self._seconds = seconds
+        self._batch = batch
+        self.served = [Served(request.at, request.prompt_tokens, request.output_tokens, []) for request in online]
+        self.batch_tokens = 0
+        self.busy_seconds = 0.0
+        self._open = len(online)
+        self._in_flight: set[int] = set()
+        self._tickets = len(online)
+        self._stopped = False
+        self.loop: StepLoop
+        self.failures: list[Failed] = []
+
+    def _arrive(self) -> None:
+        ticket, request = self._waiting.pop()
+        lane = self.loop.lanes[0]
+        self.loop.submit(lane, generation(lane.runtime, ticket, request, "online"))
+
+    def more(self) -> None:
+        """What the loop is told beside arrivals: batch work to keep it saturated, and in the end to stop."""
+        if self.clock.now <= self._seconds:
+            self.busy_seconds = self.loop.lanes[0].counters.busy_seconds
+        over = not self._open and self.clock.now >= self._seconds
+        if over or self.clock.now > self._seconds * MOST_STRETCH + 60.0:
+            if not self._stopped:
+                self._stopped = True
+                for ticket in (*self._in_flight, *range(1, len(self.served) + 1)):
+                    self.loop.cancel(ticket)
+                self.loop.stop()
+        elif self._batch:
+            while len(self._in_flight) < BATCH_IN_FLIGHT:
+                self._tickets += 1
+                self._in_flight.add(self._tickets)
+                lane = self.loop.lanes[0]
+                wanted = Request(self.clock.now, BATCH_PROMPT_TOKENS, BATCH_OUTPUT_TOKENS)
+                self.loop.submit(lane, generation(lane.runtime, self._tickets, wanted, "batch"))
+
+    def told(self, emissions: list[Emission]) -> None:
+        """The loop's emissions, at the clock's moment."""
+        for ticket, event in emissions:
+            online = ticket <= len(self.served)
+            if isinstance(event, Failed):
+                self.failures.append(event)
+            if isinstance(event, Delta):
+                if online:
+                    self.served[ticket - 1].tokens.extend([self.clock.now] * len(event.tokens))
+                else:
+                    self.batch_tokens += len(event.tokens) * (self.clock.now <= self._seconds)
+            elif online:
+                self._open -= 1
+            else:
+                self._in_flight.discard(ticket)
+
+
+def generation(runtime: Any, ticket: int, request: Request, priority: str) -> Generation:
+    """A sequence of forced length whose prompt shares no beginning with another's."""
+    prompt = [ticket + 100] + [1] * (request.prompt_tokens - 1)
+    wanted = Generate(str(ticket), "costed", "", request.output_tokens, priority=priority, ignore_end=True)  # type: ignore[arg-type]
+    return Generation(
+        ticket=ticket,
+        request=wanted,
+        prompt=prompt,
+        forced=[],
+        constraint=None,
+        vocabulary=runtime.vocabulary,
+        chain=chain_of(prompt, runtime.layout.chunk_tokens),
+        arrived=request.at,
+    )
+
+
+def simulate(
+    calibration: Calibration,
+    policy: Policy,
+    online: Sequence[Request],
+    seconds: float,
+    *,
+    seed: int = 0,
+    batch: bool = True,
+    residuals: bool = True,
+) -> Outcome:
+    """One run of a policy.
+
+    Args:
+        online: open-loop arrivals by ascending ``at``.
+        batch: an endless batch beside them, always 32 requests in the engine.
+        residuals: draw them; otherwise every call takes its mean.
+    """
+    run = _Run(online, seconds, batch=batch and policy.takes_batch)
+    runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None)
+    loop = run.loop = policy.loop(runtime, run.clock, run.told)
+    loop._inbox = _Inbox(run.clock, seconds, run.more)  # type: ignore[assignment]
+    lane = loop.lanes[0]
+    loop.run()
+    if run.failures:
+        raise RuntimeError(f"The simulated engine failed a request: {run.failures[0].message}")
+    return Outcome(
+        policy=policy.name,
+        seconds=seconds,
+        served=tuple(run.served),
+        batch_tokens=run.batch_tokens,
+        busy_seconds=run.busy_seconds,
+        steps=lane.counters.steps,
+        simulated=True,
+    )
+
+
+def turns(runtime: Any, sequences: int, tokens: int) -> float:
+    """Wall seconds of one turn of the real loop over a costless runtime with ``sequences`` decoding in it."""
+    from benchmarks.colocation.policies import StaticCap
+
+    ended: list[int] = []
+
+    def told(emissions: list[Emission]) -> None:
+        ended.extend(ticket for ticket, event in emissions if isinstance(event, Finished))
+        if len(ended) == sequences:
+            loop.stop()
+
+    loop = StaticCap(sequences).loop(runtime, time.perf_counter, told)
+    for ticket in range(1, sequences + 1):
+        loop.submit(loop.lanes[0], generation(runtime, ticket, Request(0.0, 32, tokens), "batch"))
+    begin = time.perf_counter()
+    loop.run()
+    return (time.perf_counter() - begin) / loop.lanes[0].counters.steps

@@ -1,0 +1,126 @@
+"""The simulator drives the engine's own loop: what a request costs there is the sum of its calls, to the digit."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from benchmarks.colocation import calibration as calibrations
+from benchmarks.colocation import policies, simulator
+from benchmarks.colocation.calibration import Point, Table, reference
+from benchmarks.colocation.outcome import slowdowns
+from benchmarks.colocation.traces import LONGEST_OUTPUT, LONGEST_PROMPT, Request, arrivals, prompt_text
+
+from antiphon.engine.runtime import Layout
+
+DECODE = (Point(1, 0, 0.005, 0.005, 1), Point(16, 0, 0.020, 0.020, 1))
+PREFILL = (Point(1, 0, 0.002, 0.002, 1), Point(32, 0, 0.064, 0.064, 1))
+FLAT = calibrations.calibrated(DECODE, PREFILL, model="flat", layout=Layout())
+
+
+def run(policy: policies.Policy, *online: Request, seconds: float = 2.0) -> simulator.Outcome:
+    return simulator.simulate(FLAT, policy, online, seconds, residuals=False)
+
+
+def test_a_request_alone_takes_the_sum_of_its_calls() -> None:
+    (served,) = run(policies.OnlineOnly(), Request(0.5, 64, 4)).served
+    assert served.tokens == pytest.approx([0.628, 0.633, 0.638, 0.643])
+    assert (served.ttft, served.tpot, served.latency) == pytest.approx((0.128, 0.005, 0.143))
+    assert served.within
+
+
+def test_an_arrival_waits_for_the_step_in_flight_and_no_longer() -> None:
+    first, second = run(policies.OnlineOnly(), Request(0.0, 32, 3), Request(0.01, 32, 1)).served
+    assert first.tokens[0] == pytest.approx(0.064)
+    # Then one step: the second's prompt, and the first's second token with it.
+    assert second.tokens == pytest.approx([0.064 + 0.064 + 0.005])
+    assert first.tokens[1] == second.tokens[0]
+
+
+def test_batch_tokens_are_counted_inside_the_window_only() -> None:
+    outcome = run(policies.StaticCap(1), seconds=3.0)
+    # 256 prompt tokens take 0.512 s and 63 decode steps 0.315 s; three such requests end by 2.481 s, and the fourth
+    # has its first token at 2.993 s and one more by 2.998 s.
+    assert outcome.batch_tokens == 3 * 64 + 2
+    assert outcome.busy == pytest.approx(1.0, abs=0.01)
+    assert run(policies.OnlineOnly(), seconds=3.0).batch_tokens == 0
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_a_static_cap_bounds_who_is_in_a_slot(most: int) -> None:
+    calls: list[int] = []
+
+    class Watched(policies.StaticCap):
+        def plan(self, state: policies.State, budget: policies.Budget) -> policies.Plan:
+            decided = super().plan(state, budget)
+            calls.append(sum(1 for view in state.sequences if view.place == "resident" and view.priority == "batch"))
+            return decided
+
+    run(Watched(most))
+    assert max(calls) == most
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not() -> None:
+    online = arrivals("conv", 2, 6.0)
+    one, same, other = (
+        simulator.simulate(reference(), policies.Product(), online, 6.0, seed=seed) for seed in (1, 1, 2)
+    )
+    assert [served.tokens for served in one.served] == [served.tokens for served in same.served]
+    assert [served.tokens for served in one.served] != [served.tokens for served in other.served]
+    assert all(served.complete for served in one.served)
+
+
+def test_batch_work_slows_the_same_requests_down_and_priority_only_more_than_the_product() -> None:
+    online = arrivals("conv", 0, 10.0)
+    alone, ours, greedy = (
+        simulator.simulate(reference(), policy, online, 10.0)
+        for policy in (policies.OnlineOnly(), policies.Product(), policies.PriorityOnly())
+    )
+    assert np.median(slowdowns(alone, alone)) == 1.0
+    assert 1.0 < np.mean(slowdowns(alone, ours)) < np.mean(slowdowns(alone, greedy))
+    with pytest.raises(ValueError, match="same requests"):
+        slowdowns(alone, simulator.simulate(reference(), policies.OnlineOnly(), arrivals("conv", 1, 10.0), 10.0))
+
+
+def test_the_table_goes_through_its_points_and_between_them() -> None:
+    table = Table(
+        (Point(1, 0, 1.0, 1.0, 1), Point(1, 100, 2.0, 2.0, 1), Point(3, 0, 5.0, 5.0, 1), Point(3, 100, 6.0, 6.0, 1))
+    )
+    assert [table.seconds(size, 0) for size in (1, 2, 3)] == pytest.approx([1.0, 3.0, 5.0])
+    assert table.seconds(2, 50) == pytest.approx(3.5)
+    assert table.seconds(4, 0) == pytest.approx(7.0)
+
+
+def test_the_envelope_is_below_every_median_and_touches_some() -> None:
+    measured = reference()
+    rows = [
+        (
+            measured.envelope.alpha + point.size * (measured.envelope.beta + measured.envelope.delta * point.context),
+            point,
+        )
+        for point in measured.decode
+    ]
+    rows += [
+        (measured.envelope.gamma * point.size + measured.envelope.delta * point.context, point)
+        for point in measured.prefill
+    ]
+    assert all(cost <= point.median * (1 + 1e-9) for cost, point in rows)
+    assert sum(cost == pytest.approx(point.median) for cost, point in rows) >= 3
+
+
+def test_windows_are_declared_pieces_of_the_trace() -> None:
+    whole, beginning, later = (arrivals("conv", seed, seconds) for seed, seconds in ((0, 360.0), (0, 60.0), (1, 360.0)))
+    assert whole[: len(beginning)] == beginning
+    assert whole[0] != later[0]
+    assert 400 < len(whole) < 700
+    assert all(0 <= a.at <= b.at < 360.0 for a, b in pairwise(whole))
+    assert all(r.prompt_tokens <= LONGEST_PROMPT and 1 <= r.output_tokens <= LONGEST_OUTPUT for r in whole)
+    with pytest.raises(ValueError, match="No trace"):
+        arrivals("chat", 0, 10.0)
+    with pytest.raises(ValueError, match="at most"):
+        arrivals("conv", 0, 5000.0)
+
+
+def test_prompts_share_no_beginning() -> None:
+    assert len({prompt_text(256, number)[:40] for number in range(200)}) == 200
