@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from antiphon.features.evaluate import EVER
 from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.sources.source_rows import ROWS
@@ -118,6 +119,22 @@ def _inside(batch: RowBatch, window: int | None, moment: int) -> numpy.ndarray[A
     if window is not None:
         inside &= batch.times > moment - window
     return None if inside.all() else inside
+
+
+def holds_until(batch: RowBatch, plan: Plan, as_of: int) -> numpy.ndarray[Any, Any]:
+    """The first moment after ``as_of`` at which an event of each entity becomes visible or leaves a window
+    (microseconds): until then its values stay as they are. Encodings are those of ``as_of`` and do not count."""
+    import numpy
+
+    visible = numpy.maximum(batch.times, batch.available)
+    seen = visible <= as_of
+    changes = numpy.where(seen, EVER, visible)
+    for window in {feature.window for feature in plan.features if not feature.fitted}:
+        if window is not None:
+            leaving = numpy.flatnonzero(seen & (batch.times > as_of - window))
+            changes[leaving] = numpy.minimum(changes[leaving], batch.times[leaving] + window)
+    found: numpy.ndarray[Any, Any] = numpy.minimum.reduceat(changes, batch.starts[:-1])
+    return found
 
 
 def values_at(

@@ -1,14 +1,16 @@
 """Rows of entities from one snapshot of a view: read in bulk, and kept while they hold.
 
+A row is taken as batch finished it where it holds (``online.finished``), and otherwise made from the entity's state.
 Invariants: a kept row is of this snapshot alone and is served only for moments at which nothing enters or leaves its
 windows (``EntityRow.since ≤ t < until``), so it is the row that reading anew would give; an entity with streamed
-events is always read anew. At most :data:`KEPT_ROWS` rows are kept, the first kept going first.
+events is always read anew, from its state. At most :data:`KEPT_ROWS` rows are kept, the first kept going first.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -45,7 +47,7 @@ class SnapshotRows:
         self,
         view: str,
         opened: OpenedSnapshot,
-        entity_hash: Callable[[str, Sequence[str | None]], bytes],
+        entity_hashes: Callable[[str, Iterable[Sequence[str | None]]], list[bytes]],
         kept: int = KEPT_ROWS,
     ) -> None:
         spec = opened.meta.spec
@@ -57,7 +59,8 @@ class SnapshotRows:
         self.prefix = view_prefix(spec.key)
         self.offset = opened.meta.stream_offset
         self.made_as_of = from_microseconds(opened.meta.as_of)
-        self._entity_hash = entity_hash
+        self._entity_hashes = entity_hashes
+        self._entity = spec.entity.name
         self._keys = spec.entity.keys
         self._kept = _Kept[EntityRow](kept)
         self._hashes = _Kept[bytes](kept)
@@ -80,14 +83,19 @@ class SnapshotRows:
                 next_step=f"The view {self.opened.meta.spec.name!r} needs {', '.join(self._keys)}.",
             ) from None
 
-    def hashed(self, entity: Entity) -> bytes:
-        """The hash that an entity is stored under."""
-        found = self._hashes.get(entity)
-        if found is None:
-            texts = entity if isinstance(entity, tuple) else (entity,)
-            found = self._entity_hash(self.opened.meta.spec.entity.name, texts)
-            self._hashes.keep({entity: found})
-        return found
+    def hashed(self, entities: Sequence[Entity]) -> list[bytes]:
+        """The hash that each entity is stored under."""
+        known = self._hashes.get
+        found = [known(entity) for entity in entities]
+        if None in found:
+            missing = [entity for entity, hashed in zip(entities, found, strict=True) if hashed is None]
+            made = self._entity_hashes(self._entity, zip(missing) if len(self._keys) == 1 else missing)  # type: ignore[arg-type]
+            fresh = dict(zip(missing, made, strict=True))
+            self._hashes.keep(fresh)
+            found = [
+                fresh[entity] if hashed is None else hashed for entity, hashed in zip(entities, found, strict=True)
+            ]
+        return found  # type: ignore[return-value]
 
     def rows(
         self, entities: Sequence[Entity], as_of: int | Sequence[int], streamed: Mapping[bytes, list[StreamedEvent]]
@@ -118,26 +126,46 @@ class SnapshotRows:
                 for entity, moment in zip(entities, as_of, strict=True)
             ]
         if None not in found:
-            return [row for row in found if row is not None]
-        moments = [as_of] * len(entities) if isinstance(as_of, int) else as_of
-        missing = dict.fromkeys(
-            (entity, moment) for entity, moment, row in zip(entities, moments, found, strict=True) if row is None
-        )
-        read = self._read(list(missing), streamed)
-        return [
-            read[entity, moment] if row is None else row
-            for entity, moment, row in zip(entities, moments, found, strict=True)
-        ]
+            return found  # type: ignore[return-value]
+        if isinstance(as_of, int):
+            return self._filled(entities, [as_of] * len(entities), found, streamed)
+        return self._filled(entities, as_of, found, streamed)
 
-    def _read(
-        self, places: Sequence[tuple[Entity, int]], streamed: Mapping[bytes, list[StreamedEvent]]
+    def _filled(
+        self,
+        entities: Sequence[Entity],
+        moments: Sequence[int],
+        found: list[EntityRow | None],
+        streamed: Mapping[bytes, list[StreamedEvent]],
+    ) -> list[EntityRow]:
+        """The rows found, with those that are missing read."""
+        missing = [place for place, row in enumerate(found) if row is None]
+        hashes = self.hashed([entities[place] for place in missing])
+        finished = self.opened.finished(hashes)
+        fresh: dict[Entity, EntityRow] = {}
+        left: dict[tuple[Entity, int], bytes] = {}
+        for place, hashed, row in zip(missing, hashes, finished, strict=True):
+            entity, moment = entities[place], moments[place]
+            if row is not None and row.since <= moment < row.until and hashed not in streamed:
+                found[place] = fresh[entity] = row
+            else:
+                left[entity, moment] = hashed
+        self._kept.keep(fresh)
+        if left:
+            made = self._made(left, streamed)
+            for place in missing:
+                if found[place] is None:
+                    found[place] = made[entities[place], moments[place]]
+        return found  # type: ignore[return-value]
+
+    def _made(
+        self, places: Mapping[tuple[Entity, int], bytes], streamed: Mapping[bytes, list[StreamedEvent]]
     ) -> dict[tuple[Entity, int], EntityRow]:
-        """Each distinct entity and moment, read in one go."""
+        """Each entity and moment from its state, read in one go."""
         meta, evaluator = self.opened.meta, self.opened.evaluator
         width = evaluator.plan.tile
         asked: list[StateQuestion] = []
-        for entity, as_of in places:
-            hashed = self.hashed(entity)
+        for (_, as_of), hashed in places.items():
             events = streamed.get(hashed)
             asked.append(
                 StateQuestion(hashed, as_of, {event.event_time // width for event in events} if events else ())
@@ -164,13 +192,12 @@ class SnapshotRows:
             )
 
     def _together(self) -> bytes:
-        return self._entity_hash(self.opened.meta.spec.entity.name, [None] * len(self._keys))
+        return self._entity_hashes(self._entity, [[None] * len(self._keys)])[0]
 
-    def streamed(self, entities: Iterable[Entity], reading: OverlayReading) -> dict[bytes, list[StreamedEvent]]:
+    def streamed(self, entities: Sequence[Entity], reading: OverlayReading) -> dict[bytes, list[StreamedEvent]]:
         """Of these entities the events after the snapshot."""
         found: dict[bytes, list[StreamedEvent]] = {}
-        for entity in entities:
-            hashed = self.hashed(entity)
+        for hashed in self.hashed(entities):
             events = reading.events[self.prefix, hashed]
             if events and hashed not in found:
                 found[hashed] = [_fitting(self.opened, event) for event in events]
@@ -178,7 +205,8 @@ class SnapshotRows:
 
 
 class _Kept(dict[Entity, T]):
-    """A dictionary that is bounded: of too many the first kept go. Reading needs no lock."""
+    """A dictionary that is bounded: of too many the first kept go, an eighth at a time, since finding the first is dear
+    in a dictionary that lost many. Reading needs no lock."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -188,8 +216,9 @@ class _Kept(dict[Entity, T]):
         """Add what was found."""
         with self._lock:
             self.update(found)
-            while len(self) > self._most:
-                del self[next(iter(self))]
+            if len(self) > self._most:
+                for entity in list(islice(self, len(self) - self._most + self._most // 8)):
+                    del self[entity]
 
 
 def _fitting(snapshot: OpenedSnapshot, event: StreamedEvent) -> StreamedEvent:

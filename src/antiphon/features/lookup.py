@@ -296,7 +296,7 @@ class FeatureReader:
             found = self._snapshots.get((view, snapshot))
             if found is None:
                 store = self._online
-                found = SnapshotRows(view, store.open(self._scope, view, snapshot), store.entity_hash, self._kept)
+                found = SnapshotRows(view, store.open(self._scope, view, snapshot), store.entity_hashes, self._kept)
                 self._snapshots[view, snapshot] = found
             opened.append(found)
         if len(self._prepared) >= _PREPARED:
@@ -328,7 +328,7 @@ class FeatureReader:
         if self._overlay is None or not following:
             return None
         wanted = dict.fromkeys(
-            (one.prefix, one.hashed(entity), offset) for one, offset, asked in following for entity in asked
+            (one.prefix, hashed, offset) for one, offset, asked in following for hashed in one.hashed(asked)
         )
         reading = self._overlay.read([one.prefix for one, _, _ in following], wanted)
         for one, offset, _ in following:

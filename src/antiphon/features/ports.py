@@ -17,7 +17,7 @@ from antiphon.catalog.verdicts import Staged, Verdict
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.evaluate import Evaluator
+from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress
 from antiphon.features.tiles.entity_state import EntityState
@@ -240,6 +240,15 @@ class OpenedSnapshot(Protocol):
         """Unquantised measures whose column had a kind, with that kind."""
         ...
 
+    def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
+        """The finished row of each entity, by hash, at the cost of at most one round trip; ``None`` where it has none.
+        A row is right from ``since`` on and before ``until``, for an entity of which nothing has streamed in.
+
+        Raises:
+            As :meth:`states`.
+        """
+        ...
+
     def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
         """What it knows of each entity, in the order asked, at the cost of at most one round trip, and one more when
         tiles hold something that is not available yet.
@@ -256,6 +265,10 @@ class OnlineSnapshots(Protocol):
 
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity."""
+        ...
+
+    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+        """:meth:`entity_hash` of many."""
         ...
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:

@@ -1,4 +1,4 @@
-"""A sealed file with other tiles under a seal that fits: what a broken builder or disk leaves."""
+"""A sealed file with other tiles under a seal that fits: what a broken builder or disk leaves. It has no finished rows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ def alter(
     """Change the tiles of every entity, or the latest ones of each alone; what has few events gets tiles for it."""
     opened = SealedSnapshot(file, snapshot, codec, scope)
     writer = SealedWriter(file, opened.meta, opened.size, codec, scope)
+    nothing = b"" if opened._rows is None else opened._rows.nothing
     for key, value in opened.values():
         if key == META:
             continue
         found = {key: value}
         if len(key) == 16:
-            state = opened._decoder.state(value, None, lambda index, of=key: opened._block(of, index))  # type: ignore[misc]
+            record = value if opened._rows is None else opened._rows.after(value)
+            state = opened._decoder.state(record or None, None, lambda index, of=key: opened._block(of, index))  # type: ignore[misc]
             rows = state.rows
             if state.events is not None:
                 rows = {}
@@ -45,7 +47,7 @@ def alter(
             for row in list(rows.values())[0 if latest is None else -latest :]:
                 for tile in row.tiles:
                     change(tile)
-            found[key] = encode_tiles(rows)
+            found[key] = nothing + encode_tiles(rows)
         elif key[16:] == BASE and latest is None:
             base = opened._decoder.state(None, value, lambda _: block_of([], [], [], [])).base or []
             for tile in base:

@@ -17,7 +17,7 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.ports import VectorSource
-from antiphon.features.evaluate import Evaluator
+from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.ports import (
@@ -128,6 +128,9 @@ class _TextSnapshot:
     def plain(self) -> tuple[tuple[int, Kind], ...]:
         return self._opened.plain
 
+    def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
+        return [None] * len(entities)
+
     def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
         return self._opened.states(asked)
 
@@ -143,6 +146,9 @@ class _Texts:
 
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         return self._online.entity_hash(entity, keys)
+
+    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+        return self._online.entity_hashes(entity, keys)
 
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         return self._online.build(manifest, spec, lake)

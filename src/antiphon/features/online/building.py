@@ -1,4 +1,4 @@
-"""Fill a sealed snapshot from the lake's files: one pass over events and one over base tiles, by columns.
+"""Fill a sealed snapshot from the lake's files: one pass over events with values and one over base tiles, by columns.
 
 Nothing is held but a batch of entities; that records come in the order of their keys is the writer's concern.
 """
@@ -6,6 +6,7 @@ Nothing is held but a batch of entities; that records come in the order of their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -16,8 +17,11 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import Corrupt
 from antiphon.core.ids import keyed_hash, keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.batch_values import holds_until
 from antiphon.features.compute import parquet_reader
+from antiphon.features.evaluate import EVER
 from antiphon.features.online.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
+from antiphon.features.online.finished import RowLayout, ValuesAlong, codes_of, packed_rows
 from antiphon.features.online.packing import Records, base_records, event_records
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
@@ -32,13 +36,19 @@ if TYPE_CHECKING:
 
 
 _COPIED = 1_000
+_encode = msgspec.json.Encoder().encode
 
 
 class SnapshotWriter(Protocol):
     """Something that a snapshot is written into; nobody sees it before it is sealed."""
 
-    def write(self, keys: list[bytes], values: list[bytes], /) -> None:
-        """Write records, in any order; a key comes once."""
+    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None, /) -> None:
+        """Write records, in any order; a key comes once.
+
+        Args:
+            rows: the finished row of each, empty where there is none. A value beside a row may be empty: the entity
+                has no record then.
+        """
         ...
 
     def discard(self) -> None:
@@ -67,22 +77,80 @@ def fill(
         Unavailable: disk or the store ran out or went away.
     """
     plan = plan_of(spec)
-    with lake.open(manifest.files[0].path) as events, lake.open(manifest.files[1].path) as tiles:
-        of_events, of_tiles = parquet_reader(events), parquet_reader(tiles)
-        kinds = _kinds(of_events.schema, plan)
+    with (
+        lake.open(manifest.files[0].path) as events,
+        lake.open(manifest.files[1].path) as tiles,
+        lake.open(manifest.files[2].path) as values,
+    ):
+        of_events, of_tiles, of_values = parquet_reader(events), parquet_reader(tiles), parquet_reader(values)
+        kinds, codes = _kinds(of_events.schema, plan), codes_of(of_values.schema, plan)
         _require(of_tiles.schema, tile_schema(plan, _measured(of_events.schema, plan)))
-        writer = begin(_meta(manifest, plan, kinds))
+        meta = _meta(manifest, plan, kinds, codes)
+        writer = begin(meta)
         try:
-            for rows in whole_entities(of_events, len(plan.keys)):
-                batch = RowBatch(rows, plan)
-                writer.write(*event_records(batch, plan, _hashes(key, spec, batch.keys)))
+            batches = (RowBatch(rows, plan) for rows in whole_entities(of_events, len(plan.keys)))
+            if codes is None:
+                for batch in batches:
+                    writer.write(*event_records(batch, plan, _hashes(key, spec, batch.keys)))
+            else:
+                for records in _with_rows(batches, of_values, plan, codes, meta.as_of, partial(_hashes, key, spec)):
+                    writer.write(*records)
             layout = base_layout(plan, kinds)
             for rows in of_tiles:
                 writer.write(*_tile_records(rows, plan, layout, key, spec))
+                together = _together_records(rows, plan, key, spec)
+                if together is not None:
+                    nothing = None if codes is None else [RowLayout(codes, meta.as_of).nothing]
+                    writer.write(*together, nothing)
         except BaseException:
             writer.discard()
             raise
         return writer
+
+
+def _with_rows(
+    batches: Iterable[RowBatch],
+    values: Iterable[pyarrow.RecordBatch],
+    plan: Plan,
+    codes: str,
+    as_of: int,
+    hashes_of: Callable[[Sequence[pyarrow.Array]], list[bytes]],
+) -> Iterator[tuple[list[bytes], list[bytes], list[bytes]]]:
+    """Keys, values and finished rows. An entity whose events are all part of its base tile has a row alone."""
+    import numpy
+
+    width = len(plan.keys)
+    along = ValuesAlong(values, width)
+    for batch in batches:
+        found = along.through(batch.keys)
+        if found is None or found.num_rows < batch.entities:
+            raise _unlike()
+        hashes, until = hashes_of(found.columns[:width]), holds_until(batch, plan, as_of)
+        if found.num_rows == batch.entities:
+            if any(not there.equals(column) for there, column in zip(found.columns, batch.keys, strict=False)):
+                raise _unlike()
+            own = hashes
+        else:
+            own = hashes_of(batch.keys)
+            with_events = set(own)
+            there = numpy.array([hashed in with_events for hashed in hashes])
+            if int(there.sum()) != batch.entities:
+                raise _unlike()
+            every = numpy.full(found.num_rows, EVER)
+            every[there] = until
+            until = every
+        rows = packed_rows(found, until, plan, codes)
+        keys, records = event_records(batch, plan, own)
+        if keys is hashes:
+            yield keys, records, rows
+            continue
+        row_of = dict(zip(hashes, rows, strict=True))
+        beside = [row_of.pop(key, b"") for key in keys]
+        yield [*keys, *row_of], [*records, *[b""] * len(row_of)], [*beside, *row_of.values()]
+    for found in along.rest():
+        hashes = hashes_of(found.columns[:width])
+        rows = packed_rows(found, numpy.full(found.num_rows, EVER), plan, codes)
+        yield hashes, [b""] * len(hashes), rows
 
 
 def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter) -> None:
@@ -98,31 +166,47 @@ def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
     return keyed_hash(key, msgspec.json.encode([entity, *keys]).decode())
 
 
+def entity_hashes(key: bytes, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+    """:func:`entity_hash` of many entities."""
+    return keyed_hashes(key, [_encode((entity, *values)) for values in keys])
+
+
 def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) -> list[bytes]:
-    name, encode = spec.entity.name, msgspec.json.Encoder().encode
-    texts = zip(*(column.to_pylist() for column in keys), strict=True)
-    return keyed_hashes(key, [encode((name, *values)) for values in texts])
+    return entity_hashes(key, spec.entity.name, zip(*(column.to_pylist() for column in keys), strict=True))
 
 
 def _tile_records(
     rows: pyarrow.RecordBatch, plan: Plan, layout: str | None, key: bytes, spec: FeatureViewSpec
 ) -> Records:
-    """Base tiles, and at the end the tiles of all entities together as an entity's."""
+    """Base tiles."""
     import pyarrow.compute as pc
 
     base = rows.filter(pc.is_null(rows.column("tile")))
     keys = [base_key(hashed) for hashed in _hashes(key, spec, base.columns[: len(plan.keys)])]
-    values = base_records(base, plan, layout) if keys else []
+    return keys, base_records(base, plan, layout) if keys else []
+
+
+def _together_records(rows: pyarrow.RecordBatch, plan: Plan, key: bytes, spec: FeatureViewSpec) -> Records | None:
+    """The tiles of all entities together, which stand last, as an entity's."""
+    import pyarrow.compute as pc
+
     together = rows.filter(pc.is_valid(rows.column("tile")))
-    if together.num_rows:
-        indexes, available = (together.column(name).to_pylist() for name in ("tile", "available_at"))
-        found = {
-            index: TileRow(known, tiles)
-            for index, known, tiles in zip(indexes, available, tiles_in(together, plan), strict=True)
-        }
-        keys.append(entity_hash(key, spec.entity.name, [None] * len(plan.keys)))
-        values.append(encode_tiles(found))
-    return keys, values
+    if not together.num_rows:
+        return None
+    indexes, available = (together.column(name).to_pylist() for name in ("tile", "available_at"))
+    found = {
+        index: TileRow(known, tiles)
+        for index, known, tiles in zip(indexes, available, tiles_in(together, plan), strict=True)
+    }
+    return [entity_hash(key, spec.entity.name, [None] * len(plan.keys))], [encode_tiles(found)]
+
+
+def _unlike() -> Corrupt:
+    return Corrupt(
+        "The lake's files of events and of values are not of the same entities.",
+        where="lake",
+        next_step="Materialise the view again.",
+    )
 
 
 def _measured(schema: pyarrow.Schema, plan: Plan) -> list[pyarrow.DataType]:
@@ -163,7 +247,7 @@ def _kinds(schema: pyarrow.Schema, plan: Plan) -> tuple[Kind, ...]:
     return tuple(kinds)
 
 
-def _meta(manifest: SnapshotManifest, plan: Plan, kinds: tuple[Kind, ...]) -> SnapshotMeta:
+def _meta(manifest: SnapshotManifest, plan: Plan, kinds: tuple[Kind, ...], codes: str | None) -> SnapshotMeta:
     as_of = microseconds(manifest.as_of)
     return SnapshotMeta(
         format=FORMAT,
@@ -174,4 +258,5 @@ def _meta(manifest: SnapshotManifest, plan: Plan, kinds: tuple[Kind, ...]) -> Sn
         stream_offset=manifest.stream_offset,
         kinds=kinds,
         facts=manifest.facts(),
+        rows=codes,
     )

@@ -1,6 +1,7 @@
-"""What a sealed snapshot stores under each of its keys, whichever store holds it. Format 2.
+"""What a sealed snapshot stores under each of its keys, whichever store holds it. Format 3.
 
-Keys: ``m`` the meta record; an entity's hash (16 bytes) its events; the hash and ``0xff`` its base tile, when a feature
+Keys: ``m`` the meta record; an entity's hash (16 bytes) its events, after its finished row where a store keeps both
+together (``finished`` says what that is); the hash and ``0xff`` its base tile, when a feature
 looks at all time; the hash and a tile's index (8 bytes, biased by 2⁶³ so that it sorts) the events of one tile.
 Entities are keyed hashes; the clear keys stay in the lake.
 
@@ -33,7 +34,7 @@ from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import Block, EntityState, TileRow, block_of
 from antiphon.features.tiles.tile import Tile, pack, unpack
 
-FORMAT = 2
+FORMAT = 3
 META = b"m"
 FEW = 64
 """Most events that stand in an entity's own record."""
@@ -58,6 +59,8 @@ class SnapshotMeta(msgspec.Struct, frozen=True):
     stream_offset: int | None
     kinds: tuple[Kind, ...]
     facts: SnapshotFacts | None = None
+    rows: str | None = None
+    """The words of a finished row, a letter each; ``None`` when there are none."""
 
 
 _encode = msgspec.msgpack.Encoder().encode

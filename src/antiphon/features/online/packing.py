@@ -94,7 +94,7 @@ def _few(batch: RowBatch, plan: Plan) -> list[bytes]:
         if column.texts is None:
             words[at] = _words(column)
         else:
-            lengths, content = _text(batch.rows.column(len(plan.keys) + 3 + index))
+            lengths, content = text_words(batch.rows.column(len(plan.keys) + 3 + index))
             words[at] = lengths
             texts.append((bytes(content), numpy.concatenate([[0], numpy.cumsum(numpy.add.reduceat(lengths, starts))])))
         at += step
@@ -104,13 +104,14 @@ def _few(batch: RowBatch, plan: Plan) -> list[bytes]:
             words[at[rows]] = _present(columns[64 * mask : 64 * mask + 64], len(entity))[rows]
             at[rows] += step[rows]
     _put_sequences(words, batch, begins + WORDS + counts * width, counts)
-    records = _sliced(words.tobytes(), numpy.append(begins * 8, words.nbytes))
+    records = sliced(words.tobytes(), numpy.append(begins * 8, words.nbytes))
     for text, places in texts:
-        records = [record + part for record, part in zip(records, _sliced(text, places), strict=True)]
+        records = [record + part for record, part in zip(records, sliced(text, places), strict=True)]
     return records
 
 
-def _sliced(content: bytes, places: Array) -> list[bytes]:
+def sliced(content: bytes, places: Array) -> list[bytes]:
+    """What lies between each place and the next."""
     # Copies: views would have to be looked at by every collection of garbage.
     return [content[first:end] for first, end in pairwise(places.tolist())]
 
@@ -136,7 +137,8 @@ def _words(column: MeasureColumn) -> Array:
     return values.view(numpy.int64) if values.dtype == numpy.float64 else values.astype(numpy.int64, copy=False)
 
 
-def _text(column: pyarrow.Array) -> tuple[Array, memoryview]:
+def text_words(column: pyarrow.Array) -> tuple[Array, memoryview]:
+    """A column of texts as the length of each in bytes, of null 0, and the bytes of all."""
     import numpy
     import pyarrow.compute as pc
 
@@ -221,4 +223,4 @@ def base_records(rows: pyarrow.RecordBatch, plan: Plan, layout: str | None) -> l
     words = numpy.zeros((rows.num_rows, len(columns) + 1), dtype=numpy.int64)
     for place, values in enumerate(columns):
         words[:, place + 1] = values
-    return _sliced(words.tobytes(), numpy.arange(0, words.nbytes + 1, 8 * (len(columns) + 1)))
+    return sliced(words.tobytes(), numpy.arange(0, words.nbytes + 1, 8 * (len(columns) + 1)))

@@ -19,7 +19,7 @@ import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
 from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
-from antiphon.features.evaluate import Evaluator
+from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
 from antiphon.features.online.encoding import (
     BASE,
@@ -86,7 +86,7 @@ class RedisWriter:
             pipeline.set(place.building(self._build), b"", px=BUILDING_MILLISECONDS)
             pipeline.execute()
 
-    def write(self, keys: list[bytes], values: list[bytes]) -> None:
+    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
         """Write records, in any order; a key comes once."""
         if self._key is not None:
             values = list(map(self._cipher.seal, keys, values))
@@ -250,6 +250,10 @@ class RedisSnapshot:
     def stored_seal(self) -> bytes:
         """Its bytes."""
         return self._build.stored
+
+    def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
+        """The finished row of each entity."""
+        return [None] * len(entities)
 
     def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
         """What the snapshot knows of each entity; one round trip for whatever was not read before, and one more when

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -12,7 +12,7 @@ from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.errors import Conflict, Corrupt
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.online.building import copy_records, entity_hash, fill
+from antiphon.features.online.building import copy_records, entity_hash, entity_hashes, fill
 from antiphon.features.online.redis_layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
 from antiphon.features.online.redis_sealed import RedisSnapshot, RedisWriter
 from antiphon.features.online.redis_server import RedisServer
@@ -39,6 +39,10 @@ class RedisStore:
     def entity_hash(self, entity: str, keys: Iterable[str | None]) -> bytes:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order."""
         return entity_hash(self._key, entity, keys)
+
+    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+        """:meth:`entity_hash` of many."""
+        return entity_hashes(self._key, entity, keys)
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
         """Whether the snapshot can be read online."""

@@ -15,8 +15,10 @@ import hashlib
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import add
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,7 +27,7 @@ from antiphon.core.codec import pack as codec_pack
 from antiphon.core.codec import unpack as codec_unpack
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
-from antiphon.features.evaluate import Evaluator
+from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.lake.local import fsync_folder
 from antiphon.features.online import environments
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
@@ -41,6 +43,7 @@ from antiphon.features.online.encoding import (
     encode_meta,
     plain_kinds,
 )
+from antiphon.features.online.finished import RowLayout
 from antiphon.features.online.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
@@ -98,8 +101,11 @@ class SealedWriter:
         self._temporary.unlink(missing_ok=True)
         self._sorted = SortedRecords(target.with_name(f".{target.name}.{os.getpid()}.sorting"), records)
 
-    def write(self, keys: list[bytes], values: list[bytes]) -> None:
-        """Write records, in any order; a key comes once. Nothing clear is written under a codec that seals."""
+    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
+        """Write records, in any order; a key comes once. A row stands before the value, so that one reading finds both.
+        Nothing clear is written under a codec that seals."""
+        if rows is not None:
+            values = list(map(add, rows, values))
         if self._key is not None:
             values = list(map(self._cipher.seal, keys, values))
         self._sorted.add(keys, values)
@@ -212,7 +218,22 @@ class SealedSnapshot:
         self._decoder = RecordDecoder(self.plan, self.meta.kinds)
         self.evaluator = Evaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
+        self._rows = None if self.meta.rows is None else RowLayout(self.meta.rows, self.meta.as_of)
         self._states: OrderedDict[bytes, EntityState] = OrderedDict()
+
+    def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
+        """The finished row of each entity, all of one transaction."""
+        if self._rows is None:
+            return [None] * len(entities)
+        with self._environment.begin(buffers=True) as transaction:
+            # What is stored is read where it lies, which it does as long as the transaction is open.
+            stored = map(transaction.get, entities)
+            return self._rows.rows(stored if not self._sealing else self._opening(entities, stored))
+
+    def _opening(self, entities: Sequence[bytes], stored: Iterable[Any]) -> Iterator[bytes | None]:
+        opened = self._cipher.open
+        for entity, value in zip(entities, stored, strict=True):
+            yield None if value is None else opened(entity, bytes(value))
 
     def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
         """What the snapshot knows of entities; :data:`NOTHING` of one it never saw. The tiles' events are read when
@@ -234,6 +255,8 @@ class SealedSnapshot:
         if self._sealing:
             record = None if record is None else self._cipher.open(hashed, record)
             base = None if base is None else self._cipher.open(hashed + BASE, base)
+        if record is not None and self._rows is not None:
+            record = self._rows.after(record) or None
         state = self._decoder.state(record, base, lambda index: self._block(hashed, index))
         self._states[hashed] = state
         if len(self._states) > _CACHED_ENTITIES:

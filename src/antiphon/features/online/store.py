@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online import environments
-from antiphon.features.online.building import copy_records, entity_hash, fill
+from antiphon.features.online.building import copy_records, entity_hash, entity_hashes, fill
 from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, is_sealed, read_seal, seal_path
 from antiphon.features.ports import Lake
 
@@ -46,6 +46,10 @@ class OnlineStore:
         """16 bytes that stand for an entity; ``keys`` are the key values as text, in order. Without any value (all are
         null) it is all entities together."""
         return entity_hash(self._key, entity, keys)
+
+    def entity_hashes(self, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
+        """:meth:`entity_hash` of many."""
+        return entity_hashes(self._key, entity, keys)
 
     def file(self, scope: Scope, view: str, snapshot: str) -> Path:
         """Where a snapshot's sealed file is."""

@@ -1,0 +1,241 @@
+"""Finished rows: an entity's values as batch computed them, which a reading takes as they are while they hold.
+
+Invariant: a finished row is what the entity's state gives for every moment from the snapshot's own up to ``until``, the
+first at which an event becomes visible or leaves a window. Whoever reads one compares the moment with both.
+
+A row is a sequence of 8-byte little-endian words, then texts:
+
+- until when it holds (microseconds), flags, the time of its latest events;
+- a value each: an integer, a double's bits, a boolean, or the length of a text;
+- event times, where not all are the same (flag ``HAS_TIMES``); ``NO_TIME`` of a window without any event;
+- where a value is null, bits that tell which are not (flag ``HAS_NULLS``);
+- the texts, one after the other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from antiphon.features.evaluate import EntityRow
+from antiphon.features.online.packing import sliced, text_words
+from antiphon.features.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+    Array = numpy.ndarray[Any, Any]
+
+HAS_TIMES, HAS_NULLS = 1, 2
+NO_TIME = -(2**63)
+NEVER = -(2**63)
+"""Until when the row of something holds that has none."""
+_HEAD = 3
+_TEXT = "t"
+
+
+def codes_of(schema: pyarrow.Schema, plan: Plan) -> str | None:
+    """What kind of word each feature's values are, a letter each: ``q`` an integer, ``d`` a double, ``?`` a boolean,
+    ``t`` a text; ``None`` when some have no word, or there is no feature.
+
+    Args:
+        schema: of the snapshot's file of values.
+    """
+    import pyarrow
+
+    codes = ""
+    for name in _names(plan):
+        kind = schema.field(name).type if name in schema.names else None
+        if kind == pyarrow.int64():
+            codes += "q"
+        elif kind == pyarrow.float64():
+            codes += "d"
+        elif kind == pyarrow.bool_():
+            codes += "?"
+        elif kind == pyarrow.string():
+            codes += _TEXT
+        else:
+            return None
+    return codes or None
+
+
+def _names(plan: Plan) -> list[str]:
+    return [f"{plan.spec.name}.{feature.name}" for feature in plan.features if feature.aggregation != "embed"]
+
+
+class RowLayout:
+    """The rows of one snapshot: how they are read.
+
+    Args:
+        codes: of :func:`codes_of`.
+        since: the snapshot's own moment (microseconds).
+    """
+
+    def __init__(self, codes: str, since: int) -> None:
+        self._since = since
+        self._width = len(codes)
+        self._masks = -(-len(codes) // 64)
+        self._texts = [place for place, code in enumerate(codes) if code == _TEXT]
+        words = "<qqq" + codes.replace("?", "?7x").replace(_TEXT, "q")
+        self._layouts = {
+            flags: struct.Struct(
+                words
+                + (f"{len(codes)}q" if flags & HAS_TIMES else "")
+                + (f"{self._masks}Q" if flags & HAS_NULLS else "")
+            )
+            for flags in range(4)
+        }
+
+    def rows(self, stored: Iterable[Any]) -> list[EntityRow | None]:
+        """Rows from the beginnings of records (bytes or views of them); ``None`` of none."""
+        unpack, width, since, texts = self._layouts[0].unpack_from, self._width, self._since, self._texts
+        new = tuple.__new__
+        found: list[EntityRow | None] = []
+        for record in stored:
+            if record is None:
+                found.append(None)
+                continue
+            words = unpack(record)
+            if words[1] or texts:
+                found.append(self._one(record, words[1]))
+            else:
+                found.append(new(EntityRow, (words[_HEAD:], (words[2],) * width, None, since, words[0])))
+        return found
+
+    def _one(self, record: Any, flags: int) -> EntityRow | None:
+        layout, width = self._layouts[flags], self._width
+        words = layout.unpack_from(record)
+        if words[0] == NEVER:
+            return None
+        values = list(words[_HEAD : _HEAD + width])
+        at, end = _HEAD + width, layout.size
+        for place in self._texts:
+            length = values[place]
+            values[place] = str(record[end : end + length], "utf-8")
+            end += length
+        times: tuple[int | None, ...] = (None if words[2] == NO_TIME else words[2],) * width
+        if flags & HAS_TIMES:
+            times = tuple([None if time == NO_TIME else time for time in words[at : at + width]])
+            at += width
+        if flags & HAS_NULLS:
+            for place in range(width):
+                if not words[at + place // 64] >> place % 64 & 1:
+                    values[place] = None
+        return EntityRow(tuple(values), times, None, self._since, words[0])
+
+    def after(self, record: bytes) -> bytes:
+        """What stands in a record after its row."""
+        words = self._layouts[0].unpack_from(record)
+        return record[self._layouts[words[1]].size + sum([words[_HEAD + place] for place in self._texts]) :]
+
+    @property
+    def nothing(self) -> bytes:
+        """The row of something that has none."""
+        return struct.pack("<qqq", NEVER, HAS_NULLS, NO_TIME) + bytes(8 * (self._width + self._masks))
+
+
+def packed_rows(values: pyarrow.RecordBatch, until: Array, plan: Plan, codes: str) -> list[bytes]:
+    """The rows of a batch of entities.
+
+    Args:
+        values: the batch of the file of values.
+        until: when each row ceases to hold (microseconds).
+    """
+    import numpy
+    import pyarrow
+    import pyarrow.compute as pc
+
+    size, width, masks = values.num_rows, len(codes), -(-len(codes) // 64)
+    columns, present, texts = [], [], []
+    times: list[Array] = []
+    for name, code in zip(_names(plan), codes, strict=True):
+        column = values.column(name)
+        present.append(column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None)
+        if code == _TEXT:
+            lengths, content = text_words(column)
+            texts.append((bytes(content), numpy.concatenate([[0], numpy.cumsum(lengths)])))
+            columns.append(lengths)
+        else:
+            if code == "?":
+                column = column.cast(pyarrow.int64())
+            filled = pc.fill_null(column, 0) if column.null_count else column
+            columns.append(filled.to_numpy().view(numpy.int64))
+        instants = values.column(f"{name}.event_time").cast(pyarrow.int64())
+        times.append((pc.fill_null(instants, NO_TIME) if instants.null_count else instants).to_numpy())
+    differ, partly = numpy.zeros(size, dtype=bool), numpy.zeros(size, dtype=bool)
+    for column in times[1:]:
+        differ |= column != times[0]
+    for there in present:
+        if there is not None:
+            partly |= ~there
+    sizes = _HEAD + width + width * differ + masks * partly
+    begins = numpy.cumsum(sizes) - sizes
+    words = numpy.zeros(int(sizes.sum()), dtype=numpy.int64)
+    for place, column in enumerate([until, differ * HAS_TIMES + partly * HAS_NULLS, times[0], *columns]):
+        words[begins + place] = column
+    at = begins + _HEAD + width
+    if differ.any():
+        for place, column in enumerate(times):
+            words[at[differ] + place] = column[differ]
+        at += width * differ
+    if partly.any():
+        for mask in range(masks):
+            bits = numpy.zeros(size, dtype=numpy.uint64)
+            for bit, there in enumerate(present[64 * mask : 64 * mask + 64]):
+                shown = numpy.uint64(1) if there is None else there.astype(numpy.uint64)
+                bits |= shown << numpy.uint64(bit)
+            words[at[partly] + mask] = bits.view(numpy.int64)[partly]
+    rows = sliced(words.tobytes(), numpy.append(begins * 8, words.nbytes))
+    for text, places in texts:
+        rows = [row + part for row, part in zip(rows, sliced(text, places), strict=True)]
+    return rows
+
+
+class ValuesAlong:
+    """A snapshot's file of values, read along with its events: both have their entities in the same order, but an
+    entity whose events are all old has values alone."""
+
+    def __init__(self, batches: Iterable[pyarrow.RecordBatch], width: int) -> None:
+        """
+        Args:
+            width: how many key columns there are.
+        """
+        self._batches = iter(batches)
+        self._width = width
+        self._waiting: list[pyarrow.RecordBatch] = []
+
+    def through(self, keys: list[pyarrow.Array]) -> pyarrow.RecordBatch | None:
+        """Every row up to that of the last of these keys; ``None`` when it has none."""
+        import pyarrow
+
+        last = [column[len(column) - 1] for column in keys]
+        taken, batch = [], None
+        while True:
+            batch = self._waiting.pop(0) if self._waiting else next(self._batches, None)
+            if batch is None:
+                return None
+            place = self._place(batch, last)
+            if place is None:
+                taken.append(batch)
+                continue
+            taken.append(batch.slice(0, place + 1))
+            if place + 1 < batch.num_rows:
+                self._waiting.insert(0, batch.slice(place + 1))
+            return taken[0] if len(taken) == 1 else pyarrow.concat_batches(taken)
+
+    def _place(self, batch: pyarrow.RecordBatch, last: list[Any]) -> int | None:
+        import numpy
+        import pyarrow.compute as pc
+
+        there = numpy.ones(batch.num_rows, dtype=bool)
+        for index, value in enumerate(last):
+            there &= pc.equal(batch.column(index), value).to_numpy(zero_copy_only=False)
+        found = numpy.flatnonzero(there)
+        return int(found[0]) if len(found) else None
+
+    def rest(self) -> Iterable[pyarrow.RecordBatch]:
+        """The rows after those."""
+        yield from self._waiting
+        yield from self._batches
