@@ -1,4 +1,4 @@
-"""A sealed file with other tiles under a seal that fits: what a broken builder or disk leaves. It has no finished rows."""
+"""A sealed file with other tiles under a seal that fits: what a broken builder or disk leaves. No row is finished."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.property.features import oracle
 from tests.property.features.oracle import MINUTE, Known
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon import (
     Entity,
@@ -35,10 +36,12 @@ from antiphon import (
 from antiphon.catalog.events import Event, StoredEvent
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds
+from antiphon.core.codec import PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
 from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.evaluate import EVER
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
@@ -48,6 +51,7 @@ from antiphon.features.plan import plan_of
 from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.sources.source_rows import load_rows
 from antiphon.features.stream import StreamConsumer
+from antiphon.governance.sealing import AesGcmCodec
 
 SCOPE = Scope()
 T = datetime(2013, 4, 10, 12, tzinfo=UTC)
@@ -322,7 +326,8 @@ def check(case: Case, folder: Path) -> None:
 
     # Online: a snapshot that includes the log's beginning, the rest streamed, some of it twice.
     clock = ManualClock(T)
-    lake, online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32)
+    codec = AesGcmCodec(Keys()) if case.step % 2 else PlainCodec()
+    lake, online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32, codec)
     overlay = Overlay(folder / "online", SCOPE)
     try:
         published = {}
@@ -341,10 +346,17 @@ def check(case: Case, folder: Path) -> None:
         reader = FeatureReader(
             SCOPE, publications=OnePublication(published), online=online, clock=clock, overlay=overlay
         )
+        versions = {spec.name: spec.definition_version for spec in specs}
+        # Each finished row is right up to its last moment, and is not served any later.
+        for spec in specs:
+            opened = online.open(SCOPE, spec.name, published[spec.key])
+            for entity, row in zip("ab", opened.finished(online.entity_hashes("stop", ["a", "b"])), strict=True):
+                if row is not None:
+                    moments = {row.since - 1, row.since, row.until - 1, row.until} if row.until < EVER else {row.since}
+                    questions += [(entity, t) for t in sorted(moments)]
+        wanted += [expected(known, entity, t) for entity, t in questions[len(wanted) :]]
         vectors = reader.read_many(
-            {spec.name: spec.definition_version for spec in specs},
-            [{"stop": entity} for entity, _ in questions],
-            [from_microseconds(t) for _, t in questions],
+            versions, [{"stop": entity} for entity, _ in questions], [from_microseconds(t) for _, t in questions]
         )
         for vector, want in zip(vectors, wanted, strict=True):
             same({name: item.value for name, item in vector.values.items()}, want)
