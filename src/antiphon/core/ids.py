@@ -41,11 +41,13 @@ def keyed_hash(key: bytes, text: str) -> bytes:
 def keyed_hashes(key: bytes, texts: Iterable[bytes]) -> list[bytes]:
     """:func:`keyed_hash` of many texts in UTF-8; the key is taken in once."""
     begun = hashlib.blake2b(digest_size=16, key=_fitting(key))
-    found = []
+    copy = begun.copy
+    found: list[bytes] = []
+    append = found.append
     for text in texts:
-        hashed = begun.copy()
+        hashed = copy()
         hashed.update(text)
-        found.append(hashed.digest())
+        append(hashed.digest())
     return found
 
 

@@ -16,8 +16,8 @@ from antiphon.features.batch_values import BatchValues, holds_until
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EVER, EntityRow, Evaluator
 from antiphon.features.online.encoding import FEW, RecordDecoder, block_key, decode_block
-from antiphon.features.online.finished import RowLayout, ValuesAlong, codes_of, packed_rows
-from antiphon.features.online.packing import event_records
+from antiphon.features.online.finished import PackedRows, RowLayout, ValuesAlong, codes_of
+from antiphon.features.online.packing import event_records, events_are_few
 from antiphon.features.plan import Plan, plan_of
 from antiphon.features.tiles.entity_state import EntityState
 
@@ -65,7 +65,8 @@ class Told:
         codes = codes_of(values.schema, plan)
         assert codes is not None
         self.layout = RowLayout(codes, as_of)
-        self.packed = packed_rows(values, holds_until(batch, plan, as_of), plan, codes)
+        packed = PackedRows(values, holds_until(batch, plan, as_of), plan, codes)
+        self.packed = packed.rows()
         kinds = tuple(
             {"double": "number", "flag": "boolean", "name": "text"}.get(kind_of(plan, index), "number")
             for index in range(len(plan.measures))
@@ -73,6 +74,9 @@ class Told:
         decoder = RecordDecoder(plan, kinds)  # type: ignore[arg-type]
         self.hashes = [f"{entity:016}".encode() for entity in range(batch.entities)]
         records = dict(zip(*event_records(batch, plan, self.hashes), strict=True))
+        if not packed.texts and events_are_few(batch):
+            _, joined = event_records(batch, plan, self.hashes, packed)
+            assert joined == [row + record for row, record in zip(self.packed, records.values(), strict=True)]
         self.states: list[EntityState] = [
             decoder.state(
                 records[hashed],

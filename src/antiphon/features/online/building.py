@@ -21,8 +21,8 @@ from antiphon.features.batch_values import holds_until
 from antiphon.features.compute import parquet_reader
 from antiphon.features.evaluate import EVER
 from antiphon.features.online.encoding import FORMAT, META, SnapshotMeta, base_key, base_layout, encode_tiles
-from antiphon.features.online.finished import RowLayout, ValuesAlong, codes_of, packed_rows
-from antiphon.features.online.packing import Records, base_records, event_records
+from antiphon.features.online.finished import PackedRows, RowLayout, ValuesAlong, codes_of
+from antiphon.features.online.packing import Records, base_records, event_records, events_are_few
 from antiphon.features.plan import SLACK, Plan, plan_of
 from antiphon.features.ports import Lake
 from antiphon.features.tiles.entity_state import TileRow
@@ -40,7 +40,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class SnapshotWriter(Protocol):
-    """Something that a snapshot is written into; nobody sees it before it is sealed."""
+    """Something that a snapshot is written into; nobody sees it before it is sealed.
+
+    Attributes:
+        joins: whether a finished row stands before the value, in one record.
+    """
+
+    joins: bool
 
     def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None, /) -> None:
         """Write records, in any order; a key comes once.
@@ -93,7 +99,8 @@ def fill(
                 for batch in batches:
                     writer.write(*event_records(batch, plan, _hashes(key, spec, batch.keys)))
             else:
-                for records in _with_rows(batches, of_values, plan, codes, meta.as_of, partial(_hashes, key, spec)):
+                hashes_of = partial(_hashes, key, spec)
+                for records in _with_rows(batches, of_values, plan, codes, meta.as_of, hashes_of, writer.joins):
                     writer.write(*records)
             layout = base_layout(plan, kinds)
             for rows in of_tiles:
@@ -115,8 +122,13 @@ def _with_rows(
     codes: str,
     as_of: int,
     hashes_of: Callable[[Sequence[pyarrow.Array]], list[bytes]],
-) -> Iterator[tuple[list[bytes], list[bytes], list[bytes]]]:
-    """Keys, values and finished rows. An entity whose events are all part of its base tile has a row alone."""
+    joined: bool,
+) -> Iterator[tuple[list[bytes], list[bytes], list[bytes] | None]]:
+    """Keys, values and finished rows. An entity whose events are all part of its base tile has a row alone.
+
+    Args:
+        joined: rows may stand in the values.
+    """
     import numpy
 
     width = len(plan.keys)
@@ -139,8 +151,12 @@ def _with_rows(
             every = numpy.full(found.num_rows, EVER)
             every[there] = until
             until = every
-        rows = packed_rows(found, until, plan, codes)
+        packed = PackedRows(found, until, plan, codes)
+        if joined and own is hashes and not packed.texts and events_are_few(batch):
+            yield *event_records(batch, plan, own, packed), None
+            continue
         keys, records = event_records(batch, plan, own)
+        rows = packed.rows()
         if keys is hashes:
             yield keys, records, rows
             continue
@@ -149,8 +165,7 @@ def _with_rows(
         yield [*keys, *row_of], [*records, *[b""] * len(row_of)], [*beside, *row_of.values()]
     for found in along.rest():
         hashes = hashes_of(found.columns[:width])
-        rows = packed_rows(found, numpy.full(found.num_rows, EVER), plan, codes)
-        yield hashes, [b""] * len(hashes), rows
+        yield hashes, [b""] * len(hashes), PackedRows(found, numpy.full(found.num_rows, EVER), plan, codes).rows()
 
 
 def copy_records(records: Iterator[tuple[bytes, bytes]], writer: SnapshotWriter) -> None:
@@ -168,11 +183,13 @@ def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
 
 def entity_hashes(key: bytes, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
     """:func:`entity_hash` of many entities."""
-    return keyed_hashes(key, [_encode((entity, *values)) for values in keys])
+    encode = _encode
+    return keyed_hashes(key, [encode((entity, *values)) for values in keys])
 
 
 def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) -> list[bytes]:
-    return entity_hashes(key, spec.entity.name, zip(*(column.to_pylist() for column in keys), strict=True))
+    texts = [column.to_numpy(zero_copy_only=False).tolist() for column in keys]
+    return entity_hashes(key, spec.entity.name, zip(*texts, strict=True))
 
 
 def _tile_records(

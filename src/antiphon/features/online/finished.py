@@ -136,61 +136,85 @@ class RowLayout:
         return struct.pack("<qqq", NEVER, HAS_NULLS, NO_TIME) + bytes(8 * (self._width + self._masks))
 
 
-def packed_rows(values: pyarrow.RecordBatch, until: Array, plan: Plan, codes: str) -> list[bytes]:
-    """The rows of a batch of entities.
+class PackedRows:
+    """The rows of a batch of entities, in columns.
 
-    Args:
-        values: the batch of the file of values.
-        until: when each row ceases to hold (microseconds).
+    Attributes:
+        sizes: how many words each row is.
+        texts: whether texts come after the words.
     """
-    import numpy
-    import pyarrow
-    import pyarrow.compute as pc
 
-    size, width, masks = values.num_rows, len(codes), -(-len(codes) // 64)
-    columns, present, texts = [], [], []
-    times: list[Array] = []
-    for name, code in zip(_names(plan), codes, strict=True):
-        column = values.column(name)
-        present.append(column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None)
-        if code == _TEXT:
-            lengths, content = text_words(column)
-            texts.append((bytes(content), numpy.concatenate([[0], numpy.cumsum(lengths)])))
-            columns.append(lengths)
-        else:
-            if code == "?":
-                column = column.cast(pyarrow.int64())
-            filled = pc.fill_null(column, 0) if column.null_count else column
-            columns.append(filled.to_numpy().view(numpy.int64))
-        instants = values.column(f"{name}.event_time").cast(pyarrow.int64())
-        times.append((pc.fill_null(instants, NO_TIME) if instants.null_count else instants).to_numpy())
-    differ, partly = numpy.zeros(size, dtype=bool), numpy.zeros(size, dtype=bool)
-    for column in times[1:]:
-        differ |= column != times[0]
-    for there in present:
-        if there is not None:
-            partly |= ~there
-    sizes = _HEAD + width + width * differ + masks * partly
-    begins = numpy.cumsum(sizes) - sizes
-    words = numpy.zeros(int(sizes.sum()), dtype=numpy.int64)
-    for place, column in enumerate([until, differ * HAS_TIMES + partly * HAS_NULLS, times[0], *columns]):
-        words[begins + place] = column
-    at = begins + _HEAD + width
-    if differ.any():
-        for place, column in enumerate(times):
-            words[at[differ] + place] = column[differ]
-        at += width * differ
-    if partly.any():
-        for mask in range(masks):
-            bits = numpy.zeros(size, dtype=numpy.uint64)
-            for bit, there in enumerate(present[64 * mask : 64 * mask + 64]):
-                shown = numpy.uint64(1) if there is None else there.astype(numpy.uint64)
-                bits |= shown << numpy.uint64(bit)
-            words[at[partly] + mask] = bits.view(numpy.int64)[partly]
-    rows = sliced(words.tobytes(), numpy.append(begins * 8, words.nbytes))
-    for text, places in texts:
-        rows = [row + part for row, part in zip(rows, sliced(text, places), strict=True)]
-    return rows
+    def __init__(self, values: pyarrow.RecordBatch, until: Array, plan: Plan, codes: str) -> None:
+        """
+        Args:
+            values: the batch of the file of values.
+            until: when each row ceases to hold (microseconds).
+        """
+        import numpy
+        import pyarrow
+        import pyarrow.compute as pc
+
+        self._width, self._masks = len(codes), -(-len(codes) // 64)
+        self._columns: list[Array] = []
+        self._present: list[Array | None] = []
+        self._texts: list[tuple[bytes, Array]] = []
+        self._times: list[Array] = []
+        for name, code in zip(_names(plan), codes, strict=True):
+            column = values.column(name)
+            self._present.append(column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else None)
+            if code == _TEXT:
+                lengths, content = text_words(column)
+                self._texts.append((bytes(content), numpy.concatenate([[0], numpy.cumsum(lengths)])))
+                self._columns.append(lengths)
+            else:
+                if code == "?":
+                    column = column.cast(pyarrow.int64())
+                filled = pc.fill_null(column, 0) if column.null_count else column
+                self._columns.append(filled.to_numpy().view(numpy.int64))
+            instants = values.column(f"{name}.event_time").cast(pyarrow.int64())
+            self._times.append((pc.fill_null(instants, NO_TIME) if instants.null_count else instants).to_numpy())
+        self._differ, self._partly = (numpy.zeros(values.num_rows, dtype=bool) for _ in range(2))
+        for times in self._times[1:]:
+            self._differ |= times != self._times[0]
+        for there in self._present:
+            if there is not None:
+                self._partly |= ~there
+        self._until = until
+        self.texts = bool(self._texts)
+        self.sizes: Array = _HEAD + self._width * (1 + self._differ) + self._masks * self._partly
+
+    def put(self, words: Array, begins: Array) -> None:
+        """Each row's words into an array of them, from where it begins."""
+        import numpy
+
+        differ, partly = self._differ, self._partly
+        flags = differ * HAS_TIMES + partly * HAS_NULLS
+        for place, column in enumerate([self._until, flags, self._times[0], *self._columns]):
+            words[begins + place] = column
+        at = begins + _HEAD + self._width
+        if differ.any():
+            for place, column in enumerate(self._times):
+                words[at[differ] + place] = column[differ]
+            at += self._width * differ
+        if partly.any():
+            for mask in range(self._masks):
+                bits = numpy.zeros(len(begins), dtype=numpy.uint64)
+                for bit, there in enumerate(self._present[64 * mask : 64 * mask + 64]):
+                    shown = numpy.uint64(1) if there is None else there.astype(numpy.uint64)
+                    bits |= shown << numpy.uint64(bit)
+                words[at[partly] + mask] = bits.view(numpy.int64)[partly]
+
+    def rows(self) -> list[bytes]:
+        """Every row."""
+        import numpy
+
+        begins = numpy.cumsum(self.sizes) - self.sizes
+        words = numpy.zeros(int(self.sizes.sum()), dtype=numpy.int64)
+        self.put(words, begins)
+        rows = sliced(words, numpy.append(begins * 8, words.nbytes))
+        for text, places in self._texts:
+            rows = [row + part for row, part in zip(rows, sliced(text, places), strict=True)]
+        return rows
 
 
 class ValuesAlong:

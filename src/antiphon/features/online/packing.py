@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.online.encoding import (
@@ -40,16 +40,38 @@ Records = tuple[list[bytes], list[bytes]]
 """Keys and values."""
 
 
-def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes]) -> Records:
+class Ahead(Protocol):
+    """Words that stand before an entity's events in its record."""
+
+    sizes: Array
+    """How many, of each entity."""
+
+    def put(self, words: Array, begins: Array) -> None:
+        """Write them into an array of words, each entity's from where it begins."""
+        ...
+
+
+def events_are_few(batch: RowBatch) -> bool:
+    """Whether every entity's events stand in its own record."""
+    import numpy
+
+    return int(numpy.diff(batch.starts).max(initial=0)) <= FEW
+
+
+def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead | None = None) -> Records:
     """The events of a batch of entities, given their hashes: a record each, and of one with many events its tiles and
-    a value for each tile's events."""
+    a value for each tile's events.
+
+    Args:
+        ahead: what comes first in each record, where all have few events.
+    """
     import numpy
     import pyarrow
 
     counts = numpy.diff(batch.starts)
     few = counts <= FEW
     if bool(few.all()):
-        return hashes, _few(batch, plan)
+        return hashes, _few(batch, plan, ahead)
     keys = [hashes[place] for place in numpy.flatnonzero(few).tolist()]
     values: list[bytes] = []
     if keys:
@@ -62,7 +84,7 @@ def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes]) -> Records:
     return keys, values
 
 
-def _few(batch: RowBatch, plan: Plan) -> list[bytes]:
+def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None) -> list[bytes]:
     import numpy
 
     starts, entity = batch.starts[:-1], batch.entity
@@ -78,8 +100,14 @@ def _few(batch: RowBatch, plan: Plan) -> list[bytes]:
     masks = masks_of(plan)
     width = 1 + later.astype(numpy.int64) + len(stored) + masks * partly
     sizes = WORDS + counts * width + sequence_words(counts)
-    begins = numpy.cumsum(sizes) - sizes
-    words = numpy.zeros(int(sizes.sum()), dtype=numpy.int64)
+    if ahead is not None:
+        sizes += ahead.sizes
+    places = numpy.concatenate([[0], numpy.cumsum(sizes)])
+    begins = places[:-1]
+    words = numpy.zeros(int(places[-1]), dtype=numpy.int64)
+    if ahead is not None:
+        ahead.put(words, begins)
+        begins = begins + ahead.sizes
     words[begins] = counts | (later * HAS_AVAILABLE + partly * HAS_NULLS) << 32
     at = begins[entity] + WORDS + numpy.arange(len(entity)) - starts[entity]
     step = counts[entity]
@@ -104,16 +132,23 @@ def _few(batch: RowBatch, plan: Plan) -> list[bytes]:
             words[at[rows]] = _present(columns[64 * mask : 64 * mask + 64], len(entity))[rows]
             at[rows] += step[rows]
     _put_sequences(words, batch, begins + WORDS + counts * width, counts)
-    records = sliced(words.tobytes(), numpy.append(begins * 8, words.nbytes))
-    for text, places in texts:
-        records = [record + part for record, part in zip(records, sliced(text, places), strict=True)]
+    records = sliced(words, places * 8)
+    for text, cuts in texts:
+        records = [record + part for record, part in zip(records, sliced(text, cuts), strict=True)]
     return records
 
 
-def sliced(content: bytes, places: Array) -> list[bytes]:
-    """What lies between each place and the next."""
+def sliced(content: Array | bytes, places: Array) -> list[bytes]:
+    """What lies between each place and the next; the first is 0."""
+    import numpy
+
     # Copies: views would have to be looked at by every collection of garbage.
-    return [content[first:end] for first, end in pairwise(places.tolist())]
+    widths = numpy.diff(places)
+    if len(widths) and widths[0] > 0 and bool((widths == widths[0]).all()):
+        found: list[bytes] = numpy.frombuffer(content, f"V{widths[0]}").tolist()
+        return found
+    whole = bytes(content)
+    return [whole[first:end] for first, end in pairwise(places.tolist())]
 
 
 def _put_sequences(words: Array, batch: RowBatch, begins: Array, counts: Array) -> None:
@@ -223,4 +258,4 @@ def base_records(rows: pyarrow.RecordBatch, plan: Plan, layout: str | None) -> l
     words = numpy.zeros((rows.num_rows, len(columns) + 1), dtype=numpy.int64)
     for place, values in enumerate(columns):
         words[:, place + 1] = values
-    return sliced(words.tobytes(), numpy.arange(0, words.nbytes + 1, 8 * (len(columns) + 1)))
+    return sliced(words, numpy.arange(0, words.nbytes + 1, 8 * (len(columns) + 1)))

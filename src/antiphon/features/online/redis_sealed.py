@@ -67,6 +67,8 @@ _SCAN = 1_000
 class RedisWriter:
     """Builds one snapshot. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
 
+    joins = False
+
     def __init__(self, server: RedisServer, place: Place, meta: SnapshotMeta, codec: Codec) -> None:
         self._server = server
         self._place = place

@@ -80,6 +80,8 @@ _decode_seal = msgspec.json.Decoder(Seal).decode
 class SealedWriter:
     """Builds one sealed file. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
 
+    joins = True
+
     def __init__(
         self, target: Path, meta: SnapshotMeta, records: int, codec: Codec | None = None, scope: Scope | None = None
     ) -> None:

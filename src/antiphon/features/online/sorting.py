@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-HELD = 32 * 2**20
+HELD = 48 * 2**20
 """Bytes of values held in memory before files are used."""
 WRITTEN = 16 * 2**20
 """Bytes of values that are handed on together."""
