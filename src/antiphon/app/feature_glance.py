@@ -11,6 +11,7 @@ import msgspec
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds, Hold
+from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError, NotFound
 from antiphon.core.scope import Scope
@@ -38,6 +39,7 @@ class FeatureGlance:
         for one in store.staged.list(scope):
             waiting[one.view, one.definition_version] = one.publish_at
         consumed = self._consumed(specs)
+        skew = store.skew_reports.standing(scope)
         found: list[ViewGlance] = []
         for fresh in self._platform.freshness(scope):
             key = (fresh.view, fresh.definition_version)
@@ -53,6 +55,7 @@ class FeatureGlance:
                     held.get(fresh.view),
                     waiting.get(key),
                     stream,
+                    skew.get(fresh.view),
                 )
             )
         return found
@@ -67,6 +70,7 @@ class FeatureGlance:
         held: Hold | None,
         staged_until: datetime | None,
         stream: Consumed | None,
+        skew: ViewSkew | None,
     ) -> ViewGlance:
         lag = None if stream is None else max(0, stream.end - stream.offset)
         since = stream.waiting_since if stream is not None else None
@@ -76,7 +80,7 @@ class FeatureGlance:
         known: dict[str, Any] = msgspec.structs.asdict(fresh)
         return ViewGlance(
             **known,
-            state=_state(fresh, held, staged_until, stale, spec),
+            state="differs" if skew is not None and skew.different else _state(fresh, held, staged_until, stale, spec),
             keys=spec.entity.keys,
             source=spec.source.name,
             features=tuple(spec.features),
@@ -88,6 +92,7 @@ class FeatureGlance:
             held=None if held is None else held.reason,
             lag=lag,
             lag_seconds=lag_seconds,
+            skew=skew,
         )
 
     def _contracts(self, scope: Scope) -> dict[str, dict[str, float]]:

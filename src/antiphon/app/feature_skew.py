@@ -1,32 +1,45 @@
-"""Comparing batch and online over one project: which views, whose predictions, and what was found last."""
+"""Comparing batch and online over one project: which views, whose predictions, when, and what was found and when.
+
+Invariant: what a comparison found is on record before anybody is told, and a difference stands in the audit log by the
+same transaction.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 import msgspec
+from sqlalchemy.engine import Connection
 
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.receipts import SEEN_ROLES, Receipt
+from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, ViewSkew
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import NotFound
+from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
+from antiphon.durable.context import RunContext
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.skew.measure import SAMPLE, SECONDS, Progress, Skew
-from antiphon.features.skew.report import SkewReport
+from antiphon.features.skew.schedule import OFF, WORKFLOW, due
 from antiphon.features.skew.served import Served
+
+_log = logging.getLogger("antiphon.features")
 
 
 class FeatureSkew:
-    """Skew of one project's features. The last report is kept as long as the process lives."""
+    """Skew of one project's features."""
 
     def __init__(self, store: Store, platform: FeaturePlatform) -> None:
         self._store = store
         self._platform = platform
-        self._last: SkewReport | None = None
+        self._ordered: str | None = None
 
     @cached_property
     def _skew(self) -> Skew:
@@ -49,9 +62,18 @@ class FeatureSkew:
             overlay=platform.overlay,
         )
 
-    def last(self, scope: Scope) -> SkewReport | None:
-        """The last report of this process; ``None`` before the first, and of another scope."""
-        return self._last if self._platform.serves(scope) else None
+    def last(self, scope: Scope, view: str | None = None) -> SkewReport | None:
+        """What was found last, by whichever process, or last of one view; ``None`` before the first comparison."""
+        lines = self._store.skew_reports.last(scope, view)
+        return self._store.skew_reports.get(scope, lines[0].report, view) if lines else None
+
+    def history(self, scope: Scope, view: str | None = None, limit: int = 100) -> Sequence[ViewSkew]:
+        """What was found of each view in numbers, latest first."""
+        return self._store.skew_reports.list(scope, view, limit=limit)
+
+    def standing(self, scope: Scope) -> Mapping[str, ViewSkew]:
+        """Of each view what was found last, in numbers."""
+        return self._store.skew_reports.standing(scope)
 
     def measure(
         self,
@@ -62,11 +84,14 @@ class FeatureSkew:
         since: datetime | None = None,
         sample: int = SAMPLE,
         seconds: float = SECONDS,
+        trigger: str = "admin",
+        report: str | None = None,
         progress: Progress = lambda done, total, note: None,
     ) -> SkewReport:
-        """Compare these views, by name, or all of them.
+        """Compare these views, by name, or all of them, and keep what was found.
 
         Args:
+            trigger: who asks, or ``schedule``. report: the id of what is kept; one that is known keeps what it has.
             since: predictions that were made from then on, the latest ones first.
             sample: entities of each view, and predictions.
 
@@ -82,7 +107,7 @@ class FeatureSkew:
                 where=str(scope),
                 next_step="`antiphon features list` shows the views.",
             )
-        report = self._skew.measure(
+        found = self._skew.measure(
             [spec for spec in known if not views or spec.name in views],
             self._served(scope, since, sample),
             on_demand=views or None,
@@ -91,8 +116,73 @@ class FeatureSkew:
             seconds=seconds,
             progress=progress,
         )
-        self._last = report
-        return report
+        self._keep(scope, report or new_id("skew"), found, trigger)
+        return found
+
+    def _keep(self, scope: Scope, report: str, found: SkewReport, trigger: str) -> None:
+        wrong = [found.of_views([name]) for name in found.views]
+        wrong = [of_view for of_view in wrong if of_view.different]
+
+        def on_record(connection: Connection) -> None:
+            for of_view in wrong:
+                detail = {
+                    "name": report, "count": of_view.compared, "errors": of_view.different,
+                    "publication": of_view.publication,
+                }  # fmt: skip
+                subject = f"view/{of_view.features[0].view}"
+                self._store.audit.append(scope, trigger, "features.differ", subject, detail, within=connection)
+
+        if self._store.skew_reports.add(scope, report, found, trigger, also=on_record):
+            for of_view in wrong:
+                _log.error(
+                    "%s: %d of %d values that are read online are not what batch computes; `antiphon features skew "
+                    "--history` shows since when, the page Skew which",
+                    of_view.features[0].view, of_view.different, of_view.compared,
+                )  # fmt: skip
+
+    def order_due(self) -> str | None:
+        """Start the comparison that is due, if one is; its run. Every worker comes to the same, so it is one run."""
+        store, wanted = self._store, self._store.settings.features.skew
+        if wanted == OFF:
+            return None
+        key = due(
+            store.database.clock.now(),
+            parse_duration(wanted),
+            store.skew_reports.scheduled_at(store.scope) or self._first_published(),
+        )
+        if key is None or key == self._ordered:
+            return None
+        self._ordered = key
+        return store.runs.submit(store.scope, WORKFLOW, {}, key=key)
+
+    async def compare(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The workflow: a comparison of every view, and of the predictions since the one before."""
+
+        def measured() -> dict[str, Any]:
+            store = self._store
+            found = self.measure(
+                store.scope,
+                since=store.skew_reports.scheduled_at(store.scope),
+                trigger=SCHEDULE,
+                # A step that is done again keeps what the first one found.
+                report=f"skew_{content_hash(run.id)[:26]}",
+                progress=run.progress,
+            )
+            return {"compared": found.compared, "different": found.different, "complete": found.complete}
+
+        result: dict[str, Any] = await run.step("compare", measured)
+        return result
+
+    def expire(self) -> int:
+        """Remove reports that are older than they are kept; how many lines it were."""
+        kept = parse_duration(self._store.settings.features.skew_kept)
+        return self._store.skew_reports.expire(self._store.scope, self._store.database.clock.now() - kept)
+
+    def _first_published(self) -> datetime | None:
+        try:
+            return self._store.publications.get(self._store.scope, 1).created_at
+        except NotFound:
+            return None
 
     def _on_demand(self, scope: Scope) -> set[str]:
         applied = self._store.applied.current(scope)

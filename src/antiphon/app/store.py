@@ -19,6 +19,7 @@ from antiphon.catalog.publications import Publications
 from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollouts
+from antiphon.catalog.skew_reports import SkewReports
 from antiphon.catalog.snapshots import Snapshots
 from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
 from antiphon.core import settings
@@ -94,6 +95,10 @@ class Store:
     @cached_property
     def verdicts(self) -> Verdicts:
         return Verdicts(self.database)
+
+    @cached_property
+    def skew_reports(self) -> SkewReports:
+        return SkewReports(self.database)
 
     @cached_property
     def staged(self) -> StagedSnapshots:

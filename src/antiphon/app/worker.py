@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.learning import Learning
 from antiphon.app.outcomes import outcome_joiner
 from antiphon.app.policies import row_decisions
@@ -27,6 +28,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.features.refresh import WORKFLOW as REFRESH
+from antiphon.features.skew.schedule import WORKFLOW as SKEW
 from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.housekeeping import Housekeeping
 from antiphon.orchestration.ports import Part
@@ -37,6 +39,9 @@ from antiphon.training.processes import TrainingProcesses
 
 REJOIN_SECONDS = 30.0
 """How often the predictions of outcomes that came too early are looked for again."""
+
+SKEW_SECONDS = 15.0
+"""How often it is looked whether a comparison of batch and online is due."""
 
 EMBARGO_SECONDS = 1.0
 """How often snapshots are looked for whose embargo is over."""
@@ -80,6 +85,8 @@ async def _work(root: Path, name: str) -> None:
     registry = Registry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
+    skew = FeatureSkew(store, wired.features)
+    registry.add(SKEW, skew.compare)
     training = TrainingProcesses(store.database.clock, codec=store.database.codec, scope=store.scope)
     served = ServedModels.of(store, wired.engine)
     learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=training, served=served)
@@ -100,6 +107,8 @@ async def _work(root: Path, name: str) -> None:
         store.trail.checkpointing,
         Housekeeping(lambda: wired.features.prune().said(), name="Pruned"),
         Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),
+        Housekeeping(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
+        Housekeeping(skew.expire, name="Old lines about skew removed"),
         Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]
     if settings.training_governed:

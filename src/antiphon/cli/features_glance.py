@@ -41,6 +41,11 @@ def glance_table(views: Sequence[ViewGlance]) -> str:
 
 
 def _said(view: ViewGlance) -> Iterator[str]:
+    if view.skew is not None and view.skew.different:
+        yield (
+            f"{view.view}: {view.skew.different} of {view.skew.compared} values that are read online are not what "
+            f"batch computes, since or before {moment(view.skew.measured_at)}: `antiphon features skew {view.view}`"
+        )
     if view.blocked:
         stays = "the one before stays" if view.snapshot else "nothing is published"
         yield f"{view.view}: its last version is blocked, {stays}: {' '.join(view.blocked)}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:
-    from antiphon.features.skew.report import Difference, FeatureSkew, SkewReport
+    from antiphon.catalog.skew_reports import Difference, FeatureSkew, SkewReport
 
 DIFFERENT = 1
 """The exit code when values differ."""
@@ -32,10 +33,16 @@ def skew(
     ] = "",
     as_of: entities.AsOf = "",
     seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long it may take.")] = 60.0,
+    history: Annotated[
+        bool, typer.Option("--history", help="Compare nothing: what was found so far, latest first.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Lines of the history at most.")] = 50,
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
     """Compare batch and online on live data, bit for bit; leaves with 1 when values differ."""
+    if history:
+        return _tell_history(project, views or [], limit, as_json)
     from antiphon.app.feature_skew import FeatureSkew as Comparing
     from antiphon.app.features import FeaturePlatform
 
@@ -58,6 +65,7 @@ def skew(
                 since=_since(since),
                 sample=sample,
                 seconds=seconds,
+                trigger=at_terminal(store).id,
                 progress=tell,
             )
             detail = {"route": "antiphon features skew", "views": views or ["*"], "different": found.different}
@@ -68,6 +76,30 @@ def skew(
     show(found, as_json, lambda: _told(found))
     if found.different:
         raise typer.Exit(DIFFERENT)
+
+
+def _tell_history(project: Path, views: Sequence[str], limit: int, as_json: bool) -> None:
+    with stores(project) as store:
+        known = store.skew_reports.list(store.scope, limit=limit) if not views else []
+        for view in views:
+            known += store.skew_reports.list(store.scope, view, limit=limit)
+    lines = sorted(known, key=lambda one: one.measured_at, reverse=True)[:limit]
+    head = ("when", "by", "view", "publication", "compared", "different", "share", "not comparable")
+    show(
+        lines,
+        as_json,
+        lambda: table(
+            head,
+            [
+                (
+                    one.measured_at, one.trigger, one.view, one.publication, one.compared, one.different,
+                    None if one.share is None else f"{one.share:.2%}", one.not_comparable,
+                )
+                for one in lines
+            ],
+            "Nothing was compared yet.",
+        ),
+    )  # fmt: skip
 
 
 def _since(text: str) -> datetime | None:

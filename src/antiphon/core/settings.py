@@ -55,6 +55,8 @@ class FeaturesSettings(_Section, frozen=True):
             client finds by itself.
         snapshots_kept: how long the files of a snapshot that nothing else needs stay after it was last served.
         quarantine_kept: how long rows that rules kept aside stay; how many there were stays for good.
+        skew: how often the worker compares batch and online on live data; ``off``: only when somebody asks.
+        skew_kept: how long what comparisons found stays.
         log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[?replicas=N]`` or ``tls://``; ``None`` is the
             catalog.
         log_password_variable: holds the password of that server's user, or its token where the URL names no user.
@@ -85,6 +87,8 @@ class FeaturesSettings(_Section, frozen=True):
     max_lag: int = 1_000_000
     snapshots_kept: str = "30d"
     quarantine_kept: str = "30d"
+    skew: str = "24h"
+    skew_kept: str = "90d"
 
 
 class FeastSettings(_Section, frozen=True):

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from antiphon.catalog.holds import Hold
+from antiphon.catalog.skew_reports import SkewReport, ViewSkew
 from antiphon.core.scope import Scope
 from antiphon.features.embedding.neighbours import Neighbours, Question
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
-from antiphon.features.skew.report import SkewReport
 from antiphon.governance.principal import Principal
 from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
 
@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 class Skews(Protocol):
     """Batch against online."""
 
-    def last(self, scope: Scope) -> SkewReport | None:
-        """The last report of this process."""
+    def last(self, scope: Scope, view: str | None = None) -> SkewReport | None:
+        """What was found last, or last of one view."""
+        ...
+
+    def history(self, scope: Scope, view: str | None = None, limit: int = ...) -> Sequence[ViewSkew]:
+        """What was found of each view in numbers, latest first."""
+        ...
+
+    def standing(self, scope: Scope) -> Mapping[str, ViewSkew]:
+        """Of each view what was found last."""
         ...
 
     def measure(
@@ -36,8 +44,10 @@ class Skews(Protocol):
         since: datetime | None = None,
         sample: int = ...,
         seconds: float = ...,
+        trigger: str = ...,
     ) -> SkewReport:
-        """Compare views, or all of them; raises ``NotFound`` and, while another comparison goes on, ``Conflict``."""
+        """Compare views, or all of them, and keep what was found; raises ``NotFound`` and, while another comparison
+        goes on, ``Conflict``."""
         ...
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.transport_security import TransportSecurity
@@ -52,4 +55,9 @@ async def metrics(request: Request) -> Response:
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
     measurements.watch(await asyncio.to_thread(services.streams.watched))
+    if services.watch is not None:
+        with suppress(AntiphonError):  # What was known stays known while the catalog is away.
+            scope = Scope(services.default_tenant, services.environment)
+            found = await asyncio.to_thread(services.watch.skew.standing, scope)
+            measurements.watch_skew(found.values())
     return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.gateway.ports import StreamStatus
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -86,6 +87,28 @@ class Measurements:
         )
         self._late = Gauge("antiphon_stream_late_events", "Events out of order.", views, registry=self.registry)
         self._rejected = Gauge("antiphon_stream_rejected_events", "Events without keys.", views, registry=self.registry)
+
+        view = ("view",)
+        self._compared = Gauge(
+            "antiphon_skew_compared_values", "Of the last comparison of batch and online.", view, registry=self.registry
+        )
+        self._different = Gauge(
+            "antiphon_skew_different_values", "Of these, those that differ.", view, registry=self.registry
+        )
+        self._not_comparable = Gauge(
+            "antiphon_skew_not_comparable_values", "That it had to leave out.", view, registry=self.registry
+        )
+        self._measured_at = Gauge(
+            "antiphon_skew_measured_seconds", "When it was, in seconds since 1970.", view, registry=self.registry
+        )
+
+    def watch_skew(self, views: Iterable[ViewSkew]) -> None:
+        """Take over what comparisons of batch and online found last."""
+        for view in views:
+            self._compared.labels(view.view).set(view.compared)
+            self._different.labels(view.view).set(view.different)
+            self._not_comparable.labels(view.view).set(view.not_comparable)
+            self._measured_at.labels(view.view).set(view.measured_at.timestamp())
 
     def watch(self, streams: Iterable[StreamStatus]) -> None:
         """Take over how far streams are; one that cannot be told keeps what was known of it."""

@@ -17,6 +17,7 @@ from antiphon.batch.orders import TableOrder
 from antiphon.catalog.events import Event
 from antiphon.catalog.receipts import Path, Receipt, Role
 from antiphon.catalog.releases import Release
+from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
@@ -167,14 +168,15 @@ class ViewGlance(ViewFreshness, frozen=True):
     """Everything about one view that somebody looks for first.
 
     Attributes:
-        state: one of never, blocked, held, waiting (for the end of an embargo), stale, late (its stream is behind a
-            contract), fresh.
+        state: one of differs (from what batch computes), never, blocked, held, waiting (for the end of an embargo),
+            stale, late (its stream is behind a contract), fresh.
         contracts: application to the seconds that it lets the view be old; ``stale_for``: those that it is too old for.
             A streamed view is as old as the first event that it has not applied.
         next_refresh: when the schedule makes it anew; ``None``: only when somebody orders it.
         quarantined: source rows that rules kept out of what is published.
         staged_until: until when a snapshot waits. ``held``: why nothing replaces what is published.
         lag, lag_seconds: events of its stream that it has not applied, and how long the first of them waits.
+        skew: what the last comparison of batch and online found of it.
     """
 
     state: str = "fresh"
@@ -189,6 +191,7 @@ class ViewGlance(ViewFreshness, frozen=True):
     held: str | None = None
     lag: int | None = None
     lag_seconds: float | None = None
+    skew: ViewSkew | None = None
 
 
 class Runs(Protocol):

@@ -58,6 +58,15 @@ async def test_batch_and_online_are_compared_in_the_terminal(project: Project) -
     assert wrong.code == 1
     assert "2 of 6 values differ" in wrong.out
     assert re.search(r"today.orders shop=\w+ as of .*: online 21, batch 20", wrong.out)
+    lines = antiphon("features", "skew", "today", "--history", "--json").json()
+    assert [(one["compared"], one["different"], one["share"]) for one in lines[:2]] == [(6, 2, 1 / 3), (12, 0, 0.0)]
+    assert "33.33%" in antiphon("features", "skew", "--history", "--limit", "1").out
+    (entry,) = project.store.audit.list(project.store.scope, action="features.differ")
+    assert (entry.subject, entry.detail["count"], entry.detail["errors"]) == ("view/today", 6, 2)
+    listed = antiphon("features", "list")
+    assert "today: 2 of 6 values that are read online are not what batch computes" in listed.out
+    states = {one["view"]: one["state"] for one in antiphon("features", "list", "--json").json()}
+    assert (states["today"], states["crowd"]) == ("differs", "fresh")
     assert antiphon("features", "skew", "nothing").code == 3
     assert antiphon("features", "skew", "--since", "yesterday").code == 2
     assert antiphon("features", "skew", "--sample", "0").code == 2
@@ -74,19 +83,29 @@ async def test_batch_and_online_are_compared_over_http_and_on_the_page(project: 
         assert (wrong["orders"]["different"], wrong["paid"]["different"]) == (1, 0)
         last = told(await http.get("/admin/features/today/skew"))["report"]
         assert last == found
-        assert told(await http.get("/admin/features/crowd/skew"))["report"]["features"] == []
+        assert told(await http.get("/admin/features/crowd/skew"))["report"] is None, "nobody compared it"
+        (line,) = told(await http.get("/admin/features/today/skew/history"))["comparisons"]
+        assert (line["compared"], line["different"], line["view"]) == (3, 2, "today")
+        metrics = (await http.get("/metrics")).text
+        assert 'antiphon_skew_different_values{view="today"} 2.0' in metrics
+        assert 'antiphon_skew_compared_values{view="today"} 3.0' in metrics
         assert (await http.post("/admin/features/today/skew", json={"sample": 5_000})).status_code == 400
         assert (await http.post("/admin/features/nothing/skew", json={})).status_code == 404
     async with project.http("viewer") as http:
         assert (await http.post("/admin/features/today/skew", json={})).status_code == 403
     async with project.http(page=True) as browser:
         page = (await browser.get("/skew")).text
-        assert "Nothing was compared yet" in page
+        assert "2 of 3 values differ" in page, "what was found over HTTP is on record"
         done = await browser.post("/skew", data={"csrf": csrf(page), "sample": "10", "view": ""})
         assert done.status_code == 303
         page = (await browser.get("/skew")).text
         assert "4 of 7 values differ" in page, "the mean counts too"
         assert "shop tea" in page
+        assert "Share of the values of all views that differ from batch" in page
+        one = (await browser.get("/skew?view=today")).text
+        assert "Share of the values of today that differ" in one
+        listed = (await browser.get("/features")).text
+        assert "4 of 6 values are not what batch computes" in listed
         refused = await browser.post("/skew", data={"csrf": csrf(page), "sample": "ten"})
         assert refused.status_code == 400
         assert "is no sample size" in refused.text

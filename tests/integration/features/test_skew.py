@@ -17,12 +17,13 @@ from tests.integration.features.world import NOON, World, minutes
 
 from antiphon import Entity, Source, col, feature_view, frequency, on_demand, on_demand_view, request, target
 from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.skew_reports import FeatureSkew, SkewReport
 from antiphon.core.errors import Conflict
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lookup import FeatureVector
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.skew.measure import GONE, LATE, Skew
-from antiphon.features.skew.report import FeatureSkew, SkewReport, same
+from antiphon.features.skew.report import same
 from antiphon.features.skew.served import Served
 from antiphon.features.tiles.tile import Tile
 

@@ -15,9 +15,9 @@ from tests.integration.features.test_sql_source import made
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon import Source, col, count, distinct, feature_view, first, frequency, mean, quantile, std, target
+from antiphon.catalog.skew_reports import SkewReport
 from antiphon.features.skew.measure import CHANGED
 from antiphon.features.skew.old_events import OLDER
-from antiphon.features.skew.report import SkewReport
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from antiphon.catalog.schema.features import (
     events,
     feature_holds,
     publications,
+    skew_reports,
     snapshots,
     staged_snapshots,
     streams,
@@ -36,7 +37,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0011"
+REVISION = "0012"
 """The Alembic revision these tables are at."""
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "runs",
     "sessions",
     "shadow_pairs",
+    "skew_reports",
     "snapshots",
     "staged_snapshots",
     "steps",

@@ -97,3 +97,18 @@ feature_holds = table(
     sa.Column("principal", sa.Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
 )
+
+skew_reports = table(
+    "skew_reports",
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("view", sa.Text, primary_key=True),
+    sa.Column("trigger", sa.Text, nullable=False),
+    sa.Column("publication", sa.Integer, nullable=True),
+    sa.Column("compared", sa.Integer, nullable=False),
+    sa.Column("different", sa.Integer, nullable=False),
+    sa.Column("not_comparable", sa.Integer, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Column("measured_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_skew_reports_view", "tenant", "environment", "view", "measured_at"),
+)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from antiphon.catalog.skew_reports import Basis
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt
@@ -26,7 +27,6 @@ from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
 from antiphon.features.skew.old_events import with_base
-from antiphon.features.skew.report import Basis
 from antiphon.features.sources.opened import OpenedSource
 from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
 

@@ -14,6 +14,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.skew_reports import Difference, Path, SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Conflict, NotFound
@@ -28,7 +29,7 @@ from antiphon.features.plan import plan_of
 from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
 from antiphon.features.skew.batch import BatchSide, Deadline, Wanted, batch_side
 from antiphon.features.skew.kept import Entity
-from antiphon.features.skew.report import Difference, Path, SkewReport, Tally, same
+from antiphon.features.skew.report import Tally, same
 from antiphon.features.skew.sample import sample_entities
 from antiphon.features.skew.served import Served, compare_on_demand, unusable
 

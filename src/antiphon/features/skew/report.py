@@ -1,96 +1,13 @@
-"""What a comparison of batch and online found: values to be shown, stored or sent, and how they are counted."""
+"""How what a comparison of batch and online found is counted."""
 
 from __future__ import annotations
 
 import struct
-from datetime import datetime
-from typing import Literal
 
 import msgspec
 
+from antiphon.catalog.skew_reports import Difference, FeatureSkew, Path
 from antiphon.features.expressions.compile_python import MeasureValue
-
-Path = Literal["online", "served"]
-"""``online``: read now for a sample of entities. ``served``: what predictions used, at their moments."""
-
-Basis = Literal["source", "files", "lake"]
-"""What batch was computed from: the source, which is what the snapshot read; the files that it was made from, which lie
-there unchanged among others; or the events and tiles that the snapshot keeps in the lake."""
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """One value that the two paths do not agree on.
-
-    Attributes:
-        entity: the entity's keys; ``None`` for whoever may not see them.
-        online: the value that was read or served, with the time of its latest event; ``batch``: the one computed now.
-        through: last log offset that was known, of a stream.
-        prediction: which one used it.
-    """
-
-    entity: dict[str, str] | None
-    as_of: datetime
-    online: MeasureValue
-    batch: MeasureValue
-    online_event_time: datetime | None
-    batch_event_time: datetime | None
-    snapshot: str | None
-    through: int | None = None
-    prediction: str | None = None
-
-
-class FeatureSkew(msgspec.Struct, frozen=True):
-    """One feature on one path: ``equal`` and ``different`` of those ``compared``, a few examples of the different, how
-    many could not be compared, by reason, and how many were ``judged_by`` what: a :data:`Basis`, the ``request``, or
-    the source as it is ``now``, to which a value may be equal all the same."""
-
-    view: str
-    feature: str
-    definition_version: str
-    path: Path
-    compared: int
-    equal: int
-    different: int
-    examples: tuple[Difference, ...] = ()
-    not_comparable: dict[str, int] = {}
-    judged_by: dict[str, int] = {}
-
-
-class SkewReport(msgspec.Struct, frozen=True):
-    """A whole comparison.
-
-    Attributes:
-        publication: what was current; ``None`` when nothing is published.
-        as_of: the moment of the online readings.
-        sample: entities asked for of each view, predictions asked for.
-        predictions: how many were looked at.
-        complete: whether it ended before its time was over; what was left out is counted as not comparable.
-    """
-
-    publication: int | None
-    as_of: datetime
-    sample: int
-    predictions: int
-    seconds: float
-    complete: bool
-    compared: int
-    different: int
-    features: tuple[FeatureSkew, ...]
-
-    def without_entities(self) -> SkewReport:
-        """The same without entity keys and predictions, which lead to them."""
-        return msgspec.structs.replace(
-            self,
-            features=tuple(
-                msgspec.structs.replace(
-                    feature,
-                    examples=tuple(
-                        msgspec.structs.replace(example, entity=None, prediction=None) for example in feature.examples
-                    ),
-                )
-                for feature in self.features
-            ),
-        )
 
 
 def same(one: MeasureValue, other: MeasureValue) -> bool:

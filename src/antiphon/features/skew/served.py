@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.catalog.skew_reports import Difference
 from antiphon.core.errors import AntiphonError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.features.compute import ComputeLimits
 from antiphon.features.skew.on_demand import on_demand_values
-from antiphon.features.skew.report import Difference, Tally, same
+from antiphon.features.skew.report import Tally, same
 
 REPLACED = {
     "defaulted": "its freshness contract gave a default",

@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 
 from antiphon.catalog.holds import Hold
+from antiphon.catalog.skew_reports import SkewReport, ViewSkew
 from antiphon.core.errors import Forbidden
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
-from antiphon.features.skew.report import SkewReport
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
@@ -28,10 +28,23 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class LastSkew(msgspec.Struct, frozen=True):
-    """What the last comparison of this gateway found about a view; ``None``: there was none."""
+    """What the last comparison found about a view; ``None``: there was none."""
 
     view: str
     report: SkewReport | None
+
+
+class Limited(msgspec.Struct, frozen=True):
+    """How many lines at most."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class SkewHistory(msgspec.Struct, frozen=True):
+    """Comparisons of a view, latest first."""
+
+    view: str
+    comparisons: tuple[ViewSkew, ...]
 
 
 class TakeBack(msgspec.Struct, frozen=True):
@@ -103,17 +116,15 @@ def _resume(call: Call) -> Holding:
 
 def _last(call: Call) -> LastSkew:
     view = call.path["view"]
-    found = call.services.watched().skew.last(call.scope)
-    if found is None:
-        return LastSkew(view, None)
-    features = tuple(one for one in found.features if one.view == view)
-    found = msgspec.structs.replace(
-        found,
-        features=features,
-        compared=sum(one.compared for one in features),
-        different=sum(one.different for one in features),
-    )
-    return LastSkew(view, found if may_publish(call.services, call.principal, view) else found.without_entities())
+    found = call.services.watched().skew.last(call.scope, view)
+    if found is None or may_publish(call.services, call.principal, view):
+        return LastSkew(view, found)
+    return LastSkew(view, found.without_entities())
+
+
+def _skew_history(call: Call) -> SkewHistory:
+    view, wanted = call.path["view"], call.query
+    return SkewHistory(view, tuple(call.services.watched().skew.history(call.scope, view, wanted.limit)))
 
 
 def _skew(call: Call) -> SkewReport:
@@ -125,6 +136,7 @@ def _skew(call: Call) -> SkewReport:
         since=wanted.since,
         sample=wanted.sample,
         seconds=wanted.seconds,
+        trigger=call.principal.id,
     )
 
 
@@ -155,6 +167,10 @@ OPERATIONS = (
     Operation(
         "GET", "/admin/features/{view}/skew", "What the last comparison of batch and online found.", "read", LastSkew,
         _last,
+    ),
+    Operation(
+        "GET", "/admin/features/{view}/skew/history", "What comparisons of batch and online found over time.", "read",
+        SkewHistory, _skew_history, Limited,
     ),
     # It is up to a minute of work and names entities: for those who may publish the view.
     Operation(

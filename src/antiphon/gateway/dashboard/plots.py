@@ -13,6 +13,7 @@ import msgspec
 
 from antiphon.catalog.evaluations import Bin
 from antiphon.catalog.rollouts import RolloutMove
+from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.gateway.admin.release_shapes import JudgementLine
 from antiphon.learning.performance import Group
 
@@ -154,6 +155,36 @@ def by_day(days: Sequence[Group]) -> Plot | None:
             if number % every == 0
         ),
         up=tuple(Mark(round(_linear(value), 1), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)),
+    )
+
+
+def shares(lines: Sequence[ViewSkew], what: str) -> Plot | None:
+    """The share of compared values that differ, over time; ``None`` for fewer than two comparisons.
+
+    Args:
+        lines: latest first, one a comparison.
+        what: of what, in words.
+    """
+    known = [(one, one.share) for one in reversed(lines) if one.share is not None]
+    if len(known) < 2:
+        return None
+    axis = _Time([one.measured_at for one, _ in known])
+    most = max(0.01, *(share for _, share in known))
+    marks = tuple(
+        Mark(
+            axis(one.measured_at),
+            f"{one.measured_at:%m-%d %H:%M} {one.different} of {one.compared}",
+            "harm" if share else "view-1",
+            round(_linear(share / most), 1),
+        )
+        for one, share in known
+    )
+    line = Line("differing share", "view-1", " ".join(f"{mark.at},{mark.y}" for mark in marks), marks)
+    return Plot(
+        label=f"Share of the values of {what} that differ from batch, over time; now {known[-1][1]:.2%}",
+        lines=(line,),
+        across=axis.ticks(),
+        up=tuple(Mark(round(_linear(part / 2), 1), f"{most * part / 2:.2%}") for part in range(3)),
     )
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
+from collections.abc import Sequence
+from urllib.parse import parse_qs, quote
 
+import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
+from antiphon.gateway.dashboard import plots
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.governance.principal import Principal
 
 MOST = 500
 """Entities of each view, and predictions, from a page."""
 SECONDS = 30.0
+MOST_LINES = 1_000
+"""Lines of the history that are looked at."""
+SHOWN = 20
+"""Comparisons that are listed."""
 
 
 async def skew(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
-    """What was found last."""
-    return await _show(pages, who, scope)
+    """What was found last, of all views or of one, and what was found before."""
+    return await _show(pages, who, scope, request.query_params.get("view", ""))
 
 
 async def measure(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
@@ -36,23 +44,49 @@ async def measure(pages: Pages, request: Request, who: Principal, scope: Scope) 
         await run_in_threadpool(pages.services.authorise, who, "publish", f"view/{view or '*'}")
         measuring = pages.services.watched().skew.measure
         sample = _sample(form.get("sample", ""))
-        await run_in_threadpool(lambda: measuring(scope, [view] if view else [], sample=sample, seconds=SECONDS))
+        asked = [view] if view else []
+        await run_in_threadpool(lambda: measuring(scope, asked, sample=sample, seconds=SECONDS, trigger=who.id))
     except AntiphonError as error:
-        return await _show(pages, who, scope, error)
-    return RedirectResponse("/skew", 303, headers=SAFE)
+        return await _show(pages, who, scope, "", error)
+    return RedirectResponse(f"/skew?view={quote(view)}" if view else "/skew", 303, headers=SAFE)
 
 
-async def _show(pages: Pages, who: Principal, scope: Scope, problem: AntiphonError | None = None) -> Response:
+async def _show(
+    pages: Pages, who: Principal, scope: Scope, view: str, problem: AntiphonError | None = None
+) -> Response:
     services = pages.services
-    found = await run_in_threadpool(services.watched().skew.last, scope)
+    kept = services.watched().skew
+    found = await run_in_threadpool(kept.last, scope, view or None)
+    lines = compared(await run_in_threadpool(kept.history, scope, view or None, MOST_LINES))
     may = await run_in_threadpool(may_publish, services, who, "*")
     views = sorted({one.view for one in await run_in_threadpool(services.freshness, scope)})
     if found is not None and not may:
         found = found.without_entities()
     code = 200 if problem is None else problem.http_status
     return pages.render(
-        "skew.html", code, page="features", who=who, found=found, may=may, views=views, problem=problem, most=MOST
-    )
+        "skew.html", code, page="features", who=who, found=found, may=may, views=views, problem=problem, most=MOST,
+        view=view, lines=lines[:SHOWN], plot=plots.shares(lines, view or "all views"),
+    )  # fmt: skip
+
+
+def compared(lines: Sequence[ViewSkew]) -> list[ViewSkew]:
+    """One line a comparison, of all the views in it together; in the order of their first lines."""
+    found: dict[str, ViewSkew] = {}
+    for line in lines:
+        known = found.get(line.report)
+        if known is None:
+            found[line.report] = line
+            continue
+        both, different = known.compared + line.compared, known.different + line.different
+        found[line.report] = msgspec.structs.replace(
+            known,
+            view=f"{known.view}, {line.view}",
+            compared=both,
+            different=different,
+            not_comparable=known.not_comparable + line.not_comparable,
+            share=different / both if both else None,
+        )
+    return list(found.values())
 
 
 def _sample(text: str) -> int:

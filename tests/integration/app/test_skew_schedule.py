@@ -1,0 +1,142 @@
+"""Comparisons of batch and online that nobody asked for: when they are due, what stays of them, and how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.integration.app.watched_project import Project
+from tests.unit.catalog.examples import DEV, NOON, open_database
+
+from antiphon.app.feature_skew import FeatureSkew
+from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, SkewReports
+from antiphon.catalog.skew_reports import FeatureSkew as OfFeature
+from antiphon.core.clock import ManualClock
+from antiphon.core.scope import Scope
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.durable.runs import ENDED
+from antiphon.features.skew.schedule import WORKFLOW, due
+
+DAY = timedelta(days=1)
+
+
+def report(**different: int) -> SkewReport:
+    features = tuple(OfFeature(view, "paid", "v1", "online", 4, 4 - wrong, wrong) for view, wrong in different.items())
+    return SkewReport(3, NOON, 4, 0, 0.5, True, 4 * len(features), sum(different.values()), features)
+
+
+def test_a_comparison_is_due_an_interval_after_the_last_or_after_the_first_publication() -> None:
+    assert due(NOON, DAY, None) is None, "nothing is published yet"
+    assert due(NOON, DAY, NOON - timedelta(hours=23)) is None
+    first = due(NOON, DAY, NOON - DAY)
+    assert first is not None
+    assert due(NOON + timedelta(hours=23), DAY, NOON - DAY) == first, "every worker, whenever it looks"
+    assert due(NOON + DAY, DAY, NOON - DAY) not in (None, first), "the first failed"
+
+
+def test_reports_stay_by_view_and_expire_but_for_what_was_found_last(tmp_path: Path) -> None:
+    clock = ManualClock(NOON)
+    database = open_database(tmp_path, clock)
+    kept = SkewReports(database)
+    written: list[str] = []
+
+    def add(identity: str, found: SkewReport, trigger: str = SCHEDULE) -> bool:
+        clock.advance(DAY)
+        return kept.add(DEV, identity, found, trigger, also=lambda connection: written.append(identity))
+
+    assert kept.last(DEV) == ()
+    assert kept.scheduled_at(DEV) is None
+    assert add("skew_1", report(spend=0, stock=1))
+    assert add("skew_2", report(spend=2), "ada")
+    assert not add("skew_1", report(spend=3)), "a step that was done again changes nothing"
+    assert add("skew_3", report(spend=0))
+    assert written == ["skew_1", "skew_2", "skew_3"]
+    assert [(one.report, one.different, one.share) for one in kept.list(DEV, "spend")] == [
+        ("skew_3", 0, 0.0), ("skew_2", 2, 0.5), ("skew_1", 0, 0.0),
+    ]  # fmt: skip
+    assert {one.view: one.report for one in kept.standing(DEV).values()} == {"spend": "skew_3", "stock": "skew_1"}
+    assert kept.get(DEV, "skew_1") == msgspec.structs.replace(
+        report(spend=0, stock=1), features=report(stock=1, spend=0).features
+    ), "the different first"
+    assert kept.get(DEV, "skew_1", "stock") == report(stock=1)
+    assert [one.view for one in kept.last(DEV, "stock")] == ["stock"]
+    assert kept.scheduled_at(DEV) == NOON + 4 * DAY
+    assert kept.list(Scope("rival", "dev")) == []
+    assert kept.get(Scope("rival", "dev"), "skew_1") is None
+    assert kept.expire(DEV, NOON + 10 * DAY) == 1, "skew_2: the others say what is known of a view"
+    assert {one.report for one in kept.list(DEV)} == {"skew_1", "skew_3"}
+    database.close()
+
+
+@pytest.fixture
+async def project(tmp_path: Path) -> AsyncIterator[Project]:
+    made = Project(tmp_path)
+    await made.refresh()
+    yield made
+    made.close()
+
+
+async def worked(project: Project, skew: FeatureSkew, run: str) -> str:
+    registry, stop = Registry(), asyncio.Event()
+    registry.add(WORKFLOW, skew.compare)
+    working = asyncio.create_task(Executor(project.store.database, registry, "test", poll=0.01).run_until(stop))
+    async with asyncio.timeout(60):
+        while (ended := project.store.runs.get(project.store.scope, run)).status not in ENDED:
+            await asyncio.sleep(0.01)
+    stop.set()
+    await working
+    return ended.status
+
+
+def every(project: Project, interval: str) -> None:
+    features = msgspec.structs.replace(project.store.settings.features, skew=interval)
+    project.store.settings = msgspec.structs.replace(project.store.settings, features=features)
+
+
+async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(project: Project) -> None:
+    store = project.store
+    skew, another = FeatureSkew(store, project.platform), FeatureSkew(store, project.platform)
+    assert skew.order_due() is None, "the first publication is younger than a day"
+    every(project, "1ms")
+    project.alter("today")
+    project.predicted("tea")
+    run = skew.order_due()
+    assert run is not None
+    every(project, "off")
+    assert another.order_due() is None
+    assert await worked(project, skew, run) == "succeeded"
+    assert store.runs.get(store.scope, run).result == {"compared": 11, "different": 6, "complete": True}
+    lines = {one.view: one for one in store.skew_reports.list(store.scope)}
+    assert {name: (one.trigger, one.different) for name, one in lines.items()} == {
+        "crowd": (SCHEDULE, 0), "today": (SCHEDULE, 6)
+    }  # fmt: skip
+    (entry,) = store.audit.list(store.scope, action="features.differ")
+    assert (entry.principal, entry.subject) == (SCHEDULE, "view/today")
+    found = another.last(store.scope, "today")
+    assert found is not None
+    assert found.features[0].examples[0].entity is not None, "what differs can be looked at"
+    every(project, "24h")
+    assert skew.order_due() is None
+    assert skew.expire() == 0
+
+
+async def test_two_workers_order_one_run(project: Project, worker: Callable[[], FeatureSkew]) -> None:
+    every(project, "1h")
+    first = project.store.publications.get(project.store.scope, 1).created_at
+    clock = ManualClock(first + timedelta(hours=1, minutes=5))
+    ordered = []
+    for skew in (worker(), worker()):
+        skew._store.database.clock = clock
+        ordered.append(skew.order_due())
+        assert skew.order_due() is None, "once is enough"
+    assert ordered[0] == ordered[1] is not None
+
+
+@pytest.fixture
+def worker(project: Project) -> Callable[[], FeatureSkew]:
+    return lambda: FeatureSkew(project.store, project.platform)
