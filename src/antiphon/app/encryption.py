@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.app.feature_stores import FeatureStores
+from antiphon.app.log_check import CheckedStream, check_log, on_server
 from antiphon.app.store import Store
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.sealed_columns import Problem
@@ -56,18 +57,22 @@ class EncryptionStatus(msgspec.Struct, frozen=True):
 
 
 class EncryptionCheck(msgspec.Struct, frozen=True):
-    """What opening everything found: payloads and files by data key, and those that do not open."""
+    """What opening everything found: payloads and files by data key, those that do not open, and the streams of a log
+    on a server."""
 
     by_key: dict[str, int]
     problems: tuple[Problem, ...]
+    log: tuple[CheckedStream, ...] = ()
 
 
 class Rewrapped(msgspec.Struct, frozen=True):
-    """What a re-wrap changed: data keys, and with ``--reencrypt`` the payloads and files that were sealed anew."""
+    """What a re-wrap changed: data keys, and with ``--reencrypt`` the payloads and files that were sealed anew; and the
+    events of a log on a server, which keep the data keys they were sealed with (``None``: it does not answer)."""
 
     keys: int
     payloads: int
     problems: tuple[Problem, ...]
+    on_server: dict[str, int | None] = {}
 
 
 @contextmanager
@@ -159,7 +164,7 @@ class Encryption:
             return Rewrapped(changed, 0, ())
         active = sorted(key.id for key in found.keys.list() if key.state == "active")
         payloads, problems = self.reseal(",".join(active), tell)
-        return Rewrapped(changed, payloads, problems)
+        return Rewrapped(changed, payloads, problems, on_server(self._store))
 
     def reseal(self, target: str, tell: Tell) -> tuple[int, tuple[Problem, ...]]:
         """Seal every payload and file with the catalog's present codec; how many were changed, and what was lost
@@ -188,14 +193,19 @@ class Encryption:
         database.truncate_log()
         return changed, tuple(problems.values())
 
-    def check(self) -> EncryptionCheck:
-        """Open everything. What does not open is listed, and keeps nothing else from being looked at."""
+    def check(self, tell: Tell = lambda *_: None, *, anew: bool = False) -> EncryptionCheck:
+        """Open everything. What does not open is listed, and keeps nothing else from being looked at.
+
+        Args:
+            anew: open events on a server from the first one, even where a check was cut off less than a day ago.
+        """
         by_key: Counter[str] = Counter()
         problems: list[Problem] = []
         for column in sealed_columns.SEALED_COLUMNS:
             found = sealed_columns.check(self._store.database, column)
             by_key.update(found.by_key)
             problems.extend(found.problems)
+            tell(column.name, sum(found.by_key.values()))
         stores = FeatureStores(self._store)
         lake, online = stores.lake, stores.online
         for scope in stores.scopes():
@@ -212,7 +222,9 @@ class Encryption:
                         pass
                 except (AntiphonError, OSError, msgspec.DecodeError) as error:
                     problems.append(Problem("online", str(scope), f"{view}/{snapshot}", str(error)))
-        return EncryptionCheck(dict(by_key), tuple(problems))
+        log = check_log(self._store, tell, anew=anew)
+        by_key.update(log.by_key)
+        return EncryptionCheck(dict(by_key), (*problems, *log.problems), log.streams)
 
     def _files(self) -> Iterator[tuple[str, Callable[[], int]]]:
         """Every file with payloads, and what seals it anew and counts."""

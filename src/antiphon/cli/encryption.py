@@ -71,17 +71,35 @@ def rewrap(
         detail = {"keys": found.keys, "payloads": found.payloads, "reencrypt": reencrypt}
         _record(encryption, "encryption.rewrap", detail)
     progress.end()
+    if found.on_server and not as_json:
+        told = ", ".join(f"{name} ({'?' if end is None else end} events)" for name, end in found.on_server.items())
+        note(f"On the log's server nothing is sealed anew, and the data keys used there stay: {told}.")
     show(found, as_json, lambda: f"{found.keys} data keys are wrapped anew, {found.payloads} payloads sealed anew.")
     _refuse(found.problems)
 
 
 @app.command()
-def check(project: Project = HERE, as_json: Json = False) -> None:
-    """Open everything that is stored, and list what does not open. Leaves with 1 then."""
+def check(
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Open events on a log server from the first, whatever was checked before.")
+    ] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Open everything that is stored, and list what does not open. Leaves with 1 then. Cut off while it opens events on
+    a log server, it goes on there within a day."""
     from antiphon.app.encryption import open_encryption
 
+    progress = _Told(as_json)
     with open_encryption(project) as encryption:
-        found = encryption.check()
+        found = encryption.check(progress, anew=anew)
+    progress.end()
+    for stream in found.log:
+        if stream.resumed and stream.since is not None and not as_json:
+            note(
+                f"{stream.scope}/{stream.stream}: events through offset {stream.resumed} were opened by a check "
+                f"that was cut off at {stream.since:%Y-%m-%d %H:%M} UTC; --anew opens them again."
+            )
     rows = sorted(found.by_key.items())
     show(found, as_json, lambda: table(("data key", "payloads and files"), rows))
     _refuse(found.problems)

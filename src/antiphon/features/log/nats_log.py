@@ -23,7 +23,7 @@ import msgspec
 from antiphon.catalog.events import Event, StoredEvent, StreamHomes, require_events, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.log.nats_server import NatsServer
 from antiphon.features.log.nats_stream import StoredMessage, StreamState
@@ -43,6 +43,14 @@ class _Logged(msgspec.Struct, frozen=True, array_like=True):
     event_time: int
     available_at: int
     payload: dict[str, Any]
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What lies at an offset: sealed by which data key (``plaintext`` by none), and why it does not open, if so."""
+
+    offset: int
+    key: str
+    problem: str | None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -83,23 +91,16 @@ class NatsEventLog:
             Unavailable, SetupError: the server is away or not as it must be.
             Corrupt: events are gone, the stream is another one, or an event does not open.
         """
-        state = self._state(scope, stream)
-        end = 0 if state is None else state.end
-        if after > end:
-            raise set_back(stream, after, end, "Restore the stream from its backup")
-        number = min(limit, end - after)
-        if state is None or number <= 0:
-            return []
-        if state.missing or state.first > 1:
-            raise _gone(stream, state)
-        found = self._server.read(_name(scope, stream), state.log or "", after, number)
-        if [each.sequence for each in found] != list(range(after + 1, after + 1 + number)):
-            raise Unavailable(
-                f"Offsets {after + 1} to {after + number} were asked for and {len(found)} events came.",
-                where=f"stream {stream}",
-                next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
-            )
+        found = self._stored(scope, stream, after, limit)
         return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
+
+    def look(self, scope: Scope, stream: str, after: int, limit: int) -> list[Looked]:
+        """What lies at the offsets that :meth:`read` would give; what does not open is told, and ends nothing.
+
+        Raises:
+            As :meth:`read`, but for events that do not open.
+        """
+        return [self._looked(scope, stream, each) for each in self._stored(scope, stream, after, limit)]
 
     def end(self, scope: Scope, stream: str) -> int:
         """The last offset, 0 for a stream without events. Raises as :meth:`read`."""
@@ -134,6 +135,25 @@ class NatsEventLog:
     def close(self) -> None:
         """Close the connection."""
         self._server.close()
+
+    def _stored(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredMessage]:
+        state = self._state(scope, stream)
+        end = 0 if state is None else state.end
+        if after > end:
+            raise set_back(stream, after, end, "Restore the stream from its backup")
+        number = min(limit, end - after)
+        if state is None or number <= 0:
+            return []
+        if state.missing or state.first > 1:
+            raise _gone(stream, state)
+        found = self._server.read(_name(scope, stream), state.log or "", after, number)
+        if [each.sequence for each in found] != list(range(after + 1, after + 1 + number)):
+            raise Unavailable(
+                f"Offsets {after + 1} to {after + number} were asked for and {len(found)} events came.",
+                where=f"stream {stream}",
+                next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
+            )
+        return found
 
     def _state(self, scope: Scope, stream: str, *, make: bool = False) -> StreamState | None:
         """The stream as it is, held against what the catalog remembers; ``None`` as long as nobody has used it."""
@@ -189,6 +209,20 @@ class NatsEventLog:
             event.event_id, microseconds(event.event_time), microseconds(event.available_at), event.payload
         )
         return pack(self._codec.seal(_encode(logged), PayloadContext(_SCHEMA, scope, f"{stream}:{place}")))
+
+    def _looked(self, scope: Scope, stream: str, message: StoredMessage) -> Looked:
+        try:
+            key = unpack(message.content).key_id
+        except Corrupt as error:
+            return Looked(message.sequence, "plaintext", error.what)
+        try:
+            self._opened(scope, stream, message)
+        except AntiphonError as error:
+            # The key that is missing, or the bytes that were changed, is said by what it comes from.
+            cause = error.__cause__
+            what = cause.what if isinstance(cause, AntiphonError) else error.what
+            return Looked(message.sequence, key or "plaintext", what)
+        return Looked(message.sequence, key or "plaintext", None)
 
     def _opened(self, scope: Scope, stream: str, message: StoredMessage) -> Event:
         place = message.subject.rpartition(".")[2]
