@@ -254,10 +254,9 @@ def live(order: dict[str, Any]) -> None:
         life.close()
 
 
-def main() -> None:
-    """The zygote: one JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said, which
-    is answered by an empty line."""
-    # Before the forks, so that a life starts in milliseconds; nothing is opened here.
+def zygote(live: Callable[[dict[str, Any]], None]) -> None:
+    """Import what a life needs and open nothing, then begin lives: for whoever speaks on standard input and output, or
+    in a fork each for those who speak on the pairs of descriptors that the command line names."""
     import duckdb
     import lmdb
     import pyarrow.parquet
@@ -265,6 +264,26 @@ def main() -> None:
 
     assert all((duckdb, lmdb, pyarrow, redis))
     vars(redis_sealed)["BUILDING_MILLISECONDS"] = 2_000  # a killed build is soon given up
+    pairs = [[int(one) for one in pair.split(",")] for pair in sys.argv[1:]]
+    if not pairs:
+        _begin_lives(live)
+        return
+    for mine in pairs:
+        if os.fork() == 0:
+            for place, one in enumerate(mine):
+                os.dup2(one, place)
+            os.closerange(3, max(map(max, pairs)) + 1)
+            _begin_lives(live)
+            os._exit(0)
+    os.closerange(3, max(map(max, pairs)) + 1)
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _begin_lives(live: Callable[[dict[str, Any]], None]) -> None:
+    """One JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said, which is answered
+    by an empty line."""
     say("ready")
     for line in sys.stdin:
         child = os.fork()
@@ -287,4 +306,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    zygote(live)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _LONGEST = 60.0
 """Seconds that a life may be silent."""
@@ -36,42 +38,40 @@ class Aim:
         return line.startswith(("end ", "done"))
 
 
-class Lives:
-    """The zygote and the lives it forks, one at a time."""
+class Voice:
+    """What begins lives one after the other and is listened to: a zygote, or one of its forks."""
 
-    def __init__(self, folder: Path) -> None:
-        """Start the zygote; what its lives complain of goes to a file in ``folder``."""
-        self.log = folder / "lives.log"
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "antiphon.testing.feature_chaos_child"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-            )  # fmt: skip
+    def __init__(self, ears: IO[bytes], mouth: IO[bytes]) -> None:
+        self._ears, self._mouth = ears, mouth
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
         assert self.hear() == "ready"
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._mouth:
             self._lines.put(line.decode().rstrip("\n"))
         self._lines.put("")
 
-    def hear(self) -> str:
+    def hear(self, longest: float = _LONGEST) -> str:
         """The next line; an assertion when there is none."""
         try:
-            line = self._lines.get(timeout=_LONGEST)
+            line = self._lines.get(timeout=longest)
         except queue.Empty:
-            raise AssertionError(f"nothing was said for {_LONGEST} s") from None
+            raise AssertionError(f"nothing was said for {longest} s") from None
         assert line, "the zygote ended"
         return line
 
+    def heard(self) -> list[str]:
+        """What was said and not yet listened to; waits for nothing."""
+        lines: list[str] = []
+        while not self._lines.empty():
+            lines.append(self.hear())
+        return lines
+
     def begin(self, order: dict[str, Any]) -> int:
         """Start a life; its process id."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
+        self._tell(json.dumps(order))
         word, pid = self.hear().split()
         assert word == "pid"
         return int(pid)
@@ -91,18 +91,66 @@ class Lives:
 
     def reap(self) -> None:
         """Let go of a life that has ended; only then its process id may be another's."""
+        self._tell("")
+
+    def _tell(self, line: str) -> None:
+        self._ears.write(line.encode() + b"\n")
+        self._ears.flush()
+
+    def hang_up(self) -> None:
+        """Say that there will be no more lives, and listen to the end."""
+        self._ears.close()
+        self._listening.join(_LONGEST)
+        self._mouth.close()
+
+
+class Lives(Voice):
+    """The zygote and the lives it forks, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start the zygote; what its lives complain of goes to a file in ``folder``."""
+        self.log = folder / "lives.log"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "antiphon.testing.feature_chaos_child"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
         assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
-        self._process.stdin.flush()
+        assert self._process.stdout is not None
+        super().__init__(self._process.stdin, self._process.stdout)
 
     def close(self) -> None:
         """End the zygote."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        self.hang_up()
         self._process.wait(_LONGEST)
-        self._listening.join(_LONGEST)
-        self._process.stdout.close()
+
+
+class Crowd:
+    """Lives of several names at once: a zygote that imported everything forks one voice for each."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        """Start the voices; what their lives complain of goes to a file in ``folder``."""
+        self.log = folder / "lives.log"
+        pipes = [(os.pipe(), os.pipe()) for _ in names]
+        theirs = [(ears[0], mouth[1]) for ears, mouth in pipes]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "antiphon.testing.feature_crowd_child", *(f"{a},{b}" for a, b in theirs)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[one for pair in theirs for one in pair],
+            )  # fmt: skip
+        for pair in theirs:
+            for one in pair:
+                os.close(one)
+        self.voices = {
+            name: Voice(os.fdopen(ears[1], "wb"), os.fdopen(mouth[0], "rb"))
+            for name, (ears, mouth) in zip(names, pipes, strict=True)
+        }
+
+    def close(self) -> None:
+        """End every voice and the zygote."""
+        for voice in self.voices.values():
+            voice.hang_up()
+        self._process.wait(_LONGEST)
 
 
 def phase_of(said: list[str]) -> str:
