@@ -129,9 +129,10 @@ pentest: environment  ## attack everything: penetration tests, scanners, depende
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
 
-chaos-features: environment  ## the feature platform killed at 200 random moments, and at 60 with Redis online
+chaos-features: environment  ## the feature platform killed at 260 random moments, and 80 rounds of ten processes at once
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.feature_chaos --size full --keep
+	@$(BIN)/python -m benchmarks.feature_crowd --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

@@ -37,7 +37,7 @@ from antiphon.testing.feature_chaos_evidence import read_orders, read_stock
 from antiphon.testing.feature_chaos_lives import Crowd, phase_of
 from antiphon.testing.feature_chaos_project import batch
 from antiphon.testing.feature_crowd_child import ROLES
-from antiphon.testing.feature_crowd_evidence import CrowdLooker, Crowded, cut_power
+from antiphon.testing.feature_crowd_evidence import Crowded, CrowdLooker, cut_power
 from antiphon.testing.feature_crowd_project import HOURS, SNAPSHOTS_KEPT, redefine, write_crowd
 from antiphon.testing.running import scratch
 
@@ -128,6 +128,8 @@ class Harness:
     def _alone(self, what: str) -> list[str]:
         said, code = self._crowd.voices["settle"].whole(self._order(what, "settle"))
         assert code == 0, f"{what} failed: {self._last_words()}"
+        for line in said:
+            self._hear(line)
         return said
 
     def round(self, only: str | None = None) -> None:
@@ -283,7 +285,7 @@ class Harness:
         known += [f"kill {len(self.kills)}: {one}" for one in wrong]
 
     def _last_words(self) -> str:
-        return self._crowd.log.read_text(encoding="utf-8", errors="replace")[-2_000:]
+        return self._crowd.log.read_text(encoding="utf-8", errors="replace")[-600:]
 
     def close(self) -> None:
         """End the crowd, unless it was given."""

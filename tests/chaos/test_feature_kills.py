@@ -1,6 +1,6 @@
 """The feature platform under SIGKILL, short; and that the harness finds what breaks when a defence is off.
 
-The long form is ``make chaos-features``.
+The long forms are ``make chaos-features``.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks import feature_chaos
+from benchmarks import feature_chaos, feature_crowd
 
-from antiphon.testing.feature_chaos_lives import Lives
+from antiphon.testing.feature_chaos_lives import Crowd, Lives
+from antiphon.testing.feature_crowd_child import ROLES
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,36 @@ def test_killed_with_redis_online_as_well(tmp_path: Path, lives: Lives) -> None:
         report = feature_chaos.measure(tmp_path, 2, 3, redis=redis, only="refresh", turns=1, lives=lives)
     assert report.violations == {name: [] for name in report.violations}, feature_chaos.table(report)
     assert report.values > 300, "hardly anything was read"
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    crowd = Crowd(tmp_path_factory.mktemp("crowd"), [*ROLES, "settle"])
+    yield crowd
+    crowd.close()
+
+
+@pytest.mark.chaos
+def test_ten_processes_at_once_killed_and_without_power_break_nothing(tmp_path: Path, crowd: Crowd) -> None:
+    report = feature_crowd.measure(tmp_path, 2, 5, crowd=crowd)
+    assert report.violations == {name: [] for name in report.violations}, feature_crowd.table(report)
+    assert len(report.violations) == 13, "a check was not made"
+    assert (len(report.kills), report.power_cuts) == (2 * (feature_crowd.STRIKES + len(ROLES)), 1)
+    assert report.readings > 30, "hardly anything was read"
+    assert report.predictions >= 3
+    assert report.datasets >= 1
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("unsafe", "check", "words"),
+    [
+        ("written-over", "publications add up", " changed "),
+        ("unsynced", "catalog whole", "which is missing"),
+    ],
+)
+def test_a_defence_among_processes_that_is_off_is_found(
+    tmp_path: Path, crowd: Crowd, unsafe: str, check: str, words: str
+) -> None:
+    report = feature_crowd.measure(tmp_path, 4, 11, unsafe=unsafe, crowd=crowd)
+    assert any(words in one for one in report.violations[check]), feature_crowd.table(report)

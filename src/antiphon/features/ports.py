@@ -345,8 +345,9 @@ class StreamedOverlay(Protocol):
         """Drop a view's events with ``offset ≤ through``; how many there were."""
         ...
 
-    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
-        """Put pruned events back; from now on only those through ``through`` are missing."""
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
+        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
         ...
 
     def reseal(self) -> int:

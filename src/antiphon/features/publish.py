@@ -154,12 +154,20 @@ class Publisher:
             NotFound: there is no publication ``to``, or the files of one of its snapshots were pruned.
             Corrupt: a snapshot's lake files are gone.
         """
-        for key, snapshot in self._publications.get(self._scope, to).snapshots.items():
-            view, _, version = key.partition("@")
-            self.bring_back(
-                self._snapshots.get(self._scope, snapshot), self._definitions.get(self._scope, view, version)
-            )
-        return self._publications.rollback(self._scope, to, reason=reason, principal=principal)
+        going = [
+            (self._snapshots.get(self._scope, snapshot), self._spec(key))
+            for key, snapshot in self._publications.get(self._scope, to).snapshots.items()
+        ]
+        for manifest, spec in going:
+            self.bring_back(manifest, spec)
+        published = self._publications.rollback(self._scope, to, reason=reason, principal=principal)
+        for manifest, spec in going:  # In case a collection of garbage came between.
+            self.bring_back(manifest, spec)
+        return published
+
+    def _spec(self, key: str) -> FeatureViewSpec:
+        view, _, version = key.partition("@")
+        return self._definitions.get(self._scope, view, version)
 
     def bring_back(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> None:
         """Put in place what an old snapshot needs to be read; nothing when all of it is there.
@@ -215,7 +223,7 @@ class Publisher:
         self._online.forget(self._scope, in_use)
         online = self._online.collect(self._scope, in_use, older_than)
         lake = self._lake.collect(self._scope, self._named(), older_than)
-        return Collected(tuple(lake), tuple(online), self._prune(kept))
+        return Collected(tuple(lake), tuple(online), self._prune(keep))
 
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files of the lake and builds that a collection would remove once these snapshots are given up, if they are
@@ -235,16 +243,25 @@ class Publisher:
             named.update(self._also_named(self._scope))
         return named
 
-    def _prune(self, kept: Sequence[Publication]) -> int:
+    def _prune(self, keep: int) -> int:
         if self._overlay is None:
             return 0
+        dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in self._included(keep).items())
+        # Whoever rolled back since has looked before they went; and who was killed here has left that to the next.
+        if self._consumer is not None:
+            for key, offset in self._included(keep).items():
+                self._consumer.restore(self._spec(key), offset)
+        return dropped
+
+    def _included(self, keep: int) -> dict[str, int]:
+        """Log offsets up to which every kept snapshot of a view includes the events."""
         least: dict[str, int] = {}
-        for publication in kept:
+        for publication in self._publications.list(self._scope, keep):
             for key, snapshot in publication.snapshots.items():
                 offset = self._snapshots.get(self._scope, snapshot).stream_offset
                 if offset is not None:
                     least[key] = min(offset, least.get(key, offset))
-        return sum(self._overlay.prune(view_prefix(key), offset) for key, offset in least.items())
+        return least
 
 
 def _builds(publications: Iterable[Publication]) -> set[tuple[str, str]]:

@@ -15,6 +15,7 @@ import msgspec
 
 from antiphon.catalog.events import StoredEvent
 from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import Conflict
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import StreamedEvent
@@ -22,6 +23,8 @@ from antiphon.features.expressions.compile_python import Measured, Payload, comp
 from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
+
+_ATTEMPTS = 50
 
 
 class Consumed(msgspec.Struct, frozen=True):
@@ -189,15 +192,28 @@ class StreamConsumer:
 
         Returns:
             How many log events were read again.
+
+        Raises:
+            Conflict: others pruned each time meanwhile.
         """
-        self.follow([spec])
-        follower = self._followers[spec.key]
+        follower = self._followers.get(spec.key) or _Follower(spec)
+        for _ in range(_ATTEMPTS):
+            read = self._restore(follower, after)
+            if read is not None:
+                return read
+        raise Conflict(
+            f"The streamed events of {spec.name!r} were pruned while they were put back.",
+            where="overlay",
+            next_step="Try again in a moment.",
+        )
+
+    def _restore(self, follower: _Follower, after: int) -> int | None:
         pruned = self._overlay.read([follower.prefix]).pruned[follower.prefix]
         read = 0
         events: list[OverlayEvent] = []
         at = after
         while at < pruned:
-            stored = self._log.read(self._scope, spec.source.name, at, 1_000)
+            stored = self._log.read(self._scope, follower.spec.source.name, at, 1_000)
             if not stored:
                 break
             for item in stored:
@@ -208,8 +224,8 @@ class StreamConsumer:
                 event = self._measured(follower, item)
                 if event is not None and event is not _FILTERED:
                     events.append(event)
-        if after < pruned:
-            self._overlay.restore(follower.prefix, after, events)
+        if after < pruned and not self._overlay.restore(follower.prefix, after, events, pruned):
+            return None
         return read
 
     def _measured(self, follower: _Follower, item: StoredEvent) -> OverlayEvent | None:

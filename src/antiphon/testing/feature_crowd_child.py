@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ ROLES = ("orders", "again", "stock", "clients", "consumer", "collector", "pruner
 embargoes, ``desk`` answers, moves the live release and builds datasets."""
 
 GRACE = 8.0
-"""Seconds for which collections spare what was written; longer than a round, as an hour is longer than a publication."""
+"""Seconds for which collections spare what was written: longer than a round, as an hour is than a publication."""
 
 _LEASE = timedelta(seconds=4)
 _ASKER = Principal("chaos", "default", "admin", "person", "restricted")
@@ -95,15 +96,23 @@ class Role(Life):
                 roles[self._name]()
             self._turn += 1
 
+    def first(self) -> None:
+        """What the others go on from: everything published once, a dataset, some predictions."""
+        self._publish(())
+        self._restock()
+        self._serve()
+
     def _publish(self, views: Sequence[str]) -> None:
         reason = f"{self._name} {self._order['life']}-{self._turn}"
         wanted = views or sorted({view.name for view in self.platform.views().values()} - {"stocked"})
         self._finish(self.platform.refresh(self.store.scope, views=wanted, reason=reason))
+        time.sleep(0.2 * self._chance.random())
 
     def _restock(self) -> None:
         write_stock(self._root, self._seed, self._base, 1_000 * int(self._order["life"]) + self._turn)
         reason = f"stock {self._order['life']}-{self._turn}"
         self._finish(self.platform.refresh(self.store.scope, views=["stocked"], reason=reason))
+        time.sleep(0.2 * self._chance.random())
 
     def _send(self) -> None:
         number = int(self._order["batch"]) + self._turn
@@ -182,7 +191,7 @@ class Role(Life):
                 say(f"answered {self._runner.run(self._answerer.answer(request)).prediction}")
         if self._turn % 4 == 0:
             self._activate(self._chance.choice(self._releases()))
-        if self._turn % 3 == 0:
+        if self._turn % 2 == 0:
             application = DeclaredApplications(self.store).get(self.store.scope, APPLICATION)
             builder = dataset_builder(self.store)
             spec = builder.plan(
@@ -354,9 +363,7 @@ def live(order: dict[str, Any]) -> None:
             keys = [f"{view.name}@{view.definition_version}" for view in life.platform.views().values()]
             say("applied " + json.dumps([keys, [release.id for release in applied.releases]]))
         elif order["do"] == "first":
-            life._publish(())
-            life._restock()
-            say("published")
+            life.first()
         elif order["do"] == "settle":
             say("settled " + json.dumps(life.settle()))
         else:
@@ -367,4 +374,6 @@ def live(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    for late in ("cedarpy", "jsonschema", "pandas", "pyarrow.compute", "antiphon.features.point_in_time.view_columns"):
+        import_module(late)  # Before the forks, so that a life's first answer and dataset take no second.
     zygote(live)

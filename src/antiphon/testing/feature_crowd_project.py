@@ -19,7 +19,7 @@ HOURS = (2, 3)
 SNAPSHOTS_KEPT = 8.0
 """Seconds that a snapshot stays after it was last served; longer than a round."""
 
-_APPLICATION = '''
+_APPLICATION = """
 
 from antiphon import Application, Decoding, Figure, Outcome, Prompt, Reuse  # noqa: E402
 
@@ -49,7 +49,7 @@ desk = Application(
     outcome=Outcome("pace", positive="busy", history=paces),
     reuse=Reuse("never", identical_prompts=False),
 )
-'''
+"""
 
 
 def write_crowd(root: Path, seed: int, base: datetime, redis: str | None = None) -> None:

@@ -156,7 +156,13 @@ def test_pruned_events_are_gone_said_to_be_and_can_come_back(overlay: StreamedOv
     assert overlay.read([VIEW, SECOND]).pruned == {VIEW: 6, SECOND: 0}
     assert overlay.prune(VIEW, 2) == 0
     assert overlay.read([VIEW]).pruned == {VIEW: 6}
-    overlay.restore(VIEW, 4, [written(5), written(6, LGA)])
+    back = [written(5), written(6, LGA)]
+    assert not overlay.restore(VIEW, 4, back, 5), "6 was pruned since"
+    assert overlay.read([VIEW]).pruned == {VIEW: 6}
+    assert (offsets(overlay), offsets(overlay, LGA)) == ([7, 9], [8])
+    assert overlay.restore(VIEW, 4, back, 6)
+    assert overlay.read([VIEW]).pruned == {VIEW: 4}
+    assert overlay.restore(VIEW, 5, [], 6), "somebody else has put back more"
     assert overlay.read([VIEW]).pruned == {VIEW: 4}
     assert (offsets(overlay), offsets(overlay, LGA)) == ([5, 7, 9], [6, 8])
     assert overlay.read([VIEW]).offsets == {VIEW: 9}

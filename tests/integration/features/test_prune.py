@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -184,3 +185,50 @@ def test_files_that_another_snapshot_also_has_stay(world: World) -> None:
     assert {file.path for file in first.files} & {file.path for file in second.files}
     assert [line.snapshot for line in pruner(world).prune(keep=1, grace=-NEVER).snapshots] == [first.id]
     assert there(world, second) == [True] * 3
+
+
+def test_two_collections_at_once_delete_each_file_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else is faster with every other file, between the look and the deletion."""
+    made(world, 2, timedelta(days=40))
+    for folder in ("lake", "online"):
+        for file in (world.folder / folder).rglob("*.*"):
+            if file.is_file() and not file.name.startswith("overlay"):
+                file.with_name(f"{file.stem}-unnamed{file.suffix}").write_bytes(b"left by a crash")
+    (world.folder / "lake" / ".scratch" / "left").write_bytes(b"left by a crash")
+    look, turn = Path.stat, 0
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        nonlocal turn
+        found = look(path, **how)
+        if "unnamed" in path.name or path.name == "left":
+            turn += 1
+            if turn % 2:
+                path.unlink(missing_ok=True)
+        return found
+
+    with monkeypatch.context() as another:
+        another.setattr(Path, "stat", stat)
+        world.publisher.collect_garbage(keep=1, grace=-NEVER)
+    assert turn > 4
+    assert not list(world.folder.rglob("*unnamed*"))
+    assert not list((world.folder / "lake" / ".scratch").iterdir())
+    assert world.read(NOON, "congestion", **EWR).publication == 2
+
+
+def test_a_build_that_is_collected_while_it_is_looked_at_is_built_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = made(world, 1, minutes(1))
+    spec = world.specs["congestion"]
+    file = world.online.file(world.scope, "congestion", first.id)
+    touch = os.utime
+
+    def collected(path: Path) -> None:
+        if path == file:
+            file.unlink()
+        touch(path)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "utime", collected)
+        assert world.online.build(first, spec, world.lake)
+    assert world.online.sealed(world.scope, "congestion", first.id)

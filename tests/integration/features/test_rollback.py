@@ -15,6 +15,8 @@ from tests.integration.features.world import NOON, World, minutes
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.verdicts import Staged
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.features.materialize import Materialisation, materialize
+from antiphon.features.online.streamed import view_prefix
 from antiphon.features.refresh import Refreshed
 from antiphon.features.rollback import Rollback, ViewRollback
 
@@ -217,3 +219,73 @@ def test_a_publication_that_came_in_between_is_built_upon(world: World, monkeypa
         world.publications.get(world.scope, 4).snapshots[key] == world.publications.get(world.scope, 3).snapshots[key]
     )
     assert len(hand.acts) == 1, "what lost the race left no evidence of a change"
+
+
+def streamed(world: World) -> None:
+    """Two publications with three events before each, and one event after them."""
+    for turn in range(2):
+        world.append("departures", *(departure(9001 + 3 * turn + n, 5 * turn + n, 1.0) for n in range(3)))
+        world.consume()
+        spec = world.specs["congestion"]
+        made = materialize(
+            Materialisation(scope=world.scope, spec=spec, as_of=NOON + minutes(60 * turn), through=3 * (turn + 1)),
+            lake=world.lake, log=world.log, clock=world.clock,
+        )  # fmt: skip
+        world.publisher.publish([(made, spec)], reason="test", principal="tester")
+    world.append("departures", departure(9100, 30, 1.0))
+    world.consume()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_collection_that_has_looked_before_a_rollback_takes_no_events_from_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The collector reads which publications there are; somebody rolls back; the collector drops events."""
+    hand, prune = Hand(world), world.overlay.prune
+    streamed(world)
+    values = world.read(NOON + minutes(90), "congestion", **EWR).values
+
+    def rolled_back_meanwhile(view: bytes, through: int) -> int:
+        if hand.world.publications.current(world.scope).number == 2:  # type: ignore[union-attr]
+            hand.back()
+            if killed:
+                broken.setattr(world.consumer, "restore", die)
+        return prune(view, through)
+
+    def die(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.overlay, "prune", rolled_back_meanwhile)
+        if killed:
+            with pytest.raises(KeyboardInterrupt):
+                world.publisher.collect_garbage(keep=1)
+        else:
+            world.publisher.collect_garbage(keep=1)
+    if killed:
+        world.publisher.collect_garbage(keep=1)
+    found = world.read(NOON + minutes(90), "congestion", **EWR)
+    assert found.publication == 3
+    assert {name: one.value for name, one in found.values.items()} == {name: one.value for name, one in values.items()}
+
+
+def test_events_that_are_pruned_while_others_are_put_back_are_put_back_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, read = Hand(world), world.log.read
+    streamed(world)
+    values = world.read(NOON + minutes(90), "congestion", **EWR).values
+    prefix = view_prefix(world.specs["congestion"].key)
+    world.overlay.prune(prefix, 4)
+
+    def pruned_meanwhile(*given: Any) -> Any:
+        found = read(*given)
+        world.overlay.prune(prefix, 6)
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(world.log, "read", pruned_meanwhile)
+        hand.back()
+    found = world.read(NOON + minutes(90), "congestion", **EWR)
+    assert found.publication == 3
+    assert {name: one.value for name, one in found.values.items()} == {name: one.value for name, one in values.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from antiphon.core.codec import Codec
-from antiphon.core.disk import room_needed
+from antiphon.core.disk import delete_older, room_needed
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import ContentLake, LakeDraft, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
@@ -101,9 +101,7 @@ class LocalLake(ContentLake):
         kept = set(keep)
         gone = []
         for relative in list(self.files(scope)):
-            path = self._root / relative
-            if relative not in kept and path.stat().st_mtime < older_than:
-                path.unlink()
+            if relative not in kept and delete_older(self._root / relative, older_than):
                 gone.append(relative)
         self._scratch.collect(older_than)
         return gone

@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from antiphon.core.disk import delete_older
+
 
 class Scratch:
     """Files and folders that nobody needs once their process is gone."""
@@ -27,14 +29,19 @@ class Scratch:
     def collect(self, older_than: float) -> None:
         """Remove what was last changed before ``older_than`` (seconds since 1970)."""
         for left_over in self._folder.iterdir() if self._folder.is_dir() else ():
-            if left_over.stat().st_mtime >= older_than:
-                continue
-            if left_over.is_dir():
+            if not left_over.is_dir():
+                delete_older(left_over, older_than)
+            elif _changed(left_over) < older_than:
                 shutil.rmtree(left_over, ignore_errors=True)
-            else:
-                left_over.unlink(missing_ok=True)
 
     def made(self) -> Path:
         """The folder, made if it was not there."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")

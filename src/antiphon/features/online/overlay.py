@@ -117,11 +117,17 @@ class Overlay:
                 transaction.put(b"p" + view, through.to_bytes(8, "big"))
         return dropped
 
-    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
-        """Put pruned events back; from now on only those through ``through`` are missing."""
-        with self._environment.begin(write=True) as transaction:
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
+        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
+        with self._room_needed(), self._environment.begin(write=True) as transaction:
+            now = _number(transaction.get(b"p" + view))
+            if now > pruned:
+                return False
             self._put(transaction, events)
-            transaction.put(b"p" + view, through.to_bytes(8, "big"))
+            if through < now:
+                transaction.put(b"p" + view, through.to_bytes(8, "big"))
+        return True
 
     def reseal(self) -> int:
         """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals

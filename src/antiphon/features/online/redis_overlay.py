@@ -148,11 +148,26 @@ class RedisOverlay:
 
         self._write(listed, write)
 
-    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent]) -> None:
-        """Put pruned events back; from now on only those through ``through`` are missing."""
-        self._write(list(events), lambda pipeline: pipeline.zadd(self._pruned, {view: through}))
+    def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
+        """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
+        missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
 
-    def _write(self, events: Sequence[OverlayEvent], also: Callable[[Any], None]) -> None:
+        def no_more_pruned(pipeline: Any) -> bool:
+            pipeline.watch(self._pruned)
+            return bool((pipeline.zscore(self._pruned, view) or 0) <= pruned)
+
+        def lower(pipeline: Any) -> None:
+            pipeline.zadd(self._pruned, {view: through}, lt=True)
+
+        return self._write(list(events), lower, no_more_pruned)
+
+    def _write(
+        self,
+        events: Sequence[OverlayEvent],
+        also: Callable[[Any], None],
+        provided: Callable[[Any], bool] = lambda pipeline: True,
+    ) -> bool:
+        """Events and ``also`` in one step, or nothing (``False``) unless what is ``provided`` holds until then."""
         end = monotonic() + _PATIENCE
         while monotonic() < end:
             try:
@@ -164,13 +179,15 @@ class RedisOverlay:
                         pipeline.watch(self._held)
                         if not records.still_there(pipeline):
                             continue
+                    if not provided(pipeline):
+                        return False
                     pipeline.multi()
                     for (view, entity), members in by_entity.items():
                         pipeline.zadd(self._events(view, entity), members)
                         pipeline.sadd(self._entities(view), entity.hex())
                     also(pipeline)
                     pipeline.execute()
-                    return
+                    return True
             except Conflict:
                 continue
         raise Unavailable(

@@ -12,6 +12,7 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, PlainCodec, unpack
+from antiphon.core.disk import delete_older
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -67,10 +68,7 @@ class OnlineStore:
             Unavailable: the disk is full.
         """
         target = self.file(manifest.scope, manifest.view, manifest.id)
-        if is_sealed(target, manifest.id):
-            # It may be old enough to be collected, and is about to be published.
-            for file in (target, seal_path(target)):
-                os.utime(file)
+        if is_sealed(target, manifest.id) and self._kept_longer(target):
             return False
         with environments.room_needed(f"The online file of {manifest.id}"):
             writer = fill(
@@ -81,6 +79,17 @@ class OnlineStore:
                 key=self._key,
             )
             writer.seal()
+        return True
+
+    @staticmethod
+    def _kept_longer(target: Path) -> bool:
+        """Spare a file that may be old enough to be collected, and is about to be published; whether it is still
+        there."""
+        try:
+            for file in (target, seal_path(target)):
+                os.utime(file)
+        except FileNotFoundError:
+            return False
         return True
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
@@ -178,8 +187,7 @@ class OnlineStore:
         kept |= {seal_path(file) for file in kept}
         gone = []
         for file in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
-            if file not in kept and file.is_file() and file.stat().st_mtime < older_than:
-                file.unlink()
+            if file not in kept and file.is_file() and delete_older(file, older_than):
                 gone.append(str(file.relative_to(self._root)))
         return gone
 
