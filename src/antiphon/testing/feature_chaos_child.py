@@ -300,7 +300,8 @@ def _begin_lives(live: Callable[[dict[str, Any]], None]) -> None:
         # Left unreaped, so that whoever kills it late can hit nobody else.
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         assert ended is not None
-        say(f"ended {ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status}")
+        # On a line of its own, whatever the life was saying.
+        say(f"\nended {ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status}")
         sys.stdin.readline()
         os.waitpid(child, 0)
 

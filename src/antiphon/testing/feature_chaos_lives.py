@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -43,6 +44,8 @@ class Voice:
 
     def __init__(self, ears: IO[bytes], mouth: IO[bytes]) -> None:
         self._ears, self._mouth = ears, mouth
+        self._alive: int | None = None
+        self._early: list[str] = []
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
@@ -50,11 +53,14 @@ class Voice:
 
     def _listen(self) -> None:
         for line in self._mouth:
-            self._lines.put(line.decode().rstrip("\n"))
+            if said := line.decode().rstrip("\n"):
+                self._lines.put(said)
         self._lines.put("")
 
     def hear(self, longest: float = _LONGEST) -> str:
         """The next line; an assertion when there is none."""
+        if self._early:
+            return self._early.pop(0)
         try:
             line = self._lines.get(timeout=longest)
         except queue.Empty:
@@ -65,16 +71,19 @@ class Voice:
     def heard(self) -> list[str]:
         """What was said and not yet listened to; waits for nothing."""
         lines: list[str] = []
-        while not self._lines.empty():
+        while self._early or not self._lines.empty():
             lines.append(self.hear())
         return lines
 
     def begin(self, order: dict[str, Any]) -> int:
         """Start a life; its process id."""
         self._tell(json.dumps(order))
-        word, pid = self.hear().split()
-        assert word == "pid"
-        return int(pid)
+        early = []
+        while not (line := self.hear()).startswith("pid "):
+            early.append(line)  # The life may be faster than what began it.
+        self._early = early
+        self._alive = int(line.split()[1])
+        return self._alive
 
     def whole(self, order: dict[str, Any]) -> tuple[list[str], int]:
         """A life that is not killed: what it said, and its exit code."""
@@ -91,6 +100,7 @@ class Voice:
 
     def reap(self) -> None:
         """Let go of a life that has ended; only then its process id may be another's."""
+        self._alive = None
         self._tell("")
 
     def _tell(self, line: str) -> None:
@@ -98,7 +108,9 @@ class Voice:
         self._ears.flush()
 
     def hang_up(self) -> None:
-        """Say that there will be no more lives, and listen to the end."""
+        """Say that there will be no more lives, end the one there is, and listen to the end."""
+        if self._alive is not None:
+            os.kill(self._alive, signal.SIGKILL)
         self._ears.close()
         self._listening.join(_LONGEST)
         self._mouth.close()
