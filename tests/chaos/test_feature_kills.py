@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import feature_chaos, feature_crowd
+from benchmarks.feature_crowd_harness import STRIKES, Harness
 
 from antiphon.testing.feature_chaos_lives import Crowd, Lives
 from antiphon.testing.feature_crowd_child import ROLES
@@ -67,7 +68,7 @@ def test_ten_processes_at_once_killed_and_without_power_break_nothing(tmp_path: 
     report = feature_crowd.measure(tmp_path, 2, 5, crowd=crowd)
     assert report.violations == {name: [] for name in report.violations}, feature_crowd.table(report)
     assert len(report.violations) == 13, "a check was not made"
-    assert (len(report.kills), report.power_cuts) == (2 * (feature_crowd.STRIKES + len(ROLES)), 1)
+    assert (len(report.kills), report.power_cuts) == (2 * (STRIKES + len(ROLES)), 1)
     assert report.readings > 30, "hardly anything was read"
     assert report.predictions >= 3
     assert report.datasets >= 1
@@ -77,7 +78,7 @@ def test_ten_processes_at_once_killed_and_without_power_break_nothing(tmp_path: 
 def test_files_that_were_not_synced_are_missed_after_a_power_cut(tmp_path: Path, crowd: Crowd) -> None:
     """The other defences among processes are switched off by ``make chaos-features``."""
     for unsafe in (None, "unsynced"):
-        harness = feature_crowd.Harness(tmp_path / str(unsafe), 11, unsafe=unsafe, crowd=crowd)
+        harness = Harness(tmp_path / str(unsafe), 11, unsafe=unsafe, crowd=crowd)
         harness.prepare()
         harness.cut_power()
         missed = [one for wrong in harness.violations.values() for one in wrong]
