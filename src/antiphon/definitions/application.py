@@ -112,10 +112,22 @@ class Reuse(msgspec.Struct, frozen=True):
 
 
 class SLO(msgspec.Struct, frozen=True):
-    """Service level of the online path; durations as ``"800ms"``."""
+    """Service level of the online path; durations as ``"800ms"``.
+
+    Rollouts are judged by ``ttft_p99`` and ``latency_p99``. The engine holds batch work back for the sake of all of it:
+
+    Attributes:
+        ttft_p99: from the request to the first token.
+        latency_p99: from the request to the last.
+        tpot_p99: a token after the first one, on average over an answer.
+        slowdown: how much longer than in an engine without batch work an answer may take, at every token of it: 0.1 is
+            a tenth. ``None`` leaves the bounds in seconds alone, and batch work takes all the time that they leave.
+    """
 
     ttft_p99: str = "2s"
     latency_p99: str = "10s"
+    tpot_p99: str | None = None
+    slowdown: float | None = 0.25
 
 
 class ApplicationSpec(msgspec.Struct, frozen=True):

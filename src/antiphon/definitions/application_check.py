@@ -121,6 +121,11 @@ def _mistakes(application: Application) -> Iterator[str]:
     if "slo" not in broken:
         for field in ("ttft_p99", "latency_p99"):
             yield from duration_mistakes(getattr(application.slo, field), f"slo.{field}")
+        if application.slo.tpot_p99 is not None:
+            yield from duration_mistakes(application.slo.tpot_p99, "slo.tpot_p99")
+        slowdown = application.slo.slowdown
+        if slowdown is not None and not (isinstance(slowdown, int | float) and 0 <= slowdown <= 10):
+            yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."
     if not broken & {"rollout", "gates"}:
         yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
 

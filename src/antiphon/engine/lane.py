@@ -4,6 +4,8 @@ Invariants:
 - The order of a step is fixed: states moved out, slots given, prompts and forced runs each in calls of their
   own, then one shared call that decodes one token of everybody who generates. So what a sequence computes, and
   in which shape, depends on itself alone.
+- A call that computes batch sequences alone gives way to whoever arrives: it is not begun when somebody waits to be
+  taken in, and given up when somebody comes meanwhile. What was given up is as if it had not begun.
 - Sequences that decode together sit in neighbouring slots: llama.cpp cuts a call at every gap, which costs up
   to 80 %. Moving one is a copy of its state, about 0.2 ms per 100 tokens.
 """
@@ -12,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from antiphon.core.errors import AntiphonError
 from antiphon.engine.constrained import Grammars
-from antiphon.engine.latency_model import LatencyModel, StepShape
+from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Delta, Failed, Finished
+from antiphon.engine.pacing import Pacing
 from antiphon.engine.prefixes import Prefixes
-from antiphon.engine.runtime import Logits, Runtime
-from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, plan
+from antiphon.engine.runtime import Interrupted, Logits, Runtime
+from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
 
 Emission = tuple[int, Delta | Finished | Failed]
@@ -35,6 +39,7 @@ class Counters:
     generated_batch: int = 0
     prefilled_tokens: int = 0
     reused_prefix_tokens: int = 0
+    interrupted: int = 0
     busy_seconds: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
@@ -44,15 +49,38 @@ class Counters:
             self.generated_batch + other.generated_batch,
             self.prefilled_tokens + other.prefilled_tokens,
             self.reused_prefix_tokens + other.reused_prefix_tokens,
+            self.interrupted + other.interrupted,
             self.busy_seconds + other.busy_seconds,
         )
 
 
 class Lane:
-    """``monotonic`` measures steps. ``share_prefixes=False`` computes every prompt in full."""
+    """One model at work.
 
-    def __init__(self, runtime: Runtime, monotonic: Callable[[], float], *, share_prefixes: bool = True) -> None:
+    Args:
+        monotonic: measures calls, and tells when tokens are due.
+        share_prefixes: ``False`` computes every prompt in full.
+        planner: decides each step.
+        awaited: whether somebody waits to be taken in, so that batch work is not to be begun now.
+
+    Attributes:
+        yields_until: while a call computes batch sequences alone, when it is expected to end; read by other threads.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        monotonic: Callable[[], float],
+        *,
+        share_prefixes: bool = True,
+        planner: Planner = plan,
+        awaited: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.runtime = runtime
+        self._awaited = awaited
+        self.yields_until: float | None = None
+        self._planner = planner
+        self.pacing = Pacing(runtime.layout.slots, runtime.layout.chunk_tokens)
         self.grammars = Grammars(runtime.grammar_tokenizer, len(runtime.vocabulary.pieces))
         self.counters = Counters()
         self.latency_model = LatencyModel()
@@ -61,6 +89,7 @@ class Lane:
         self._sequences: dict[int, Sequence] = {}
         self._slots: list[Sequence | None] = [None] * runtime.layout.slots
         self._emissions: list[Emission] = []
+        self._budget = Budget()
 
     def count(self, priority: str, *, waiting: bool) -> int:
         """Sequences of a priority that wait for their first slot, or that have started."""
@@ -79,7 +108,19 @@ class Lane:
         return any(sequence.request.priority == "online" for sequence in self._sequences.values())
 
     def add(self, sequence: Sequence) -> None:
+        """Take a sequence in; it waits for a slot."""
         self._sequences[sequence.ticket] = sequence
+        if sequence.request.priority == "online":
+            found = self._prefixes.longest(sequence.chain) if self._prefixes is not None else None
+            known = found[0] if found is not None else 0
+            self.pacing.arrived(
+                sequence.ticket,
+                sequence.request.level,
+                sequence.spent.arrived,
+                position=known,
+                pending=len(sequence.pending) - known,
+                most=sequence.request.max_tokens,
+            )
 
     def cancel(self, ticket: int) -> list[Emission]:
         """Free the sequence's slot now; it ends as cancelled with what was generated."""
@@ -96,22 +137,44 @@ class Lane:
             self._fail(sequence, error)
         return self._emitted()
 
-    def step(self, budget: Budget, *, online_elsewhere: bool = False) -> list[Emission]:
+    def step(self, budget: Budget, *, slack_elsewhere: float = inf) -> list[Emission]:
         """Plan one step, run it and return what callers are to be told.
+
+        Args:
+            slack_elsewhere: seconds by which the other lanes can be held up.
 
         Raises:
             EngineFailed: the runtime failed; the lane's sequences cannot go on.
         """
         for sequence in [sequence for sequence in self._sequences.values() if sequence.reason is not None]:
             self._show(sequence)  # A grammar that leaves no choice at all needs no step.
-        self.run(plan(self.state(online_elsewhere=online_elsewhere), budget))
+        self._budget = budget
+        bounds = self.pacing.budget(budget)
+        self.run(self._planner(self.state(budget, slack_elsewhere=slack_elsewhere), bounds))
         return self._emitted()
 
-    def state(self, *, online_elsewhere: bool = False) -> State:
-        """The scheduler's view."""
+    def give_way(self) -> None:
+        """Somebody online has arrived: give up the call in flight if it computes batch sequences alone and would keep
+        them waiting for longer than they may; from any thread."""
+        until = self.yields_until
+        if until is not None and until - self._monotonic() > self.pacing.patience:
+            self.runtime.interrupt()
+
+    def slack(self, budget: Budget) -> float:
+        """Seconds by which this lane can be held up now; infinite when nobody online waits for it."""
+        return online_slack(self.state(budget), budget) if self.serves_online else inf
+
+    def state(self, budget: Budget, *, slack_elsewhere: float = inf) -> State:
+        """The scheduler's view, as of now."""
+        now, model = self._monotonic(), self.latency_model
+        self.pacing.advance(now, model, budget)
         views = []
         for sequence in self._sequences.values():
             place = "resident" if sequence.slot is not None else "kept" if sequence.kept is not None else "waiting"
+            due = until = now + inf
+            if sequence.request.priority == "online":
+                spent = sequence.spent
+                due, until = self.pacing.due(sequence.ticket, spent.accepted, spent.first_token, model, budget)
             views.append(
                 SequenceView(
                     sequence.ticket,
@@ -121,10 +184,12 @@ class Lane:
                     len(sequence.pending),
                     sequence.generating,
                     place,
+                    due - now,
+                    until - now,
                 )
             )
         layout = self.runtime.layout
-        return State(tuple(views), layout.slots, layout.chunk_tokens, self.latency_model, online_elsewhere)
+        return State(tuple(views), layout.slots, layout.chunk_tokens, model, slack_elsewhere, interruptible=True)
 
     def run(self, decided: Plan) -> None:
         """Carry out a plan."""
@@ -133,20 +198,21 @@ class Lane:
             self._keep(self._sequences[ticket])
         for ticket in decided.admit:
             self._admit(self._sequences[ticket])
-        prefilled = context = 0
-        for ticket, tokens in decided.prefill:
-            context += self._sequences[ticket].position
-            prefilled += self._prefill(self._sequences[ticket], tokens)
-        present = [self._sequences.get(ticket) for ticket in decided.decode]
-        decoding = [sequence for sequence in present if sequence is not None and len(sequence.pending) == 1]
-        if decoding:
-            context += sum(sequence.position for sequence in decoding)
-            self._decode(decoding)
+        decoding: list[Sequence] = []
+        fed = self.counters.prefilled_tokens
+        try:
+            for ticket, tokens in decided.prefill:
+                self._prefill(self._sequences[ticket], tokens)
+            present = [self._sequences.get(ticket) for ticket in decided.decode]
+            decoding = [sequence for sequence in present if sequence is not None and len(sequence.pending) == 1]
+            if decoding:
+                self._decode(decoding)
+        except Interrupted:
+            self.counters.interrupted += 1
+        prefilled = self.counters.prefilled_tokens - fed
         if decoding or prefilled:
-            seconds = self._monotonic() - begin
-            self.latency_model = self.latency_model.observe(StepShape(len(decoding), prefilled, context), seconds)
             self.counters.steps += 1
-            self.counters.busy_seconds += seconds
+            self.counters.busy_seconds += self._monotonic() - begin
 
     def _keep(self, sequence: Sequence) -> None:
         if sequence.slot is not None and sequence.position:
@@ -169,8 +235,24 @@ class Lane:
             self._slots[sequence.slot] = None
             sequence.slot = None
 
-    def _prefill(self, sequence: Sequence, tokens: int) -> int:
-        """Compute up to ``tokens`` pending tokens alone; returns how many were."""
+    def _begin(self, who: list[Sequence], expected: float) -> float:
+        """Before a call for some sequences that is expected to take so many seconds: when it begins.
+
+        Raises:
+            Interrupted: it would compute batch sequences alone, and somebody waits to be taken in.
+        """
+        self.runtime.rearm()
+        now = self._monotonic()
+        if all(sequence.request.priority == "batch" for sequence in who):
+            self.yields_until = now + expected
+            # In this order: who comes before the question is seen by it, who comes after it interrupts the call.
+            if self._awaited():
+                self.yields_until = None
+                raise Interrupted
+        return now
+
+    def _prefill(self, sequence: Sequence, tokens: int) -> None:
+        """Compute up to ``tokens`` pending tokens alone."""
         assert sequence.slot is not None
         if sequence.position == 0:
             self._reuse(sequence, sequence.slot)
@@ -182,10 +264,18 @@ class Lane:
             room = chunk_tokens if sequence.generating else chunk_tokens - sequence.position % chunk_tokens
             chunk = sequence.pending[:room]
             rest = sequence.pending[room:]
-            logits = self.runtime.feed(sequence.slot, sequence.position, chunk, want_logits=not rest)
+            called = self._begin([sequence], self.latency_model.feed(len(chunk), sequence.position))
+            try:
+                logits = self.runtime.feed(sequence.slot, sequence.position, chunk, want_logits=not rest)
+            finally:
+                self.yields_until = None
+            self.latency_model = self.latency_model.observe_feed(
+                len(chunk), sequence.position, self._monotonic() - called
+            )
             sequence.position += len(chunk)
             sequence.pending = rest
             done += len(chunk)
+            self.counters.prefilled_tokens += len(chunk)
             if self._prefixes is not None and sequence.position == sequence.keep_prefix_at:
                 self._prefixes.keep(sequence.chain, sequence.position, self.runtime.keep(sequence.slot))
             sequence.spent.engine_seconds += self._monotonic() - begin
@@ -193,8 +283,6 @@ class Lane:
             if logits is not None:
                 self._accept(sequence, logits)
                 break
-        self.counters.prefilled_tokens += done
-        return done
 
     def _reuse(self, sequence: Sequence, slot: int) -> None:
         if self._prefixes is None:
@@ -212,12 +300,17 @@ class Lane:
     def _decode(self, sequences: list[Sequence]) -> None:
         begin = self._monotonic()
         ordered = self._side_by_side(sequences)
-        every = self.runtime.step(
-            [slot for slot, _ in ordered],
-            [sequence.position for _, sequence in ordered],
-            [sequence.pending[0] for _, sequence in ordered],
-        )
-        share = (self._monotonic() - begin) / len(ordered)
+        positions = [sequence.position for _, sequence in ordered]
+        called = self._begin(sequences, self.latency_model.decode(len(ordered), sum(positions)))
+        try:
+            every = self.runtime.step(
+                [slot for slot, _ in ordered], positions, [sequence.pending[0] for _, sequence in ordered]
+            )
+        finally:
+            self.yields_until = None
+        now = self._monotonic()
+        self.latency_model = self.latency_model.observe_decode(len(ordered), sum(positions), now - called)
+        share = (now - begin) / len(ordered)
         for (_, sequence), logits in zip(ordered, every, strict=True):
             sequence.position += 1
             sequence.pending = []
@@ -264,8 +357,10 @@ class Lane:
         except AntiphonError as error:
             self._fail(sequence, error)
             return
+        sequence.spent.accepted += 1
+        sequence.spent.last_token = self._monotonic()
         if sequence.spent.first_token is None:
-            sequence.spent.first_token = self._monotonic()
+            sequence.spent.first_token = sequence.spent.last_token
             before = 0
         generated = len(sequence.tokens) - before
         if sequence.request.priority == "online":
@@ -291,6 +386,11 @@ class Lane:
         self._free(sequence)
         sequence.kept = None
         del self._sequences[sequence.ticket]
+        if sequence.request.priority == "online":
+            spent = sequence.spent
+            self.pacing.ended(
+                sequence.ticket, spent.accepted, spent.first_token, spent.last_token, self.latency_model, self._budget
+            )
 
     def _emitted(self) -> list[Emission]:
         emissions, self._emissions = self._emissions, []

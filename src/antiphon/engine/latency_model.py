@@ -1,62 +1,123 @@
-"""How long a step will take, learnt while serving.
+"""How long the engine's calls will take, learnt while serving.
 
-Recursive least squares with exponential forgetting (Haykin, *Adaptive Filter Theory*, ch. 10) over
-(1, decoding sequences, prefill tokens, thousands of context tokens read). Frozen: an observation gives a new model.
+Prompts are computed in calls of their own and all decoding sequences in one, so each kind of call is learnt by itself,
+from calls measured one by one: recursive least squares with exponential forgetting (Haykin, *Adaptive Filter Theory*,
+ch. 10; in information form), over (1, tokens, tokens × thousand context tokens) for a prompt's chunk and over
+(1, sequences, thousand context tokens read) for a decode call. How far calls exceed the prediction is followed by a
+quantile that moves with each of them (adaptive conformal inference, Gibbs and Candès 2021), so that it holds whatever
+the errors' distribution.
+
+Frozen: an observation gives a new model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
+_FORGETTING = 0.98
+"""Remembers about fifty calls: two seconds of a busy engine."""
+_RIDGE = 0.05
+"""How strongly weights stay what they were in directions that nothing was observed in, in squared units."""
+_OUTLIER = 3.0
+"""A call that takes longer than so many times the prediction counts as that: one pause of the machine is no new
+machine, and a machine that has become slower is learnt all the same."""
+_TRUSTED = 8
+"""Calls after which a prediction is worth comparing with."""
+_COVERED = 0.9
+"""The share of calls that shall not exceed the upper prediction."""
+_STEP = 0.02
 
-_PRIOR = (0.003, 0.003, 0.0024, 0.0005)
-_FORGETTING = 0.99
-_WIDEST = 1e3
+Weights = tuple[float, float, float]
+Matrix = tuple[float, float, float, float, float, float]
+"""A symmetric 3 × 3 matrix: its upper triangle, row by row. Three weights are few enough for plain arithmetic, which
+costs a third of what array operations on such small arrays do."""
 
-
-def _initial_covariance() -> NDArray[np.float64]:
-    return np.diag([1e-2, 1e-2, 1e-2, 1e-2])
+_FEED: Weights = (0.002, 0.002, 0.0005)
+_DECODE: Weights = (0.005, 0.003, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
-class StepShape:
-    """What a step does: sequences that decode together, tokens prefilled in calls of their own, context tokens read."""
+class CallModel:
+    """One kind of call. ``weights`` are seconds per unit of what it is predicted from, never negative: a negative cost
+    of work would make a scheduler add work to save time.
 
-    decodes: int
-    prefill_tokens: int
-    context_tokens: int
+    Attributes:
+        information, evidence: the forgetting sums of x xᵀ and of x · seconds. In this form the recursion stays stable
+            when one kind of call is all there is for long.
+        excess: calls take at most so many times the predicted seconds in nine of ten cases; at least 1.
+        seen: calls observed.
+    """
+
+    weights: Weights
+    information: Matrix = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    evidence: Weights = (0.0, 0.0, 0.0)
+    excess: float = 1.25
+    seen: int = 0
+
+    def predict(self, x1: float, x2: float) -> float:
+        """Expected seconds."""
+        w0, w1, w2 = self.weights
+        return w0 + w1 * x1 + w2 * x2
+
+    def observe(self, x1: float, x2: float, seconds: float) -> CallModel:
+        """The model after one more measured call."""
+        expected = self.predict(x1, x2)
+        excess = self.excess
+        if self.seen >= _TRUSTED and expected > 0:
+            seconds = min(seconds, _OUTLIER * expected)
+            # Up by nine parts when a call took longer, down by one when it did not: at rest one in ten does.
+            excess += _STEP * (_COVERED if seconds > excess * expected else _COVERED - 1.0)
+        a, b, c, d, e, f = (_FORGETTING * value for value in self.information)
+        information = (a + 1.0, b + x1, c + x2, d + x1 * x1, e + x1 * x2, f + x2 * x2)
+        e0, e1, e2 = (_FORGETTING * value for value in self.evidence)
+        evidence = (e0 + seconds, e1 + x1 * seconds, e2 + x2 * seconds)
+        return CallModel(
+            _solved(information, evidence, self.weights),
+            information,
+            evidence,
+            min(max(excess, 1.0), _OUTLIER),
+            self.seen + 1,
+        )
+
+
+def _solved(information: Matrix, evidence: Weights, before: Weights) -> Weights:
+    """The weights that fit the evidence best, and stay what they were where it says nothing."""
+    a, b, c, d, e, f = information
+    a, d, f = a + _RIDGE, d + _RIDGE, f + _RIDGE
+    r0, r1, r2 = (found + _RIDGE * weight for found, weight in zip(evidence, before, strict=True))
+    # Cramer's rule; the ridge keeps the determinant away from 0.
+    m0, m1, m2 = d * f - e * e, c * e - b * f, b * e - c * d
+    determinant = a * m0 + b * m1 + c * m2
+    w0 = r0 * m0 + r1 * m1 + r2 * m2
+    w1 = r0 * m1 + r1 * (a * f - c * c) + r2 * (b * c - a * e)
+    w2 = r0 * m2 + r1 * (b * c - a * e) + r2 * (a * d - b * b)
+    return max(w0 / determinant, 0.0), max(w1 / determinant, 0.0), max(w2 / determinant, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """``weights`` are seconds per unit of (step, decoding sequence, prefill token, thousand context tokens)."""
+    """Seconds of the two kinds of call that a step is made of."""
 
-    weights: tuple[float, float, float, float] = _PRIOR
-    covariance: NDArray[np.float64] = field(default_factory=_initial_covariance)
+    feeding: CallModel = field(default_factory=lambda: CallModel(_FEED))
+    decoding: CallModel = field(default_factory=lambda: CallModel(_DECODE))
 
-    def predict(self, shape: StepShape) -> float:
-        """Seconds; never negative, and 0 for an empty step."""
-        if not shape.decodes and not shape.prefill_tokens:
-            return 0.0
-        base, decode, prefill, context = self.weights
-        seconds = (
-            base + decode * shape.decodes + prefill * shape.prefill_tokens + context * shape.context_tokens / 1000.0
-        )
-        return max(seconds, 0.0)
+    def feed(self, tokens: int, context: int) -> float:
+        """Seconds of a call that computes so many tokens of one sequence, which has ``context`` tokens already."""
+        return self.feeding.predict(tokens, tokens * context / 1000.0) if tokens else 0.0
 
-    def observe(self, shape: StepShape, seconds: float) -> LatencyModel:
-        """The model after one more measured step."""
-        features = np.array([1.0, shape.decodes, shape.prefill_tokens, shape.context_tokens / 1000.0])
-        spread = self.covariance @ features
-        gain = spread / (_FORGETTING + float(features @ spread))
-        weights = np.array(self.weights) + gain * (seconds - float(features @ np.array(self.weights)))
-        covariance = (self.covariance - np.outer(gain, spread)) / _FORGETTING
-        # A direction that is not excited for long would otherwise grow without bound and then jump.
-        widest = float(np.trace(covariance))
-        if widest > _WIDEST:
-            covariance *= _WIDEST / widest
-        # A negative cost of work would make the scheduler add work to save time.
-        floor = np.maximum(weights, 0.0)
-        return LatencyModel((float(floor[0]), float(floor[1]), float(floor[2]), float(floor[3])), covariance)
+    def decode(self, sequences: int, context: int) -> float:
+        """Seconds of a call that computes one token each of several sequences, which have ``context`` tokens in all."""
+        return self.decoding.predict(sequences, context / 1000.0) if sequences else 0.0
+
+    @property
+    def excess(self) -> float:
+        """In nine of ten calls the measured seconds are at most so many times the predicted ones."""
+        return max(self.feeding.excess, self.decoding.excess)
+
+    def observe_feed(self, tokens: int, context: int, seconds: float) -> LatencyModel:
+        """The model after one more measured call that computed a prompt's chunk."""
+        return replace(self, feeding=self.feeding.observe(tokens, tokens * context / 1000.0, seconds))
+
+    def observe_decode(self, sequences: int, context: int, seconds: float) -> LatencyModel:
+        """The model after one more measured decode call."""
+        return replace(self, decoding=self.decoding.observe(sequences, context / 1000.0, seconds))

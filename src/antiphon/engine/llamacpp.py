@@ -24,11 +24,13 @@ import numpy as np
 from antiphon.core.errors import EngineFailed, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.messages import ModelDescription
-from antiphon.engine.runtime import Kept, Layout, Logits, Vocabulary
+from antiphon.engine.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
 from antiphon.engine.weights import Golden, Weights
 
 _log = logging.getLogger("antiphon.engine")
 _SPIN_COUNT = "1000"
+_ABORTED = 2
+"""What llama.cpp answers when it was asked to give up; it has taken back what it had written of the sequences."""
 _FEATURES = ("avx", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "fma", "f16c", "neon")
 
 
@@ -61,6 +63,11 @@ class LlamaCpp:
         self._size = int(self._lib.llama_vocab_n_tokens(self._vocab))
         self._context = self._open_context(threads)
         self._memory = self._lib.llama_get_memory(self._context)
+        # Asked between the operations of a call, by a thread that knows no Python. C's strlen is the shortest function
+        # that says whether a byte is set: 0 of an empty string, 1 of one with a byte in it.
+        self._interruption = self._ffi.new("char[2]")
+        asked = self._ffi.cast("ggml_abort_callback", ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value)
+        self._lib.llama_set_abort_callback(self._context, asked, self._interruption)
         self._open_batch()
         self._vocabulary, self._named_pieces = self._read_vocabulary()
         self._description = self._describe(name, weights)
@@ -127,6 +134,12 @@ class LlamaCpp:
             self._sequence_ids[index][0] = slot
         self._run(count)
         return [self._logits(index) for index in range(count)]
+
+    def interrupt(self) -> None:
+        self._interruption[0] = b"\x01"
+
+    def rearm(self) -> None:
+        self._interruption[0] = b"\x00"
 
     def drop(self, slot: int) -> None:
         self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
@@ -200,6 +213,8 @@ class LlamaCpp:
     def _run(self, count: int) -> None:
         self._batch.n_tokens = count
         status = self._lib.llama_decode(self._context, self._batch)
+        if status == _ABORTED:
+            raise Interrupted
         if status != 0:
             raise EngineFailed(f"llama.cpp failed in a step (status {status}: {self._library.last_message()}).")
 

@@ -43,7 +43,7 @@ from antiphon.engine.messages import (
 )
 from antiphon.engine.prefixes import chain_of
 from antiphon.engine.runtime import Runtime
-from antiphon.engine.scheduler import Budget
+from antiphon.engine.scheduler import Budget, Planner, plan
 from antiphon.engine.sequence import Sequence
 from antiphon.engine.step_loop import StepLoop
 
@@ -78,6 +78,7 @@ class LocalEngine:
         keep: told the whole declaration before anything is done about it.
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
+        planner: decides what each step does.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class LocalEngine:
         budget: Budget | None = None,
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
+        planner: Planner = plan,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share_prefixes = share_prefixes
+        self._planner = planner
         self._monotonic = monotonic
         self._served = {
             name: _Served(self._lane(runtime), (digests or {}).get(name), declared=False)
@@ -225,7 +228,13 @@ class LocalEngine:
             self._drained.set()
 
     def _lane(self, runtime: Runtime) -> Lane:
-        return Lane(runtime, self._monotonic, share_prefixes=self._share_prefixes)
+        return Lane(
+            runtime,
+            self._monotonic,
+            share_prefixes=self._share_prefixes,
+            planner=self._planner,
+            awaited=lambda: self._step_loop.awaited(),
+        )
 
     async def _declare(self, wanted: tuple[ServedModel, ...]) -> None:
         async with self._declaring:

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from antiphon.engine.service_level import ServiceLevel
+
 PROTOCOL = 2
 """Raised when a frame changes meaning; both sides refuse another number."""
 
@@ -33,6 +35,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
         logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
         branches: report the options at constrained branch points with few alternatives (class probabilities).
         priority: online goes before batch.
+        level: what batch work may not take from this request; ``None`` for the engine's default.
         seed: seeds this request's own generator; with temperature 0 it plays no part.
         traceparent: W3C trace context of the caller.
         messages: (role, content) turns instead of ``prompt`` for an engine that has its own chat template
@@ -55,6 +58,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     priority: Priority = "online"
     traceparent: str | None = None
     messages: tuple[tuple[str, str], ...] = ()
+    level: ServiceLevel | None = None
     ignore_end: bool = False
 
 

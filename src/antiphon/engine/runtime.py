@@ -45,6 +45,10 @@ class Layout:
     context_tokens: int = 1024
 
 
+class Interrupted(Exception):
+    """A call was given up in the middle: the sequences are as they were before it."""
+
+
 class Runtime(Protocol):
     """One model with ``layout.slots`` places for sequences."""
 
@@ -67,11 +71,28 @@ class Runtime(Protocol):
         ...
 
     def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
-        """Append ``tokens`` of one sequence, alone in their own call; the logits after the last one if wanted."""
+        """Append ``tokens`` of one sequence, alone in their own call; the logits after the last one if wanted.
+
+        Raises:
+            Interrupted: see :meth:`interrupt`.
+        """
         ...
 
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
-        """Append one token to each of several sequences, all in one call. ``slots`` ascend."""
+        """Append one token to each of several sequences, all in one call. ``slots`` ascend.
+
+        Raises:
+            Interrupted: see :meth:`interrupt`.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Give up the call in flight, or else the next one; from any thread. That call raises :class:`Interrupted`,
+        soon and having changed nothing, unless it ends before it notices."""
+        ...
+
+    def rearm(self) -> None:
+        """Forget interruptions from before now."""
         ...
 
     def drop(self, slot: int) -> None:

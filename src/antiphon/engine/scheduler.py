@@ -1,16 +1,24 @@
 """What the next step does: a pure function of (state, budget).
 
-Invariant: online work is placed before any batch work is considered, so batch can only use what online leaves:
-free slots, and time up to the budget while the latency model predicts that the step stays inside it. Batch
-sequences that find no place keep their KV; when online needs their slot, the youngest are kept in host memory.
+Invariants:
+- Online work is placed before any batch work is considered, so batch can only use what online leaves: free slots, and
+  time. Time is what lies between the moment each online sequence's next token would be out if batch did nothing from
+  now on (:func:`forecast`) and the moment it is due: batch work is added while the *predicted* step, with the margin
+  that the latency model has learnt, moves no token past its due time.
+- No step is longer for batch's sake than somebody who arrives meanwhile may wait.
+- Batch sequences that find no place keep their KV; when online needs their slot, those with the least computed are kept
+  in host memory.
+
+The planner knows no clock and no service level: both are in the due times that it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
-from antiphon.engine.latency_model import LatencyModel, StepShape
+from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Priority
 
 
@@ -25,6 +33,8 @@ class SequenceView:
             grammar forced after it.
         generating: the prompt is done. A generating sequence takes part in decode steps.
         place: ``waiting`` (never started), ``resident`` (has a slot) or ``kept`` (state in host memory).
+        due: seconds from now until its next token is due; infinite when nobody waits for it.
+        batch_until: seconds from now until which batch may hold that token up: at most ``due``.
     """
 
     ticket: int
@@ -34,17 +44,26 @@ class SequenceView:
     pending: int
     generating: bool
     place: str
+    due: float = inf
+    batch_until: float = inf
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything a plan depends on. ``online_elsewhere``: another model of this process serves online work now."""
+    """Everything a plan depends on.
+
+    Attributes:
+        slack_elsewhere: seconds by which the other models of this process could be held up now; infinite when none
+            of them serves anybody online.
+        interruptible: a call that computes batch sequences alone gives way to who arrives.
+    """
 
     sequences: tuple[SequenceView, ...]
     slots: int
     chunk_tokens: int
     model: LatencyModel = field(default_factory=LatencyModel)
-    online_elsewhere: bool = False
+    slack_elsewhere: float = inf
+    interruptible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +71,14 @@ class Budget:
     """Bounds of one step.
 
     Attributes:
-        step_seconds: predicted length up to which batch work may be added to a step that serves online work.
-        idle_step_seconds: the same when there is none; an arriving request waits for the step in flight.
+        step_seconds: predicted length up to which prompts of online requests are computed beside the tokens of others.
+        arrival_seconds: predicted length up to which batch work is added: who arrives meanwhile waits for the step.
         online_prefill_tokens: most prompt tokens of online requests in one step, so that a long prompt does not
             hold up the others' tokens.
     """
 
     step_seconds: float = 0.1
-    idle_step_seconds: float = 0.25
+    arrival_seconds: float = 0.25
     online_prefill_tokens: int = 128
 
 
@@ -74,6 +93,7 @@ class Plan:
         decode: generating sequences that take part in the shared decode call.
         paused: resident batch sequences that sit this step out.
         predicted_seconds: of the whole step.
+        slack_seconds: by which batch could have held up this step.
     """
 
     keep: tuple[int, ...] = ()
@@ -82,114 +102,62 @@ class Plan:
     decode: tuple[int, ...] = ()
     paused: tuple[int, ...] = ()
     predicted_seconds: float = 0.0
+    slack_seconds: float = inf
 
 
-class _Step:
-    """The step under construction."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self.prefill: dict[int, int] = {}
-        self.decode: list[int] = []
-        self._prefill_tokens = 0
-        self._context_tokens = 0
-
-    def predicted(self, *, decodes: int = 0, prefill_tokens: int = 0, context_tokens: int = 0) -> float:
-        return self._state.model.predict(
-            StepShape(
-                len(self.decode) + decodes,
-                self._prefill_tokens + prefill_tokens,
-                self._context_tokens + context_tokens,
-            )
-        )
-
-    @property
-    def empty(self) -> bool:
-        return not self.decode and not self.prefill
-
-    def add_decode(self, sequence: SequenceView, limit: float) -> bool:
-        """Decode the sequence, with the forced tokens before it, if the step stays inside ``limit``."""
-        run = sequence.pending if sequence.pending > 1 else 0
-        fits = self.predicted(decodes=1, prefill_tokens=run, context_tokens=sequence.position) <= limit
-        if not fits and not self.empty:
-            return False
-        self.decode.append(sequence.ticket)
-        self._context_tokens += sequence.position
-        if run:
-            self._add_prefill(sequence.ticket, run, 0)
-        return True
-
-    def add_chunks(self, sequence: SequenceView, limit: float, most: int, *, first_free: bool) -> int:
-        """Add the prompt's next chunks while they fit ``limit`` and ``most`` tokens; returns the tokens added."""
-        added = 0
-        position, pending = sequence.position, sequence.pending
-        while pending:
-            chunk = min(self._state.chunk_tokens - position % self._state.chunk_tokens, pending)
-            fits = self.predicted(prefill_tokens=chunk, context_tokens=position) <= limit and added + chunk <= most
-            if not fits and not (first_free and not added) and not self.empty:
-                break
-            self._add_prefill(sequence.ticket, chunk, position)
-            added, position, pending = added + chunk, position + chunk, pending - chunk
-        return added
-
-    def _add_prefill(self, ticket: int, tokens: int, context: int) -> None:
-        self.prefill[ticket] = self.prefill.get(ticket, 0) + tokens
-        self._prefill_tokens += tokens
-        self._context_tokens += context
+Planner = Callable[[State, Budget], Plan]
+"""What decides a step; :func:`plan` is ours."""
 
 
 def plan(state: State, budget: Budget) -> Plan:
     """Decide the next step.
 
     Raises:
-        Nothing; an empty state gives an empty plan. With any sequence present, the plan makes progress.
+        Nothing; an empty state gives an empty plan. With any sequence present, the plan makes progress, unless all of
+        them are batch's and somebody elsewhere cannot wait.
     """
-    keep, admit = _place(state)
-    moved = set(admit)
+    keep, admit = place(state)
+    moved, kept = set(admit), set(keep)
     present = [
         sequence
         for sequence in state.sequences
-        if sequence.ticket in moved or (sequence.place == "resident" and sequence.ticket not in keep)
+        if sequence.ticket in moved or (sequence.place == "resident" and sequence.ticket not in kept)
     ]
-    online = _oldest_first(sequence for sequence in present if sequence.priority == "online")
-    batch = _oldest_first(sequence for sequence in present if sequence.priority == "batch")
-    limit = budget.step_seconds if online or state.online_elsewhere else budget.idle_step_seconds
+    online = oldest_first(sequence for sequence in present if sequence.priority == "online")
+    batch = oldest_first(sequence for sequence in present if sequence.priority == "batch")
 
     step = _Step(state)
-    for sequence in online:
-        if sequence.generating:
-            step.add_decode(sequence, float("inf"))
-    left = budget.online_prefill_tokens
-    for sequence in online:
-        if not sequence.generating and left > 0:
-            left -= step.add_chunks(sequence, limit, left, first_free=left == budget.online_prefill_tokens)
-    paused = []
-    # Beside online work a batch token is cheap in a decode step that runs anyway. Without it nobody waits for a
-    # token, and computing the prompts first makes every decode step as full as it can be.
-    for sequence in sorted(batch, key=lambda sequence: sequence.generating != bool(online)):
-        if not sequence.generating:
-            added = step.add_chunks(sequence, limit, sequence.pending, first_free=False) > 0
-        else:
-            added = bool(online or not step.prefill) and step.add_decode(sequence, limit)
-        if not added:
-            paused.append(sequence.ticket)
+    slack = add_online(step, online, budget, state)
+    slack = min(slack, state.slack_elsewhere)
+    alone = not online and state.slack_elsewhere == inf
+    longest = inf if alone and state.interruptible else max(budget.arrival_seconds, step.seconds)
+    limit = min(step.seconds + max(slack, 0.0), longest)
+    paused = add_batch(step, batch, limit, beside_online=not alone)
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
         prefill=tuple(step.prefill.items()),
         decode=tuple(step.decode),
         paused=tuple(paused),
-        predicted_seconds=step.predicted(),
+        predicted_seconds=step.seconds,
+        slack_seconds=slack,
     )
 
 
-def _place(state: State) -> tuple[list[int], list[int]]:
-    """Who gets a slot: online in order of arrival, at the cost of the youngest batch sequences; then batch, oldest
-    first, into what is free. Nothing is kept and admitted in the same plan for batch's own sake."""
+def place(state: State) -> tuple[list[int], list[int]]:
+    """Who gets a slot: online in order of arrival, at the cost of the batch sequences that have least to copy; then
+    batch, oldest first, into what is free. Nothing is kept and admitted in the same plan for batch's own sake.
+
+    Returns:
+        Tickets to keep in host memory and tickets to admit.
+    """
     resident = [sequence for sequence in state.sequences if sequence.place == "resident"]
-    absent = _oldest_first(sequence for sequence in state.sequences if sequence.place != "resident")
+    absent = oldest_first(sequence for sequence in state.sequences if sequence.place != "resident")
     free = state.slots - len(resident)
-    evictable = _oldest_first(sequence for sequence in resident if sequence.priority == "batch")
+    evictable = sorted(
+        (sequence for sequence in resident if sequence.priority == "batch"),
+        key=lambda sequence: (-sequence.position, sequence.order),
+    )
     keep: list[int] = []
     admit: list[int] = []
     for sequence in absent:
@@ -202,10 +170,157 @@ def _place(state: State) -> tuple[list[int], list[int]]:
             break
         admit.append(sequence.ticket)
         free -= 1
-    batch = [sequence for sequence in absent if sequence.priority == "batch"]
+    # What was begun holds memory: it comes before what was not.
+    batch = sorted(
+        (sequence for sequence in absent if sequence.priority == "batch"),
+        key=lambda sequence: sequence.place == "waiting",
+    )
     admit.extend(sequence.ticket for sequence in batch[:free])
     return keep, admit
 
 
-def _oldest_first(sequences: Iterable[SequenceView]) -> list[SequenceView]:
+def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, state: State) -> float:
+    """One token for everybody who generates, and the oldest prompts' next chunks. When a prompt has less time left than
+    those who generate, and they can wait for one more chunk, it is computed first.
+
+    Returns:
+        Seconds by which batch may hold everything up now; negative when a token will be late in any case, infinite
+        when none is due.
+    """
+    expected = forecast(online, state.model, state.chunk_tokens, budget)
+    spare = {sequence.ticket: sequence.due - expected[sequence.ticket] for sequence in online}
+    generating = [sequence for sequence in online if sequence.generating]
+    prompts = [sequence for sequence in online if not sequence.generating]
+    least = min((spare[sequence.ticket] for sequence in generating), default=inf)
+    hurried = min((spare[sequence.ticket] for sequence in prompts), default=inf) < least
+    chunk = state.model.feed(state.chunk_tokens, 0)
+    if not (hurried and least > 2 * chunk):
+        for sequence in generating:
+            step.add_decode(sequence, inf)
+    left = budget.online_prefill_tokens
+    for sequence in prompts:
+        if left > 0:
+            first = left == budget.online_prefill_tokens
+            left -= step.add_chunks(sequence, budget.step_seconds, left, first_free=first)
+    return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
+
+
+def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside_online: bool) -> list[int]:
+    """Fill the step up to ``limit`` seconds; returns who found no place in it.
+
+    Beside online work a batch token is cheap in a decode step that runs anyway. Without it nobody waits for a token,
+    and computing the prompts first makes every decode step as full as it can be.
+    """
+    limit /= step.excess
+    paused = []
+    for sequence in sorted(batch, key=lambda sequence: sequence.generating != beside_online):
+        if not sequence.generating:
+            added = step.add_chunks(sequence, limit, sequence.pending, first_free=False) > 0
+        else:
+            added = (beside_online or not step.prefill) and step.add_decode(sequence, limit)
+        if not added:
+            paused.append(sequence.ticket)
+    return paused
+
+
+def online_slack(state: State, budget: Budget) -> float:
+    """What :func:`add_online` returns, for who asks from elsewhere."""
+    online = oldest_first(sequence for sequence in state.sequences if sequence.priority == "online")
+    expected = forecast(online, state.model, state.chunk_tokens, budget)
+    return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
+
+
+def forecast(
+    online: Sequence[SequenceView], model: LatencyModel, chunk_tokens: int, budget: Budget
+) -> Mapping[int, float]:
+    """When each sequence's next token would be out, in seconds from now, if these were alone from now on.
+
+    The same rules as :func:`add_online`, step after step, but that nobody starts or ends to generate on the way.
+    """
+    generating = [sequence for sequence in online if sequence.generating]
+    tokens = model.decode(len(generating), sum(sequence.position for sequence in generating))
+    forced = sum(model.feed(each.pending, each.position) for each in generating if each.pending > 1)
+    found: dict[int, float] = {}
+    clock = spent = forced
+    left = budget.online_prefill_tokens
+    first_step: float | None = None
+    for sequence in online:
+        if sequence.generating:
+            continue
+        position, pending = sequence.position, sequence.pending
+        while pending:
+            chunk = min(chunk_tokens - position % chunk_tokens, pending)
+            seconds = model.feed(chunk, position)
+            full = left < budget.online_prefill_tokens and (
+                chunk > left or spent + tokens + seconds > budget.step_seconds
+            )
+            if full:
+                clock += tokens
+                first_step = clock if first_step is None else first_step
+                spent, left = 0.0, budget.online_prefill_tokens
+            clock, spent, left = clock + seconds, spent + seconds, left - chunk
+            position, pending = position + chunk, pending - chunk
+        found[sequence.ticket] = clock
+    first_step = clock + tokens if first_step is None else first_step
+    for sequence in generating:
+        found[sequence.ticket] = first_step
+    return found
+
+
+def oldest_first(sequences: Iterable[SequenceView]) -> list[SequenceView]:
+    """In order of arrival."""
     return sorted(sequences, key=lambda sequence: sequence.order)
+
+
+class _Step:
+    """The step under construction. ``seconds`` is what it is predicted to take."""
+
+    def __init__(self, state: State) -> None:
+        self._model = state.model
+        self._chunk_tokens = state.chunk_tokens
+        self.excess = state.model.excess
+        self.prefill: dict[int, int] = {}
+        self.decode: list[int] = []
+        self._feeding = self._decoding = 0.0
+        self._context = 0
+
+    @property
+    def seconds(self) -> float:
+        return self._feeding + self._decoding
+
+    @property
+    def empty(self) -> bool:
+        return not self.decode and not self.prefill
+
+    def add_decode(self, sequence: SequenceView, limit: float) -> bool:
+        """Decode the sequence, with the forced tokens before it, if the step stays inside ``limit``.
+
+        A step is never empty because nothing fits: its first piece of work may be longer than any positive limit.
+        """
+        run = sequence.pending if sequence.pending > 1 else 0
+        context = self._context + sequence.position
+        decoding = self._model.decode(len(self.decode) + 1, context)
+        feeding = self._feeding + self._model.feed(run, sequence.position)
+        if feeding + decoding > limit and not (self.empty and limit > 0):
+            return False
+        self.decode.append(sequence.ticket)
+        self._context, self._decoding, self._feeding = context, decoding, feeding
+        if run:
+            self.prefill[sequence.ticket] = run
+        return True
+
+    def add_chunks(self, sequence: SequenceView, limit: float, most: int, *, first_free: bool) -> int:
+        """Add the prompt's next chunks while they fit ``limit`` and ``most`` tokens; returns the tokens added."""
+        added = 0
+        position, pending = sequence.position, sequence.pending
+        while pending:
+            chunk = min(self._chunk_tokens - position % self._chunk_tokens, pending)
+            seconds = self._model.feed(chunk, position)
+            fits = self.seconds + seconds <= limit and added + chunk <= most
+            if not fits and (added or not (first_free or (self.empty and limit > 0))):
+                break
+            self._feeding += seconds
+            added, position, pending = added + chunk, position + chunk, pending - chunk
+        if added:
+            self.prefill[sequence.ticket] = self.prefill.get(sequence.ticket, 0) + added
+        return added

@@ -24,11 +24,16 @@ Reason = Literal["stop", "length", "cancelled"]
 
 @dataclass(slots=True)
 class Spent:
-    """What one generation cost so far; see :class:`~antiphon.engine.messages.Usage`."""
+    """What one generation cost so far; see :class:`~antiphon.engine.messages.Usage`.
+
+    ``accepted`` counts the tokens that were chosen from logits, ``last_token`` is when the last of them was.
+    """
 
     arrived: float
     admitted: float | None = None
     first_token: float | None = None
+    last_token: float = 0.0
+    accepted: int = 0
     engine_seconds: float = 0.0
     steps: int = 0
     cached_tokens: int = 0

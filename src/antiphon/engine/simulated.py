@@ -5,7 +5,7 @@ It has no context length worth mentioning and no knowledge; under a JSON schema 
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from antiphon.core.ids import content_hash
 from antiphon.engine.messages import ModelDescription
-from antiphon.engine.runtime import Kept, Layout, Logits, Vocabulary
+from antiphon.engine.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
 
 _SENTENCE = (
     "a an and are answers at before by every flight for from here in is it later model no of on one only online or "
@@ -67,13 +67,14 @@ class SimulatedRuntime:
         prefill_seconds: float = 0.0,
         words: int = 8,
         weights: str = "",
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         self._layout = layout or Layout(context_tokens=16_384)
         self._call_seconds, self._decode_seconds, self._prefill_seconds = call_seconds, decode_seconds, prefill_seconds
         self._words = words
         self._weights = [weights] if weights else []
-        self._sleep = sleep
+        self._interrupted = threading.Event()
+        self._sleep = sleep or self._interrupted.wait
         self._slots = [_Slot([]) for _ in range(self._layout.slots)]
         self._tokenizer: Any = None
         self._description = ModelDescription(
@@ -126,6 +127,12 @@ class SimulatedRuntime:
             every.append(self._logits(held))
         return every
 
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def rearm(self) -> None:
+        self._interrupted.clear()
+
     def drop(self, slot: int) -> None:
         self._slots[slot] = _Slot([])
 
@@ -141,6 +148,9 @@ class SimulatedRuntime:
     def _wait(self, seconds: float) -> None:
         if seconds + self._call_seconds > 0:
             self._sleep(seconds + self._call_seconds)
+        if self._interrupted.is_set():
+            self._interrupted.clear()
+            raise Interrupted
 
     def _logits(self, held: _Slot) -> Logits:
         if held.start < 0:

@@ -3,6 +3,7 @@
 Invariants:
 - Arrivals and cancellations are drained before every step, so an arrival waits for at most the step in flight and a
   cancelled request's slot is free before the next one.
+- Between two calls of batch work, and in the middle of one, the loop turns to an online request that has arrived.
 - A lane that leaves is closed here, after its last sequence has ended, so no runtime is freed while it computes.
 """
 
@@ -12,6 +13,7 @@ import logging
 import queue
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 
 from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.lane import Counters, Emission, Lane
@@ -65,6 +67,7 @@ class StepLoop:
         self._emit = emit
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._stopping = False
+        self._awaited = False
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -72,8 +75,19 @@ class StepLoop:
         return self._roster[0]
 
     def submit(self, lane: Lane, sequence: Sequence) -> None:
-        """Hand over a sequence; from any thread. The lane must have joined and not been told to leave."""
+        """Hand over a sequence; from any thread. The lane must have joined and not been told to leave.
+
+        Batch work that is being computed alone gives way to one that is online.
+        """
         self._inbox.put(_Arrival(lane, sequence))
+        if sequence.request.priority == "online":
+            self._awaited = True
+            for each in self.lanes:
+                each.give_way()
+
+    def awaited(self) -> bool:
+        """Whether somebody online may be waiting to be taken in."""
+        return self._awaited
 
     def cancel(self, ticket: int) -> None:
         """Cancel by ticket; from any thread. An unknown or finished ticket is ignored."""
@@ -120,13 +134,13 @@ class StepLoop:
                 return
             online = [lane for lane in busy if lane.serves_online]
             for lane in online + [lane for lane in busy if lane not in online]:
-                elsewhere = any(other is not lane for other in online)
-                emissions += self._step(lane, online_elsewhere=elsewhere)
+                slack = min((other.slack(self._budget) for other in online if other is not lane), default=inf)
+                emissions += self._step(lane, slack)
             self._tell(emissions)
 
-    def _step(self, lane: Lane, *, online_elsewhere: bool) -> list[Emission]:
+    def _step(self, lane: Lane, slack_elsewhere: float) -> list[Emission]:
         try:
-            return lane.step(self._budget, online_elsewhere=online_elsewhere)
+            return lane.step(self._budget, slack_elsewhere=slack_elsewhere)
         except AntiphonError as error:
             _log.error("A step failed: %s", error)
             return lane.fail_all(error)
@@ -136,6 +150,7 @@ class StepLoop:
 
     def _drain(self) -> list[Emission]:
         emissions: list[Emission] = []
+        self._awaited = False  # Before the messages are taken: who comes later sets it again.
         wait = not self._stopping and not self._leaving and all(lane.idle for lane in self.lanes)
         while True:
             try:

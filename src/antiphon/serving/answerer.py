@@ -331,7 +331,7 @@ class Answerer:
     async def _show_tokens(
         self, prepared: Prepared, asked: Asked, key: str | None
     ) -> AsyncGenerator[TextDelta | Answer, None]:
-        sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent())
+        sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent(), prepared.application.slo)
         first_byte = 0.0
         async with aclosing(generation.stream(self._services.engine, sent, self._deadline(prepared))) as events:
             async for event in events:

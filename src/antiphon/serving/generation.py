@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
 from antiphon.core.ids import new_id
-from antiphon.definitions.application import ApplicationSpec, Decoding
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
 from antiphon.engine.messages import Branch, Delta, Finished, Generate, ModelDescription, TokenOut
+from antiphon.engine.service_level import ServiceLevel
 from antiphon.serving import guards, prompts
 from antiphon.serving.output import mismatches, parsed
 from antiphon.serving.ports import Engine
@@ -95,7 +97,19 @@ def ask(
     )
 
 
-def to_engine(asked: Asked, path: Path, attempt: int, warmth: float, traceparent: str | None) -> Generate:
+def service_level(slo: SLO) -> ServiceLevel:
+    """What batch work in the engine may not take from an application's answers."""
+    return ServiceLevel(
+        ttft=parse_duration(slo.ttft_p99).total_seconds(),
+        tpot=None if slo.tpot_p99 is None else parse_duration(slo.tpot_p99).total_seconds(),
+        latency=parse_duration(slo.latency_p99).total_seconds(),
+        slowdown=slo.slowdown,
+    )
+
+
+def to_engine(
+    asked: Asked, path: Path, attempt: int, warmth: float, traceparent: str | None, slo: SLO | None = None
+) -> Generate:
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
     decoding = asked.decoding
     return Generate(
@@ -113,6 +127,7 @@ def to_engine(asked: Asked, path: Path, attempt: int, warmth: float, traceparent
         branches=asked.branches and attempt == 0,
         priority=path,
         traceparent=traceparent,
+        level=None if slo is None or path == "batch" else service_level(slo),
     )
 
 
@@ -166,7 +181,7 @@ async def write(
     attempts: list[Generated] = []
     actions: list[GuardReceipt] = []
     for number in range(1 + retries):
-        request = to_engine(asked, path, number, warmth, traceparent)
+        request = to_engine(asked, path, number, warmth, traceparent, application.slo)
         async for event in stream(engine, request, deadline):
             if isinstance(event, Generated):
                 attempts.append(event)

@@ -6,9 +6,12 @@ normaliser, at every step.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
@@ -18,7 +21,7 @@ from antiphon.engine import weights
 from antiphon.engine.llamacpp import LlamaCpp
 from antiphon.engine.local import LocalEngine
 from antiphon.engine.messages import Delta, Finished, Generate
-from antiphon.engine.runtime import Layout
+from antiphon.engine.runtime import Interrupted, Layout
 from antiphon.engine.scheduler import Budget
 
 pytestmark = [pytest.mark.model]
@@ -201,3 +204,59 @@ async def test_a_reused_beginning_gives_what_computing_it_gives(engines: Engines
         cached.append(last.usage.cached_prompt_tokens)
         assert (last.text, last.token_ids, last.reason, tuple(tokens)) == engines.expected[0]
     assert cached[-1] >= 32
+
+
+def test_what_was_interrupted_is_computed_again_to_the_same_bits(model_path: Path) -> None:
+    """A call that is given up in the middle leaves every sequence as it was, in both kinds of call."""
+    slots = 8
+    runtime = LlamaCpp("base", weights.resolve(str(model_path)), Layout(slots=slots, context_tokens=256), threads=2)
+    try:
+        tokens = [int(token) for token in np.random.default_rng(5).integers(100, 40_000, 64 + slots)]
+        positions, following = [64] * slots, tokens[64:]
+
+        def fed(slot: int) -> np.ndarray:
+            runtime.feed(slot, 0, tokens[:32], False)
+            logits = runtime.feed(slot, 32, tokens[32:64], True)
+            assert logits is not None
+            return logits.copy()
+
+        expected = [fed(slot) for slot in range(slots)]
+        stepped = [logits.copy() for logits in runtime.step(range(slots), positions, following)]
+        for slot in range(slots):
+            runtime.drop(slot)
+        for slot in range(slots):
+            runtime.feed(slot, 0, tokens[:32], False)
+            if slot % 2:
+                interrupted(runtime, lambda slot=slot: runtime.feed(slot, 32, tokens[32:64], True))
+            logits = runtime.feed(slot, 32, tokens[32:64], True)
+            assert logits is not None
+            assert np.array_equal(logits, expected[slot])
+        for _ in range(3):
+            interrupted(runtime, lambda: runtime.step(range(slots), positions, following))
+        again = runtime.step(range(slots), positions, following)
+        assert all(np.array_equal(one, other) for one, other in zip(again, stepped, strict=True))
+    finally:
+        runtime.close()
+
+
+def interrupted(runtime: LlamaCpp, call: Callable[[], object]) -> None:
+    """Interrupt the call two milliseconds after it was begun, a small part of what it takes."""
+    begun = threading.Event()
+
+    def interrupt() -> None:
+        begun.wait()
+        time.sleep(0.002)
+        runtime.interrupt()
+
+    def calling() -> None:
+        begun.set()
+        call()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(Interrupted):
+            calling()
+    finally:
+        thread.join()
+        runtime.rearm()

@@ -1,7 +1,15 @@
-from antiphon.engine.latency_model import LatencyModel, StepShape
-from antiphon.engine.scheduler import Budget, SequenceView, State, plan
+from math import inf
+
+from antiphon.engine.latency_model import CallModel, LatencyModel
+from antiphon.engine.scheduler import Budget, SequenceView, State, forecast, plan
 
 CHUNK = 32
+
+
+def costs(*, call: float = 0.0, decode: float = 0.0, token: float = 0.0) -> LatencyModel:
+    """Seconds of a decode call, of each of its sequences, and of a prompt's token; no margin."""
+    feeding, decoding = CallModel((0.0, token, 0.0), excess=1.0), CallModel((call, decode, 0.0), excess=1.0)
+    return LatencyModel(feeding, decoding)
 
 
 def view(ticket: int, priority: str, **changes: object) -> SequenceView:
@@ -17,8 +25,8 @@ def view(ticket: int, priority: str, **changes: object) -> SequenceView:
     return SequenceView(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def decoding(ticket: int, priority: str, *, position: int = 100, pending: int = 1) -> SequenceView:
-    return view(ticket, priority, position=position, pending=pending, generating=True)
+def decoding(ticket: int, priority: str, *, position: int = 100, pending: int = 1, **changes: object) -> SequenceView:
+    return view(ticket, priority, position=position, pending=pending, generating=True, **changes)
 
 
 def state(*sequences: SequenceView, slots: int = 4, **changes: object) -> State:
@@ -37,13 +45,15 @@ def test_online_takes_the_free_slots_before_batch() -> None:
     assert decided.admit == (3, 1)
 
 
-def test_online_takes_the_slot_of_the_youngest_batch_sequence() -> None:
-    resident = [decoding(1, "batch"), decoding(2, "batch")]
+def test_online_takes_the_slot_of_the_batch_sequence_with_least_to_copy() -> None:
+    resident = [decoding(1, "batch", position=90), decoding(2, "batch", position=200)]
     decided = plan(state(*resident, view(3, "online", place="waiting"), slots=2), Budget())
-    assert decided.keep == (2,)
+    assert decided.keep == (1,)
     assert decided.admit == (3,)
-    assert 2 not in decided.decode
+    assert 1 not in decided.decode
     assert [ticket for ticket, _ in decided.prefill] == [3]
+    alike = [decoding(1, "batch"), decoding(2, "batch")]
+    assert plan(state(*alike, view(3, "online", place="waiting"), slots=2), Budget()).keep == (2,)
 
 
 def test_online_does_not_take_the_slot_of_online() -> None:
@@ -59,29 +69,74 @@ def test_a_kept_batch_sequence_comes_back_before_a_younger_one_starts() -> None:
     assert decided.decode == (1,)
 
 
-def test_batch_decodes_beside_online_only_while_the_step_stays_inside_the_budget() -> None:
-    model = LatencyModel((0.0, 0.010, 0.001, 0.0))
-    sequences = [decoding(1, "online"), *(decoding(ticket, "batch") for ticket in range(2, 10))]
-    decided = plan(state(*sequences, slots=16, model=model), Budget(step_seconds=0.045))
+def test_batch_decodes_beside_online_only_while_no_token_is_late() -> None:
+    model = costs(decode=0.010)
+    batch = [decoding(ticket, "batch") for ticket in range(2, 10)]
+    online = decoding(1, "online", due=0.060, batch_until=0.045)
+    decided = plan(state(online, *batch, slots=16, model=model), Budget())
     assert decided.decode == (1, 2, 3, 4)
     assert decided.paused == (5, 6, 7, 8, 9)
+    late = decoding(1, "online", due=0.009, batch_until=0.009)
+    assert plan(state(late, *batch, slots=16, model=model), Budget()).decode == (1,)
 
 
-def test_all_online_sequences_decode_even_past_the_budget() -> None:
-    model = LatencyModel((0.0, 0.010, 0.001, 0.0))
-    sequences = [decoding(ticket, "online") for ticket in range(8)]
+def test_the_learnt_margin_is_kept_free() -> None:
+    model = LatencyModel(CallModel((0.0, 0.0, 0.0), excess=1.0), CallModel((0.0, 0.010, 0.0), excess=1.5))
+    sequences = [decoding(1, "online", batch_until=0.045), *(decoding(ticket, "batch") for ticket in range(2, 10))]
+    assert plan(state(*sequences, slots=16, model=model), Budget()).decode == (1, 2, 3)
+
+
+def test_a_prompt_that_waits_for_a_slot_is_in_the_time_that_batch_may_take() -> None:
+    model = costs(decode=0.010, token=0.001)
+    online = decoding(1, "online", batch_until=inf)
+    waiting = view(2, "online", place="waiting", pending=32, batch_until=0.050)
+    sequences = [online, waiting, *(decoding(ticket, "batch") for ticket in range(3, 9))]
+    decided = plan(state(*sequences, slots=16, model=model), Budget())
+    # The prompt's chunk takes 32 ms: 18 ms are left, one more sequence of 10 ms fits.
+    assert decided.decode == (1, 3)
+
+
+def test_who_arrives_waits_no_longer_than_is_allowed_for_a_step_with_batch() -> None:
+    model = costs(decode=0.010)
+    sequences = [decoding(1, "online"), *(decoding(ticket, "batch") for ticket in range(2, 10))]
+    decided = plan(state(*sequences, slots=16, model=model), Budget(arrival_seconds=0.030))
+    assert decided.decode == (1, 2, 3)
+
+
+def test_batch_alone_is_as_long_as_it_likes_where_it_gives_way() -> None:
+    model = costs(decode=0.010)
+    batch = [decoding(ticket, "batch") for ticket in range(8)]
+    budget = Budget(arrival_seconds=0.025)
+    assert len(plan(state(*batch, slots=8, model=model), budget).decode) == 2
+    assert len(plan(state(*batch, slots=8, model=model, interruptible=True), budget).decode) == 8
+
+
+def test_all_online_sequences_decode_even_when_they_are_late() -> None:
+    model = costs(decode=0.010)
+    sequences = [decoding(ticket, "online", due=0.0, batch_until=0.0) for ticket in range(8)]
     decided = plan(state(*sequences, slots=16, model=model), Budget(step_seconds=0.001))
     assert decided.decode == tuple(range(8))
 
 
+def test_a_prompt_in_a_hurry_goes_before_tokens_that_can_wait() -> None:
+    model = costs(decode=0.010, token=0.001)
+    prompt = view(1, "online", pending=320, due=0.350, batch_until=0.350)
+    patient = decoding(2, "online", due=0.200, batch_until=0.200)
+    assert plan(state(prompt, patient, model=model), Budget()).decode == ()
+    # Two chunks from now its token would be late.
+    waiting = decoding(2, "online", due=0.070, batch_until=0.070)
+    assert plan(state(prompt, waiting, model=model), Budget()).decode == (2,)
+    nobody_hurries = view(1, "online", pending=320, due=9.0, batch_until=9.0)
+    assert plan(state(nobody_hurries, patient, model=model), Budget()).decode == (2,)
+
+
 def test_a_prompt_is_cut_at_chunk_boundaries_and_bounded_by_the_budget() -> None:
-    model = LatencyModel((0.0, 0.0, 0.001, 0.0))
-    decided = plan(state(view(1, "online", position=40, pending=300), model=model), Budget(step_seconds=0.06))
-    assert decided.prefill == ((1, 24 + 32),)
+    sequences = view(1, "online", position=40, pending=300)
+    assert plan(state(sequences, model=costs(token=0.001)), Budget(step_seconds=0.06)).prefill == ((1, 24 + 32),)
 
 
 def test_one_online_prompt_advances_even_past_the_budget() -> None:
-    model = LatencyModel((1.0, 1.0, 1.0, 0.0))
+    model = costs(call=1.0, decode=1.0, token=1.0)
     decided = plan(state(decoding(1, "online"), view(2, "online"), view(3, "online"), model=model), Budget())
     assert decided.prefill == ((2, CHUNK),)
 
@@ -94,11 +149,11 @@ def test_without_online_prompts_go_first_so_that_decode_steps_are_full() -> None
 
 
 def test_another_models_online_work_bounds_this_models_batch_step() -> None:
-    model = LatencyModel((0.0, 0.010, 0.001, 0.0))
-    sequences = [decoding(ticket, "batch") for ticket in range(8)]
-    budget = Budget(step_seconds=0.025, idle_step_seconds=1.0)
-    assert len(plan(state(*sequences, slots=8, model=model), budget).decode) == 8
-    assert len(plan(state(*sequences, slots=8, model=model, online_elsewhere=True), budget).decode) == 2
+    model = costs(decode=0.010)
+    batch = [decoding(ticket, "batch") for ticket in range(8)]
+    assert len(plan(state(*batch, slots=8, model=model, slack_elsewhere=0.025), Budget()).decode) == 2
+    # Somebody elsewhere is late already: nothing, not even one sequence.
+    assert plan(state(*batch, slots=8, model=model, slack_elsewhere=-0.1), Budget()).decode == ()
 
 
 def test_forced_tokens_of_a_decoding_sequence_are_planned_as_a_call_of_their_own() -> None:
@@ -107,26 +162,29 @@ def test_forced_tokens_of_a_decoding_sequence_are_planned_as_a_call_of_their_own
     assert decided.decode == (1, 2)
 
 
-def test_the_latency_model_learns_the_cost_of_steps() -> None:
-    model = LatencyModel()
-    true = (0.004, 0.002, 0.0015, 0.0008)
-    for round_number in range(400):
-        shape = StepShape(round_number % 17, (round_number * 7) % 5 * 32, (round_number * 131) % 6000)
-        seconds = true[0] + true[1] * shape.decodes + true[2] * shape.prefill_tokens
-        seconds += true[3] * shape.context_tokens / 1000
-        model = model.observe(shape, seconds)
-    for shape in (StepShape(16, 0, 4000), StepShape(1, 64, 300), StepShape(8, 32, 1000)):
-        expected = true[0] + true[1] * shape.decodes + true[2] * shape.prefill_tokens
-        expected += true[3] * shape.context_tokens / 1000
-        assert abs(model.predict(shape) - expected) < 0.05 * expected
-
-
-def test_the_latency_model_follows_a_machine_that_becomes_slower() -> None:
-    model = LatencyModel()
-    shape = StepShape(8, 0, 1000)
-    for _ in range(200):
-        model = model.observe(shape, 0.03)
-    for _ in range(600):
-        model = model.observe(shape, 0.09)
-    assert abs(model.predict(shape) - 0.09) < 0.005
-    assert model.predict(StepShape(0, 0, 0)) == 0
+def test_the_forecast_is_what_the_plans_without_batch_do() -> None:
+    model = costs(call=0.005, decode=0.003, token=0.002)
+    budget = Budget(step_seconds=0.1, online_prefill_tokens=64)
+    sequences = [
+        decoding(1, "online", position=50), decoding(2, "online", position=60),
+        view(3, "online", pending=100), view(4, "online", pending=30),
+    ]  # fmt: skip
+    expected = forecast(sequences, model, CHUNK, budget)
+    clock, out = 0.0, {}
+    left = {sequence.ticket: sequence for sequence in sequences}
+    while len(out) < len(sequences):
+        decided = plan(state(*left.values(), slots=8, model=model), budget)
+        for ticket, tokens in decided.prefill:
+            one = left[ticket]
+            clock += model.feed(tokens, one.position)
+            left[ticket] = view(
+                ticket, "online", position=one.position + tokens, pending=one.pending - tokens, order=ticket
+            )
+            if left[ticket].pending == 0:
+                out[ticket] = clock
+                del left[ticket]
+        if decided.decode:
+            clock += model.decode(len(decided.decode), 0)
+        for ticket in decided.decode:
+            out.setdefault(ticket, clock)
+    assert all(abs(out[ticket] - expected[ticket]) < 1e-9 for ticket in out)

@@ -12,7 +12,7 @@ from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
 from antiphon.engine.lane import Emission
 from antiphon.engine.local import LocalEngine
 from antiphon.engine.messages import Delta, Finished, Generate
-from antiphon.engine.runtime import Layout, Logits
+from antiphon.engine.runtime import Interrupted, Layout, Logits
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.simulated import SimulatedRuntime
 
@@ -217,12 +217,67 @@ async def test_usage_counts_what_the_engine_did() -> None:
         assert load.prefilled_tokens == sum(tokens for kind, _, tokens in runtime.calls if kind == "feed")
 
 
-async def test_batch_waits_while_online_fills_the_budget() -> None:
-    budget = Budget(step_seconds=1e-9, idle_step_seconds=1e-9)
-    async with running(slots=2, budget=budget) as (engine, runtime):
+async def test_batch_waits_while_a_step_may_be_no_longer_than_onlines() -> None:
+    async with running(slots=2, budget=Budget(arrival_seconds=1e-9)) as (engine, runtime):
         batch = asyncio.create_task(collect(engine, asking("batch", priority="batch", max_tokens=30)))
         online = await collect(engine, asking("online", max_tokens=30))
         assert online.reason == "length"
-        # No step decodes both: with such a budget a batch token never fits beside an online one.
+        # No step decodes both: a batch token would always make it longer.
         assert max(len(slots) for kind, slots, _ in runtime.calls if kind == "step") == 1
         assert (await batch).reason == "length"
+
+
+class Interruptible(SimulatedRuntime):
+    """A number of calls take ten seconds of its clock and no time; the next takes an hour unless it is interrupted."""
+
+    def __init__(self, free: int) -> None:
+        super().__init__("words", Layout(chunk_tokens=8, slots=2, context_tokens=1024), words=40)
+        self.free = free
+        self.entered = threading.Event()
+        self.given_up = 0
+        self.clock = 0.0
+
+    def _wait(self, seconds: float) -> None:
+        if self.free:
+            self.free -= 1
+            self.clock += 10.0
+            return
+        self.entered.set()
+        try:
+            super()._wait(3600.0)
+        except Interrupted:
+            self.given_up += 1
+            self.free = 10_000
+            raise
+
+
+async def test_an_arrival_interrupts_what_batch_computes_alone_and_changes_nothing_of_it() -> None:
+    async with running(slots=2) as (engine, _):
+        alone = await collect(engine, asking("long", priority="batch", max_tokens=40))
+    runtime = Interruptible(free=20)
+    engine = await LocalEngine({"words": runtime}, monotonic=lambda: runtime.clock).start()
+    try:
+        async with asyncio.timeout(20):
+            batch = asyncio.create_task(collect(engine, asking("long", priority="batch", max_tokens=40)))
+            await asyncio.to_thread(runtime.entered.wait)
+            online = await collect(engine, asking("urgent", max_tokens=5))
+            assert online.reason == "length"
+            assert runtime.given_up == 1
+            finished = await batch
+    finally:
+        runtime.interrupt()
+        await engine.close()
+    assert (finished.text, finished.token_ids) == (alone.text, alone.token_ids)
+
+
+async def test_what_online_computes_is_not_interrupted() -> None:
+    async with running(slots=2) as (engine, runtime):
+        runtime.gate.clear()
+        first = asyncio.create_task(collect(engine, asking("first", max_tokens=5)))
+        await runtime.in_a_call()
+        second = asyncio.create_task(collect(engine, asking("second", max_tokens=5)))
+        await until(engine, waiting_online=0)
+        runtime.open()
+        assert (await first).reason == (await second).reason == "length"
+        computed = sum(tokens for kind, _, tokens in runtime.calls if kind == "feed")
+        assert computed == len("About first.\n") + len("About second.\n")

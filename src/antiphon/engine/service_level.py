@@ -1,0 +1,77 @@
+"""When the tokens of an online request are due."""
+
+from __future__ import annotations
+
+from math import inf
+
+import msgspec
+
+HOPELESS_SLOWDOWN = 0.25
+"""Of a request that would miss its level without any batch work: by how much batch may slow it down all the same."""
+
+
+class ServiceLevel(msgspec.Struct, frozen=True, array_like=True):
+    """What batch work may not take from a request. Both kinds of bound may be set; the earlier due time counts.
+
+    Attributes:
+        ttft: seconds from arrival to the first token.
+        tpot: seconds a token after the first one, on average over the tokens so far.
+        latency: seconds from arrival to the last token.
+        slowdown: how much longer than in an engine without batch work it may take, at every token: 0.1 is a tenth.
+    """
+
+    ttft: float | None = None
+    tpot: float | None = None
+    latency: float | None = None
+    slowdown: float | None = None
+
+    def due(self, arrived: float, first_token: float | None, emitted: int, alone: float, factor: float = 1.0) -> float:
+        """When the next token is due.
+
+        Args:
+            arrived: when the request arrived; like all instants here, seconds of one monotonic clock.
+            first_token: when its first token was out.
+            emitted: how many tokens are out.
+            alone: when the next token would be out without batch work.
+            factor: what the allowances are multiplied by, at most 1.
+        """
+        bounds = [inf]
+        if first_token is None:
+            if self.ttft is not None:
+                bounds.append(_due(arrived, self.ttft, alone, factor))
+        elif self.tpot is not None:
+            bounds.append(_due(first_token, emitted * self.tpot, alone, factor))
+        if self.latency is not None:
+            bounds.append(_due(arrived, self.latency, alone, factor))
+        if self.slowdown is not None:
+            bounds.append(alone + factor * self.slowdown * (alone - arrived))
+        return min(bounds)
+
+    def met(self, arrived: float, first_token: float, ended: float, tokens: int, alone: float) -> bool:
+        """Whether a request that has ended was served as it should be; ``alone`` is when its last token would have been
+        out without batch work."""
+        if self.ttft is not None and first_token - arrived > self.ttft:
+            return False
+        if self.tpot is not None and tokens > 1 and (ended - first_token) / (tokens - 1) > self.tpot:
+            return False
+        if self.latency is not None and ended - arrived > self.latency:
+            return False
+        return self.slowdown is None or ended - arrived <= (1.0 + self.slowdown) * (alone - arrived)
+
+    def allowance(self, alone: float) -> float:
+        """Seconds that a request which takes ``alone`` seconds without batch work may be held up at its arrival."""
+        bounds = [inf if self.ttft is None else self.ttft / 4]
+        bounds.append(inf if self.slowdown is None else 2 * self.slowdown * alone)
+        return min(bounds)
+
+
+DEFAULT_LEVEL = ServiceLevel(slowdown=0.25)
+"""Of a request that names none."""
+
+
+def _due(begin: float, seconds: float, alone: float, factor: float) -> float:
+    """``seconds`` after the beginning, or sooner. What cannot be met even without batch work must neither stop batch
+    for good nor be given up: it may be slowed down a little."""
+    if alone > begin + seconds:
+        return alone + HOPELESS_SLOWDOWN * (alone - begin)
+    return max(begin + factor * seconds, alone)

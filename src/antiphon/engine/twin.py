@@ -1,0 +1,113 @@
+"""The engine as it would be without batch work: a queue in virtual time on the latency model.
+
+What an online request takes without batch cannot be measured while batch runs. So every online request also goes
+through this twin, whose steps are planned by the same function and take as long as the model predicts.
+
+Invariants: the twin is never ahead of the clock it is given. It knows how long an output is only when the real
+request has ended; until then it goes on writing, as the real one does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from antiphon.engine.latency_model import LatencyModel
+from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecast, oldest_first, plan
+
+
+@dataclass(slots=True)
+class _Virtual:
+    ticket: int
+    arrived: float
+    position: int
+    pending: int
+    most: int
+    generating: bool = False
+    resident: bool = False
+    times: list[float] = field(default_factory=list)
+
+    def view(self) -> SequenceView:
+        place = "resident" if self.resident else "waiting"
+        return SequenceView(self.ticket, "online", self.ticket, self.position, self.pending, self.generating, place)
+
+
+class Twin:
+    """One model's online requests without batch work."""
+
+    def __init__(self, slots: int, chunk_tokens: int) -> None:
+        self._slots = slots
+        self._chunk_tokens = chunk_tokens
+        self._present: dict[int, _Virtual] = {}
+        self._written: dict[int, _Virtual] = {}
+        """Those that have all their tokens, and whose real requests go on."""
+        self._clock = 0.0
+        self._expected: dict[int, float] | None = None
+
+    def arrive(self, ticket: int, now: float, *, position: int, pending: int, most: int) -> None:
+        """A request arrives: ``position`` tokens of its prompt are kept already, ``pending`` are to be computed, and it
+        writes at most ``most``."""
+        if not self._present:
+            self._clock = max(self._clock, now)
+        self._present[ticket] = _Virtual(ticket, now, position, pending, most)
+        self._expected = None
+
+    def leave(self, ticket: int) -> None:
+        """The real request has ended."""
+        self._present.pop(ticket, None)
+        self._written.pop(ticket, None)
+        self._expected = None
+
+    def advance(self, now: float, model: LatencyModel, budget: Budget) -> None:
+        """Run every step that would have ended by now."""
+        while self._present:
+            here = [each for each in self._present.values() if each.arrived <= self._clock]
+            if not here:
+                self._clock = min(each.arrived for each in self._present.values())
+                if self._clock > now:
+                    return
+                continue
+            decided = plan(State(tuple(each.view() for each in here), self._slots, self._chunk_tokens, model), budget)
+            if self._clock + decided.predicted_seconds > now:
+                return
+            self._run(decided, model)
+
+    def out(self, ticket: int, token: int, model: LatencyModel, budget: Budget) -> float:
+        """When a request's token (counted from 0) was out, or is expected to be."""
+        virtual = self._present.get(ticket) or self._written.get(ticket)
+        if virtual is None:
+            return self._clock
+        if token < len(virtual.times):
+            return virtual.times[token]
+        if virtual.ticket not in self._present:
+            return virtual.times[-1]  # The real one wrote more than it was to.
+        if self._expected is None:
+            views = oldest_first(each.view() for each in self._present.values())
+            self._expected = dict(forecast(views, model, self._chunk_tokens, budget))
+        return self._clock + self._expected[ticket]
+
+    def _run(self, decided: Plan, model: LatencyModel) -> None:
+        self._expected = None
+        for ticket in decided.admit:
+            self._present[ticket].resident = True
+        clock = self._clock
+        for ticket, tokens in decided.prefill:
+            each, left = self._present[ticket], tokens
+            while left:
+                chunk = min(self._chunk_tokens - each.position % self._chunk_tokens, left)
+                clock += model.feed(chunk, each.position)
+                each.position, each.pending, left = each.position + chunk, each.pending - chunk, left - chunk
+            if not each.pending:
+                each.generating, each.pending = True, 1
+                self._out(each, clock)
+        present = self._present
+        decoding = [present[ticket] for ticket in decided.decode if ticket in present]
+        clock += model.decode(len(decoding), sum(each.position for each in decoding))
+        for each in decoding:
+            each.position += 1
+            self._out(each, clock)
+        self._clock = clock
+
+    def _out(self, each: _Virtual, clock: float) -> None:
+        each.times.append(clock)
+        if len(each.times) >= each.most:
+            self._written[each.ticket] = self._present.pop(each.ticket)
