@@ -7,8 +7,10 @@ harmed is the declared one whatever the model's errors are (adaptive conformal i
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from math import exp, inf, log
+from random import Random
 
 from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.scheduler import Budget
@@ -16,10 +18,13 @@ from antiphon.engine.service_level import DEFAULT_LEVEL, ServiceLevel
 from antiphon.engine.twin import Twin
 
 _STEP = 0.1
-_LEAST = 0.1
+_FIRST, _LEAST = 0.5, 0.1
 _REMEMBERED = 0.9
+_LENGTHS = 64
+"""So many latest lengths of outputs stand for the next ones."""
+_SEED = 1
 _MOST_PATIENCE = 0.25
-HARMED_ABSOLUTE = 0.02
+HARMED_ABSOLUTE = 0.01
 """The share of requests that batch may make miss bounds in seconds: what a p99 leaves and a little."""
 HARMED_SLOWDOWN = 0.1
 """The share of requests that batch may slow down by more than their level says: one of a few milliseconds is
@@ -38,8 +43,10 @@ class Pacing:
     def __init__(self, slots: int, chunk_tokens: int) -> None:
         self._twin = Twin(slots, chunk_tokens)
         self._requests: dict[int, _Request] = {}
-        self._log_factor = log(0.9)
+        self._log_factor = log(_FIRST)
         self._allowance = inf
+        self._lengths: deque[int] = deque(maxlen=_LENGTHS)
+        self._chance = Random(_SEED)
 
     @property
     def factor(self) -> float:
@@ -57,7 +64,8 @@ class Pacing:
     ) -> None:
         """An online request has arrived; see :meth:`Twin.arrive`."""
         self._requests[ticket] = _Request(level or DEFAULT_LEVEL, now)
-        self._twin.arrive(ticket, now, position=position, pending=pending, most=most)
+        expected = min(most, self._chance.choice(self._lengths)) if self._lengths else most
+        self._twin.arrive(ticket, now, position=position, pending=pending, most=expected)
 
     def advance(self, now: float, model: LatencyModel, budget: Budget) -> None:
         """Bring the twin up to now."""
@@ -90,11 +98,13 @@ class Pacing:
             level, begun = request.level, request.arrived
             alone = self.alone(ticket, tokens - 1, model, budget)
             first = self.alone(ticket, 0, model, budget)
-            harmed = not level.met(begun, first_token, now, tokens, alone)
-            harmed = harmed and level.met(begun, first, alone, tokens, alone)
+            met = level.met(begun, first_token, now, tokens, alone)
+            expected = level.met(begun, first, alone, tokens, alone)
             accepted = HARMED_SLOWDOWN if level.ttft is None and level.tpot is None else HARMED_ABSOLUTE
-            self._log_factor += _STEP * (accepted - harmed)
+            # What was met against expectation counts as well: of those at the edge some fall to either side by chance.
+            self._log_factor += _STEP * (accepted - (expected - met))
             self._log_factor = min(max(self._log_factor, log(_LEAST)), 0.0)
+            self._lengths.append(tokens)
             allowance = level.allowance(alone - begun)
             if allowance < inf:
                 before = allowance if self._allowance == inf else self._allowance

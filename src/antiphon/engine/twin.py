@@ -3,8 +3,9 @@
 What an online request takes without batch cannot be measured while batch runs. So every online request also goes
 through this twin, whose steps are planned by the same function and take as long as the model predicts.
 
-Invariants: the twin is never ahead of the clock it is given. It knows how long an output is only when the real
-request has ended; until then it goes on writing, as the real one does.
+Invariant: the twin is never ahead of the clock it is given. How long an output will be it knows no better than anybody
+else: a request leaves it after as many tokens as requests had of late, so that what is slow for batch's sake in reality
+does not stay in the twin as well, and make everybody else there slow.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Twin:
 
     def arrive(self, ticket: int, now: float, *, position: int, pending: int, most: int) -> None:
         """A request arrives: ``position`` tokens of its prompt are kept already, ``pending`` are to be computed, and it
-        writes at most ``most``."""
+        is expected to write ``most``."""
         if not self._present:
             self._clock = max(self._clock, now)
         self._present[ticket] = _Virtual(ticket, now, position, pending, most)
@@ -79,7 +80,10 @@ class Twin:
         if token < len(virtual.times):
             return virtual.times[token]
         if virtual.ticket not in self._present:
-            return virtual.times[-1]  # The real one wrote more than it was to.
+            # The real one writes more than was expected of it: at the pace of the last ones.
+            last = virtual.times[-1]
+            pace = last - virtual.times[0]
+            return last + pace / max(len(virtual.times) - 1, 1) * (token - len(virtual.times) + 1)
         if self._expected is None:
             views = oldest_first(each.view() for each in self._present.values())
             self._expected = dict(forecast(views, model, self._chunk_tokens, budget))

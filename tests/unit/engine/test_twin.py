@@ -44,6 +44,13 @@ def test_what_is_kept_of_a_prompt_is_not_computed() -> None:
     assert abs(twin.out(1, 0, MODEL, BUDGET) - 0.064) < 1e-9
 
 
+def test_who_writes_more_than_was_expected_goes_on_at_its_pace() -> None:
+    twin = Twin(slots=4, chunk_tokens=32)
+    twin.arrive(1, 0.0, position=0, pending=32, most=3)
+    twin.advance(1.0, MODEL, BUDGET)
+    assert abs(twin.out(1, 4, MODEL, BUDGET) - (0.064 + 4 * 0.015)) < 1e-9
+
+
 def test_who_has_left_makes_nobody_wait() -> None:
     twin = Twin(slots=1, chunk_tokens=32)
     twin.arrive(1, 0.0, position=0, pending=32, most=1_000)
