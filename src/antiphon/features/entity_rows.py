@@ -18,13 +18,16 @@ import msgspec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import FeatureUnavailable, InvalidInput
 from antiphon.definitions.expression import Kind, kind_of_value
-from antiphon.features.evaluate import EntityRow, StreamedEvent
+from antiphon.features.evaluate import EVER, EntityRow, StreamedEvent
 from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.online.streamed import OverlayReading, view_prefix
 from antiphon.features.ports import OpenedSnapshot, StateQuestion
 
 KEPT_ROWS = 32_768
 """Rows of one snapshot that a process keeps: about 25 MB for ten numbers each."""
+
+_TRIED = 100
+"""So many more finished rows have expired than held before they are not asked for any more."""
 
 T = TypeVar("T")
 Entity = Hashable
@@ -63,6 +66,8 @@ class SnapshotRows:
         self._entity = spec.entity.name
         self._keys = spec.entity.keys
         self._kept = _Kept[EntityRow](kept)
+        self._held = self._expired = 0
+        self._expired_from = EVER
         self._hashes = _Kept[bytes](kept)
 
     def entities(self, keys: Sequence[Mapping[str, str]]) -> list[Entity]:
@@ -141,22 +146,43 @@ class SnapshotRows:
         """The rows found, with those that are missing read."""
         missing = [place for place, row in enumerate(found) if row is None]
         hashes = self.hashed([entities[place] for place in missing])
-        finished = self.opened.finished(hashes)
+        asked, since, before = list(zip(missing, hashes, strict=True)), self.opened.meta.as_of, self._expired_from
+        if streamed or min(moments) < since or max(moments) >= before:
+            asked = [
+                (place, hashed)
+                for place, hashed in asked
+                if since <= moments[place] < before and hashed not in streamed
+            ]
         fresh: dict[Entity, EntityRow] = {}
-        left: dict[tuple[Entity, int], bytes] = {}
-        for place, hashed, row in zip(missing, hashes, finished, strict=True):
-            entity, moment = entities[place], moments[place]
-            if row is not None and row.since <= moment < row.until and hashed not in streamed:
-                found[place] = fresh[entity] = row
-            else:
-                left[entity, moment] = hashed
-        self._kept.keep(fresh)
-        if left:
-            made = self._made(left, streamed)
+        expired = 0
+        if asked:
+            for (place, _), row in zip(asked, self.opened.finished([hashed for _, hashed in asked]), strict=True):
+                if row is None or moments[place] < row.since:
+                    continue
+                if moments[place] < row.until:
+                    found[place] = fresh[entities[place]] = row
+                else:
+                    expired += 1
+            self._kept.keep(fresh)
+            self._count(len(fresh), expired, moments)
+        if len(fresh) < len(missing):
+            left = {
+                (entities[place], moments[place]): hashed
+                for place, hashed in zip(missing, hashes, strict=True)
+                if found[place] is None
+            }
+            made = self._made(left, streamed) if left else {}
             for place in missing:
                 if found[place] is None:
                     found[place] = made[entities[place], moments[place]]
         return found  # type: ignore[return-value]
+
+    def _count(self, held: int, expired: int, moments: Sequence[int]) -> None:
+        """Where most finished rows have expired, asking for them first is a round trip for nothing, and more expire."""
+        self._held += held
+        self._expired += expired
+        if self._expired > _TRIED + self._held:
+            self._expired_from = min(self._expired_from, max(moments))
 
     def _made(
         self, places: Mapping[tuple[Entity, int], bytes], streamed: Mapping[bytes, list[StreamedEvent]]

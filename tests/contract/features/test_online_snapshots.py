@@ -156,6 +156,28 @@ def test_every_store_answers_alike(made: Made, store: Store, tmp_path: Path) -> 
     reference.close()
 
 
+def test_finished_rows_are_what_states_give(store: Store, made: Made) -> None:
+    view, snapshot = build(store, made)
+    hashes = store.entity_hashes("route", [EWR, NOWHERE, LGA])
+    assert hashes == [store.entity_hash("route", route) for route in (EWR, NOWHERE, LGA)]
+
+    def check() -> None:
+        opened = store.open(SCOPE, view, snapshot)
+        assert opened.finished([]) == []
+        as_of = microseconds(NOON)
+        states = opened.states([StateQuestion(hashed, as_of) for hashed in hashes])
+        for row, state in zip(opened.finished(hashes), states, strict=True):
+            wanted = opened.evaluator.row(state, (), as_of)
+            assert (row.values, row.event_times, row.since) == (wanted.values, wanted.event_times, as_of)
+            assert as_of < row.until
+
+    check()
+    store.reseal(SCOPE, view, snapshot)
+    check()
+    store.forget(SCOPE, ())
+    check()
+
+
 def test_building_again_changes_nothing(store: Store, made: Made) -> None:
     view, snapshot = build(store, made)
     before = dict(store.values(SCOPE, view, snapshot))

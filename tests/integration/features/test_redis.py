@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.integration.features.desk import ORIGIN, flight, history, specs, write
 from tests.integration.features.test_lookup import (  # noqa: F401  # the same tests, on this module's world
@@ -42,10 +43,12 @@ from tests.servers import RedisProcess, until
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Source, col, distinct, feature_view, frequency, quantile, target
-from antiphon.core.errors import InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import Corrupt, InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
-from antiphon.features.online import redis_sealed
+from antiphon.features.online import redis_building
+from antiphon.features.online.encoding import decode_meta, encode_meta
+from antiphon.features.online.redis_layout import Place, decode_seal, encode_seal
 from antiphon.features.online.redis_overlay import RedisOverlay
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.online.redis_store import RedisStore
@@ -146,7 +149,8 @@ def test_many_entities_cost_one_round_trip_a_view_and_one_for_the_stream(world: 
     cost_of_asking = sent(server) - before
     before = sent(server)
     vectors = world.reader.read_many(versions, keys, NOON + minutes(0.5))
-    assert sent(server) - before - cost_of_asking <= 1 + len(versions)
+    # One more for the entity of which something streamed in.
+    assert sent(server) - before - cost_of_asking <= 1 + len(versions) + 1
     assert [vector.values["congestion.departures_2h"].value for vector in vectors[8:]] == [1, 1]
     # What a snapshot said once it need not say again.
     before = sent(server)
@@ -224,12 +228,53 @@ def test_a_snapshot_that_vanishes_under_an_opened_reader_is_noticed(world: World
 def test_a_lost_tile_is_corrupt_and_not_nothing(world: World, server: RedisServer) -> None:
     world.publish(NOON)
     for key in keys_of(server):
-        if key.startswith("default:dev:congestion:snap_") and not key.endswith(":seal"):
+        if key.startswith("default:dev:congestion:snap_") and not key.endswith((":seal", ":rows")):
             for field in server.client.hkeys(key):
                 if field != b"h":
                     server.client.hdel(key, field)
+    assert departures_2h(world) == 1, "its finished row needs no tile"
     with pytest.raises(Unavailable, match="the events of tile"):
-        world.read(NOON, view="congestion", origin="EWR")
+        world.read(NOON - minutes(1), view="congestion", origin="EWR")
+
+
+def test_finished_rows_count_only_as_long_as_their_build_is_sealed(world: World, server: RedisServer) -> None:
+    first = world.publish(NOON)
+    (rows,) = (key for key in keys_of(server) if key.startswith("default:dev:congestion:") and key.endswith(":rows"))
+    assert server.client.hget(rows, "s") == b"1"
+    manifest = world.snapshots.get(world.scope, first.snapshots[world.specs["congestion"].key])
+    opened = world.online.open(world.scope, "congestion", manifest.id)
+    (wanted,) = opened.finished(world.online.entity_hashes("origin", [["EWR"]]))
+    assert wanted is not None
+    # Sealed anew, it is another build, and a reader that knew the one before goes on with it.
+    world.online.reseal(world.scope, "congestion", manifest.id)
+    assert not server.client.hexists(rows, "s")
+    assert opened.finished(world.online.entity_hashes("origin", [["EWR"]])) == [wanted]
+    (again,) = (
+        key
+        for key in keys_of(server)
+        if key.startswith("default:dev:congestion:") and key.endswith(":rows") and key != rows
+    )
+    server.client.delete(again)
+    with pytest.raises(Corrupt, match="its finished rows are missing"):
+        opened.finished(world.online.entity_hashes("origin", [["LGA"]]))
+    world.online.collect(world.scope, (), time.time() + 60)
+    with pytest.raises(Corrupt, match="it has no seal"):
+        opened.finished(world.online.entity_hashes("origin", [["LGA"]]))
+
+
+def test_a_snapshot_of_another_format_is_told_and_built_anew(world: World, server: RedisServer) -> None:
+    first = world.publish(NOON)
+    spec = world.specs["congestion"]
+    place = Place(world.scope, "congestion", first.snapshots[spec.key])
+    seal = decode_seal(server.client.get(place.seal))
+    meta = msgspec.structs.replace(decode_meta(seal.meta), format=2)
+    server.client.set(place.seal, encode_seal(msgspec.structs.replace(seal, format=2, meta=encode_meta(meta))))
+    world.online.forget(world.scope, ())
+    with pytest.raises(Corrupt, match="of another format"):
+        world.online.open(world.scope, "congestion", place.snapshot)
+    world.publish(NOON)
+    world.reader = world.new_reader()
+    assert departures_2h(world) == 1
 
 
 def test_a_builder_killed_in_the_middle_leaves_nothing_that_is_read(
@@ -315,14 +360,14 @@ def test_a_build_that_stood_still_too_long_is_not_sealed(
 ) -> None:
     """Its mark ran out and a collection removed what it had written: what comes after must not be half a snapshot."""
     manifest = world.materialize("congestion", NOON)
-    writing = redis_sealed.RedisWriter.seal
+    writing = redis_building.RedisWriter.seal
 
-    def late(writer: redis_sealed.RedisWriter, instead_of: bytes = b"") -> bool:
+    def late(writer: redis_building.RedisWriter, instead_of: bytes = b"") -> bool:
         server.client.delete(*[key for key in keys_of(server) if key.endswith(":building")])
         world.online.collect(world.scope, (), time.time() - 3_600)
         return writing(writer, instead_of)
 
-    monkeypatch.setattr(redis_sealed.RedisWriter, "seal", late)
+    monkeypatch.setattr(redis_building.RedisWriter, "seal", late)
     with pytest.raises(Unavailable, match="was given up"):
         world.online.build(manifest, world.specs["congestion"], world.lake)
     monkeypatch.undo()

@@ -42,6 +42,7 @@ WORDS = 1
 """Words before the columns."""
 HAS_AVAILABLE, HAS_NULLS, TILED = 1, 2, 4
 BASE = b"\xff"
+ROW = b"r"
 _BIAS = 2**63
 _head = struct.Struct("<II")
 _PACKED = b"\x01" + bytes(7)
@@ -82,6 +83,11 @@ def plain_kinds(plan: Plan, kinds: tuple[Kind, ...]) -> tuple[tuple[int, Kind], 
 def base_key(hashed: bytes) -> bytes:
     """Where an entity's base tile stands."""
     return hashed + BASE
+
+
+def row_key(hashed: bytes) -> bytes:
+    """Where an entity's finished row stands in a store that keeps it by itself."""
+    return hashed + ROW
 
 
 def tile_field(index: int) -> bytes:

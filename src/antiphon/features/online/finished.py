@@ -18,9 +18,11 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.evaluate import EntityRow
+from antiphon.features.evaluate import EntityRow, Evaluator
+from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.online.packing import sliced, text_words
 from antiphon.features.plan import Plan
+from antiphon.features.tiles.entity_state import NOTHING
 
 if TYPE_CHECKING:
     import numpy
@@ -71,10 +73,12 @@ class RowLayout:
     Args:
         codes: of :func:`codes_of`.
         since: the snapshot's own moment (microseconds).
+        absent: the row of an entity of which there is no record.
     """
 
-    def __init__(self, codes: str, since: int) -> None:
+    def __init__(self, codes: str, since: int, absent: EntityRow | None = None) -> None:
         self._since = since
+        self._absent = absent
         self._width = len(codes)
         self._masks = -(-len(codes) // 64)
         self._texts = [place for place, code in enumerate(codes) if code == _TEXT]
@@ -89,13 +93,13 @@ class RowLayout:
         }
 
     def rows(self, stored: Iterable[Any]) -> list[EntityRow | None]:
-        """Rows from the beginnings of records (bytes or views of them); ``None`` of none."""
+        """Rows from the beginnings of records (bytes or views of them)."""
         unpack, width, since, texts = self._layouts[0].unpack_from, self._width, self._since, self._texts
-        new = tuple.__new__
+        new, absent = tuple.__new__, self._absent
         found: list[EntityRow | None] = []
         for record in stored:
             if record is None:
-                found.append(None)
+                found.append(absent)
                 continue
             words = unpack(record)
             if words[1] or texts:
@@ -134,6 +138,14 @@ class RowLayout:
     def nothing(self) -> bytes:
         """The row of something that has none."""
         return struct.pack("<qqq", NEVER, HAS_NULLS, NO_TIME) + bytes(8 * (self._width + self._masks))
+
+
+def layout_of(meta: SnapshotMeta, evaluator: Evaluator) -> RowLayout | None:
+    """How a snapshot's finished rows are read; ``None`` when it has none. Every entity that it knows has one."""
+    if meta.rows is None:
+        return None
+    absent = None if evaluator.encodes else evaluator.row(NOTHING, (), meta.as_of)
+    return RowLayout(meta.rows, meta.as_of, absent)
 
 
 class PackedRows:

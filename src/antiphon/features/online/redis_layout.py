@@ -5,6 +5,8 @@ Keys, in clear but for the entity:
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:ENTITY`` a hash: field ``h`` the entity's record, field ``0xff`` its base
   tile, field (8 bytes) a tile's events. Written once, never changed. ``ENTITY`` is the entity's keyed hash in hex. Two
   that build one snapshot at the same time write under two ``BUILD``\\ s and never mix.
+- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:rows`` a hash of every entity's hash to its finished row, and of the field
+  ``s``, which comes and goes with the seal in one step: one command reads any number of rows and that they count.
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:seal`` written last and in one step: which build is the snapshot.
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:building`` expires when its builder gives no sign of life; a build without it
   can neither be written nor sealed any more.
@@ -61,6 +63,10 @@ class Place(msgspec.Struct, frozen=True):
         """What the keys of one build begin with."""
         return f"{self._prefix}:{build}:"
 
+    def rows(self, build: str) -> str:
+        """The hash of one build's finished rows."""
+        return f"{self._prefix}:{build}:rows"
+
     def building(self, build: str) -> str:
         """The key that says that somebody builds."""
         return f"{self._prefix}:{build}:building"
@@ -79,6 +85,9 @@ def builds_key(scope: Scope) -> str:
     return f"{scope.tenant}:{scope.environment}:@builds"
 
 
+SEALED = b"s"
+"""The field that rows of a sealed build have."""
+
 WRITE = """
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
 for key = 2, #KEYS do
@@ -88,6 +97,13 @@ return 1
 """
 """Keys: the building mark, hashes; arguments: its time to live, then a field and a value for each hash."""
 
+ROWS = """
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[2], unpack(ARGV, 2))
+return 1
+"""
+"""Keys: the building mark, the hash of rows; arguments: its time to live, then a field and a value for each row."""
+
 SEAL = """
 local known = redis.call('GET', KEYS[2])
 if known == ARGV[1] then return 'sealed' end
@@ -95,10 +111,13 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 'lost' end
 if (known or '') ~= ARGV[2] then return 'taken' end
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[3], ARGV[3], redis.call('TIME')[1])
+redis.call('HSET', KEYS[4], 's', '1')
+if KEYS[5] then redis.call('HDEL', KEYS[5], 's') end
 redis.call('DEL', KEYS[1])
 return 'sealed'
 """
-"""Keys: the building mark, the seal, builds; arguments: the new seal, the one it replaces or nothing, the field."""
+"""Keys: the building mark, the seal, builds, rows, those of the build that is replaced if there is one; arguments: the
+new seal, the one it replaces or nothing, the field."""
 
 TOUCH = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -111,6 +130,8 @@ DROP = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or 0) >= tonumber(ARGV[3]) then return 0 end
 redis.call('DEL', KEYS[1])
+redis.call('HDEL', KEYS[3], 's')
 return 1
 """
-"""Keys: the seal, builds; arguments: the seal as read, the field, an instant. Whether it was older and is gone now."""
+"""Keys: the seal, builds, rows; arguments: the seal as read, the field, an instant. Whether it was older and is gone
+now."""

@@ -1,4 +1,4 @@
-"""A sealed snapshot in Redis: written in batches that nobody sees, and read a whole request in one round trip.
+"""A sealed snapshot in Redis, of which a whole request is read in one round trip.
 
 Invariants: what has no seal does not exist; every answer of the server comes with the seal as it was at that moment, so
 that a snapshot which was collected, lost with the server's memory or sealed anew is noticed by the read itself, and
@@ -7,43 +7,36 @@ never taken for an entity without values.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from hashlib import sha256
-from typing import Any
 
 import msgspec
 
-from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
+from antiphon.core.codec import Codec, unpack
+from antiphon.core.errors import Corrupt
 from antiphon.features.evaluate import EntityRow, Evaluator
-from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
+from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
 from antiphon.features.online.encoding import (
     BASE,
     FORMAT,
     META,
     RecordDecoder,
-    SnapshotMeta,
     base_key,
     block_key,
     decode_block,
     decode_meta,
-    encode_meta,
     plain_kinds,
+    row_key,
     tile_field,
 )
+from antiphon.features.online.finished import layout_of
+from antiphon.features.online.redis_building import HEAD, Digest, key_context
 from antiphon.features.online.redis_layout import (
-    BUILDING_MILLISECONDS,
-    SEAL,
-    WRITE,
+    SEALED,
     Place,
     Seal,
-    builds_key,
     decode_seal,
-    encode_seal,
 )
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.plan import plan_of
@@ -51,148 +44,18 @@ from antiphon.features.ports import StateQuestion
 from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 from antiphon.features.tiles.tiles_needed import edge_tiles, hidden_tiles
 
-_SCHEMA = "online-redis/1"
-_HEAD = b"h"
-_HASH = 16
-"""Bytes of an entity's hash; what follows in a key is the field."""
-_BATCH_BYTES = 1_000_000
-_BATCH_VALUES = 2_000
-_UNDER_WAY = 4
-"""So many batches are sent before the first answer is waited for."""
-
 _CACHED_ENTITIES = 4_096
 _SCAN = 1_000
 
 
-class RedisWriter:
-    """Builds one snapshot. Call :meth:`write`, then :meth:`seal`; :meth:`discard` otherwise."""
-
-    joins = False
-
-    def __init__(self, server: RedisServer, place: Place, meta: SnapshotMeta, codec: Codec) -> None:
-        self._server = server
-        self._place = place
-        self._build = secrets.token_hex(8)
-        self._cipher: ValueCipher = PlainValues()
-        self._key: bytes | None = None
-        if codec.sealing:
-            own = new_file_key()
-            self._cipher = SealedValues(own)
-            self._key = pack(codec.seal(own, key_context(place)))
-        self._meta = meta
-        self._pipeline: Any = None
-        self._digest = Digest()
-        with server.answering():
-            pipeline = server.bulk.pipeline(transaction=True)
-            pipeline.hset(builds_key(place.scope), place.field(self._build), b"")
-            pipeline.set(place.building(self._build), b"", px=BUILDING_MILLISECONDS)
-            pipeline.execute()
-
-    def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
-        """Write records, in any order; a key comes once."""
-        if self._key is not None:
-            values = list(map(self._cipher.seal, keys, values))
-        self._digest.add(keys, values)
-        first = waiting = 0
-        for end, size in enumerate(map(len, values), 1):
-            waiting += size
-            if waiting >= _BATCH_BYTES or end - first >= _BATCH_VALUES:
-                self._send(keys[first:end], values[first:end])
-                first, waiting = end, 0
-        if first < len(keys):
-            self._send(keys[first:], values[first:])
-
-    def _send(self, keys: list[bytes], values: list[bytes]) -> None:
-        """One script with all of them, on its way while others still are."""
-        prefix = self._place.build(self._build)
-        named = [self._place.building(self._build), *[prefix + key[:_HASH].hex() for key in keys]]
-        arguments: list[Any] = [BUILDING_MILLISECONDS]
-        for key, value in zip(keys, values, strict=True):
-            arguments += (key[_HASH:] or _HEAD, value)
-        with self._server.answering():
-            if self._pipeline is None:
-                self._pipeline = self._server.bulk.pipeline(transaction=False)
-            self._pipeline.eval(WRITE, len(named), *named, *arguments)
-            if len(self._pipeline) >= _UNDER_WAY:
-                self._flush()
-
-    def _flush(self) -> None:
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None and not all(pipeline.execute()):
-            raise self._lost()
-
-    def seal(self, instead_of: bytes = b"") -> bool:
-        """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody
-        else's build came first and is as good.
-
-        Raises:
-            Unavailable: it took so long that it counts as given up.
-        """
-        with self._server.answering():
-            self._flush()
-        seal = encode_seal(
-            Seal(
-                format=FORMAT,
-                snapshot=self._place.snapshot,
-                build=self._build,
-                meta=self._cipher.seal(META, encode_meta(self._meta)),
-                values=self._digest.values,
-                size=self._digest.size,
-                digest=self._digest.hex,
-                key=self._key,
-            )
-        )
-        place = self._place
-        keys = (place.building(self._build), place.seal, builds_key(place.scope))
-        with self._server.answering():
-            outcome = self._server.bulk.eval(SEAL, 3, *keys, seal, instead_of, place.field(self._build))
-        if outcome == b"lost":
-            raise self._lost()
-        if outcome == b"taken":
-            self.discard()
-        return bool(outcome == b"sealed")
-
-    def discard(self) -> None:
-        """Give up; the next collection removes what was written. Without the server the mark runs out by itself."""
-        with suppress(AntiphonError), self._server.answering():
-            self._server.bulk.delete(self._place.building(self._build))
-
-    def _lost(self) -> Unavailable:
-        return Unavailable(
-            f"The build of {self._place.snapshot} stood still for {BUILDING_MILLISECONDS // 1000} s and was given up, "
-            "or the server lost its memory.",
-            where="online store",
-            next_step="Publish the view again.",
-        )
-
-
-class Digest:
-    """What was stored, whatever order it came in."""
-
-    def __init__(self) -> None:
-        self._sum = 0
-        self.size = self.values = 0
-
-    def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Take keys and stored values into account."""
-        digests = [
-            sha256(len(key).to_bytes(2, "big") + key + value).digest() for key, value in zip(keys, values, strict=True)
-        ]
-        self._sum += sum([int.from_bytes(digest, "big") for digest in digests])
-        self.size += sum(map(len, values))
-        self.values += len(values)
-
-    @property
-    def hex(self) -> str:
-        return f"{self._sum % 2**256:064x}"
-
-
 class _Build(msgspec.Struct, frozen=True):
-    """The build that is the snapshot now: its seal as stored, what its keys begin with, and its cipher."""
+    """The build that is the snapshot now: its seal as stored, what its keys begin with, the hash of its rows, and its
+    cipher."""
 
     stored: bytes
     seal: Seal
     prefix: str
+    rows: str
     cipher: ValueCipher
 
 
@@ -240,6 +103,8 @@ class RedisSnapshot:
         self._decoder = RecordDecoder(self.plan, self.meta.kinds)
         self.evaluator = Evaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
+        self._rows = layout_of(self.meta, self.evaluator)
+        self._sealing = self._build.seal.key is not None
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -254,8 +119,28 @@ class RedisSnapshot:
         return self._build.stored
 
     def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
-        """The finished row of each entity."""
-        return [None] * len(entities)
+        """The finished row of each entity; one command tells them and that their build is sealed."""
+        if self._rows is None or not entities:
+            return [None] * len(entities)
+        while True:
+            build = self._build
+            with self._server.answering():
+                sealed, *stored = self._server.client.hmget(build.rows, [SEALED, *entities])
+            if sealed is not None:
+                break
+            with self._server.answering():
+                found = self._server.client.get(self._place.seal)
+            # It was sealed anew meanwhile (with the same content), or it is gone.
+            self._build = self._built(found)
+            if found == build.stored:
+                raise self._broken("its finished rows are missing")
+        if self._sealing:
+            opened = build.cipher.open
+            stored = [
+                None if value is None else opened(row_key(entity), value)
+                for entity, value in zip(entities, stored, strict=True)
+            ]
+        return self._rows.rows(stored)
 
     def states(self, asked: Sequence[StateQuestion]) -> list[EntityState]:
         """What the snapshot knows of each entity; one round trip for whatever was not read before, and one more when
@@ -311,7 +196,7 @@ class RedisSnapshot:
                 pipeline = self._server.client.pipeline(transaction=False)
                 pipeline.get(self._place.seal)
                 for entity, (with_head, tiles) in wanted.items():
-                    fields = [_HEAD, BASE] if with_head else []
+                    fields = [HEAD, BASE] if with_head else []
                     pipeline.hmget(build.prefix + entity.hex(), fields + [tile_field(index) for index in tiles])
                 stored, *answers = pipeline.execute()
             if stored == build.stored:
@@ -344,9 +229,13 @@ class RedisSnapshot:
         yield META, build.cipher.open(META, build.seal.meta)
         for hashed, fields in self._hashes(build):
             for field, stored in fields.items():
-                key = hashed if field == _HEAD else hashed + field
+                key = hashed if field == HEAD else hashed + field
                 digest.add([key], [stored])
                 yield key, build.cipher.open(key, stored)
+        for hashed, stored in self._finished(build):
+            key = row_key(hashed)
+            digest.add([key], [stored])
+            yield key, build.cipher.open(key, stored)
         if (digest.hex, digest.size, digest.values) != (build.seal.digest, build.seal.size, build.seal.values):
             raise self._broken("what is stored does not match its seal")
 
@@ -356,7 +245,7 @@ class RedisSnapshot:
             with self._server.answering():
                 at, keys = client.scan(at, match=f"{build.prefix}*", count=_SCAN)
                 # A scan may tell a key twice.
-                fresh = [key for key in keys if key not in seen]
+                fresh = [key for key in keys if key not in seen and key != build.rows.encode()]
                 pipeline = client.pipeline(transaction=False)
                 for key in fresh:
                     pipeline.hgetall(key)
@@ -364,6 +253,20 @@ class RedisSnapshot:
             seen.update(fresh)
             for key, fields in zip(fresh, found, strict=True):
                 yield bytes.fromhex(key.decode().rpartition(":")[2]), fields
+            if at == 0:
+                return
+
+    def _finished(self, build: _Build) -> Iterator[tuple[bytes, bytes]]:
+        """Every finished row as stored."""
+        at, seen = 0, {SEALED}
+        while True:
+            with self._server.answering():
+                at, found = self._server.bulk.hscan(build.rows, at, count=_SCAN)
+            for hashed, stored in found.items():
+                # A scan may tell a field twice.
+                if hashed not in seen:
+                    seen.add(hashed)
+                    yield hashed, stored
             if at == 0:
                 return
 
@@ -381,7 +284,7 @@ class RedisSnapshot:
             cipher = SealedValues(self._codec.open(unpack(seal.key), key_context(self._place)))
         elif not self._codec.accepts_plain:
             raise self._broken("it is not sealed with a key, and this project is encrypted")
-        return _Build(stored, seal, self._place.build(seal.build), cipher)
+        return _Build(stored, seal, self._place.build(seal.build), self._place.rows(seal.build), cipher)
 
     def _broken(self, why: str) -> Corrupt:
         return Corrupt(
@@ -389,8 +292,3 @@ class RedisSnapshot:
             where=f"online store {self._server.name}",
             next_step="It is rebuilt from the lake by publishing the view again.",
         )
-
-
-def key_context(place: Place) -> PayloadContext:
-    """The place that a snapshot's own key is sealed for."""
-    return PayloadContext(_SCHEMA, place.scope, f"{place.view}/{place.snapshot}")

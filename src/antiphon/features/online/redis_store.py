@@ -13,8 +13,10 @@ from antiphon.core.errors import Conflict, Corrupt
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.building import copy_records, entity_hash, entity_hashes, fill
+from antiphon.features.online.encoding import FORMAT
+from antiphon.features.online.redis_building import RedisWriter
 from antiphon.features.online.redis_layout import DROP, TOUCH, Place, Seal, builds_key, decode_seal
-from antiphon.features.online.redis_sealed import RedisSnapshot, RedisWriter
+from antiphon.features.online.redis_sealed import RedisSnapshot
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.ports import Lake
 
@@ -59,8 +61,10 @@ class RedisStore:
         """
         self._server.require_keeping()
         place = Place(manifest.scope, manifest.view, manifest.id)
-        if self._touched(place):
+        known = self._known(place)
+        if known is not None and known[1].format == FORMAT and self._touched(place, *known):
             return False
+        other = known[0] if known is not None and known[1].format != FORMAT else b""
         writer = fill(
             manifest,
             spec,
@@ -68,24 +72,28 @@ class RedisStore:
             begin=lambda meta: RedisWriter(self._server, place, meta, self._codec),
             key=self._key,
         )
-        return writer.seal()
+        return writer.seal(instead_of=other)
 
-    def _touched(self, place: Place) -> bool:
-        """Whether it is there; if so it counts as written now, for it is about to be published."""
+    def _known(self, place: Place) -> tuple[bytes, Seal] | None:
+        """The seal that is there, as stored and as read."""
         with self._server.answering():
             stored = self._server.client.get(place.seal)
-            if stored is None:
-                return False
-            try:
-                build = decode_seal(stored).build
-            except msgspec.DecodeError as error:
-                raise Corrupt(
-                    f"The seal of {place.snapshot} does not decode.",
-                    where=f"online store {self._server.name}",
-                    next_step=f"Delete the key {place.seal}, and publish the view again.",
-                ) from error
-            keys = (place.seal, builds_key(place.scope))
-            return bool(self._server.client.eval(TOUCH, 2, *keys, stored, place.field(build)))
+        if stored is None:
+            return None
+        try:
+            return stored, decode_seal(stored)
+        except msgspec.DecodeError as error:
+            raise Corrupt(
+                f"The seal of {place.snapshot} does not decode.",
+                where=f"online store {self._server.name}",
+                next_step=f"Delete the key {place.seal}, and publish the view again.",
+            ) from error
+
+    def _touched(self, place: Place, stored: bytes, seal: Seal) -> bool:
+        """Whether it is still there; if so it counts as written now, for it is about to be published."""
+        keys = (place.seal, builds_key(place.scope))
+        with self._server.answering():
+            return bool(self._server.client.eval(TOUCH, 2, *keys, stored, place.field(seal.build)))
 
     def open(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
         """The snapshot, opened once per process.
@@ -146,9 +154,9 @@ class RedisStore:
             yield place, build, stored if stored is not None and _build_of(stored) == build else None, bool(alive)
 
     def _dropped(self, place: Place, build: str, sealed: bytes, older_than: float) -> bool:
-        keys = (place.seal, builds_key(place.scope))
+        keys = (place.seal, builds_key(place.scope), place.rows(build))
         with self._server.answering():
-            return bool(self._server.bulk.eval(DROP, 2, *keys, sealed, place.field(build), repr(older_than)))
+            return bool(self._server.bulk.eval(DROP, 3, *keys, sealed, place.field(build), repr(older_than)))
 
     def _delete(self, scope: Scope, dead: dict[bytes, str]) -> None:
         """Every key of these builds, in one walk over the server's keys."""

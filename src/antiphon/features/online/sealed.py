@@ -43,7 +43,7 @@ from antiphon.features.online.encoding import (
     encode_meta,
     plain_kinds,
 )
-from antiphon.features.online.finished import RowLayout
+from antiphon.features.online.finished import layout_of
 from antiphon.features.online.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
@@ -57,6 +57,7 @@ class Seal(msgspec.Struct, frozen=True):
     """What stands beside a finished file.
 
     Attributes:
+        format: of the file; 0 of one older than seals that say it.
         key: packed envelope of the file's key, in base64; ``None`` for a file in plaintext.
         otherwise: while a file is being replaced by one of the same content: the seal of the other one. Whichever of
             the two is there is whole.
@@ -67,6 +68,7 @@ class Seal(msgspec.Struct, frozen=True):
     bytes: int
     key: str | None = None
     otherwise: Seal | None = None
+    format: int = 0
 
     @property
     def alternatives(self) -> tuple[Seal, ...]:
@@ -140,7 +142,7 @@ class SealedWriter:
         with self._temporary.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
-        seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key)
+        seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format)
         if instead_of is not None:
             before = msgspec.structs.replace(instead_of, otherwise=None)
             write_seal(self._target, msgspec.structs.replace(seal, otherwise=before))
@@ -183,10 +185,12 @@ def key_context(scope: Scope, file: Path) -> PayloadContext:
 
 
 def is_sealed(file: Path, snapshot: str) -> bool:
-    """Whether the file is there with a seal of this snapshot and size; its hash is checked when it is opened."""
+    """Whether the file is there with a seal of this snapshot, format and size; its hash is checked when it is
+    opened."""
     try:
         size = file.stat().st_size
-        return any(seal.snapshot == snapshot and seal.bytes == size for seal in read_seal(file).alternatives)
+        wanted = (snapshot, FORMAT, size)
+        return any((seal.snapshot, seal.format, seal.bytes) == wanted for seal in read_seal(file).alternatives)
     except (OSError, msgspec.DecodeError):
         return False
 
@@ -220,7 +224,7 @@ class SealedSnapshot:
         self._decoder = RecordDecoder(self.plan, self.meta.kinds)
         self.evaluator = Evaluator(self.plan)
         self.plain = plain_kinds(self.plan, self.meta.kinds)
-        self._rows = None if self.meta.rows is None else RowLayout(self.meta.rows, self.meta.as_of)
+        self._rows = layout_of(self.meta, self.evaluator)
         self._states: OrderedDict[bytes, EntityState] = OrderedDict()
 
     def finished(self, entities: Sequence[bytes]) -> list[EntityRow | None]:
