@@ -6,6 +6,8 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -38,10 +40,13 @@ def keyed_hash(key: bytes, text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16, key=_fitting(key)).digest()
 
 
-def keyed_hashes(key: bytes, texts: Iterable[bytes]) -> list[bytes]:
-    """:func:`keyed_hash` of many texts in UTF-8; the key is taken in once."""
-    begun = hashlib.blake2b(digest_size=16, key=_fitting(key))
-    copy = begun.copy
+def keyed_hashes(key: bytes, texts: Iterable[bytes], begin: bytes = b"") -> list[bytes]:
+    """:func:`keyed_hash` of many texts in UTF-8.
+
+    Args:
+        begin: what each text begins with; like the key it is taken in once.
+    """
+    copy = _begun(key, begin).copy
     found: list[bytes] = []
     append = found.append
     for text in texts:
@@ -49,6 +54,13 @@ def keyed_hashes(key: bytes, texts: Iterable[bytes]) -> list[bytes]:
         hashed.update(text)
         append(hashed.digest())
     return found
+
+
+@lru_cache(maxsize=1_024)
+def _begun(key: bytes, begin: bytes) -> Any:
+    begun = hashlib.blake2b(digest_size=16, key=_fitting(key))
+    begun.update(begin)
+    return begun
 
 
 def _fitting(key: bytes) -> bytes:

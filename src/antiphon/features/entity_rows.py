@@ -92,15 +92,16 @@ class SnapshotRows:
         """The hash that each entity is stored under."""
         known = self._hashes.get
         found = [known(entity) for entity in entities]
-        if None in found:
-            missing = [entity for entity, hashed in zip(entities, found, strict=True) if hashed is None]
-            made = self._entity_hashes(self._entity, zip(missing) if len(self._keys) == 1 else missing)  # type: ignore[arg-type]
-            fresh = dict(zip(missing, made, strict=True))
-            self._hashes.keep(fresh)
-            found = [
-                fresh[entity] if hashed is None else hashed for entity, hashed in zip(entities, found, strict=True)
-            ]
-        return found  # type: ignore[return-value]
+        if None not in found:
+            return found  # type: ignore[return-value]
+        missing = [entity for entity, hashed in zip(entities, found, strict=True) if hashed is None]
+        fresh = dict(zip(missing, self._hashed(missing), strict=True))
+        self._hashes.keep(fresh)
+        return [fresh[entity] if hashed is None else hashed for entity, hashed in zip(entities, found, strict=True)]
+
+    def _hashed(self, entities: Sequence[Entity]) -> list[bytes]:
+        texts = zip(entities) if len(self._keys) == 1 else entities
+        return self._entity_hashes(self._entity, texts)  # type: ignore[arg-type]
 
     def rows(
         self, entities: Sequence[Entity], as_of: int | Sequence[int], streamed: Mapping[bytes, list[StreamedEvent]]
@@ -119,7 +120,13 @@ class SnapshotRows:
         kept = self._kept
         found: list[EntityRow | None]
         if streamed:
-            found = [None] * len(entities)
+            moments = [as_of] * len(entities) if isinstance(as_of, int) else as_of
+            found = [
+                row
+                if (row := kept.get(entity)) is not None and row.since <= moment < row.until and hashed not in streamed
+                else None
+                for entity, moment, hashed in zip(entities, moments, self.hashed(entities), strict=True)
+            ]
         elif isinstance(as_of, int):
             found = [
                 row if (row := kept.get(entity)) is not None and row.since <= as_of < row.until else None
@@ -145,33 +152,37 @@ class SnapshotRows:
     ) -> list[EntityRow]:
         """The rows found, with those that are missing read."""
         missing = [place for place, row in enumerate(found) if row is None]
-        hashes = self.hashed([entities[place] for place in missing])
-        asked, since, before = list(zip(missing, hashes, strict=True)), self.opened.meta.as_of, self._expired_from
+        asked = [entities[place] for place in missing] if len(missing) < len(found) else entities
+        # Of a view that follows a stream hashes are asked for by every reading; elsewhere a kept row needs none.
+        hashes = self._hashed(asked) if self.offset is None else self.hashed(asked)
+        since, before = self.opened.meta.as_of, self._expired_from
+        fresh: dict[Entity, EntityRow] = {}
         if streamed or min(moments) < since or max(moments) >= before:
-            asked = [
+            chosen = [
                 (place, hashed)
-                for place, hashed in asked
+                for place, hashed in zip(missing, hashes, strict=True)
                 if since <= moments[place] < before and hashed not in streamed
             ]
-        fresh: dict[Entity, EntityRow] = {}
+            finished = self.opened.finished([hashed for _, hashed in chosen]) if chosen else []
+            tried = [place for place, _ in chosen]
+        else:
+            finished, tried = self.opened.finished(hashes), missing
         expired = 0
-        if asked:
-            for (place, _), row in zip(asked, self.opened.finished([hashed for _, hashed in asked]), strict=True):
-                if row is None or moments[place] < row.since:
-                    continue
+        for place, row in zip(tried, finished, strict=True):
+            if row is not None:
                 if moments[place] < row.until:
                     found[place] = fresh[entities[place]] = row
                 else:
                     expired += 1
+        if fresh:
             self._kept.keep(fresh)
-            self._count(len(fresh), expired, moments)
-        if len(fresh) < len(missing):
+        self._count(len(fresh), expired, moments)
+        if None in found:
+            places = dict(zip(missing, hashes, strict=True))
             left = {
-                (entities[place], moments[place]): hashed
-                for place, hashed in zip(missing, hashes, strict=True)
-                if found[place] is None
+                (entities[place], moments[place]): hashed for place, hashed in places.items() if found[place] is None
             }
-            made = self._made(left, streamed) if left else {}
+            made = self._made(left, streamed)
             for place in missing:
                 if found[place] is None:
                     found[place] = made[entities[place], moments[place]]

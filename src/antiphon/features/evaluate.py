@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -39,7 +38,11 @@ EVER = 2**62
 """A moment (microseconds) after every other."""
 
 
-class EntityRow(NamedTuple):
+NEVER = -EVER
+"""One before every other."""
+
+
+class EntityRow(msgspec.Struct, frozen=True, gc=False):
     """Every feature of an entity as of a moment, in the order of the plan.
 
     Attributes:
@@ -47,6 +50,7 @@ class EntityRow(NamedTuple):
         event_times: of the latest event in each (microseconds), ``None`` without any.
         offsets: the highest log offset of a streamed event in each; ``None``: the row is from the snapshot alone.
         since, until: the row holds for every moment ``since ≤ t < until`` (microseconds).
+        oldest: the earliest of the event times where every feature has a value and one, otherwise ``NEVER``.
     """
 
     values: tuple[MeasureValue, ...]
@@ -54,6 +58,14 @@ class EntityRow(NamedTuple):
     offsets: tuple[int | None, ...] | None
     since: int
     until: int
+    oldest: int = NEVER
+
+
+def oldest_of(values: Sequence[MeasureValue], times: Sequence[int | None]) -> int:
+    """``EntityRow.oldest`` of values and event times."""
+    if not times or None in times or None in values:
+        return NEVER
+    return min(times)  # type: ignore[type-var, return-value]
 
 
 class StreamedEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -165,7 +177,8 @@ class Evaluator:
                 times.append(every.latest)
             if later is not None:
                 offsets.append(None if last is None else last[place])
-        return EntityRow(tuple(values), tuple(times), None if later is None else tuple(offsets), as_of, until)
+        known_offsets = None if later is None else tuple(offsets)
+        return EntityRow(tuple(values), tuple(times), known_offsets, as_of, until, oldest_of(values, times))
 
     def _together(self, together: EntityState | None, feature: PlannedFeature, fitted_at: int) -> Tile:
         index = self.plan.fitted_index(feature.window, fitted_at)

@@ -20,7 +20,7 @@ from antiphon.core.errors import Forbidden, InvalidInput, TooLarge
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.features.entity_rows import SnapshotRows
-from antiphon.features.evaluate import EntityRow
+from antiphon.features.evaluate import EVER, EntityRow
 from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.lookup import FeatureRows
 from antiphon.features.remedies import Remedied
@@ -71,7 +71,10 @@ class LookupRequest(msgspec.Struct, frozen=True):
     originating_user: str | None = None
 
 
-class LookedUp(msgspec.Struct, frozen=True):
+_NOTHING: dict[str, str | None] = {}
+
+
+class LookedUp(msgspec.Struct, frozen=True, gc=False):
     """One entity's features, each list in the order of ``Lookup.features``.
 
     Attributes:
@@ -291,16 +294,18 @@ class _Judge:
         """What is left of each row. Most are fresh throughout, which one comparison tells."""
         picked, fresh = self._picked, self._fresh
         oldest = as_of - self._age
+        enough = EVER if self._poor else oldest
         looked: list[LookedUp] = []
+        append, made = looked.append, LookedUp
         for row in rows:
-            values, times = row.values, row.event_times
-            if picked is not None:
-                values = tuple([values[index] for index in picked])
-                times = tuple([times[index] for index in picked])
-            if times and not self._poor and None not in values and None not in times and min(times) >= oldest:  # type: ignore[type-var, operator]
-                looked.append(LookedUp(values, times, fresh))
+            if picked is None:
+                values, times = row.values, row.event_times
             else:
-                looked.append(self._one_by_one(values, times, oldest))
+                values, times = self._columns(row)
+            if row.oldest >= enough:
+                append(made(values, times, fresh, _NOTHING))
+            else:
+                append(self._one_by_one(values, times, oldest))
         return looked
 
     def _columns(self, row: EntityRow) -> tuple[tuple[MeasureValue, ...], tuple[int | None, ...]]:

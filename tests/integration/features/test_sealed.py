@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.integration.features.world import NOON, World, minutes
 from tests.unit.governance.test_sealing import Keys
@@ -16,7 +17,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Corrupt, Unavailable
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
-from antiphon.features.online.sealed import read_seal, seal_path, write_seal
+from antiphon.features.online.sealed import SealedWriter, read_seal, seal_path, write_seal
 from antiphon.governance.sealing import AesGcmCodec
 
 WORD = b"PLANTEDWORD"
@@ -103,6 +104,24 @@ def test_after_a_rotation_everything_is_read_and_can_be_sealed_anew_while_it_is(
     for relative in world.world.lake.files(scope):
         world.world.lake.verify(relative, Path(relative).stem)
     world.world.close()
+
+
+def test_a_file_of_another_format_is_told_and_built_anew(world: Sealed) -> None:
+    world.noted("a", -30)
+    publication = world.world.publish(NOON)
+    scope, online = world.world.scope, world.world.online
+    snapshot = publication.snapshots[world.world.specs["noted"].key]
+    file = online.file(scope, "noted", snapshot)
+    opened = online.open(scope, "noted", snapshot)
+    writer = SealedWriter(file, msgspec.structs.replace(opened.meta, format=2), 1, world.codec, scope)
+    writer.seal(instead_of=opened.seal)
+    online.forget(scope, ())
+    with pytest.raises(Corrupt, match="another format"):
+        online.open(scope, "noted", snapshot)
+    assert not online.sealed(scope, "noted", snapshot)
+    world.world.publish(NOON)
+    world.world.reader = world.world.new_reader()
+    assert world.note(1) == f"{WORD.decode()} a"
 
 
 @pytest.mark.parametrize("there", ["old", "new"])

@@ -184,7 +184,8 @@ def entity_hash(key: bytes, entity: str, keys: Iterable[str | None]) -> bytes:
 def entity_hashes(key: bytes, entity: str, keys: Iterable[Sequence[str | None]]) -> list[bytes]:
     """:func:`entity_hash` of many entities."""
     encode = _encode
-    return keyed_hashes(key, [encode((entity, *values)) for values in keys])
+    # JSON of a name and keys is that of the name, which all have in common, and that of the keys.
+    return keyed_hashes(key, [encode(values)[1:] for values in keys], encode([entity])[:-1] + b",")
 
 
 def _hashes(key: bytes, spec: FeatureViewSpec, keys: Sequence[pyarrow.Array]) -> list[bytes]:

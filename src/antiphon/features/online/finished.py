@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.evaluate import EntityRow, Evaluator
+from antiphon.features.evaluate import EntityRow, Evaluator, oldest_of
 from antiphon.features.online.encoding import SnapshotMeta
 from antiphon.features.online.packing import sliced, text_words
 from antiphon.features.plan import Plan
@@ -95,17 +95,19 @@ class RowLayout:
     def rows(self, stored: Iterable[Any]) -> list[EntityRow | None]:
         """Rows from the beginnings of records (bytes or views of them)."""
         unpack, width, since, texts = self._layouts[0].unpack_from, self._width, self._since, self._texts
-        new, absent = tuple.__new__, self._absent
+        absent, one, made = self._absent, self._one, EntityRow
         found: list[EntityRow | None] = []
+        append = found.append
         for record in stored:
             if record is None:
-                found.append(absent)
+                append(absent)
                 continue
             words = unpack(record)
             if words[1] or texts:
-                found.append(self._one(record, words[1]))
+                append(one(record, words[1]))
             else:
-                found.append(new(EntityRow, (words[_HEAD:], (words[2],) * width, None, since, words[0])))
+                time = words[2]
+                append(made(words[_HEAD:], (time,) * width, None, since, words[0], time))
         return found
 
     def _one(self, record: Any, flags: int) -> EntityRow | None:
@@ -127,7 +129,7 @@ class RowLayout:
             for place in range(width):
                 if not words[at + place // 64] >> place % 64 & 1:
                     values[place] = None
-        return EntityRow(tuple(values), times, None, self._since, words[0])
+        return EntityRow(tuple(values), times, None, self._since, words[0], oldest_of(values, times))
 
     def after(self, record: bytes) -> bytes:
         """What stands in a record after its row."""
