@@ -34,7 +34,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.lookup import FeatureReader
-from antiphon.features.online import redis_sealed
+from antiphon.features.online import redis_building
 from antiphon.features.refresh import WORKFLOW
 from antiphon.testing import feature_chaos_broken
 from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
@@ -263,7 +263,7 @@ def zygote(live: Callable[[dict[str, Any]], None]) -> None:
     import redis
 
     assert all((duckdb, lmdb, pyarrow, redis))
-    vars(redis_sealed)["BUILDING_MILLISECONDS"] = 2_000  # a killed build is soon given up
+    vars(redis_building)["BUILDING_MILLISECONDS"] = 2_000  # a killed build is soon given up
     pairs = [[int(one) for one in pair.split(",")] for pair in sys.argv[1:]]
     if not pairs:
         _begin_lives(live)
