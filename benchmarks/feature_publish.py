@@ -1,6 +1,6 @@
 """Materialise, judge, publish: rows a second from Parquet to a sealed file, the gates' share of it, and memory.
 
-    python -m benchmarks.feature_publish [--size ci|demo|million|full] [--threads 1] [--keep]
+    python -m benchmarks.feature_publish [--size ci|demo|million|full] [--threads 1] [--store lmdb|redis …] [--keep]
 
 A row is an entity with 10 features: four ``last``, three ``mean``, two ``sum`` and a ``count``, over windows of 7 and
 30 days, from one event an entity of the last six days with ten numbers (uniform times, normal values with two decimals,
@@ -8,6 +8,10 @@ seed 7). Every round is a fresh process that has imported its libraries before t
 empty project on local disk: DuckDB, Parquet, LMDB and SQLite, all fsyncs included. Gates: the source's profile,
 statistics of every column and feature, and the judgement. Memory is the greatest RssAnon of the process, sampled every
 10 ms, and the limit of DuckDB's memory is 256 MiB up to 100,000 entities and 1 GiB beyond.
+
+Into Redis (one of its own on loopback) the first number of entities is published likewise; beside it stands a bare loop
+of the client's pipelined HSET, 2,000 at a time, over as many keys with values of the same size: no reading, computing
+or checking, and the limit of whoever writes with that client.
 
 ``ci`` 10,000 entities; ``demo`` 100,000; ``million`` one million; ``full`` 100,000 five times, then 1 and 10 million.
 Feast 0.67's figures for the same shape are in ``benchmarks.feast_peer``.
@@ -90,8 +94,8 @@ class _Peak(threading.Thread):
         return self.kilobytes * 1024 / 1e6
 
 
-def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, float]:
-    """Publish into an empty project; seconds of each phase."""
+def once(source: Path, folder: Path, threads: int, memory: int, redis: str | None = None) -> dict[str, float]:
+    """Publish into an empty project, online into ``redis`` (a URL) or LMDB; seconds of each phase."""
     import duckdb
     import lmdb
     import numpy
@@ -107,6 +111,8 @@ def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, flo
     from antiphon.features.compute import ComputeLimits
     from antiphon.features.lake.local import LocalLake
     from antiphon.features.materialize import Materialisation, materialize
+    from antiphon.features.online.redis_server import RedisServer
+    from antiphon.features.online.redis_store import RedisStore
     from antiphon.features.online.store import OnlineStore
     from antiphon.features.publish import Publisher
     from antiphon.features.quality.gate import gate
@@ -132,7 +138,10 @@ def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, flo
     spec, scope, clock = Activity.spec(), Scope(), SystemClock()
     database = Database.open(f"sqlite:///{folder}/catalog.db", clock=clock)
     database.migrate()
-    lake, online = LocalLake(folder / "lake"), OnlineStore(folder / "online", b"k" * 32)
+    lake, server = LocalLake(folder / "lake"), None if redis is None else RedisServer(redis)
+    online = OnlineStore(folder / "online", b"k" * 32) if server is None else RedisStore(server, b"k" * 32)
+    if server is not None:
+        server.describe()  # the client is loaded, and a connection open
     definitions = DefinitionVersions(database)
     definitions.put(scope, spec)
     publisher = Publisher(
@@ -141,7 +150,7 @@ def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, flo
     )  # fmt: skip
     peak = _Peak()
     peak.start()
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     manifest = materialize(
         Materialisation(scope, spec, AS_OF), lake=lake, log=None, clock=clock,
         limits=ComputeLimits(threads=threads, memory=memory),
@@ -150,8 +159,9 @@ def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, flo
     assert gate(spec, manifest).passed
     judged = time.perf_counter()
     assert publisher.publish([(manifest, spec)], reason="benchmark", principal="benchmark") is not None
-    ended = time.perf_counter()
+    ended, cpu = time.perf_counter(), time.process_time() - cpu
     anonymous = peak.stop()
+    bare = 0.0 if server is None else _bare(server.client, manifest.rows_out)
     quality = manifest.cost.quality_seconds if manifest.cost is not None else 0.0
     return {
         "entities": manifest.rows_out,
@@ -159,39 +169,73 @@ def once(source: Path, folder: Path, threads: int, memory: int) -> dict[str, flo
         "materialise": materialised - started - quality,
         "gates": quality + judged - materialised,
         "seal": ended - judged,
+        "cpu": cpu,
         "anonymous_mb": anonymous,
-        "sealed_mb": online.file(scope, spec.name, manifest.id).stat().st_size / 1e6,
+        "sealed_mb": online.file(scope, spec.name, manifest.id).stat().st_size / 1e6
+        if isinstance(online, OnlineStore)
+        else 0.0,
+        "bare": bare,
     }
 
 
-def run(size: str = "demo", threads: int = 1) -> dict[str, Any]:
+def _bare(client: Any, records: int) -> float:
+    """Seconds of a loop that does nothing but store so many records of 112 bytes."""
+    keys, value = [f"bare:production:Activity:{os.urandom(16).hex()}" for _ in range(records)], b"v" * 112
+    started = time.perf_counter()
+    for first in range(0, records, 2_000):
+        pipeline = client.pipeline(transaction=False)
+        for key in keys[first : first + 2_000]:
+            pipeline.hset(key, b"h", value)
+        pipeline.execute()
+    return time.perf_counter() - started
+
+
+def _case(source: Path, entities: int, rounds: int, threads: int, redis: str | None = None) -> dict[str, Any]:
+    """The median round."""
+    found = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(dir=source.parent) as project:
+            command = [sys.executable, "-m", "benchmarks.feature_publish", "--once", str(source), project]
+            memory = 256 if entities <= 100_000 else 1024
+            command += ["--threads", str(threads), "--memory", str(memory)]
+            command += [] if redis is None else ["--redis", redis]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found.append(json.loads(told.splitlines()[-1]))
+    found.sort(key=lambda each: each["seconds"])
+    middle = found[len(found) // 2]
+    return {
+        **middle,
+        "rounds": rounds,
+        "rows_per_second": middle["entities"] / middle["seconds"],
+        "gates_share": middle["gates"] / middle["seconds"],
+        "slowest": found[-1]["seconds"],
+        "anonymous_mb": max(each["anonymous_mb"] for each in found),
+    }
+
+
+def _into_redis(source: Path, entities: int, rounds: int, threads: int) -> dict[str, Any]:
+    from tests.servers import RedisProcess
+
+    server = RedisProcess()
+    try:
+        server.start()
+        found = _case(source, entities, rounds, threads, server.url)
+    finally:
+        server.remove()
+    return {**found, "bare_rows_per_second": entities / found["bare"]}
+
+
+def run(size: str = "demo", threads: int = 1, stores: tuple[str, ...] = ("lmdb", "redis")) -> dict[str, Any]:
     """Measure; the results as one dictionary, a case for each number of entities, the median round of each."""
-    cases = []
+    cases, beside = [], None
     with tempfile.TemporaryDirectory() as folder:
         for entities, rounds in SIZES[size]:
             source = Path(folder) / f"{entities}.parquet"
             write(source, entities)
-            found = []
-            for _ in range(rounds):
-                with tempfile.TemporaryDirectory(dir=folder) as project:
-                    command = [sys.executable, "-m", "benchmarks.feature_publish", "--once", str(source), project]
-                    memory = 256 if entities <= 100_000 else 1024
-                    command += ["--threads", str(threads), "--memory", str(memory)]
-                    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                    found.append(json.loads(told.splitlines()[-1]))
+            cases.append(_case(source, entities, rounds, threads))
+            if "redis" in stores and beside is None and entities <= 100_000:
+                beside = _into_redis(source, entities, rounds, threads)
             source.unlink()
-            found.sort(key=lambda each: each["seconds"])
-            middle = found[len(found) // 2]
-            cases.append(
-                {
-                    **middle,
-                    "rounds": rounds,
-                    "rows_per_second": middle["entities"] / middle["seconds"],
-                    "gates_share": middle["gates"] / middle["seconds"],
-                    "slowest": found[-1]["seconds"],
-                    "anonymous_mb": max(each["anonymous_mb"] for each in found),
-                }
-            )
     first = cases[0]
     return {
         "benchmark": "feature_publish",
@@ -201,6 +245,7 @@ def run(size: str = "demo", threads: int = 1) -> dict[str, Any]:
         "threads": threads,
         "load": os.getloadavg()[0],
         "cases": cases,
+        "redis": beside,
         "met": {
             "rows": first["rows_per_second"] >= GOAL_ROWS,
             "gates": all(case["gates_share"] < GOAL_GATES for case in cases),
@@ -218,23 +263,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="append the line to benchmarks/results")
     parser.add_argument("--once", nargs=2, metavar=("SOURCE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--store", choices=("lmdb", "redis"), action="append", help="both by default")
+    parser.add_argument("--redis", help=argparse.SUPPRESS)
     parser.add_argument("--memory", type=int, default=256, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.once:
         source, folder = map(Path, chosen.once)
-        print(json.dumps(once(source, folder, chosen.threads, chosen.memory)))
+        print(json.dumps(once(source, folder, chosen.threads, chosen.memory, chosen.redis)))
         return
-    found = run(chosen.size, chosen.threads)
+    found = run(chosen.size, chosen.threads, tuple(chosen.store or ("lmdb", "redis")))
     print(
-        f"{'entities':>10} {'rows/s':>9} {'seconds':>8} {'materialise':>11} {'gates':>6} {'seal':>6} {'share':>6} "
-        f"{'anon MB':>8} {'sealed MB':>9}"
+        f"{'':<6}{'entities':>10} {'rows/s':>9} {'seconds':>8} {'CPU':>6} {'materialise':>11} {'gates':>6} "
+        f"{'seal':>6} {'share':>6} {'anon MB':>8} {'sealed MB':>9}"
     )
-    for case in found["cases"]:
+    named = [("lmdb", case) for case in found["cases"]]
+    for store, case in [*named, *([("redis", found["redis"])] if found["redis"] is not None else [])]:
         print(
-            f"{case['entities']:>10,.0f} {case['rows_per_second']:>9,.0f} {case['seconds']:>8.2f} "
+            f"{store:<6}{case['entities']:>10,.0f} {case['rows_per_second']:>9,.0f} {case['seconds']:>8.2f} "
+            f"{case['cpu']:>6.2f} "
             f"{case['materialise']:>11.2f} {case['gates']:>6.2f} {case['seal']:>6.2f} {case['gates_share']:>6.1%} "
             f"{case['anonymous_mb']:>8.0f} {case['sealed_mb']:>9.1f}"
         )
+    if found["redis"] is not None:
+        print(f"a bare loop of pipelined HSET into Redis: {found['redis']['bare_rows_per_second']:,.0f} rows/s")
     print(json.dumps(found))
     if chosen.keep:
         RESULTS.mkdir(exist_ok=True)

@@ -120,23 +120,47 @@ class ParquetFile:
 
     def write(self, batch: pyarrow.RecordBatch) -> None:
         """Append rows; all batches have the same columns."""
-        self.ensure(batch.schema)
+        self._open(batch.schema, batch)
         if batch.num_rows:
             self._writer.write_batch(batch)
             self.rows += batch.num_rows
 
     def ensure(self, schema: pyarrow.Schema) -> None:
         """Fix the columns, if no batch did."""
-        import pyarrow
+        self._open(schema, None)
+
+    def _open(self, schema: pyarrow.Schema, batch: pyarrow.RecordBatch | None) -> None:
         import pyarrow.parquet
 
         if self._writer is not None:
             return
-        # Dictionaries pay where values repeat, and of numbers and hashes hardly any does.
-        keys = [field.name for field in schema if pyarrow.types.is_string(field.type) and field.name != "seq"]
+        split = [field.name for field in schema if _splits(field.type)]
         self._writer = pyarrow.parquet.ParquetWriter(
-            self._sink, schema, compression="zstd", compression_level=1, use_dictionary=keys
+            self._sink,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            # A byte of each number after the other: what compresses lies together, at twice the speed.
+            use_byte_stream_split=split,
+            use_dictionary=[] if batch is None else [name for name in schema.names if _repeats(batch.column(name))],
         )
+
+
+def _splits(kind: pyarrow.DataType) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_int64(kind) or types.is_float64(kind) or types.is_timestamp(kind))
+
+
+def _repeats(column: pyarrow.Array) -> bool:
+    """Whether a column is of texts that mostly repeat, as its first ones tell: only then a dictionary pays."""
+    import pyarrow
+    import pyarrow.compute as pc
+
+    if not pyarrow.types.is_string(column.type):
+        return False
+    first = column.slice(0, 1_000)
+    return 2 * int(pc.count_distinct(first).as_py()) < len(first)
 
 
 def one_row(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:

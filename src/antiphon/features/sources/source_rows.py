@@ -122,13 +122,12 @@ def load_rows(
         columns_hash = content_hash(list(types.items()))
         selected, file_kinds = rows_sql(plan, admitted_relation(plan.spec, relation, types), types)
         kinds = list(file_kinds)
-        with_offset = f"SELECT *, NULL::BIGINT AS log_offset FROM ({selected}){wanted}"
-        in_doubt = f"SELECT * FROM ({with_offset}) WHERE NOT ({missing})"
+        from_source = f"FROM (SELECT *, NULL::BIGINT AS log_offset FROM ({selected})){wanted}"
+        in_doubt = f"SELECT * {from_source}{' AND' if wanted else ' WHERE'} NOT ({missing})"
         if known_by is not None:
             in_doubt += f" AND available_at <= {known_by}"
-        if late:
-            with_offset = f"SELECT * REPLACE (NULL::VARCHAR AS seq) FROM ({with_offset})"
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded AS {with_offset}")
+        first = ", ".join("NULL::VARCHAR AS seq" if late and name == "seq" else name for name in columns)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE loaded AS SELECT {first} {from_source}")
         rows_in, rejected = one_row(connection, f"SELECT count(*), count(*) FILTER (WHERE {missing}) FROM loaded")
         connection.execute(f"DELETE FROM loaded WHERE {missing}")
         if known_by is not None:
@@ -159,9 +158,12 @@ def load_rows(
         described.append(f"stream {source.name} through {offset}")
     elif rows is None and before is None:
         raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
-    chosen = one_of_each(plan, "loaded") if merged else f"SELECT {', '.join(columns)} FROM loaded"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {chosen}")
-    connection.execute("DROP TABLE loaded")
+    if merged and source.event_id is not None:
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {one_of_each(plan, 'loaded')}")
+        connection.execute("DROP TABLE loaded")
+    else:
+        connection.execute(f"DROP TABLE IF EXISTS {ROWS}")
+        connection.execute(f"ALTER TABLE loaded RENAME TO {ROWS}")
     read = rows_in
     if before is not None:
         # Each log entry and each file's row was counted once, in the snapshot that read it.
@@ -193,9 +195,7 @@ def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: st
     """
     place = ", ".join([*keys, "event_time"])
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE tied AS SELECT {place} FROM loaded WHERE hash({place}) IN "
-        f"(SELECT h FROM (SELECT hash({place}) AS h FROM loaded) GROUP BY h HAVING count(*) > 1) "
-        "GROUP BY ALL HAVING count(*) > 1"
+        f"CREATE OR REPLACE TEMP TABLE tied AS SELECT {place} FROM loaded GROUP BY ALL HAVING count(*) > 1"
     )
     (tied,) = one_row(connection, "SELECT count(*) FROM tied")
     if tied:
