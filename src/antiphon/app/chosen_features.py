@@ -35,27 +35,31 @@ class Chosen(msgspec.Struct, frozen=True):
         """Full names of the features that are read."""
         return [f"{view}.{feature}" for view, spec in self.views.items() for feature in spec.features]
 
-    def without_vectors(self, asked: Sequence[str]) -> Chosen:
-        """The same without features declared by ``embed``, which are not served in rows.
+    @property
+    def vectors(self) -> dict[str, FeatureViewSpec]:
+        """Views of which vectors are read."""
+        return {view: spec for view, spec in self.views.items() if spec.models}
+
+    def without_vectors(self, asked: Sequence[str] = ()) -> Chosen:
+        """The same without features declared by ``embed``, but for those that are asked for by their full names.
 
         Raises:
-            InvalidInput: one is asked for by its name, or nothing else is left.
+            InvalidInput: nothing is left.
         """
-        vectors = {f"{view}.{name}" for view, spec in self.views.items() for name in spec.models}
-        named = sorted(vectors.intersection(asked)) or (sorted(vectors) if vectors.issuperset(self.names) else [])
-        if named:
+        out = {f"{view}.{name}" for view, spec in self.views.items() for name in spec.models}.difference(asked)
+        if out.issuperset(self.names):
             raise InvalidInput(
-                f"{', '.join(named)} is a vector, which is not looked up as a value.",
+                f"{', '.join(sorted(out))} is a vector: a whole view is looked up without its vectors.",
                 where="features",
-                next_step="Ask for its nearest neighbours, or for a training set.",
+                next_step="Ask for it by its full name, or for its nearest neighbours.",
             )
         views = {
             view: msgspec.structs.replace(
-                spec, features={name: one for name, one in spec.features.items() if one.model is None}
+                spec, features={name: one for name, one in spec.features.items() if f"{view}.{name}" not in out}
             )
             for view, spec in self.views.items()
         }
-        names = tuple(name for name in self.names if name not in vectors)
+        names = tuple(name for name in self.names if name not in out)
         return Chosen(names, {view: spec for view, spec in views.items() if spec.features}, self.on_demand)
 
 

@@ -29,6 +29,7 @@ from antiphon.features.lookup import FeatureReader
 from antiphon.features.skew.measure import SAMPLE, SECONDS, Progress, Skew
 from antiphon.features.skew.schedule import OFF, WORKFLOW, due
 from antiphon.features.skew.served import Served
+from antiphon.features.skew.vectors import SkewVectors
 
 _log = logging.getLogger("antiphon.features")
 
@@ -60,6 +61,7 @@ class FeatureSkew:
             log=store.events,
             clock=store.database.clock,
             overlay=platform.overlay,
+            vectors=SkewVectors(platform.vectors(store.scope), platform.spaces, platform.embedders),
         )
 
     def last(self, scope: Scope, view: str | None = None) -> SkewReport | None:

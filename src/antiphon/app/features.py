@@ -22,6 +22,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup
+from antiphon.features.embedding.reading import VectorReader
 from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.feast.reader import FeastReader
 from antiphon.features.feast.server import FeastServer
@@ -209,6 +210,27 @@ class FeaturePlatform:
                     overlay=self.overlay if scope == self._store.scope else None,
                 )
             return reader
+
+    def vectors(self, scope: Scope) -> VectorReader:
+        """The reader of embedded features, which are this project's own scope's.
+
+        Raises:
+            NotFound: another scope has none here.
+        """
+        if not self.serves(scope):
+            raise NotFound("There are no vectors.", where=str(scope), next_step="Ask the project's own gateway.")
+        return self._vectors
+
+    @cached_property
+    def _vectors(self) -> VectorReader:
+        return VectorReader(
+            self._store.scope,
+            publications=self._store.publications,
+            online=self.online,
+            clock=self._store.database.clock,
+            vectors=self.spaces,
+            overlay=self.overlay,
+        )
 
     def serves(self, scope: Scope) -> bool:
         """Whether the views, streams and publications of this platform are that scope's; nobody else moves them."""

@@ -22,11 +22,13 @@ from antiphon.app.project import at_terminal
 from antiphon.app.refreshing import refresh_now
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInput, Unavailable
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.embedding.reading import TextVector
 from antiphon.features.exports.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
 from antiphon.features.expressions.on_demand import computed_of
+from antiphon.features.lookup import FeatureValue
 from antiphon.features.point_in_time.join import point_in_time
 from antiphon.learning.dataset_reader import read_table
 
@@ -162,18 +164,42 @@ class Project:
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         self._allow(chosen, table, [moment] * table.num_rows, purpose, "online vectors")
         asked = _entities(table, chosen.keys)
-        versions = {view: spec.definition_version for view, spec in chosen.views.items()}
-        vectors = self._platform.reader(self._store.scope).read_many(versions, asked, moment) if asked else []
+        read = self._read(chosen, asked, moment)
         instant = pyarrow.timestamp("us", tz="UTC")
         found = table
+        embedded = {f"{view}.{name}" for view, spec in chosen.vectors.items() for name in spec.models}
         for name in chosen.read:
-            found = found.append_column(name, pyarrow.array([vector.values[name].value for vector in vectors]))
-            times = [vector.values[name].event_time for vector in vectors]
+            kind = pyarrow.list_(pyarrow.float32()) if name in embedded else None
+            found = found.append_column(name, pyarrow.array([values[name].value for values in read], kind))
+            times = [values[name].event_time for values in read]
             found = found.append_column(f"{name}.event_time", pyarrow.array(times, instant))
         if chosen.on_demand:
             found = found.append_column(_MOMENT, pyarrow.array([moment] * table.num_rows, instant))
             found = computed_of(found, chosen.on_demand, _MOMENT)
         return from_arrow(_picked(found, table, chosen, event_times), to or library_of(rows), rows)
+
+    def _read(
+        self, chosen: Chosen, asked: Sequence[Mapping[str, str]], moment: datetime
+    ) -> list[dict[str, FeatureValue | TextVector]]:
+        """Values and vectors of each entity, all from one publication."""
+        if not asked:
+            return []
+        versions = {view: spec.definition_version for view, spec in chosen.views.items()}
+        reader = self._platform.reader(self._store.scope)
+        if not chosen.vectors:
+            return [{**one.values} for one in reader.read_many(versions, asked, moment)]
+        minimum: int | None = None
+        for _ in range(_TRIES):
+            vectors = self._platform.vectors(self._store.scope).rows(chosen.vectors, asked, moment, minimum)
+            plain = reader.read_many(versions, asked, moment, vectors.publication)
+            if plain[0].publication == vectors.publication:
+                return [{**one.values, **more} for one, more in zip(plain, vectors.entities, strict=True)]
+            minimum = plain[0].publication
+        raise Unavailable(
+            "Every time another publication became current before all was read.",
+            where="publication",
+            next_step="Try again.",
+        )
 
     def values(self, view: str, *, snapshot: str | None = None, purpose: str = "", to: str = "arrow") -> Any:
         """Every entity's values of a published view, as ``antiphon features export`` writes them.
@@ -223,6 +249,8 @@ class Project:
             self._store.scope, self._principal.id, "features.read", ",".join(views), {"what": what, **more}
         )
 
+
+_TRIES = 5
 
 _MOMENT = "antiphon as of"
 """A column that no frame of a user has, for the moment of an online reading."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from antiphon.core.errors import Conflict, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from antiphon.gateway.lookup import FeatureLookupAnswer
+    from antiphon.serving.lookup_values import LookupPlan, LookupValue
 
 _TRIES = 5
 
@@ -31,6 +32,7 @@ def get(
     as_of: entities.AsOf = "",
     minimum: Annotated[int, typer.Option("--minimum-publication", min=0, help="At least this publication.")] = 0,
     purpose: Annotated[str, typer.Option(help="What the values are for, which policies may ask.")] = "",
+    told: entities.Input = [],  # noqa: B006 -- typer copies it
     project: Project = HERE,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +46,10 @@ def get(
             next_step="Write --entity KEY=VALUE for each key, or --entities FILE.",
         )
     asked = [entities.keys(entity)] if entity_file is None else list(_rows(entity_file))
-    found = asyncio.run(_look_up(project, features or [], asked, application or None, as_of, minimum or None, purpose))
+    inputs = entities.inputs(told) if told else None
+    found = asyncio.run(
+        _look_up(project, features or [], asked, application or None, as_of, minimum or None, purpose, inputs)
+    )
     show(found, as_json, lambda: _text(found))
     if not as_json and found.catalog_away:
         note("The catalog does not answer: these are the values last known to be current.")
@@ -52,22 +57,27 @@ def get(
 
 async def _look_up(
     project: Path, features: Sequence[str], asked: Sequence[dict[str, str]], application: str | None, as_of: str,
-    minimum: int | None, purpose: str,
+    minimum: int | None, purpose: str, told: Mapping[str, Any] | None,
 ) -> FeatureLookupAnswer:  # fmt: skip
     import msgspec
 
     from antiphon.gateway.lookup import answer
-    from antiphon.serving.feature_lookup import MOST_ENTITIES, LookupRequest
+    from antiphon.serving.feature_lookup import MOST_ENTITIES
+    from antiphon.serving.lookup_values import LookupRequest
 
     async with services(project) as (ports, store):
         lookups = ports.looked_up()
-        plan = lookups.plan(store.scope, features, application, purpose)
+        plan = lookups.plan(store.scope, features, application, purpose, computed=told is not None)
         moment = entities.moment(as_of) or ports.clock.now()
+        columns = frozenset(name for row in asked for name in row)
         for _ in range(_TRIES):
             parts = []
             rest = iter(asked)
             while part := list(islice(rest, MOST_ENTITIES)):
-                request = LookupRequest(store.scope, at_terminal(store), plan, part, moment, minimum)
+                inputs = [_inputs(plan, told or {}, row, columns) for row in part]
+                request = LookupRequest(
+                    store.scope, at_terminal(store), plan, part, moment, minimum, inputs=inputs if any(inputs) else {}
+                )
                 parts.append(answer(await lookups.look_up(request), part))
             if len({part.publication for part in parts}) == 1:
                 return msgspec.structs.replace(parts[0], entities=[line for part in parts for line in part.entities])
@@ -76,6 +86,20 @@ async def _look_up(
         where="publication",
         next_step="Try again, or look up fewer entities at a time.",
     )
+
+
+def _inputs(
+    plan: LookupPlan, told: Mapping[str, Any], row: Mapping[str, str], columns: frozenset[str]
+) -> dict[str, Any]:
+    """What on-demand features are told: what ``--input`` says for all, else what the row's column of that name says."""
+    from antiphon.definitions.on_demand import input_of_text
+    from antiphon.serving.lookup_derived import input_types
+
+    if plan.derived is None:
+        return dict(told)
+    types = input_types(plan.derived.on_demand, plan.derived.keys)
+    said = {name: input_of_text(types[name], row.get(name, "")) for name in types if name in columns}
+    return {**said, **told}
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
@@ -127,7 +151,7 @@ def _text(found: FeatureLookupAnswer) -> str:
     if len(found.entities) == 1:
         one = found.entities[0]
         rows = [
-            (name, value, moment, None if age is None else f"{age:.0f} s", said)
+            (name, _short(value), moment, None if age is None else f"{age:.0f} s", said)
             for name, value, moment, age, said in zip(
                 found.features, one.values, one.event_times, one.ages, one.contracts, strict=True
             )
@@ -136,7 +160,18 @@ def _text(found: FeatureLookupAnswer) -> str:
         return f"{head}\n{table(('feature', 'value', 'event time', 'age', 'contract'), rows)}{known}"
     keys = list(found.entities[0].entity)
     lines = [
-        (*(line.entity.get(key) for key in keys), *line.values, ", ".join(sorted({*line.contracts} - {"fresh"})))
+        (
+            *(line.entity.get(key) for key in keys),
+            *map(_short, line.values),
+            ", ".join(sorted({*line.contracts} - {"fresh"})),
+        )
         for line in found.entities
     ]
     return f"{head}\n{table((*keys, *found.features, 'contracts'), lines)}"
+
+
+def _short(value: LookupValue) -> object:
+    """A vector by its beginning; ``--json`` has all of it."""
+    if not isinstance(value, tuple):
+        return value
+    return f"[{', '.join(f'{number:.4f}' for number in value[:4])}, … {len(value)} numbers]"

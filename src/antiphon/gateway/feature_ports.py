@@ -14,7 +14,7 @@ from antiphon.features.embedding.neighbours import Neighbours, Question
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
 from antiphon.governance.principal import Principal
-from antiphon.serving.feature_lookup import Lookup, LookupPlan, LookupRequest
+from antiphon.serving.lookup_values import Lookup, LookupPlan, LookupRequest
 
 if TYPE_CHECKING:
     from antiphon.gateway.ports import ViewGlance
@@ -55,7 +55,13 @@ class Lookups(Protocol):
     """Feature values of entities."""
 
     def plan(
-        self, scope: Scope, features: Sequence[str] = (), application: str | None = None, purpose: str = ""
+        self,
+        scope: Scope,
+        features: Sequence[str] = (),
+        application: str | None = None,
+        purpose: str = "",
+        *,
+        computed: bool = False,
     ) -> LookupPlan:
         """What is read, by these names; raises ``NotFound`` with every name that is not there."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -13,11 +14,14 @@ from starlette.responses import Response
 
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInput, TooLarge
+from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.gateway import incoming
 from antiphon.gateway.ports import GatewayServices
-from antiphon.serving.feature_lookup import MOST_ENTITIES, Lookup, LookupRequest, ages, moments
+from antiphon.serving.feature_lookup import MOST_ENTITIES
+from antiphon.serving.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments
 
 Key = str | int
+InputJson = float | int | str | bool | None
 
 
 class FeatureLookupBody(msgspec.Struct, frozen=True):
@@ -25,12 +29,15 @@ class FeatureLookupBody(msgspec.Struct, frozen=True):
 
     Attributes:
         entities: the key columns of each entity.
-        features: ``view`` or ``view.feature``; may be left out with an application, whose features are meant then.
+        features: ``view`` or ``view.feature``; may be left out with an application, whose features are meant then. A
+            whole view is without its vectors, which are named.
         application: hold the values against the freshness contracts of its live release.
         as_of: the moment; now by default.
         minimum_publication: a publication that was answered from before.
         purpose: what the values are for; an application has its own.
         user: on whose behalf.
+        inputs: what on-demand features are told: one object for all entities, or a list with one for each. With an
+            application and no features, its on-demand features are looked up too.
     """
 
     entities: Annotated[tuple[dict[str, Key], ...], msgspec.Meta(min_length=1, max_length=MOST_ENTITIES)]
@@ -40,6 +47,7 @@ class FeatureLookupBody(msgspec.Struct, frozen=True):
     minimum_publication: Annotated[int, msgspec.Meta(ge=0)] | None = None
     purpose: str = ""
     user: str | None = None
+    inputs: dict[str, InputJson] | tuple[dict[str, InputJson], ...] | None = None
 
 
 class LookupSnapshot(msgspec.Struct, frozen=True):
@@ -56,11 +64,12 @@ class LookupEntity(msgspec.Struct, frozen=True):
     ``known`` says whether any event of it is known. ``ages`` are seconds between the latest event in a value and
     ``as_of``. ``contracts`` say what happened: fresh, absent, flagged, previous, recomputed, defaulted, rejected,
     masked; the last three withhold the value. ``instead`` names the snapshot of a value that stands in for a stale one.
+    A vector's value is a list of float32 numbers.
     """
 
     entity: Mapping[str, Key]
     known: bool
-    values: tuple[float | int | str | bool | None, ...]
+    values: tuple[LookupValue, ...]
     event_times: list[datetime | None]
     ages: list[float | None]
     contracts: tuple[str, ...]
@@ -68,7 +77,7 @@ class LookupEntity(msgspec.Struct, frozen=True):
 
 
 class FeatureLookupAnswer(msgspec.Struct, frozen=True):
-    """What was found, all of one publication."""
+    """What was found, all of one publication; ``models`` has what made each feature that is a vector."""
 
     publication: int
     as_of: datetime
@@ -76,6 +85,7 @@ class FeatureLookupAnswer(msgspec.Struct, frozen=True):
     snapshots: dict[str, LookupSnapshot]
     entities: list[LookupEntity]
     catalog_away: bool = False
+    models: dict[str, EmbeddingModel] = {}
 
 
 async def lookup(request: Request) -> Response:
@@ -96,7 +106,8 @@ async def lookup(request: Request) -> Response:
             "An application has a purpose of its own.", where="purpose", next_step="Leave out one of the two."
         )
     lookups, scope = services.looked_up(), services.scope(principal)
-    plan = await run_in_threadpool(lookups.plan, scope, body.features, body.application, body.purpose)
+    planned = partial(lookups.plan, computed=body.inputs is not None)
+    plan = await run_in_threadpool(planned, scope, body.features, body.application, body.purpose)
     found = await lookups.look_up(
         LookupRequest(
             scope=scope,
@@ -106,6 +117,7 @@ async def lookup(request: Request) -> Response:
             as_of=body.as_of,
             minimum_publication=body.minimum_publication,
             originating_user=incoming.originating_user(request, principal, body.user),
+            inputs=body.inputs or {},
         )
     )
     return Response(msgspec.json.encode(answer(found, body.entities)), media_type="application/json")
@@ -125,4 +137,5 @@ def answer(found: Lookup, entities: Sequence[Mapping[str, Key]]) -> FeatureLooku
             for entity, line in zip(entities, found.entities, strict=True)
         ],
         catalog_away=found.catalog_away,
+        models=found.models,
     )

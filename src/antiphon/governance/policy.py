@@ -31,6 +31,7 @@ from antiphon.governance.policy_request import (
     Effective,
     Resource,
     effective,
+    purpose_to_name,
     resource_of,
 )
 from antiphon.governance.principal import KEY_SCOPE, Principal
@@ -128,7 +129,8 @@ class Decider:
             raise Forbidden(
                 f"{principal.id} ({principal.role}) may not {action} {resource}: {decision.reason}.",
                 where="policy",
-                next_step=f"`antiphon policy explain {principal.id} {action} {resource}` says what would have to hold.",
+                next_step=purpose_to_name(decision.policies, resource, (context or {}).get("purpose"))
+                or f"`antiphon policy explain {principal.id} {action} {resource}` says what would have to hold.",
             )
         return decision
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -124,6 +124,29 @@ def effective(resource: Resource, tenant: str, visible: Iterable[Column]) -> Eff
         sensitivity=max((LEVELS[column.sensitivity] for column in columns), default=0),
         limited=bool(limits),
         purposes=tuple(sorted(common)),
+    )
+
+
+FEATURE_PURPOSE = "feature-purpose"
+"""The default policy that keeps features to the purposes that they are declared for."""
+
+
+def purpose_to_name(policies: Collection[str], resource: Resource | str, purpose: object) -> str | None:
+    """Which purposes what is read is declared for, as a next step for somebody who was refused for another; ``None``:
+    that is not why, or it is not theirs to name, as an application has its own."""
+    if FEATURE_PURPOSE not in policies:
+        return None
+    if not isinstance(resource, Resource) or resource.kind == "application":
+        return None
+    limited = effective(resource, "", resource.columns)
+    if not limited.limited or purpose in limited.purposes:
+        return None
+    if not limited.purposes:
+        return "No purpose may use all of these features together: ask for fewer of them at a time."
+    given = f"and {purpose!r} is given" if purpose else "and none is given"
+    return (
+        f"These features are declared for {' and '.join(limited.purposes)}, {given}: name what it is for "
+        f"(--purpose {limited.purposes[0]}, `purpose` over HTTP and in Python)."
     )
 
 

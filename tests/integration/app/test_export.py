@@ -176,8 +176,10 @@ def test_policy_decides_about_views_columns_and_rows(tmp_path: Path) -> None:
         policies = PolicyService(store, store.policy_sets)
         policies.propose(store.scope, policies.declared(), by=at_terminal(store), reason="they asked for it")
         policies.approve(store.scope, 1, by=at_terminal(store), reason="agreed")
-        with pytest.raises(Forbidden, match="may not export view/orders"):
+        with pytest.raises(Forbidden, match=r"may not export view/orders.*feature-purpose") as refusal:
             exported(project, tmp_path / "orders")
+        assert "declared for billing, and none is given" in (refusal.value.next_step or "")
+        assert "--purpose billing" in (refusal.value.next_step or ""), "how it is named"
         assert not (tmp_path / "orders").exists()
         made = exported(project, tmp_path / "orders", purpose="billing")
         assert (made.written.rows, made.written.withheld) == (2, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Entity, Source, col, embed, feature_view, last
 from antiphon.catalog.events import Event
+from antiphon.catalog.skew_reports import SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.codec import PlainCodec
@@ -24,10 +25,13 @@ from antiphon.core.errors import FeatureUnavailable, InvalidInput, NotFound, Oth
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup, Question
+from antiphon.features.embedding.ports import Embedded
 from antiphon.features.embedding.reading import TextVector, VectorReader
 from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.skew.measure import Skew
+from antiphon.features.skew.vectors import SkewVectors
 from antiphon.governance.sealing import AesGcmCodec
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words
 
@@ -339,3 +343,51 @@ def test_point_in_time_takes_the_text_of_each_moment_and_leaves_vectors_out(said
         dict(zip(said.values()["order"].to_pylist(), said.values()["said.review"].to_pylist(), strict=True))["lamp"]
         == vectors[1]
     )
+
+
+def test_vectors_that_are_read_are_what_batch_makes_of_the_text_that_it_finds(tmp_path: Path) -> None:
+    made = Embedding(tmp_path)
+    made.say(TEXTS)
+    manifest = made.publish()
+    made.say({"coat": "the coat is torn", "hat": "a hat"}, at=5)
+    made.world.consume()
+    report = skew(made, made.embedders)
+    found = next(one for one in report.features if one.feature == "review")
+    assert (found.compared, found.different, found.not_comparable) == (6, 0, {}), "with one that streamed in"
+    assert (report.compared, report.different) == (12, 0)
+    # Without the model the lake tells of texts that the snapshot knows.
+    without = skew(made, GivenEmbedders())
+    found = next(one for one in without.features if one.feature == "review")
+    assert (found.different, sum(found.not_comparable.values())) == (0, 6 - found.compared)
+    other = hashed_words(tokens=8)
+    made.embedders = GivenEmbedders(Shifted(other))
+    wrong = next(one for one in skew(made, made.embedders).features if one.feature == "review")
+    assert (wrong.compared, wrong.different) == (6, 5), "of the blank text there is none"
+    assert str(wrong.examples[0].online).startswith(f"vector of {other.dimensions} numbers")
+    assert wrong.examples[0].online != wrong.examples[0].batch
+    assert wrong.examples[0].snapshot == manifest.id
+    made.world.close()
+
+
+class Shifted(HashedWords):
+    """A model that makes other vectors than it did."""
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        found = super().embed(texts)
+        return Embedded(found.vectors + numpy.float32(0.001), found.truncated)
+
+
+def skew(made: Embedding, embedders: GivenEmbedders) -> SkewReport:
+    world = made.world
+    comparing = Skew(
+        world.scope,
+        definitions=world.definitions,
+        snapshots=world.snapshots,
+        reader=world.new_reader(),
+        lake=world.lake,
+        log=world.log,
+        clock=world.clock,
+        overlay=world.overlay,
+        vectors=SkewVectors(made.reader(), made.spaces, embedders),
+    )
+    return comparing.measure([made.spec], as_of=NOON + minutes(10))

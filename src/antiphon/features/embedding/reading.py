@@ -5,7 +5,7 @@ Rows of features hold neither, so no answer, receipt or bulk lookup shows a text
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -48,6 +48,21 @@ class TextVector(msgspec.Struct, frozen=True):
     definition_version: str
 
 
+class VectorRows(msgspec.Struct, frozen=True):
+    """Vectors of entities, all from one publication.
+
+    Attributes:
+        entities: of each entity ``view.feature`` to vector.
+        snapshots: view to (snapshot, definition version, the moment it was made as of).
+        quality: view to the share of its source's rows without a defect; ``None``: nobody knows.
+    """
+
+    publication: int
+    entities: list[dict[str, TextVector]]
+    snapshots: dict[str, tuple[str, str, datetime]]
+    quality: dict[str, float | None]
+
+
 class VectorReader:
     """Reads the vectors of entities as of a moment. Safe to share between threads.
 
@@ -86,15 +101,36 @@ class VectorReader:
             As :meth:`FeatureReader.read_many`; FeatureUnavailable also when a text streamed in and the model is not
             here to embed it.
         """
+        return self.rows(views, keys, as_of, minimum_publication).entities
+
+    def rows(
+        self,
+        views: Mapping[str, FeatureViewSpec],
+        keys: Sequence[Mapping[str, str]],
+        as_of: datetime | Sequence[datetime],
+        minimum_publication: int | None = None,
+        *,
+        only: Collection[str] | None = None,
+    ) -> VectorRows:
+        """:meth:`read_many`, and where it is from.
+
+        Args:
+            only: full names of the vectors that are wanted; all by default.
+        """
         versions = {name: spec.definition_version for name, spec in views.items() if spec.models}
         read = self._texts.read_many(versions, keys, as_of, minimum_publication)
         found: list[dict[str, TextVector]] = [{} for _ in keys]
-        for view in versions:
+        snapshots: dict[str, tuple[str, str, datetime]] = {}
+        for view, version in versions.items():
             for name, model in views[view].models.items():
+                if only is not None and f"{view}.{name}" not in only:
+                    continue
                 texts = [vector.values[f"{view}.{name}"] for vector in read]
                 asked = [text.value if isinstance(text.value, str) else None for text in texts]
                 snapshot = texts[0].snapshot if texts else ""
                 made = self._vectors.vectors(snapshot, name, model, asked) if texts else []
+                if texts:
+                    snapshots[view] = (snapshot, version, read[0].refreshed[view])
                 for row, text, vector in zip(found, texts, made, strict=True):
                     row[f"{view}.{name}"] = TextVector(
                         value=None if vector is None else tuple(vector.tolist()),
@@ -104,7 +140,13 @@ class VectorReader:
                         stream_offset=text.stream_offset,
                         definition_version=text.definition_version,
                     )
-        return found
+        facts = read[0].facts if read else {}
+        return VectorRows(
+            publication=(read[0].publication if read else None) or 0,
+            entities=found,
+            snapshots=snapshots,
+            quality={view: facts[view].source_quality if view in facts else None for view in versions},
+        )
 
 
 class _TextSnapshot:

@@ -8,10 +8,10 @@ that the snapshot read, and the log's after it: where that cannot be had, :attr:
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, o
 if TYPE_CHECKING:
     import duckdb
 
+T = TypeVar("T")
+
 
 class Deadline:
     """When work has to end: asked between two pieces of it, and a query under way is interrupted."""
@@ -45,6 +47,13 @@ class Deadline:
     def over(self) -> bool:
         """Whether the time is up."""
         return self._clock.monotonic() >= self._end
+
+    def while_left(self, items: Iterable[T]) -> Iterator[T]:
+        """The items one after the other, until the time is up."""
+        for item in items:
+            if self.over:
+                return
+            yield item
 
     @contextmanager
     def interrupting(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:

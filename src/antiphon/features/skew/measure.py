@@ -22,8 +22,9 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import Computed
 from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.embedding.reading import TextVector
 from antiphon.features.expressions.compile_python import MeasureValue
-from antiphon.features.lookup import FeatureReader
+from antiphon.features.lookup import FeatureReader, FeatureValue
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
@@ -32,6 +33,7 @@ from antiphon.features.skew.kept import Entity
 from antiphon.features.skew.report import Tally, same
 from antiphon.features.skew.sample import sample_entities
 from antiphon.features.skew.served import Served, compare_on_demand, unusable
+from antiphon.features.skew.vectors import SkewVectors, Vector, shown
 
 SAMPLE = 100
 """Entities of each view, and predictions, by default."""
@@ -45,6 +47,7 @@ CHANGED = "its source changed since the snapshot, and"
 GONE = "its snapshot is gone"
 FOREIGN = "it is read from Feast, which keeps no history"
 LATE = "the time was over"
+BETWEEN = "another publication came in between"
 
 Progress = Callable[[int, int, str], None]
 
@@ -55,7 +58,7 @@ class _Asked(msgspec.Struct, frozen=True):
     keys: Entity
     as_of: int
     through: int | None
-    values: dict[str, tuple[MeasureValue, datetime | None]]
+    values: Mapping[str, tuple[MeasureValue | Vector, datetime | None]]
     prediction: str | None = None
 
 
@@ -64,6 +67,7 @@ class Skew:
 
     Args:
         overlay: streamed events; ``None`` where there are none.
+        vectors: both sides of vectors; without them vectors are not compared.
     """
 
     def __init__(
@@ -78,8 +82,10 @@ class Skew:
         clock: Clock,
         overlay: StreamedOverlay | None = None,
         limits: ComputeLimits | None = None,
+        vectors: SkewVectors | None = None,
     ) -> None:
         self._scope = scope
+        self._vectors = vectors
         self._definitions = definitions
         self._snapshots = snapshots
         self._reader = reader
@@ -147,6 +153,8 @@ class Skew:
                 features=features,
             )
         finally:
+            if self._vectors is not None:
+                self._vectors.forget()
             self._busy.release()
 
     def _online(
@@ -177,12 +185,17 @@ class Skew:
             if not entities:
                 return passed_over("it has no entities")
             keys = [dict(zip(plan.keys, entity, strict=True)) for entity in entities]
-            vectors = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
+            rows = self._reader.read_many({spec.name: spec.definition_version}, keys, moment)
+            vectors = self._read_vectors(spec, keys, moment, tally)
             asked: list[_Asked] = []
-            for entity, vector in zip(entities, vectors, strict=True):
-                by_offset: dict[int | None, dict[str, tuple[MeasureValue, datetime | None]]] = {}
-                for name, value in vector.values.items():
+            for entity, row, near in zip(entities, rows, vectors, strict=True):
+                by_offset: dict[int | None, dict[str, tuple[MeasureValue | Vector, datetime | None]]] = {}
+                found: dict[str, FeatureValue | TextVector] = {**row.values, **near}
+                for name, value in found.items():
                     feature = name.partition(".")[2]
+                    if name in near and value.snapshot != manifest.id:
+                        tally.passed_over(spec.name, spec.definition_version, feature, "online", BETWEEN)
+                        continue
                     if value.snapshot != manifest.id:
                         # A publication came in between, or the current one could not be read.
                         manifest = self._snapshots.get(self._scope, value.snapshot)
@@ -193,6 +206,21 @@ class Skew:
         except AntiphonError as error:
             return passed_over(error.what)
         self._compare(spec, manifest, asked, "online", tally, deadline)
+
+    def _read_vectors(
+        self, spec: FeatureViewSpec, keys: Sequence[Mapping[str, str]], moment: datetime, tally: Tally
+    ) -> list[dict[str, TextVector]]:
+        if not spec.models:
+            return [{} for _ in keys]
+        reason = "vectors are not compared here"
+        if self._vectors is not None:
+            try:
+                return self._vectors.online(spec, keys, moment)
+            except AntiphonError as error:
+                reason = error.what
+        for feature in spec.models:
+            tally.passed_over(spec.name, spec.definition_version, feature, "online", reason, len(keys))
+        return [{} for _ in keys]
 
     def _consumed(self, spec: FeatureViewSpec) -> int | None:
         """How far the view's stream was consumed before anything is read."""
@@ -274,7 +302,7 @@ class Skew:
                     if deadline.over:
                         break
                     computed = batch.values([one.keys for one in together], moment, through)
-                    for one in together:
+                    for one in deadline.while_left(together):
                         self._judge(spec, manifest, one, computed[one.keys], batch, path, tally)
                         left.remove(one)
             reason = LATE
@@ -301,16 +329,28 @@ class Skew:
                 tally.passed_over(spec.name, spec.definition_version, feature, path, found)
                 continue
             batch_time = None if found.event_time is None else from_microseconds(found.event_time)
-            equal = same(value, found.value) and time == batch_time
+            expected: MeasureValue | Vector = found.value
+            if feature in spec.models:
+                assert self._vectors is not None
+                made = self._vectors.batch(manifest.id, feature, spec.models[feature], found.value)
+                if isinstance(made, str):
+                    tally.passed_over(spec.name, spec.definition_version, feature, path, made)
+                    continue
+                expected = made
+            equal = same(value, expected) and time == batch_time
             if not equal and batch.basis is None:
                 tally.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
                 continue
             difference = Difference(
-                dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), value, found.value,
-                time, batch_time, manifest.id, one.through, one.prediction,
+                dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), _shown(value),
+                _shown(expected), time, batch_time, manifest.id, one.through, one.prediction,
             )  # fmt: skip
             basis = batch.basis or "now"
             tally.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
+
+
+def _shown(value: MeasureValue | Vector) -> MeasureValue:
+    return shown(value) if isinstance(value, tuple) else value
 
 
 def _pass_over(asked: Iterable[_Asked], view: str, version: str, path: Path, reason: str, tally: Tally) -> None:

@@ -10,10 +10,12 @@ from antiphon.catalog.skew_reports import Difference, FeatureSkew, Path
 from antiphon.features.expressions.compile_python import MeasureValue
 
 
-def same(one: MeasureValue, other: MeasureValue) -> bool:
+def same(one: MeasureValue | tuple[float, ...], other: MeasureValue | tuple[float, ...]) -> bool:
     """Whether two values are the same, floats bit for bit; a number of another type is another value."""
     if isinstance(one, float) and isinstance(other, float):
         return struct.pack(">d", one) == struct.pack(">d", other)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
     return type(one) is type(other) and one == other
 
 
