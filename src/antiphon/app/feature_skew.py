@@ -74,8 +74,10 @@ class FeatureSkew:
         return self._store.skew_reports.list(scope, view, limit=limit)
 
     def standing(self, scope: Scope) -> Mapping[str, ViewSkew]:
-        """Of each view what was found last, in numbers."""
-        return self._store.skew_reports.standing(scope)
+        """Of each view that there still is what was found last, in numbers."""
+        there = self._there(scope)
+        found = self._store.skew_reports.standing(scope)
+        return {view: one for view, one in found.items() if view in there}
 
     def measure(
         self,
@@ -177,14 +179,20 @@ class FeatureSkew:
 
     def expire(self) -> int:
         """Remove reports that are older than they are kept; how many lines it were."""
-        kept = parse_duration(self._store.settings.features.skew_kept)
-        return self._store.skew_reports.expire(self._store.scope, self._store.database.clock.now() - kept)
+        store = self._store
+        before = store.database.clock.now() - parse_duration(store.settings.features.skew_kept)
+        return store.skew_reports.expire(store.scope, before, self._there(store.scope))
 
     def _first_published(self) -> datetime | None:
         try:
             return self._store.publications.get(self._store.scope, 1).created_at
         except NotFound:
             return None
+
+    def _there(self, scope: Scope) -> set[str]:
+        if not self._platform.serves(scope):
+            return set()
+        return {spec.name for spec in self._platform.views().values()} | self._on_demand(scope)
 
     def _on_demand(self, scope: Scope) -> set[str]:
         applied = self._store.applied.current(scope)

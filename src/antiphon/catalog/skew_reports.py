@@ -7,7 +7,7 @@ of a view is read without those of others, and a row's counts are those of its d
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -265,10 +265,10 @@ class SkewReports:
             at = connection.execute(statement).scalar()
         return None if at is None else from_microseconds(at)
 
-    def expire(self, scope: Scope, before: datetime) -> int:
-        """Remove reports from before a moment, but what was found last of each view; how many rows it were."""
+    def expire(self, scope: Scope, before: datetime, views: Collection[str]) -> int:
+        """Remove reports from before a moment, but what was found last of these views; how many rows it were."""
         table = schema.skew_reports
-        kept = [one.report for one in self.standing(scope).values()]
+        kept = [one.report for one in self.standing(scope).values() if one.view in views]
         with self._database.transaction() as connection:
             return int(
                 connection.execute(

@@ -103,7 +103,9 @@ class Measurements:
         )
 
     def watch_skew(self, views: Iterable[ViewSkew]) -> None:
-        """Take over what comparisons of batch and online found last."""
+        """Take over what comparisons of batch and online found last; a view that there is no more is told no more."""
+        for gauge in (self._compared, self._different, self._not_comparable, self._measured_at):
+            gauge.clear()
         for view in views:
             self._compared.labels(view.view).set(view.compared)
             self._different.labels(view.view).set(view.different)

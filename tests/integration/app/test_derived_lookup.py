@@ -20,7 +20,9 @@ from antiphon.app import features
 from antiphon.app.frames import open_project
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import InvalidInput
+from antiphon.governance.policy_request import Decision
 from antiphon.governance.principal import Principal
+from antiphon.serving.feature_lookup import FeatureLookup
 from antiphon.serving.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders
 
@@ -160,6 +162,30 @@ async def test_an_application_brings_its_on_demand_features_and_its_contracts(pr
             await wired.lookups.look_up(LookupRequest(scope, who, plan, [entity], late, inputs={"minutes": 1}))
     finally:
         await wired.close()
+
+
+def test_what_policy_hides_is_missing_in_what_is_made_of_it(project: Project) -> None:
+    hidden = Decision(True, (), "digest", (), ("today.orders", "said.review"))
+    lookup = FeatureLookup(
+        project.platform.published,
+        lambda principal, action, resource, context: hidden,
+        project.store.database.clock,
+        vectors=project.platform.vectors,
+    )
+    wired = Wired(project.store.open(project.folder), "test")
+    try:
+        names = ["wait.each", "today.paid", "said.review", "said.words"]
+        plan = wired.lookups.plan(project.store.scope, names)
+        who = Principal(id="asker", tenant="default", role="service")
+        entity = {"shop": "tea", "order": "o1"}
+        found = lookup.look_up_now(
+            LookupRequest(project.store.scope, who, plan, [entity], inputs={"minutes": 90})
+        ).entities[0]
+        assert found.values == (None, 39.5, None, TEXTS["o1"])
+        assert found.contracts == ("absent", "fresh", "masked", "fresh")
+        assert found.event_times[2] is None
+    finally:
+        asyncio.run(wired.close())
 
 
 def test_both_are_looked_up_in_the_terminal(project: Project, tmp_path: Path) -> None:

@@ -68,8 +68,10 @@ def test_reports_stay_by_view_and_expire_but_for_what_was_found_last(tmp_path: P
     assert kept.scheduled_at(DEV) == NOON + 4 * DAY
     assert kept.list(Scope("rival", "dev")) == []
     assert kept.get(Scope("rival", "dev"), "skew_1") is None
-    assert kept.expire(DEV, NOON + 10 * DAY) == 1, "skew_2: the others say what is known of a view"
+    assert kept.expire(DEV, NOON + 10 * DAY, ["spend", "stock"]) == 1, "skew_2: the others say what is known of a view"
     assert {one.report for one in kept.list(DEV)} == {"skew_1", "skew_3"}
+    assert kept.expire(DEV, NOON + 10 * DAY, ["spend"]) == 2, "there is no stock any more"
+    assert {one.report for one in kept.list(DEV)} == {"skew_3"}
     database.close()
 
 
