@@ -14,7 +14,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
   bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-stream bench-features pentest chaos chaos-features clean
+  bench-feature-skew bench-feature-stream bench-features pentest chaos chaos-features clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -84,6 +84,9 @@ bench-feature-publish: environment  ## rows a second from Parquet to a sealed fi
 
 bench-feature-neighbours: environment  ## texts embedded a second, and the nearest-neighbour index against an exact search
 	@$(BIN)/python -m benchmarks.feature_neighbours --size demo
+
+bench-feature-skew: environment  ## comparing batch and online, by the source and by what snapshots keep of it
+	@$(BIN)/python -m benchmarks.feature_skew --size demo
 
 bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
 	@$(BIN)/python -m benchmarks.feature_stream --size demo

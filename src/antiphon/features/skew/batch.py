@@ -22,7 +22,7 @@ from antiphon.core.errors import AntiphonError, Corrupt
 from antiphon.core.scope import Scope
 from antiphon.definitions.quality import ExistsIn
 from antiphon.features.batch_values import Computed, values_at
-from antiphon.features.compute import files_of, relation_of
+from antiphon.features.compute import digests_of, files_of, relation_of
 from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
@@ -170,12 +170,14 @@ def batch_side(
     loaded: LoadedRows | None = None
     if not _looks_elsewhere(wanted.plan):
         try:
-            basis = _from_files(connection, wanted, log)
-            if basis is not None:
-                return BatchSide(connection, wanted, basis)
-            loaded = _loaded(connection, wanted, log)
-            if loaded.source_hash == wanted.manifest.source_hash:
-                return BatchSide(connection, wanted, "source")
+            if (own := _own_files(wanted)) is not None:
+                basis = _from_files(connection, wanted, log, own)
+                if basis is not None:
+                    return BatchSide(connection, wanted, basis)
+            else:
+                loaded = _loaded(connection, wanted, log)
+                if loaded.source_hash == wanted.manifest.source_hash:
+                    return BatchSide(connection, wanted, "source")
         except AntiphonError as error:
             failed = error
     try:
@@ -199,20 +201,28 @@ def batch_side(
     return BatchSide(connection, wanted, None, lost=lost)
 
 
-def _from_files(connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None) -> Basis | None:
-    """Load the very files that the snapshot was made from; ``None``: one of them changed or is gone, or there are none.
+def _own_files(wanted: Wanted) -> list[Path] | None:
+    """The very files that the snapshot was made from; ``None`` when its source is no files, or nobody knows which."""
+    source, files = wanted.plan.spec.source, wanted.manifest.read.files
+    return [Path(path) for path, _ in files] if source.path is not None and source.sql is None and files else None
 
-    They are hashed after they were read: what changed before the end of that is seen.
+
+def _from_files(
+    connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None, paths: list[Path]
+) -> Basis | None:
+    """Load the files that the snapshot was made from; ``None``: one of them changed or is gone.
+
+    They are hashed before they are read, which spares reading what changed, and after it, so that a change meanwhile is
+    seen.
     """
-    source, were = wanted.plan.spec.source, wanted.manifest.read.files
-    paths = [Path(path) for path, _ in were]
-    if source.path is None or source.sql is not None or not paths or not all(path.is_file() for path in paths):
-        return None
-    rows = OpenedSource(relation_of(paths), "", tuple(paths))
-    if _loaded(connection, wanted, log, rows).files != were:
+    were = wanted.manifest.read.files
+    for path, sha256 in were:
+        if not Path(path).is_file() or digests_of([Path(path)]) != [sha256]:
+            return None
+    if _loaded(connection, wanted, log, OpenedSource(relation_of(paths), "", tuple(paths))).files != were:
         return None
     try:
-        return "source" if files_of(source.path) == paths else "files"
+        return "source" if files_of(wanted.plan.spec.source.path or "") == paths else "files"
     except AntiphonError:
         return "files"
 
