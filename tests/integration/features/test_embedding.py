@@ -16,6 +16,7 @@ from tests.integration.features.world import NOON, World, minutes
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Entity, Source, col, embed, feature_view, last
+from antiphon.app.lookup_plan import lookup_plan
 from antiphon.catalog.events import Event
 from antiphon.catalog.skew_reports import SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
@@ -26,13 +27,17 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup, Question
 from antiphon.features.embedding.ports import Embedded
-from antiphon.features.embedding.reading import TextVector, VectorReader
+from antiphon.features.embedding.reading import TextVector, VectorReader, VectorRows
 from antiphon.features.embedding.spaces import VectorSpaces
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.skew.measure import Skew
 from antiphon.features.skew.vectors import SkewVectors
+from antiphon.governance.policy_request import Decision
+from antiphon.governance.principal import Principal
 from antiphon.governance.sealing import AesGcmCodec
+from antiphon.serving.feature_lookup import FeatureLookup
+from antiphon.serving.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words
 
 TEXTS = {
@@ -367,6 +372,37 @@ def test_vectors_that_are_read_are_what_batch_makes_of_the_text_that_it_finds(tm
     assert wrong.examples[0].online != wrong.examples[0].batch
     assert wrong.examples[0].snapshot == manifest.id
     made.world.close()
+
+
+def test_a_publication_that_becomes_current_in_between_is_read_as_a_whole(tmp_path: Path) -> None:
+    made = Embedding(tmp_path)
+    made.say({"lamp": TEXTS["lamp"]})
+    made.publish()
+    made.say({"lamp": TEXTS["vase"]}, at=1)
+    flips = [True]
+
+    class Between:
+        def rows(self, *asked: Any, **more: Any) -> VectorRows:
+            found = made.reader().rows(*asked, **more)
+            if flips:
+                flips.pop()
+                made.publish(at=2)
+            return found
+
+    world = made.world
+    decision = Decision(True, (), "digest")
+    lookup = FeatureLookup(
+        lambda scope: world.new_reader(), lambda *asked: decision, world.clock, vectors=lambda scope: Between()
+    )
+    plan = lookup_plan([made.spec], [], ["said.review", "said.text"], "")
+    who = Principal(id="asker", tenant="default", role="service")
+    found = lookup.look_up_now(LookupRequest(world.scope, who, plan, [{"order": "lamp"}], NOON + minutes(3)))
+    (line,) = found.entities
+    assert not flips
+    assert (found.publication, line.values[1]) == (2, TEXTS["vase"])
+    (again,) = made.reader().read_many({"said": made.spec}, [{"order": "lamp"}], NOON + minutes(3))
+    assert line.values[0] == again["said.review"].value, "of the same publication as the text beside it"
+    world.close()
 
 
 class Shifted(HashedWords):
