@@ -20,7 +20,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.receipts import SEEN_ROLES, Receipt
 from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, ViewSkew
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
@@ -149,9 +149,15 @@ class FeatureSkew:
         store, wanted = self._store, self._store.settings.features.skew
         if wanted == OFF:
             return None
+        try:
+            every = parse_duration(wanted)
+        except InvalidInput as error:
+            raise InvalidInput(
+                error.what, where="[features] skew", next_step=f"Write a duration such as 24h, or {OFF}."
+            ) from None
         key = due(
             store.database.clock.now(),
-            parse_duration(wanted),
+            every,
             store.skew_reports.scheduled_at(store.scope) or self._first_published(),
         )
         if key is None or key == self._ordered:

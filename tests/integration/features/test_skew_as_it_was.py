@@ -7,17 +7,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.integration.features.desk import ORIGIN, flight, history, write
+from tests.integration.features.desk import ORIGIN, flight, history, specs, write
 from tests.integration.features.test_lookup import EWR, departure
 from tests.integration.features.test_skew import alter, ask, measured, of
 from tests.integration.features.test_sql_source import NOON as DAY_SIX
 from tests.integration.features.test_sql_source import made
 from tests.integration.features.world import NOON, World, event, minutes
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Source, col, count, distinct, feature_view, first, frequency, mean, quantile, std, target
 from antiphon.catalog.skew_reports import SkewReport
 from antiphon.features.skew.measure import CHANGED
 from antiphon.features.skew.old_events import OLDER
+from antiphon.governance.sealing import AesGcmCodec
 
 
 @pytest.fixture
@@ -145,6 +147,17 @@ def test_without_the_lake_it_is_said_why_and_what_is_equal_all_the_same(world: W
     (tmp_path / "departures.parquet").unlink()
     (reason,) = of(measured(world), "congestion.delay_2h").not_comparable
     assert reason.startswith("There is no file")
+
+
+def test_an_encrypted_lake_judges_as_well(tmp_path: Path) -> None:
+    write(tmp_path / "departures.parquet", history())
+    world = World(tmp_path, *specs(tmp_path / "departures.parquet"), codec=AesGcmCodec(Keys()))
+    world.publish(NOON)
+    write(tmp_path / "departures.parquet", history()[:5])
+    report = measured(world)
+    assert (report.different, bases(report)) == (0, {"lake"})
+    assert not any(one.not_comparable for one in report.features)
+    world.close()
 
 
 def test_a_query_over_tables_that_changed_is_judged_by_the_lake(tmp_path: Path) -> None:
