@@ -11,8 +11,9 @@ from antiphon.app.store import Store
 from antiphon.core import settings
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
+from antiphon.features.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lake.s3 import S3Lake, S3Place
+from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.online.overlay import FILE_NAME as OVERLAY
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.redis_overlay import RedisOverlay

@@ -16,6 +16,7 @@ from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
+from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.place import Place, collecting
 from antiphon.definitions.quality import Quality
@@ -31,12 +32,13 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     sources: dict[str, SourceSpec]
 
 
-def load(path: Path, name: str | None = None) -> ProjectSpec:
+def load(path: Path, name: str | None = None, objects: ObjectStore | None = None) -> ProjectSpec:
     """Run a project's ``definitions.py`` and check everything it declares.
 
     Args:
         path: the project's folder, or the file itself. Relative source paths start at its folder.
         name: the project's name; the folder's by default.
+        objects: the store of sources that name objects and no store.
 
     Raises:
         SetupError: there is no such file.
@@ -56,6 +58,9 @@ def load(path: Path, name: str | None = None) -> ProjectSpec:
         # A mistake in what several things share is told once, in the order of the file.
         raise DefinitionErrors([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
     root = file.parent
+    for source in items:
+        if isinstance(source, Source) and objects is not None:
+            source.objects = objects
     return ProjectSpec(
         name=name or root.name,
         views={view.name: view.spec(root) for view in items if isinstance(view, FeatureView)},

@@ -23,6 +23,7 @@ from antiphon.core.errors import InvalidInput
 from antiphon.core.ids import content_hash
 from antiphon.definitions.nodes import Boolean, Column, Comparison, Expression, IsNull, Not
 from antiphon.definitions.nodes import Literal as Constant
+from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 
 Action = Literal["block", "quarantine", "warn"]
@@ -333,8 +334,8 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
     if isinstance(rule, Volume) and not 0 <= rule.least <= 1 <= rule.most:
         yield f"{label}: least is at most 1 and most at least 1, times the median of earlier snapshots."
     if isinstance(rule, ExistsIn):
-        if rule.reference.path is None:
-            yield f"{label}: the source {rule.reference.name!r} has no file to look in."
+        if rule.reference.path is None or is_objects(rule.reference.path):
+            yield f"{label}: the source {rule.reference.name!r} has no file on this machine to look in."
         if len(rule.of) != len(rule.columns):
             yield f"{label}: {len(rule.of)} columns are compared with {len(rule.columns)}."
     function: Any = getattr(rule, "function", None)

@@ -13,10 +13,12 @@ import msgspec
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import kind, mistakes, node_of, outside_mistakes
 from antiphon.definitions.nodes import Expression
+from antiphon.definitions.objects import ObjectPath, ObjectStore, is_objects, object_mistakes, store_of
 from antiphon.definitions.place import Place, caller, declared
 from antiphon.definitions.sensitivity import tag_mistakes
 
 _DATABASE = ("url", "table", "query", "password_variable")
+_OBJECTS = ("access_key_variable", "secret_key_variable")
 _TABLE = re.compile(r'[^\s."\0]+(\.[^\s."\0]+)?\Z')
 
 
@@ -26,8 +28,8 @@ class SourceSpec(msgspec.Struct, frozen=True):
     Attributes:
         kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name;
             ``feast`` is read online only, from Feast's feature server.
-        path: Parquet, CSV or JSON file (or a glob of them) or folder of a Delta table; for a stream, where older events
-            are read from.
+        path: Parquet, CSV or JSON file (or a glob of them), object of a store (``s3://BUCKET/KEY``, or a glob) or folder
+            of a Delta table; for a stream, where older events are read from.
         event_time: column with the instant something happened.
         available_at: column with the instant it was known; ``None``: known when it happened.
         event_id: column that names an event once and for all; rows that repeat it are one event.
@@ -37,6 +39,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
         password_variable: the environment variable that holds the password of the URL's user.
         sql: one SELECT over the tables ``over``, by their names, whose rows are the events.
         feast: the feature view of Feast whose online values these are, for the kind ``feast``.
+        store: where the objects of ``path`` are, and whose credentials are used.
 
     A time column without zone is read as UTC.
     """
@@ -55,6 +58,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     sql: str | None = None
     over: tuple[SourceSpec, ...] = ()
     feast: str | None = None
+    store: ObjectStore | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -108,6 +112,8 @@ class Source:
         self.kind = kind
         self.name = name
         self.options = options
+        self.objects = ObjectStore()
+        """The store of objects that do not name one: a project's."""
         declared(self)
 
     @classmethod
@@ -120,6 +126,8 @@ class Source:
         table: str | None = None,
         query: str | None = None,
         password_variable: str | None = None,
+        access_key_variable: str | None = None,
+        secret_key_variable: str | None = None,
         event_time: str,
         available_at: str | None = None,
         event_id: str | None = None,
@@ -128,14 +136,18 @@ class Source:
         purposes: Sequence[str] | None = None,
     ) -> Source:
         """Rows that are read in batch: of Parquet, CSV or JSON files or a Delta table's folder (``path``; a relative
-        one starts at the project's folder), or of a PostgreSQL database (``url="postgresql://USER@HOST/DATABASE"``
-        with ``table`` or ``query``; the password in the environment variable ``password_variable``).
+        one starts at the project's folder), of objects of an S3-compatible store (``path="s3://BUCKET/PREFIX/*.parquet"``,
+        with ``?endpoint=URL&region=REGION`` where it is not the lake's; credentials in the environment variables
+        ``access_key_variable`` and ``secret_key_variable``, or those of the lake), or of a PostgreSQL database
+        (``url="postgresql://USER@HOST/DATABASE"`` with ``table`` or ``query``; the password in the environment variable
+        ``password_variable``).
 
         ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
         """
         return cls(
             caller(), "table", name,
-            path=path, url=url, table=table, query=query, password_variable=password_variable, event_time=event_time,
+            path=path, url=url, table=table, query=query, password_variable=password_variable,
+            access_key_variable=access_key_variable, secret_key_variable=secret_key_variable, event_time=event_time,
             available_at=available_at, event_id=event_id, where=where, sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
@@ -148,17 +160,21 @@ class Source:
         event_id: str,
         available_at: str | None = None,
         history: str | None = None,
+        access_key_variable: str | None = None,
+        secret_key_variable: str | None = None,
         where: object = None,
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
     ) -> Source:
-        """Events of the log's stream ``name``; ``history`` is the file older events are read from.
+        """Events of the log's stream ``name``; ``history`` is where older events are read from, as ``path`` of
+        :meth:`table` with the variables of its credentials.
 
         ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
         """
         return cls(
             caller(), "stream", name,
-            path=history, event_time=event_time, available_at=available_at, event_id=event_id, where=where,
+            path=history, access_key_variable=access_key_variable, secret_key_variable=secret_key_variable,
+            event_time=event_time, available_at=available_at, event_id=event_id, where=where,
             sensitivity=sensitivity, purposes=purposes,
         )  # fmt: skip
 
@@ -212,18 +228,26 @@ class Source:
         """The frozen value; ``root`` is where relative paths start."""
         path = self.options["path"]
         where = self.options["where"]
+        store = None
+        if is_objects(path):
+            named = ObjectPath.of(path)
+            own = ObjectStore(**{name: self.options.get(name) for name in _OBJECTS})
+            path, store = str(named), store_of(named, own, self.objects)
+        elif path is not None and root is not None:
+            path = str(root / path)
         return SourceSpec(
             name=self.name,
             kind=self.kind,
             event_time=self.options["event_time"],
             available_at=self.options["available_at"],
             event_id=self.options["event_id"],
-            path=str(root / path) if path is not None and root is not None else path,
+            path=path,
             where=node_of(where) if where is not None else None,
             **{name: self.options.get(name) for name in _DATABASE},
             sql=self.options.get("sql"),
             over=tuple(source.spec(root) for source in self.options.get("over", ())),
             feast=self.options.get("feast"),
+            store=store,
         )
 
     def mistakes(self) -> Iterator[str]:
@@ -231,7 +255,7 @@ class Source:
         label = f"source {self.name!r}"
         if not isinstance(self.name, str) or not NAME.match(self.name):
             yield f"{label}: a name is lower-case letters, digits and underscores."
-        for option in ("event_time", "available_at", "event_id", "path", "feast", *_DATABASE):
+        for option in ("event_time", "available_at", "event_id", "path", "feast", *_DATABASE, *_OBJECTS):
             value = self.options.get(option)
             if value is not None and (not isinstance(value, str) or not value):
                 yield f"{label}: {option} must be a text, not {value!r}."
@@ -257,8 +281,12 @@ class Source:
     def _place_mistakes(self) -> Iterator[str]:
         """What is wrong with where its rows are."""
         path, url, table, query, variable = (self.options.get(name) for name in ("path", *_DATABASE))
-        if isinstance(path, str) and "://" in path:
-            yield "path is a file or folder of this machine; a PostgreSQL database is named by url."
+        if isinstance(path, str) and is_objects(path):
+            yield from object_mistakes(path)
+        elif isinstance(path, str) and "://" in path:
+            yield "path is a file or folder of this machine or s3://…; a PostgreSQL database is named by url."
+        elif any(self.options.get(name) is not None for name in _OBJECTS):
+            yield f"{' and '.join(_OBJECTS)} belong to a path that begins with s3://."
         if self.kind in ("stream", "feast") or "sql" in self.options:
             return
         if (path is None) == (url is None):

@@ -18,8 +18,9 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
+from antiphon.features.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
-from antiphon.features.lake.s3 import S3Lake, S3Place
+from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.sealing import AesGcmCodec
 
 HERE, OTHER = Scope("one", "dev"), Scope("two", "dev")

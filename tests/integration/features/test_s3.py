@@ -19,7 +19,8 @@ from tests.servers import S3Process, free_port
 
 from antiphon.core.errors import Corrupt, InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.lake.s3 import S3Lake, S3Place
+from antiphon.features.bucket import S3Place
+from antiphon.features.lake.s3 import S3Lake
 
 SUFFIX = ".parquet"
 

@@ -9,82 +9,28 @@ never the store: conditional writes are not needed. Under a codec that seals, wh
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
-from urllib.parse import parse_qsl, urlsplit
-
-import msgspec
+from typing import BinaryIO, cast
 
 from antiphon.core.codec import Codec
 from antiphon.core.disk import room_needed
-from antiphon.core.errors import InvalidInput, SetupError, Unavailable
 from antiphon.core.scope import Scope
+from antiphon.features.bucket import Bucket, Role, S3Place
 from antiphon.features.lake.content import ContentLake, LakeDraft, changed, context_of, missing
 from antiphon.governance.sealed_files import key_of, open_sealed
 
 _PIECE = 2**20
 _PART = 64 * 2**20
-_DENIED = {
-    "403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken",
-    "UserSuspended", "AllAccessDisabled",
-}  # fmt: skip
-_OPTIONS = {"endpoint", "region"}
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
-
-
-class S3Place(msgspec.Struct, frozen=True):
-    """Where a lake is: ``s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=REGION``. Without endpoint it is AWS."""
-
-    bucket: str
-    prefix: str = ""
-    endpoint: str | None = None
-    region: str | None = None
-
-    @classmethod
-    def of(cls, url: str) -> S3Place:
-        """The place that a URL names.
-
-        Raises:
-            InvalidInput: it is none, or holds credentials.
-        """
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
-        if parts.scheme != "s3" or not _BUCKET.match(parts.netloc.rpartition("@")[2]):
-            raise InvalidInput(
-                "This names no bucket.", where="[features] lake", next_step="Write s3://BUCKET/PREFIX?endpoint=URL."
-            )
-        if "@" in parts.netloc or any("key" in name or "secret" in name or "token" in name for name in options):
-            raise InvalidInput(
-                "The URL holds credentials.",
-                where="[features] lake",
-                next_step="Put them into environment variables and name those in lake_access_key_variable and "
-                "lake_secret_key_variable.",
-            )
-        if unknown := sorted(set(options) - _OPTIONS):
-            raise InvalidInput(
-                f"{unknown[0]!r} is no option of an S3 lake.",
-                where="[features] lake",
-                next_step=f"There are {' and '.join(sorted(_OPTIONS))}.",
-            )
-        endpoint = options.get("endpoint")
-        if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise InvalidInput(
-                f"{endpoint!r} is no endpoint.", where="[features] lake", next_step="Write endpoint=https://HOST:PORT."
-            )
-        return cls(parts.netloc, parts.path.strip("/"), endpoint, options.get("region"))
-
-    @property
-    def root(self) -> str:
-        """Bucket and prefix."""
-        return f"{self.bucket}/{self.prefix}" if self.prefix else self.bucket
-
-    def __str__(self) -> str:
-        return f"s3://{self.root}" + (f" at {self.endpoint}" if self.endpoint else "")
+_ROLE = Role(
+    where="lake",
+    absent="Make it: a lake does not make its own bucket.",
+    refused="Set the environment variables that [features] lake_access_key_variable and lake_secret_key_variable name, "
+    "and what the user may do: list, get, put and delete objects.",
+    away="Start it, free its space, or correct [features] lake; `antiphon doctor` asks it.",
+)
 
 
 class S3Lake(ContentLake):
@@ -108,36 +54,7 @@ class S3Lake(ContentLake):
     ) -> None:
         super().__init__(scratch, codec)
         self.place = place
-        self._access_key = access_key
-        self._secret_key = secret_key
-        self._timeout = timeout
-
-    @cached_property
-    def _client(self) -> Any:
-        """The store's client; safe to share between threads."""
-        try:
-            from boto3.session import Session
-            from botocore.config import Config
-        except ImportError as error:
-            raise SetupError(
-                "The client of S3 is not installed.", where="lake", next_step="pip install antiphon[s3]"
-            ) from error
-        return Session().client(
-            "s3",
-            endpoint_url=self.place.endpoint,
-            region_name=self.place.region or ("us-east-1" if self.place.endpoint else None),
-            aws_access_key_id=self._access_key,
-            aws_secret_access_key=self._secret_key,
-            config=Config(
-                connect_timeout=self._timeout,
-                read_timeout=self._timeout,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                s3={"addressing_style": "path" if self.place.endpoint else "auto"},
-                # Content is hashed by us; not every store knows the newer checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        self._bucket = Bucket(place, _ROLE, access_key=access_key, secret_key=secret_key, timeout=timeout)
 
     @contextmanager
     def writing(self, scope: Scope, suffix: str) -> Iterator[LakeDraft]:
@@ -162,9 +79,9 @@ class S3Lake(ContentLake):
         from boto3.s3.transfer import TransferConfig
 
         whole = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, use_threads=False)
-        with self._answering(), partial.open("rb") as stream:
+        with self._bucket.answering(), partial.open("rb") as stream:
             # In parts when it is large; the client aborts an upload that fails.
-            self._client.upload_fileobj(stream, self.place.bucket, self._key(relative), Config=whole)
+            self._bucket.client.upload_fileobj(stream, self.place.bucket, self._key(relative), Config=whole)
 
     def open(self, relative: str) -> BinaryIO:
         """The clear content of a file, for reading at any position: a copy on the local disk that goes with it.
@@ -188,8 +105,8 @@ class S3Lake(ContentLake):
         copy = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch.made()))  # noqa: SIM115
         digest = hashlib.sha256()
         try:
-            with self._answering(relative):
-                answer = self._client.get_object(Bucket=self.place.bucket, Key=self._key(relative))
+            with self._bucket.answering(missing(relative)):
+                answer = self._bucket.client.get_object(Bucket=self.place.bucket, Key=self._key(relative))
                 with closing(answer["Body"]) as body:
                     for piece in body.iter_chunks(_PIECE):
                         digest.update(piece)
@@ -220,7 +137,7 @@ class S3Lake(ContentLake):
         """Names of what looks like folders."""
         start = self._key(below)
         found: list[str] = []
-        for page in self._pages(Prefix=start, Delimiter="/"):
+        for page in self._bucket.pages(Prefix=start, Delimiter="/"):
             found += [item["Prefix"][len(start) : -1] for item in page.get("CommonPrefixes", ())]
         return found
 
@@ -234,14 +151,9 @@ class S3Lake(ContentLake):
         start = len(self._key(""))
         return [
             (item["Key"][start:], item["LastModified"].timestamp())
-            for page in self._pages(Prefix=self._key(f"{scope.tenant}/{scope.environment}/"))
+            for page in self._bucket.pages(Prefix=self._key(f"{scope.tenant}/{scope.environment}/"))
             for item in page.get("Contents", ())
         ]
-
-    def _pages(self, **options: str) -> Iterator[Mapping[str, Any]]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, **options)
-        with self._answering():
-            yield from pages
 
     def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]:
         """Delete files that are not kept and were written before ``older_than`` (seconds since 1970, by the store's
@@ -249,8 +161,8 @@ class S3Lake(ContentLake):
         kept = set(keep)
         gone = [relative for relative, written in self._listed(scope) if relative not in kept and written < older_than]
         for relative in gone:
-            with self._answering():
-                self._client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
+            with self._bucket.answering():
+                self._bucket.client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
         self._scratch.collect(older_than)
         return gone
 
@@ -260,54 +172,13 @@ class S3Lake(ContentLake):
         Raises:
             SetupError, Unavailable: it does not.
         """
-        with self._answering():
-            self._client.list_objects_v2(Bucket=self.place.bucket, MaxKeys=1)
+        with self._bucket.answering():
+            self._bucket.client.list_objects_v2(Bucket=self.place.bucket, MaxKeys=1)
         return str(self.place)
 
     def close(self) -> None:
         """Close the client's connections."""
-        if "_client" in self.__dict__:
-            self._client.close()
+        self._bucket.close()
 
     def _key(self, relative: str) -> str:
         return f"{self.place.prefix}/{relative}" if self.place.prefix else relative
-
-    @contextmanager
-    def _answering(self, relative: str | None = None) -> Iterator[None]:
-        """Ask the store; its errors come out as ours. ``relative`` is the file that is read."""
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code == "NoSuchBucket":
-                raise SetupError(
-                    f"There is no bucket {self.place.bucket!r} at {self.place.endpoint or 'AWS'}.",
-                    where="lake",
-                    next_step="Make it: a lake does not make its own bucket.",
-                ) from error
-            if code == "NoSuchKey" and relative is not None:
-                raise missing(relative) from error
-            if code in _DENIED:
-                raise self._refused(code) from error
-            raise self._away(code) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise self._refused("no credentials") from error
-        except BotoCoreError as error:
-            raise self._away(str(error)[:200]) from error
-
-    def _refused(self, why: str) -> SetupError:
-        return SetupError(
-            f"{self.place} does not let us: {why}.",
-            where="lake",
-            next_step="Set the environment variables that [features] lake_access_key_variable and "
-            "lake_secret_key_variable name, and what the user may do: list, get, put and delete objects.",
-        )
-
-    def _away(self, why: str) -> Unavailable:
-        return Unavailable(
-            f"{self.place} does not answer: {why}.",
-            where="lake",
-            next_step="Start it, free its space, or correct [features] lake; `antiphon doctor` asks it.",
-        )
