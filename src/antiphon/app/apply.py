@@ -8,6 +8,7 @@ import msgspec
 
 from antiphon.app.compatibility import consequences, require_unbroken
 from antiphon.app.feast import require_servable
+from antiphon.app.feature_stores import object_store
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
@@ -195,7 +196,11 @@ def _for_another(release: Release, error: Forbidden) -> str:
 
 
 def _load(store: Store) -> definitions.ProjectSpec:
-    project = definitions.load(store.paths.root / store.settings.project.definitions, store.settings.project.name)
+    project = definitions.load(
+        store.paths.root / store.settings.project.definitions,
+        store.settings.project.name,
+        object_store(store.settings.features),
+    )
     require_servable(store, project)
     return project
 

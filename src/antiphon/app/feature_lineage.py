@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 
 from antiphon.app.feature_skew import inputs_of, on_demand_of
+from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
@@ -169,7 +170,7 @@ class FeatureLineage:
         try:
             traced = trace(
                 spec, feature.name.partition(".")[2], keys, as_of, scope=scope, log=self._store.events,
-                known_by=known_by, through=through, limit=limit,
+                known_by=known_by, through=through, limit=limit, limits=FeatureStores(self._store).limits,
             )  # fmt: skip
         except AntiphonError as error:
             return msgspec.structs.replace(found, why=error.what)

@@ -62,6 +62,7 @@ class FeatureSkew:
             clock=store.database.clock,
             overlay=platform.overlay,
             vectors=SkewVectors(platform.vectors(store.scope), platform.spaces, platform.embedders),
+            limits=platform.limits,
         )
 
     def last(self, scope: Scope, view: str | None = None) -> SkewReport | None:

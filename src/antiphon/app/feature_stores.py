@@ -11,7 +11,9 @@ from antiphon.app.store import Store
 from antiphon.core import settings
 from antiphon.core.codec import Codec
 from antiphon.core.scope import Scope
+from antiphon.definitions.objects import ObjectStore
 from antiphon.features.bucket import S3Place
+from antiphon.features.compute import ComputeLimits
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.features.online.overlay import FILE_NAME as OVERLAY
@@ -50,6 +52,13 @@ class FeatureStores:
             secret_key=secret(wanted.lake_secret_key_variable, "lake_secret_key_variable"),
             codec=codec,
         )
+
+    @property
+    def limits(self) -> ComputeLimits:
+        """What a computation beside the refreshes may use: the lake's scratch folder, unless the project is
+        encrypted."""
+        sealing = self._store.database.codec.sealing
+        return ComputeLimits(scratch=None if sealing else str(self._store.paths.lake / ".scratch"))
 
     @cached_property
     def redis(self) -> RedisServer | None:
@@ -116,6 +125,17 @@ class FeatureStores:
             self.online.close()
         if self.__dict__.get("redis") is not None:
             self.__dict__["redis"].close()
+
+
+def object_store(wanted: settings.FeaturesSettings) -> ObjectStore:
+    """The store of sources that name objects and no store: the lake's."""
+    place = None if wanted.lake is None else S3Place.of(wanted.lake)
+    return ObjectStore(
+        None if place is None else place.endpoint,
+        None if place is None else place.region,
+        wanted.lake_access_key_variable,
+        wanted.lake_secret_key_variable,
+    )
 
 
 def described(root: Path) -> str:

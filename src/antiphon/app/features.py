@@ -21,6 +21,7 @@ from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.compute import ComputeLimits
 from antiphon.features.embedding.neighbours import NeighbourLookup
 from antiphon.features.embedding.reading import VectorReader
 from antiphon.features.embedding.spaces import VectorSpaces
@@ -57,6 +58,10 @@ class FeaturePlatform:
     @property
     def online(self) -> OnlineStore | RedisStore:
         return self._stores.online
+
+    @property
+    def limits(self) -> ComputeLimits:
+        return self._stores.limits
 
     @property
     def far(self) -> bool:

@@ -63,6 +63,7 @@ def subject_key(store: Store) -> bytes:
 
 def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> DatasetBuilder:
     """Builds datasets of this project's scope."""
+    stores = FeatureStores(store)
     return DatasetBuilder(
         store.scope,
         datasets=Datasets(store.database),
@@ -70,10 +71,10 @@ def dataset_builder(store: Store, limits: ComputeLimits | None = None) -> Datase
         receipts=store.receipts,
         releases=store.releases,
         definitions=store.definitions,
-        lake=FeatureStores(store).lake,
+        lake=stores.lake,
         clock=store.database.clock,
         log=store.events,
-        limits=limits,
+        limits=limits or stores.limits,
         withheld=withheld(store),
     )
 

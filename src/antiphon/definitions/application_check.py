@@ -25,8 +25,10 @@ from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
 from antiphon.definitions.learning import Gates, Outcome, Rollout
 from antiphon.definitions.learning_check import learning_mistakes, outcome_of
+from antiphon.definitions.objects import is_objects
 from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.prompt import Prompt
+from antiphon.definitions.source import Source
 from antiphon.definitions.template import template_reads
 
 _TEMPLATE_GLOBALS = frozenset({"range", "dict", "namespace", "joiner", "cycler"})
@@ -263,6 +265,11 @@ def _freshness_mistakes(application: Application, views: Views) -> Iterator[str]
                 yield (
                     f"freshness of {name!r}: nobody knows how good a source is now, so recompute cannot keep "
                     "min_source_quality; take previous."
+                )
+            source = getattr(views.get(name), "source", None)
+            if contract.when_stale == "recompute" and isinstance(source, Source) and is_objects(source.options["path"]):
+                yield (
+                    f"freshness of {name!r}: its source's objects would be fetched for every request; take previous."
                 )
             if not 0 <= contract.min_source_quality <= 1:
                 yield f"freshness of {name!r}: min_source_quality is a share from 0 to 1."

@@ -28,8 +28,8 @@ class SourceSpec(msgspec.Struct, frozen=True):
     Attributes:
         kind: ``table`` is read in batch only; ``stream`` also arrives event by event in the log of that name;
             ``feast`` is read online only, from Feast's feature server.
-        path: Parquet, CSV or JSON file (or a glob of them), object of a store (``s3://BUCKET/KEY``, or a glob) or folder
-            of a Delta table; for a stream, where older events are read from.
+        path: Parquet, CSV or JSON file or object of a store (``s3://BUCKET/KEY``), or a glob of them, or folder of a
+            Delta table; for a stream, where older events are read from.
         event_time: column with the instant something happened.
         available_at: column with the instant it was known; ``None``: known when it happened.
         event_id: column that names an event once and for all; rows that repeat it are one event.

@@ -1,10 +1,11 @@
-"""A bucket of an S3-compatible store: its client, and its errors as ours. The only file that makes a client of boto3."""
+"""A bucket of an S3-compatible store: its client, and its errors as ours."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +19,16 @@ _DENIED = {
     "UserSuspended", "AllAccessDisabled",
 }  # fmt: skip
 _ABSENT = {"404", "NoSuchKey"}
+_making = threading.Lock()
+"""A session may make clients in one thread at a time."""
+
+
+@cache
+def _session() -> Any:
+    """One for the process: it reads the descriptions of AWS's services, which takes longer than a request."""
+    from boto3.session import Session
+
+    return Session()
 
 
 class S3Place(msgspec.Struct, frozen=True):
@@ -116,28 +127,30 @@ class Bucket:
             SetupError: it is not installed.
         """
         try:
-            from boto3.session import Session
             from botocore.config import Config
+
+            session = _session()
         except ImportError as error:
             raise SetupError(
                 "The client of S3 is not installed.", where=self._role.where, next_step="pip install antiphon[s3]"
             ) from error
-        return Session().client(
-            "s3",
-            endpoint_url=self.place.endpoint,
-            region_name=self.place.region or ("us-east-1" if self.place.endpoint else None),
-            aws_access_key_id=self._access_key,
-            aws_secret_access_key=self._secret_key,
-            config=Config(
-                connect_timeout=self._timeout,
-                read_timeout=self._timeout,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                s3={"addressing_style": "path" if self.place.endpoint else "auto"},
-                # Content is hashed by us; not every store knows the newer checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
+        with _making:
+            return session.client(
+                "s3",
+                endpoint_url=self.place.endpoint,
+                region_name=self.place.region or ("us-east-1" if self.place.endpoint else None),
+                aws_access_key_id=self._access_key,
+                aws_secret_access_key=self._secret_key,
+                config=Config(
+                    connect_timeout=self._timeout,
+                    read_timeout=self._timeout,
+                    retries={"mode": "standard", "total_max_attempts": 3},
+                    s3={"addressing_style": "path" if self.place.endpoint else "auto"},
+                    # Content is hashed by us; not every store knows the newer checksums.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
 
     def pages(self, **options: str) -> Iterator[Mapping[str, Any]]:
         """A listing, page by page.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +22,19 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow
 
+SPOOL = "objects"
+"""The folder below a computation's own where objects of a store lie while it reads them."""
 _BATCH = 100_000
 
 
 class ComputeLimits(msgspec.Struct, frozen=True):
-    """What feature computation may use: threads, memory in MiB, and where it spills to; ``None`` keeps everything in
-    memory, so that nothing that is computed reaches a disk."""
+    """What feature computation may use: threads, memory in MiB, and where it spills to, ``spill`` itself or a folder of
+    its own below ``scratch``; without both everything is in memory, so that nothing that is computed reaches a disk."""
 
     threads: int = 1
     memory: int = 1024
     spill: str | None = None
+    scratch: str | None = None
 
 
 @contextmanager
@@ -42,6 +47,11 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     import duckdb
 
+    own = None
+    if limits.spill is None and limits.scratch is not None:
+        Path(limits.scratch).mkdir(parents=True, exist_ok=True)
+        own = tempfile.mkdtemp(dir=limits.scratch)
+    spill = limits.spill if own is None else own
     configuration: dict[str, Any] = {
         "threads": limits.threads,
         "memory_limit": f"{limits.memory}MiB",
@@ -49,7 +59,7 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         "autoload_known_extensions": False,
         "preserve_insertion_order": False,
         # Without a folder of ours DuckDB would spill into one below the present folder.
-        "temp_directory": limits.spill or "",
+        "temp_directory": spill or "",
     }
     connection = duckdb.connect(":memory:", config=configuration)
     try:
@@ -71,6 +81,8 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         ) from error
     finally:
         connection.close()
+        if spill is not None:
+            shutil.rmtree(Path(spill) / SPOOL if own is None else spill, ignore_errors=True)
 
 
 def parquet_reader(stream: BinaryIO) -> pyarrow.RecordBatchReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound, Unavailable
+from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.compute import ComputeLimits, compute, files_of, relation_of, types_of
+from antiphon.features.compute import ComputeLimits, compute, types_of
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS, MeasureValue
 from antiphon.features.expressions.compile_sql import quoted, text
 from antiphon.features.plan import Plan, PlannedFeature, midnight_before, plan_of
@@ -52,7 +52,7 @@ class SourceRow(msgspec.Struct, frozen=True):
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """A file as it is now, by the SHA-256 of its content."""
+    """A file as it is now, by the SHA-256 of its content; an object of a store by its version."""
 
     path: str
     sha256: str
@@ -204,7 +204,7 @@ def trace(
             None if latest is None else from_microseconds(latest),
             loaded.source,
             loaded.source_hash,
-            _files(spec, rows),
+            _files(spec, rows, loaded.files),
         )
 
 
@@ -216,21 +216,13 @@ def _tile(found: list[_Found], feature: PlannedFeature, plan: Plan) -> Tile:
     return tile
 
 
-def _files(spec: FeatureViewSpec, rows: tuple[SourceRow, ...]) -> tuple[SourceFile, ...]:
+def _files(
+    spec: FeatureViewSpec, rows: tuple[SourceRow, ...], read: Sequence[tuple[str, str]]
+) -> tuple[SourceFile, ...]:
     """Of a query its tables' files, of other sources those of the rows."""
-    if spec.source.sql is not None:
-        paths = [file for path in spec.source.paths for file in files_of(path)]
-    else:
-        paths = [Path(row.file) for row in rows if row.file is not None]
-    return tuple(SourceFile(str(path), _sha256(path)) for path in list(dict.fromkeys(paths))[:_MOST_FILES])
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise Unavailable(f"A file of the source cannot be read: {error.strerror}.", where=str(path)) from error
+    known = dict(read)
+    paths = list(known) if spec.source.sql is not None else [row.file for row in rows if row.file is not None]
+    return tuple(SourceFile(path, known[path]) for path in list(dict.fromkeys(paths))[:_MOST_FILES])
 
 
 _Found = tuple[int, int, str, int | None, MeasureValue]
@@ -307,7 +299,7 @@ def _file_columns(
     identified = f"this_row.{quoted(source.event_id)}" if source.event_id is not None else whole
     seq = f"left(sha256(CAST({identified} AS VARCHAR)), {SEQUENCE_DIGITS})"
     named = rows.files and source.sql is None
-    relation = relation_of(list(rows.files), FILE) if named else rows.relation
+    relation = rows.named(FILE) if named else rows.relation
     of = " AND ".join(
         f"CAST(this_row.{quoted(key)} AS VARCHAR) = {text(value)}" for key, value in zip(plan.keys, entity, strict=True)
     )

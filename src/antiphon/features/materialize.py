@@ -92,7 +92,7 @@ def materialize(
     # Spilled rows would be clear: an encrypted lake's are computed in memory or not at all.
     folder = None if lake.sealed else lake.scratch()
     if lake.sealed:
-        bounds = msgspec.structs.replace(bounds, spill=None)
+        bounds = msgspec.structs.replace(bounds, spill=None, scratch=None)
     elif bounds.spill is None:
         bounds = msgspec.structs.replace(bounds, spill=str(folder))
     try:

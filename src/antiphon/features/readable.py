@@ -10,8 +10,8 @@ from antiphon.features.sources.opened import opened
 
 
 def require_readable(spec: FeatureViewSpec) -> None:
-    """Check the columns of the source's files, and their types, against the definition. A log has none to check, and a
-    database is not asked: it is read as a whole or not at all.
+    """Check the columns of the source's files, and their types, against the definition. A log has none to check, a
+    database is not asked: it is read as a whole or not at all; and objects are only listed.
 
     Raises:
         SetupError: the file is missing. InvalidInput: it does not fit the definition.
@@ -21,4 +21,6 @@ def require_readable(spec: FeatureViewSpec) -> None:
     with compute(ComputeLimits()) as connection:
         rows = opened(connection, spec.source)
         assert rows is not None
+        if rows.far:
+            return
         rows_sql(plan_of(spec), rows.relation, types_of(connection, rows.relation))

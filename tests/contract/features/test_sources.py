@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.servers import PostgresProcess
+from tests.servers import PostgresProcess, S3Process
 
 from antiphon import Entity, Source, col, feature_view, last, mean
 from antiphon import sum as total
@@ -25,7 +25,9 @@ from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows
 
 START = datetime(2013, 4, 10, 12, 0, 0, 250_000, tzinfo=UTC)
 PASSWORD = "SOURCES_TEST_PASSWORD"
+ACCESS, SECRET = "SOURCES_TEST_ACCESS", "SOURCES_TEST_SECRET"
 KINDS = ["parquet", "csv", "csv.gz", "jsonl", "json", "delta", "delta parts", "postgres table", "postgres query"]
+KINDS += ["objects parquet", "objects csv.gz"]
 NAMES = ("id", "shop", "day", "at", "known", "amount", "count", "note", "open")
 
 
@@ -112,11 +114,39 @@ def postgres() -> Iterator[list[PostgresProcess]]:
         process.remove()
 
 
+@pytest.fixture(scope="module")
+def store() -> Iterator[list[S3Process]]:
+    held: list[S3Process] = []
+    yield held
+    for process in held:
+        process.remove()
+
+
+def put(store: list[S3Process], file: Path) -> dict[str, str]:
+    if not store:
+        store.append(S3Process())
+        store[0].start()
+        store[0].make_bucket()
+    client = store[0].client()
+    client.put_object(Bucket=store[0].bucket, Key=f"shops/{file.name}", Body=file.read_bytes())
+    client.close()
+    path = f"s3://{store[0].bucket}/shops/{file.name}?endpoint={store[0].endpoint}"
+    return {"path": path, "access_key_variable": ACCESS, "secret_key_variable": SECRET}
+
+
 @pytest.fixture(params=KINDS)
 def declared(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres: list[PostgresProcess], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    postgres: list[PostgresProcess],
+    store: list[S3Process],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, str]:
     kind = str(request.param)
+    if kind.startswith("objects"):
+        monkeypatch.setenv(ACCESS, S3Process.access_key)
+        monkeypatch.setenv(SECRET, S3Process.secret_key)
+        return put(store, Path(write(kind.removeprefix("objects "), tmp_path)["path"]))
     if not kind.startswith("postgres"):
         return write(kind, tmp_path)
     if not postgres:
@@ -170,6 +200,8 @@ def test_what_was_read_is_named_and_hashed(declared: dict[str, str]) -> None:
     if "url" in declared:
         assert "200 row(s), snapshot " in first.source
         assert declared["url"].rpartition("@")[2].partition("/")[0] in first.source
+    elif declared["path"].startswith("s3://"):
+        assert first.source == f"1 object(s) {declared['path'].partition('?')[0]}"
     elif (Path(declared["path"]) / "_delta_log").exists():
         assert first.source.endswith("version 1")
     else:
@@ -184,7 +216,7 @@ def test_a_column_that_is_missing_is_named(declared: dict[str, str]) -> None:
 def test_a_source_that_is_gone_says_so(declared: dict[str, str]) -> None:
     where = dict(declared)
     if "path" in where:
-        where["path"] += ".gone"
+        where["path"] = where["path"].replace("rows", "gone")
     elif "table" in where:
         where["table"] = "public.gone"
     else:

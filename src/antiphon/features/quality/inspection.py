@@ -13,7 +13,7 @@ from antiphon.core.errors import InvalidInput, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Typed
-from antiphon.features.compute import files_of, write_parquet
+from antiphon.features.compute import write_parquet
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.quality.source_quality import (
     Raw,
@@ -21,8 +21,8 @@ from antiphon.features.quality.source_quality import (
     open_source,
     profile,
     quarantine_sql,
-    signature,
 )
+from antiphon.features.sources.opened import marks_of
 from antiphon.features.sources.taking_over import TakenOver, merged_check, merged_quality
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Inspection:
         self._previous = previous
         self._checks: dict[str, RuleCheck] = {}
         self._quarantined: Quarantined | None = None
-        self._raw = Raw({}, (), ())
+        self._raw = Raw({}, ())
 
     def read(self, log: LogReader | None, through: int | None, now: int, before: TakenOver | None = None) -> None:
         """Open the source and look at all of its rows but for those that are taken over; ``now`` in microseconds.
@@ -66,8 +66,7 @@ class Inspection:
             self._raw = open_source(
                 self._connection, self._spec, scope=self._scope, log=log, after=after or 0, through=through, known=known
             )
-            sizes = zip(self._raw.files, self._raw.signature, strict=True)
-            self.bytes_read = sum(size for file, (_, size, _) in sizes if file not in known)
+            self.bytes_read = sum(file.size for file in self._raw.marks if file.name not in known)
             self.quality, found = profile(self._connection, self._spec, self._raw, now=now, previous=self._previous)
             if before is not None:
                 checked = {check.rule: check for check in before.snapshot.checks}
@@ -103,13 +102,13 @@ class Inspection:
             ) from error
 
     def require_unchanged(self) -> None:
-        """Refuse a source that was not the same files from the first look to the last row.
+        """Refuse a source that was not the same files from the first look to the last row. Objects of a store are: each
+        is fetched once, as it was listed.
 
         Raises:
             Unavailable: it changed.
         """
-        files = tuple(str(file) for path in self._spec.source.paths for file in files_of(path))
-        if files != self._raw.files or signature(files) != self._raw.signature:
+        if marks_of(self._spec.source, self._connection) != self._raw.marks:
             raise self._changed()
 
     def _changed(self) -> Unavailable:

@@ -1,13 +1,12 @@
 """The source as it was read: how good its rows are, what rules over rows find in them, and which rows are kept out.
 
 Everything here is a query of DuckDB over the same files that the snapshot is made of, in the same connection. That the
-files did not change between two readings is checked by who opens them (:func:`signature`).
+files did not change between two readings is checked by who opens them (``marks_of``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +36,7 @@ from antiphon.features.expressions.compile_sql import column_kind, condition_sql
 from antiphon.features.ports import LogReader
 from antiphon.features.quality.row_rules import offends, relational, require, stages
 from antiphon.features.quality.statistics import StatisticsBuilder
-from antiphon.features.sources.opened import opened
+from antiphon.features.sources.opened import FileMark, marks_of, opened
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,20 +58,7 @@ class Raw(msgspec.Struct, frozen=True):
     """The opened source: its view :data:`SOURCE`, its columns' DuckDB types, and the files behind it."""
 
     types: dict[str, str]
-    files: tuple[str, ...]
-    signature: tuple[tuple[int, int, int], ...]
-
-
-def signature(files: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
-    """What tells that files are still the same: inode, size and time of change each; zeros for one that is gone."""
-    found = []
-    for name in files:
-        try:
-            stat = Path(name).stat()
-            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            found.append((0, 0, 0))
-    return tuple(found)
+    marks: tuple[FileMark, ...]
 
 
 def open_source(
@@ -94,9 +80,8 @@ def open_source(
         SetupError: the file is missing. InvalidInput: it cannot be read, or ``where`` does not fit it.
     """
     source = spec.source
+    marks = marks_of(source, connection)
     rows = opened(connection, source)
-    named = tuple(map(str, rows.files)) if rows is not None else ()
-    before = signature(named)
     parts = [f"SELECT * FROM {rows.without(known).relation}"] if rows is not None else []
     if source.kind == "stream" and log is not None:
         end = log.end(scope, source.name) if through is None else through
@@ -113,7 +98,7 @@ def open_source(
     if source.where is not None:
         filtered = f" WHERE {condition_sql(source.where, types, f'source {source.name}')}"
     connection.execute(f"CREATE OR REPLACE TEMP VIEW {SOURCE} AS SELECT * FROM ({together}) AS this_row{filtered}")
-    return Raw(types, named, before)
+    return Raw(types, marks)
 
 
 def _log_table(spec: FeatureViewSpec, log: LogReader, scope: Scope, after: int, end: int) -> Any:

@@ -2,64 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from antiphon.core.ids import content_hash
+from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import digests_of, files_of, one_row, relation_of, together
 from antiphon.features.expressions.compile_sql import quoted, text
 from antiphon.features.sources import postgres
 from antiphon.features.sources.delta_table import delta_files, delta_rows, is_delta
+from antiphon.features.sources.object_source import object_source
 from antiphon.features.sources.sql_source import query_rows
+from antiphon.features.sources.stored_objects import listed
 
 if TYPE_CHECKING:
     import duckdb
 
 
-class OpenedSource(msgspec.Struct, frozen=True):
-    """Where a source's rows are read from.
+class OpenedSource(Protocol):
+    """Where a source's rows are read from."""
 
-    Attributes:
-        relation: a FROM clause on the connection it was opened on.
-        described: in words, with the version where there is one.
-        files: what is read, in order, of a query its tables' files; none of a database.
-        extracted: SHA-256 of the rows of a database, as they were taken.
-        digests: SHA-256 of each file, where they are known.
-    """
+    @property
+    def relation(self) -> str:
+        """A FROM clause on the connection it was opened on.
 
-    relation: str
-    described: str
-    files: tuple[Path, ...] = ()
-    extracted: str | None = None
-    digests: tuple[str, ...] | None = None
+        Raises:
+            SetupError, Unavailable, InvalidInput: objects of a store, which are fetched for it, cannot be.
+        """
+        ...
 
-    def sha256(self) -> str:
-        """Of what it is read from: of files their contents, which are read for it, of a database the rows.
+    @property
+    def described(self) -> str:
+        """In words, with the version where there is one."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is read, in order: paths, or URLs of objects; of a query its tables', none of a database."""
+        ...
+
+    @property
+    def far(self) -> bool:
+        """Whether reading a file costs more than reading it: it is fetched first."""
+        ...
+
+    def named(self, column: str) -> str:
+        """The relation with a column that says which file a row is from."""
+        ...
+
+    def without(self, known: Collection[str]) -> OpenedSource:
+        """The same but for the rows of these files."""
+        ...
+
+    def contents(self) -> tuple[str, ...]:
+        """SHA-256 of each file's contents, or of what a store says that stands for them.
 
         Raises:
             Unavailable: a file is gone since it was found, or cannot be read.
         """
+        ...
+
+    def sha256(self) -> str:
+        """Of what it is read from: of files their contents, of a database the rows.
+
+        Raises:
+            Unavailable: as :meth:`contents`.
+        """
+        ...
+
+
+class FileSource(msgspec.Struct, frozen=True):
+    """A source of files of this machine, of a database or of a query; see :class:`OpenedSource`.
+
+    Attributes:
+        extracted: SHA-256 of the rows of a database, as they were taken.
+        known: SHA-256 of files' contents where they are known, and the versions of objects.
+    """
+
+    relation: str
+    described: str
+    files: tuple[str, ...] = ()
+    extracted: str | None = None
+    known: dict[str, str] = {}
+    far: bool = False
+
+    def sha256(self) -> str:
         return together(self.contents()) if self.extracted is None else self.extracted
 
     def contents(self) -> tuple[str, ...]:
-        """SHA-256 of each file's contents.
+        return tuple(self.known.get(file) or digests_of([Path(file)])[0] for file in self.files)
 
-        Raises:
-            Unavailable: as :meth:`sha256`.
-        """
-        return self.digests if self.digests is not None else tuple(digests_of(self.files))
-
-    def without(self, known: Collection[str]) -> OpenedSource:
-        """The same but for the rows of files with these paths."""
-        left = [file for file in self.files if str(file) not in known]
+    def without(self, known: Collection[str]) -> FileSource:
+        left = [Path(file) for file in self.files if file not in known]
         if len(left) == len(self.files):
             return self
         relation = relation_of(left) if left else f"(SELECT * FROM {self.relation} WHERE false)"
         return msgspec.structs.replace(self, relation=relation)
+
+    def named(self, column: str) -> str:
+        return relation_of([Path(file) for file in self.files], column)
+
+
+class FileMark(msgspec.Struct, frozen=True):
+    """What tells that a file is still the same: its name, size in bytes (0 for one that is gone), and of a file inode
+    and time of change, of an object its version."""
+
+    name: str
+    size: int
+    mark: tuple[int, int] | str
 
 
 def opened(
@@ -70,7 +124,7 @@ def opened(
     Args:
         known_by: a query over other sources sees only those of their rows that were available then (microseconds).
 
-    A database is read once for each connection, and everything on it sees the same rows.
+    A database is read once for each connection, and a store of objects is asked once; everything on it sees the same.
 
     Raises:
         SetupError, Unavailable, InvalidInput: it cannot be read; says why and what to do.
@@ -78,11 +132,14 @@ def opened(
     if source.url is not None:
         return _from_database(connection, source)
     if source.sql is not None:
-        files = [file for path in source.paths for file in files_of(path)]
-        words = f"a query over {len(files)} file(s) {', '.join(source.paths)}"
-        return OpenedSource(query_rows(connection, source, known_by), words, tuple(files))
+        marks = marks_of(source, connection)
+        words = f"a query over {len(marks)} file(s) {', '.join(source.paths)}"
+        relation = query_rows(connection, source, known_by)
+        return FileSource(relation, words, tuple(one.name for one in marks), known=_versions(marks))
     if source.path is None:
         return None
+    if is_objects(source.path):
+        return object_source(connection, source)
     folder = Path(source.path)
     if is_delta(folder):
         table = delta_files(folder)
@@ -90,11 +147,11 @@ def opened(
         if not files:
             name = f"empty_{content_hash(source.path)[:16]}"
             connection.register(name, delta_rows(folder))
-            return OpenedSource(quoted(name), words)
+            return FileSource(quoted(name), words)
     else:
         files = files_of(source.path)
         words = f"{len(files)} file(s) {source.path}"
-    return OpenedSource(relation_of(files), words, tuple(files))
+    return FileSource(relation_of(files), words, tuple(map(str, files)))
 
 
 def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource | None:
@@ -106,16 +163,48 @@ def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> O
     if source.url is not None or source.sql is not None or source.path is None:
         return None
     rows = opened(connection, source)
-    return None if rows is None else msgspec.structs.replace(rows, digests=rows.contents())
+    if not isinstance(rows, FileSource):
+        return rows
+    return msgspec.structs.replace(rows, known=dict(zip(rows.files, rows.contents(), strict=True)))
+
+
+def marks_of(source: SourceSpec, connection: duckdb.DuckDBPyConnection | None = None) -> tuple[FileMark, ...]:
+    """Every file that a source reads as it is now, and every object as it is on a connection, or now.
+
+    Raises:
+        SetupError, Unavailable, InvalidInput: one is missing, or its store does not answer.
+    """
+    found: list[FileMark] = []
+    for each in source.over or (source,):
+        if is_objects(each.path):
+            objects = listed(each) if connection is None else object_source(connection, each).objects
+            found += [FileMark(one.url, one.size, one.version) for one in objects]
+        elif each.path is not None:
+            found += [_mark(file) for file in files_of(each.path)]
+    return tuple(found)
+
+
+def _mark(file: Path) -> FileMark:
+    try:
+        stat = file.stat()
+    except OSError:
+        return FileMark(str(file), 0, (0, 0))
+    return FileMark(str(file), stat.st_size, (stat.st_ino, stat.st_mtime_ns))
+
+
+def _versions(marks: Sequence[FileMark]) -> dict[str, str]:
+    return {one.name: one.mark for one in marks if isinstance(one.mark, str)}
 
 
 def version_of(source: SourceSpec) -> tuple[Literal["file", "database"], str] | None:
-    """What a source is now, without reading its rows: (``file``, SHA-256) or (``database``, snapshot)."""
+    """What a source is now, without reading its rows: (``file``, SHA-256) or (``database``, snapshot). Of objects the
+    hash is of their versions."""
     if source.url is not None:
         return "database", postgres.snapshot_of(source)
     if not source.paths:
         return None
-    return "file", together(digests_of([file for path in source.paths for file in files_of(path)]))
+    marks = marks_of(source)
+    return "file", FileSource("", "", tuple(one.name for one in marks), known=_versions(marks)).sha256()
 
 
 def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> OpenedSource:
@@ -137,4 +226,4 @@ def _from_database(connection: duckdb.DuckDBPyConnection, source: SourceSpec) ->
         connection.execute(f"INSERT INTO extracts VALUES ({text(table)}, {text(said)}, {text(sha256)})")
         known = [(said, sha256)]
     said, sha256 = known[0]
-    return OpenedSource(relation, said, extracted=sha256)
+    return FileSource(relation, said, extracted=sha256)

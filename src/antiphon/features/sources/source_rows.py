@@ -168,7 +168,7 @@ def load_rows(
     if before is not None:
         # Each log entry and each file's row was counted once, in the snapshot that read it.
         rows_in, rejected = rows_in + before.snapshot.rows_in, rejected + before.snapshot.rows_rejected
-    contents = () if rows is None else tuple(zip(map(str, rows.files), rows.contents(), strict=True))
+    contents = () if rows is None else tuple(zip(rows.files, rows.contents(), strict=True))
     return LoadedRows(
         rows_in, rejected, tuple(kinds), "; ".join(described), hashed, offset, read, withheld, contents, columns_hash
     )

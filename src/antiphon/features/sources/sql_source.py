@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from antiphon.core.errors import InvalidInput
 from antiphon.core.ids import content_hash
+from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 from antiphon.definitions.sql_query import require_query
 from antiphon.features.compute import files_of, one_row, relation_of, types_of
 from antiphon.features.expressions.expression_sql import ExpressionSql, quoted
+from antiphon.features.sources.object_source import object_source
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,7 +60,8 @@ def query_rows(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_
 def _table(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_by: int | None) -> str:
     """A SELECT of the rows of a table that are events and known."""
     assert source.path is not None
-    relation = relation_of(files_of(source.path))
+    objects = is_objects(source.path)
+    relation = object_source(connection, source).relation if objects else relation_of(files_of(source.path))
     types = types_of(connection, relation)
     conditions = []
     if source.where is not None:

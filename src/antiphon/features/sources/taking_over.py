@@ -113,7 +113,7 @@ def _unsuitable(
         for rule in rules
     ):
         return "a rule looks at all rows together"
-    now = {} if rows is None else dict(zip(map(str, rows.files), rows.contents(), strict=True))
+    now = {} if rows is None else dict(zip(rows.files, rows.contents(), strict=True))
     changed = sum(now.get(path) != sha256 for path, sha256 in previous.read.files)
     if changed:
         return f"{changed} of its files changed"
@@ -130,10 +130,14 @@ def _other_columns(
     known: frozenset[str],
     previous: SnapshotManifest,
 ) -> str | None:
-    """Whether the new files alone would be read otherwise than all of them together."""
+    """Whether the new files alone would be read otherwise than all of them together.
+
+    The others are not fetched to know: where the new ones have the columns that all had, together they have them too.
+    """
     new = rows.without(known).relation
-    types = types_of(connection, rows.relation)
-    _, kinds = rows_sql(plan, admitted_relation(plan.spec, rows.relation, types), types)
+    all_of_them = new if rows.far else rows.relation
+    types = types_of(connection, all_of_them)
+    _, kinds = rows_sql(plan, admitted_relation(plan.spec, all_of_them, types), types)
     if tuple(kinds) != previous.read.kinds or content_hash(list(types.items())) != previous.read.columns:
         return "its columns are of other types"
     if types_of(connection, new) != types:
