@@ -335,7 +335,7 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
         yield f"{label}: least is at most 1 and most at least 1, times the median of earlier snapshots."
     if isinstance(rule, ExistsIn):
         if rule.reference.path is None or is_objects(rule.reference.path):
-            yield f"{label}: the source {rule.reference.name!r} has no file on this machine to look in."
+            yield f"{label}: the source {rule.reference.name!r} has no file to look in on this machine."
         if len(rule.of) != len(rule.columns):
             yield f"{label}: {len(rule.of)} columns are compared with {len(rule.columns)}."
     function: Any = getattr(rule, "function", None)

@@ -478,7 +478,7 @@ def test_what_belongs_to_objects_is_refused_elsewhere() -> None:
     assert "belong to a path that begins with s3://" in said
     reference = Source.table("x", path="s3://bucket/a.parquet", event_time="at")
     quality = Quality(expect.exists_in("origin", reference, ["id"]))
-    assert any("no file on this machine" in said for said in quality_mistakes(quality, frozenset(), False))
+    assert any("no file to look in on this machine" in said for said in quality_mistakes(quality, frozenset(), False))
 
 
 def test_a_source_is_in_the_store_of_the_lake_unless_it_says_otherwise() -> None:
