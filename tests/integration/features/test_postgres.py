@@ -267,7 +267,7 @@ def test_where_a_database_is_and_who_asks_is_no_part_of_what_is_meant(process: P
         ({"query": "SELECT 1"}, "a table or a query"),
         ({"table": None}, "a table or a query"),
         ({"table": "a.b.c"}, "is no table"),
-        ({"url": None, "table": None, "path": "s3://b/x.parquet", "password_variable": None}, "of this machine"),
+        ({"url": None, "table": None, "path": "gs://b/x.parquet", "password_variable": None}, "of this machine"),
     ],
 )
 def test_a_declaration_that_is_wrong_is_refused(
