@@ -27,7 +27,7 @@ from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
 from antiphon.features.skew.old_events import with_base
-from antiphon.features.sources.opened import OpenedSource
+from antiphon.features.sources.opened import FileSource, OpenedSource
 from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _from_files(
     for path, sha256 in were:
         if not Path(path).is_file() or digests_of([Path(path)]) != [sha256]:
             return None
-    if _loaded(connection, wanted, log, OpenedSource(relation_of(paths), "", tuple(paths))).files != were:
+    if _loaded(connection, wanted, log, FileSource(relation_of(paths), "", tuple(map(str, paths)))).files != were:
         return None
     try:
         return "source" if files_of(wanted.plan.spec.source.path or "") == paths else "files"

@@ -66,6 +66,14 @@ class OpenedSource(Protocol):
         """
         ...
 
+    def hashed(self) -> OpenedSource:
+        """The same with its files' contents hashed, so that they are not again.
+
+        Raises:
+            Unavailable: as :meth:`contents`.
+        """
+        ...
+
     def sha256(self) -> str:
         """Of what it is read from: of files their contents, of a database the rows.
 
@@ -95,6 +103,9 @@ class FileSource(msgspec.Struct, frozen=True):
 
     def contents(self) -> tuple[str, ...]:
         return tuple(self.known.get(file) or digests_of([Path(file)])[0] for file in self.files)
+
+    def hashed(self) -> FileSource:
+        return msgspec.structs.replace(self, known=dict(zip(self.files, self.contents(), strict=True)))
 
     def without(self, known: Collection[str]) -> FileSource:
         left = [Path(file) for file in self.files if file not in known]
@@ -163,9 +174,7 @@ def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> O
     if source.url is not None or source.sql is not None or source.path is None:
         return None
     rows = opened(connection, source)
-    if not isinstance(rows, FileSource):
-        return rows
-    return msgspec.structs.replace(rows, known=dict(zip(rows.files, rows.contents(), strict=True)))
+    return None if rows is None else rows.hashed()
 
 
 def marks_of(source: SourceSpec, connection: duckdb.DuckDBPyConnection | None = None) -> tuple[FileMark, ...]:

@@ -133,8 +133,7 @@ def load_rows(
         if known_by is not None:
             (withheld,) = one_row(connection, f"DELETE FROM loaded WHERE available_at > {known_by}")
         described.append(rows.described)
-        if rows.digests is None:
-            rows = msgspec.structs.replace(rows, digests=rows.contents())
+        rows = rows.hashed()
         hashed = rows.sha256()
     offset: int | None = None
     if before is not None:
