@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -329,6 +330,10 @@ def _rule_mistakes(rule: Rule | PythonCheck, features: frozenset[str], stream: b
         for name in named:
             if name not in features:
                 yield f"{label}: the view has no feature {name!r}."
+    for name in getattr(rule, "__struct_fields__", ()):
+        value = getattr(rule, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{label}: {name} is {value}; write a number, for no bound a large one such as 1e300."
     if isinstance(rule, Between) and not rule.low <= rule.high:
         yield f"{label}: {rule.low:g} is above {rule.high:g}."
     if isinstance(rule, Volume) and not 0 <= rule.least <= 1 <= rule.most:

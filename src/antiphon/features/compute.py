@@ -69,13 +69,13 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
         raise
     except duckdb.OutOfMemoryException as error:
         raise Unavailable(
-            f"Feature computation ran out of memory: {_first_line(error)}",
+            f"Feature computation ran out of memory: {first_line(error)}",
             where="compute",
             next_step="Raise its memory limit or free disk space for spilling; an encrypted project does not spill.",
         ) from error
     except duckdb.Error as error:
         raise InvalidInput(
-            f"The source cannot be computed: {_first_line(error)}",
+            f"The source cannot be computed: {first_line(error)}",
             where="compute",
             next_step="Compare the file with the definition.",
         ) from error
@@ -259,8 +259,9 @@ def digests_of(files: Sequence[Path]) -> list[str]:
     return found
 
 
-def _first_line(error: Exception) -> str:
-    """What DuckDB says, without the values that it quotes: they are somebody's, and errors are kept and shown."""
+def first_line(error: Exception) -> str:
+    """The first line of what DuckDB says, without the values that it quotes: they are somebody's, and errors are kept
+    and shown."""
     return _QUOTED.sub("'…'", str(error).strip().splitlines()[0])
 
 

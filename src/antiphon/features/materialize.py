@@ -29,8 +29,9 @@ from antiphon.features.embedding.ports import Embedders
 from antiphon.features.naming import naming
 from antiphon.features.plan import DAY, SLACK, Plan, midnight_before, plan_of
 from antiphon.features.ports import Lake, LogReader
-from antiphon.features.quality.custom_rules import Functions, check_tables, needs_values
+from antiphon.features.quality.custom_rules import Functions, check_values, needs_values
 from antiphon.features.quality.inspection import Inspection
+from antiphon.features.quality.snapshot_values import snapshot_values
 from antiphon.features.quality.statistics import StatisticsBuilder
 from antiphon.features.sources.opened import OpenedSource, hashed_files
 from antiphon.features.sources.source_rows import ROWS, load_rows
@@ -111,8 +112,12 @@ def materialize(
             quarantined = inspection.keep_aside(lake)
             written = _written(connection, wanted, plan, as_of, lake, inspection, vectors)
             with inspection.timed():
-                table = _table(lake, written.values) if needs_values(wanted.spec) else None
-                inspection.add(check_tables(connection, wanted.spec, table, functions))
+                if needs_values(wanted.spec):
+                    name, allowed = wanted.spec.name, bounds.memory * 2**20
+                    with snapshot_values(
+                        connection, lake, written.values, name, folder=folder, most_bytes=allowed
+                    ) as found:
+                        inspection.add(check_values(connection, wanted.spec, found, functions))
             embedded = vectors.finished(wanted.scope)
     finally:
         if folder is not None:
@@ -285,10 +290,3 @@ def _fitted(connection: duckdb.DuckDBPyConnection, plan: Plan, as_of: int) -> di
             )
             found[plan.fitted_index(window, fitted_at)] = (fitted_at, rows, tiles_of(plan, every, tiles))
     return found
-
-
-def _table(lake: Lake, values: SnapshotFile) -> pyarrow.Table:
-    import pyarrow.parquet
-
-    with lake.open(values.path) as stream:
-        return pyarrow.parquet.read_table(stream)

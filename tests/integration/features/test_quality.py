@@ -100,6 +100,7 @@ RULES: list[tuple[Any, Callable[[], Rows], str]] = [
         "1 of 1440 rows: dep_delay is not from -60 to 600; there is 9000.",
     ),
     (expect.between("dep_delay", -60, 600), lambda: changed(3, dep_delay=float("nan")), "1 are NaN or infinite"),
+    (expect.between("dep_delay", -60, 1e300), lambda: changed(3, dep_delay=-61.0), "1 of 1440 rows"),
     (expect.between("delay", 0, 1, over="features"), history, "2 of 2 rows: delay is not from 0 to 1"),
     (expect.not_null("delay", over="features"), history, ""),
     (
@@ -355,6 +356,7 @@ def test_mistakes_in_rules_are_told_with_the_view() -> None:
             expect.unique("id", action="quarantine"), expect.between("x", 5, 1), expect.between("x", 1, 5),
             expect.not_null("absent", over="features"), expect.recent("1h", action="quarantine"),
             expect.volume(2.0, 3.0), expect.exists_in("x", stream), expect.not_null("x", at_most=3),
+                expect.between("y", 0, float("inf")),
             expect.python("no function", name="text"), "not a rule", late_after="later", sampling_rate=2.0,
         ),
     )  # fmt: skip
@@ -367,7 +369,7 @@ def test_mistakes_in_rules_are_told_with_the_view() -> None:
     for part in (
         "embargo", "one by one", "5 is above 1", "two rules are named 'range of x'", "no feature 'absent'",
         "only single rows", "least is at most 1", "no file to look in", "at_most is a share", "no function",
-        "'not a rule' is no rule", "late_after", "sampling_rate",
+        "high is inf", "'not a rule' is no rule", "late_after", "sampling_rate",
     ):  # fmt: skip
         assert part in told, part
 

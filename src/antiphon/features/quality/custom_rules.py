@@ -13,6 +13,9 @@ from antiphon.catalog.snapshot_facts import RuleCheck
 from antiphon.core.errors import SetupError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Between, NotNull, Python, Sql, digest_of
+from antiphon.features.compute import first_line
+from antiphon.features.expressions.compile_sql import quoted, text
+from antiphon.features.quality.snapshot_values import VALUES, SnapshotValues
 from antiphon.features.quality.source_quality import SOURCE
 
 if TYPE_CHECKING:
@@ -37,45 +40,31 @@ def needs_values(spec: FeatureViewSpec) -> bool:
     )
 
 
-def check_tables(
-    connection: duckdb.DuckDBPyConnection,
-    spec: FeatureViewSpec,
-    values: pyarrow.Table | None,
-    functions: Functions | None,
+def check_values(
+    connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec, values: SnapshotValues, functions: Functions | None
 ) -> Iterator[RuleCheck]:
-    """What rules over features, and functions, find. The values are only looked at when it :func:`needs_values`."""
-    rules = spec.quality.rules if spec.quality is not None else ()
-    if values is None:
-        return
-    plain = values.rename_columns([name.removeprefix(f"{spec.name}.") for name in values.column_names])
+    """What rules over features, and functions, find; ``values`` are the snapshot's, opened on the connection."""
     found: Mapping[str, Any] | None = None
-    for rule in rules:
+    for rule in spec.quality.rules if spec.quality is not None else ():
         if isinstance(rule, Sql) and rule.over == "features":
-            yield _select(connection, rule, plain)
+            yield _counted(connection, rule.name, rule.select, values)
         elif isinstance(rule, (NotNull, Between)) and rule.over == "features":
-            yield RuleCheck(rule.name, offenders=_offending(rule, plain), of=len(plain))
+            yield _counted(connection, rule.name, f"SELECT 1 FROM {VALUES} WHERE {_offends(rule)}", values)
         elif isinstance(rule, Python):
             try:
                 if found is None:
                     found = functions(spec.name) if functions is not None else {}
-                table = plain if rule.over == "features" else _source(connection, spec)
+                table = values.table if rule.over == "features" else _source(connection, spec)
                 yield RuleCheck(rule.name, of=len(table), reasons=_called(rule, found.get(rule.name), table))
             except Exception as error:  # whatever the project's code raises
                 yield RuleCheck(rule.name, error=f"{type(error).__name__}: {error}")
 
 
-def _offending(rule: NotNull | Between, values: pyarrow.Table) -> int:
-    import pyarrow
-    import pyarrow.compute as pc
-
+def _offends(rule: NotNull | Between) -> str:
     if isinstance(rule, NotNull):
-        missing = pc.is_null(values.column(rule.of[0]))
-        for name in rule.of[1:]:
-            missing = pc.or_(missing, pc.is_null(values.column(name)))
-        return int(pc.sum(missing).as_py() or 0)
-    numbers = values.column(rule.of).drop_null().cast(pyarrow.float64())
-    inside = pc.and_(pc.greater_equal(numbers, rule.low), pc.less_equal(numbers, rule.high))
-    return len(numbers) - int(pc.sum(inside).as_py() or 0)
+        return " OR ".join(f"{quoted(name)} IS NULL" for name in rule.of)
+    number, low, high = f"CAST({quoted(rule.of)} AS DOUBLE)", text(repr(rule.low)), text(repr(rule.high))
+    return f"{number} IS NOT NULL AND NOT ({number} BETWEEN {low}::DOUBLE AND {high}::DOUBLE)"
 
 
 def _called(rule: Python, function: Any, table: pyarrow.Table) -> tuple[str, ...]:
@@ -124,15 +113,12 @@ def schema_failures(schema: Any, table: pyarrow.Table) -> list[str]:
     return []
 
 
-def _select(connection: duckdb.DuckDBPyConnection, rule: Sql, values: pyarrow.Table) -> RuleCheck:
-    connection.register("features", values)
+def _counted(connection: duckdb.DuckDBPyConnection, rule: str, select: str, values: SnapshotValues) -> RuleCheck:
     try:
-        ((found,),) = connection.execute(f"SELECT count(*) FROM ({rule.select})").fetchall()
+        ((found,),) = connection.execute(f"SELECT count(*) FROM ({select})").fetchall()
     except Exception as error:  # DuckDB's own
-        return RuleCheck(rule.name, error=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
-    finally:
-        connection.unregister("features")
-    return RuleCheck(rule.name, offenders=found, of=len(values))
+        return RuleCheck(rule, error=f"{type(error).__name__}: {first_line(error)}")
+    return RuleCheck(rule, offenders=found, of=values.rows)
 
 
 def _source(connection: duckdb.DuckDBPyConnection, spec: FeatureViewSpec) -> pyarrow.Table:

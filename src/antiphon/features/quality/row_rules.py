@@ -77,7 +77,8 @@ def offends(rule: Rule, types: Mapping[str, str]) -> str | None:
             if column_kind(types[column]) != "number":
                 raise InvalidInput(f"The column {column!r} is {types[column]}, not a number.", where="quality")
             number = f"CAST(this_row.{quoted(column)} AS DOUBLE)"
-            return f"({number} IS NOT NULL AND NOT ({number} BETWEEN {low!r}::DOUBLE AND {high!r}::DOUBLE))"
+            inside = f"{number} BETWEEN {text(repr(low))}::DOUBLE AND {text(repr(high))}::DOUBLE"
+            return f"({number} IS NOT NULL AND NOT ({inside}))"
         case OneOf(of=column, values=values):
             require((column,), types)
             return f"(CAST(this_row.{quoted(column)} AS VARCHAR) NOT IN ({', '.join(map(text, values))}))"
