@@ -6,7 +6,7 @@ over the entities' records, and a record is a slice of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,18 +16,14 @@ from antiphon.features.online.encoding import (
     HAS_AVAILABLE,
     HAS_NULLS,
     WORDS,
-    block_key,
     encode_base,
-    encode_block,
-    encode_tiles,
     masks_of,
     sequence_words,
 )
+from antiphon.features.online.tiled import tiled_records
 from antiphon.features.plan import Plan
-from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
 from antiphon.features.tiles.row_digest import text_bytes
-from antiphon.features.tiles.tile import Tile
 from antiphon.features.tiles.tile_files import tiles_in
 
 if TYPE_CHECKING:
@@ -76,11 +72,10 @@ def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead
     values: list[bytes] = []
     if keys:
         values = _few(RowBatch(batch.rows.filter(pyarrow.array(few[batch.entity])), plan), plan)
-    for place in numpy.flatnonzero(~few).tolist():
-        start, end = int(batch.starts[place]), int(batch.starts[place + 1])
-        for key, value in _many(batch.rows.slice(start, end - start), plan, hashes[place]):
-            keys.append(key)
-            values.append(value)
+    many = RowBatch(batch.rows.filter(pyarrow.array(~few[batch.entity])), plan)
+    for key, value in tiled_records(many, plan, [hashes[place] for place in numpy.flatnonzero(~few).tolist()]):
+        keys.append(key)
+        values.append(value)
     return keys, values
 
 
@@ -189,43 +184,6 @@ def _present(columns: Sequence[MeasureColumn], rows: int) -> Array:
         there = numpy.uint64(1) if column.present is None else column.present.astype(numpy.uint64)
         mask |= there << numpy.uint64(bit)
     return mask.view(numpy.int64)
-
-
-def _many(rows: pyarrow.RecordBatch, plan: Plan, hashed: bytes) -> Iterator[tuple[bytes, bytes]]:
-    tiles: dict[int, TileRow] = {}
-    for index, block in _blocks(rows, plan):
-        tiles[index] = TileRow(block.newest, [_tile(block, plan, measure) for measure in range(len(plan.measures))])
-        yield block_key(hashed, index), encode_block(block)
-    yield hashed, encode_tiles(tiles)
-
-
-def _blocks(rows: pyarrow.RecordBatch, plan: Plan) -> Iterator[tuple[int, Block]]:
-    """An entity's events, a block a tile."""
-    import numpy
-
-    width = len(plan.keys)
-    index = rows.column(width).to_numpy() // plan.tile
-    cuts = [0, *(numpy.flatnonzero(index[1:] != index[:-1]) + 1).tolist(), rows.num_rows]
-    times, available, seqs, *measures = (rows.column(place).to_pylist() for place in range(width, rows.num_columns))
-    for first, end in pairwise(cuts):
-        yield (
-            int(index[first]),
-            block_of(
-                times[first:end], available[first:end], seqs[first:end], [column[first:end] for column in measures]
-            ),
-        )
-
-
-def _tile(block: Block, plan: Plan, measure: int) -> Tile:
-    tile, column = Tile(), block.measures[measure]
-    chosen = [place for place, value in enumerate(column) if value is not None]
-    tile.add(
-        [column[place] for place in chosen],
-        [block.times[place] for place in chosen],
-        [block.seqs[place] for place in chosen],
-        plan.parts[measure],
-    )
-    return tile
 
 
 def base_records(rows: pyarrow.RecordBatch, plan: Plan, layout: str | None) -> list[bytes]:
