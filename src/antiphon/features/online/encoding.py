@@ -112,14 +112,14 @@ def decode_meta(stored: bytes) -> SnapshotMeta:
 
 def encode_tiles(rows: dict[int, TileRow]) -> bytes:
     """An entity's tiles as its record."""
-    return encode_packed_tiles(
-        {index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()}
+    return tiles_record(
+        _encode({index: (row.available, [pack(tile) for tile in row.tiles]) for index, row in rows.items()})
     )
 
 
-def encode_packed_tiles(rows: dict[int, tuple[int, list[list[Any]]]]) -> bytes:
-    """The same of tiles that are packed already: when the last event became available, and each measure's tile."""
-    return _head.pack(0, TILED) + _encode(rows)
+def tiles_record(packed: bytes) -> bytes:
+    """The record of tiles that are packed already."""
+    return _head.pack(0, TILED) + packed
 
 
 def encode_base(tiles: list[Tile]) -> bytes:

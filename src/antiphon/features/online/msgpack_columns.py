@@ -48,6 +48,13 @@ def array_header(length: int) -> bytes:
     return b"\xdc" + length.to_bytes(2, "big") if length < 2**16 else b"\xdd" + length.to_bytes(4, "big")
 
 
+def map_header(length: int) -> bytes:
+    """What stands before a map of so many pairs."""
+    if length < 16:
+        return bytes((0x80 | length,))
+    return b"\xde" + length.to_bytes(2, "big") if length < 2**16 else b"\xdf" + length.to_bytes(4, "big")
+
+
 def encoded_measure(column: MeasureColumn) -> EncodedColumn:
     """A measure's values, nil where it is null."""
     import numpy
@@ -55,10 +62,10 @@ def encoded_measure(column: MeasureColumn) -> EncodedColumn:
     values, present = column.values, column.present
     if column.texts is not None:
         every = [_encode(text) for text in column.texts.to_pylist()]
-        codes: list[int] = (values if present is None else numpy.where(present, values, len(every))).tolist()
+        codes = values if present is None else numpy.where(present, values, len(every))
         every.append(bytes((NIL,)))
-        sizes = numpy.array([len(one) for one in every], numpy.int64)[codes] if codes else numpy.zeros(0, numpy.int64)
-        return EncodedColumn(b"".join([every[code] for code in codes]), _begins(sizes))
+        sizes = numpy.array([len(one) for one in every])
+        return EncodedColumn(b"".join([every[code] for code in codes.tolist()]), _begins(sizes[codes]))
     if values.dtype == numpy.uint8:
         content = values + numpy.uint8(_FALSE)
         return _fixed((content if present is None else numpy.where(present, content, NIL))[:, None])
@@ -71,12 +78,22 @@ def encoded_integers(values: Array, present: Array | None = None) -> EncodedColu
     """Integers of 64 bits, nil where they are not present."""
     import numpy
 
-    form = numpy.where(
-        values >= 0,
-        numpy.searchsorted(_POSITIVE, values, "right"),
-        numpy.searchsorted(_NEGATIVE, ~values, "right"),
-    )
+    lowest, highest = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    least, most = _form(lowest), _form(highest)
+    if lowest >= 0 and least == most:
+        form = numpy.full(len(values), least, numpy.uint8)
+    else:
+        form = numpy.zeros(len(values), numpy.uint8)
+        for limit in _POSITIVE:
+            form += values >= limit
+        for limit in _NEGATIVE if lowest < 0 else ():
+            form += values < -limit
     return _tagged(values, form, present, None)
+
+
+def _form(value: int) -> int:
+    """Its place among ``_BYTES``."""
+    return sum(value >= limit for limit in _POSITIVE) + sum(value < -limit for limit in _NEGATIVE)
 
 
 def encoded_sequences(column: pyarrow.Array) -> EncodedColumn:
@@ -93,33 +110,36 @@ def _tagged(values: Array, form: Array, present: Array | None, tag: int | None) 
     """Words with the bytes that their form keeps, behind a tag: the one given or that of integers."""
     import numpy
 
+    if present is None and len(form) and bool((form == form[0]).all()):
+        return _fixed(_behind_tags(values, _BYTES[form[0]], tag))
     forms = numpy.array(_BYTES)[form] if present is None else numpy.where(present, numpy.array(_BYTES)[form], 0)
     begins = _begins(1 + forms)
     content = numpy.empty(int(begins[-1]), numpy.uint8)
-    word = values.astype(">i8").view(numpy.uint8).reshape(len(values), 8)
     for number, size in enumerate(_BYTES):
         rows: Any = numpy.flatnonzero(form == number if present is None else (form == number) & present)
-        if not len(rows):
-            continue
-        whole = len(rows) == len(values)
-        into = content.reshape(len(values), 1 + size) if whole else None
-        at = begins[rows]
-        if tag is not None:
-            tags: Any = tag
-        elif size == 0:
-            tags = word[rows, 7]
-        else:
-            tags = numpy.where(values[rows] >= 0, 0xCB + number, 0xCF + number)
-        if into is not None:
-            into[:, 0] = tags
-            into[:, 1:] = word[:, 8 - size :]
-            continue
-        content[at] = tags
-        for place in range(size):
-            content[at + 1 + place] = word[rows, 8 - size + place]
+        if len(rows):
+            within = begins[rows][:, None] + numpy.arange(1 + size)
+            content[within] = _behind_tags(values[rows], size, tag)
     if present is not None:
         content[begins[:-1][~present]] = NIL
     return EncodedColumn(content.tobytes(), begins)
+
+
+def _behind_tags(values: Array, size: int, tag: int | None) -> Array:
+    """The last bytes of words, each row behind its tag."""
+    import numpy
+
+    content = numpy.empty((len(values), 1 + size), numpy.uint8)
+    word = values.astype(">i8").view(numpy.uint8).reshape(len(values), 8)
+    if tag is not None:
+        content[:, 0] = tag
+    elif size == 0:
+        content[:, 0] = word[:, 7]
+    else:
+        number = _BYTES.index(size)
+        content[:, 0] = numpy.where(values >= 0, 0xCB + number, 0xCF + number)
+    content[:, 1:] = word[:, 8 - size :]
+    return content
 
 
 def _fixed(content: Array) -> EncodedColumn:

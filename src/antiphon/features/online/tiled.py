@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from antiphon.features.online.encoding import block_key, encode_packed_tiles
+import msgspec
+
+from antiphon.features.online.encoding import block_key, tiles_record
 from antiphon.features.online.msgpack_columns import (
     NIL,
     array_header,
     encoded_integers,
     encoded_measure,
     encoded_sequences,
+    map_header,
 )
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.aggregate_columns import Aggregates, counted_buckets
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 _BLOCK, _NIL = array_header(6), bytes((NIL,))
 """A block is its six fields; none of its events has a place in the log."""
-_NOTHING = [0, 0, 0, None, None, None, None, None]
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class _Tiles:
@@ -65,29 +68,32 @@ def tiled_records(batch: RowBatch, plan: Plan, hashes: list[bytes]) -> Iterator[
 
     tiles = _Tiles(batch, plan)
     columns = [batch.measure(index) for index in range(len(plan.measures))]
-    of_measures = [_packed(tiles, plan, at, column, batch) for at, column in enumerate(columns)]
-    packed = [list(measures) for measures in zip(*of_measures, strict=True)] if columns else [[]] * tiles.entities
     headers = [array_header(rows) for rows in numpy.diff(tiles.starts).tolist()]
+    each = numpy.arange(tiles.entities + 1)
+    newest, indexes = encoded_integers(tiles.newest).slices(each), encoded_integers(tiles.indexes).slices(each)
     blocks = [
-        b"".join((_BLOCK, head, times, head, available, head, seqs, *measures, _NIL, newest))
-        for head, times, available, seqs, measures, newest in zip(
+        b"".join((_BLOCK, head, times, head, available, head, seqs, *measures, _NIL, known))
+        for head, times, available, seqs, measures, known in zip(
             headers,
             encoded_integers(batch.times).slices(tiles.starts),
             encoded_integers(batch.available).slices(tiles.starts),
             encoded_sequences(batch.seqs).slices(tiles.starts),
             _measures(columns, headers, tiles.starts),
-            encoded_integers(tiles.newest).slices(numpy.arange(tiles.entities + 1)),
+            newest,
             strict=True,
         )
     ]
-    indexes, newest = tiles.indexes.tolist(), tiles.newest.tolist()
+    keys: list[int] = tiles.indexes.tolist()
+    of_measures = zip(*(_packed(tiles, plan, at, column, batch) for at, column in enumerate(columns)), strict=True)
+    pair, outer = array_header(2), array_header(len(columns))
+    rows = [
+        b"".join((index, pair, known, outer, *measures))
+        for index, known, measures in zip(indexes, newest, of_measures, strict=True)
+    ]
     for hashed, (first, end) in zip(hashes, pairwise(tiles.of.tolist()), strict=True):
         for tile in range(first, end):
-            yield block_key(hashed, indexes[tile]), blocks[tile]
-        yield (
-            hashed,
-            encode_packed_tiles({indexes[tile]: (newest[tile], packed[tile]) for tile in range(first, end)}),
-        )
+            yield block_key(hashed, keys[tile]), blocks[tile]
+        yield hashed, tiles_record(map_header(end - first) + b"".join(rows[first:end]))
 
 
 def _measures(columns: list[MeasureColumn], headers: list[bytes], starts: Array) -> Iterator[tuple[bytes, ...]]:
@@ -114,40 +120,47 @@ def _values(column: MeasureColumn) -> list[Any]:
     return found
 
 
-def _packed(tiles: _Tiles, plan: Plan, measure: int, column: MeasureColumn, batch: RowBatch) -> list[list[Any]]:
+def _packed(tiles: _Tiles, plan: Plan, measure: int, column: MeasureColumn, batch: RowBatch) -> list[bytes]:
     """One measure of every tile, packed."""
-    import numpy
     import pyarrow
 
     parts, size = plan.parts[measure], tiles.entities
     found = Aggregates(tiles, column, parts, None)
+    some = None if bool(found.some.all()) else found.some
     nothing: list[Any] = [None] * size
 
-    def extreme(part: str, of: Array) -> list[Any]:
-        if part not in parts:
-            return nothing
-        if of.dtype == numpy.float64:
+    def extreme(of: Array) -> list[Any]:
+        if of.dtype == "float64":
             # Of zeros that differ in sign the first one counts.
             of = column.values[_first_equal(found, column, of)]
-        return _values(MeasureColumn(of, None, column.texts))
+        return _values(MeasureColumn(of, some, column.texts))
 
-    def placed(part: str, at: Array) -> list[Any]:
-        if part not in parts:
-            return nothing
+    def placed(at: Array) -> list[Any]:
         seqs = batch.seqs.take(pyarrow.array(at)).to_pylist()
         values = _values(MeasureColumn(column.values[at], None, column.texts))
-        return list(zip(batch.times[at].tolist(), seqs, values, strict=True))
+        events = list(zip(batch.times[at].tolist(), seqs, values, strict=True))
+        return events if some is None else [event if there else None for event, there in zip(events, some, strict=True)]
 
-    lows = extreme("low", found.low) if "low" in parts else nothing
-    highs = extreme("high", found.high) if "high" in parts else nothing
-    totals = _narrow(found.total) if "total" in parts else [0] * size
-    squares = _narrow(found.squares) if "squares" in parts else [0] * size
-    latest = batch.times[found.last].tolist()
-    each = zip(
-        found.count.tolist(), totals, squares, lows, highs, placed("first", found.first), placed("last", found.last),
-        latest, _sketches(found, parts, size), strict=True,
-    )  # fmt: skip
-    return [[*tile, *sketches] if tile[0] else _NOTHING for *tile, sketches in each]
+    packed = [
+        _encode(tile)
+        for tile in zip(
+            found.count.tolist(),
+            _narrow(found.total) if "total" in parts else [0] * size,
+            _narrow(found.squares) if "squares" in parts else [0] * size,
+            extreme(found.low) if "low" in parts else nothing,
+            extreme(found.high) if "high" in parts else nothing,
+            placed(found.first) if "first" in parts else nothing,
+            placed(found.last) if "last" in parts else nothing,
+            _values(MeasureColumn(batch.times[found.last], some)),
+            strict=True,
+        )
+    ]
+    if not {"distinct", "buckets"} & set(parts):
+        return packed
+    return [
+        array_header(10) + tile[1:] + sketches if there else tile
+        for tile, sketches, there in zip(packed, _sketches(found, parts, size), found.some.tolist(), strict=True)
+    ]
 
 
 def _narrow(sums: Array) -> list[int | str]:
@@ -171,17 +184,28 @@ def _first_equal(found: Aggregates, column: MeasureColumn, of: Array) -> Array:
     return places
 
 
-def _sketches(found: Aggregates, parts: Any, size: int) -> list[tuple[Any, ...]]:
-    """What ``pack`` puts at the end, a tuple a tile."""
-    if not {"distinct", "buckets"} & set(parts):
-        return [()] * size
-    hashes: list[Any] = [None] * size
-    buckets: list[Any] = [None] * size
+def _sketches(found: Aggregates, parts: Any, size: int) -> list[bytes]:
+    """What ``pack`` puts at a tile's end: the least hashes, and buckets with their counts."""
+    import numpy
+
+    hashes, buckets = [_NIL] * size, [_NIL] * size
     if "distinct" in parts:
-        every = found.hashes.tolist()
-        hashes = [every[begin : min(end, begin + KEPT)] for begin, end in pairwise(found.hash_begins.tolist())]
+        # Only the least ones of each tile are kept.
+        within = numpy.arange(len(found.hashes)) - numpy.repeat(found.hash_begins[:-1], numpy.diff(found.hash_begins))
+        sizes = numpy.minimum(numpy.diff(found.hash_begins), KEPT)
+        hashes = _arrays(found.hashes[within < KEPT], numpy.concatenate([[0], numpy.cumsum(sizes)]))
     if "buckets" in parts:
         numbers, counts, begins = counted_buckets(found)
-        of_numbers, of_counts = numbers.tolist(), counts.tolist()
-        buckets = [[of_numbers[begin:end], of_counts[begin:end]] for begin, end in pairwise(begins.tolist())]
-    return list(zip(hashes, buckets, strict=True))
+        pair = array_header(2)
+        every = zip(_arrays(numbers, begins), _arrays(counts, begins), strict=True)
+        buckets = [pair + one + other for one, other in every]
+    return [one + other for one, other in zip(hashes, buckets, strict=True)]
+
+
+def _arrays(values: Array, begins: Array) -> list[bytes]:
+    """Arrays of integers, each from where it begins to the next one."""
+    import numpy
+
+    lengths: list[int] = numpy.diff(begins).tolist()
+    slices = encoded_integers(values).slices(begins)
+    return [array_header(length) + content for length, content in zip(lengths, slices, strict=True)]
