@@ -15,10 +15,20 @@ from antiphon.features.online.encoding import (
     encode_block,
     encode_tiles,
 )
-from antiphon.features.online.packing import _tile
 from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
+from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.tile import Tile
+
+
+def tile_of(block: Block, plan: Plan, measure: int) -> Tile:
+    """One measure of a tile, of its events one after the other."""
+    tile, column = Tile(), block.measures[measure]
+    chosen = [place for place, value in enumerate(column) if value is not None]
+    values = [column[place] for place in chosen]
+    times, seqs = ([of[place] for place in chosen] for of in (block.times, block.seqs))
+    tile.add(values, times, seqs, plan.parts[measure])
+    return tile
 
 
 def alter(
@@ -41,7 +51,7 @@ def alter(
                 rows = {}
                 for index, block in cut(state.events, opened.plan.tile).items():
                     rows[index] = TileRow(
-                        block.newest, [_tile(block, opened.plan, m) for m in range(len(block.measures))]
+                        block.newest, [tile_of(block, opened.plan, m) for m in range(len(block.measures))]
                     )
                     found[block_key(key, index)] = encode_block(block)
             for row in list(rows.values())[0 if latest is None else -latest :]:
