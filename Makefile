@@ -14,7 +14,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
   bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-skew bench-feature-stream bench-features pentest chaos chaos-features clean
+  bench-feature-skew bench-feature-stream bench-features pentest chaos chaos-features chaos-log clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -136,6 +136,10 @@ chaos-features: environment  ## the feature platform killed at 260 random moment
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.feature_chaos --size full --keep
 	@$(BIN)/python -m benchmarks.feature_crowd --size full --keep
+
+chaos-log: environment  ## the event log on NATS: publishers, consumer and server killed at 200 random moments
+	@scripts/servers
+	@$(BIN)/python -m benchmarks.log_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

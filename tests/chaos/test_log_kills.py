@@ -1,0 +1,27 @@
+"""The event log on NATS under SIGKILL, short; and that the harness finds what breaks when a defence is off.
+
+The long form is ``make chaos-log``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmarks import log_chaos
+
+
+@pytest.mark.chaos
+def test_publisher_consumer_and_server_killed_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    report = log_chaos.measure(tmp_path / "log", 4, 20130411)
+    assert report.violations == {name: [] for name in report.violations}, log_chaos.table(report)
+    assert report.kills == dict.fromkeys(log_chaos.VICTIMS, 1)
+    assert len(report.violations) == 5, "a check was not made"
+    assert report.acknowledged > 100, "hardly anything was appended"
+    assert report.values >= 250, "hardly anything was read"
+
+
+@pytest.mark.chaos
+def test_an_acknowledgement_that_nobody_waited_for_is_found(tmp_path: Path) -> None:
+    report = log_chaos.measure(tmp_path / "log", 8, 7, broken="acknowledged-unheard", only="server")
+    assert any("acknowledged and is lost" in one for one in report.violations["no event lost"]), log_chaos.table(report)
