@@ -157,8 +157,13 @@ class NatsProcess(ServerProcess):
         """One request of its interface, over a connection of its own: to do behind the log's back what must not be."""
         import json
 
+        return self.put(subject, json.dumps(body).encode())
+
+    def put(self, subject: str, content: bytes) -> dict[str, Any]:
+        """Send these bytes to a subject; what is answered."""
+        import json
+
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as line, line.makefile("rb") as said:
-            content = json.dumps(body).encode()
             line.sendall(b'CONNECT {"verbose":false}\r\nSUB answer 1\r\n')
             line.sendall(f"PUB {subject} answer {len(content)}\r\n".encode() + content + b"\r\n")
             for row in said:

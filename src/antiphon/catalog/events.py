@@ -58,7 +58,8 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
 
 class StreamHome(msgspec.Struct, frozen=True):
-    """Where a stream's events are: in the log of this id, or, without one, here through ``end``."""
+    """Where a stream's events are: in the log of this id, seen there through ``end`` at least; or, without one, here
+    through ``end``."""
 
     log: str | None
     end: int
@@ -231,9 +232,22 @@ class StreamHomes:
             connection.execute(
                 update(streams)
                 .where(schema.owned(streams, scope), streams.c.stream == stream)
-                .values(log=log, end_offset=0)
+                .values(log=log, end_offset=end)
             )
             connection.execute(delete(events).where(schema.owned(events, scope), events.c.stream == stream))
+
+    def seen(self, scope: Scope, stream: str, log: str, end: int) -> int:
+        """Remember that a stream in a log goes through ``end``; the furthest that anybody has said."""
+        table = schema.streams
+        with self._database.writing(None) as connection:
+            connection.execute(
+                update(table)
+                .where(
+                    schema.owned(table, scope), table.c.stream == stream, table.c.log == log, table.c.end_offset < end
+                )
+                .values(end_offset=end)
+            )
+            return home_of(self._database, scope, stream, connection).end
 
     def elsewhere(self) -> list[tuple[Scope, str]]:
         """Every stream whose events are not in the catalog."""

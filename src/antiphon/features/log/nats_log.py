@@ -3,8 +3,8 @@
 Invariants: an offset is the stream's sequence, from 1 and without holes. An event's subject ends in a hash of its id,
 and the stream takes one message a subject and refuses a second, so an event id is stored once however late it comes
 again: no window of deduplication is relied on. Nothing is ever taken out. The stream carries the id it was made with,
-and the catalog remembers that id: a stream that was deleted, replaced, cut short or thinned out is an error for every
-reader, never a gap that is stepped over.
+and the catalog remembers that id and how far the stream has been seen: one that was deleted, replaced, cut short, set
+back or thinned out is an error for every reader and appender. It is never stepped over, and never grows over.
 
 Stream ``antiphon_TENANT_ENVIRONMENT_SOURCE``, subjects ``antiphon.TENANT.ENVIRONMENT.SOURCE.EVENT``. A message is an
 envelope of the codec, sealed for its place; of a sealed event neither id nor payload nor times leave readable.
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 _SCHEMA = "logged-event/1"
 _PAGE = 2_000
+_REMEMBER_SECONDS = 1.0
+"""How often the catalog is told how far a stream was seen."""
+
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\Z")
 
 
@@ -65,6 +70,8 @@ class NatsEventLog:
         self._homes = homes
         self._codec = codec
         self._known: dict[tuple[Scope, str], str] = {}
+        self._seen: dict[tuple[Scope, str], int] = {}
+        self._remembered: dict[tuple[Scope, str], float] = {}
 
     def append(self, scope: Scope, stream: str, events: Sequence[Event]) -> int:
         """Append events in order and return the stream's last offset; a repeated ``event_id`` is ignored.
@@ -76,13 +83,15 @@ class NatsEventLog:
             InvalidInput: an event without id or with an instant without zone, or a stream without a usable name.
             TooLarge: an event is larger than the server takes; nothing is stored.
             Unavailable, SetupError: the server is away or not as it must be.
-            Corrupt: the stream was deleted, replaced or cut short.
+            Corrupt: the stream was deleted, replaced, cut short or set back.
         """
         require_events(stream, events)
         messages = self._messages(scope, stream, events)
         state = self._state(scope, stream, make=True)
         assert state is not None
-        return max(state.end, self._server.publish(list(messages.items()))) if messages else state.end
+        end = max(state.end, self._server.publish(list(messages.items()))) if messages else state.end
+        self._remember(scope, stream, state, end)
+        return end
 
     def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
         """Events with ``offset > after``, in order, at most ``limit``.
@@ -144,8 +153,6 @@ class NatsEventLog:
         number = min(limit, end - after)
         if state is None or number <= 0:
             return []
-        if state.missing or state.first > 1:
-            raise _gone(stream, state)
         found = self._server.read(_name(scope, stream), state.log or "", after, number)
         if [each.sequence for each in found] != list(range(after + 1, after + 1 + number)):
             raise Unavailable(
@@ -153,13 +160,13 @@ class NatsEventLog:
                 where=f"stream {stream}",
                 next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
             )
+        self._remember(scope, stream, state, found[-1].sequence)
         return found
 
     def _state(self, scope: Scope, stream: str, *, make: bool = False) -> StreamState | None:
         """The stream as it is, held against what the catalog remembers; ``None`` as long as nobody has used it."""
         name = _name(scope, stream)
-        state = self._server.state(name)
-        log = self._known.get((scope, stream))
+        log, home = self._known.get((scope, stream)), None
         if log is None:
             home = self._homes.of(scope, stream)
             if home.log is None and home.end:
@@ -169,6 +176,9 @@ class NatsEventLog:
                     next_step=f"`antiphon events move {stream}` copies them to the server.",
                 )
             log = home.log
+        # What was seen is asked before the server is: others append meanwhile.
+        seen = max(self._seen.get((scope, stream), 0), 0 if home is None else home.end)
+        state = self._server.state(name)
         if log is None:
             if state is None:
                 if not make:
@@ -188,8 +198,25 @@ class NatsEventLog:
                 where=f"stream {stream}",
                 next_step="Set it back with `nats stream edit`.",
             )
+        if state.missing or state.first > 1:
+            raise _gone(stream, state)
+        if seen > state.end:
+            raise set_back(stream, seen, state.end, "Restore the stream from its backup")
         self._known[scope, stream] = log
+        self._seen[scope, stream] = max(seen, self._seen.get((scope, stream), 0))
         return state
+
+    def _remember(self, scope: Scope, stream: str, state: StreamState, end: int) -> None:
+        """Keep how far the stream was seen: here always, in the catalog and from other processes now and then."""
+        key, now = (scope, stream), time.monotonic()
+        self._seen[key] = max(self._seen.get(key, 0), end)
+        if now - self._remembered.get(key, -_REMEMBER_SECONDS) >= _REMEMBER_SECONDS:
+            self._remembered[key] = now
+            # The event is stored or read already: a catalog that is busy is told the next time.
+            with suppress(Unavailable):
+                self._seen[key] = max(
+                    self._seen[key], self._homes.seen(scope, stream, state.log or "", self._seen[key])
+                )
 
     def _messages(self, scope: Scope, stream: str, events: Sequence[Event]) -> dict[str, bytes]:
         prefix = _subjects(scope, stream).removesuffix("*")
