@@ -4,10 +4,11 @@ Run ``python -m benchmarks.log_chaos --size full`` (200 kills), ``demo`` (60) or
 of JSON.
 
 Two publishers append batches of one stream, some again that were appended before; a consumer moves them into the
-online store; nats-server keeps them. One of the four is drawn and killed with SIGKILL at a drawn moment, the server is
-started again after a drawn while, and those that live must go on by themselves. Then all is stopped, by SIGKILL too,
-and looked at from outside: the stream over a socket, the overlay's offsets in LMDB. A new process appends what had no
-answer, consumes to the end and reads every value, which brute force over the stream's events makes again.
+online store; a refresher publishes again and again; nats-server keeps the events. One of the five is drawn and killed
+with SIGKILL at a drawn moment, the server is started again after a drawn while, and those that live must go on by
+themselves. Then all is stopped, by SIGKILL too, and looked at from outside: the stream over a socket, the overlay's
+offsets in LMDB. A new process appends what had no answer, ends what is open, consumes to the end and reads every value,
+which brute force over the stream's events makes again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from antiphon.testing.running import scratch
 SEED = 20130411
 SIZES = {"ci": 8, "demo": 60, "full": 200}
 PUBLISHERS = ("even", "odd")
-VICTIMS = (*PUBLISHERS, "consumer", "server")
+VICTIMS = (*PUBLISHERS, "consumer", "refresher", "server")
 NAME = f"antiphon_default_dev_{STREAM}"
 
 _LONGEST = 60.0
@@ -149,7 +150,7 @@ class Lives:
 class Harness:
     """One project and its log's server, killed again and again."""
 
-    def __init__(self, root: Path, seed: int, server: Any, broken: str | None) -> None:
+    def __init__(self, root: Path, seed: int, server: Any, broken: str | None, refreshing: bool) -> None:
         self._root, self._seed, self._server, self._broken = root, seed, server, broken
         self._base = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
         self._chance = random.Random(seed)
@@ -164,6 +165,7 @@ class Harness:
         self._offsets: dict[str, int] = {}
         self._events: list[Event] = []
         self._deck: list[str] = []
+        self._refreshing = refreshing
         self._life = 0
         self.violations: dict[str, list[str]] = {}
         self.kills: Counter[str] = Counter()
@@ -191,7 +193,10 @@ class Harness:
             self._lives.begin(name, self._order("publish", batch=self._next[name], step=len(PUBLISHERS)))
         self._lives.begin("consumer", self._order("consume"))
         working = [*PUBLISHERS, "consumer"]
-        self._await(working)
+        if self._refreshing:
+            self._lives.begin("refresher", self._order("refresh"))
+            working.append("refresher")
+        self._await([name for name in working if name != "refresher"])
         time.sleep(self._chance.random() * 0.15)
         if victim == "server":
             self._server.kill()
@@ -202,7 +207,8 @@ class Harness:
             working.remove(victim)
         self.kills[victim] += 1
         self._hear(working)
-        self._await(working)
+        # A refresh that met a server that was away is tried again after a while, which is not waited for.
+        self._await([name for name in working if name != "refresher"])
         for name in working:
             self._stop(name)
         self._look()
@@ -211,7 +217,8 @@ class Harness:
     def _drawn(self) -> str:
         """Each of them once in a drawn order, then again."""
         if not self._deck:
-            self._deck = self._chance.sample(VICTIMS, len(VICTIMS))
+            victims = [name for name in VICTIMS if name != "refresher" or self._refreshing]
+            self._deck = self._chance.sample(victims, len(victims))
         return self._deck.pop()
 
     def _await(self, names: list[str]) -> None:
@@ -255,6 +262,7 @@ class Harness:
             self._events = []
         self._events += stream_events(self._server.port, NAME, len(self._events), end)
         found = msgspec.structs.replace(self._looker.look(), events=self._events)
+        self._note("catalog whole", checks.catalog_whole(found, 1))
         self._note("no event lost", checks.events_kept(found, self._acknowledged))
         self._note("offsets go on", checks.offsets_forward(self._offsets, found))
         self._offsets = found.offsets
@@ -275,6 +283,7 @@ class Harness:
         self.values += sum(len(values) for one in told["readings"] for values in one["values"].values())
         wrong = checks.values_right(found, told["readings"], self._history, self._stock, found.offsets)
         self._note("values right", wrong)
+        self._note("runs end well", [f"{run} {how}" for run, how in told["runs"].items() if not _away(how)])
         behind = [f"{view} stays at {at} of {end}" for view, (at, end) in told["consumed"].items() if at != end]
         self._note("everything is consumed", behind)
 
@@ -300,14 +309,27 @@ class Harness:
         self._lives.close()
 
 
+def _away(how: str) -> bool:
+    """Whether a run failed because the server was away for as long as it was tried."""
+    return any(words in how for words in ("does not answer", "a moment ago", "no JetStream"))
+
+
 def measure(
-    root: Path, kills: int, seed: int, *, broken: str | None = None, only: str | None = None, say: Any = None
+    root: Path,
+    kills: int,
+    seed: int,
+    *,
+    broken: str | None = None,
+    only: str | None = None,
+    refreshing: bool = True,
+    say: Any = None,
 ) -> Report:
     """Kill so often, in an empty folder.
 
     Args:
         broken: a defence that is switched off; then the run ends with the first violation.
         only: whom to kill.
+        refreshing: whether there is a refresher.
     """
     from tests.servers import NatsProcess
 
@@ -315,7 +337,7 @@ def measure(
     server = NatsProcess()
     try:
         server.start()
-        harness = Harness(root, seed, server, broken)
+        harness = Harness(root, seed, server, broken, refreshing)
         try:
             harness.prepare()
             for _ in range(kills):

@@ -1,4 +1,5 @@
-"""The processes that the log's kill harness kills: publishers and a consumer of one stream on a NATS server, at once.
+"""The processes that the log's kill harness kills: publishers, a consumer and a refresher of one stream on a NATS
+server, at once.
 
 A zygote imports everything, opens nothing, and forks a life for every line it is told; a life's name is the first word
 of what it says. A publisher says ``acked BATCH`` once the log has said so, and goes on to its next batch; a batch that
@@ -7,6 +8,7 @@ had no answer is appended again until it has one. ``break=NAME`` switches one de
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -75,14 +77,26 @@ class LogLife:
             else:
                 self._wait(_PAUSE / 4)
 
+    def refresh(self) -> None:
+        """Materialise, judge and publish, again and again, until killed."""
+        life = feature_chaos_child.Life(Path(self._order["root"]), self._order)
+        turn = 0
+        while True:
+            life._refresh(f"{self._order['life']}, turn {turn}")
+            self.say("published")
+            turn += 1
+
     def settle(self) -> None:
         """Let what is open come to its end; then say what is served and how far every view is."""
+        life = feature_chaos_child.Life(Path(self._order["root"]), self._order)
+        runs = asyncio.run(life._run_open())
+        life.close()
         for number in self._order["batches"]:
             self._until_answered(partial(self._append, number))
         while self._until_answered(lambda: self.platform.consume(1_000)):
             pass
         behind = {view.view: [view.offset, view.end] for view in self.platform.consumer.status()}
-        self.say("settled " + json.dumps({"readings": self._served(), "consumed": behind}))
+        self.say("settled " + json.dumps({"readings": self._served(), "consumed": behind, "runs": runs}))
 
     def _append(self, number: int) -> int:
         events = [
