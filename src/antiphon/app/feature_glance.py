@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -107,10 +108,12 @@ class FeatureGlance:
     def _consumed(self, specs: Mapping[str, FeatureViewSpec]) -> dict[tuple[str, str], Consumed]:
         consumer = self._platform.consumer
         consumer.follow(specs.values())
-        try:
-            return {(one.view, one.definition_version): one for one in consumer.status()}
-        except AntiphonError:
-            return {}  # The log is away; everything else is told all the same.
+        found: dict[tuple[str, str], Consumed] = {}
+        for stream in sorted({spec.source.name for spec in specs.values() if spec.source.kind == "stream"}):
+            # Where the log is away, or this stream is not whole, everything else is told all the same.
+            with suppress(AntiphonError):
+                found |= {(one.view, one.definition_version): one for one in consumer.status((stream,))}
+        return found
 
     def _quarantined(self, scope: Scope, fresh: ViewFreshness) -> int:
         if fresh.snapshot is None:

@@ -13,7 +13,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.core.errors import AntiphonError, NotFound, Overloaded, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.stream import Consumed
+from antiphon.features.stream import Consumed, StreamConsumer
 from antiphon.gateway.ports import IncomingEvent, StreamedView, StreamStatus
 
 LOOK_SECONDS = 0.25
@@ -113,15 +113,14 @@ class Streams:
             return ()
         consumer = self._platform.consumer
         consumer.follow(self._platform.views().values())
-        try:
-            found = consumer.status()
-        except AntiphonError as error:
-            return [StreamStatus(name, 0, 0, 0, problem=str(error)) for name in self._declared(scope)]
-        by_stream: dict[str, list[Consumed]] = {}
-        for view in found:
-            by_stream.setdefault(view.stream, []).append(view)
         now = self._store.database.clock.now()
-        return [_status(name, views, now) for name, views in sorted(by_stream.items())]
+        return [self._status(consumer, name, now) for name in self._declared(scope)]
+
+    def _status(self, consumer: StreamConsumer, stream: str, now: datetime) -> StreamStatus:
+        try:
+            return _status(stream, consumer.status((stream,)), now)
+        except AntiphonError as error:
+            return StreamStatus(stream, 0, 0, 0, problem=str(error))
 
     def watched(self) -> Sequence[StreamStatus]:
         """:meth:`status` of the project's own scope, for the metrics."""

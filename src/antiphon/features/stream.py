@@ -3,19 +3,22 @@
 Invariants: an event is quantised once, here, and stands in the overlay under its log offset in the same transaction
 that moves the consumer's offset; so a crash at any point repeats work and changes nothing. One poll takes a bounded
 number of events, shared out over the streams, and a view that has to catch up takes no more than half of its stream's
-share: a burst or a new view delays the others by one batch. What is waiting waits in the log, never in memory.
+share: a burst or a new view delays the others by one batch. What is waiting waits in the log, never in memory. A stream
+that cannot be read stays where it is, is told, and holds no other one back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
-from antiphon.catalog.events import StoredEvent
+from antiphon.catalog.events import StoredEvent, set_back
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import StreamedEvent
@@ -25,6 +28,9 @@ from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader, OnlineSnapshots, StreamedOverlay
 
 _ATTEMPTS = 50
+_log = logging.getLogger("antiphon.features")
+_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 30.0
+"""How long a stream that failed is left alone while others are read, at first and at most."""
 
 
 class Consumed(msgspec.Struct, frozen=True):
@@ -59,6 +65,13 @@ class _Follower:
         self.measured: Callable[[Payload], Measured | None] = compile_measures(plan_of(spec))
 
 
+class _Rest(msgspec.Struct, frozen=True):
+    """Until when (monotonic seconds) a stream that failed is left alone, and how long that is."""
+
+    until: float
+    seconds: float
+
+
 class StreamConsumer:
     """Feeds the overlay of one scope; one consumer per scope at a time.
 
@@ -73,8 +86,11 @@ class StreamConsumer:
         overlay: StreamedOverlay,
         online: OnlineSnapshots,
         views: Iterable[FeatureViewSpec] = (),
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scope = scope
+        self._now = now
+        self._resting: dict[str, _Rest] = {}
         self._log = log
         self._overlay = overlay
         self._online = online
@@ -94,19 +110,36 @@ class StreamConsumer:
         Raises:
             Unavailable: log or overlay are away, or the overlay is full. Nothing is lost: the offsets stay.
             Corrupt: the log was set back, or events are gone from it.
+                When only some streams fail, they are logged and left alone for a while, and nothing is raised.
         """
+        now = self._now()
         streams: dict[str, list[_Follower]] = {}
         for follower in self._followers.values():
             streams.setdefault(follower.spec.source.name, []).append(follower)
-        names = sorted(streams)
+        names = [name for name in sorted(streams) if name not in self._resting or self._resting[name].until <= now]
         self._turn += 1
-        taken = 0
+        taken, failed = 0, dict[str, AntiphonError]()
         # Each poll begins with another stream, so that what is left over goes round.
         first = self._turn % max(1, len(names))
         for place, stream in enumerate(names[first:] + names[:first]):
             share = (limit - taken) // (len(names) - place)
-            taken += self._poll(stream, streams[stream], max(1, share))
+            try:
+                taken += self._poll(stream, streams[stream], max(1, share))
+            except AntiphonError as error:
+                failed[stream] = error
+        if failed and len(failed) == len(names):
+            raise next(iter(failed.values()))
+        for stream in set(names) - failed.keys():
+            self._resting.pop(stream, None)
+        for stream, problem in failed.items():
+            self._rest(stream, problem, now)
         return taken
+
+    def _rest(self, stream: str, error: AntiphonError, now: float) -> None:
+        before = self._resting.get(stream)
+        seconds = _REST_SECONDS if before is None else min(2 * before.seconds, _LONGEST_REST_SECONDS)
+        self._resting[stream] = _Rest(now + seconds, seconds)
+        _log.error("The stream %s is not consumed; the others are. Again in %.0f s: %s", stream, seconds, error)
 
     def _poll(self, stream: str, followers: list[_Follower], limit: int) -> int:
         reading = self._overlay.read([follower.prefix for follower in followers])
@@ -157,16 +190,23 @@ class StreamConsumer:
         prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
         return max(self._overlay.read(prefixes).offsets.values(), default=0)
 
-    def status(self) -> list[Consumed]:
-        """How far every followed view is."""
-        reading = self._overlay.read([follower.prefix for follower in self._followers.values()])
+    def status(self, streams: Collection[str] | None = None) -> list[Consumed]:
+        """How far every followed view is, or those of these streams.
+
+        Raises:
+            Unavailable, SetupError, Corrupt: as :meth:`poll`, for any of the streams.
+        """
+        followers = [one for one in self._followers.values() if streams is None or one.spec.source.name in streams]
+        reading = self._overlay.read([follower.prefix for follower in followers])
         ends: dict[str, int] = {}
         waiting: dict[tuple[str, int], datetime | None] = {}
         found = []
-        for follower in self._followers.values():
+        for follower in followers:
             stream, offset = follower.spec.source.name, reading.offsets[follower.prefix]
             if stream not in ends:
                 ends[stream] = self._log.end(self._scope, stream)
+            if offset > ends[stream]:
+                raise set_back(stream, offset, ends[stream], "Restore a newer backup of the log")
             if offset < ends[stream] and (stream, offset) not in waiting:
                 first = self._log.read(self._scope, stream, offset, 1)
                 waiting[stream, offset] = first[0].appended_at if first else None

@@ -124,11 +124,44 @@ def test_what_waits_is_told_since_when(world: World) -> None:
     assert told.waiting_since == NOON + minutes(3)
 
 
-def test_a_log_that_was_set_back_stops_the_consumer_with_a_reason(world: World) -> None:
+def test_a_log_that_was_set_back_stops_its_views_with_a_reason_and_no_others(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.append("departures", flew(1, 1), flew(2, 2))
+    world.append("weather", *(blew(n) for n in range(30)))
     world.overlay.apply({_prefix(world): 5}, [], {})
-    with pytest.raises(Corrupt, match=r"stream departures: The log ends at offset 2 and was read through 5"):
-        world.consumer.poll()
+    reason = r"stream departures: The log ends at offset 2 and was read through 5"
+    seconds = [0.0]
+    world.consumer._now = lambda: seconds[0]
+    told = []
+    for _ in range(12):
+        world.consumer.poll(4)
+        seconds[0] += 0.5
+        told.append(len(caplog.records))
+    assert [each.offset for each in world.consumer.status(["weather"])] == [30]
+    # Asked at 0, after 1 s and after 2 more, and in between its share is the others'.
+    assert told == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]
+    assert "departures is not consumed; the others are" in caplog.text
+    with pytest.raises(Corrupt, match=reason):
+        world.consumer.status(["departures"])
+    with pytest.raises(Corrupt, match=reason):
+        world.consumer.status()
+    world.append("departures", *(flew(n, n) for n in range(3, 9)))
+    seconds[0] += 30
+    world.consume(100)
+    assert offsets(world) == {"traffic": 8, "wind": 30}
+
+
+def test_streams_that_all_fail_are_told_at_once(world: World) -> None:
+    world.append("departures", flew(1, 1))
+    world.append("weather", blew(1))
+    world.consume(100)
+    for _ in range(2):
+        world.overlay.apply({_prefix(world): 5}, [], {})
+        for follower in world.consumer._followers.values():
+            world.overlay.apply({follower.prefix: 5}, [], {})
+        with pytest.raises(Corrupt, match="read through 5"):
+            world.consumer.poll()
 
 
 def test_a_crash_within_a_batch_leaves_all_of_it_or_nothing(world: World) -> None:
