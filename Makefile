@@ -14,7 +14,8 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
   bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-skew bench-feature-stream bench-features pentest chaos chaos-features chaos-log clean
+  bench-feature-skew bench-feature-stream bench-features bench-batches pentest chaos chaos-batches chaos-features \
+  chaos-log clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -91,6 +92,9 @@ bench-feature-skew: environment  ## comparing batch and online, by the source an
 bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
 	@$(BIN)/python -m benchmarks.feature_stream --size demo
 
+bench-batches: environment  ## a file of 200 MB in and checked, and requests of a batch beside the same ones online
+	@$(BIN)/python -m benchmarks.batches --size full
+
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 
@@ -131,6 +135,9 @@ pentest: environment  ## attack everything: penetration tests, scanners, depende
 
 chaos: environment  ## the kill harness, 20 kills of each process
 	@$(BIN)/python -m antiphon.testing.kill_harness --kills 20 --results benchmarks/results
+
+chaos-batches: environment  ## batches of 2,000 requests killed at 200 random moments
+	@$(BIN)/python -m benchmarks.batch_kills --size full
 
 chaos-features: environment  ## the feature platform killed at 260 random moments, and 80 rounds of ten processes at once
 	@scripts/servers

@@ -11,7 +11,7 @@ from antiphon.core.tls import ClientTls
 from antiphon.features.log.nats_access import Access
 
 
-def secret(variable: str | None, field: str) -> str | None:
+def secret(variable: str | None, field: str, section: str = "features") -> str | None:
     """What the environment variable holds that a setting names; ``None`` when it names none.
 
     Raises:
@@ -23,7 +23,7 @@ def secret(variable: str | None, field: str) -> str | None:
     if not value:
         raise SetupError(
             f"The environment variable {variable} is not set.",
-            where=f"[features] {field}",
+            where=f"[{section}] {field}",
             next_step="Set it where the gateway and the worker start.",
         )
     return value

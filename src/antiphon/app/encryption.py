@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from antiphon.app.batches import file_contents
 from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.log_check import CheckedStream, check_log, on_server
 from antiphon.app.store import Store
@@ -208,13 +209,16 @@ class Encryption:
             tell(column.name, sum(found.by_key.values()))
         stores = FeatureStores(self._store)
         lake, online = stores.lake, stores.online
+        with closing(file_contents(self._store)) as contents:
+            for files, name in ((lake, "lake"), (contents, "files")):
+                for owner in files.scopes():
+                    for relative in files.files(owner):
+                        try:
+                            by_key[files.key_of(relative) or "plaintext"] += 1
+                            files.verify(relative, Path(relative).stem)
+                        except AntiphonError as error:
+                            problems.append(Problem(name, str(owner), relative, error.what))
         for scope in stores.scopes():
-            for relative in lake.files(scope):
-                try:
-                    by_key[lake.key_of(relative) or "plaintext"] += 1
-                    lake.verify(relative, Path(relative).stem)
-                except AntiphonError as error:
-                    problems.append(Problem("lake", str(scope), relative, error.what))
             for view, snapshot in online.files(scope):
                 try:
                     by_key[online.key_of(scope, view, snapshot) or "plaintext"] += 1
@@ -240,6 +244,10 @@ class Encryption:
                 yield f"online {view}/{snapshot}", partial(_reseal_online, online, scope, view, snapshot, wanted)
             if stores.has_overlay(scope):
                 yield f"overlay {scope}", partial(_reseal_overlay, stores, scope)
+        with closing(file_contents(store)) as contents:
+            for scope in contents.scopes():
+                for relative in list(contents.files(scope)):
+                    yield f"file {relative}", partial(_reseal_lake, contents, relative, codec.current_key(scope))
         for run in folder_seal.folders(folder / "training"):
             yield f"training {run.name}", partial(folder_seal.reseal, run, codec, store.scope)
 

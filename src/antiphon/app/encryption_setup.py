@@ -98,7 +98,8 @@ def migrate(
         for journal in (paths.directory / "evaluations").glob("*.jsonl"):
             journal.unlink()
         # Nor is what a crash left unfinished.
-        shutil.rmtree(paths.lake / ".scratch", ignore_errors=True)
+        for folder in (paths.lake, paths.files):
+            shutil.rmtree(folder / ".scratch", ignore_errors=True)
         for left_over in (*paths.online.rglob(".*.building"), *paths.directory.rglob("*.partial")):
             left_over.unlink()
         changed, problems = Encryption(store, protection).reseal(mode, tell)

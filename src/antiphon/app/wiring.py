@@ -10,6 +10,7 @@ from typing import Any
 
 from antiphon.app import engines
 from antiphon.app.answering import answerer
+from antiphon.app.batches import askable, file_contents, file_store, request_batches
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
@@ -23,6 +24,8 @@ from antiphon.app.store import Store
 from antiphon.app.streams import Streams
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.orders import Orders, TableOrder
+from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
+from antiphon.catalog.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.core.clock import SystemClock
@@ -44,6 +47,8 @@ class Wired:
         self.commit = GroupCommit(store.database)
         self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts)
         self.features = FeaturePlatform(store)
+        self.contents = file_contents(store)
+        self.files = file_store(store, self.contents)
         self.lookups = Lookups(store, self.features, self.live)
         self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
 
@@ -62,7 +67,7 @@ class Wired:
             clock=SystemClock(),
             answering=self.answerer,
             authorise=authorise,
-            models=lambda scope: [*store.releases.applications(scope), *store.settings.engine.models],
+            models=lambda scope: askable(store, scope),
             engine=self.engine.describe,
             receipts=store.receipts,
             texts=store.blobs,
@@ -86,6 +91,8 @@ class Wired:
             history=self.features.history,
             watch=feature_watch(store, self.features),
             lookups=self.lookups,
+            files=self.files,
+            request_batches=request_batches(store, self.files),
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
@@ -99,6 +106,7 @@ class Wired:
         await self.engine.close()
         await asyncio.to_thread(self.commit.close)
         self.features.close()
+        self.contents.close()
         self.store.close()
 
     async def _ready(self) -> Mapping[str, str | None]:
@@ -137,6 +145,11 @@ class RunAdapter:
 
     def cancel(self, scope: Scope, run: str) -> Any:
         with self._store.database.transaction() as connection:
+            found = self._store.runs.get(scope, run, within=connection)
+            if found.workflow == OPENAI_BATCH:
+                # Its worker ends it, with the files of what was done.
+                Batches(self._store.database).cancel(scope, str(found.arguments["batch"]), within=connection)
+                return found
             cancelled = self._store.runs.cancel(scope, run, within=connection)
             job = cancelled.arguments.get("job") if cancelled.workflow == TABLE_JOB else None
             if job is not None:

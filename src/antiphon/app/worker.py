@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from antiphon.app.batches import batch_executor
 from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.learning import Learning
 from antiphon.app.outcomes import outcome_joiner
@@ -42,6 +43,9 @@ REJOIN_SECONDS = 30.0
 
 SKEW_SECONDS = 15.0
 """How often it is looked whether a comparison of batch and online is due."""
+
+EXPIRY_SECONDS = 60.0
+"""How often files are looked for that have expired."""
 
 EMBARGO_SECONDS = 1.0
 """How often snapshots are looked for whose embargo is over."""
@@ -101,11 +105,14 @@ async def _work(root: Path, name: str) -> None:
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     parts: list[Part] = [
         executor,
+        batch_executor(store, wired.files, wired.answerer.answer, name),
         streams,
         served,
         rollout_keeper(store),
         store.trail.checkpointing,
         Housekeeping(lambda: wired.features.prune().said(), name="Pruned"),
+        Housekeeping(wired.files.expire, every=EXPIRY_SECONDS, name="Removed files that had expired"),
+        Housekeeping(wired.files.collect, name="Removed contents that no file names"),
         Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),
         Housekeeping(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
         Housekeeping(skew.expire, name="Old lines about skew removed"),

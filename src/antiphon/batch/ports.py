@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from antiphon.catalog.jobs import BatchJob, JobRow, JobStatus
 from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
+from antiphon.features.lake.content import LakeDraft
 from antiphon.governance.principal import Principal
 from antiphon.serving.request import Answer, AnswerRequest
 
@@ -57,6 +58,32 @@ class Blobs(Protocol):
 
     def put(self, scope: Scope, content: bytes, *, within: Any = None) -> str: ...
     def get(self, scope: Scope, blob: str) -> bytes: ...
+
+
+class Contents(Protocol):
+    """Files by their content, in this project's folder or an object store (``features.lake``)."""
+
+    def writing(self, scope: Scope, suffix: str) -> AbstractContextManager[LakeDraft]: ...
+    def open(self, relative: str) -> BinaryIO: ...
+    def remove(self, relative: str) -> None: ...
+    def scopes(self) -> list[Scope]: ...
+    def collect(self, scope: Scope, keep: Iterable[str], older_than: float) -> list[str]: ...
+
+
+class Audit(Protocol):
+    """``governance.audit.AuditLog.append``."""
+
+    def __call__(
+        self,
+        scope: Scope,
+        principal: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        originator: str | None = None,
+        within: Any = None,
+    ) -> Any: ...
 
 
 class Submit(Protocol):
@@ -112,6 +139,26 @@ class DecideRows(Protocol):
         rows: Sequence[tuple[dict[str, str], datetime | None]],
     ) -> Sequence[Decided]:
         """One decision a row, in order; a row is an entity and the moment it is asked about (``None``: now)."""
+        ...
+
+
+class AskedLine(Protocol):
+    """A request of a batch as ``answer()`` is asked for it, and its answer as its endpoint would send it."""
+
+    @property
+    def request(self) -> AnswerRequest: ...
+    def answered(self, answer: Answer) -> Any: ...
+
+
+class RequestEndpoints(Protocol):
+    """What requests of a batch may be for; the gateway's own reading and writing of bodies."""
+
+    def ask(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> AskedLine:
+        """Raises ``InvalidInput`` and ``Forbidden`` for what the endpoint would refuse."""
+        ...
+
+    def refused(self, error: Exception) -> Any:
+        """The body with which the endpoint would tell an error."""
         ...
 
 

@@ -23,8 +23,12 @@ from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 
-JobStatus = Literal["queued", "running", "paused", "finalizing", "completed", "failed", "cancelled"]
-ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled")
+JobStatus = Literal[
+    "queued", "running", "paused", "finalizing", "completed", "failed", "cancelled",
+    "validating", "in_progress", "cancelling", "expired",
+]  # fmt: skip
+"""The last four are of batches of OpenAI's API alone (``catalog.batches``)."""
+ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled", "expired")
 
 _SCHEMA = "job-row/1"
 _SETTINGS, _ERROR = "job-settings/1", "job-error/1"

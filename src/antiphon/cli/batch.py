@@ -1,15 +1,16 @@
-"""``antiphon batch``: an application over a table."""
+"""``antiphon batch``: an application over a table, and batches of OpenAI's API beside it."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
+from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, note, show, table
 from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import AntiphonError, Unavailable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="batch", help="Batch jobs.", no_args_is_help=True)
 
-_HEAD = ("job", "application", "status", "done", "failed", "total", "created")
+_HEAD = ("job", "kind", "application", "status", "done", "failed", "total", "created")
 _POLL = 0.25
 
 
@@ -80,6 +81,46 @@ def list_jobs(limit: Limit = 20, project: Project = HERE, as_json: Json = False)
     show(jobs, as_json, lambda: _table(jobs))
 
 
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id, job_… or batch_….")]
+
+
+@app.command("show")
+def show_job(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
+    """One job, or one batch of OpenAI's API with its files and what is wrong with its input."""
+    found = asyncio.run(_look(project, job))
+    show(found, as_json, lambda: outline(found))
+
+
+@app.command()
+def cancel(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
+    """Ask a batch of OpenAI's API to stop; it ends with the files of what was done."""
+    from antiphon.gateway.openai.batch_shapes import BatchObject, batch_object
+
+    async def cancelled() -> BatchObject:
+        async with services(project) as (ports, store):
+            who = at_terminal(store).id
+            return batch_object(await asyncio.to_thread(ports.batched().cancel, store.scope, job, who))
+
+    found = asyncio.run(cancelled())
+    show(found, as_json, lambda: f"{found.id} {found.status}")
+
+
+async def _look(project: Path, job: str) -> dict[str, Any]:
+    import msgspec
+
+    from antiphon.catalog.batches import KIND
+    from antiphon.gateway.admin.shapes import BatchLine, read
+    from antiphon.gateway.openai.batch_shapes import batch_object
+
+    async with services(project) as (ports, store):
+        line = read(await asyncio.to_thread(ports.batches.get, store.scope, job), BatchLine)
+        found: Any = line
+        if line.kind == KIND:
+            found = batch_object(await asyncio.to_thread(ports.batched().get, store.scope, job))
+    shown: dict[str, Any] = msgspec.to_builtins(found)
+    return shown
+
+
 async def _place(project: Path, order: BatchOrder, wait: bool) -> BatchLine:
     from antiphon.catalog.jobs import ENDED
     from antiphon.gateway.admin.shapes import BatchLine, read
@@ -105,6 +146,7 @@ async def _place(project: Path, order: BatchOrder, wait: bool) -> BatchLine:
 
 def _table(jobs: list[BatchLine]) -> str:
     rows = [
-        (job.id, job.application, job.status, job.rows_done, job.rows_failed, job.total, job.created_at) for job in jobs
+        (job.id, job.kind, job.application, job.status, job.rows_done, job.rows_failed, job.total, job.created_at)
+        for job in jobs
     ]
     return table(_HEAD, rows, "No job yet.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import show, table
-from antiphon.cli.project import stores
+from antiphon.cli.project import services, stores
 
 app = typer.Typer(name="runs", help="Executions of workflows.", no_args_is_help=True)
 
@@ -45,6 +46,10 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
     """Ask a run to stop at its next step."""
     from antiphon.gateway.admin.shapes import RunLine, read
 
-    with stores(project) as store:
-        found = read(store.runs.cancel(store.scope, run), RunLine)
+    async def cancelled() -> RunLine:
+        async with services(project) as (ports, store):
+            # What the run works on ends with it: a job over a table, or a batch with the files of what was done.
+            return read(await asyncio.to_thread(ports.runs.cancel, store.scope, run), RunLine)
+
+    found = asyncio.run(cancelled())
     show(found, as_json, lambda: f"{found.id} {found.status}")

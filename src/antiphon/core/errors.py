@@ -81,6 +81,13 @@ class DefinitionErrors(InvalidInput):
         self.problems = tuple(problems)
 
 
+class RangeUnsatisfiable(InvalidInput):
+    """A range of bytes that begins after the end of what is read."""
+
+    http_status = 416
+    code = "range_not_satisfiable"
+
+
 class Unauthenticated(AntiphonError):
     """No key, or a key that is unknown, expired or revoked."""
 

@@ -5,9 +5,7 @@ A misspelt section or field is an error that names it. Relative paths are relati
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.paths import ProjectPaths as ProjectPaths
+from antiphon.core.paths import cache_directory as cache_directory
 from antiphon.core.scope import Scope
 
 FILE_NAME = "antiphon.toml"
@@ -149,6 +149,31 @@ class GatewaySettings(_Section, frozen=True):
     max_in_flight: int = 256
     request_timeout: str = "120s"
     batch_concurrency: int = 8
+
+
+class BatchSettings(_Section, frozen=True):
+    """Files and batches of OpenAI's API.
+
+    Attributes:
+        files: where contents of files lie, an object store as in ``[features] lake``; ``None`` is the project's folder.
+        files_access_key_variable, files_secret_key_variable: as for the lake.
+        max_file_bytes: of one uploaded file.
+        quota_bytes: what all files of one tenant may come to, those that batches made included.
+        files_kept: how long a file stays for which nobody asked otherwise.
+        max_requests: requests of one batch.
+        batches: how many a worker has in progress at once, shared out over tenants.
+        concurrency: requests of all of them that it has answered at once, shared out over tenants.
+    """
+
+    files: str | None = None
+    files_access_key_variable: str | None = None
+    files_secret_key_variable: str | None = None
+    max_file_bytes: int = 209_715_200
+    quota_bytes: int = 10_737_418_240
+    files_kept: str = "30d"
+    max_requests: int = 50_000
+    batches: int = 8
+    concurrency: int = 16
 
 
 class WorkerSettings(_Section, frozen=True):
@@ -292,6 +317,7 @@ class Settings(_Section, frozen=True):
     feast: FeastSettings = FeastSettings()
     engine: EngineSettings = EngineSettings()
     gateway: GatewaySettings = GatewaySettings()
+    batch: BatchSettings = BatchSettings()
     worker: WorkerSettings = WorkerSettings()
     prices: PriceSettings = PriceSettings()
     identity: IdentitySettings = IdentitySettings()
@@ -304,51 +330,6 @@ class Settings(_Section, frozen=True):
     def scope(self) -> Scope:
         """Tenant and environment of this project."""
         return Scope(self.project.tenant, self.project.environment)
-
-
-class ProjectPaths(msgspec.Struct, frozen=True):
-    """Where a project's files lie; nothing is created by asking."""
-
-    root: Path
-    directory: Path
-
-    @property
-    def catalog(self) -> Path:
-        return self.directory / "catalog.db"
-
-    @property
-    def lake(self) -> Path:
-        return self.directory / "lake"
-
-    @property
-    def online(self) -> Path:
-        return self.directory / "online"
-
-    @property
-    def run(self) -> Path:
-        return self.directory / "run"
-
-    @property
-    def logs(self) -> Path:
-        return self.directory / "logs"
-
-    @property
-    def keys(self) -> Path:
-        return self.directory / "keys"
-
-    @property
-    def engine_socket(self) -> Path:
-        """In ``run``, or in a folder of the temporary one when that path is longer than a Unix socket's may be."""
-        socket = self.run / "engine.sock"
-        if len(os.fsencode(socket)) < 100:
-            return socket
-        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / "engine.sock"
-
-    @property
-    def worker_ready(self) -> Path:
-        """Written by the worker once it works."""
-        return self.run / "worker.ready"
 
 
 def load(root: Path, environment: Mapping[str, str] | None = None) -> tuple[Settings, ProjectPaths]:
@@ -388,8 +369,3 @@ def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
         if name.startswith("ANTIPHON_") and "__" in name:
             section, field = name.removeprefix("ANTIPHON_").lower().split("__", 1)
             document.setdefault(section, {})[field] = value.split(",") if field == "models" else value
-
-
-def cache_directory() -> Path:
-    """Where weights and data sets are kept between projects: ``$ANTIPHON_CACHE`` or ``~/.cache/antiphon``."""
-    return Path(os.environ.get("ANTIPHON_CACHE") or Path.home() / ".cache" / "antiphon")

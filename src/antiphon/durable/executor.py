@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from antiphon.catalog.database import Database
@@ -38,6 +39,8 @@ class Executor:
         lease: how long a run is held without a heartbeat; a dead worker's runs wait this long.
         poll: seconds between looks for new runs.
         grace: seconds a step may still take after ``stop`` before it is cancelled.
+        fair: of runs that are due, those of the tenant go first that has fewest under way, and of these those that were
+            left alone for longest; else the oldest.
         backoff: wait before the second attempt; doubled for every further one, at most 5 minutes.
     """
 
@@ -49,6 +52,7 @@ class Executor:
         clock: Clock | None = None,
         *,
         concurrency: int = 4,
+        fair: bool = False,
         lease: timedelta = timedelta(seconds=15),
         poll: float = 0.1,
         grace: float = 10.0,
@@ -59,6 +63,7 @@ class Executor:
         self._registry = registry
         self._worker = worker_id
         self._concurrency = concurrency
+        self._fair = fair
         self._lease = lease
         self._poll = poll
         self._grace = grace
@@ -73,7 +78,8 @@ class Executor:
             while not stop.is_set():
                 claimed = None
                 if len(self._contexts) < self._concurrency:
-                    claimed = await self._patiently(self._runs.claim, self._worker, self._lease, self._registry.names)
+                    claim = partial(self._runs.claim, fair=self._fair)
+                    claimed = await self._patiently(claim, self._worker, self._lease, self._registry.names)
                 if claimed is not None:
                     await self._start(claimed)
                     continue

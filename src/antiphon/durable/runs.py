@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
@@ -174,8 +174,13 @@ class Runs:
                 for row in connection.execute(statement)
             ]
 
-    def claim(self, worker: str, lease: timedelta, workflows: Collection[str] | None = None) -> Run | None:
+    def claim(
+        self, worker: str, lease: timedelta, workflows: Collection[str] | None = None, *, fair: bool = False
+    ) -> Run | None:
         """Take the oldest run that is due: queued, or held by a worker whose lease is over.
+
+        With ``fair`` the tenant goes first of whose runs fewest are under way, and of its runs the one that was left
+        alone for longest.
 
         A run whose lease ended too often fails here instead of killing one worker after another.
         """
@@ -187,9 +192,8 @@ class Runs:
                 if connection.execute(select(_runs.c.id).where(due).limit(1)).first() is None:
                     return None
             with self._database.transaction() as connection:
-                row = connection.execute(
-                    select(_runs).where(due).order_by(_runs.c.not_before, _runs.c.created_at, _runs.c.id).limit(1)
-                ).first()
+                order = self._fairly(now, workflows) if fair else (_runs.c.not_before, _runs.c.created_at, _runs.c.id)
+                row = connection.execute(select(_runs).where(due).order_by(*order).limit(1)).first()
                 if row is None:
                     return None
                 values: dict[str, Any]
@@ -218,6 +222,13 @@ class Runs:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == row.id).values(values))
                 if values["status"] == "running":
                     return self.get(scope, row.id, within=connection)
+
+    def queued(self, workflows: Collection[str]) -> bool:
+        """Whether a run of these workflows, of any tenant, waits to be claimed."""
+        now = microseconds(self._clock.now())
+        waiting = and_(_runs.c.status == "queued", _runs.c.not_before <= now, _runs.c.workflow.in_(sorted(workflows)))
+        with self._database.read() as connection:
+            return connection.execute(select(_runs.c.id).where(waiting).limit(1)).first() is not None
 
     def heartbeat(self, run: Run, lease: timedelta, progress: Progress | None = None) -> bool:
         """Extend the lease; returns whether somebody asked to cancel the run.
@@ -346,6 +357,17 @@ class Runs:
             if found.status not in ENDED:
                 connection.execute(update(_runs).where(schema.owned(_runs, scope), _runs.c.id == run).values(values))
             return self.get(scope, run, within=connection)
+
+    def _fairly(self, now: int, workflows: Collection[str] | None) -> tuple[ColumnElement[Any], ...]:
+        others = _runs.alias()
+        running = (
+            select(func.count())
+            .select_from(others)
+            .where(others.c.tenant == _runs.c.tenant, others.c.status == "running", others.c.lease_until >= now)
+        )
+        if workflows is not None:
+            running = running.where(others.c.workflow.in_(sorted(workflows)))
+        return running.scalar_subquery(), _runs.c.updated_at, _runs.c.id
 
     def _due(self, now: int, workflows: Collection[str] | None) -> ColumnElement[bool]:
         due = or_(

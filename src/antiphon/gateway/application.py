@@ -40,7 +40,7 @@ from antiphon.gateway.evidence import Evidence
 from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.openai import endpoints
+from antiphon.gateway.openai import batches, endpoints, files
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.ports import GatewayServices
 
@@ -93,6 +93,15 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
             Route("/v1/features/lookup", lookup.lookup, methods=["POST"]),
             Route("/v1/feedback", feedback.feedback, methods=["POST"]),
+            Route("/v1/files", files.create, methods=["POST"]),
+            Route("/v1/files", files.list_files, methods=["GET"]),
+            Route("/v1/files/{file}", files.retrieve, methods=["GET"]),
+            Route("/v1/files/{file}", files.delete, methods=["DELETE"]),
+            Route("/v1/files/{file}/content", files.content, methods=["GET"]),
+            Route("/v1/batches", batches.create, methods=["POST"]),
+            Route("/v1/batches", batches.list_batches, methods=["GET"]),
+            Route("/v1/batches/{batch}", batches.retrieve, methods=["GET"]),
+            Route("/v1/batches/{batch}/cancel", batches.cancel, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),
             Route("/healthz", health.healthz, methods=["GET"]),

@@ -4,6 +4,9 @@ Invariant: a connection holds at most :data:`LARGEST_HEAD` bytes of a request's 
 request within :data:`REQUEST_SECONDS` of beginning to (or of connecting) is cut off. Without this a few thousand
 clients that send one byte a minute would take every descriptor, and one endless header all of the memory.
 
+A large body may take longer, by a second for each :data:`SLOWEST` bytes of it that have arrived: whoever holds a
+connection open pays for it.
+
 The bound is on *sending* a request: an answer may take as long as it takes, and a connection that is kept alive
 between requests has the server's own time limit.
 """
@@ -20,6 +23,9 @@ LARGEST_HEAD = 64 * 1024
 
 REQUEST_SECONDS = 30.0
 """From a request's first byte (the first one's: from connecting) to its last."""
+
+SLOWEST = 128 * 1024
+"""Bytes a second at which a large body must arrive at least."""
 
 MOST_UNREAD = 1 << 20
 """Bytes of a body that still arrive after its request was answered."""
@@ -41,6 +47,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._completed = False
         self._refused = False
         self._unread = 0
+        self._received = 0
+        self._began = 0.0
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -62,7 +70,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._received = True, 0
         if self._deadline is None:
             self._expect()
 
@@ -83,6 +91,7 @@ class BoundedConnection(HttpToolsProtocol):
             if self._unread > MOST_UNREAD:
                 self.transport.close()
             return
+        self._received += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -93,7 +102,9 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_message_complete()
 
     def _expect(self) -> None:
-        self._deadline = asyncio.get_running_loop().call_later(self.request_seconds, self._too_slow)
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        self._deadline = loop.call_later(self.request_seconds, self._too_slow)
 
     def _met(self) -> None:
         if self._deadline is not None:
@@ -101,6 +112,11 @@ class BoundedConnection(HttpToolsProtocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = self._began + self.request_seconds + self._received / SLOWEST
+        if loop.time() < until - 0.001:
+            self._deadline = loop.call_at(until, self._too_slow)
+            return
         self._deadline = None
         if self.cycle is None or self.cycle.response_complete:
             self._refuse(*_TOO_SLOW)

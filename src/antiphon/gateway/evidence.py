@@ -70,6 +70,8 @@ def reads_data(scope: Scope) -> bool:
     """Whether a request's answer shows something that was kept."""
     parts: list[str] = scope["path"].strip("/").split("/")
     method: str = scope["method"]
+    if parts[0] == "v1":
+        return method == "GET" and parts[1:2] == ["files"] and parts[-1] == "content"
     if parts[0] != "admin":
         return method == "GET" and parts[0] in PAGES
     if len(parts) == 4 and parts[1] == "features" and parts[3] in ROWS:

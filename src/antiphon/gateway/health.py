@@ -55,9 +55,12 @@ async def metrics(request: Request) -> Response:
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
     measurements.watch(await asyncio.to_thread(services.streams.watched))
-    if services.watch is not None:
-        with suppress(AntiphonError):  # What was known stays known while the catalog is away.
-            scope = Scope(services.default_tenant, services.environment)
+    scope = Scope(services.default_tenant, services.environment)
+    with suppress(AntiphonError):  # What was known stays known while the catalog is away.
+        if services.watch is not None:
             found = await asyncio.to_thread(services.watch.skew.standing, scope)
             measurements.watch_skew(found.values())
+        if services.files is not None and services.request_batches is not None:
+            counts = await asyncio.to_thread(services.request_batches.counts, scope)
+            measurements.watch_batches(counts, await asyncio.to_thread(services.files.used, scope))
     return Response(measurements.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -58,6 +58,21 @@ def json_object(content: bytes) -> dict[str, Any]:
     return value
 
 
+def query(request: Request) -> dict[str, str]:
+    """The parameters of the query.
+
+    Raises:
+        InvalidInput: one is given twice.
+    """
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in values:
+            raise InvalidInput(f"{name!r} is given twice.", where=name, next_step="Give it once.")
+        # A plus in a query means a space; in a time it was meant as the sign of the offset.
+        values[name] = value.replace(" ", "+") if "T" in value and value.count(" ") == 1 else value
+    return values
+
+
 def typed(value: Mapping[str, Any], shape: type[T], *, from_text: bool = False) -> T:
     """The mapping as a struct; ``from_text`` reads numbers and booleans from strings (query parameters).
 

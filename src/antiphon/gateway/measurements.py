@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -55,6 +55,7 @@ class Measurements:
     def __init__(self, capacity: int = 8_192) -> None:
         self._recent: deque[Measured] = deque(maxlen=capacity)
         self._labels: set[str] = set()
+        self._statuses: set[str] = set()
         self.registry = CollectorRegistry()
         labels = ("application", "path", "origin")
         self._first_byte = Histogram(
@@ -86,6 +87,8 @@ class Measurements:
             "antiphon_stream_watermark_seconds", "Greatest event time seen.", views, registry=self.registry
         )
         self._late = Gauge("antiphon_stream_late_events", "Events out of order.", views, registry=self.registry)
+        self._batches = Gauge("antiphon_batches", "Batches of requests by status.", ("status",), registry=self.registry)
+        self._file_bytes = Gauge("antiphon_file_bytes", "What stored files come to.", registry=self.registry)
         self._rejected = Gauge("antiphon_stream_rejected_events", "Events without keys.", views, registry=self.registry)
 
         view = ("view",)
@@ -124,6 +127,13 @@ class Measurements:
                     self._watermark.labels(stream.stream, view.view).set(view.watermark.timestamp())
                 self._late.labels(stream.stream, view.view).set(view.late)
                 self._rejected.labels(stream.stream, view.view).set(view.rejected)
+
+    def watch_batches(self, batches: Mapping[str, int], file_bytes: int) -> None:
+        """Take over how many batches are in each status, and what files come to."""
+        for status in (*self._statuses, *batches):
+            self._batches.labels(status).set(batches.get(status, 0))
+        self._statuses |= set(batches)
+        self._file_bytes.set(file_bytes)
 
     def record(self, measured: Measured) -> None:
         """Count one request of the online path."""

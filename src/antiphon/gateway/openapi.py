@@ -11,6 +11,8 @@ import msgspec
 from antiphon.gateway.feedback import Feedback, FeedbackTaken
 from antiphon.gateway.health import Health, Readiness
 from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
+from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery
+from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileObject, FileQuery
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
 from antiphon.gateway.operation import Nothing, Operation
@@ -18,6 +20,23 @@ from antiphon.gateway.problem import ProblemBody
 from antiphon.learning.arriving import ArrivingOutcome
 
 _TEMPLATE = "#/components/schemas/{name}"
+_FILE_FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file", "purpose"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary"},
+                    "purpose": {"type": "string", "enum": ["batch"]},
+                    "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                    "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
+                },
+            }
+        }
+    },
+}
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -33,6 +52,14 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         FeedbackTaken,
         FeatureLookupBody,
         FeatureLookupAnswer,
+        FileObject,
+        FileList,
+        FileDeleted,
+        FileQuery,
+        BatchCreate,
+        BatchObject,
+        BatchPage,
+        BatchQuery,
     ]
     types += [operation.answer for operation in operations]
     types += [operation.body for operation in operations if operation.body is not None]
@@ -69,6 +96,27 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     looked = {"200": _json("Values, with where they come from.", schema[id(FeatureLookupAnswer)])}
     add("/v1/features/lookup", "post", "Feature values of many entities.", "features_lookup", looked,
         requestBody=body(FeatureLookupBody))  # fmt: skip
+    file = _parameter("file", "path", {"type": "string"}, True)
+    add("/v1/files", "post", "Take a file in.", "file_create", {"200": _json("It.", schema[id(FileObject)])},
+        requestBody=_FILE_FORM)  # fmt: skip
+    add("/v1/files", "get", "Files, newest first.", "file_list", {"200": _json("A page.", schema[id(FileList)])},
+        parameters=_queried(FileQuery))  # fmt: skip
+    add("/v1/files/{file}", "get", "One file.", "file_retrieve", {"200": _json("It.", schema[id(FileObject)])},
+        parameters=[file])  # fmt: skip
+    add("/v1/files/{file}", "delete", "Remove a file and its content.", "file_delete",
+        {"200": _json("It is gone.", schema[id(FileDeleted)])}, parameters=[file])  # fmt: skip
+    octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    sent = {"200": {"description": "Its bytes.", "content": octets}, "206": {"description": "A range of them.",
+            "content": octets}}  # fmt: skip
+    add("/v1/files/{file}/content", "get", "What a file holds.", "file_content", sent, parameters=[file])
+    batch = _parameter("batch", "path", {"type": "string"}, True)
+    one = {"200": _json("It.", schema[id(BatchObject)])}
+    add("/v1/batches", "post", "Answer every request of a file.", "v1_batch_create", one, requestBody=body(BatchCreate))
+    page = {"200": _json("A page.", schema[id(BatchPage)])}
+    add("/v1/batches", "get", "Batches, newest first.", "v1_batch_list", page,
+        parameters=_queried(BatchQuery))  # fmt: skip
+    add("/v1/batches/{batch}", "get", "One batch with its counts.", "v1_batch_retrieve", one, parameters=[batch])
+    add("/v1/batches/{batch}/cancel", "post", "Ask a batch to stop.", "v1_batch_cancel", one, parameters=[batch])
     add("/v1/models", "get", "What may be asked.", "models", {"200": _json("Names.", schema[id(ModelList)])})
     add(
         "/v1/models/{model}",
@@ -109,13 +157,13 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     parameters = [_parameter(name, "path", {"type": "string"}, True) for name in in_path]
-    if operation.query is not Nothing:
-        described = msgspec.json.schema(operation.query)["$defs"][operation.query.__name__]
-        required = described.get("required", [])
-        parameters += [
-            _parameter(name, "query", kind, name in required) for name, kind in described["properties"].items()
-        ]
-    return parameters
+    return parameters if operation.query is Nothing else parameters + _queried(operation.query)
+
+
+def _queried(query: type[msgspec.Struct]) -> list[dict[str, Any]]:
+    described = msgspec.json.schema(query)["$defs"][query.__name__]
+    required = described.get("required", [])
+    return [_parameter(name, "query", kind, name in required) for name, kind in described["properties"].items()]
 
 
 def _parameter(name: str, place: str, schema: dict[str, Any], required: bool) -> dict[str, Any]:

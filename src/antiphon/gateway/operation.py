@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.measurements import Measurements
@@ -127,7 +126,7 @@ class Operation(msgspec.Struct, frozen=True):
             originator=incoming.originating_user(request, principal),
             scope=services.scope(principal),
             path={name: str(value) for name, value in request.path_params.items()},
-            query=incoming.typed(_single(request), self.query, from_text=True),
+            query=incoming.typed(incoming.query(request), self.query, from_text=True),
             body=await self._body(request, services),
         )
         if inspect.iscoroutinefunction(self.run):
@@ -153,16 +152,6 @@ class Operation(msgspec.Struct, frozen=True):
         if self.body is None:
             return None
         return incoming.typed(incoming.json_object(content), self.body)
-
-
-def _single(request: Request) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name in values:
-            raise InvalidInput(f"{name!r} is given twice.", where=name, next_step="Give it once.")
-        # A plus in a query means a space; in a time it was meant as the sign of the offset.
-        values[name] = value.replace(" ", "+") if "T" in value and value.count(" ") == 1 else value
-    return values
 
 
 def _brief(detail: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Described
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
+from antiphon.gateway.batch_ports import FileStore, RequestBatches
 from antiphon.gateway.feature_ports import FeatureWatch, Lookups
 from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
@@ -244,6 +245,7 @@ class GatewayServices:
         history: of views: versions, verdicts, differences; ``None`` like the trail.
         watch: over features: skew; ``None`` like the trail.
         lookups: of features; ``None`` like the trail.
+        files, request_batches: of OpenAI's API; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -280,6 +282,8 @@ class GatewayServices:
     history: ViewHistory | None = None
     watch: FeatureWatch | None = None
     lookups: Lookups | None = None
+    files: FileStore | None = None
+    request_batches: RequestBatches | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -332,6 +336,28 @@ class GatewayServices:
                 "Features are not looked up here.", where="gateway", next_step="Ask the project's own gateway."
             )
         return self.lookups
+
+    def filed(self) -> FileStore:
+        """Files of OpenAI's API.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.files is None:
+            raise Unavailable("Files are not kept here.", where="gateway", next_step="Ask the project's own gateway.")
+        return self.files
+
+    def batched(self) -> RequestBatches:
+        """Batches of OpenAI's API.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.request_batches is None:
+            raise Unavailable(
+                "Batches are not taken here.", where="gateway", next_step="Ask the project's own gateway."
+            )
+        return self.request_batches
 
     def trailed(self) -> Trail:
         """The audit log.

@@ -55,6 +55,7 @@ from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+from antiphon.testing.stored_files import file_store, request_batches
 
 SECRET = bytes(range(32))
 APPLICATION = "desk"
@@ -291,6 +292,8 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
             ProcessStatus("worker", 4713, True, 1, clock.now(), 180_000_000, 15),
         ],
         "ready": ready,
+        "files": (files := file_store(database, SECRET)),
+        "request_batches": request_batches(database, files, SECRET),
         "max_body_bytes": 100_000,
     }
     return GatewayServices(**{**fields, **changes})

@@ -14,6 +14,7 @@ from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.scope import Scope
 from antiphon.durable.run import LeaseLost, Progress, Run
 from antiphon.durable.runs import Runs
 from antiphon.governance.sealing import AesGcmCodec
@@ -97,6 +98,34 @@ def test_runs_are_claimed_once_oldest_first(database: Database, clock: ManualClo
     assert [run.status for run in runs.list(DEV)] == ["running"] * 3
     assert [run.workflow for run in runs.list(DEV, 1)] == ["c"]
     assert [run.id for run in runs.list(DEV, workflow="a")] == [ids[0]]
+
+
+def test_a_fair_claim_is_of_the_tenant_with_fewest_under_way(database: Database, clock: ManualClock) -> None:
+    runs, order = Runs(database), []
+    for tenant, count in (("large", 4), ("small", 1), ("other", 1)):
+        for _ in range(count):
+            runs.submit(Scope(tenant, "dev"), "batch", {})
+            clock.advance(timedelta(seconds=1))
+    runs.submit(Scope("large", "dev"), "refresh", {})
+    while (run := runs.claim("w", timedelta(hours=1), ["batch"], fair=True)) is not None:
+        order.append(run.scope.tenant)
+        clock.advance(timedelta(seconds=1))
+    assert order == ["large", "small", "other", "large", "large", "large"]
+
+
+def test_a_run_given_back_goes_behind_those_that_wait(database: Database, clock: ManualClock) -> None:
+    runs = Runs(database)
+    first, second = runs.submit(DEV, "batch", {}), runs.submit(DEV, "batch", {})
+    assert runs.queued(["batch"])
+    run = runs.claim("w", LEASE, ["batch"], fair=True)
+    assert run is not None
+    clock.advance(timedelta(seconds=1))
+    runs.give_back(run)
+    following = runs.claim("w", LEASE, ["batch"], fair=True)
+    assert following is not None
+    assert {run.id, following.id} == {first, second}
+    assert runs.queued(["batch"])
+    assert not runs.queued(["refresh"])
 
 
 def test_a_dead_workers_run_is_claimed_when_its_lease_is_over(database: Database, clock: ManualClock) -> None:

@@ -162,6 +162,15 @@ def test_collecting_spares_what_is_kept_and_what_is_young(lake: Lake) -> None:
     assert lake.collect(HERE, paths[:2], time.time() + 60) == []
 
 
+def test_one_file_is_removed_and_no_other(lake: Lake) -> None:
+    one, other = put(lake, b"one"), put(lake, b"other")
+    lake.remove(one)
+    lake.remove(one)
+    assert list(lake.files(HERE)) == [other]
+    with pytest.raises(Corrupt):
+        lake.open(one)
+
+
 def test_what_a_killed_writer_left_in_scratch_is_collected(lake: Lake) -> None:
     folder = lake.scratch()
     (folder / "spill").write_bytes(b"x")

@@ -96,7 +96,7 @@ class Up:
         lines = self.told_file.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
-    def until(self, condition: Callable[[list[dict[str, Any]]], bool], seconds: float = 40) -> None:
+    def until(self, condition: Callable[[list[dict[str, Any]]], bool], seconds: float = 240) -> None:
         end = monotonic() + seconds
         while not condition(self.told()):
             assert self.process.poll() is None, self.told_file.read_text()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+from time import monotonic, sleep
 
 import httpx
+import openai
 import pytest
 from tests.integration.cli.conftest import Up, run_in
 
@@ -71,6 +73,40 @@ def test_a_batch_job_from_the_terminal(project, antiphon, up) -> None:
     assert antiphon("runs", "list", "--json").json()
     wrong = antiphon("batch", "run", "desk", "--input", "definitions.py", "--output", "x.jsonl")
     assert (wrong.code, "Traceback" in wrong.err) == (2, False)
+    batch_by_the_official_client(project, antiphon, up.port)
+
+
+def batch_by_the_official_client(project, antiphon, port: int) -> None:
+    bearer = key(project)["authorization"].removeprefix("Bearer ")
+    rows = [
+        {
+            "custom_id": shop,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": QUESTION | {"entity": {"shop": shop}},
+        }
+        for shop in ("tea", "books", "nowhere")
+    ]
+    (project / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=bearer) as client:
+        file = client.files.create(file=project / "requests.jsonl", purpose="batch")
+        made = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )  # fmt: skip
+        deadline = monotonic() + 240
+        while (batch := client.batches.retrieve(made.id)).status != "completed":
+            assert monotonic() < deadline, batch
+            sleep(0.05)
+        lines = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [line["custom_id"] for line in lines] == ["tea", "books"]
+    assert all(line["response"]["body"]["antiphon"]["prediction"].startswith("pred_") for line in lines)
+    assert (batch.request_counts.total, batch.request_counts.failed, batch.model) == (3, 1, "desk")
+    listed = antiphon("batch", "list", "--json").json()[0]
+    assert (listed["id"], listed["kind"], listed["rows_done"]) == (made.id, "openai", 3)
+    shown = antiphon("batch", "show", made.id, "--json").json()
+    assert (shown["status"], shown["output_file_id"]) == ("completed", batch.output_file_id)
+    late = antiphon("batch", "cancel", made.id)
+    assert (late.code, "completed" in late.err) == (5, True)
 
 
 def test_a_taken_port_is_said_before_anything_starts(project, tmp_path) -> None:

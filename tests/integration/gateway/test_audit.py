@@ -55,6 +55,16 @@ async def predict(admin: httpx.AsyncClient) -> str:
     return str(listed.json()["predictions"][0]["prediction"])
 
 
+async def test_who_reads_a_file_is_on_record(admin: httpx.AsyncClient, trail: AuditTrail) -> None:
+    sent = await admin.post("/v1/files", files={"file": ("in.jsonl", b"{}")}, data={"purpose": "batch"})
+    file = sent.json()["id"]
+    for path in ("/v1/files", f"/v1/files/{file}"):
+        assert (await admin.get(path)).status_code == 200
+    assert readings(trail) == [], "what a file is called is not what it holds"
+    assert (await admin.get(f"/v1/files/{file}/content")).content == b"{}"
+    assert [(entry.subject, entry.principal) for entry in readings(trail)] == [(file, "the-admin")]
+
+
 async def test_a_reading_is_on_record_before_it_is_shown(admin: httpx.AsyncClient, trail: AuditTrail) -> None:
     prediction = await predict(admin)
     before = len(readings(trail))

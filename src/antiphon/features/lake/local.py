@@ -83,6 +83,10 @@ class LocalLake(ContentLake):
         with self.path(relative).open("rb") as stream:
             return key_of(stream)
 
+    def remove(self, relative: str) -> None:
+        """Delete one file; one that is gone already is gone."""
+        (self._root / relative).unlink(missing_ok=True)
+
     def scopes(self) -> list[Scope]:
         """Every scope that has a folder here."""
         folders = sorted(folder for folder in self._root.glob("[!.]*/*") if folder.is_dir())
@@ -105,6 +109,9 @@ class LocalLake(ContentLake):
                 gone.append(relative)
         self._scratch.collect(older_than)
         return gone
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
 
 
 def fsync_folder(folder: Path) -> None:

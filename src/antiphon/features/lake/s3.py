@@ -127,6 +127,15 @@ class S3Lake(ContentLake):
         with copy:
             return key_of(copy)
 
+    def remove(self, relative: str) -> None:
+        """Delete one file; one that is gone already is gone.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        with self._answering():
+            self._client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
+
     def scopes(self) -> list[Scope]:
         """Every scope that has something here."""
         return sorted(

@@ -19,7 +19,7 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.event_stream import EventStream
 from antiphon.gateway.measurements import Measured, Measurements
-from antiphon.gateway.openai import parameters, shapes
+from antiphon.gateway.openai import parameters, shapes, whole
 from antiphon.gateway.ports import GatewayServices
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
@@ -74,43 +74,16 @@ class Asked:
 async def chat_completions(request: Request) -> ASGIApp:
     """``POST /v1/chat/completions``."""
 
-    def whole(asked: Asked, read: parameters.ChatParameters, answer: Answer) -> shapes.ChatCompletion:
-        return shapes.ChatCompletion(
-            id=answer.prediction,
-            created=asked.created,
-            model=read.model,
-            choices=(
-                shapes.ChatChoice(
-                    shapes.AssistantMessage(answer.text),
-                    answer.finish_reason,
-                    shapes.chat_logprobs(answer.tokens) if read.logprobs else None,
-                ),
-            ),
-            usage=shapes.usage(answer),
-            system_fingerprint=shapes.fingerprint(answer),
-            antiphon=shapes.provenance(answer),
-        )
-
-    return await _complete(request, parameters.ChatParameters, parameters.chat_request, whole, _chat_chunks)
+    return await _complete(
+        request, parameters.ChatParameters, parameters.chat_request, whole.chat_completion, _chat_chunks
+    )
 
 
 async def completions(request: Request) -> ASGIApp:
     """``POST /v1/completions``."""
 
-    def whole(asked: Asked, read: parameters.CompletionParameters, answer: Answer) -> shapes.Completion:
-        logprobs = shapes.completion_logprobs(answer.tokens) if read.logprobs is not None else None
-        return shapes.Completion(
-            id=answer.prediction,
-            created=asked.created,
-            model=read.model,
-            choices=(shapes.CompletionChoice(answer.text, answer.finish_reason, logprobs),),
-            usage=shapes.usage(answer),
-            system_fingerprint=shapes.fingerprint(answer),
-            antiphon=shapes.provenance(answer),
-        )
-
     return await _complete(
-        request, parameters.CompletionParameters, parameters.completion_request, whole, _completion_chunks
+        request, parameters.CompletionParameters, parameters.completion_request, whole.completion, _completion_chunks
     )
 
 
@@ -134,7 +107,7 @@ async def _complete(
     request: Request,
     shape: type[P],
     ask: Callable[..., AnswerRequest],
-    whole: Callable[[Asked, P, Answer], msgspec.Struct],
+    written: Callable[[int, P, Answer], msgspec.Struct],
     chunks: Callable[[Asked, P, AsyncIterator[TextDelta | Answer]], AsyncIterator[msgspec.Struct]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
@@ -170,7 +143,7 @@ async def _complete(
         asked.ended(error)
         raise
     asked.answered(answer)
-    response = _json(whole(asked, read, answer), {**headers, **_provenance_headers(answer)})
+    response = _json(written(asked.created, read, answer), {**headers, **_provenance_headers(answer)})
     asked.first_byte()
     asked.ended(None)
     return response

@@ -1,0 +1,85 @@
+"""Files and batches of OpenAI's API over one project's stores."""
+
+from __future__ import annotations
+
+from antiphon.app.credentials import secret
+from antiphon.app.store import Store
+from antiphon.batch.batch_job import BatchJobs, BatchParts
+from antiphon.batch.files import FileLimits, FileStore
+from antiphon.batch.lines import FileBounds
+from antiphon.batch.ports import AnswerRow
+from antiphon.batch.request_batches import WORKFLOW, RequestBatches
+from antiphon.batch.turns import Turns
+from antiphon.catalog.batches import Batches
+from antiphon.catalog.files import Files
+from antiphon.core.clock import parse_duration
+from antiphon.core.scope import Scope
+from antiphon.durable.executor import Executor
+from antiphon.durable.registry import Registry
+from antiphon.features.lake.local import LocalLake
+from antiphon.features.lake.s3 import S3Lake, S3Place
+from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
+
+
+def file_contents(store: Store) -> LocalLake | S3Lake:
+    """Where contents of files lie: the project's folder, or the object store that its settings name. Close it."""
+    wanted, codec = store.settings.batch, store.database.codec
+    if wanted.files is None:
+        return LocalLake(store.paths.files, codec)
+    return S3Lake(
+        S3Place.of(wanted.files),
+        scratch=store.paths.files / ".scratch",
+        access_key=secret(wanted.files_access_key_variable, "files_access_key_variable", "batch"),
+        secret_key=secret(wanted.files_secret_key_variable, "files_secret_key_variable", "batch"),
+        codec=codec,
+    )
+
+
+def file_store(store: Store, contents: LocalLake | S3Lake) -> FileStore:
+    """The project's files."""
+    wanted = store.settings.batch
+    return FileStore(
+        Files(store.database),
+        Batches(store.database),
+        contents,
+        store.database,
+        store.audit.append,
+        store.database.clock,
+        FileLimits(wanted.max_file_bytes, wanted.quota_bytes, parse_duration(wanted.files_kept)),
+    )
+
+
+def request_batches(store: Store, files: FileStore) -> RequestBatches:
+    """The project's batches, as they are ordered."""
+    return RequestBatches(
+        Batches(store.database), files, store.runs, store.database, store.audit.append, store.database.clock, ENDPOINTS
+    )
+
+
+def askable(store: Store, scope: Scope) -> list[str]:
+    """What a request may name as its model: applications first."""
+    return [*store.releases.applications(scope), *store.settings.engine.models]
+
+
+def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: str) -> Executor:
+    """Works on batches, apart from everything else that is durable: a batch may take a day."""
+    wanted, registry = store.settings.batch, Registry()
+    jobs = BatchJobs(
+        BatchParts(
+            batches=Batches(store.database),
+            jobs=store.jobs,
+            files=files,
+            transactions=store.database,
+            endpoints=BatchLines(store.database.clock),
+            answer=answer,
+            models=lambda scope: askable(store, scope),
+            turns=Turns(wanted.concurrency),
+            audit=store.audit.append,
+            clock=store.database.clock,
+            bounds=FileBounds(wanted.max_requests, store.settings.gateway.max_body_bytes),
+            waiting=lambda: store.runs.queued((WORKFLOW,)),
+        )
+    )
+    registry.add(WORKFLOW, jobs.run)
+    lease = parse_duration(store.settings.worker.lease)
+    return Executor(store.database, registry, f"{worker}/batches", lease=lease, concurrency=wanted.batches, fair=True)

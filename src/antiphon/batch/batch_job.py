@@ -1,0 +1,188 @@
+"""One batch of OpenAI's API: a file of requests in, a file of answers and one of errors out, whatever dies on the way.
+
+Invariant: a request's row is keyed (batch, line), the first one written stays, and only the holder of the present epoch
+writes. Counts and both files come from the rows alone. How it ends and which files it has is settled before they are
+made; the files are in place before the one commit that names them and ends the batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
+
+from antiphon.batch import lines
+from antiphon.batch.files import FileStore
+from antiphon.batch.lines import FileBounds, Request
+from antiphon.batch.ports import AnswerRow, Audit, Jobs, RequestEndpoints, Run, Transactions
+from antiphon.batch.request_work import PASSING, RequestWork, row_of
+from antiphon.batch.turns import Turns
+from antiphon.catalog.batches import Batch, Batches, Ending, LineError
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt
+from antiphon.core.logs import described
+from antiphon.core.scope import Scope
+from antiphon.features.lake.content import LakeDraft
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+EXPIRED = LineError("batch_expired", "This request could not be executed before the completion window expired.")
+_CHUNK, _EXPIRED_AT_ONCE = 32, 500
+
+
+class BatchParts(msgspec.Struct, frozen=True):
+    """What batches are worked on with.
+
+    Attributes:
+        models: what may be asked in a scope.
+        waiting: whether another batch waits for a worker; one that has had its time then goes behind it.
+    """
+
+    batches: Batches
+    jobs: Jobs
+    files: FileStore
+    transactions: Transactions
+    endpoints: RequestEndpoints
+    answer: AnswerRow
+    models: Callable[[Scope], Sequence[str]]
+    turns: Turns
+    audit: Audit
+    clock: Clock
+    bounds: FileBounds
+    waiting: Callable[[], bool] = lambda: False
+
+
+class BatchJobs:
+    """Works on batches; :meth:`run` is the durable workflow."""
+
+    def __init__(self, parts: BatchParts) -> None:
+        self._parts = parts
+        # Whole files go through threads that heartbeats need too: two at a time, so that no lease ends meanwhile.
+        self._whole_files = asyncio.Semaphore(2)
+
+    async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Take the batch over, check its file, answer the lines that have no row, make its files.
+
+        Raises:
+            Unavailable, EngineFailed, Overloaded: a part that the requests need stayed away.
+            Conflict: another worker took the batch over.
+        """
+        scope, name = run.scope, str(arguments["batch"])
+        batches = self._parts.batches
+        batch = await asyncio.to_thread(batches.get, scope, name)
+        if batch.ended:
+            return _summary(batch)
+        epoch = 0
+        try:
+            epoch = await asyncio.to_thread(batches.take_over, scope, name)
+            return _summary(await self._work(run, batch, epoch))
+        except Conflict:
+            # Ended meanwhile, or lost to another worker: only the first is an end.
+            batch = await asyncio.to_thread(batches.get, scope, name)
+            if not batch.ended:
+                raise
+            return _summary(batch)
+        except PASSING:
+            raise
+        except Exception as error:
+            _log.exception("batch %s fails", name)
+            why = str(error) if isinstance(error, AntiphonError) else described(error)
+            code = error.code if isinstance(error, AntiphonError) else AntiphonError.code
+            fail = partial(batches.fail, scope, name, epoch, [LineError(code, why)])
+            return _summary(await asyncio.to_thread(fail))
+
+    async def _work(self, run: Run, batch: Batch, epoch: int) -> Batch:
+        parts, scope = self._parts, batch.scope
+        if batch.status == "validating":
+            run.progress(0, None, "validating")
+            checked = await self._apart(partial(self._check, batch))
+            if checked.errors:
+                fail = partial(parts.batches.fail, scope, batch.id, epoch, checked.errors)
+                return await asyncio.to_thread(fail)
+            begin = partial(parts.batches.begin, model=checked.model, total=checked.requests)
+            batch = await asyncio.to_thread(begin, scope, batch.id, epoch)
+        ending: Ending = batch.ending or "cancelled"
+        if batch.ending is None and batch.job.total is not None:
+            ending = await self._answer(run, batch, epoch)
+        batch = await asyncio.to_thread(parts.batches.settle, scope, batch.id, epoch, ending)
+        run.progress(batch.job.rows_done, batch.job.total, "finalizing")
+        return await self._apart(partial(self._finish, batch, epoch))
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        async with self._whole_files:
+            return await asyncio.to_thread(work)
+
+    def _check(self, batch: Batch) -> lines.Checked:
+        parts = self._parts
+        file = parts.files.held(batch.scope, batch.input_file)
+        with parts.files.open(file) as stream:
+            return lines.check(stream, batch.endpoint, parts.models(batch.scope), parts.bounds, file.sha256)
+
+    async def _answer(self, run: Run, batch: Batch, epoch: int) -> Ending:
+        """Answer what has no row yet; tells how the batch ends."""
+        parts = self._parts
+        done = await asyncio.to_thread(parts.jobs.done_lines, batch.scope, batch.id)
+        work = RequestWork(run, batch, epoch, len(done), parts)
+        stream = await self._apart(partial(self._open, batch))
+        with closing(stream):
+            source = lines.requests(stream, parts.bounds.line_bytes, done)
+            ending = await work.through(partial(asyncio.to_thread, _chunk, source))
+        if ending == "expired":
+            await self._apart(partial(self._expire, batch, epoch))
+        return ending
+
+    def _open(self, batch: Batch) -> Any:
+        return self._parts.files.open(self._parts.files.held(batch.scope, batch.input_file))
+
+    def _expire(self, batch: Batch, epoch: int) -> None:
+        """Give every request without a row the error that OpenAI gives it."""
+        parts = self._parts
+        done = parts.jobs.done_lines(batch.scope, batch.id)
+        with self._open(batch) as stream:
+            left = lines.requests(stream, parts.bounds.line_bytes, done)
+            while chunk := list(islice(left, _EXPIRED_AT_ONCE)):
+                rows = [
+                    row_of(batch, one, None, {"code": EXPIRED.code, "message": EXPIRED.message}, failed=True)
+                    for one in chunk
+                ]
+                parts.jobs.write_rows(batch.scope, batch.id, epoch, rows)
+
+    def _finish(self, batch: Batch, epoch: int) -> Batch:
+        """Make the files that were settled and end the batch with them."""
+        parts, scope = self._parts, batch.scope
+        if batch.ending != "cancelled" and batch.job.rows_done != batch.job.total:
+            raise Corrupt(
+                f"It has {batch.job.rows_done} rows for {batch.job.total} requests.",
+                where=batch.id,
+                next_step="Create a new batch from the same file.",
+            )
+        made: list[tuple[str, str, LakeDraft]] = []
+        for file, failed, kind in ((batch.output_file, False, "output"), (batch.error_file, True, "error")):
+            if file is not None:
+                with parts.files.writing(scope, file) as draft:
+                    for row in parts.jobs.rows(scope, batch.id):
+                        if row.failed is failed:
+                            draft.write(msgspec.json.encode(row.payload) + b"\n")
+                made.append((file, f"{batch.id}_{kind}.jsonl", draft))
+        with parts.transactions.transaction() as connection:
+            for file, name, draft in made:
+                parts.files.add_made(batch, file, name, draft, within=connection)
+            ended = parts.batches.finish(scope, batch.id, epoch, within=connection)
+            detail = {"status": ended.status, "rows": ended.job.rows_done}
+            parts.audit(scope, batch.job.principal, "batch.end", batch.id, detail, within=connection)
+        return ended
+
+
+def _chunk(source: Iterator[Request]) -> list[Request]:
+    return list(islice(source, _CHUNK))
+
+
+def _summary(batch: Batch) -> dict[str, Any]:
+    return {"batch": batch.id, "status": batch.status, "rows": batch.job.rows_done, "failed": batch.job.rows_failed}

@@ -1,0 +1,313 @@
+"""Files of OpenAI's API: their content by its hash in a store, what they are in the catalog.
+
+Invariants: the content is in place before the catalog names it, and the catalog forgets a file before its content is
+removed, so that a crash leaves content that nobody names and never a file without content. Every file has content of
+its own (its id stands in the content's name), so that removing one takes nothing from another.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack, suppress
+from datetime import datetime, timedelta
+from typing import Any, BinaryIO
+
+import msgspec
+
+from antiphon.batch.ports import Audit, Contents, Transactions
+from antiphon.catalog.batches import Batch, Batches
+from antiphon.catalog.files import FilePurpose, Files, Order, StoredFile, new_file_id
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, TooLarge
+from antiphon.core.scope import Scope
+from antiphon.features.lake.content import LakeDraft
+
+SHORTEST, LONGEST = 3_600, 2_592_000
+"""Seconds that ``expires_after`` may ask for: an hour to thirty days."""
+
+LONGEST_FILENAME = 255
+
+ABANDONED_SECONDS = 3_600.0
+"""Content that no file names is removed when it is this old: what is younger may be about to be named."""
+
+
+class FileLimits(msgspec.Struct, frozen=True):
+    """Bytes of one file and of all files of a tenant, and how long an uploaded one stays by itself."""
+
+    file_bytes: int
+    quota_bytes: int
+    kept: timedelta
+
+
+class FileStore:
+    """Puts files away, reads them and removes them."""
+
+    def __init__(
+        self,
+        files: Files,
+        batches: Batches,
+        contents: Contents,
+        transactions: Transactions,
+        audit: Audit,
+        clock: Clock,
+        limits: FileLimits,
+    ) -> None:
+        self._files = files
+        self._batches = batches
+        self._contents = contents
+        self._transactions = transactions
+        self._audit = audit
+        self._clock = clock
+        self.limits = limits
+
+    def begin(self, scope: Scope, principal: str, originator: str | None = None) -> Upload:
+        """Begin to take a file in. Whoever begins one keeps or abandons it.
+
+        Raises:
+            TooLarge: the tenant's quota is used up.
+        """
+        left = self.limits.quota_bytes - self._files.used(scope)
+        if left <= 0:
+            raise TooLarge(
+                f"The tenant's files come to its quota of {self.limits.quota_bytes} bytes.",
+                where="file",
+                next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
+            )
+        return Upload(self, scope, principal, originator, left)
+
+    def writing(self, scope: Scope, file: str) -> AbstractContextManager[LakeDraft]:
+        """The content of a file of this id; it is in place when the block ends, and nothing when it raises.
+
+        Raises:
+            Unavailable: the disk is full, or the store does not answer.
+        """
+        return self._contents.writing(scope, f".{file}")
+
+    def get(self, scope: Scope, file: str, *, within: Any = None) -> StoredFile:
+        """One file.
+
+        Raises:
+            NotFound: there is none of this id here, or it has expired.
+        """
+        return self._files.get(scope, file, within=within)
+
+    def held(self, scope: Scope, file: str) -> StoredFile:
+        """One file, also when it has expired and is only there because a batch reads it.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        return self._files.held(scope, file)
+
+    def add_made(self, batch: Batch, file: str, filename: str, draft: LakeDraft, *, within: Any) -> StoredFile:
+        """Name the content of a file that a batch made; adding it again changes nothing."""
+        return self._files.add(
+            batch.scope,
+            file=file,
+            purpose="batch_output",
+            filename=filename,
+            size=draft.tell(),
+            sha256=draft.sha256,
+            path=draft.path,
+            principal=batch.job.principal,
+            expires_at=self._clock.now() + batch.output_kept,
+            within=within,
+        )
+
+    def list(
+        self, scope: Scope, *, after: str | None, limit: int, order: Order, purpose: FilePurpose | None
+    ) -> list[StoredFile]:
+        """Files in the order in which they were made, from the one that follows ``after``."""
+        return self._files.list(scope, after=after, limit=limit, order=order, purpose=purpose)
+
+    def used(self, scope: Scope) -> int:
+        """Bytes that the files of a scope come to."""
+        return self._files.used(scope)
+
+    def open(self, file: StoredFile) -> BinaryIO:
+        """The content of a file, for reading at any position.
+
+        Raises:
+            Corrupt: it is gone or was changed.
+            Unavailable: the store does not answer.
+        """
+        try:
+            return self._contents.open(file.path)
+        except Corrupt as error:
+            raise Corrupt(
+                f"The content of {file.id} is gone or was changed.",
+                where="file_id",
+                next_step="Restore it from a backup, or upload it again.",
+            ) from error
+
+    def delete(self, scope: Scope, file: str, principal: str, originator: str | None = None) -> StoredFile:
+        """Remove a file and its content, and what the rows that it was made from hold.
+
+        Raises:
+            NotFound: there is none of this id here, or it has expired.
+            Conflict: a batch that has not ended reads it.
+        """
+        gone = self._files.get(scope, file)
+        self._require_unread(scope, file, None)
+        self._erase(scope, file)
+        with self._transactions.transaction() as connection:
+            self._require_unread(scope, file, connection)
+            self._files.forget(scope, file, within=connection)
+            self._audit(scope, principal, "file.delete", file, {"bytes": gone.size}, originator=originator,
+                        within=connection)  # fmt: skip
+        self._contents.remove(gone.path)
+        return gone
+
+    def _require_unread(self, scope: Scope, file: str, within: Any) -> None:
+        if (reader := self._batches.reader(scope, file, within=within)) is not None:
+            raise Conflict(
+                f"The batch {reader} reads it.", where="file_id", next_step="Cancel the batch, or wait for its end."
+            )
+
+    def _erase(self, scope: Scope, file: str) -> None:
+        """Before the file is forgotten, so that who is killed in between finds it and goes on; a few rows a commit, so
+        that nobody waits long for the catalog."""
+        last: int | None = -1
+        while last is not None:
+            last = self._batches.erase_rows(scope, file, last)
+
+    def expire(self) -> int:
+        """Remove what has expired, of every tenant; how many files there were."""
+        gone = self._files.expired()
+        for file in gone:
+            self._erase(file.scope, file.id)
+            self._files.forget(file.scope, file.id)
+            self._contents.remove(file.path)
+        return len(gone)
+
+    def collect(self) -> int:
+        """Remove content that no file names, as crashes leave it; how many there were."""
+        older_than = self._clock.now().timestamp() - ABANDONED_SECONDS
+        return sum(
+            len(self._contents.collect(scope, self._files.paths(scope), older_than))
+            for scope in self._contents.scopes()
+        )
+
+    def keep(self, upload: Upload, purpose: FilePurpose, filename: str, expires_at: datetime) -> StoredFile:
+        """Name the content of an upload, which is in place; the upload calls this."""
+        draft, scope = upload.draft, upload.scope
+        try:
+            with self._transactions.transaction() as connection:
+                kept = self._files.add(
+                    scope,
+                    file=upload.file,
+                    purpose=purpose,
+                    filename=filename,
+                    size=draft.tell(),
+                    sha256=draft.sha256,
+                    path=draft.path,
+                    principal=upload.principal,
+                    expires_at=expires_at,
+                    quota=self.limits.quota_bytes,
+                    within=connection,
+                )
+                self._audit(scope, upload.principal, "file.create", kept.id, {"bytes": kept.size, "purpose": purpose},
+                            originator=upload.originator, within=connection)  # fmt: skip
+        except AntiphonError:
+            self._contents.remove(draft.path)
+            raise
+        return kept
+
+    def now(self) -> datetime:
+        """Wall time."""
+        return self._clock.now()
+
+
+class Upload:
+    """A file that is being taken in: written piece by piece, then kept or abandoned. Not safe to share.
+
+    Args:
+        left: bytes that the tenant's quota still has.
+    """
+
+    def __init__(self, store: FileStore, scope: Scope, principal: str, originator: str | None, left: int) -> None:
+        self.file = new_file_id()
+        self.scope, self.principal, self.originator = scope, principal, originator
+        self._store = store
+        self._left = left
+        self._stack = ExitStack()
+        self.draft = self._stack.enter_context(store.writing(scope, self.file))
+
+    def write(self, piece: bytes) -> None:
+        """Take in the next piece.
+
+        Raises:
+            TooLarge: the file is larger than one may be, or than what the tenant's quota has left.
+            Unavailable: the disk is full.
+        """
+        size = self.draft.tell() + len(piece)
+        if size > self._store.limits.file_bytes:
+            raise TooLarge(
+                f"The file is larger than {self._store.limits.file_bytes} bytes.",
+                where="file",
+                next_step="Split it, or raise [batch] max_file_bytes.",
+            )
+        if size > self._left:
+            raise TooLarge(
+                f"The tenant's files would come to more than its quota of {self._store.limits.quota_bytes} bytes.",
+                where="file",
+                next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
+            )
+        self.draft.write(piece)
+
+    def keep(self, purpose: str, filename: str, expires_after: int | None = None) -> StoredFile:
+        """Put the file in place and name it.
+
+        Args:
+            expires_after: seconds from now; without it the file stays as long as files do by themselves.
+
+        Raises:
+            InvalidInput: another purpose than ``batch``, a bad name or time, or nothing was written.
+            TooLarge: other uploads have used up the quota meanwhile.
+        """
+        if purpose != "batch":
+            raise InvalidInput(
+                "The only purpose that files are taken in for is 'batch'.",
+                where="purpose",
+                next_step="Send purpose=batch: nothing here would read a file of another purpose.",
+            )
+        name = _checked_name(filename)
+        kept = check_lifetime(expires_after, "expires_after[seconds]") or self._store.limits.kept
+        if self.draft.tell() == 0:
+            raise InvalidInput("The file is empty.", where="file", next_step="Send a file with a request in each line.")
+        self._stack.close()
+        return self._store.keep(self, "batch", name, self._store.now() + kept)
+
+    def abandon(self) -> None:
+        """Leave nothing of it; does nothing once it was kept."""
+        with suppress(_Abandoned), self._stack.pop_all():
+            raise _Abandoned
+
+
+def check_lifetime(seconds: int | None, where: str) -> timedelta | None:
+    """How long a file was asked to stay.
+
+    Raises:
+        InvalidInput: shorter or longer than a file may be asked to.
+    """
+    if seconds is not None and not SHORTEST <= seconds <= LONGEST:
+        raise InvalidInput(
+            f"It is not between {SHORTEST} and {LONGEST} seconds.",
+            where=where,
+            next_step="A file stays between an hour and thirty days.",
+        )
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+class _Abandoned(Exception):
+    """Makes the content's block end without keeping anything."""
+
+
+def _checked_name(filename: str) -> str:
+    name = filename.replace("\\", "/").rpartition("/")[2]
+    if not name or len(name) > LONGEST_FILENAME or not name.isprintable():
+        raise InvalidInput(
+            "It is no name of a file.",
+            where="file",
+            next_step=f"Send a filename of at most {LONGEST_FILENAME} printable characters.",
+        )
+    return name

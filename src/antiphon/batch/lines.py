@@ -1,0 +1,198 @@
+"""The input file of a batch: a request in each line, checked whole before the first is answered, then read again.
+
+Invariant: of a file nothing is in memory but one line (bounded) and a short hash of each ``custom_id``. Lines are
+counted as they stand in the file, blank ones included: a line is the same request however often the file is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+
+from antiphon.catalog.batches import LineError
+
+MOST_ERRORS = 100
+"""Errors of a file that are told."""
+
+LONGEST_ID = 512
+"""Characters of a ``custom_id``."""
+
+_FIELDS = ("custom_id", "method", "url", "body")
+
+
+class FileBounds(msgspec.Struct, frozen=True):
+    """Requests of a file, and bytes of each."""
+
+    requests: int
+    line_bytes: int
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request: its line counts from 0, its body is JSON as it stands in the file."""
+
+    line: int
+    custom_id: str
+    body: bytes
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What checking a file found: its requests and their one model, or what is wrong with it."""
+
+    requests: int
+    model: str
+    errors: tuple[LineError, ...]
+
+
+class _Shape(msgspec.Struct):
+    custom_id: str
+    body: msgspec.Raw
+
+
+_decode = msgspec.json.Decoder(_Shape).decode
+
+
+def check(stream: BinaryIO, endpoint: str, models: Collection[str], bounds: FileBounds, sha256: str) -> Checked:
+    """Check every line of a file.
+
+    Args:
+        endpoint: that every request must be for.
+        models: that may be asked.
+        sha256: of the content, as it was put away.
+    """
+    found = _Findings(endpoint, frozenset(models))
+    digest = hashlib.sha256()
+    for line, content in _lines(stream, bounds.line_bytes, digest):
+        if content is None:
+            found.add("line_too_long", f"The line is longer than {bounds.line_bytes} bytes.", line)
+        elif content.strip():
+            found.look(line, content)
+        if found.requests > bounds.requests:
+            found.add(
+                "too_many_requests",
+                f"A batch has at most {bounds.requests} requests; split the file.",
+                line,
+                "input_file_id",
+            )
+            return found.checked()
+    if digest.hexdigest() != sha256:
+        found.add(
+            "file_changed", "The file's content is not what was uploaded; upload it again.", None, "input_file_id"
+        )
+    elif found.requests == 0 and not found.errors:
+        found.add("empty_file", "The file has no request.", None, "input_file_id")
+    return found.checked()
+
+
+def requests(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[Request]:
+    """The requests of a file that was checked, without the lines that are done."""
+    for line, content in _lines(stream, line_bytes, None):
+        if content is not None and content.strip() and line not in done:
+            shape = _decode(content)
+            yield Request(line, shape.custom_id, bytes(shape.body))
+
+
+def _lines(stream: BinaryIO, longest: int, digest: Any) -> Iterator[tuple[int, bytes | None]]:
+    """Each line by its number; ``None`` for one that is longer than it may be, which is not held."""
+    number = 0
+    while content := stream.readline(longest + 1):
+        whole: bytes | None = content
+        if digest is not None:
+            digest.update(content)
+        while not content.endswith(b"\n") and len(content) > longest:
+            whole = None
+            content = stream.readline(longest + 1)
+            if digest is not None:
+                digest.update(content)
+        yield number, whole
+        number += 1
+
+
+class _Findings:
+    """What was found so far."""
+
+    def __init__(self, endpoint: str, models: frozenset[str]) -> None:
+        self.requests = 0
+        self.errors: list[LineError] = []
+        self._beyond = 0
+        self._endpoint = endpoint
+        self._models = models
+        self._model = ""
+        self._seen: set[bytes] = set()
+
+    def add(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
+        """Keep an error; ``line`` counts from 0 and is told from 1."""
+        if len(self.errors) < MOST_ERRORS:
+            self.errors.append(LineError(code, message, None if line is None else line + 1, param))
+        else:
+            self._beyond += 1
+
+    def checked(self) -> Checked:
+        errors = list(self.errors)
+        if self._beyond:
+            errors.append(LineError("more_errors", f"{self._beyond} more errors are not listed."))
+        return Checked(self.requests, self._model, tuple(errors))
+
+    def look(self, line: int, content: bytes) -> None:
+        self.requests += 1
+        try:
+            value = msgspec.json.decode(content.decode())
+        except UnicodeDecodeError:
+            self.add("invalid_encoding", "The line is not UTF-8.", line)
+            return
+        except (msgspec.DecodeError, RecursionError):
+            self.add("invalid_json_line", "The line is not JSON.", line)
+            return
+        if not isinstance(value, dict):
+            self.add("invalid_json_line", "The line is not a JSON object.", line)
+            return
+        before = len(self.errors) + self._beyond
+        self._look_at_id(line, value.get("custom_id"))
+        for name in value:
+            if name not in _FIELDS:
+                self.add("unknown_parameter", f"Unknown parameter: {name[:100]!r}.", line, name[:100])
+        self._look_at_field(line, value, "method", "POST", "invalid_method", "The method of a request is POST.")
+        self._look_at_field(
+            line, value, "url", self._endpoint, "mismatched_endpoint", f"The batch is for {self._endpoint}."
+        )
+        if before == len(self.errors) + self._beyond:
+            self._look_at_body(line, value.get("body"))
+
+    def _look_at_id(self, line: int, given: Any) -> None:
+        if given is None:
+            self.add("missing_required_parameter", "There is no custom_id.", line, "custom_id")
+        elif not isinstance(given, str) or not 0 < len(given) <= LONGEST_ID:
+            self.add("invalid_type", f"It is a text of 1 to {LONGEST_ID} characters.", line, "custom_id")
+        else:
+            digest = hashlib.blake2b(given.encode(errors="surrogatepass"), digest_size=16).digest()
+            if digest in self._seen:
+                self.add("duplicate_custom_id", "An earlier line has the same custom_id.", line, "custom_id")
+            self._seen.add(digest)
+
+    def _look_at_field(self, line: int, value: dict[str, Any], name: str, wanted: str, code: str, message: str) -> None:
+        if name not in value:
+            self.add("missing_required_parameter", f"There is no {name}.", line, name)
+        elif value[name] != wanted:
+            self.add(code, message, line, name)
+
+    def _look_at_body(self, line: int, body: Any) -> None:
+        if body is None:
+            self.add("missing_required_parameter", "There is no body.", line, "body")
+        elif not isinstance(body, dict):
+            self.add("invalid_type", "It is a JSON object.", line, "body")
+        elif not isinstance(body.get("model"), str) or not body["model"]:
+            self.add("missing_required_parameter", "The body names no model.", line, "body.model")
+        elif self._model and body["model"] != self._model:
+            self.add(
+                "mismatched_model",
+                f"An earlier request asks {self._model!r}: a batch asks one model.",
+                line,
+                "body.model",
+            )
+        elif body["model"] not in self._models:
+            shown = body["model"][:100]
+            self.add("model_not_found", f"There is no application or model {shown!r}.", line, "body.model")
+        else:
+            self._model = body["model"]

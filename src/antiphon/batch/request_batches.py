@@ -1,0 +1,152 @@
+"""Batches of OpenAI's API as whoever orders them sees them: create, look, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from antiphon.batch.files import FileStore, check_lifetime
+from antiphon.batch.orders import MOST_ATTEMPTS
+from antiphon.batch.ports import Audit, Submit, Transactions
+from antiphon.catalog.batches import Batch, Batches
+from antiphon.core.clock import Clock
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.scope import Scope
+from antiphon.governance.principal import Principal
+
+WORKFLOW = "openai_batch"
+WINDOWS = {"24h": timedelta(hours=24)}
+
+MOST_PAIRS, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+"""Of metadata."""
+
+
+class BatchOrder(msgspec.Struct, frozen=True):
+    """What a batch is asked for with."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: Mapping[str, str] | None = None
+    output_seconds: int | None = None
+
+
+class RequestBatches:
+    """Orders batches; workers take them from there.
+
+    Args:
+        endpoints: that requests may be for.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        files: FileStore,
+        submit: Submit,
+        transactions: Transactions,
+        audit: Audit,
+        clock: Clock,
+        endpoints: Collection[str],
+    ) -> None:
+        self._batches = batches
+        self._files = files
+        self._submit = submit
+        self._transactions = transactions
+        self._audit = audit
+        self._clock = clock
+        self._endpoints = endpoints
+
+    def create(self, scope: Scope, principal: Principal, order: BatchOrder, originator: str | None = None) -> Batch:
+        """Record a batch and its run together; its requests are answered on behalf of ``principal``.
+
+        Raises:
+            InvalidInput: another endpoint, window, purpose of the file, or metadata beyond its bounds.
+            NotFound: there is no such file.
+        """
+        if order.endpoint not in self._endpoints:
+            raise InvalidInput(
+                f"Batches are for {' and '.join(sorted(self._endpoints))}.",
+                where="endpoint",
+                next_step="Send one of them.",
+            )
+        if order.completion_window not in WINDOWS:
+            raise InvalidInput(
+                f"The completion window is {' or '.join(WINDOWS)}.", where="completion_window", next_step="Send 24h."
+            )
+        _check_metadata(order.metadata or {})
+        kept = check_lifetime(order.output_seconds, "output_expires_after.seconds") or self._files.limits.kept
+        with self._transactions.transaction() as connection:
+            try:
+                file = self._files.get(scope, order.input_file_id, within=connection)
+            except NotFound as error:
+                raise NotFound(error.what, where="input_file_id", next_step="GET /v1/files lists them.") from None
+            if file.purpose != "batch":
+                raise InvalidInput(
+                    f"The file's purpose is {file.purpose!r}.",
+                    where="input_file_id",
+                    next_step="Name a file that was uploaded with purpose=batch.",
+                )
+            batch = self._batches.create(
+                scope,
+                endpoint=order.endpoint,
+                input_file=file.id,
+                principal=principal.id,
+                settings={"principal": msgspec.to_builtins(principal)},
+                window=order.completion_window,
+                expires_at=self._clock.now() + WINDOWS[order.completion_window],
+                output_kept=kept,
+                metadata=order.metadata,
+                within=connection,
+            )
+            self._submit.submit(
+                scope, WORKFLOW, {"batch": batch.id}, key=f"{WORKFLOW}:{batch.id}", max_attempts=MOST_ATTEMPTS,
+                within=connection,
+            )  # fmt: skip
+            detail: dict[str, Any] = {"input": file.id, "kind": order.endpoint}
+            self._audit(scope, principal.id, "batch.create", batch.id, detail, originator=originator, within=connection)
+        return batch
+
+    def get(self, scope: Scope, batch: str) -> Batch:
+        """One batch with its counts.
+
+        Raises:
+            NotFound: there is none of this id here.
+        """
+        return self._batches.get(scope, batch)
+
+    def list(self, scope: Scope, *, after: str | None, limit: int) -> list[Batch]:
+        """Batches, latest first, from the one that follows ``after``."""
+        return self._batches.list(scope, after=after, limit=limit)
+
+    def counts(self, scope: Scope) -> dict[str, int]:
+        """How many batches are in each status."""
+        return self._batches.counts(scope)
+
+    def cancel(self, scope: Scope, batch: str, principal: str, originator: str | None = None) -> Batch:
+        """Ask a batch to stop; its worker ends it with what was done.
+
+        Raises:
+            NotFound: there is no such batch.
+            Conflict: it ended, or its files are being made.
+        """
+        with self._transactions.transaction() as connection:
+            cancelled = self._batches.cancel(scope, batch, within=connection)
+            self._audit(scope, principal, "batch.cancel", batch, {}, originator=originator, within=connection)
+        return cancelled
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if len(metadata) > MOST_PAIRS:
+        raise InvalidInput(
+            f"There are {len(metadata)} pairs.", where="metadata", next_step=f"Send at most {MOST_PAIRS} pairs."
+        )
+    for key, value in metadata.items():
+        if not 0 < len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
+            raise InvalidInput(
+                "A key or a value is too long, or a key is empty.",
+                where=f"metadata.{key[:LONGEST_KEY]}",
+                next_step=f"Keys have 1 to {LONGEST_KEY} characters, values at most {LONGEST_VALUE}.",
+            )

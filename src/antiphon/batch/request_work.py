@@ -1,0 +1,191 @@
+"""The requests of one batch under way: each takes its turn, is answered, and becomes a row.
+
+Invariant: a row is written within :data:`FLUSH_SECONDS` of its answer while others come, and before the work is left,
+however it is left; what is under way then is answered again by whoever goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.batch.lines import Request
+from antiphon.catalog.batches import Batch, Ending
+from antiphon.catalog.jobs import JobRow
+from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
+from antiphon.core.ids import content_hash, new_id
+from antiphon.governance.principal import Principal
+
+if TYPE_CHECKING:
+    from antiphon.batch.batch_job import BatchParts
+    from antiphon.batch.ports import Run
+
+_log = logging.getLogger(__name__)
+
+PASSING = (Unavailable, EngineFailed, Overloaded)
+"""What passes by itself, and is worth waiting for."""
+
+FLUSH_ROWS, FLUSH_SECONDS = 16, 0.5
+"""A commit of rows comes after so many, or so long: what a crash can cost."""
+
+LOOK_SECONDS = 0.5
+"""How often it is looked whether the batch is being cancelled or has expired."""
+
+GRACE_SECONDS = 60.0
+"""How long requests under way may still take once the batch is being cancelled or has expired."""
+
+SLICE_SECONDS = 60.0
+"""After so long a batch goes behind others that wait for a worker."""
+
+PATIENCE_SECONDS = 120.0
+"""How long a request waits for an engine that is away before the run fails and is tried again."""
+
+_PULSE = 0.1
+
+
+class RequestWork:
+    """Works through the requests of one batch.
+
+    Args:
+        finished: rows that are there already.
+    """
+
+    def __init__(self, run: Run, batch: Batch, epoch: int, finished: int, parts: BatchParts) -> None:
+        self._run = run
+        self._batch = batch
+        self._epoch = epoch
+        self._finished = finished
+        self._parts = parts
+        self._principal = msgspec.convert(batch.job.settings["principal"], Principal)
+        self._under_way: set[asyncio.Task[JobRow]] = set()
+        self._pending: list[JobRow] = []
+        self._ending: Ending | None = "cancelled" if batch.status == "cancelling" else None
+        self._began = self._now()
+        self._flushed = self._looked = self._began
+        self._stopped = self._began
+
+    async def through(self, chunk: Callable[[], Awaitable[list[Request]]]) -> Ending:
+        """Answer every request that ``chunk`` gives, until it gives none or the batch ends otherwise.
+
+        Raises:
+            As :meth:`~antiphon.batch.batch_job.BatchJobs.run`; what was answered until then is written.
+        """
+        self._run.progress(self._finished, self._batch.job.total, "answering")
+        try:
+            await self._look()
+            while self._ending is None and (requests := await chunk()):
+                for request in requests:
+                    if self._ending is None:
+                        await self._submit(request)
+            while self._under_way and not self._out_of_time():
+                await asyncio.wait(self._under_way, timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
+                await self._pulse()
+        except (*PASSING, asyncio.CancelledError):
+            await self._write()  # what was answered until then need not be answered again
+            raise
+        finally:
+            for task in self._under_way:
+                task.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._write()
+        return self._ending or "completed"
+
+    async def _submit(self, request: Request) -> None:
+        turns, tenant = self._parts.turns, self._batch.scope.tenant
+        turn = asyncio.ensure_future(turns.take(tenant))
+        handed = False
+        try:
+            while not turn.done():
+                await asyncio.wait({turn, *self._under_way}, timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
+                await self._pulse()
+            if self._ending is None:
+                task = asyncio.create_task(self._one(request))
+                task.add_done_callback(lambda _: turns.give_back(tenant))
+                self._under_way.add(task)
+                handed = True
+        finally:
+            if not turn.done():
+                turn.cancel()
+                await asyncio.gather(turn, return_exceptions=True)
+            elif not handed and not turn.cancelled():
+                turns.give_back(tenant)
+
+    async def _pulse(self) -> None:
+        """Take in what has ended, write what is due, and look whether to go on."""
+        ended = {task for task in self._under_way if task.done()}
+        self._under_way -= ended
+        failures = [error for task in ended if (error := task.exception()) is not None]
+        self._pending += [task.result() for task in ended if task.exception() is None]
+        due = len(self._pending) >= FLUSH_ROWS or self._now() - self._flushed > FLUSH_SECONDS
+        if self._pending and (due or failures):
+            await self._write()
+        if failures:
+            raise failures[0]
+        if self._run.stopping:
+            raise asyncio.CancelledError  # the run goes back to the queue with what it has
+        if self._ending is None and self._now() - self._looked > LOOK_SECONDS:
+            await self._look()
+
+    async def _look(self) -> None:
+        self._looked = self._now()
+        parts, batch = self._parts, self._batch
+        if await asyncio.to_thread(parts.batches.status, batch.scope, batch.id) == "cancelling":
+            self._ending = "cancelled"
+        elif parts.clock.now() >= batch.expires_at:
+            self._ending = "expired"
+        elif self._now() - self._began > SLICE_SECONDS and await asyncio.to_thread(parts.waiting):
+            raise asyncio.CancelledError  # others wait: the run goes behind them
+        self._stopped = self._now()
+
+    def _out_of_time(self) -> bool:
+        return self._ending is not None and self._now() - self._stopped > GRACE_SECONDS
+
+    async def _write(self) -> None:
+        rows, self._pending = self._pending, []
+        self._flushed = self._now()
+        if rows:
+            batch = self._batch
+            await asyncio.to_thread(self._parts.jobs.write_rows, batch.scope, batch.id, self._epoch, rows)
+            self._finished += len(rows)
+            self._run.progress(self._finished, batch.job.total, "answering")
+
+    async def _one(self, request: Request) -> JobRow:
+        """Answer one request. What is wrong with it is its answer; an engine that is away is waited for."""
+        batch, endpoints, name = self._batch, self._parts.endpoints, new_id("req")
+        waited, pause = 0.0, 0.25
+        try:
+            asked = endpoints.ask(batch.endpoint, request.body, batch.scope, self._principal, name)
+            while True:
+                try:
+                    answer = await self._parts.answer(asked.request)
+                    return row_of(batch, request, _response(200, name, asked.answered(answer)), None)
+                except PASSING:
+                    if waited >= PATIENCE_SECONDS:
+                        raise
+                    await asyncio.sleep(pause)
+                    waited, pause = waited + pause, min(pause * 2, 5.0)
+        except PASSING:
+            raise
+        except Exception as error:
+            if not isinstance(error, AntiphonError):
+                _log.exception("line %d of %s cannot be answered", request.line + 1, batch.id)
+            status = error.http_status if isinstance(error, AntiphonError) else 500
+            return row_of(batch, request, _response(status, name, endpoints.refused(error)), None, failed=True)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def row_of(batch: Batch, request: Request, response: Any, error: Any, *, failed: bool = False) -> JobRow:
+    """The line of the output or error file that a request becomes."""
+    name = f"batch_req_{content_hash([batch.id, request.line])[:26]}"
+    payload = {"id": name, "custom_id": request.custom_id, "response": response, "error": error}
+    return JobRow(line=request.line, payload=payload, failed=failed)
+
+
+def _response(status: int, request: str, body: Any) -> dict[str, Any]:
+    return {"status_code": status, "request_id": request, "body": body}

@@ -1,0 +1,64 @@
+"""Where a project's own files lie, and what is kept between projects."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+
+class ProjectPaths(msgspec.Struct, frozen=True):
+    """Where a project's files lie; nothing is created by asking."""
+
+    root: Path
+    directory: Path
+
+    @property
+    def catalog(self) -> Path:
+        return self.directory / "catalog.db"
+
+    @property
+    def lake(self) -> Path:
+        return self.directory / "lake"
+
+    @property
+    def files(self) -> Path:
+        return self.directory / "files"
+
+    @property
+    def online(self) -> Path:
+        return self.directory / "online"
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.directory / "logs"
+
+    @property
+    def keys(self) -> Path:
+        return self.directory / "keys"
+
+    @property
+    def engine_socket(self) -> Path:
+        """In ``run``, or in a folder of the temporary one when that path is longer than a Unix socket's may be."""
+        socket = self.run / "engine.sock"
+        if len(os.fsencode(socket)) < 100:
+            return socket
+        digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"antiphon-{os.getuid()}-{digest}" / "engine.sock"
+
+    @property
+    def worker_ready(self) -> Path:
+        """Written by the worker once it works."""
+        return self.run / "worker.ready"
+
+
+def cache_directory() -> Path:
+    """Where weights and data sets are kept between projects: ``$ANTIPHON_CACHE`` or ``~/.cache/antiphon``."""
+    return Path(os.environ.get("ANTIPHON_CACHE") or Path.home() / ".cache" / "antiphon")

@@ -1,0 +1,63 @@
+"""Lines of a batch, read and answered as their endpoint reads and answers a request online."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from antiphon.core.clock import Clock
+from antiphon.core.errors import InvalidInput, UnsupportedParameter
+from antiphon.core.scope import Scope
+from antiphon.gateway import problem
+from antiphon.gateway.openai import parameters, whole
+from antiphon.governance.principal import Principal, originator
+from antiphon.serving.request import Answer, AnswerRequest
+
+_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., AnswerRequest], Callable[..., msgspec.Struct]]] = {
+    "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, whole.chat_completion),
+    "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, whole.completion),
+}
+
+ENDPOINTS = tuple(_ENDPOINTS)
+"""What batches may be for."""
+
+
+class AskedLine:
+    """One line as it is asked."""
+
+    def __init__(self, request: AnswerRequest, written: Callable[[Answer], msgspec.Struct]) -> None:
+        self.request = request
+        self.answered = written
+
+
+class BatchLines:
+    """Implements ``batch.ports.RequestEndpoints``."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def ask(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> AskedLine:
+        """The question behind a line.
+
+        Raises:
+            InvalidInput: what the endpoint would refuse; ``stream`` is refused here too.
+            Forbidden: the principal may not speak for the user that is named.
+        """
+        if endpoint not in _ENDPOINTS:
+            raise InvalidInput(f"There are no batches for {endpoint!r}.", where="endpoint")
+        shape, asking, write = _ENDPOINTS[endpoint]
+        read = parameters.read(body, shape)
+        if read.stream:
+            raise UnsupportedParameter(
+                "An answer in a batch is not streamed.", where="stream", next_step="Leave it out."
+            )
+        question = asking(read, scope, principal, request, originator(principal, read.user or None))
+        return AskedLine(
+            msgspec.structs.replace(question, path="batch"),
+            lambda answer: write(int(self._clock.now().timestamp()), read, answer),
+        )
+
+    def refused(self, error: Exception) -> problem.ProblemBody:
+        return problem.ProblemBody(problem.describe(error))

@@ -1,0 +1,65 @@
+"""``/v1/batches``: orders batches of requests, shows and cancels them."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.batch.request_batches import BatchOrder
+from antiphon.gateway import incoming
+from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchPage, BatchQuery, batch_object
+from antiphon.gateway.openai.files import permitted
+
+
+async def create(request: Request) -> Response:
+    """``POST /v1/batches``."""
+    services, principal = await permitted(request, "batch", "job/*")
+    body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), BatchCreate)
+    order = BatchOrder(
+        input_file_id=body.input_file_id,
+        endpoint=body.endpoint,
+        completion_window=body.completion_window,
+        metadata=body.metadata,
+        output_seconds=None if body.output_expires_after is None else body.output_expires_after.seconds,
+    )
+    originator = incoming.originating_user(request, principal)
+    made = await run_in_threadpool(services.batched().create, services.scope(principal), principal, order, originator)
+    return _json(batch_object(made))
+
+
+async def list_batches(request: Request) -> Response:
+    """``GET /v1/batches``."""
+    services, principal = await permitted(request, "read", "job/*")
+    query = incoming.typed(incoming.query(request), BatchQuery, from_text=True)
+
+    def page() -> BatchPage:
+        found = services.batched().list(services.scope(principal), after=query.after, limit=query.limit + 1)
+        shown = tuple(batch_object(batch) for batch in found[: query.limit])
+        ends = (shown[0].id, shown[-1].id) if shown else (None, None)
+        return BatchPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(found) > query.limit)
+
+    return _json(await run_in_threadpool(page))
+
+
+async def retrieve(request: Request) -> Response:
+    """``GET /v1/batches/ID``."""
+    batch = request.path_params["batch"]
+    services, principal = await permitted(request, "read", f"job/{batch}")
+    return _json(batch_object(await run_in_threadpool(services.batched().get, services.scope(principal), batch)))
+
+
+async def cancel(request: Request) -> Response:
+    """``POST /v1/batches/ID/cancel``."""
+    batch = request.path_params["batch"]
+    services, principal = await permitted(request, "batch", f"job/{batch}")
+    originator = incoming.originating_user(request, principal)
+    stop = services.batched().cancel
+    return _json(
+        batch_object(await run_in_threadpool(stop, services.scope(principal), batch, principal.id, originator))
+    )
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

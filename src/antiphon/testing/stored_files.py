@@ -1,0 +1,73 @@
+"""Files and batches of OpenAI's API beside a catalog in a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from antiphon.batch.batch_job import BatchJobs, BatchParts
+from antiphon.batch.files import FileLimits, FileStore
+from antiphon.batch.lines import FileBounds
+from antiphon.batch.ports import AnswerRow
+from antiphon.batch.request_batches import RequestBatches
+from antiphon.batch.turns import Turns
+from antiphon.catalog.batches import Batches
+from antiphon.catalog.database import Database
+from antiphon.catalog.files import Files
+from antiphon.catalog.jobs import Jobs
+from antiphon.core.scope import Scope
+from antiphon.durable.runs import Runs
+from antiphon.features.lake.local import LocalLake
+from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
+from antiphon.governance.audit import AuditLog
+
+
+def file_store(database: Database, secret: bytes, **limits: Any) -> FileStore:
+    """Files beside this catalog, with small bounds."""
+    bounds = {"file_bytes": 1_000_000, "quota_bytes": 4_000_000, "kept": timedelta(days=30), **limits}
+    contents = LocalLake(database.path.parent / "files", database.codec)
+    audit = AuditLog(database, secret).append
+    return FileStore(
+        Files(database), Batches(database), contents, database, audit, database.clock, FileLimits(**bounds)
+    )
+
+
+def request_batches(database: Database, files: FileStore, secret: bytes) -> RequestBatches:
+    """Batches as they are ordered; nobody works on them."""
+    audit = AuditLog(database, secret).append
+    return RequestBatches(Batches(database), files, Runs(database), database, audit, database.clock, ENDPOINTS)
+
+
+def batch_jobs(
+    database: Database,
+    files: FileStore,
+    secret: bytes,
+    answer: AnswerRow,
+    models: Sequence[str],
+    *,
+    concurrency: int = 4,
+    bounds: FileBounds | None = None,
+    waiting: Callable[[], bool] = lambda: False,
+) -> BatchJobs:
+    """Works on batches with this ``answer()``."""
+
+    def askable(scope: Scope) -> Sequence[str]:
+        return models
+
+    return BatchJobs(
+        BatchParts(
+            batches=Batches(database),
+            jobs=Jobs(database),
+            files=files,
+            transactions=database,
+            endpoints=BatchLines(database.clock),
+            answer=answer,
+            models=askable,
+            turns=Turns(concurrency),
+            audit=AuditLog(database, secret).append,
+            clock=database.clock,
+            bounds=bounds or FileBounds(1_000, 10_000),
+            waiting=waiting,
+        )
+    )

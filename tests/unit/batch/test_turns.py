@@ -1,0 +1,62 @@
+"""Turns are shared out over tenants, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from antiphon.batch.turns import Turns
+
+
+async def test_a_small_tenant_does_not_wait_for_a_large_one() -> None:
+    turns, order = Turns(2), list[str]()
+
+    async def one(tenant: str) -> None:
+        await turns.take(tenant)
+        order.append(tenant)
+        await asyncio.sleep(0)
+        turns.give_back(tenant)
+
+    large = [asyncio.create_task(one("large")) for _ in range(50)]
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(one("small")) for _ in range(3)]
+    await asyncio.gather(*large, *small)
+    assert max(at for at, tenant in enumerate(order) if tenant == "small") < 12
+    assert turns.taken == {}
+
+
+async def test_of_equals_who_waited_longest_is_next() -> None:
+    turns = Turns(1)
+    await turns.take("a")
+    waiting = {tenant: asyncio.create_task(turns.take(tenant)) for tenant in ("a", "b", "c")}
+    await asyncio.sleep(0)
+    turns.give_back("a")
+    await asyncio.sleep(0)
+    assert turns.taken == {"b": 1}
+    turns.give_back("b")
+    await asyncio.sleep(0)
+    assert turns.taken == {"c": 1}
+    turns.give_back("c")
+    await asyncio.sleep(0)
+    assert turns.taken == {"a": 1}
+    await asyncio.gather(*waiting.values())
+
+
+async def test_a_wait_that_is_given_up_takes_no_turn() -> None:
+    turns = Turns(1)
+    await turns.take("a")
+    given_up = asyncio.create_task(turns.take("b"))
+    late = asyncio.create_task(turns.take("b"))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    turns.give_back("a")
+    await asyncio.gather(given_up, late, return_exceptions=True)
+    assert turns.taken == {"b": 1}
+    turns.give_back("b")
+    handed = asyncio.create_task(turns.take("a"))
+    await asyncio.sleep(0)
+    again = asyncio.create_task(turns.take("c"))
+    await asyncio.sleep(0)
+    turns.give_back("a")
+    again.cancel()  # it has just been given the turn and does not know yet
+    await asyncio.gather(handed, again, return_exceptions=True)
+    assert turns.taken == {}
