@@ -19,6 +19,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -196,16 +197,16 @@ def measure(
                     runtime.restore(slot, states[context])
                     measured.samples.setdefault(("move", 1, context), []).append(time.perf_counter() - begin)
                 for after in range(3):
-                    position = [context + after] * size
+                    positions = [context + after] * size
                     measured.time(
-                        ("decode", size, context), lambda p=position: runtime.step(range(len(p)), p, tokens[: len(p)])
+                        ("decode", size, context), partial(runtime.step, range(size), positions, tokens[:size])
                     )
             else:
                 runtime.drop(0)
                 if context:
                     runtime.restore(0, states[context])
                 fed = tokens[context : context + size]
-                measured.time((kind, size, context), lambda c=context, f=fed: runtime.feed(0, c, f, True))
+                measured.time((kind, size, context), partial(runtime.feed, 0, context, fed, True))
         rounds += 1
     for slot in range(layout.slots):
         runtime.drop(slot)

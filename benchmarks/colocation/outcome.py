@@ -51,7 +51,8 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run. ``batch_tokens`` and ``busy_seconds`` are those inside the window."""
+    """One run. ``batch_tokens`` and ``busy_seconds`` are those inside the window. ``latest_sending`` is by how many
+    seconds a request was sent later than it was due, at most; it counts as latency."""
 
     policy: str
     seconds: float
@@ -60,6 +61,7 @@ class Outcome:
     busy_seconds: float
     steps: int
     simulated: bool
+    latest_sending: float = 0.0
 
     @property
     def busy(self) -> float:

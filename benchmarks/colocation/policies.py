@@ -27,8 +27,11 @@ BATCH_PREFILL_TOKENS = 256
 class Policy(Protocol):
     """``takes_batch`` is false for the reference that is never offered any."""
 
-    name: str
-    takes_batch: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def takes_batch(self) -> bool: ...
 
     def lane(self, runtime: Runtime, monotonic: Monotonic) -> Lane:
         """What carries out this policy's plans; also in a real engine process."""

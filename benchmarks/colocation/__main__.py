@@ -1,0 +1,147 @@
+"""Batch beside online: every policy on the same arrivals, held against batch alone and a clairvoyant oracle.
+
+    python -m benchmarks.colocation --size ci|demo|full [--no-real] [--calibration FILE] [--record]
+
+A table for each trace, a plot, one JSON line last. What was simulated is marked as such. ``ci`` takes seconds and needs
+no model: it simulates the reference machine. ``demo`` takes ten minutes and ``full`` hours: both measure this machine
+first and run the real engine too, for which nothing else should run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from benchmarks.colocation import calibration as calibrations
+from benchmarks.colocation import figures, plot, validate
+from benchmarks.colocation.calibration import Calibration
+from benchmarks.colocation.compare import Told, compared, simulated
+from benchmarks.colocation.figures import Ceilings, Row
+from benchmarks.colocation.points import CONTENDERS, SIZES
+from benchmarks.colocation.real import MODEL, real_runs
+from benchmarks.colocation.traces import SCALING
+
+from antiphon.engine.runtime import Layout
+
+RESULTS = Path(__file__).parents[1] / "results" / "colocation.jsonl"
+
+
+def main() -> int:
+    options = _options()
+    size = SIZES[options.size]
+    began = time.monotonic()
+
+    def told(text: str) -> None:
+        print(f"  {time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    calibration = _calibration(options, size.calibrate_seconds, told)
+    envelope = calibration.envelope
+    print(f"{calibration.model} on {calibration.machine}, measured {calibration.at}; at the least,")
+    print(f"a decode call takes {envelope.alpha * 1e3:.2f} ms + {envelope.beta * 1e3:.2f} ms a sequence,", end=" ")
+    print(f"a prompt token {envelope.gamma * 1e3:.2f} ms, a context token read {envelope.delta * 1e6:.2f} µs;")
+    print(f"between its points the table is {calibration.residual:.1%} off")
+    panels: list[tuple[str, Ceilings, list[Row]]] = []
+    tables: dict[str, Any] = {}
+    real_tables: dict[str, Any] = {}
+    for trace in size.real_traces if options.real else ():
+        contenders = [contender for contender in CONTENDERS if contender.name in size.real]
+        runs, alone = real_runs(
+            contenders, trace, size.real_seeds, size.real_seconds, threads=options.threads, told=told
+        )
+        ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=told)
+        panels.append((f"{trace}, real", ceilings, rows))
+        print_table(f"{trace}, real, {len(size.real_seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
+        off = validate.errors(calibration, trace, size.real_seeds, runs)
+        late = max(run.latest_sending for each in runs.values() for run in each)
+        print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
+        real_tables[trace] = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
+    for trace in size.traces:
+        ceilings, rows = simulated(calibration, trace, size.seeds, size.seconds, bucket=size.bucket, told=told)
+        panels.append((f"{trace}, simulated", ceilings, rows))
+        print_table(f"{trace}, simulated, {len(size.seeds)} windows of {size.seconds:.0f} s", ceilings, rows)
+        tables[trace] = as_json(ceilings, rows)
+    every = [found for table in (*tables.values(), *real_tables.values()) for found in table["rows"]]
+    sound = not any(found["beaten"] for found in every)
+    print(f"\nNo run beat the bound of the service it gave: {sound}.")
+    if options.plot is not None:
+        plot.draw(options.plot, panels)
+    line = {
+        "benchmark": "colocation", "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": options.size,
+        "calibration": msgspec.to_builtins(envelope) | {"at": calibration.at, "model": calibration.model},
+        "scaling": {trace: msgspec.to_builtins(SCALING[trace]) for trace in size.traces}, "seeds": size.seeds,
+        "seconds": size.seconds, "simulated": tables, "real": real_tables,
+        "real_seconds": size.real_seconds * bool(real_tables), "sound": sound,
+        "took": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    text = json.dumps(line)
+    if options.record:
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a") as results:
+            results.write(text + "\n")
+    print(text)
+    return 0 if sound else 1
+
+
+def print_table(title: str, ceilings: Ceilings, rows: list[Row]) -> None:
+    """The table of one trace."""
+    print(f"\n{title}; {rows[0].requests} online requests, within: TTFT at most 1 s and TPOT at most 100 ms")
+    print(
+        f"X = {ceilings.alone:.1f} batch tok/s alone, ρ = {ceilings.rho:.2f}, X(1-ρ) = {ceilings.gaps:.1f}; oracle: ",
+        end="",
+    )
+    print(", ".join(f"{name} {bound:.1f}" for name, bound in ceilings.oracle.items()))
+    print(figures.HEAD)
+    for found in rows:
+        print(figures.line(found))
+    print("own: share of the most that any scheduler could have done with the service that this policy gave")
+
+
+def as_json(ceilings: Ceilings, rows: list[Row]) -> dict[str, Any]:
+    """One trace in the JSON line."""
+    return {
+        "alone": round(ceilings.alone, 2), "rho": round(ceilings.rho, 4), "gaps": round(ceilings.gaps, 2),
+        "oracle": {name: round(bound, 2) for name, bound in ceilings.oracle.items()},
+        "rows": [found.as_json() for found in rows],
+    }  # fmt: skip
+
+
+def _calibration(options: argparse.Namespace, seconds: float, told: Told) -> Calibration:
+    """The one that was named and is there; otherwise measured and written there; or the reference machine."""
+    path = options.calibration
+    if path is not None and path.exists():
+        return calibrations.read(path)
+    if not seconds:
+        return calibrations.reference()
+    from antiphon.engine import weights
+    from antiphon.engine.llamacpp import LlamaCpp
+
+    runtime = LlamaCpp(MODEL, weights.resolve(str(weights.pull(MODEL))), Layout(), threads=options.threads)
+    try:
+        measured = calibrations.measure(runtime, seconds)
+    finally:
+        runtime.close()
+    told("this machine is measured")
+    if path is not None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(measured)))
+    return measured
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.colocation", description="Judges the step scheduler.")
+    parser.add_argument("--size", choices=sorted(SIZES), default="ci")
+    parser.add_argument("--calibration", type=Path, help="read from this file, or measured and written to it")
+    parser.add_argument("--no-real", dest="real", action="store_false", help="only the simulator")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine")
+    parser.add_argument("--plot", type=Path, help="write the picture to this SVG file")
+    parser.add_argument("--record", action="store_true", help="append the JSON line to benchmarks/results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

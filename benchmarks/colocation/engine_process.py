@@ -1,0 +1,64 @@
+"""An engine process like ``python -m antiphon.engine`` but for who decides: one of the policies that are compared."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from benchmarks.colocation.points import CONTENDERS
+from benchmarks.colocation.policies import Policy
+
+from antiphon.engine import weights
+from antiphon.engine.lane import Lane
+from antiphon.engine.local import LocalEngine
+from antiphon.engine.runtime import Layout, Runtime
+from antiphon.engine.server import serve
+
+
+class _PolicyEngine(LocalEngine):
+    def __init__(self, runtimes: dict[str, Runtime], policy: Policy) -> None:
+        self._policy = policy
+        super().__init__(runtimes)
+
+    def _lane(self, runtime: Runtime) -> Lane:
+        return self._policy.lane(runtime, self._monotonic)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.colocation.engine_process")
+    parser.add_argument("--policy", required=True, choices=[contender.name for contender in CONTENDERS])
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
+    parser.add_argument("--simulated", action="store_true")
+    asyncio.run(_serve(parser.parse_args()))
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    policy = next(contender for contender in CONTENDERS if contender.name == options.policy).make()
+    engine = await _PolicyEngine({options.model: _runtime(options)}, policy).start()
+    await serve(engine, options.socket, stop)
+
+
+def _runtime(options: argparse.Namespace) -> Runtime:
+    if options.simulated:
+        from antiphon.engine.simulated import SimulatedRuntime
+
+        return SimulatedRuntime(options.model, Layout(slots=options.slots, context_tokens=16 * options.context))
+    from antiphon.engine.llamacpp import LlamaCpp
+
+    found = weights.resolve(str(weights.pull(options.model)))
+    layout = Layout(slots=options.slots, context_tokens=options.context)
+    return LlamaCpp(options.model, found, layout, threads=options.threads)
+
+
+if __name__ == "__main__":
+    main()
