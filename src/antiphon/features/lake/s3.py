@@ -133,8 +133,8 @@ class S3Lake(ContentLake):
         Raises:
             Unavailable: the store does not answer.
         """
-        with self._answering():
-            self._client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
+        with self._bucket.answering():
+            self._bucket.client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
 
     def scopes(self) -> list[Scope]:
         """Every scope that has something here."""
