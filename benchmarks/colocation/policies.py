@@ -68,20 +68,17 @@ class Decided:
         raise NotImplementedError
 
     def lane(self, runtime: Runtime, monotonic: Monotonic) -> Lane:
-        return _DecidedLane(self, runtime, monotonic)
+        return _Uninterrupted(runtime, monotonic, planner=self.plan)
 
     def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit) -> StepLoop:
         return StepLoop([self.lane(runtime, monotonic)], Budget(), emit)
 
 
-class _DecidedLane(Lane):
-    def __init__(self, policy: Decided, runtime: Runtime, monotonic: Monotonic) -> None:
-        super().__init__(runtime, monotonic)
-        self._policy = policy
+class _Uninterrupted(Lane):
+    """No call is given up for an arrival: that is ours alone."""
 
-    def step(self, budget: Budget, *, online_elsewhere: bool = False) -> list[Emission]:
-        self.run(self._policy.plan(self.state(online_elsewhere=online_elsewhere), budget))
-        return self._emitted()
+    def give_way(self) -> None:
+        """Nothing: who has arrived waits for the end of the step."""
 
 
 class StaticCap(Decided):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 from antiphon.app import feast
 from antiphon.app.embedding import LocalEmbedders
@@ -36,9 +36,12 @@ from antiphon.features.online.store import OnlineStore
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.prune import Pruned, Pruner
 from antiphon.features.publish import Publisher
-from antiphon.features.refresh import WORKFLOW, Refresher
+from antiphon.features.refresh import WORKFLOW, Refresher, made_by
 from antiphon.features.stream import StreamConsumer
 from antiphon.gateway.ports import ViewFreshness
+
+_OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
+_ALL = 1_000_000
 
 
 class FeaturePlatform:
@@ -179,7 +182,17 @@ class FeaturePlatform:
         )
 
     def _also_named(self, scope: Scope) -> Sequence[str]:
-        return [*Datasets(self._store.database).files(scope), *self._store.verdicts.files(scope)]
+        """Files of datasets, rows that were kept aside, and what refreshes that have not ended have made so far: one
+        that goes on after a long time finds it."""
+        runs = self._store.runs
+        steps = (
+            step
+            for status in _OPEN
+            for run in runs.list(scope, _ALL, workflow=WORKFLOW, status=status)
+            for step in runs.steps(scope, run.id)
+        )
+        made = [path for step in steps for path in made_by(step.name, step.result)]
+        return [*Datasets(self._store.database).files(scope), *self._store.verdicts.files(scope), *made]
 
     def _functions(self, view: str) -> Mapping[str, Any]:
         """What a view's Python rules call, as the project's file declares it now."""

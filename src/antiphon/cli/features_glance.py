@@ -48,7 +48,10 @@ def _said(view: ViewGlance) -> Iterator[str]:
         )
     if view.blocked:
         stays = "the one before stays" if view.snapshot else "nothing is published"
-        yield f"{view.view}: its last version is blocked, {stays}: {' '.join(view.blocked)}"
+        yield (
+            f"{view.view}: its last version is blocked, {stays}: {' '.join(view.blocked)} "
+            f"`antiphon features describe {view.view}` shows its rules; correct the source and refresh."
+        )
     if view.held is not None:
         yield f"{view.view}: held: {view.held}"
     if view.stale_for:

@@ -120,7 +120,8 @@ def freshness_table(views: Any) -> str:
         "No view is published yet; the worker publishes them soon after `antiphon up`.",
     ) + "".join(
         f"\n{view.view}: its last version is blocked, "
-        f"{'the one before stays' if view.snapshot else 'nothing is published'}: {' '.join(view.blocked)}"
+        f"{'the one before stays' if view.snapshot else 'nothing is published'}: {' '.join(view.blocked)} "
+        f"`antiphon features describe {view.view}` shows its rules; correct the source and refresh."
         for view in views
         if view.blocked
     )

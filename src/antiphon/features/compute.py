@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -260,9 +261,14 @@ def digests_of(files: Sequence[Path]) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what DuckDB says, without the values that it quotes: they are somebody's, and errors are kept
-    and shown."""
-    return _QUOTED.sub("'…'", str(error).strip().splitlines()[0])
+    """What DuckDB says, without the values that it quotes: they are somebody's, and errors are kept and shown. Of a
+    file that is there its name is told, and not its folder."""
+    return _QUOTED.sub(_name_alone, str(error).strip().splitlines()[0])
+
+
+def _name_alone(quoted: re.Match[str]) -> str:
+    text = quoted[0][1:-1]
+    return f"'{os.path.basename(text)}'" if os.path.isabs(text) and os.path.isfile(text) else "'…'"
 
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'")

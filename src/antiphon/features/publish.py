@@ -1,6 +1,6 @@
 """Publish: snapshots become current online, all at once.
 
-Order: lake files (before) → manifest → sealed online files → catalog compare-and-swap. The catalog row is the
+Order: lake files (before) → sealed online files → manifest → catalog compare-and-swap. The catalog row is the
 publication; a crash before it leaves garbage to collect and nothing else changed. A loser of the race rebases on
 what won, and never puts an older snapshot in place of a newer one.
 """
@@ -78,20 +78,30 @@ class Publisher:
         self._consumer = consumer
 
     def prepare(self, manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
-        """Record a manifest and build its online file; doing it again changes nothing.
+        """Build a snapshot's online file and record its manifest; doing it again changes nothing.
 
         Returns:
             The manifest as recorded: of one snapshot made twice, the first.
+
+        Raises:
+            Corrupt: a file of it is gone; nothing is recorded.
         """
+        known = self._recorded(manifest)
+        self._online.build(known or manifest, spec, self._lake)
+        if known is None:
+            try:
+                return self._snapshots.add(manifest)
+            except Conflict:  # Somebody else has made the same meanwhile.
+                return self._snapshots.get(self._scope, manifest.id)
+        if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
+            self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
+        return known
+
+    def _recorded(self, manifest: SnapshotManifest) -> SnapshotManifest | None:
         try:
-            manifest = self._snapshots.get(self._scope, manifest.id)
+            return self._snapshots.get(self._scope, manifest.id)
         except NotFound:
-            self._snapshots.add(manifest)
-        else:
-            if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
-                self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
-        self._online.build(manifest, spec, self._lake)
-        return manifest
+            return None
 
     def publish(
         self, snapshots: Sequence[tuple[SnapshotManifest, FeatureViewSpec]], *, reason: str, principal: str

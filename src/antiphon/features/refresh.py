@@ -40,6 +40,8 @@ from antiphon.features.quality.gate import EARLIER, Outcome, gate
 WORKFLOW = "refresh"
 """The workflow's name in the registry."""
 
+_MATERIALISE = "materialise "
+
 
 class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to refresh.
@@ -136,7 +138,7 @@ class Refresher:
         unreadable: list[dict[str, str]] = []
         for done, key in enumerate(wanted.views):
             run.progress(done, total, f"materialise {key}")
-            made = await run.step(f"materialise {key}", self._materialise, wanted, start, key, run.id)
+            made = await run.step(f"{_MATERIALISE}{key}", self._materialise, wanted, start, key, run.id)
             judged = await run.step(f"gate {key}", self._gate, wanted, key, made, run.id)
             if "unreadable" in made:
                 unreadable.append(made["unreadable"])
@@ -153,7 +155,7 @@ class Refresher:
             )
         run.progress(total - 1, total, "publish")
         published = await run.step("publish", self._publish, wanted, passed)
-        run.progress(total, total, "published")
+        run.progress(total, total, "published" if passed else "nothing published: every view is blocked")
         found.snapshots.update({f"{made['view']}@{made['definition_version']}": made["id"] for made in passed})
         result = msgspec.structs.replace(found, **msgspec.convert(published, dict[str, Any]))
         builtins: dict[str, Any] = msgspec.to_builtins(result)
@@ -280,6 +282,13 @@ class Refresher:
     def _spec(self, key: str) -> FeatureViewSpec:
         view, _, version = key.partition("@")
         return self._definitions.get(self._scope, view, version)
+
+
+def made_by(step: str, result: Any) -> tuple[str, ...]:
+    """Files of the lake that a recorded step of the workflow has made; nothing may name them yet."""
+    if not step.startswith(_MATERIALISE) or not isinstance(result, dict) or "unreadable" in result:
+        return ()
+    return msgspec.convert(result, SnapshotManifest).paths
 
 
 def _said(error: AntiphonError) -> dict[str, str]:

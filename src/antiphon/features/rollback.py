@@ -257,6 +257,9 @@ class Rollback:
         self, moves: tuple[Move, ...], *, reason: str, principal: str, hold: bool, dry_run: bool, seen: int | None
     ) -> ViewRollback:
         specs = self._declared()
+        for one in moves:
+            if f"{one.view}@{one.definition_version}" not in specs:  # A release that pinned it was in use until now.
+                raise _undeclared(one.view, one.definition_version)
         going = [
             (self._snapshots.get(self._scope, one.snapshot), specs[f"{one.view}@{one.definition_version}"])
             for one in moves

@@ -236,9 +236,12 @@ class Role(Life):
             backoff=timedelta(seconds=0.1),
         )  # fmt: skip
         working = asyncio.create_task(executor.run_until(stop))
-        give_up = time.monotonic() + 45
+        give_up, said = time.monotonic() + 150, time.monotonic()
         while not done() and time.monotonic() < give_up:
             await asyncio.sleep(0.02)
+            if time.monotonic() > said + 5:  # So that whoever listens knows that it lives.
+                said = time.monotonic()
+                say("waiting")
         stop.set()
         await working
 

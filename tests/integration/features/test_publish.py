@@ -208,3 +208,13 @@ def test_clear_keys_are_not_in_the_online_store(world: World) -> None:
             content = file.read_bytes()
             assert b"SECRETPLACE" not in content
             assert b"OTHERSECRET" not in content
+
+
+def test_a_snapshot_whose_files_are_gone_is_not_recorded(world: World) -> None:
+    """As when a refresh goes on after so long that they were collected."""
+    made = world.materialize("congestion", NOON)
+    (world.folder / "lake" / made.files[0].path).unlink()
+    with pytest.raises(Corrupt):
+        world.publisher.publish([(made, world.specs["congestion"])], reason="test", principal="tester")
+    assert world.snapshots.list(world.scope) == []
+    assert world.publications.current(world.scope) is None

@@ -289,3 +289,21 @@ def test_events_that_are_pruned_while_others_are_put_back_are_put_back_too(
     found = world.read(NOON + minutes(90), "congestion", **EWR)
     assert found.publication == 3
     assert {name: one.value for name, one in found.values.items()} == {name: one.value for name, one in values.items()}
+
+
+def test_a_definition_that_is_given_up_meanwhile_is_told(world: World) -> None:
+    """A release that pinned it was live when the rollback looked, and is not any more."""
+    looks = 0
+
+    def declared() -> dict[str, Any]:
+        nonlocal looks
+        looks += 1
+        return {spec.key: spec for spec in world.specs.values() if looks == 1 or spec.name != "congestion"}
+
+    hand = Hand(world, declared)
+    world.publish(NOON)
+    world.publish(NOON + minutes(30))
+    with pytest.raises(Conflict, match="not declared any more"):
+        hand.back()
+    assert looks == 2
+    assert hand.acts == []

@@ -1,0 +1,40 @@
+"""A collection of garbage beside refreshes that are open, in a project as a user has it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.app.watched_project import Project
+
+from antiphon.core.errors import Unavailable
+
+
+async def test_what_an_open_refresh_has_made_is_there_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies between two steps, somebody prunes with no grace, and the run goes on."""
+    project = Project(tmp_path)
+    platform, publish, spared = project.platform, project.platform.publisher.publish, 0
+
+    def killed_once(*given: Any, **how: Any) -> Any:
+        nonlocal spared
+        if spared:
+            return publish(*given, **how)
+        assert project.store.snapshots.list(project.store.scope) == []
+        spared = len(list(platform.lake.files(project.store.scope)))
+        platform.pruner.prune(grace=timedelta(seconds=-60))
+        assert len(list(platform.lake.files(project.store.scope))) == spared > 0
+        raise Unavailable("The worker was killed.", where="worker")
+
+    monkeypatch.setattr(platform.publisher, "publish", killed_once)
+    await project.refresh()
+    (run,) = project.store.runs.list(project.store.scope)
+    assert (run.status, run.attempts) == ("succeeded", 2)
+    left = set(platform.lake.files(project.store.scope))
+    orphan = next(iter(left)).replace(".parquet", "0.parquet")
+    (tmp_path / ".antiphon" / "lake" / orphan).write_bytes(b"of a run that was cancelled")
+    assert platform.pruner.prune(grace=timedelta(seconds=-60)).lake == (orphan,)
+    project.close()
