@@ -10,7 +10,7 @@ from benchmarks.colocation.calibration import Calibration
 from benchmarks.colocation.figures import Ceilings, Row, row
 from benchmarks.colocation.outcome import Outcome
 from benchmarks.colocation.points import CONTENDERS, ONLINE_ONLY, SERVICE, SLOWDOWNS, Contender, slowdown_name
-from benchmarks.colocation.policies import PriorityOnly, Product
+from benchmarks.colocation.policies import ours, priority_only
 from benchmarks.colocation.simulator import simulate
 from benchmarks.colocation.traces import arrivals
 
@@ -37,7 +37,7 @@ def simulated(
     }
     told(f"{trace}: {len(runs)} policies simulated over {len(seeds)} windows of {seconds:.0f} s")
     alone = [
-        max(simulate(calibration, policy(), (), seconds, seed=seed).batch_rate for policy in (Product, PriorityOnly))
+        max(simulate(calibration, policy(), (), seconds, seed=seed).batch_rate for policy in (ours, priority_only))
         for seed in seeds
     ]
     return compared(calibration, trace, runs, alone, contenders=contenders, bucket=bucket, told=told)
@@ -88,6 +88,18 @@ def compared(
     return ceilings, rows
 
 
+LATER = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Where a burst kept the machine full and its calls were quicker than their medians, the programme cannot follow: what
+is due is put off by the smallest of these shares with which it can. The bound is then a little weaker, and valid."""
+
+
 def _bound(calibration: Calibration, run: Outcome, due: Sequence[oracle.Demand], bucket: float) -> float:
-    tokens = oracle.most_batch_tokens(calibration.envelope, due, run.seconds, slots=calibration.slots, bucket=bucket)
-    return tokens / run.seconds
+    for share in LATER:
+        try:
+            tokens = oracle.most_batch_tokens(
+                calibration.envelope, oracle.later(due, share), run.seconds, slots=calibration.slots, bucket=bucket
+            )
+        except oracle.Unfit:
+            continue
+        return tokens / run.seconds
+    raise oracle.Unfit("Calls were twice as quick as the calibration says: measure this machine again.")

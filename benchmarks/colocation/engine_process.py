@@ -8,8 +8,8 @@ import os
 import signal
 from pathlib import Path
 
-from benchmarks.colocation.points import CONTENDERS
-from benchmarks.colocation.policies import Policy
+from benchmarks.colocation.points import CONTENDERS, named
+from benchmarks.colocation.policies import Insistent
 
 from antiphon.engine import weights
 from antiphon.engine.lane import Lane
@@ -18,13 +18,9 @@ from antiphon.engine.runtime import Layout, Runtime
 from antiphon.engine.server import serve
 
 
-class _PolicyEngine(LocalEngine):
-    def __init__(self, runtimes: dict[str, Runtime], policy: Policy) -> None:
-        self._policy = policy
-        super().__init__(runtimes)
-
+class _Insistent(LocalEngine):
     def _lane(self, runtime: Runtime) -> Lane:
-        return self._policy.lane(runtime, self._monotonic)
+        return Insistent(runtime, self._monotonic, planner=self._planner)
 
 
 def main() -> None:
@@ -43,8 +39,7 @@ async def _serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    policy = next(contender for contender in CONTENDERS if contender.name == options.policy).make()
-    engine = await _PolicyEngine({options.model: _runtime(options)}, policy).start()
+    engine = await _Insistent({options.model: _runtime(options)}, planner=named(options.policy).make().planner).start()
     await serve(engine, options.socket, stop)
 
 

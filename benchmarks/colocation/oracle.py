@@ -32,6 +32,10 @@ from scipy.sparse import coo_array, csr_array
 BUCKET = 0.01
 
 
+class Unfit(ValueError):
+    """Online work that was done, or must be, needs more time than the calibration has for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """Online work of one request: ``due[j]`` is the moment by which token ``j`` must have been delivered."""
@@ -61,6 +65,13 @@ def due_by_service(alone: Outcome) -> tuple[Demand, ...]:
     )
 
 
+def later(online: Sequence[Demand], share: float) -> tuple[Demand, ...]:
+    """The same with every token due later by a share of its time since arrival, which never lowers the bound."""
+    return tuple(
+        Demand(each.at, each.prompt_tokens, tuple(due + share * (due - each.at) for due in each.due)) for each in online
+    )
+
+
 def due_as_served(run: Outcome) -> tuple[Demand, ...]:
     """What the run itself achieved: no schedule that is as good to every token does more batch work than the bound.
 
@@ -85,7 +96,7 @@ def most_batch_tokens(
     """Batch output tokens in the window, at most.
 
     Raises:
-        ValueError: the online work alone does not fit (the envelope is too high, or a deadline too early).
+        Unfit: the online work alone does not fit (the envelope is too high, or a deadline too early).
     """
     count = math.ceil(seconds / bucket - 1e-9)
     work = _Work(online, count, bucket)
@@ -126,7 +137,7 @@ def most_batch_tokens(
         method="highs-ipm",
     )
     if not solved.success:
-        raise ValueError(f"The online work does not fit the window by the calibration: {solved.message}")
+        raise Unfit(f"The online work does not fit the window by the calibration: {solved.message}")
     return -float(solved.fun)
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.colocation.policies import OnlineOnly, Policy, PriorityOnly, Product, StaticCap
+from benchmarks.colocation.outcome import SERVICE_TPOT, SERVICE_TTFT
+from benchmarks.colocation.policies import Policy, online_only, ours, priority_only, static_cap
+
+from antiphon.engine.service_level import ServiceLevel
 
 SLOWDOWNS = (0.05, 0.1, 0.25, 0.5)
 SERVICE = "service level"
@@ -14,14 +17,15 @@ SERVICE = "service level"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy made anew for each run. ``declared`` names the oracle for its level of service, ``product`` the engine
-    as it is shipped."""
+    """A policy made anew for each run. ``declared`` names the oracle for its level of service."""
 
-    name: str
     make: Callable[[], Policy]
     declared: str | None = None
     slowdown: float | None = None
-    product: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.make().name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +55,28 @@ def slowdown_name(slowdown: float) -> str:
     return f"slowdown {slowdown:.0%}"
 
 
-ONLINE_ONLY = Contender("online only", OnlineOnly)
+ONLINE_ONLY = Contender(online_only)
 CONTENDERS = (
     ONLINE_ONLY,
-    *(Contender(f"static cap {most}", partial(StaticCap, most)) for most in (1, 4, 8)),
-    Contender("priority only", PriorityOnly),
-    Contender("ours", Product, SERVICE, product=True),
+    *(Contender(partial(static_cap, most)) for most in (1, 4, 8)),
+    Contender(priority_only),
+    Contender(partial(ours, ServiceLevel(SERVICE_TTFT, SERVICE_TPOT), f"ours, {SERVICE}"), SERVICE),
+    *(
+        Contender(
+            partial(ours, ServiceLevel(slowdown=slowdown), f"ours, {slowdown_name(slowdown)}"),
+            slowdown_name(slowdown),
+            slowdown,
+        )
+        for slowdown in SLOWDOWNS
+    ),
 )
-REAL = ("online only", "static cap 4", "priority only", "ours")
+REAL = ("online only", "static cap 4", "priority only", f"ours, {SERVICE}", f"ours, {slowdown_name(0.25)}")
+
+
+def named(name: str) -> Contender:
+    """The contender of this name."""
+    return next(contender for contender in CONTENDERS if contender.name == name)
+
 
 SIZES = {
     "ci": Size(("conv",), (0, 1), 12.0, bucket=0.02),

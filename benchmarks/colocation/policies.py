@@ -1,19 +1,19 @@
-"""Who runs next: the policies that are compared, behind one small protocol.
+"""Who runs next: the policies that are compared.
 
-``Product`` is the engine's own loop, untouched. The others decide by a pure function of the scheduler's state with
-the signature of :func:`antiphon.engine.scheduler.plan`, carried out by the same lane, so that a comparison differs
-in decisions alone.
+A policy is a function of the scheduler's state with the signature of :func:`antiphon.engine.scheduler.plan`, carried
+out by the engine's own lane, so that a comparison differs in decisions alone. ``ours`` is the engine untouched. Calls
+of the others are never given up for who arrives: that is a part of ours, and no peer does it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.runtime import Runtime
-from antiphon.engine.scheduler import Budget, Plan, SequenceView, State
+from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, plan
+from antiphon.engine.service_level import ServiceLevel
 from antiphon.engine.step_loop import StepLoop
 
 Emit = Callable[[list[Emission]], None]
@@ -24,91 +24,56 @@ BATCH_PREFILL_TOKENS = 256
 """Prompt tokens of batch requests in one step for policies without a time budget: one whole prompt."""
 
 
-class Policy(Protocol):
-    """``takes_batch`` is false for the reference that is never offered any."""
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One way to decide.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        takes_batch: false for the reference that is never offered any.
+        level: what online requests ask for, where the policy heeds it.
+        gives_way: calls of batch are given up for who arrives online.
+    """
 
-    @property
-    def takes_batch(self) -> bool: ...
-
-    def lane(self, runtime: Runtime, monotonic: Monotonic) -> Lane:
-        """What carries out this policy's plans; also in a real engine process."""
-        ...
+    name: str
+    planner: Planner
+    takes_batch: bool = True
+    level: ServiceLevel | None = None
+    gives_way: bool = False
 
     def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit) -> StepLoop:
         """A step loop with one lane that follows this policy."""
-        ...
+        if not self.gives_way:
+            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], Budget(), emit)
+        lane = Lane(runtime, monotonic, planner=self.planner, awaited=lambda: loop.awaited())
+        loop = StepLoop([lane], Budget(), emit)
+        return loop
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
-    """The engine as it is shipped, under a budget."""
-
-    budget: Budget = field(default_factory=Budget)
-    name: str = "ours"
-    takes_batch: bool = True
-
-    def lane(self, runtime: Runtime, monotonic: Monotonic) -> Lane:
-        return Lane(runtime, monotonic)
-
-    def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit) -> StepLoop:
-        return StepLoop([self.lane(runtime, monotonic)], self.budget, emit)
-
-
-class Decided:
-    """A policy that is a function of the state. Subclasses give ``name`` and :meth:`plan`."""
-
-    name: str
-    takes_batch = True
-
-    def plan(self, state: State, budget: Budget) -> Plan:
-        """The next step."""
-        raise NotImplementedError
-
-    def lane(self, runtime: Runtime, monotonic: Monotonic) -> Lane:
-        return _Uninterrupted(runtime, monotonic, planner=self.plan)
-
-    def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit) -> StepLoop:
-        return StepLoop([self.lane(runtime, monotonic)], Budget(), emit)
-
-
-class _Uninterrupted(Lane):
-    """No call is given up for an arrival: that is ours alone."""
+class Insistent(Lane):
+    """A lane that ends every call that it began."""
 
     def give_way(self) -> None:
-        """Nothing: who has arrived waits for the end of the step."""
+        pass
 
 
-class StaticCap(Decided):
+def ours(level: ServiceLevel | None = None, name: str = "ours") -> Policy:
+    """The engine as it is shipped."""
+    return Policy(name, plan, level=level, gives_way=True)
+
+
+def static_cap(most: int) -> Policy:
     """At most ``most`` batch sequences in slots; online first; no time budget."""
-
-    def __init__(self, most: int) -> None:
-        self.name = f"static cap {most}"
-        self._most = most
-
-    def plan(self, state: State, budget: Budget) -> Plan:
-        return online_first(state, most_batch=self._most)
+    return Policy(f"static cap {most}", lambda state, _: online_first(state, most_batch=most))
 
 
-class PriorityOnly(Decided):
+def priority_only() -> Policy:
     """Online first, batch fills every free slot; no time budget."""
-
-    name = "priority only"
-
-    def plan(self, state: State, budget: Budget) -> Plan:
-        return online_first(state, most_batch=state.slots)
+    return Policy("priority only", lambda state, _: online_first(state, most_batch=state.slots))
 
 
-class OnlineOnly(Decided):
-    """The reference: batch work is never offered."""
-
-    name = "online only"
-    takes_batch = False
-
-    def plan(self, state: State, budget: Budget) -> Plan:
-        return online_first(state, most_batch=0)
+def online_only() -> Policy:
+    """The reference: the engine as it is shipped, and nobody offers it any batch work."""
+    return Policy("online only", plan, takes_batch=False, gives_way=True)
 
 
 @dataclass(frozen=True, slots=True)

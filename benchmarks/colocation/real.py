@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.colocation.outcome import Outcome, Served
 from benchmarks.colocation.points import Contender
+from benchmarks.colocation.policies import Policy
 from benchmarks.colocation.traces import (
     BATCH_IN_FLIGHT,
     BATCH_OUTPUT_TOKENS,
@@ -47,7 +48,7 @@ async def engine(contender: Contender, *, threads: int, simulated: bool = False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "engine.sock"
         module = ["antiphon.engine", "--log-level", "warning"]
-        if not contender.product:
+        if not contender.make().gives_way:
             module = ["benchmarks.colocation.engine_process", "--policy", contender.name]
         command = [sys.executable, "-m", *module, "--socket", str(path), "--model", MODEL, "--threads", str(threads)]
         process = subprocess.Popen(command + ["--simulated"] * simulated, env=dict(os.environ))
@@ -80,10 +81,13 @@ async def _answers(client: EngineClient) -> bool:
 class _Real:
     """One run against one engine. ``begin`` is the window's begin on the asyncio loop's clock."""
 
-    def __init__(self, client: EngineClient, online: Sequence[Request], seconds: float, first_number: int) -> None:
+    def __init__(
+        self, client: EngineClient, online: Sequence[Request], seconds: float, policy: Policy, first_number: int
+    ) -> None:
         self._client = client
         self._online = online
         self._seconds = seconds
+        self._policy = policy
         self._number = first_number
         self._loop = asyncio.get_running_loop()
         self.begin = 0.0
@@ -99,11 +103,11 @@ class _Real:
         """Let the engine meet every kind of call, so that its first online request is not the first of all."""
         await asyncio.gather(*(self._spend(64, 16, "online") for _ in range(WARM_UP)))
 
-    async def run(self, *, batch: bool) -> float:
+    async def run(self) -> float:
         """The window, and what is left of its online requests; returns the engine's busy seconds in the window."""
         before = (await self._client.describe()).load.busy_seconds
         self.begin = self._loop.time()
-        endless = [asyncio.create_task(self._endless()) for _ in range(BATCH_IN_FLIGHT * batch)]
+        endless = [asyncio.create_task(self._endless()) for _ in range(BATCH_IN_FLIGHT * self._policy.takes_batch)]
         online = [asyncio.create_task(self._serve(served)) for served in self.served]
         try:
             await asyncio.sleep(self._seconds - self.now)
@@ -135,7 +139,10 @@ class _Real:
     ) -> None:
         self._number += 1
         text = prompt_text(prompt_tokens, self._number)
-        request = Generate(str(self._number), MODEL, text, output_tokens, priority=priority, ignore_end=True)
+        level = self._policy.level if priority == "online" else None
+        request = Generate(
+            str(self._number), MODEL, text, output_tokens, priority=priority, level=level, ignore_end=True
+        )
         async for event in self._client.generate(request):
             if not isinstance(event, Delta):
                 continue
@@ -164,9 +171,9 @@ async def real_run(
     """
     policy = contender.make()
     async with engine(contender, threads=threads, simulated=simulated) as client:
-        run = _Real(client, online, seconds, (seed + 1) * 1_000_000)
+        run = _Real(client, online, seconds, policy, (seed + 1) * 1_000_000)
         await run.warm_up()
-        busy = await run.run(batch=policy.takes_batch)
+        busy = await run.run()
         steps = (await client.describe()).load.steps
     return Outcome(contender.name, seconds, tuple(run.served), run.batch_tokens, busy, steps, False, run.latest_sending)
 

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from benchmarks.colocation.calibration import Calibration, Table
 from benchmarks.colocation.outcome import Outcome, Served
-from benchmarks.colocation.policies import Policy
+from benchmarks.colocation.policies import Policy, static_cap
 from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
 
-from antiphon.engine import runtime as runtimes
 from antiphon.engine.lane import Emission
-from antiphon.engine.messages import Delta, Failed, Finished, Generate, ModelDescription
+from antiphon.engine.messages import Delta, Failed, Finished, Generate, ModelDescription, Priority
 from antiphon.engine.prefixes import chain_of
-from antiphon.engine.runtime import Kept, Layout, Logits, Vocabulary
+from antiphon.engine.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
 from antiphon.engine.sequence import Sequence as Generation
+from antiphon.engine.service_level import ServiceLevel
 from antiphon.engine.step_loop import StepLoop
 
 MOST_STRETCH = 40.0
@@ -32,7 +32,6 @@ MOST_STRETCH = 40.0
 GIVING_UP_SECONDS = 0.001
 """From an interruption to the end of the call in flight: about one operation of the model's graph."""
 
-_Interrupted: type[Exception] = getattr(runtimes, "Interrupted", RuntimeError)
 _PIECES = (b"", b" a")
 
 
@@ -158,7 +157,7 @@ class Costed(Costless):
             residual = quantiles[left] + (at - left) * (quantiles[left + 1] - quantiles[left])
         own = self._calibration.step_seconds + self._calibration.sequence_seconds * sequences
         if not self._clock.advance(float(mean * residual) + own, lambda: self._interrupted):
-            raise _Interrupted
+            raise Interrupted
 
 
 class _Inbox:
@@ -189,11 +188,12 @@ class _Inbox:
 class _Run:
     """One run: who is told what, when, and what batch work comes next."""
 
-    def __init__(self, online: Sequence[Request], seconds: float, *, batch: bool) -> None:
+    def __init__(self, online: Sequence[Request], seconds: float, policy: Policy) -> None:
         self.clock = VirtualClock([request.at for request in online], self._arrive)
         self._waiting = list(enumerate(online, start=1))[::-1]
         self._seconds = seconds
-        self._batch = batch
+        self._batch = policy.takes_batch
+        self._level = policy.level
         self.served = [Served(request.at, request.prompt_tokens, request.output_tokens, []) for request in online]
         self.batch_tokens = 0
         self.busy_seconds = 0.0
@@ -207,7 +207,7 @@ class _Run:
     def _arrive(self) -> None:
         ticket, request = self._waiting.pop()
         lane = self.loop.lanes[0]
-        self.loop.submit(lane, generation(lane.runtime, ticket, request, "online"))
+        self.loop.submit(lane, generation(lane.runtime, ticket, request, "online", self._level))
 
     def more(self) -> None:
         """What the loop is told beside arrivals: batch work to keep it saturated, and in the end to stop."""
@@ -245,10 +245,12 @@ class _Run:
                 self._in_flight.discard(ticket)
 
 
-def generation(runtime: Any, ticket: int, request: Request, priority: str) -> Generation:
+def generation(
+    runtime: Any, ticket: int, request: Request, priority: Priority, level: ServiceLevel | None = None
+) -> Generation:
     """A sequence of forced length whose prompt shares no beginning with another's."""
     prompt = [ticket + 100] + [1] * (request.prompt_tokens - 1)
-    wanted = Generate(str(ticket), "costed", "", request.output_tokens, priority=priority, ignore_end=True)  # type: ignore[arg-type]
+    wanted = Generate(str(ticket), "costed", "", request.output_tokens, priority=priority, level=level, ignore_end=True)
     return Generation(
         ticket=ticket,
         request=wanted,
@@ -268,17 +270,15 @@ def simulate(
     seconds: float,
     *,
     seed: int = 0,
-    batch: bool = True,
     residuals: bool = True,
 ) -> Outcome:
-    """One run of a policy.
+    """One run of a policy, with an endless batch of which 32 requests are always in the engine.
 
     Args:
         online: open-loop arrivals by ascending ``at``.
-        batch: an endless batch beside them, always 32 requests in the engine.
         residuals: draw them; otherwise every call takes its mean.
     """
-    run = _Run(online, seconds, batch=batch and policy.takes_batch)
+    run = _Run(online, seconds, policy)
     runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None)
     loop = run.loop = policy.loop(runtime, run.clock, run.told)
     loop._inbox = _Inbox(run.clock, seconds, run.more)  # type: ignore[assignment]
@@ -299,8 +299,6 @@ def simulate(
 
 def turns(runtime: Any, sequences: int, tokens: int) -> float:
     """Wall seconds of one turn of the real loop over a costless runtime with ``sequences`` decoding in it."""
-    from benchmarks.colocation.policies import StaticCap
-
     ended: list[int] = []
 
     def told(emissions: list[Emission]) -> None:
@@ -308,7 +306,7 @@ def turns(runtime: Any, sequences: int, tokens: int) -> float:
         if len(ended) == sequences:
             loop.stop()
 
-    loop = StaticCap(sequences).loop(runtime, time.perf_counter, told)
+    loop = static_cap(sequences).loop(runtime, time.perf_counter, told)
     for ticket in range(1, sequences + 1):
         loop.submit(loop.lanes[0], generation(runtime, ticket, Request(0.0, 32, tokens), "batch"))
     begin = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from benchmarks.colocation import calibration, traces
-from benchmarks.colocation.policies import PriorityOnly
+from benchmarks.colocation.policies import priority_only
 from benchmarks.colocation.simulator import simulate
 
 from antiphon.engine import weights
@@ -31,4 +31,4 @@ def test_a_small_grid_is_measured_and_drives_the_simulator() -> None:
     assert min(measured.decode_residuals) < 1 < max(measured.decode_residuals)
     again = msgspec.json.decode(msgspec.json.encode(measured), type=calibration.Calibration)
     assert again == measured
-    assert simulate(measured, PriorityOnly(), (), 120.0).batch_tokens > 0
+    assert simulate(measured, priority_only(), (), 120.0).batch_tokens > 0

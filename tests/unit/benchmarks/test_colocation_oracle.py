@@ -38,8 +38,9 @@ def test_what_is_due_after_the_window_may_wait() -> None:
 
 
 def test_work_cannot_be_done_before_it_arrives() -> None:
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(oracle.Unfit, match="does not fit"):
         bound(Demand(0.8, 1000, (0.9,)))
+    assert bound(*oracle.later([Demand(0.4, 1000, (0.8,))], 0.5)) == pytest.approx(bound(Demand(0.4, 1000, (1.0,))))
 
 
 def test_a_lone_online_sequence_needs_a_step_for_each_token() -> None:
@@ -52,7 +53,7 @@ def test_a_lone_online_sequence_needs_a_step_for_each_token() -> None:
 def test_longer_deadlines_never_cost_batch_work() -> None:
     online = arrivals("conv", 0, 8.0)
     calibration = reference()
-    alone = simulator.simulate(calibration, policies.OnlineOnly(), online, 8.0)
+    alone = simulator.simulate(calibration, policies.online_only(), online, 8.0)
     bounds = [
         oracle.most_batch_tokens(calibration.envelope, due, 8.0)
         for due in (
@@ -70,7 +71,7 @@ def test_longer_deadlines_never_cost_batch_work() -> None:
 def test_no_policy_beats_the_bound_of_the_service_it_gave(trace: str) -> None:
     calibration = reference()
     online = arrivals(trace, 1, 12.0)
-    for policy in (policies.StaticCap(1), policies.PriorityOnly(), policies.Product()):
+    for policy in (policies.static_cap(1), policies.priority_only(), policies.ours()):
         run = simulator.simulate(calibration, policy, online, 12.0, residuals=False)
         most = oracle.most_batch_tokens(calibration.envelope, oracle.due_as_served(run), 12.0)
         assert 0 < run.batch_tokens <= most
@@ -78,7 +79,7 @@ def test_no_policy_beats_the_bound_of_the_service_it_gave(trace: str) -> None:
 
 def test_a_request_that_was_not_served_is_not_due() -> None:
     calibration = reference()
-    run = simulator.simulate(calibration, policies.OnlineOnly(), arrivals("code", 0, 5.0), 5.0)
+    run = simulator.simulate(calibration, policies.online_only(), arrivals("code", 0, 5.0), 5.0)
     for served in run.served:
         served.tokens.clear()
     assert all(math.isinf(due) for demand in oracle.due_as_served(run) for due in demand.due)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,14 +25,14 @@ def run(policy: policies.Policy, *online: Request, seconds: float = 2.0) -> simu
 
 
 def test_a_request_alone_takes_the_sum_of_its_calls() -> None:
-    (served,) = run(policies.OnlineOnly(), Request(0.5, 64, 4)).served
+    (served,) = run(policies.online_only(), Request(0.5, 64, 4)).served
     assert served.tokens == pytest.approx([0.628, 0.633, 0.638, 0.643])
     assert (served.ttft, served.tpot, served.latency) == pytest.approx((0.128, 0.005, 0.143))
     assert served.within
 
 
 def test_an_arrival_waits_for_the_step_in_flight_and_no_longer() -> None:
-    first, second = run(policies.OnlineOnly(), Request(0.0, 32, 3), Request(0.01, 32, 1)).served
+    first, second = run(policies.online_only(), Request(0.0, 32, 3), Request(0.01, 32, 1)).served
     assert first.tokens[0] == pytest.approx(0.064)
     # Then one step: the second's prompt, and the first's second token with it.
     assert second.tokens == pytest.approx([0.064 + 0.064 + 0.005])
@@ -39,33 +40,31 @@ def test_an_arrival_waits_for_the_step_in_flight_and_no_longer() -> None:
 
 
 def test_batch_tokens_are_counted_inside_the_window_only() -> None:
-    outcome = run(policies.StaticCap(1), seconds=3.0)
+    outcome = run(policies.static_cap(1), seconds=3.0)
     # 256 prompt tokens take 0.512 s and 63 decode steps 0.315 s; three such requests end by 2.481 s, and the fourth
     # has its first token at 2.993 s and one more by 2.998 s.
     assert outcome.batch_tokens == 3 * 64 + 2
     assert outcome.busy == pytest.approx(1.0, abs=0.01)
-    assert run(policies.OnlineOnly(), seconds=3.0).batch_tokens == 0
+    assert run(policies.online_only(), seconds=3.0).batch_tokens == 0
 
 
 @pytest.mark.parametrize("most", [1, 4])
 def test_a_static_cap_bounds_who_is_in_a_slot(most: int) -> None:
-    calls: list[int] = []
+    resident: list[int] = []
+    policy = policies.static_cap(most)
 
-    class Watched(policies.StaticCap):
-        def plan(self, state: policies.State, budget: policies.Budget) -> policies.Plan:
-            decided = super().plan(state, budget)
-            calls.append(sum(1 for view in state.sequences if view.place == "resident" and view.priority == "batch"))
-            return decided
+    def watched(state: policies.State, budget: policies.Budget) -> policies.Plan:
+        views = [view for view in state.sequences if view.place == "resident"]
+        resident.append(sum(view.priority == "batch" for view in views))
+        return policy.planner(state, budget)
 
-    run(Watched(most))
-    assert max(calls) == most
+    run(replace(policy, planner=watched))
+    assert max(resident) == most
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not() -> None:
     online = arrivals("conv", 2, 6.0)
-    one, same, other = (
-        simulator.simulate(reference(), policies.Product(), online, 6.0, seed=seed) for seed in (1, 1, 2)
-    )
+    one, same, other = (simulator.simulate(reference(), policies.ours(), online, 6.0, seed=seed) for seed in (1, 1, 2))
     assert [served.tokens for served in one.served] == [served.tokens for served in same.served]
     assert [served.tokens for served in one.served] != [served.tokens for served in other.served]
     assert all(served.complete for served in one.served)
@@ -75,12 +74,12 @@ def test_batch_work_slows_the_same_requests_down_and_priority_only_more_than_the
     online = arrivals("conv", 0, 10.0)
     alone, ours, greedy = (
         simulator.simulate(reference(), policy, online, 10.0)
-        for policy in (policies.OnlineOnly(), policies.Product(), policies.PriorityOnly())
+        for policy in (policies.online_only(), policies.ours(), policies.priority_only())
     )
     assert np.median(slowdowns(alone, alone)) == 1.0
     assert 1.0 < np.mean(slowdowns(alone, ours)) < np.mean(slowdowns(alone, greedy))
     with pytest.raises(ValueError, match="same requests"):
-        slowdowns(alone, simulator.simulate(reference(), policies.OnlineOnly(), arrivals("conv", 1, 10.0), 10.0))
+        slowdowns(alone, simulator.simulate(reference(), policies.online_only(), arrivals("conv", 1, 10.0), 10.0))
 
 
 def test_the_table_goes_through_its_points_and_between_them() -> None:
