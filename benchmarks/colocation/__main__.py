@@ -13,17 +13,18 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from benchmarks.colocation import calibration as calibrations
-from benchmarks.colocation import figures, plot, validate
+from benchmarks.colocation import figures, plot, search, validate
 from benchmarks.colocation.calibration import Calibration
 from benchmarks.colocation.compare import Told, compared, simulated
 from benchmarks.colocation.figures import Ceilings, Row
-from benchmarks.colocation.points import CONTENDERS, SIZES
+from benchmarks.colocation.points import CONTENDERS, SIZES, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
 from benchmarks.colocation.traces import SCALING
 
@@ -50,10 +51,8 @@ def main() -> int:
     tables: dict[str, Any] = {}
     real_tables: dict[str, Any] = {}
     for trace in size.real_traces if options.real else ():
-        contenders = [contender for contender in CONTENDERS if contender.name in size.real]
-        runs, alone = real_runs(
-            contenders, trace, size.real_seeds, size.real_seconds, threads=options.threads, told=told
-        )
+        really = [contender for contender in CONTENDERS if contender.name in size.real]
+        runs, alone = real_runs(really, trace, size.real_seeds, size.real_seconds, threads=options.threads, told=told)
         ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=told)
         panels.append((f"{trace}, real", ceilings, rows))
         print_table(f"{trace}, real, {len(size.real_seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
@@ -62,10 +61,20 @@ def main() -> int:
         print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
         real_tables[trace] = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
     for trace in size.traces:
-        ceilings, rows = simulated(calibration, trace, size.seeds, size.seconds, bucket=size.bucket, told=told)
+        found = {}
+        if size.candidates:
+            found = search.search(
+                calibration, trace, candidates=size.candidates, seconds=size.search_seconds, told=told
+            )
+        contenders = (*CONTENDERS, *search.contenders(calibration, found))
+        ceilings, rows = simulated(
+            calibration, trace, size.seeds, size.seconds, contenders=contenders, bucket=size.bucket, told=told
+        )
         panels.append((f"{trace}, simulated", ceilings, rows))
         print_table(f"{trace}, simulated, {len(size.seeds)} windows of {size.seconds:.0f} s", ceilings, rows)
-        tables[trace] = as_json(ceilings, rows)
+        tables[trace] = as_json(ceilings, rows) | {
+            "searched": {slowdown_name(slowdown): asdict(tried.knobs) for slowdown, tried in found.items()}
+        }
     every = [found for table in (*tables.values(), *real_tables.values()) for found in table["rows"]]
     sound = not any(found["beaten"] for found in every)
     print(f"\nNo run beat the bound of the service it gave: {sound}.")

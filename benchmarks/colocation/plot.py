@@ -8,6 +8,8 @@ from pathlib import Path
 from benchmarks.colocation.figures import Ceilings, Row
 from benchmarks.colocation.points import SLOWDOWNS, slowdown_name
 
+COLOURS = {"ours": "tab:blue", "static": "tab:orange", "priority": "tab:red", "searched": "tab:green"}
+
 
 def draw(path: Path, panels: Sequence[tuple[str, Ceilings, Sequence[Row]]]) -> None:
     """One panel for each (title, ceilings, rows), as SVG."""
@@ -24,14 +26,13 @@ def draw(path: Path, panels: Sequence[tuple[str, Ceilings, Sequence[Row]]]) -> N
         for found in rows:
             mean = found.slowdown[0]
             if mean < float("inf"):
-                ours = found.policy.startswith("ours")
                 low, high = found.rate_interval
                 axis.errorbar(
                     mean,
                     found.rate,
                     yerr=[[found.rate - low], [high - found.rate]],
-                    marker="o" if ours else "s",
-                    color="tab:blue" if ours else "tab:orange" if "cap" in found.policy else "tab:red",
+                    marker="o",
+                    color=COLOURS.get(found.policy.split()[0].rstrip(","), "black"),
                 )
                 axis.annotate(found.policy, (mean, found.rate), textcoords="offset points", xytext=(6, 4), fontsize=8)
         axis.set_xscale("log")

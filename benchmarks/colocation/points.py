@@ -37,6 +37,8 @@ class Size:
         real_traces, real_seeds, real_seconds, real: windows and contenders of real runs; none when empty.
         calibrate_seconds: how long the bare loop measures; 0 takes the reference instead.
         bucket: of the oracle's programme, in seconds.
+        candidates: causal policies that are tried in search of the best; none is searched for when 0.
+        search_seconds: length of the windows on which they are.
     """
 
     traces: tuple[str, ...]
@@ -48,6 +50,8 @@ class Size:
     real: tuple[str, ...] = ()
     calibrate_seconds: float = 0.0
     bucket: float = 0.01
+    candidates: int = 0
+    search_seconds: float = 0.0
 
 
 def slowdown_name(slowdown: float) -> str:
@@ -80,6 +84,6 @@ def named(name: str) -> Contender:
 
 SIZES = {
     "ci": Size(("conv",), (0, 1), 12.0, bucket=0.02),
-    "demo": Size(("conv", "code"), (0, 1, 2), 90.0, ("conv",), (0,), 60.0, REAL, 60.0),
-    "full": Size(("conv", "code"), (0, 1, 2), 360.0, ("conv",), (0, 1, 2), 360.0, REAL, 240.0),
+    "demo": Size(("conv", "code"), (0, 1, 2), 60.0, ("conv",), (0,), 60.0, REAL, 60.0, 0.02, 60, 40.0),
+    "full": Size(("conv", "code"), (0, 1, 2), 360.0, ("conv",), (0, 1, 2), 360.0, REAL, 240.0, 0.01, 400, 120.0),
 }

@@ -1,14 +1,15 @@
 """Who runs next: the policies that are compared.
 
 A policy is a function of the scheduler's state with the signature of :func:`antiphon.engine.scheduler.plan`, carried
-out by the engine's own lane, so that a comparison differs in decisions alone. ``ours`` is the engine untouched. Calls
-of the others are never given up for who arrives: that is a part of ours, and no peer does it.
+out by the engine's own lane; the online part of every plan is the engine's own too. So a comparison differs in what
+batch may do and in nothing else. ``ours`` is the engine untouched. Calls of the others are never given up for who
+arrives: that is a part of ours, and no peer does it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.runtime import Runtime
@@ -19,7 +20,6 @@ from antiphon.engine.step_loop import StepLoop
 Emit = Callable[[list[Emission]], None]
 Monotonic = Callable[[], float]
 
-ONLINE_PREFILL_TOKENS = Budget().online_prefill_tokens
 BATCH_PREFILL_TOKENS = 256
 """Prompt tokens of batch requests in one step for policies without a time budget: one whole prompt."""
 
@@ -63,12 +63,12 @@ def ours(level: ServiceLevel | None = None, name: str = "ours") -> Policy:
 
 def static_cap(most: int) -> Policy:
     """At most ``most`` batch sequences in slots; online first; no time budget."""
-    return Policy(f"static cap {most}", lambda state, _: online_first(state, most_batch=most))
+    return Policy(f"static cap {most}", lambda state, budget: online_first(state, budget, most_batch=most))
 
 
 def priority_only() -> Policy:
     """Online first, batch fills every free slot; no time budget."""
-    return Policy("priority only", lambda state, _: online_first(state, most_batch=state.slots))
+    return Policy("priority only", lambda state, budget: online_first(state, budget, most_batch=state.slots))
 
 
 def online_only() -> Policy:
@@ -114,33 +114,20 @@ def placed(state: State, most_batch: int) -> Placed:
     )
 
 
-def online_first(
-    state: State,
-    *,
-    most_batch: int,
-    batch_decodes: int | None = None,
-    batch_prefill_tokens: int = BATCH_PREFILL_TOKENS,
-    online_prefill_tokens: int = ONLINE_PREFILL_TOKENS,
-) -> Plan:
-    """All online work, then batch work up to counts, whatever it takes.
+def online_part(state: State, budget: Budget, slots: Placed) -> Plan:
+    """What the engine's own scheduler would do if there were no batch."""
+    return plan(replace(state, sequences=slots.online), budget)
 
-    Args:
-        most_batch: batch sequences in slots.
-        batch_decodes: of those, how many decode in this step (default: all that can).
-        batch_prefill_tokens, online_prefill_tokens: prompt tokens in this step, in whole chunks.
-    """
+
+def online_first(state: State, budget: Budget, *, most_batch: int) -> Plan:
+    """All online work, then one step of at most ``most_batch`` batch sequences, whatever it takes."""
     slots = placed(state, most_batch)
-    prefill = chunks(slots.online, online_prefill_tokens, state.chunk_tokens, progress=True)
-    prefill += chunks(slots.batch, batch_prefill_tokens, state.chunk_tokens, progress=False)
-    generating = [sequence.ticket for sequence in slots.batch if sequence.generating]
+    online = online_part(state, budget, slots)
     return Plan(
         keep=slots.keep,
         admit=slots.admit,
-        prefill=tuple(prefill),
-        decode=(
-            *(sequence.ticket for sequence in slots.online if sequence.generating),
-            *generating[: len(generating) if batch_decodes is None else batch_decodes],
-        ),
+        prefill=(*online.prefill, *chunks(slots.batch, BATCH_PREFILL_TOKENS, state.chunk_tokens, progress=False)),
+        decode=(*online.decode, *(sequence.ticket for sequence in slots.batch if sequence.generating)),
     )
 
 
