@@ -6,6 +6,8 @@ real: DuckDB, Parquet, SQLite, LMDB, a Redis of its own on loopback, Cedar's def
 environment (``scripts/feast-environment``) on the same values. The same calls are timed on both sides: 1 entity and 100
 entities.
 
+*Floor*: what the client of Redis takes for the one command of a first read, and nothing else.
+
 *Cold*: the first read of the entities in a snapshot by a process, no entity asked twice. *Warm*: entities whose rows
 the process has kept since it read them from this snapshot. Feast keeps nothing, so it has one figure.
 """
@@ -178,6 +180,18 @@ def measure(desk: Desk, entities: int, calls: dict[int, int]) -> dict[str, Any]:
     return found
 
 
+def floor(server: RedisServer, calls: dict[int, int]) -> dict[str, Any]:
+    """What the client alone takes for the one command of a first read: the floor of that."""
+    (rows,) = server.client.scan_iter("*:rows", count=1_000)
+    hashes = [field for field, _ in server.client.hscan_iter(rows, count=1_000) if len(field) == 16]
+    chance = random.Random(SEED)
+    found: dict[str, Any] = {}
+    for size, count in calls.items():
+        asked = [chance.sample(hashes, size) for _ in range(min(count, 1_000))]
+        found[str(size)] = figures(timed(lambda fields: server.client.hmget(rows, [b"s", *fields]), asked))
+    return found
+
+
 def timed(ask: Callable[[Any], Any], calls: Sequence[Any]) -> list[float]:
     gc.collect()
     taken = []
@@ -261,6 +275,8 @@ def run(size: str = "demo", peer: bool = True, stores: Sequence[str] = ("lmdb", 
             desk = Desk(folder / f"desk-{store}", file, online)
             try:
                 result[store] = {"publish_seconds": round(desk.publish_seconds, 2), **measure(desk, entities, calls)}
+                if server is not None:
+                    result["redis"]["floor"] = floor(server, calls)
             finally:
                 desk.close()
                 if server is not None:
@@ -297,6 +313,9 @@ def main() -> int:
             for how in ("cold", "warm"):
                 one = result[store][count][how]
                 print(line.format(store, count, how, one["p50_ms"], one["p95_ms"], one["p99_ms"], beside))
+            if store == "redis":
+                one = result[store]["floor"][count]
+                print(line.format(store, count, "floor", one["p50_ms"], one["p95_ms"], one["p99_ms"], ""))
     for name, times in result.get("times_faster", {}).items():
         store, count, _ = name.split("_")
         goal = GOALS[store, int(count)]

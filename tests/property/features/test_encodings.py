@@ -21,6 +21,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import values_at
 from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.evaluate import EVER
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.materialize import Materialisation, materialize
@@ -172,7 +173,15 @@ def check(folder: Path, given_flights: list[Flight], asked: list[tuple[str, int]
         reader = FeatureReader(
             SCOPE, publications=OnePublication({spec.key: manifest.id}), online=online, clock=ManualClock(T)
         )
-        for (carrier, _), t in zip(asked, moments, strict=True):
+        read = [(carrier, t) for (carrier, _), t in zip(asked, moments, strict=True)]
+        # Each finished row is right up to its last moment, and is not served any later.
+        carriers = ["AA", "UA", "é"]
+        hashes = online.entity_hashes("carrier", [[carrier] for carrier in carriers])
+        for carrier, row in zip(carriers, online.open(SCOPE, "carrier", manifest.id).finished(hashes), strict=True):
+            if row is not None:
+                ends = {row.until - 1, row.until} if row.until < EVER else set()
+                read += [(carrier, t) for t in sorted({row.since - 1, row.since, *ends})]
+        for carrier, t in read:
             vector = reader.read({"carrier": spec.definition_version}, {"carrier": carrier}, from_microseconds(t))
             want = expected(known, carrier, t, BASE)
             assert_same({name: item.value for name, item in vector.values.items()}, want)

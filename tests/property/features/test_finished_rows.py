@@ -98,6 +98,7 @@ def _changes(time: int, available: int) -> list[int]:
 def same(finished: EntityRow, made: EntityRow) -> None:
     assert [bits(value) for value in finished.values] == [bits(value) for value in made.values]
     assert finished.event_times == made.event_times
+    assert finished.oldest == made.oldest
 
 
 @example([[(0, 0, 3, 0.1, False, "é")] * (FEW + 1), [(0, 1, 1, None, None, "")]], 40)
@@ -137,7 +138,7 @@ class Snapshot:
     """One entity's finished row beside what a state would say."""
 
     def __init__(self, row: EntityRow | None) -> None:
-        self.row, self.asked = row, 0
+        self.row, self.asked, self.tried = row, 0, 0
         plan = plan_of(Windowed.spec())
         self.evaluator = Evaluator(plan)
         self.plain = ()
@@ -148,6 +149,7 @@ class Snapshot:
         self.meta = Meta()
 
     def finished(self, entities: Any) -> list[EntityRow | None]:
+        self.tried += 1
         return [self.row for _ in entities]
 
     def states(self, asked: Any) -> list[EntityState]:
@@ -175,6 +177,30 @@ def test_an_entity_of_which_something_streamed_in_is_read_from_its_state() -> No
     assert first != snapshot.row
     assert second == snapshot.row
     assert snapshot.asked == 1
+
+
+def test_a_kept_row_is_served_beside_an_entity_of_which_something_streamed_in() -> None:
+    width = len(plan_of(Windowed.spec()).features)
+    snapshot = Snapshot(EntityRow((7,) * width, (1,) * width, None, 100, 150))
+    snapshot.meta.stream_offset = 5  # type: ignore[misc]
+    rows = SnapshotRows("windowed", snapshot, lambda entity, keys: [str(key[0]).encode() for key in keys])  # type: ignore[arg-type]
+    rows.rows(["b"], 110, {})
+    _, second = rows.rows(["a", "b"], 120, {b"a": []})
+    assert second == snapshot.row
+    assert (snapshot.tried, snapshot.asked) == (1, 1)
+    # What was kept before anything of it streamed in is not served after.
+    assert rows.rows(["b"], 130, {b"b": []}) != [snapshot.row]
+
+
+def test_finished_rows_that_have_mostly_expired_are_not_asked_for_any_more() -> None:
+    width = len(plan_of(Windowed.spec()).features)
+    snapshot = Snapshot(EntityRow((7,) * width, (1,) * width, None, 100, 150))
+    rows = SnapshotRows("windowed", snapshot, lambda entity, keys: [str(key[0]).encode() for key in keys])  # type: ignore[arg-type]
+    for number in range(150):
+        rows.rows([f"late {number}"], 160 + number, {})
+    assert (snapshot.tried, snapshot.asked) == (101, 150)
+    assert rows.rows(["timely"], 140, {}) == [snapshot.row]
+    assert (snapshot.tried, snapshot.asked) == (102, 150)
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 6), st.integers(1, 6))
