@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.integration.app.test_encryption import (  # noqa: F401  # the same tests, on this module's project
     PASSPHRASE,
@@ -21,6 +22,8 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.cli.main import assemble
 from antiphon.core.errors import SetupError
+from antiphon.definitions.objects import ObjectStore
+from antiphon.features.point_in_time.join import point_in_time
 from antiphon.governance import keyring
 from antiphon.testing.chaos_project import write_project
 
@@ -114,6 +117,33 @@ def test_without_the_named_password_nothing_starts(root: Path, monkeypatch: pyte
     try:
         with pytest.raises(SetupError, match="NOT_SET"):
             platform.reader(store.scope)
+    finally:
+        platform.close()
+        store.close()
+
+
+def test_sources_of_objects_are_read_from_the_store_of_the_lake(root: Path, bucket: S3Process) -> None:
+    client = bucket.client()
+    client.put_object(
+        Bucket=bucket.bucket, Key=f"{root.name}/rides.csv", Body=b"rider,at\na,2024-01-01\nb,2024-01-02\n"
+    )
+    client.close()
+    (root / "definitions.py").write_text(
+        "from antiphon import Entity, Source, count, feature_view\n"
+        f"rides = Source.table('rides', path='s3://{bucket.bucket}/{root.name}/*.csv', event_time='at')\n"
+        "@feature_view(entity=Entity('rider', ['rider']), source=rides)\nclass Rides:\n    week = count(window='7d')\n"
+    )
+    applied = CliRunner().invoke(assemble(), ["apply", "--project", str(root), "--json"])
+    assert applied.exit_code == 0, applied.output
+    store = Store.open(root)
+    platform = FeaturePlatform(store)
+    try:
+        (view,) = platform.views().values()
+        assert view.source.store == ObjectStore(bucket.endpoint, None, "LAKE_ACCESS", "LAKE_SECRET")
+        frame = pa.table({"rider": ["b"], "as_of": ["2024-01-03T00:00:00Z"]})
+        joined = point_in_time(frame, [view], scope=store.scope, limits=platform.limits)
+        assert joined.column("rides.week").to_pylist() == [1]
+        assert list((root / ".antiphon" / "lake" / ".scratch").iterdir()) == []
     finally:
         platform.close()
         store.close()

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import DefinitionErrors, SetupError
+from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.project import ProjectSpec, load
 
 SOUND = """
@@ -230,3 +231,24 @@ def test_importing_antiphon_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+OBJECTS = SOUND.replace("sources/departures.parquet", "s3://bucket/departures/*.parquet")
+
+
+def test_a_source_of_objects_is_in_the_store_of_the_project(tmp_path: Path) -> None:
+    lake = ObjectStore("http://lake:1", None, "ACCESS", "SECRET")
+    loaded = load(project(tmp_path, OBJECTS), objects=lake)
+    read = [loaded.sources["departures"], loaded.views["congestion"].source]
+    assert {(source.path, source.store) for source in read} == {("s3://bucket/departures/*.parquet", lake)}
+    assert loaded.sources["rides"].store is None
+    elsewhere = load(project(tmp_path, SOUND))
+    for name, view in loaded.views.items():
+        assert view.definition_version == elsewhere.views[name].definition_version
+
+
+def test_objects_are_not_fetched_for_a_request(tmp_path: Path) -> None:
+    recomputing = OBJECTS.replace('Freshness(max_age="15m")', 'Freshness(max_age="15m", when_stale="recompute")')
+    with pytest.raises(DefinitionErrors, match="objects would be fetched for every request"):
+        load(project(tmp_path, recomputing))
+    load(project(tmp_path, recomputing.replace("s3://bucket/", "")))
