@@ -67,8 +67,9 @@ class DatasetSpec(msgspec.Struct, frozen=True):
 
 
 class DatasetSource(msgspec.Struct, frozen=True):
-    """One thing a dataset was read from: a file by its SHA-256, a database by its snapshot, a log by its offset,
-    receipts by their count; policies that left rows out by their digest and how many."""
+    """One thing a dataset was read from: files by their SHA-256, objects of a store by their versions, a database by
+    its snapshot, a log by its offset, receipts by their count; policies that left rows out by their digest and how
+    many."""
 
     name: str
     kind: Literal["file", "database", "log", "receipts", "policy"]

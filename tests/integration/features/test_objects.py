@@ -52,6 +52,7 @@ class Door:
         self.fetched: list[str] = []
         self.first: Callable[[str], None] = lambda key: None
         self.cut: int | None = None
+        self.lying = False
         door = self
 
         class Passing(BaseHTTPRequestHandler):
@@ -75,6 +76,8 @@ class Door:
                     if name.lower() not in ("connection", "transfer-encoding", "content-length", "server", "date"):
                         self.send_header(name, value)
                 length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+                if door.lying:
+                    length = str(door.cut)
                 self.send_header("Content-Length", length or "0")
                 self.end_headers()
                 shut = door.cut is not None and self.command == "GET" and not listing
@@ -271,6 +274,21 @@ def test_objects_that_changed_or_went_are_never_taken_over(prefix: Prefix, makin
     assert 0 < taken < 6
 
 
+def test_objects_with_other_columns_are_read_together(prefix: Prefix, making: Making) -> None:
+    """A type or a column that only all of them settle: the others are fetched again."""
+    prefix.put("day-1.csv", HEADER + b"f1,1,SFO,2013-04-10 10:00,2013-04-10 10:00,1\n")
+    made = making(view(prefix.source("*.csv")))
+    made.previous = made.snapshot()
+    other_type = HEADER + b"f2,1.50,SFO,2013-04-10 11:00,2013-04-10 11:00,2\n"
+    fewer_columns = b"id,origin,scheduled,departed\nf3,1,2013-04-10 11:30,2013-04-10 11:30\n"
+    for number, content in enumerate((other_type, fewer_columns)):
+        prefix.put(f"day-{number + 2}.csv", content)
+        now, whole = made.snapshot(), made.snapshot(whole=True)
+        assert now.read.whole == "its columns are of other types"
+        assert (now.files, now.rows_in) == (whole.files, number + 2)
+        made.previous = now
+
+
 def test_an_object_rewritten_with_the_same_size_is_read_again(prefix: Prefix, making: Making) -> None:
     prefix.put("day.csv", HEADER + b"f1,EWR,SFO,2013-04-10,2013-04-10,1\n")
     made = making(view(prefix.source("*.csv")))
@@ -308,15 +326,19 @@ def test_one_that_changes_before_it_is_fetched_is_found_and_nothing_is_published
     assert world.read(NOON, **EWR) == before
 
 
-@pytest.mark.parametrize("after", [0, 700])
-def test_one_that_ends_too_early_is_not_read(prefix: Prefix, door: Door, making: Making, after: int) -> None:
+@pytest.mark.parametrize(("after", "lying"), [(700, False), (700, True)])
+def test_one_that_ends_too_early_is_not_read(
+    prefix: Prefix, door: Door, making: Making, after: int, lying: bool
+) -> None:
     prefix.put("part-1.parquet", flights(0))
     world = making(view(prefix.source())).world
     world.publish(NOON)
     before = world.read(NOON, **EWR)
     door.cut = after
-    with pytest.raises(Unavailable):
+    door.first = lambda key: setattr(door, "lying", lying)
+    with pytest.raises(Unavailable, match="ended after 700 of" if lying else "does not answer"):
         world.publish(NOON + minutes(1))
+    door.first, door.lying = (lambda key: None), False
     assert world.read(NOON, **EWR) == before
     door.cut = None
     world.publish(NOON + minutes(1))

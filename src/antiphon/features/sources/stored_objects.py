@@ -144,7 +144,7 @@ def _bucket(source: SourceSpec, path: ObjectPath) -> Iterator[Bucket]:
         where=f"source {source.name}",
         absent="Correct the source's path, or the region and endpoint of its store.",
         refused=f"{refused}; the user must be able to list and get objects.",
-        away="Start it, or correct the source's endpoint; what was published before is served meanwhile.",
+        away="Start it, or correct the source's endpoint or region; what was published before is served meanwhile.",
     )
     bucket = Bucket(
         S3Place(path.bucket, "", store.endpoint, store.region),
