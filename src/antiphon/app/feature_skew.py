@@ -89,6 +89,7 @@ class FeatureSkew:
         since: datetime | None = None,
         sample: int = SAMPLE,
         seconds: float = SECONDS,
+        seed: int | None = None,
         trigger: str = "admin",
         report: str | None = None,
         progress: Progress = lambda done, total, note: None,
@@ -96,6 +97,7 @@ class FeatureSkew:
         """Compare these views, by name, or all of them, and keep what was found.
 
         Args:
+            seed: which entities are drawn; others every time by default.
             trigger: who asks, or ``schedule``. report: the id of what is kept; one that is known keeps what it has.
             since: predictions that were made from then on, the latest ones first.
             sample: entities of each view, and predictions.
@@ -112,16 +114,18 @@ class FeatureSkew:
                 where=str(scope),
                 next_step="`antiphon features list` shows the views.",
             )
+        report = report or new_id("skew")
         found = self._skew.measure(
             [spec for spec in known if not views or spec.name in views],
             self._served(scope, since, sample),
             on_demand=views or None,
             as_of=as_of,
             sample=sample,
+            seed=int(content_hash(report)[:8], 16) if seed is None else seed,
             seconds=seconds,
             progress=progress,
         )
-        self._keep(scope, report or new_id("skew"), found, trigger)
+        self._keep(scope, report, found, trigger)
         return found
 
     def _keep(self, scope: Scope, report: str, found: SkewReport, trigger: str) -> None:

@@ -78,6 +78,7 @@ class SkewReport(msgspec.Struct, frozen=True):
         sample: entities asked for of each view, predictions asked for.
         predictions: how many were looked at.
         complete: whether it ended before its time was over; what was left out is counted as not comparable.
+        seed: which entities were drawn: the same of the same snapshot by the same seed.
     """
 
     publication: int | None
@@ -89,6 +90,7 @@ class SkewReport(msgspec.Struct, frozen=True):
     compared: int
     different: int
     features: tuple[FeatureSkew, ...]
+    seed: int = 0
 
     def without_entities(self) -> SkewReport:
         """The same without entity keys and predictions, which lead to them."""

@@ -33,6 +33,9 @@ def skew(
     ] = "",
     as_of: entities.AsOf = "",
     seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long it may take.")] = 60.0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32, help="Draw the entities of the report with this seed.")
+    ] = None,
     history: Annotated[
         bool, typer.Option("--history", help="Compare nothing: what was found so far, latest first.")
     ] = False,
@@ -65,6 +68,7 @@ def skew(
                 since=_since(since),
                 sample=sample,
                 seconds=seconds,
+                seed=seed,
                 trigger=at_terminal(store).id,
                 progress=tell,
             )
@@ -122,7 +126,8 @@ def _told(found: SkewReport) -> str:
     head = ("feature", "path", "compared", "equal", "different", "judged by", "not comparable")
     return "\n".join(
         [
-            f"{said} (publication {found.publication}, {found.predictions} predictions, {found.seconds:.1f} s).",
+            f"{said} (publication {found.publication}, {found.predictions} predictions, seed {found.seed}, "
+            f"{found.seconds:.1f} s).",
             *([] if found.complete else ["The time was over before all was compared; --seconds gives it more."]),
             table(head, rows, "There is nothing to compare."),
             *_examples(found),

@@ -44,6 +44,7 @@ class Skews(Protocol):
         since: datetime | None = None,
         sample: int = ...,
         seconds: float = ...,
+        seed: int | None = ...,
         trigger: str = ...,
     ) -> SkewReport:
         """Compare views, or all of them, and keep what was found; raises ``NotFound`` and, while another comparison

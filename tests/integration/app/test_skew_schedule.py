@@ -131,6 +131,22 @@ async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(proje
     assert skew.expire() == 0
 
 
+async def test_every_comparison_draws_other_entities_and_a_seed_the_same(project: Project) -> None:
+    skew = FeatureSkew(project.store, project.platform)
+    project.alter("today")
+
+    def drawn(seed: int | None = None) -> tuple[int, str]:
+        report = skew.measure(project.store.scope, ["today"], sample=1, seed=seed)
+        wrong = next(one for one in report.features if one.different)
+        assert wrong.examples[0].entity is not None
+        return report.seed, wrong.examples[0].entity["shop"]
+
+    assert {drawn(seed)[1] for seed in range(8)} == {"tea", "cake"}, "of two shops"
+    first, second = drawn(), drawn()
+    assert first[0] != second[0]
+    assert [drawn(first[0]), drawn(second[0])] == [first, second]
+
+
 async def test_two_workers_order_one_run(project: Project, worker: Callable[[], FeatureSkew]) -> None:
     every(project, "1h")
     first = project.store.publications.get(project.store.scope, 1).created_at

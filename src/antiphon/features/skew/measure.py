@@ -151,6 +151,7 @@ class Skew:
                 compared=sum(one.compared for one in features),
                 different=sum(one.different for one in features),
                 features=features,
+                seed=seed,
             )
         finally:
             if self._vectors is not None:

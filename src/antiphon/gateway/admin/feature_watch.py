@@ -19,12 +19,14 @@ from antiphon.governance.principal import Principal
 
 class Comparison(msgspec.Struct, frozen=True):
     """How much is compared: entities of the view, and as many predictions that were made ``since`` then; online
-    readings ``as_of`` when (now), and for how many seconds at most."""
+    readings ``as_of`` when (now), and for how many seconds at most; ``seed`` draws the entities that a report with that
+    seed has."""
 
     sample: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     seconds: Annotated[float, msgspec.Meta(ge=1, le=60)] = 20.0
     since: datetime | None = None
     as_of: datetime | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**32)] | None = None
 
 
 class LastSkew(msgspec.Struct, frozen=True):
@@ -136,6 +138,7 @@ def _skew(call: Call) -> SkewReport:
         since=wanted.since,
         sample=wanted.sample,
         seconds=wanted.seconds,
+        seed=wanted.seed,
         trigger=call.principal.id,
     )
 
