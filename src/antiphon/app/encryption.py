@@ -226,6 +226,9 @@ class Encryption:
                         pass
                 except (AntiphonError, OSError, msgspec.DecodeError) as error:
                     problems.append(Problem("online", str(scope), f"{view}/{snapshot}", str(error)))
+            if stores.has_overlay(scope):
+                _check_overlay(stores, scope, by_key, problems)
+                tell(f"overlay {scope}", sum(by_key.values()))
         log = check_log(self._store, tell, anew=anew)
         by_key.update(log.by_key)
         return EncryptionCheck(dict(by_key), (*problems, *log.problems), log.streams)
@@ -267,6 +270,19 @@ def unprotected(root: Path) -> Store:
     store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     store.database.migrate()
     return store
+
+
+def _check_overlay(stores: FeatureStores, scope: Scope, by_key: Counter[str], problems: list[Problem]) -> None:
+    overlay = stores.overlay(scope)
+    try:
+        found = overlay.check()
+        by_key.update(found.by_key)
+        if found.unopened:
+            problems.append(Problem("overlay", str(scope), f"{found.unopened} events", found.problem or ""))
+    except AntiphonError as error:
+        problems.append(Problem("overlay", str(scope), "", error.what))
+    finally:
+        overlay.close()
 
 
 def _reseal_overlay(stores: FeatureStores, scope: Scope) -> int:

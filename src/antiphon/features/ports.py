@@ -19,7 +19,7 @@ from antiphon.definitions.expression import Kind
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.online.encoding import SnapshotMeta
-from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress
+from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, OverlayReading, Progress
 from antiphon.features.tiles.entity_state import EntityState
 
 
@@ -352,6 +352,10 @@ class StreamedOverlay(Protocol):
 
     def reseal(self) -> int:
         """Write every event anew under a new key, unless all are under the present one; how many were written."""
+        ...
+
+    def check(self) -> OverlayCheck:
+        """Open every event; what does not open is counted. Raises ``Unavailable``."""
         ...
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.online.redis_overlay import RedisOverlay
 from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.streamed import OverlayEvent, Progress, view_prefix
+from antiphon.features.online.streamed import OverlayCheck, OverlayEvent, Progress, view_prefix
 from antiphon.features.ports import StreamedOverlay
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -210,6 +210,21 @@ def test_sealing_anew_keeps_every_event(opening: Callable[..., StreamedOverlay],
     overlay.apply({VIEW: 4}, [written(4)], {})
     assert offsets(opening()) == [1, 3, 4]
     assert offsets(overlay, LGA) == [2]
+
+
+def test_checking_opens_every_event_and_counts_those_that_do_not(
+    opening: Callable[..., StreamedOverlay], codec: Codec
+) -> None:
+    sealed = isinstance(codec, AesGcmCodec)
+    assert opening().check() == OverlayCheck({})
+    opening().apply({VIEW: 3}, [written(1), written(2, LGA), written(3)], {})
+    assert opening().check() == OverlayCheck({"k1" if sealed else "plaintext": 3})
+    if isinstance(codec, AesGcmCodec):
+        codec._keys.keys.pop((SCOPE, "k1"))
+        codec._subkeys.clear()
+        found = opening().check()
+        assert (found.by_key, found.unopened) == ({"k1": 3}, 3)
+        assert found.problem
 
 
 def test_events_are_written_while_keys_are_replaced(opening: Callable[..., StreamedOverlay], codec: Codec) -> None:

@@ -215,6 +215,24 @@ def test_a_file_that_is_damaged_is_listed_and_the_others_are_not(encrypted: Path
         )
 
 
+def test_streamed_events_of_the_overlay_are_opened_too(encrypted: Path) -> None:
+    with open_encryption(encrypted) as encryption:
+        told: dict[str, int] = {}
+        whole = encryption.check(lambda store, done: told.update({store: done}))
+        assert "overlay default/dev" in told
+        (overlay,) = (encrypted / ".antiphon" / "online").rglob("overlay.mdb")
+        import lmdb
+
+        with lmdb.open(str(overlay), subdir=False, max_dbs=0) as opened_, opened_.begin(write=True) as writing:
+            cursor = writing.cursor()
+            assert cursor.set_range(b"e")
+            key, value = bytes(cursor.key()), bytes(cursor.value())
+            writing.put(key, value[:-1] + bytes([value[-1] ^ 1]))
+        checked = encryption.check()
+    assert [(each.store, each.subject) for each in checked.problems] == [("overlay", "1 events")]
+    assert checked.by_key == whole.by_key
+
+
 def test_a_running_project_is_not_migrated(root: Path) -> None:
     set_mode(root, "plaintext")
     fill(root)

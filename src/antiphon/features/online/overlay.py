@@ -14,7 +14,7 @@ begun when the scope's data key is rotated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import environments
 from antiphon.features.online.overlay_keys import OverlayKeys
 from antiphon.features.online.streamed import (
+    OverlayCheck,
     OverlayEvent,
     OverlayReading,
     Progress,
@@ -150,6 +151,20 @@ class Overlay:
             for number in old:
                 transaction.delete(number)
         return resealed
+
+    def check(self) -> OverlayCheck:
+        """Open every event, of one state of the file; what does not open is counted."""
+
+        def stored(transaction: Any) -> Iterator[tuple[bytes, bytes]]:
+            cursor = transaction.cursor()
+            if cursor.set_range(b"e"):
+                for key, value in cursor:
+                    if not key.startswith(b"e"):
+                        return
+                    yield bytes(key), bytes(value)
+
+        with self._environment.begin() as transaction:
+            return self._keys.check(LmdbKeyRecords(transaction), stored(transaction))
 
     def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
         records = LmdbKeyRecords(transaction)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Iterable
 from typing import Protocol
 
+import msgspec
+
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import AntiphonError, Corrupt
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import SealedValues, new_file_key
+from antiphon.features.online.streamed import OverlayCheck, decode_event
 
 _SCHEMA = "overlay/1"
 _NUMBER = 8
@@ -68,6 +73,20 @@ class OverlayKeys:
             return stored
         return self._cipher(records, key_place(stored) or b"").open(key, stored[_NUMBER:])
 
+    def check(self, records: KeyRecords, found: Iterable[tuple[bytes, bytes]]) -> OverlayCheck:
+        """Open everything, by the name and what is stored; what does not open ends nothing."""
+        by_key: Counter[str] = Counter()
+        unopened, problem = 0, None
+        for key, stored in found:
+            try:
+                place = key_place(stored)
+                by_key["plaintext" if place is None else _key_id(records, place) or "plaintext"] += 1
+                decode_event(self.open(records, key, stored))
+            except (AntiphonError, msgspec.DecodeError) as error:
+                unopened += 1
+                problem = problem or (error.what if isinstance(error, AntiphonError) else str(error))
+        return OverlayCheck(dict(by_key), unopened, problem)
+
     def current(self, records: KeyRecords) -> bool:
         """Whether every key is sealed by the data key that seals now, and nothing can be there that is not sealed."""
         if self._codec.accepts_plain:
@@ -119,7 +138,7 @@ def key_place(stored: bytes) -> bytes | None:
 
 
 def _key_id(records: KeyRecords, place: bytes) -> str | None:
-    envelope = records.get(place)
+    envelope = records.get(place) or records.retired(place)
     if envelope is None:
         raise _broken()
     return unpack(envelope).key_id

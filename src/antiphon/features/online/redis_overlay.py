@@ -26,7 +26,14 @@ from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online.overlay_keys import OverlayKeys, key_place
 from antiphon.features.online.redis_server import RedisServer
-from antiphon.features.online.streamed import OverlayEvent, OverlayReading, Progress, decode_event, encode_event
+from antiphon.features.online.streamed import (
+    OverlayCheck,
+    OverlayEvent,
+    OverlayReading,
+    Progress,
+    decode_event,
+    encode_event,
+)
 
 _PATIENCE = 10.0
 """Seconds that a writer starts again for while keys are being replaced. Each time somebody else has got on."""
@@ -280,6 +287,20 @@ class RedisOverlay:
                 pipeline.eval(_REPLACE, 1, key, int.from_bytes(offset, "big"), member, offset + value)
             replaced: list[int] = pipeline.execute()
             return sum(replaced)
+
+    def check(self) -> OverlayCheck:
+        """Open every event, a page of entities at a time; what does not open is counted."""
+        client = self._server.bulk
+
+        def stored() -> Iterator[tuple[bytes, bytes]]:
+            for view in client.zrange(self._offsets, 0, -1):
+                for entities in self._pages(view):
+                    for entity in map(bytes.fromhex, entities):
+                        for member in client.zrange(self._events(view, entity), 0, -1):
+                            yield _sealed_for(view, entity, member[:_OFFSET]), member[_OFFSET:]
+
+        with self._server.answering():
+            return self._keys.check(RedisKeyRecords(client, self._held, self._retired), stored())
 
     def _pages(self, view: bytes) -> Iterator[list[str]]:
         at = 0

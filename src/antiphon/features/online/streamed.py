@@ -52,6 +52,19 @@ class Progress(msgspec.Struct, frozen=True):
         )
 
 
+class OverlayCheck(msgspec.Struct, frozen=True):
+    """What opening every streamed event found.
+
+    Attributes:
+        by_key: events by the data key that seals the overlay's key for them; ``plaintext`` without one.
+        unopened: how many do not open, and ``problem`` why the first of them does not.
+    """
+
+    by_key: dict[str, int]
+    unopened: int = 0
+    problem: str | None = None
+
+
 class OverlayReading(msgspec.Struct, frozen=True):
     """One consistent state of an overlay, as far as it was asked for.
 
