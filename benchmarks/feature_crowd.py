@@ -32,7 +32,7 @@ from antiphon.testing.feature_crowd_broken import BROKEN
 from antiphon.testing.running import scratch
 
 SEED = 20130411
-SIZES = {"ci": (2, 0, 0), "demo": (12, 4, 3), "full": (60, 20, 6)}
+SIZES = {"ci": (2, 0, 0), "demo": (12, 4, 6), "full": (60, 20, 6)}
 """Rounds with the embedded stores, with Redis online, and at most for each defence that is switched off."""
 
 _ROOT = Path(__file__).parents[1]

@@ -28,7 +28,8 @@ from antiphon.testing.feature_crowd_project import HOURS, SNAPSHOTS_KEPT, redefi
 STRIKES = 4
 """Kills of a round while the others go on."""
 
-_LONGEST_AIM = 2.0
+_LONGEST_AIM, _LONGEST_WAIT = 2.0, 6.0
+_PUBLISHERS = ("orders", "again", "stock")
 
 
 class Harness:
@@ -100,6 +101,7 @@ class Harness:
             self._kill(role, pids[role], said)
             pids[role] = voices[role].begin(self._order("work", role))
         time.sleep(self._chance.random())
+        self._let_publish(said)
         for pid in pids.values():
             os.kill(pid, signal.SIGKILL)
         for role in ROLES:
@@ -109,6 +111,14 @@ class Harness:
         self._note("readings right", self._right(found, self._readings))
         self._readings = []
         self._settle()
+
+    def _let_publish(self, said: dict[str, list[str]]) -> None:
+        """Wait until every publisher has published at least once since it was begun last, on a slow machine too."""
+        give_up = time.monotonic() + _LONGEST_WAIT
+        for role in _PUBLISHERS:
+            while f"end {role}" not in {line.rpartition(" ")[0] for line in said[role]} and time.monotonic() < give_up:
+                said[role] += self._crowd.voices[role].heard()
+                time.sleep(0.005)
 
     def cut_power(self) -> Crowded:
         """Lose what was not synced, and look."""

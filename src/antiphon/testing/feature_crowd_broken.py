@@ -16,7 +16,7 @@ from antiphon.catalog.publications import Publication
 from antiphon.core.clock import microseconds
 from antiphon.core.scope import Scope
 
-_GAP = 0.1
+_GAP = 0.4
 """Seconds between two steps that belong together."""
 
 
