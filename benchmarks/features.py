@@ -58,6 +58,7 @@ PARTS = {
     "stream": Part("feature_stream", False, (0.5, 2, 6)),
     "faults": Part("feature_faults", False, (1, 2, 4)),
     "chaos": Part("feature_chaos", False, (0.5, 2, 12)),
+    "crowd": Part("feature_crowd", False, (0.3, 3, 9)),
 }
 
 
@@ -187,6 +188,17 @@ def kills(lines: Lines) -> Found:
     return Found(f"{sum(run['kills'] for run in runs)} kills, {wrong} violations", lines["chaos"]["holds"])
 
 
+def crowd(lines: Lines) -> Found:
+    line = lines["crowd"]
+    runs, off = line["runs"], line["found_after_kills"]
+    wrong = sum(sum(run["violations"].values()) for run in runs)
+    kills, cuts = (sum(run[one] for run in runs) for one in ("kills", "power_cuts"))
+    said = f"{kills} kills, {cuts} power cuts, {wrong} violations"
+    return Found(
+        f"{said}; {sum(one is not None for one in off.values())} of {len(off)} defences off found", line["holds"]
+    )
+
+
 GOALS = (
     Goal("lookup, 1 entity, LMDB, rows kept", ">= 8 x Feast SQLite", lookup("lmdb", 1, 8, "warm")),
     Goal("lookup, 1 entity, LMDB, first read", ">= 8 x Feast SQLite", lookup("lmdb", 1, 8, "cold")),
@@ -212,6 +224,7 @@ GOALS = (
     Goal("backward steps across two gateways", "0", backward),
     Goal("event to servable", "p99 < 1 s", servable),
     Goal("SIGKILL at random moments", "consistent, nothing lost, no orphan", kills),
+    Goal("the same, ten processes at once", "and what is pinned stays", crowd),
 )
 
 
