@@ -39,6 +39,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     largest_head = LARGEST_HEAD
     request_seconds = REQUEST_SECONDS
+    slowest = SLOWEST
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -113,7 +114,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         loop = asyncio.get_running_loop()
-        until = self._began + self.request_seconds + self._received / SLOWEST
+        until = self._began + self.request_seconds + self._received / self.slowest
         if loop.time() < until - 0.001:
             self._deadline = loop.call_at(until, self._too_slow)
             return

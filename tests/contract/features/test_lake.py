@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ import pytest
 from tests.servers import S3Process
 from tests.unit.governance.test_sealing import Keys
 
+from antiphon.batch.files import FileLimits, FileStore
+from antiphon.catalog.batches import Batches
+from antiphon.catalog.database import Database
+from antiphon.catalog.files import Files
 from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
 from antiphon.features.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
+from antiphon.governance.audit import AuditLog
 from antiphon.governance.sealing import AesGcmCodec
 
 HERE, OTHER = Scope("one", "dev"), Scope("two", "dev")
@@ -169,6 +175,32 @@ def test_one_file_is_removed_and_no_other(lake: Lake) -> None:
     assert list(lake.files(HERE)) == [other]
     with pytest.raises(Corrupt):
         lake.open(one)
+
+
+def test_files_of_the_api_lie_in_any_of_them(lake: Lake, tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/catalog.db")
+    database.migrate()
+    limits = FileLimits(10**7, 10**7, timedelta(days=1))
+    audit = AuditLog(database, b"s" * 32).append
+    store = FileStore(Files(database), Batches(database), lake, database, audit, database.clock, limits)
+    content = os.urandom(300_000)
+    for _ in range(2):
+        upload = store.begin(HERE, "ada")
+        for start in range(0, len(content), 100_000):
+            upload.write(content[start : start + 100_000])
+        file = upload.keep("batch", "in.jsonl")
+    upload = store.begin(HERE, "ada")
+    upload.write(content)
+    upload.abandon()
+    assert len(list(lake.files(HERE))) == 2, "two files with one content are two"
+    with store.open(file) as stream:
+        stream.seek(150_000)
+        assert stream.read(100) == content[150_000:150_100]
+    store.delete(HERE, file.id, "ada")
+    assert len(list(lake.files(HERE))) == 1
+    with pytest.raises(Corrupt, match=file.id):
+        store.open(file)
+    database.close()
 
 
 def test_what_a_killed_writer_left_in_scratch_is_collected(lake: Lake) -> None:
