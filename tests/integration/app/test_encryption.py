@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from antiphon.app.apply import apply
+from antiphon.app.batches import file_contents, file_store, request_batches
 from antiphon.app.encryption import Encryption, open_encryption
 from antiphon.app.encryption_setup import initialise, migrate, require_provider_ready
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
+from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog import sealed_columns
+from antiphon.catalog.batches import Batches, LineError
 from antiphon.catalog.events import Event
 from antiphon.core.errors import Conflict, InvalidInput, SetupError
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.governance import keyring
 from antiphon.governance.audit_check import verify
 from antiphon.governance.audit_query import AuditFilter
+from antiphon.governance.principal import Principal
 from antiphon.governance.protection import protect
 from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
 from antiphon.testing.chaos_project import SHOPS, STREAM, write_project
@@ -72,6 +77,7 @@ def fill(root: Path) -> None:
     platform.publisher.publish(made, reason="test", principal="test")
     platform.consume(100)
     store.blobs.put(store.scope, WORD * 10)
+    order_batch(store)
     store.audit.append(store.scope, "test", "answer", "pred_1", originator=WORD.decode())
     folder = store.paths.directory / "training" / "run_1"
     folder.mkdir(parents=True)
@@ -79,6 +85,29 @@ def fill(root: Path) -> None:
     examples.write(folder / "examples.jsonl", learned, folder_seal(folder, store.database.codec, store.scope))
     platform.close()
     store.close()
+
+
+def order_batch(store: Store) -> None:
+    with closing(file_contents(store)) as contents:
+        files = file_store(store, contents)
+        upload = files.begin(store.scope, "test")
+        upload.write(WORD * 20_000)
+        file = upload.keep("batch", f"{WORD.decode()}.jsonl").id
+        order = BatchOrder(file, "/v1/completions", "24h", {"night": WORD.decode()})
+        batch = request_batches(store, files).create(store.scope, Principal("test", store.scope.tenant, "admin"), order)
+    error = LineError("empty_file", WORD.decode())
+    batches = Batches(store.database)
+    batches.fail(store.scope, batch.id, batches.take_over(store.scope, batch.id), [error])
+
+
+def batch_as_it_reads(store: Store) -> tuple[object, ...]:
+    with closing(file_contents(store)) as contents:
+        files = file_store(store, contents)
+        (file,) = files.list(store.scope, after=None, limit=9, order="asc", purpose=None)
+        with files.open(file) as stream:
+            content = stream.read()
+    (batch,) = Batches(store.database).list(store.scope)
+    return file, content, batch
 
 
 def readable(root: Path) -> tuple[object, ...]:
@@ -101,7 +130,8 @@ def readable(root: Path) -> tuple[object, ...]:
     sha256 = examples.content_sha256(folder / "examples.jsonl", seal)
     asked = store.audit.query(store.scope, AuditFilter(who=WORD.decode()))
     assert verify(store.audit, store.scope).sound
-    found = (values, events, sha256, [release.content_hash for release in store.releases.list(store.scope)], asked)
+    releases = [release.content_hash for release in store.releases.list(store.scope)]
+    found = (values, events, sha256, releases, asked, batch_as_it_reads(store))
     platform.close()
     store.close()
     return found
@@ -281,7 +311,7 @@ def test_without_its_passphrase_or_keyring_a_project_stays_closed(
     with pytest.raises(SetupError, match=r"wrapped by kek_\w+, which is not here"):
         opened(encrypted)
     ring.write_bytes(kept)
-    assert len(readable(encrypted)) == 5
+    assert len(readable(encrypted)) == 6
 
 
 def test_the_registry_covers_what_the_project_wrote(encrypted: Path) -> None:
