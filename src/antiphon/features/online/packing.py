@@ -20,6 +20,7 @@ from antiphon.features.online.encoding import (
     masks_of,
     sequence_words,
 )
+from antiphon.features.online.sorting import key_order
 from antiphon.features.online.tiled import tiled_records
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.row_batches import MeasureColumn, RowBatch
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow
 
     Array = numpy.ndarray[Any, Any]
+
+_AT_ONCE = 4_096
 
 Records = tuple[list[bytes], list[bytes]]
 """Keys and values."""
@@ -59,15 +62,19 @@ def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead
     a value for each tile's events.
 
     Args:
-        ahead: what comes first in each record, where all have few events.
+        ahead: what comes first in each record, where all have few events; then records come in the order of their
+            keys, and lie so in memory.
     """
     import numpy
     import pyarrow
 
+    if ahead is not None:
+        order = key_order(hashes)
+        return [hashes[place] for place in order.tolist()], _few(batch, plan, ahead, order)
     counts = numpy.diff(batch.starts)
     few = counts <= FEW
     if bool(few.all()):
-        return hashes, _few(batch, plan, ahead)
+        return hashes, _few(batch, plan)
     keys = [hashes[place] for place in numpy.flatnonzero(few).tolist()]
     values: list[bytes] = []
     if keys:
@@ -79,7 +86,7 @@ def event_records(batch: RowBatch, plan: Plan, hashes: list[bytes], ahead: Ahead
     return keys, values
 
 
-def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None) -> list[bytes]:
+def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None, order: Array | None = None) -> list[bytes]:
     import numpy
 
     starts, entity = batch.starts[:-1], batch.entity
@@ -127,22 +134,30 @@ def _few(batch: RowBatch, plan: Plan, ahead: Ahead | None = None) -> list[bytes]
             words[at[rows]] = _present(columns[64 * mask : 64 * mask + 64], len(entity))[rows]
             at[rows] += step[rows]
     _put_sequences(words, batch, begins + WORDS + counts * width, counts)
-    records = sliced(words, places * 8)
+    records = sliced(words, places * 8, order)
     for text, cuts in texts:
-        records = [record + part for record, part in zip(records, sliced(text, cuts), strict=True)]
+        records = [record + part for record, part in zip(records, sliced(text, cuts, order), strict=True)]
     return records
 
 
-def sliced(content: Array | bytes, places: Array) -> list[bytes]:
-    """What lies between each place and the next; the first is 0."""
+def sliced(content: Array | bytes, places: Array, order: Array | None = None) -> list[bytes]:
+    """What lies between each place and the next, of which the first is 0; or of these the ones in ``order``."""
     import numpy
 
     # Copies: views would have to be looked at by every collection of garbage.
     widths = numpy.diff(places)
     if len(widths) and widths[0] > 0 and bool((widths == widths[0]).all()):
-        found: list[bytes] = numpy.frombuffer(content, f"V{widths[0]}").tolist()
+        pieces = numpy.frombuffer(content, f"V{widths[0]}")
+        if order is None:
+            every: list[bytes] = pieces.tolist()
+            return every
+        found: list[bytes] = []
+        for first in range(0, len(order), _AT_ONCE):
+            found += pieces[order[first : first + _AT_ONCE]].tolist()
         return found
     whole = bytes(content)
+    if order is not None:
+        return [whole[first:end] for first, end in zip(places[order].tolist(), places[order + 1].tolist(), strict=True)]
     return [whole[first:end] for first, end in pairwise(places.tolist())]
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy
 
 HELD = 48 * 2**20
 """Bytes of values held in memory before files are used."""
@@ -98,24 +101,29 @@ class SortedRecords:
 
 def _cut(keys: list[bytes], values: list[bytes]) -> Iterator[Iterator[tuple[bytes, bytes]]]:
     """In the order of keys, some at a time."""
-    order = _order(keys)
+    order = key_order(keys).tolist()
     step = max(1, WRITTEN * len(keys) // max(1, sum(map(len, values))))
     for first in range(0, len(order), step):
         chosen = order[first : first + step]
         yield zip(map(keys.__getitem__, chosen), map(values.__getitem__, chosen), strict=True)
 
 
-def _order(keys: list[bytes]) -> list[int]:
+def key_order(keys: Sequence[bytes]) -> numpy.ndarray[Any, Any]:
+    """The places of keys in their order. Records that are made in it lie in it in memory, and are written in a third of
+    the time: the next one is at hand."""
     import numpy
 
-    heads = numpy.frombuffer(b"".join([key[:8] for key in keys]), ">u8").astype(numpy.uint64)
+    content = b"".join(keys)
+    if len(content) == 16 * len(keys):
+        heads = numpy.frombuffer(content, ">u8")[::2].astype(numpy.uint64)
+    else:
+        heads = numpy.frombuffer(b"".join([key[:8] for key in keys]), ">u8").astype(numpy.uint64)
     order = numpy.argsort(heads)
     ordered = heads[order]
     if bool((ordered[1:] == ordered[:-1]).any()):
         # An entity has several keys.
-        return sorted(range(len(keys)), key=keys.__getitem__)
-    found: list[int] = order.tolist()
-    return found
+        return numpy.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=numpy.int64)
+    return order
 
 
 def _read(content: bytes) -> tuple[list[bytes], list[bytes]]:
