@@ -48,6 +48,7 @@ from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import redis_building
 from antiphon.features.online.encoding import decode_meta, encode_meta
+from antiphon.features.online.redis_bulk import Scripts, packed_script
 from antiphon.features.online.redis_layout import Place, decode_seal, encode_seal
 from antiphon.features.online.redis_overlay import RedisOverlay
 from antiphon.features.online.redis_server import RedisServer
@@ -231,10 +232,8 @@ def test_a_snapshot_that_vanishes_under_an_opened_reader_is_noticed(world: World
 def test_a_lost_tile_is_corrupt_and_not_nothing(world: World, server: RedisServer) -> None:
     world.publish(NOON)
     for key in keys_of(server):
-        if key.startswith("default:dev:congestion:snap_") and not key.endswith((":seal", ":rows")):
-            for field in server.client.hkeys(key):
-                if field != b"h":
-                    server.client.hdel(key, field)
+        if key.startswith("default:dev:congestion:snap_") and len(key.rpartition(":")[2]) == 2 * (16 + 8):
+            server.client.delete(key)
     assert departures_2h(world) == 1, "its finished row needs no tile"
     with pytest.raises(Unavailable, match="the events of tile"):
         world.read(NOON - minutes(1), view="congestion", origin="EWR")
@@ -485,6 +484,33 @@ def test_a_full_server_publishes_nothing_and_keeps_what_was(world: World, server
     world.consume()
     assert world.publish(NOON).number == 2
     assert departures_2h(world, 10) == 2
+
+
+def test_a_snapshot_of_another_layout_is_refused(world: World, server: RedisServer) -> None:
+    """Its records would be missed where they are not, and an entity would look as if it had no values."""
+    world.publish(NOON)
+    for key in keys_of(server):
+        if key.endswith(":seal"):
+            seal = decode_seal(server.client.get(key))
+            server.client.set(key, encode_seal(msgspec.structs.replace(seal, layout=1)))
+    with pytest.raises(Unavailable, match="No publication can be read"):
+        world.read(NOON, **EWR)
+
+
+def test_a_script_that_fails_leaves_no_answer_behind(server: RedisServer) -> None:
+    scripts = Scripts(server, 4)
+    told = [
+        packed_script(script, [b"mark"], b"1", b"t:", [b"name"], [b"v"])
+        for script in ("return 1", "return redis.error_reply('no')", "return 7", "return 0")
+    ]
+    assert all(map(scripts.send, told[:3]))
+    with pytest.raises(Unavailable, match="refused a command"), server.answering():
+        scripts.finish()
+    pool = server.bulk.connection_pool
+    assert not pool._in_use_connections
+    assert [server.bulk.get("nothing") for _ in range(3)] == [None] * 3
+    assert scripts.send(told[3])
+    assert not scripts.finish()
 
 
 def test_a_server_that_evicts_is_refused(world: World, server: RedisServer) -> None:

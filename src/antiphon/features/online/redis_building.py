@@ -6,14 +6,15 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any
 
 from antiphon.core.codec import Codec, PayloadContext, pack
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
 from antiphon.features.online.encoding import FORMAT, META, ROW, SnapshotMeta, encode_meta, row_key
+from antiphon.features.online.redis_bulk import Scripts, packed_script
 from antiphon.features.online.redis_layout import (
     BUILDING_MILLISECONDS,
+    LAYOUT,
     ROWS,
     SEAL,
     WRITE,
@@ -25,13 +26,11 @@ from antiphon.features.online.redis_layout import (
 )
 from antiphon.features.online.redis_server import RedisServer
 
-HEAD = b"h"
-"""The field of an entity's record."""
 HASH = 16
-"""Bytes of an entity's hash; what follows in a key is the field."""
+"""Bytes of an entity's hash, with which a record's key begins."""
 _SCHEMA = "online-redis/1"
 _BATCH_BYTES = 1_000_000
-_BATCH_VALUES = 2_000
+_BATCH_VALUES = 1_000
 _UNDER_WAY = 4
 """So many batches are sent before the first answer is waited for."""
 
@@ -52,7 +51,7 @@ class RedisWriter:
             self._cipher = SealedValues(own)
             self._key = pack(codec.seal(own, key_context(place)))
         self._meta = meta
-        self._pipeline: Any = None
+        self._scripts = Scripts(server, _UNDER_WAY)
         self._digest = Digest()
         with server.answering():
             pipeline = server.bulk.pipeline(transaction=True)
@@ -91,32 +90,18 @@ class RedisWriter:
             send(keys[first:], values[first:])
 
     def _send(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        prefix = self._place.build(self._build)
-        arguments: list[bytes] = []
-        for key, value in zip(keys, values, strict=True):
-            arguments += (key[HASH:] or HEAD, value)
-        self._run(WRITE, [prefix + key[:HASH].hex() for key in keys], arguments)
+        self._run(WRITE, [], self._place.build(self._build), [key.hex().encode() for key in keys], values)
 
     def _send_rows(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        arguments: list[bytes] = []
-        for key, value in zip(keys, values, strict=True):
-            arguments += (key[:HASH], value)
-        self._run(ROWS, [self._place.rows(self._build)], arguments)
+        self._run(ROWS, [self._place.rows(self._build)], "", [key[:HASH] for key in keys], values)
 
-    def _run(self, script: str, keys: list[str], arguments: list[bytes]) -> None:
+    def _run(self, script: str, keys: list[str], prefix: str, names: Sequence[bytes], values: Sequence[bytes]) -> None:
         """One script with all of them, on its way while others still are."""
-        named = [self._place.building(self._build), *keys]
+        named = [key.encode() for key in (self._place.building(self._build), *keys)]
+        request = packed_script(script, named, b"%d" % BUILDING_MILLISECONDS, prefix.encode(), names, values)
         with self._server.answering():
-            if self._pipeline is None:
-                self._pipeline = self._server.bulk.pipeline(transaction=False)
-            self._pipeline.eval(script, len(named), *named, BUILDING_MILLISECONDS, *arguments)
-            if len(self._pipeline) >= _UNDER_WAY:
-                self._flush()
-
-    def _flush(self) -> None:
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None and not all(pipeline.execute()):
-            raise self._lost()
+            if not self._scripts.send(request):
+                raise self._lost()
 
     def seal(self, instead_of: bytes = b"") -> bool:
         """Make it the snapshot, in the place of the one with the seal ``instead_of``; whether it is now, or somebody
@@ -126,7 +111,8 @@ class RedisWriter:
             Unavailable: it took so long that it counts as given up.
         """
         with self._server.answering():
-            self._flush()
+            if not self._scripts.finish():
+                raise self._lost()
         seal = encode_seal(
             Seal(
                 format=FORMAT,
@@ -137,6 +123,7 @@ class RedisWriter:
                 size=self._digest.size,
                 digest=self._digest.hex,
                 key=self._key,
+                layout=LAYOUT,
             )
         )
         place = self._place
@@ -153,6 +140,7 @@ class RedisWriter:
 
     def discard(self) -> None:
         """Give up; the next collection removes what was written. Without the server the mark runs out by itself."""
+        self._scripts.drop()
         with suppress(AntiphonError), self._server.answering():
             self._server.bulk.delete(self._place.building(self._build))
 

@@ -2,9 +2,9 @@
 
 Keys, in clear but for the entity:
 
-- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:ENTITY`` a hash: field ``h`` the entity's record, field ``0xff`` its base
-  tile, field (8 bytes) a tile's events. Written once, never changed. ``ENTITY`` is the entity's keyed hash in hex. Two
-  that build one snapshot at the same time write under two ``BUILD``\\ s and never mix.
+- ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:RECORD`` a record's value, a string. Written once, never changed. ``RECORD``
+  is the record's key in hex: the entity's keyed hash, then ``ff`` for its base tile, or 8 bytes for a tile's events.
+  Two that build one snapshot at the same time write under two ``BUILD``\\ s and never mix.
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:BUILD:rows`` a hash of every entity's hash to its finished row, and of the field
   ``s``, which comes and goes with the seal in one step: one command reads any number of rows and that they count.
 - ``TENANT:ENVIRONMENT:VIEW:SNAPSHOT:seal`` written last and in one step: which build is the snapshot.
@@ -24,6 +24,10 @@ BUILDING_MILLISECONDS = 60_000
 """Longest time between two batches of a build."""
 
 
+LAYOUT = 2
+"""Of the keys above; before there was a hash for each entity."""
+
+
 class Seal(msgspec.Struct, frozen=True):
     """What makes a build a snapshot.
 
@@ -31,6 +35,7 @@ class Seal(msgspec.Struct, frozen=True):
         key: packed envelope of the snapshot's own key; ``None`` in plaintext.
         meta: the meta record, sealed like any value.
         values, size: how many values there are, and how many bytes is stored in them.
+        layout: :data:`LAYOUT` as it was when the build was written.
         digest: sum modulo 2²⁵⁶ of the SHA-256 of every stored value with its key, in hex; whatever order they have.
     """
 
@@ -42,6 +47,7 @@ class Seal(msgspec.Struct, frozen=True):
     size: int
     digest: str
     key: bytes | None = None
+    layout: int = 1
 
 
 encode_seal = msgspec.msgpack.Encoder().encode
@@ -90,12 +96,11 @@ SEALED = b"s"
 
 WRITE = """
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end
-for key = 2, #KEYS do
-  redis.call('HSET', KEYS[key], ARGV[2 * key - 2], ARGV[2 * key - 1])
-end
+redis.call('MSET', unpack(ARGV, 2))
 return 1
 """
-"""Keys: the building mark, hashes; arguments: its time to live, then a field and a value for each hash."""
+"""Key: the building mark; arguments: its time to live, then a key and a value for each record, of which Lua can pass on
+3,500 at a time. One command for all of them, and no hash for each, take two thirds of the server's time and memory."""
 
 ROWS = """
 if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return 0 end

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import msgspec
 
@@ -18,7 +19,6 @@ from antiphon.core.errors import Corrupt
 from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
 from antiphon.features.online.encoding import (
-    BASE,
     FORMAT,
     META,
     RecordDecoder,
@@ -28,11 +28,11 @@ from antiphon.features.online.encoding import (
     decode_meta,
     plain_kinds,
     row_key,
-    tile_field,
 )
 from antiphon.features.online.finished import layout_of
-from antiphon.features.online.redis_building import HEAD, Digest, key_context
+from antiphon.features.online.redis_building import Digest, key_context
 from antiphon.features.online.redis_layout import (
+    LAYOUT,
     SEALED,
     Place,
     Seal,
@@ -57,6 +57,10 @@ class _Build(msgspec.Struct, frozen=True):
     prefix: str
     rows: str
     cipher: ValueCipher
+
+    def name(self, key: bytes) -> str:
+        """Where a record stands."""
+        return self.prefix + key.hex()
 
 
 class _Known:
@@ -192,15 +196,12 @@ class RedisSnapshot:
         """The stored values, all of one build that was the snapshot when they were read; and that build."""
         while True:
             build = self._build
+            asked = [[build.name(key) for key in _keys(entity, *what)] for entity, what in wanted.items()]
             with self._server.answering():
-                pipeline = self._server.client.pipeline(transaction=False)
-                pipeline.get(self._place.seal)
-                for entity, (with_head, tiles) in wanted.items():
-                    fields = [HEAD, BASE] if with_head else []
-                    pipeline.hmget(build.prefix + entity.hex(), fields + [tile_field(index) for index in tiles])
-                stored, *answers = pipeline.execute()
+                stored, *found = self._server.client.mget(self._place.seal, *chain.from_iterable(asked))
             if stored == build.stored:
-                return build, answers
+                answers = iter(found)
+                return build, [list(islice(answers, len(names))) for names in asked]
             # It was sealed anew meanwhile (with the same content), or it is gone.
             self._build = self._built(stored)
 
@@ -227,11 +228,9 @@ class RedisSnapshot:
         """
         build, digest = self._build, Digest()
         yield META, build.cipher.open(META, build.seal.meta)
-        for hashed, fields in self._hashes(build):
-            for field, stored in fields.items():
-                key = hashed if field == HEAD else hashed + field
-                digest.add([key], [stored])
-                yield key, build.cipher.open(key, stored)
+        for key, stored in self._records(build):
+            digest.add([key], [stored])
+            yield key, build.cipher.open(key, stored)
         for hashed, stored in self._finished(build):
             key = row_key(hashed)
             digest.add([key], [stored])
@@ -239,20 +238,19 @@ class RedisSnapshot:
         if (digest.hex, digest.size, digest.values) != (build.seal.digest, build.seal.size, build.seal.values):
             raise self._broken("what is stored does not match its seal")
 
-    def _hashes(self, build: _Build) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
-        client, at, seen = self._server.bulk, 0, set[bytes]()
+    def _records(self, build: _Build) -> Iterator[tuple[bytes, bytes]]:
+        client, at, seen = self._server.bulk, 0, {build.rows.encode()}
         while True:
             with self._server.answering():
-                at, keys = client.scan(at, match=f"{build.prefix}*", count=_SCAN)
+                at, names = client.scan(at, match=f"{build.prefix}*", count=_SCAN)
                 # A scan may tell a key twice.
-                fresh = [key for key in keys if key not in seen and key != build.rows.encode()]
-                pipeline = client.pipeline(transaction=False)
-                for key in fresh:
-                    pipeline.hgetall(key)
-                found = pipeline.execute() if fresh else []
+                fresh = [name for name in names if name not in seen]
+                found = client.mget(fresh) if fresh else []
             seen.update(fresh)
-            for key, fields in zip(fresh, found, strict=True):
-                yield bytes.fromhex(key.decode().rpartition(":")[2]), fields
+            for name, stored in zip(fresh, found, strict=True):
+                # One that is gone is missed by who compares the digest.
+                if stored is not None:
+                    yield bytes.fromhex(name[len(build.prefix) :].decode()), stored
             if at == 0:
                 return
 
@@ -279,6 +277,8 @@ class RedisSnapshot:
             raise self._broken("its seal does not decode") from error
         if seal.snapshot != self._place.snapshot:
             raise self._broken("its seal is of another snapshot")
+        if seal.layout != LAYOUT:
+            raise self._broken("an earlier version laid it out otherwise")
         cipher: ValueCipher = PlainValues()
         if seal.key is not None:
             cipher = SealedValues(self._codec.open(unpack(seal.key), key_context(self._place)))
@@ -292,3 +292,8 @@ class RedisSnapshot:
             where=f"online store {self._server.name}",
             next_step="It is rebuilt from the lake by publishing the view again.",
         )
+
+
+def _keys(entity: bytes, with_head: bool, tiles: Iterable[int]) -> list[bytes]:
+    head = [entity, base_key(entity)] if with_head else []
+    return head + [block_key(entity, index) for index in tiles]

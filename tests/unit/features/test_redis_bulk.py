@@ -1,0 +1,21 @@
+"""Requests put together by hand are the ones that the client packs."""
+
+from __future__ import annotations
+
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antiphon.features.online.redis_bulk import packed_script
+
+records = st.lists(st.tuples(st.binary(min_size=16, max_size=24), st.binary()))
+
+
+@given(st.lists(st.binary(max_size=20), max_size=2), records, st.text(max_size=20))
+def test_a_script_is_packed_as_the_client_packs_it(
+    keys: list[bytes], found: list[tuple[bytes, bytes]], script: str
+) -> None:
+    arguments = [part for name, value in found for part in (b"t:e:" + name, value)]
+    wanted = redis.Connection().pack_command("EVAL", script, len(keys), *keys, b"60000", *arguments)
+    names, values = ([record[part] for record in found] for part in range(2))
+    assert packed_script(script, keys, b"60000", b"t:e:", names, values) == b"".join(wanted)
