@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from itertools import compress
 
 from antiphon.core.codec import Codec, PayloadContext, pack
 from antiphon.core.errors import AntiphonError, Unavailable
@@ -62,21 +63,22 @@ class RedisWriter:
     def write(self, keys: list[bytes], values: list[bytes], rows: list[bytes] | None = None) -> None:
         """Write records, in any order; a key comes once. A row may also come as a record of its own, under
         ``row_key``."""
-        finished: list[tuple[bytes, bytes]] = []
         if rows is not None:
-            finished = [(row_key(key), row) for key, row in zip(keys, rows, strict=True) if row]
+            finished = [row_key(key) for key in compress(keys, rows)], list(filter(None, rows))
+            records = list(compress(keys, values)), list(filter(None, values))
         else:
-            finished = [(key, value) for key, value in zip(keys, values, strict=True) if key[HASH:] == ROW]
-        records = [(key, value) for key, value in zip(keys, values, strict=True) if value and key[HASH:] != ROW]
-        self._stored(records, self._send)
-        self._stored(finished, self._send_rows)
+            is_row = [key[HASH:] == ROW for key in keys]
+            finished = list(compress(keys, is_row)), list(compress(values, is_row))
+            is_record = [bool(value) and not row for value, row in zip(values, is_row, strict=True)]
+            records = list(compress(keys, is_record)), list(compress(values, is_record))
+        self._stored(*records, self._send)
+        self._stored(*finished, self._send_rows)
 
     def _stored(
-        self, records: Sequence[tuple[bytes, bytes]], send: Callable[[Sequence[bytes], Sequence[bytes]], None]
+        self, keys: list[bytes], values: list[bytes], send: Callable[[Sequence[bytes], Sequence[bytes]], None]
     ) -> None:
-        if not records:
+        if not keys:
             return
-        keys, values = [key for key, _ in records], [value for _, value in records]
         if self._key is not None:
             values = list(map(self._cipher.seal, keys, values))
         self._digest.add(keys, values)
@@ -162,10 +164,15 @@ class Digest:
 
     def add(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Take keys and stored values into account."""
+        import numpy
+
         digests = [
             sha256(len(key).to_bytes(2, "big") + key + value).digest() for key, value in zip(keys, values, strict=True)
         ]
-        self._sum += sum([int.from_bytes(digest, "big") for digest in digests])
+        # Added up in words of 32 bits: 64 hold the sum of more than a batch has.
+        words = numpy.frombuffer(b"".join(digests), ">u4").reshape(len(digests), 8).sum(axis=0, dtype=numpy.uint64)
+        for word, place in zip(words.tolist(), range(224, -1, -32), strict=True):
+            self._sum += word << place
         self.size += sum(map(len, values))
         self.values += len(values)
 
