@@ -75,8 +75,11 @@ class Told:
         self.hashes = [f"{entity:016}".encode() for entity in range(batch.entities)]
         records = dict(zip(*event_records(batch, plan, self.hashes), strict=True))
         if not packed.texts and events_are_few(batch):
-            _, joined = event_records(batch, plan, self.hashes, packed)
-            assert joined == [row + record for row, record in zip(self.packed, records.values(), strict=True)]
+            turned = [f"{10**7 - entity:08}".encode() * 2 for entity in range(batch.entities)]
+            keys, joined = event_records(batch, plan, turned, packed)
+            assert keys == sorted(turned), "records come in the order of their keys"
+            wanted = [row + record for row, record in zip(self.packed, records.values(), strict=True)]
+            assert dict(zip(keys, joined, strict=True)) == dict(zip(turned, wanted, strict=True))
         self.states: list[EntityState] = [
             decoder.state(
                 records[hashed],
