@@ -149,6 +149,7 @@ chaos-features: environment  ## the feature platform killed at 260 random moment
 
 chaos-log: environment  ## the event log on NATS: publishers, consumer and server killed at 200 random moments
 	@scripts/servers
+	@CHAOS_SIZE=full $(BIN)/python -m pytest -q tests/integration/features/test_nats_cluster.py
 	@$(BIN)/python -m benchmarks.log_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)

@@ -57,8 +57,8 @@ class FeaturesSettings(_Section, frozen=True):
         quarantine_kept: how long rows that rules kept aside stay; how many there were stays for good.
         skew: how often the worker compares batch and online on live data; ``off``: only when somebody asks.
         skew_kept: how long what comparisons found stays.
-        log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[?replicas=N]`` or ``tls://``; ``None`` is the
-            catalog.
+        log: the event log on NATS JetStream, ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]`` or ``tls://``;
+            ``None`` is the catalog.
         log_password_variable: holds the password of that server's user, or its token where the URL names no user.
         log_credentials: a file with a user's JWT and seed (``.creds``) or an nkey seed alone, instead of a password.
         log_credentials_variable: holds what would be in that file.

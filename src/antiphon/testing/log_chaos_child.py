@@ -157,7 +157,7 @@ def _switch_off(name: str | None, platform: FeaturePlatform, store: Store) -> No
 
 
 def _unheard(server: Any) -> Callable[..., Any]:
-    async def publish(messages: list[tuple[str, bytes]]) -> int:
+    async def publish(stream: str, messages: list[tuple[str, bytes]]) -> int:
         client = await server._connected()
         for subject, content in messages:
             await client.publish(subject, content)

@@ -94,7 +94,7 @@ def test_what_does_not_open_is_listed_by_its_offset_and_the_rest_is_looked_at(ro
     with open_encryption(root) as encryption:
         log = encryption.store.events
         first = log._stored(encryption.store.scope, STREAM, 0, 1)[0]  # type: ignore[union-attr]
-        log._server.publish([("antiphon.default.dev.orders.elsewhere", first.content)])  # type: ignore[union-attr]
+        log._server.publish(NAME, [("antiphon.default.dev.orders.elsewhere", first.content)])  # type: ignore[union-attr]
         append(encryption.store, *range(100, 110))
         checked = encryption.check()
     assert [(each.store, each.subject) for each in checked.problems] == [

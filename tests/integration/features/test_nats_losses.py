@@ -99,7 +99,7 @@ def test_a_stream_from_an_older_backup_takes_nothing_until_it_is_whole_again(
                 ask()
     # Its backup of the end as well, and all goes on.
     for sent in some(4, 5):
-        early._server.publish(list(early._messages(DEV, "departures", [sent]).items()))
+        early._server.publish(NAME, list(early._messages(DEV, "departures", [sent]).items()))
     assert opening().append(DEV, "departures", some(6)) == 6
     assert [each.event.event_id for each in log.read(DEV, "departures", 0, 10)] == [f"e{n}" for n in range(1, 7)]
 
@@ -153,6 +153,18 @@ def test_a_stream_that_is_full_refuses_and_keeps(process: NatsProcess, opening: 
     assert [each.offset for each in log.read(DEV, "departures", 0, 10)] == [1, 2]
     process.ask(f"$JS.API.STREAM.UPDATE.{NAME}", **settings)
     assert log.append(DEV, "departures", some(3)) == 3
+
+
+def test_a_refusal_counts_as_an_answer_only_where_the_first_one_is_found(opening: Callable[[], NatsEventLog]) -> None:
+    log = opening()
+    log.append(DEV, "departures", some(1))
+    log.append(DEV, "weather", some(1))
+    again = list(log._messages(DEV, "departures", some(1)).items())
+    assert log._server.publish(NAME, again) == 1
+    # As in a cluster, where a message that is under way is refused a second time and in no stream yet.
+    with pytest.raises(Unavailable, match="does not have it on a majority") as told:
+        log._server.publish("antiphon_default_dev_weather", again)
+    assert "Send the same events again" in str(told.value)
 
 
 def test_a_consumer_of_a_stream_that_lost_events_stays_where_it_is_and_values_are_served(

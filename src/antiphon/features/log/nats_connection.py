@@ -12,10 +12,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from antiphon.core.errors import AntiphonError, SetupError, Unavailable
 from antiphon.core.tls import ClientTls, problem_of
 from antiphon.features.log.nats_access import Access, Key
 
+_SAME_SUBJECT = "maximum messages per subject exceeded"
 _NO_JETSTREAM = (10039, 10076)
 _CLOSED_WITHIN = 0.1
 _REFUSALS = ("authorization", "authentication", "permissions violation")
@@ -91,6 +94,44 @@ def translated(error: Exception, name: str, access: Access) -> AntiphonError | N
     if not isinstance(error, TimeoutError | OSError) and not type(error).__module__.startswith("nats."):
         raise error
     return None
+
+
+def acknowledged(answer: Any) -> int:
+    """The sequence that a message was given; 0 when its subject has one already."""
+    from nats.js.errors import APIError, NoStreamResponseError
+
+    if not answer.data:
+        raise NoStreamResponseError
+    said = msgspec.json.decode(answer.data)
+    error = said.get("error")
+    if error is None:
+        return int(said["seq"])
+    if _SAME_SUBJECT in error.get("description", ""):
+        return 0
+    raise APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
+
+
+def kept(answer: Any, name: str) -> int:
+    """The sequence of a message that was looked for.
+
+    Raises:
+        Unavailable: it is not stored, or not yet.
+    """
+    from nats.js.errors import APIError, NoStreamResponseError
+
+    if not answer.data:
+        raise NoStreamResponseError
+    said = msgspec.json.decode(answer.data)
+    error = said.get("error")
+    if error is None:
+        return int(said["message"]["seq"])
+    if error.get("code") == 404:
+        raise Unavailable(
+            f"{name} has taken an event and does not have it on a majority of its nodes.",
+            where="event log",
+            next_step="Send the same events again: those that are stored by then are not stored twice.",
+        )
+    raise APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
 
 
 def _is_refusal(error: BaseException) -> bool:

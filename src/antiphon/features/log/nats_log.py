@@ -89,7 +89,11 @@ class NatsEventLog:
         messages = self._messages(scope, stream, events)
         state = self._state(scope, stream, make=True)
         assert state is not None
-        end = max(state.end, self._server.publish(list(messages.items()))) if messages else state.end
+        end = (
+            max(state.end, self._server.publish(_name(scope, stream), list(messages.items())))
+            if messages
+            else state.end
+        )
         self._remember(scope, stream, state, end)
         return end
 
@@ -129,7 +133,9 @@ class NatsEventLog:
         while at < end:
             page = catalog.read(scope, stream, at, min(_PAGE, end - at))
             at = page[-1].offset
-            self._server.publish(list(self._messages(scope, stream, [each.event for each in page]).items()))
+            self._server.publish(
+                _name(scope, stream), list(self._messages(scope, stream, [each.event for each in page]).items())
+            )
         copied = self._server.state(_name(scope, stream))
         found = 0 if copied is None else copied.end
         if found != end:

@@ -19,8 +19,8 @@ import msgspec
 
 from antiphon.core.errors import AntiphonError, TooLarge, Unavailable
 from antiphon.features.log.nats_access import Access
-from antiphon.features.log.nats_connection import connected, translated
-from antiphon.features.log.nats_stream import StoredMessage, StreamState, require_url
+from antiphon.features.log.nats_connection import acknowledged, connected, kept, translated
+from antiphon.features.log.nats_stream import StoredMessage, StreamState, addresses_of, require_url
 
 TIMEOUT_SECONDS = 2.0
 """How long a connection or one answer may take."""
@@ -34,7 +34,6 @@ _INACTIVE_SECONDS = 60.0
 """When the server forgets a reader that nobody asks; we let go of it before."""
 
 _READERS = 32
-_SAME_SUBJECT = "maximum messages per subject exceeded"
 
 Answer = TypeVar("Answer")
 
@@ -43,7 +42,7 @@ class NatsServer:
     """One server or cluster. Safe to share between threads.
 
     Args:
-        url: ``nats://[USER@]HOST:PORT[?replicas=N]``, ``tls://`` with TLS. No password.
+        url: ``nats://[USER@]HOST:PORT[,HOST:PORT …][?replicas=N]``, ``tls://`` with TLS. No password.
         access: who we are to it and whom we take for it; the URL's user counts.
         timeout: seconds for a connection and for one answer.
     """
@@ -55,8 +54,9 @@ class NatsServer:
             access = msgspec.structs.replace(access, user=unquote(parts.username))
         access.require(parts.scheme)
         self._access = access
-        place = parts.netloc.rpartition("@")[2]
-        self.name = self._url = f"{parts.scheme}://{place}"
+        self._addresses = addresses_of(url)
+        self._address = 0
+        self.name = ",".join((self._addresses[0], *(each.partition("://")[2] for each in self._addresses[1:])))
         self._timeout = timeout
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,15 +74,18 @@ class NatsServer:
         """Make a stream that keeps every message and refuses a second one of a subject. One that is there stays."""
         return self._call(lambda: self._make(stream, subjects, log))
 
-    def publish(self, messages: Sequence[tuple[str, bytes]]) -> int:
-        """Store messages in order, but for those whose subject has one already; the highest sequence given, or 0.
+    def publish(self, stream: str, messages: Sequence[tuple[str, bytes]]) -> int:
+        """Store messages in order, but for those whose subject has one already; the highest sequence that one has.
+
+        In a cluster a message is refused as a second one as soon as the first is under way, and that one may still be
+        lost with its leader: what is refused is looked for, and counts once a majority has it.
 
         Raises:
             TooLarge: one is larger than the server takes; none is stored.
             Unavailable: it does not answer. Some may be stored: the same ones again are right.
         """
         parts = 1 + len(messages) // _PART
-        return self._call(lambda: self._publish(messages), self._timeout * (1 + parts))
+        return self._call(lambda: self._publish(stream, messages), self._timeout * (1 + 2 * parts))
 
     def read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
         """So many messages from ``after + 1`` on, which must be there; ``Unavailable`` when they do not come."""
@@ -154,7 +157,7 @@ class NatsServer:
                 raise
             return found
 
-    async def _publish(self, messages: Sequence[tuple[str, bytes]]) -> int:
+    async def _publish(self, stream: str, messages: Sequence[tuple[str, bytes]]) -> int:
         client = await self._connected()
         for _, content in messages:
             if len(content) > client.max_payload - 512:
@@ -167,13 +170,24 @@ class NatsServer:
         inbox = client.new_inbox()
         answers = await client.subscribe(f"{inbox}.*")
         try:
-            last = 0
+            last, refused = 0, list[str]()
             for start in range(0, len(messages), _PART):
                 part = messages[start : start + _PART]
                 for number, (subject, content) in enumerate(part):
                     await client.publish(subject, content, reply=f"{inbox}.{number}")
                 for _ in part:
-                    last = max(last, _acknowledged(await answers.next_msg(timeout=self._timeout)))
+                    answer = await answers.next_msg(timeout=self._timeout)
+                    given = acknowledged(answer)
+                    last = max(last, given)
+                    if given == 0:
+                        refused.append(part[int(answer.subject.rpartition(".")[2])][0])
+            for start in range(0, len(refused), _PART):
+                part_of = refused[start : start + _PART]
+                for number, subject in enumerate(part_of):
+                    asked = msgspec.json.encode({"last_by_subj": subject})
+                    await client.publish(f"$JS.API.STREAM.MSG.GET.{stream}", asked, reply=f"{inbox}.{number}")
+                for _ in part_of:
+                    last = max(last, kept(await answers.next_msg(timeout=self._timeout), self.name))
             return last
         finally:
             await _let_go(answers)
@@ -234,8 +248,32 @@ class NatsServer:
         async with self._connecting:
             if self._client is None or self._client.is_closed:
                 self._readers.clear()
-                self._client = await connected(self._url, self._access, self._timeout)
+                self._client = await self._any_node()
             return self._client
+
+    async def _any_node(self) -> Any:
+        """A connection to the node of the last one, or to the next that takes one."""
+        number, failed = len(self._addresses), list[Exception]()
+        for place in [(self._address + step) % number for step in range(number)]:
+            try:
+                made = await connected(self._addresses[place], self._access, self._timeout / min(number, 3))
+            except Exception as error:
+                failed.append(error)
+            else:
+                self._address = place
+                return made
+        # What a node says of us is worth more than another one's silence.
+        raise next((each for each in failed if isinstance(each, AntiphonError)), failed[0])
+
+    async def _abandon(self) -> None:
+        """Let go of a connection that is open and does not answer; the next call begins with the next node."""
+        client, self._client = self._client, None
+        self._readers.clear()
+        self._address = (self._address + 1) % len(self._addresses)
+        if client is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(self._timeout):
+                    await client.close()
 
     def _call(self, ask: Callable[[], Awaitable[Answer]], within: float | None = None) -> Answer:
         """Run on the loop's thread; the server's errors come out as ours.
@@ -255,6 +293,7 @@ class NatsServer:
             told = translated(error, self.name, self._access)
             if told is None:
                 self._away_until = time.monotonic() + _PAUSE_SECONDS
+                asyncio.run_coroutine_threadsafe(self._abandon(), self._running())
                 told = self._away("does not answer")
             raise told from error
 
@@ -263,7 +302,7 @@ class NatsServer:
             f"{self.name} {why}.",
             where="event log",
             next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers."
-            + (" If it asks for a certificate, check log_client_certificate." if "tls:" in self._url else ""),
+            + (" If it asks for a certificate, check log_client_certificate." if "tls:" in self.name else ""),
         )
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -297,21 +336,6 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.close()
-
-
-def _acknowledged(answer: Any) -> int:
-    """The sequence that a message was given; 0 when its subject has one already."""
-    from nats.js.errors import APIError, NoStreamResponseError
-
-    if not answer.data:
-        raise NoStreamResponseError
-    said = msgspec.json.decode(answer.data)
-    error = said.get("error")
-    if error is None:
-        return int(said["seq"])
-    if _SAME_SUBJECT in error.get("description", ""):
-        return 0
-    raise APIError(code=error.get("code"), description=error.get("description"), err_code=error.get("err_code"))
 
 
 def _message(message: Any) -> StoredMessage:

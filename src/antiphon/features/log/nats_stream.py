@@ -46,11 +46,12 @@ def require_url(url: str) -> int:
     """
     parts = urlsplit(url)
     where = "[features] log"
-    if parts.scheme not in _SCHEMES or not parts.hostname:
+    if parts.scheme not in _SCHEMES or not all(_is_place(each) for each in addresses_of(url)):
         raise InvalidInput(
             f"{url!r} is no URL of an event log.",
             where=where,
-            next_step="Use nats://HOST:PORT, or tls://HOST:PORT; without the setting it is the catalog.",
+            next_step="Use nats://HOST:PORT or tls://HOST:PORT, with every HOST:PORT of a cluster, separated by "
+            "commas; without the setting it is the catalog.",
         )
     if parts.password is not None:
         raise InvalidInput(
@@ -63,3 +64,17 @@ def require_url(url: str) -> int:
     if options or replicas not in ("1", "3", "5"):
         raise InvalidInput(f"{parts.query!r} is not understood.", where=where, next_step="Use ?replicas=1, 3 or 5.")
     return int(replicas)
+
+
+def addresses_of(url: str) -> tuple[str, ...]:
+    """``SCHEME://HOST:PORT`` of each node that a URL names, without user and options."""
+    parts = urlsplit(url)
+    return tuple(f"{parts.scheme}://{place}" for place in parts.netloc.rpartition("@")[2].split(","))
+
+
+def _is_place(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
