@@ -84,6 +84,6 @@ def named(name: str) -> Contender:
 
 SIZES = {
     "ci": Size(("conv",), (0, 1), 12.0, bucket=0.02),
-    "demo": Size(("conv", "code"), (0, 1, 2), 60.0, ("conv",), (0,), 60.0, REAL, 60.0, 0.02, 60, 40.0),
+    "demo": Size(("conv", "code"), (0, 1, 2), 60.0, ("conv",), (0,), 45.0, REAL, 45.0, 0.02, 60, 40.0),
     "full": Size(("conv", "code"), (0, 1, 2), 360.0, ("conv",), (0, 1, 2), 360.0, REAL, 240.0, 0.01, 400, 120.0),
 }
