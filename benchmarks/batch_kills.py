@@ -132,15 +132,17 @@ async def run(root: Path, *, kills: int, count: int, each: int, concurrency: int
     settings = _SETTINGS.replace("@PORT@", str(port)).replace("@CONCURRENCY@", str(concurrency))
     (root / "antiphon.toml").write_text(settings, encoding="utf-8")
     chance = random.Random(seed)
+    victims = [VICTIMS[number % len(VICTIMS)] for number in range(kills)]
+    chance.shuffle(victims)
     async with supervised(root, f"http://127.0.0.1:{port}") as supervisor:
         key = (root / ".antiphon" / "keys" / "admin.key").read_text(encoding="utf-8").strip()
         client = Client(f"http://127.0.0.1:{port}", key, report)
         try:
             began = time.monotonic()
-            while sum(report.kills.values()) < kills:
+            while victims:
                 content = requests(chance, count)
-                many = min(each, kills - sum(report.kills.values()))
-                await _one(client, root, supervisor, content, many, chance, report)
+                due = [victims.pop() for _ in range(min(each, len(victims)))]
+                await _one(client, root, supervisor, content, due, chance, report)
             report.seconds = time.monotonic() - began
         finally:
             await client.close()
@@ -152,16 +154,17 @@ async def _one(
     root: Path,
     supervisor: subprocess.Popen[bytes],
     content: bytes,
-    kills: int,
+    victims: list[str],
     chance: random.Random,
     report: Report,
 ) -> None:
     count = len(content.splitlines())
     batch = await client.order(content)
-    for share in sorted(chance.choice([0.0, 1.0, chance.random(), chance.random()]) for _ in range(kills)):
+    shares = sorted(chance.choice([0.0, 1.0, chance.random(), chance.random()]) for _ in victims)
+    for share, victim in zip(shares, victims, strict=True):
         await _reach(client, batch, int(share * count))
         await asyncio.sleep(chance.random() * 0.05)
-        await _kill(root, supervisor, chance.choice(VICTIMS), report)
+        await _kill(root, supervisor, victim, report)
     async with asyncio.timeout(WAIT_SECONDS * 5):
         while (found := await client.batch(batch))["status"] not in ("completed", "failed", "expired", "cancelled"):
             await asyncio.sleep(0.05)
