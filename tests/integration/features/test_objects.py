@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.integration.features.desk import ORIGIN, flight, write
 from tests.integration.features.test_lookup import EWR
+from tests.integration.features.test_skew import measured
 from tests.integration.features.world import NOON, World, minutes
 from tests.property.features.test_loader_fuzz import SIZE, mutated
 from tests.servers import S3Process, free_port
@@ -414,6 +415,25 @@ def test_where_nothing_may_reach_a_disk_values_are_the_same(
     finally:
         sealed.world.close()
         zipped.world.close()
+
+
+def test_batch_and_online_are_compared_by_the_objects_that_a_snapshot_read(prefix: Prefix, making: Making) -> None:
+    prefix.put("part-1.parquet", flights(0))
+    made = making(view(prefix.source("part-*.parquet")))
+    made.world.publisher.publish([(made.snapshot(), made.spec)], reason="test", principal="tester")
+
+    def judged() -> set[str]:
+        report = measured(made.world)
+        assert (report.compared, report.different) == (2 * 3, 0)
+        return {basis for one in report.features for basis in one.judged_by}
+
+    assert judged() == {"source"}
+    prefix.put("part-2.parquet", flights(24))
+    assert judged() == {"files"}
+    prefix.put("part-1.parquet", flights(100))
+    assert judged() == {"lake"}
+    prefix.delete("part-1.parquet")
+    assert judged() == {"lake"}
 
 
 def test_queries_datasets_and_lineage_read_objects(prefix: Prefix, making: Making, tmp_path: Path) -> None:

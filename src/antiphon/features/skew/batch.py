@@ -20,6 +20,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt
 from antiphon.core.scope import Scope
+from antiphon.definitions.objects import is_objects
 from antiphon.definitions.quality import ExistsIn
 from antiphon.features.batch_values import Computed, values_at
 from antiphon.features.compute import digests_of, files_of, relation_of
@@ -27,7 +28,7 @@ from antiphon.features.plan import Plan, midnight_before
 from antiphon.features.ports import Lake, LogReader
 from antiphon.features.skew.kept import Entity, KeptTiles, kept_events, kept_tiles
 from antiphon.features.skew.old_events import with_base
-from antiphon.features.sources.opened import FileSource, OpenedSource
+from antiphon.features.sources.opened import FileSource, OpenedSource, opened
 from antiphon.features.sources.source_rows import ROWS, LoadedRows, load_rows, one_of_each
 
 if TYPE_CHECKING:
@@ -215,16 +216,32 @@ def _from_files(
     They are hashed before they are read, which spares reading what changed, and after it, so that a change meanwhile is
     seen.
     """
-    were = wanted.manifest.read.files
+    source, were = wanted.plan.spec.source, wanted.manifest.read.files
+    if is_objects(source.path):
+        return _from_objects(connection, wanted, log)
     for path, sha256 in were:
         if not Path(path).is_file() or digests_of([Path(path)]) != [sha256]:
             return None
     if _loaded(connection, wanted, log, FileSource(relation_of(paths), "", tuple(map(str, paths)))).files != were:
         return None
     try:
-        return "source" if files_of(wanted.plan.spec.source.path or "") == paths else "files"
+        return "source" if files_of(source.path or "") == paths else "files"
     except AntiphonError:
         return "files"
+
+
+def _from_objects(connection: duckdb.DuckDBPyConnection, wanted: Wanted, log: LogReader | None) -> Basis | None:
+    """The same of objects: their store is asked once for the connection, so that nothing changes meanwhile."""
+    rows = opened(connection, wanted.plan.spec.source)
+    if rows is None:
+        return None
+    rows, were = rows.hashed(), dict(wanted.manifest.read.files)
+    now = dict(zip(rows.files, rows.contents(), strict=True))
+    if any(now.get(name) != sha256 for name, sha256 in were.items()):
+        return None
+    added = [name for name in rows.files if name not in were]
+    _loaded(connection, wanted, log, rows.without(added))
+    return "files" if added else "source"
 
 
 def _loaded(
