@@ -85,21 +85,17 @@ async def test_ranges_are_sent_as_asked(http: httpx.AsyncClient) -> None:
         assert (await http.get(path, headers={"range": odd})).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("fields", "where"),
-    [
+async def test_a_wrong_field_is_named_and_nothing_is_kept(http: httpx.AsyncClient, database: Database) -> None:
+    wrong: list[tuple[dict[str, str], str]] = [
         ({"purpose": "fine-tune"}, "purpose"),
         ({"purpos": "batch"}, "purpos"),
         ({"expires_after[seconds]": "7200"}, "expires_after[anchor]"),
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "60"}, "expires_after[seconds]"),
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "x"}, "expires_after[seconds]"),
-    ],
-)
-async def test_a_wrong_field_is_named_and_nothing_is_kept(
-    http: httpx.AsyncClient, database: Database, fields: dict[str, str], where: str
-) -> None:
-    refused = await upload(http, **fields)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, where)
+    ]
+    for fields, where in wrong:
+        refused = await upload(http, **fields)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, where)
     assert contents(database) == []
     assert (await http.get("/v1/files")).json()["data"] == []
 
