@@ -39,6 +39,24 @@ def test_an_arrival_waits_for_the_step_in_flight_and_no_longer() -> None:
     assert first.tokens[1] == second.tokens[0]
 
 
+def test_ours_turns_to_who_arrives_between_two_calls_and_a_peer_ends_its_step() -> None:
+    arrival = Request(0.3, 32, 1)
+    (waited,) = run(policies.static_cap(1), arrival).served
+    # The batch sequence decodes in the step that computes the prompt, and a step tells at its end.
+    assert waited.ttft == pytest.approx(0.512 - 0.3 + 0.064 + 0.005)
+    (turned,) = run(policies.ours(), arrival).served
+    assert turned.ttft == pytest.approx(0.320 - 0.3 + 0.064)
+
+
+def test_a_call_is_given_up_when_somebody_arrives_in_its_middle() -> None:
+    heard: list[float] = []
+    clock = simulator.VirtualClock([0.2, 0.7], lambda: heard.append(clock.now))
+    assert clock.advance(0.5)
+    assert not clock.advance(0.5, given_up=lambda: True)
+    assert clock.now == pytest.approx(0.7 + simulator.GIVING_UP_SECONDS)
+    assert heard == [0.2, 0.7]
+
+
 def test_batch_tokens_are_counted_inside_the_window_only() -> None:
     outcome = run(policies.static_cap(1), seconds=3.0)
     # 256 prompt tokens take 0.512 s and 63 decode steps 0.315 s; three such requests end by 2.481 s, and the fourth
