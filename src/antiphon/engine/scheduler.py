@@ -132,7 +132,7 @@ def plan(state: State, budget: Budget) -> Plan:
     alone = not online and state.slack_elsewhere == inf
     longest = inf if alone and state.interruptible else max(budget.arrival_seconds, step.seconds)
     limit = min(step.seconds + max(slack, 0.0), longest)
-    paused = add_batch(step, batch, limit, beside_online=not alone)
+    paused = add_batch(step, batch, limit, online)
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
@@ -205,19 +205,25 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
-def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside_online: bool) -> list[int]:
+def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, online: Sequence[SequenceView]) -> list[int]:
     """Fill the step up to ``limit`` seconds; returns who found no place in it.
 
-    Beside online work a batch token is cheap in a decode step that runs anyway. Without it nobody waits for a token,
-    and computing the prompts first makes every decode step as full as it can be.
+    A call of batch's own takes as long now as in the next gap: beside online work it would delay and gain nothing. What
+    gains is a batch token in a decode call that runs for online anyway. So beside online, batch sequences decode along,
+    and a prompt is computed only when none is left that could. With nobody online in this model, prompts come first, so
+    that every decode call is as full as it can be.
     """
     limit /= step.excess
+    along = bool(step.decode)
+    ready = any(sequence.generating for sequence in batch)
     paused = []
-    for sequence in sorted(batch, key=lambda sequence: sequence.generating != beside_online):
-        if not sequence.generating:
-            added = step.add_chunks(sequence, limit, sequence.pending, first_free=False) > 0
+    for sequence in sorted(batch, key=lambda sequence: sequence.generating != bool(online)):
+        if sequence.generating:
+            added = (along if online else not step.prefill) and step.add_decode(sequence, limit)
+        elif online and ready:
+            added = False
         else:
-            added = (beside_online or not step.prefill) and step.add_decode(sequence, limit)
+            added = step.add_chunks(sequence, limit, sequence.pending, first_free=False) > 0
         if not added:
             paused.append(sequence.ticket)
     return paused

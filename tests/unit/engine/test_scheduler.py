@@ -80,6 +80,16 @@ def test_batch_decodes_beside_online_only_while_no_token_is_late() -> None:
     assert plan(state(late, *batch, slots=16, model=model), Budget()).decode == (1,)
 
 
+def test_beside_online_batch_decodes_along_and_computes_a_prompt_only_when_none_is_left_that_could() -> None:
+    online, prompt = decoding(1, "online"), view(3, "batch", pending=20)
+    decided = plan(state(online, decoding(2, "batch"), prompt), Budget())
+    assert (decided.decode, decided.prefill) == ((1, 2), ())
+    assert plan(state(online, prompt), Budget()).prefill == ((3, 20),)
+    # No decode call runs for online here: one of batch's own would delay the prompt and gain nothing.
+    decided = plan(state(view(1, "online", pending=20), decoding(2, "batch"), prompt), Budget())
+    assert (decided.decode, decided.prefill) == ((), ((1, 20),))
+
+
 def test_the_learnt_margin_is_kept_free() -> None:
     model = LatencyModel(CallModel((0.0, 0.0, 0.0), excess=1.0), CallModel((0.0, 0.010, 0.0), excess=1.5))
     sequences = [decoding(1, "online", batch_until=0.045), *(decoding(ticket, "batch") for ticket in range(2, 10))]
