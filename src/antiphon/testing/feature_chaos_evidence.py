@@ -130,7 +130,9 @@ class Looker:
             if parts[2].startswith("@"):
                 continue
             if len(parts) == 6 and parts[5] != "building":
-                builds[":".join(parts[:5])] = builds.get(":".join(parts[:5]), 0) + self._redis.hlen(key)
+                # A record each, or all finished rows in a hash, which has one more field while it is sealed.
+                held = self._redis.hlen(key) - self._redis.hexists(key, "s") if parts[5] == "rows" else 1
+                builds[":".join(parts[:5])] = builds.get(":".join(parts[:5]), 0) + held
             elif len(parts) == 5 and parts[4] == "seal":
                 place = (parts[2], parts[3])
                 seal = msgspec.msgpack.decode(self._redis.get(key))
