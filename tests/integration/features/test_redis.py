@@ -394,7 +394,7 @@ def test_a_server_that_is_away_is_said_and_one_that_comes_back_is_used(process: 
         started = time.monotonic()
         with pytest.raises(Unavailable, match="a moment ago"):
             departures_2h(world, 10)
-        assert time.monotonic() - started < 0.1, "the next request does not wait for a timeout too"
+        assert time.monotonic() - started < 0.25, "the next request waits for a timeout too"
         process.signal(signal.SIGCONT)
         until(lambda: _reads(world))
         process.kill()
