@@ -35,12 +35,16 @@ from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.online import redis_building
+from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.refresh import WORKFLOW
 from antiphon.testing import feature_chaos_broken
 from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
 
 KEPT = 3
 """Publications that a collection leaves in place."""
+
+_BUILDING_MILLISECONDS = 2_000
+"""A build that was killed is soon given up."""
 
 _SLICE = 7
 """Events of one transaction of the consumer; a batch is thus consumed in several."""
@@ -143,12 +147,21 @@ class Life:
         while self.platform.consume(1_000):
             pass
         found["runs"] = asyncio.run(self._run_open())
+        self._wait_for_abandoned_builds()
         cutoff = time.time()
         self._collect()
         found["cutoff"] = cutoff
         found["settled"] = self._served(KEPT)
         found["consumed"] = {view.view: [view.offset, view.end] for view in self.platform.consumer.status()}
         return found
+
+    def _wait_for_abandoned_builds(self) -> None:
+        """Until the marks of builds that a kill cut off have run out: until then a collection leaves them alone."""
+        if isinstance(self.platform.online, RedisStore):
+            end = time.monotonic() + 2 * _BUILDING_MILLISECONDS / 1e3
+            client = self.platform.online._server.client
+            while next(client.scan_iter(match="*:building", count=1_000), None) is not None and time.monotonic() < end:
+                time.sleep(0.05)
 
     def _append(self, number: int) -> None:
         events = [
@@ -263,7 +276,7 @@ def zygote(live: Callable[[dict[str, Any]], None]) -> None:
     import redis
 
     assert all((duckdb, lmdb, pyarrow, redis))
-    vars(redis_building)["BUILDING_MILLISECONDS"] = 2_000  # a killed build is soon given up
+    vars(redis_building)["BUILDING_MILLISECONDS"] = _BUILDING_MILLISECONDS
     pairs = [[int(one) for one in pair.split(",")] for pair in sys.argv[1:]]
     if not pairs:
         _begin_lives(live)
