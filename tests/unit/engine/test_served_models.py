@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from antiphon.core.errors import Corrupt, InvalidInput, NotFound, SetupError, Un
 from antiphon.engine.declared import DeclaredModels, checked
 from antiphon.engine.local import LocalEngine
 from antiphon.engine.messages import Delta, Finished, Generate, ServedModel
-from antiphon.engine.runtime import Layout
+from antiphon.engine.runtime import Layout, Logits
 from antiphon.engine.simulated import SimulatedRuntime
 
 LAYOUT = Layout(chunk_tokens=8, slots=2, context_tokens=1024)
@@ -21,7 +21,7 @@ NEW = ServedModel("new", "/new", "n1")
 
 
 class Watched(SimulatedRuntime):
-    """Knows who closed it; tokenising waits while the gate is closed."""
+    """Knows who closed it; tokenising waits while the gate is closed, and decoding while ``decodes`` is."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, LAYOUT, words=30, weights=name)
@@ -29,6 +29,12 @@ class Watched(SimulatedRuntime):
         self.gate = threading.Event()
         self.gate.set()
         self.tokenising = threading.Event()
+        self.decodes = threading.Event()
+        self.decodes.set()
+
+    def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
+        assert self.decodes.wait(10)
+        return super().step(slots, positions, tokens)
 
     def tokenize(self, text: str) -> list[int]:
         self.tokenising.set()
@@ -115,11 +121,13 @@ async def test_a_model_is_freed_by_the_loop_after_its_last_request() -> None:
     async with running() as (engine, loads):
         await engine.serve([NEW])
         (runtime,) = loads.runtimes
+        runtime.decodes.clear()  # The first token comes from the prompt's own call.
         events = engine.generate(asking("new", 200))
         assert isinstance(await anext(events), Delta)
         before = engine.load()
         await engine.serve([])
         assert not runtime.closed_by
+        runtime.decodes.set()
         rest = [event async for event in events]
         assert isinstance(rest[-1], Finished)
         assert rest[-1].reason in ("stop", "length")
