@@ -22,6 +22,8 @@ DAY = 24 * HOUR
 SLACK = 7 * DAY
 """How far before its ``as_of`` a snapshot still answers exactly, in microseconds."""
 
+_EVER = -(2**62)
+"""Microseconds before every event."""
 _DAYS = 10_000_000
 """More than there are tiles of any width, so that no index of an encoding is that of a tile."""
 
@@ -102,7 +104,14 @@ class Plan(msgspec.Struct, frozen=True):
         return self.spec.entity.keys
 
     def retained_from(self, as_of: int) -> int:
-        """First instant (of the tile grid) whose raw events a snapshot as of ``as_of`` keeps."""
+        """First instant (of the tile grid) whose raw events a snapshot as of ``as_of`` keeps.
+
+        All of them, when a feature looks at all time and the log may still tell an event that the history told already:
+        only an event that is kept is known again. What the log told it never tells twice.
+        """
+        source = self.spec.source
+        if self.unbounded and source.kind == "stream" and source.path is not None and source.event_id is not None:
+            return _EVER // self.tile * self.tile
         return (as_of - self.slack - self.longest) // self.tile * self.tile
 
     @property

@@ -240,6 +240,10 @@ def told(x: float, name: str | None = None) -> dict[str, Any]:
 @example(
     Case([("a", -60 + n, 50 - n, told(float(n), "aZbé"[n % 4]), "history", None) for n in range(12)], 0, 1, [("a", 0)])
 )
+# The history told of an event that is older than any window, and the log tells of it again after the snapshot.
+@example(
+    Case([("a", -30 * DAY, 0, told(1.0), "both", 120), ("a", -60, 0, told(2.0), "history", None)], 0, 1, [("a", 0)])
+)
 @given(cases)
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_path_gives_the_same_bits(case: Case) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.clock import microseconds
 from antiphon.core.errors import Unavailable
 from antiphon.features.compute import parquet_reader
 from antiphon.features.plan import Plan
@@ -32,12 +31,10 @@ class KeptTiles(msgspec.Struct, frozen=True):
     Attributes:
         base: of each entity, everything that is older than the events that are kept.
         together: of all entities, by the index of a window and a midnight (``plan.fitted_index``).
-        since: the first instant (microseconds) whose events are all kept.
     """
 
     base: dict[Entity, list[Tile]]
     together: dict[int, list[Tile]]
-    since: int
 
 
 def kept_events(
@@ -85,7 +82,7 @@ def kept_tiles(
                 base[entity] = tiles
             else:
                 together[index] = tiles
-    return KeptTiles(base, together, plan.retained_from(microseconds(manifest.as_of)))
+    return KeptTiles(base, together)
 
 
 def _fill(

@@ -1,7 +1,7 @@
 """Features of all time from a snapshot's tiles: the base tile of events that are kept no more, and the rows after it.
 
-Adding tiles is exact (``tiles/tile.py``), so the value is that of all rows together. One thing cannot be told: whether
-an event that came later and is older than what is kept repeats one that is in the base already.
+Adding tiles is exact (``tiles/tile.py``), so the value is that of all rows together: no row after the base repeats one
+in it (``Plan.retained_from``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from antiphon.features.tiles.tile_sql import tile_columns, tiles_of
 
 if TYPE_CHECKING:
     import duckdb
-
-OLDER = "an event came that is older than those that its snapshot keeps"
 
 
 def with_base(
@@ -42,13 +40,10 @@ def with_base(
         if not features:
             continue
         measures = list(dict.fromkeys(feature.measure for feature in features))
-        after = _after(connection, plan, kept, measures, moment, rows)
+        after = _after(connection, plan, measures, moment, rows)
         for entity, values in found.items():
-            tiles, unclear = after.get(entity, ([Tile() for _ in measures], False))
+            tiles = after.get(entity) or [Tile() for _ in measures]
             for feature in features:
-                if unclear:
-                    values[feature.name] = OLDER
-                    continue
                 tile = Tile()
                 tile.merge(tiles[measures.index(feature.measure)])
                 if entity in kept.base:
@@ -57,22 +52,19 @@ def with_base(
 
 
 def _after(
-    connection: duckdb.DuckDBPyConnection, plan: Plan, kept: KeptTiles, measures: list[int], moment: int, rows: str
-) -> dict[Entity, tuple[list[Tile], bool]]:
+    connection: duckdb.DuckDBPyConnection, plan: Plan, measures: list[int], moment: int, rows: str
+) -> dict[Entity, list[Tile]]:
     keys = [f"k{index}" for index in range(len(plan.keys))]
     same = " AND ".join(f"asked.{key} = later.{key}" for key in keys)
     condition = window_condition(None, moment)
     columns = [column for index in measures for column in tile_columns(plan, index, f"b{index}", condition)]
-    unclear = "false"
-    if plan.spec.source.event_id is not None:
-        unclear = f"count(*) FILTER (WHERE log_offset IS NOT NULL AND event_time < {kept.since}) > 0"
     fetched = connection.execute(
-        f"SELECT {', '.join(f'later.{key}' for key in keys)}, {unclear} AS unclear, {', '.join(columns)} "
+        f"SELECT {', '.join(f'later.{key}' for key in keys)}, {', '.join(columns)} "
         f"FROM (SELECT * REPLACE (coalesce(seq, {NO_SEQUENCE!r}) AS seq) FROM {rows}) AS later "
         f"WHERE EXISTS (SELECT 1 FROM asked_entities AS asked WHERE {same}) GROUP BY ALL"
     ).fetchall()
     width = len(keys)
-    return {tuple(row[:width]): (tiles_of(plan, measures, row[width + 1 :]), bool(row[width])) for row in fetched}
+    return {tuple(row[:width]): tiles_of(plan, measures, row[width:]) for row in fetched}
 
 
 def _finished(plan: Plan, kept: KeptTiles, feature: PlannedFeature, tile: Tile, fitted_at: int) -> Computed:
