@@ -12,7 +12,6 @@ process reads what is served at once, finishes what is open, collects, reads aga
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from benchmarks.kill_harness_command import command
 
 from antiphon.testing import feature_chaos_checks as checks
 from antiphon.testing.feature_chaos_child import KEPT, OPERATIONS
@@ -39,8 +39,6 @@ from antiphon.testing.running import scratch
 SEED = 20130410
 SIZES = {"ci": (6, 0), "demo": (40, 20), "full": (200, 60)}
 """Kills with the embedded stores, and with Redis online."""
-
-_ROOT = Path(__file__).parents[1]
 
 
 class Killed(msgspec.Struct, frozen=True):
@@ -330,20 +328,5 @@ def run(size: str, say: Any = None) -> dict[str, Any]:
     return summary(reports, size)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run and print; the exit code is 1 when something was violated."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.feature_chaos", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="demo")
-    parser.add_argument("--keep", action="store_true", help="append the line to the results")
-    options = parser.parse_args(arguments)
-    found = run(options.size, sys.stdout)
-    line = json.dumps(found)
-    if options.keep:
-        with (_ROOT / "benchmarks" / "results" / "feature_chaos.jsonl").open("a", encoding="utf-8") as results:
-            results.write(line + "\n")
-    sys.stdout.write(line + "\n")
-    return 0 if found["holds"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("feature_chaos", __doc__, SIZES, run))

@@ -15,8 +15,6 @@ open and tries what is pinned (predictions, datasets, earlier releases), and eve
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -26,6 +24,7 @@ from typing import Any
 import msgspec
 from benchmarks.feature_chaos import Killed, server
 from benchmarks.feature_crowd_harness import Harness
+from benchmarks.kill_harness_command import command
 
 from antiphon.testing.feature_chaos_lives import Crowd
 from antiphon.testing.feature_crowd_broken import BROKEN
@@ -34,8 +33,6 @@ from antiphon.testing.running import scratch
 SEED = 20130411
 SIZES = {"ci": (2, 0, 0), "demo": (12, 4, 6), "full": (60, 20, 6)}
 """Rounds with the embedded stores, with Redis online, and at most for each defence that is switched off."""
-
-_ROOT = Path(__file__).parents[1]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -185,20 +182,5 @@ def run(size: str, say: Any = None) -> dict[str, Any]:
     return summary(reports, size, found_after)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run and print; the exit code is 1 when something was violated."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.feature_crowd", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="demo")
-    parser.add_argument("--keep", action="store_true", help="append the line to the results")
-    options = parser.parse_args(arguments)
-    found = run(options.size, sys.stdout)
-    line = json.dumps(found)
-    if options.keep:
-        with (_ROOT / "benchmarks" / "results" / "feature_crowd.jsonl").open("a", encoding="utf-8") as results:
-            results.write(line + "\n")
-    sys.stdout.write(line + "\n")
-    return 0 if found["holds"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("feature_crowd", __doc__, SIZES, run))

@@ -13,7 +13,6 @@ which brute force over the stream's events makes again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import queue
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from benchmarks.kill_harness_command import command
 
 from antiphon.testing import feature_chaos_checks as checks
 from antiphon.testing.feature_chaos_evidence import Event, Looker, read_orders, read_stock
@@ -43,7 +43,6 @@ VICTIMS = (*PUBLISHERS, "consumer", "refresher", "server")
 NAME = f"antiphon_default_dev_{STREAM}"
 
 _LONGEST = 60.0
-_ROOT = Path(__file__).parents[1]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -392,20 +391,5 @@ def run(size: str, say: Any = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run and print; the exit code is 1 when something was violated."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.log_chaos", description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="demo")
-    parser.add_argument("--keep", action="store_true", help="append the line to the results")
-    options = parser.parse_args(arguments)
-    found = run(options.size, sys.stdout)
-    line = json.dumps(found)
-    if options.keep:
-        with (_ROOT / "benchmarks" / "results" / "log_chaos.jsonl").open("a", encoding="utf-8") as results:
-            results.write(line + "\n")
-    sys.stdout.write(line + "\n")
-    return 0 if found["holds"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("log_chaos", __doc__, SIZES, run))

@@ -159,6 +159,11 @@ class NatsProcess(ServerProcess):
 
         return self.put(subject, json.dumps(body).encode())
 
+    def clear(self) -> None:
+        """Delete every stream."""
+        for name in self.ask("$JS.API.STREAM.NAMES").get("streams") or ():
+            self.ask(f"$JS.API.STREAM.DELETE.{name}")
+
     def put(self, subject: str, content: bytes) -> dict[str, Any]:
         """Send these bytes to a subject; what is answered."""
         import json

@@ -12,15 +12,9 @@ from benchmarks.colocation.points import CONTENDERS, named
 from benchmarks.colocation.policies import Insistent
 
 from antiphon.engine import weights
-from antiphon.engine.lane import Lane
 from antiphon.engine.local import LocalEngine
 from antiphon.engine.runtime import Layout, Runtime
 from antiphon.engine.server import serve
-
-
-class _Insistent(LocalEngine):
-    def _lane(self, runtime: Runtime) -> Lane:
-        return Insistent(runtime, self._monotonic, planner=self._planner)
 
 
 def main() -> None:
@@ -39,7 +33,8 @@ async def _serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    engine = await _Insistent({options.model: _runtime(options)}, planner=named(options.policy).make().planner).start()
+    planner = named(options.policy).make().planner
+    engine = await LocalEngine({options.model: _runtime(options)}, planner=planner, lane=Insistent).start()
     await serve(engine, options.socket, stop)
 
 

@@ -15,7 +15,7 @@ from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, plan
 from antiphon.engine.service_level import ServiceLevel
-from antiphon.engine.step_loop import StepLoop
+from antiphon.engine.step_loop import Inbox, StepLoop
 
 Emit = Callable[[list[Emission]], None]
 Monotonic = Callable[[], float]
@@ -40,12 +40,12 @@ class Policy:
     level: ServiceLevel | None = None
     gives_way: bool = False
 
-    def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit) -> StepLoop:
+    def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit, inbox: Inbox | None = None) -> StepLoop:
         """A step loop with one lane that follows this policy."""
         if not self.gives_way:
-            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], Budget(), emit)
+            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], Budget(), emit, inbox)
         lane = Lane(runtime, monotonic, planner=self.planner, awaited=lambda: loop.awaited())
-        loop = StepLoop([lane], Budget(), emit)
+        loop = StepLoop([lane], Budget(), emit, inbox)
         return loop
 
 

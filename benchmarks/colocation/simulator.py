@@ -280,8 +280,7 @@ def simulate(
     """
     run = _Run(online, seconds, policy)
     runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None)
-    loop = run.loop = policy.loop(runtime, run.clock, run.told)
-    loop._inbox = _Inbox(run.clock, seconds, run.more)  # type: ignore[assignment]
+    loop = run.loop = policy.loop(runtime, run.clock, run.told, _Inbox(run.clock, seconds, run.more))
     lane = loop.lanes[0]
     loop.run()
     if run.failures:

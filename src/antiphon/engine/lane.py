@@ -39,7 +39,7 @@ class Counters:
     generated_batch: int = 0
     prefilled_tokens: int = 0
     reused_prefix_tokens: int = 0
-    interrupted: int = 0
+    interrupted_calls: int = 0
     busy_seconds: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
@@ -49,7 +49,7 @@ class Counters:
             self.generated_batch + other.generated_batch,
             self.prefilled_tokens + other.prefilled_tokens,
             self.reused_prefix_tokens + other.reused_prefix_tokens,
-            self.interrupted + other.interrupted,
+            self.interrupted_calls + other.interrupted_calls,
             self.busy_seconds + other.busy_seconds,
         )
 
@@ -208,7 +208,7 @@ class Lane:
             if decoding:
                 self._decode(decoding)
         except Interrupted:
-            self.counters.interrupted += 1
+            self.counters.interrupted_calls += 1
         prefilled = self.counters.prefilled_tokens - fed
         if decoding or prefilled:
             self.counters.steps += 1

@@ -78,7 +78,7 @@ class LocalEngine:
         keep: told the whole declaration before anything is done about it.
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
-        planner: decides what each step does.
+        planner: decides what each step does, ``lane`` carries it out.
     """
 
     def __init__(
@@ -92,10 +92,12 @@ class LocalEngine:
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
         planner: Planner = plan,
+        lane: type[Lane] = Lane,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share_prefixes = share_prefixes
         self._planner = planner
+        self._made = lane
         self._monotonic = monotonic
         self._served = {
             name: _Served(self._lane(runtime), (digests or {}).get(name), declared=False)
@@ -228,7 +230,7 @@ class LocalEngine:
             self._drained.set()
 
     def _lane(self, runtime: Runtime) -> Lane:
-        return Lane(
+        return self._made(
             runtime,
             self._monotonic,
             share_prefixes=self._share_prefixes,

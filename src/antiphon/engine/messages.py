@@ -173,7 +173,10 @@ class ModelDescription(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How busy the engine is now."""
+    """How busy the engine is now.
+
+    ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived.
+    """
 
     running_online: int = 0
     running_batch: int = 0
@@ -185,6 +188,7 @@ class Load(msgspec.Struct, frozen=True):
     generated_tokens_batch: int = 0
     prefilled_tokens: int = 0
     reused_prefix_tokens: int = 0
+    interrupted_calls: int = 0
     busy_seconds: float = 0.0
 
 

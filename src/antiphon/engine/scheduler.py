@@ -93,7 +93,6 @@ class Plan:
         decode: generating sequences that take part in the shared decode call.
         paused: resident batch sequences that sit this step out.
         predicted_seconds: of the whole step.
-        slack_seconds: by which batch could have held up this step.
     """
 
     keep: tuple[int, ...] = ()
@@ -102,7 +101,6 @@ class Plan:
     decode: tuple[int, ...] = ()
     paused: tuple[int, ...] = ()
     predicted_seconds: float = 0.0
-    slack_seconds: float = inf
 
 
 Planner = Callable[[State, Budget], Plan]
@@ -140,7 +138,6 @@ def plan(state: State, budget: Budget) -> Plan:
         decode=tuple(step.decode),
         paused=tuple(paused),
         predicted_seconds=step.seconds,
-        slack_seconds=slack,
     )
 
 

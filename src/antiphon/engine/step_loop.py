@@ -14,6 +14,7 @@ import queue
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.lane import Counters, Emission, Lane
@@ -53,19 +54,37 @@ class _Stop:
 _Message = _Arrival | _Cancellation | _Join | _Leave | _Stop
 
 
+class Inbox(Protocol):
+    """Where messages to the loop wait: a ``queue.SimpleQueue``, or what knows when they come."""
+
+    def put(self, item: _Message) -> None: ...
+
+    def get(self, block: bool = True) -> _Message:
+        """The oldest; raises ``queue.Empty`` when there is none and it is not to be waited for."""
+        ...
+
+    def empty(self) -> bool: ...
+
+
 class StepLoop:
     """Serves the lanes (one per model) one after another, those with online work first.
 
     ``emit`` is called from the loop's thread, once a turn, with everything callers are to be told.
     """
 
-    def __init__(self, lanes: Iterable[Lane], budget: Budget, emit: Callable[[list[Emission]], None]) -> None:
+    def __init__(
+        self,
+        lanes: Iterable[Lane],
+        budget: Budget,
+        emit: Callable[[list[Emission]], None],
+        inbox: Inbox | None = None,
+    ) -> None:
         # In one value, so that other threads see a lane either at work or counted among those that are gone.
         self._roster: tuple[tuple[Lane, ...], Counters] = (tuple(lanes), Counters())
         self._leaving: set[Lane] = set()
         self._budget = budget
         self._emit = emit
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
         self._stopping = False
         self._awaited = False
 
@@ -120,6 +139,7 @@ class StepLoop:
             generated_tokens_batch=sum(counters.generated_batch for counters in counted),
             prefilled_tokens=sum(counters.prefilled_tokens for counters in counted),
             reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
+            interrupted_calls=sum(counters.interrupted_calls for counters in counted),
             busy_seconds=sum(counters.busy_seconds for counters in counted),
         )
 

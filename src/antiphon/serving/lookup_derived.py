@@ -6,7 +6,6 @@ inputs that are checked before anything is read; vectors are of the publication 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,14 @@ import msgspec
 
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import InvalidInput
-from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input
+from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec
 from antiphon.features.embedding.reading import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
 from antiphon.serving.lookup_judge import held, masked
 from antiphon.serving.lookup_values import Derived, LookedUp, Lookup, LookupRequest
+from antiphon.serving.on_demand import checked_against
+
+_LOOKUP = "What is looked up"
 
 
 def input_types(on_demand: Sequence[OnDemandSpec], keys: frozenset[str]) -> dict[str, InputType]:
@@ -39,14 +41,14 @@ def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
     assert derived is not None
     types, given = input_types(derived.on_demand, derived.keys), request.inputs
     if isinstance(given, Mapping):
-        return [_checked(types, given, "inputs")] * len(request.entities)
+        return [checked_against(types, given, _LOOKUP)] * len(request.entities)
     if len(given) != len(request.entities):
         raise InvalidInput(
             f"{len(request.entities)} entities but {len(given)} inputs.",
             where="inputs",
             next_step="Give one object for all entities, or a list with one for each.",
         )
-    return [_checked(types, each, f"inputs[{number}]") for number, each in enumerate(given)]
+    return [checked_against(types, each, _LOOKUP, f"inputs[{number}]") for number, each in enumerate(given)]
 
 
 def require_no_inputs(request: LookupRequest) -> None:
@@ -57,26 +59,7 @@ def require_no_inputs(request: LookupRequest) -> None:
     """
     given = [request.inputs] if isinstance(request.inputs, Mapping) else request.inputs
     for one in given:
-        _checked({}, one, "inputs")
-
-
-def _checked(types: Mapping[str, InputType], given: Mapping[str, Any], where: str) -> dict[str, InputValue]:
-    for name in given:
-        if name not in types:
-            near = difflib.get_close_matches(str(name), types, 1)
-            raise InvalidInput(
-                f"Nothing that is looked up has an input {str(name)[:100]!r}.",
-                where=f"{where}.{str(name)[:100]}",
-                next_step=f"Did you mean {near[0]!r}?" if near else f"There is {', '.join(types) or 'none'}.",
-            )
-    for name, declared in types.items():
-        if name not in given:
-            raise InvalidInput(
-                f"The input {name!r} is missing.",
-                where=f"{where}.{name}",
-                next_step=f"Send a {declared}, or null when it is not known.",
-            )
-    return {name: checked_input(name, declared, given[name]) for name, declared in types.items()}
+        checked_against({}, one, _LOOKUP)
 
 
 def derive(

@@ -28,20 +28,30 @@ def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> di
     Raises:
         InvalidInput: one is missing, unknown or of another type; ``where`` names it.
     """
-    types = input_types(application)
+    return checked_against(input_types(application), given, f"The application {application.name!r}")
+
+
+def checked_against(
+    types: Mapping[str, InputType], given: Mapping[str, Any], what: str, where: str = "inputs"
+) -> dict[str, InputValue]:
+    """Inputs as these types have them; ``what`` has them, in words, and ``where`` they stand.
+
+    Raises:
+        InvalidInput: as :func:`checked_inputs`.
+    """
     for name in given:
         if name not in types:
             near = difflib.get_close_matches(str(name), types, 1)
             raise InvalidInput(
-                f"The application {application.name!r} has no input {str(name)[:100]!r}.",
-                where=f"inputs.{str(name)[:100]}",
+                f"{what} has no input {str(name)[:100]!r}.",
+                where=f"{where}.{str(name)[:100]}",
                 next_step=f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(types) or 'none'}.",
             )
     for name, declared in types.items():
         if name not in given:
             raise InvalidInput(
                 f"The input {name!r} is missing.",
-                where=f"inputs.{name}",
+                where=f"{where}.{name}",
                 next_step=f"Send a {declared}, or null when it is not known.",
             )
     return {name: checked_input(name, declared, given[name]) for name, declared in types.items()}

@@ -39,8 +39,7 @@ def running() -> Iterator[NatsProcess]:
 @pytest.fixture
 def process(running: NatsProcess) -> Iterator[NatsProcess]:
     yield running
-    for name in running.ask("$JS.API.STREAM.NAMES").get("streams") or ():
-        running.ask(f"$JS.API.STREAM.DELETE.{name}")
+    running.clear()
 
 
 @pytest.fixture

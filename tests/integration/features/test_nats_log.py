@@ -43,8 +43,7 @@ def process(running: NatsProcess) -> Iterator[NatsProcess]:
     yield running
     if running.process is None:
         running.start()
-    for name in running.ask("$JS.API.STREAM.NAMES").get("streams") or ():
-        running.ask(f"$JS.API.STREAM.DELETE.{name}")
+    running.clear()
 
 
 @pytest.fixture

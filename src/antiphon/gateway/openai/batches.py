@@ -10,6 +10,7 @@ from starlette.responses import Response
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.gateway import incoming
 from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchPage, BatchQuery, batch_object
+from antiphon.gateway.openai.file_shapes import ends_of
 from antiphon.gateway.openai.files import permitted
 
 
@@ -37,8 +38,7 @@ async def list_batches(request: Request) -> Response:
     def page() -> BatchPage:
         found = services.batched().list(services.scope(principal), after=query.after, limit=query.limit + 1)
         shown = tuple(batch_object(batch) for batch in found[: query.limit])
-        ends = (shown[0].id, shown[-1].id) if shown else (None, None)
-        return BatchPage(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(found) > query.limit)
+        return BatchPage(data=shown, **ends_of(shown), has_more=len(found) > query.limit)
 
     return _json(await run_in_threadpool(page))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol, TypedDict
 
 import msgspec
 
@@ -47,6 +48,25 @@ class FileQuery(msgspec.Struct, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
     purpose: str | None = None
+
+
+class Named(Protocol):
+    """What a list shows."""
+
+    @property
+    def id(self) -> str: ...
+
+
+class Ends(TypedDict):
+    """The first and last of a page."""
+
+    first_id: str | None
+    last_id: str | None
+
+
+def ends_of(shown: Sequence[Named]) -> Ends:
+    """The ids at the ends of a page of a list."""
+    return {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
 
 
 def file_object(file: StoredFile) -> FileObject:

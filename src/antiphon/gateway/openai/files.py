@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from antiphon.core.errors import InvalidInput, RangeUnsatisfiable
 from antiphon.gateway import incoming, multipart
-from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, file_object
+from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, ends_of, file_object
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.policy_request import Action
 from antiphon.governance.principal import Principal
@@ -62,8 +62,7 @@ async def list_files(request: Request) -> Response:
             purpose=query.purpose,  # type: ignore[arg-type]
         )
         shown = tuple(file_object(file) for file in found[: query.limit])
-        ends = (shown[0].id, shown[-1].id) if shown else (None, None)
-        return FileList(data=shown, first_id=ends[0], last_id=ends[1], has_more=len(found) > query.limit)
+        return FileList(data=shown, **ends_of(shown), has_more=len(found) > query.limit)
 
     return _json(await run_in_threadpool(page))
 
