@@ -17,6 +17,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.errors import Corrupt, Unavailable
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.online.encoding import META
 from antiphon.features.online.sealed import SealedWriter, read_seal, seal_path, write_seal
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -122,6 +123,28 @@ def test_a_file_of_another_format_is_told_and_built_anew(world: Sealed) -> None:
     world.world.publish(NOON)
     world.world.reader = world.world.new_reader()
     assert world.note(1) == f"{WORD.decode()} a"
+
+
+def test_of_two_that_build_one_snapshot_at_once_the_first_stays(world: Sealed) -> None:
+    world.noted("a", -30)
+    publication = world.world.publish(NOON)
+    scope, online = world.world.scope, world.world.online
+    snapshot = publication.snapshots[world.world.specs["noted"].key]
+    file, opened = online.file(scope, "noted", snapshot), online.open(scope, "noted", snapshot)
+    records = [one for one in opened.values() if one[0] != META]
+    file.unlink()  # The seal is left, as by a collection that was cut off.
+    writers = [SealedWriter(file, opened.meta, len(records), world.codec, scope) for _ in range(2)]
+    for number, writer in enumerate(writers):
+        writer._temporary = file.with_name(f".{file.name}.{number}.building")  # As if in two processes.
+        writer.write([key for key, _ in records], [value for _, value in records])
+        writer._stored()
+    for writer in writers:
+        writer._stored = lambda: None  # type: ignore[method-assign]
+    first = writers[0].seal()
+    assert writers[1].seal() == first == read_seal(file)
+    online.forget(scope, ())
+    assert world.note(1) == f"{WORD.decode()} a"
+    assert [one.name for one in file.parent.iterdir() if one.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("there", ["old", "new"])

@@ -11,11 +11,13 @@ Keys and values are those of ``encoding``.
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,10 @@ class SealedWriter:
             environment.close()
 
     def seal(self, instead_of: Seal | None = None) -> Seal:
-        """Finish the file and its seal; ``instead_of`` a file of the same content that is there."""
+        """Finish the file and its seal; ``instead_of`` a file of the same content that is there.
+
+        Of two that build one snapshot at once the first stays: a file and its seal are put in place by one at a time.
+        """
         try:
             self._stored()
         except BaseException:
@@ -143,18 +148,35 @@ class SealedWriter:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
         seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format)
-        if instead_of is not None:
-            before = msgspec.structs.replace(instead_of, otherwise=None)
-            write_seal(self._target, msgspec.structs.replace(seal, otherwise=before))
-        os.replace(self._temporary, self._target)
-        fsync_folder(self._target.parent)
-        write_seal(self._target, seal)
+        with _one_at_a_time(self._target.parent):
+            if instead_of is not None:
+                before = msgspec.structs.replace(instead_of, otherwise=None)
+                write_seal(self._target, msgspec.structs.replace(seal, otherwise=before))
+            elif is_sealed(self._target, self._meta.snapshot):
+                self.discard()
+                return read_seal(self._target)
+            else:
+                seal_path(self._target).unlink(missing_ok=True)  # What a collection that was cut off left.
+            os.replace(self._temporary, self._target)
+            fsync_folder(self._target.parent)
+            write_seal(self._target, seal)
         return seal
 
     def discard(self) -> None:
         """Drop an unfinished file."""
         self._sorted.discard()
         self._temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """The kernel takes the lock back from a process that dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def seal_path(file: Path) -> Path:
