@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
+from math import exp, inf
 
 from antiphon.core.errors import AntiphonError
 from antiphon.engine.constrained import Grammars
@@ -25,6 +25,11 @@ from antiphon.engine.prefixes import Prefixes
 from antiphon.engine.runtime import Interrupted, Logits, Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
+
+_REMEMBERED_OUTPUTS = 16
+"""Batch sequences from which it is told how many tokens the next ones will generate."""
+_REMEMBERED_SECONDS = 30.0
+"""Time over which the share of it with somebody online is followed."""
 
 Emission = tuple[int, Delta | Finished | Failed]
 """(ticket, what its caller is told)."""
@@ -65,6 +70,7 @@ class Lane:
 
     Attributes:
         yields_until: while a call computes batch sequences alone, when it is expected to end; read by other threads.
+        latest_step: when the latest step began and ended.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Lane:
         self.runtime = runtime
         self._awaited = awaited
         self.yields_until: float | None = None
+        self.latest_step = (monotonic(), monotonic())
         self._planner = planner
         self.pacing = Pacing(runtime.layout.slots, runtime.layout.chunk_tokens)
         self.grammars = Grammars(runtime.grammar_tokenizer, len(runtime.vocabulary.pieces))
@@ -90,6 +97,8 @@ class Lane:
         self._slots: list[Sequence | None] = [None] * runtime.layout.slots
         self._emissions: list[Emission] = []
         self._budget = Budget()
+        self._batch_output = 0.0
+        self._online_share = 0.5
 
     def count(self, priority: str, *, waiting: bool) -> int:
         """Sequences of a priority that wait for their first slot, or that have started."""
@@ -121,6 +130,8 @@ class Lane:
                 pending=len(sequence.pending) - known,
                 most=sequence.request.max_tokens,
             )
+        elif not self._batch_output:
+            self._batch_output = float(sequence.request.max_tokens)
 
     def cancel(self, ticket: int) -> list[Emission]:
         """Free the sequence's slot now; it ends as cancelled with what was generated."""
@@ -150,8 +161,22 @@ class Lane:
             self._show(sequence)  # A grammar that leaves no choice at all needs no step.
         self._budget = budget
         bounds = self.pacing.budget(budget)
+        begin = self._monotonic()
+        serves_online = self.serves_online
         self.run(self._planner(self.state(budget, slack_elsewhere=slack_elsewhere), bounds))
+        self._follow(begin, self._monotonic(), serves_online)
         return self._emitted()
+
+    def _follow(self, begin: float, end: float, serves_online: bool) -> None:
+        """A step has ended; what lies between two steps was idle."""
+        idle = exp((self.latest_step[1] - begin) / _REMEMBERED_SECONDS)
+        step = exp((begin - end) / _REMEMBERED_SECONDS)
+        self._online_share = serves_online + (self._online_share * idle - serves_online) * step
+        self.latest_step = (begin, end)
+
+    def held_up(self, other: Lane) -> None:
+        """Another lane has made a step for somebody online, as it would have without batch work."""
+        self.pacing.ran(*other.latest_step, 0.0)
 
     def give_way(self) -> None:
         """Somebody online has arrived: give up the call in flight if it computes batch sequences alone and would keep
@@ -184,12 +209,21 @@ class Lane:
                     len(sequence.pending),
                     sequence.generating,
                     place,
+                    sequence.spent.accepted,
                     due - now,
                     until - now,
                 )
             )
         layout = self.runtime.layout
-        return State(tuple(views), layout.slots, layout.chunk_tokens, model, slack_elsewhere, interruptible=True)
+        return State(
+            tuple(views),
+            layout.slots,
+            layout.chunk_tokens,
+            model,
+            slack_elsewhere,
+            interruptible=True,
+            batch_spacing=self._online_share * self._batch_output / layout.slots,
+        )
 
     def run(self, decided: Plan) -> None:
         """Carry out a plan."""
@@ -264,14 +298,15 @@ class Lane:
             room = chunk_tokens if sequence.generating else chunk_tokens - sequence.position % chunk_tokens
             chunk = sequence.pending[:room]
             rest = sequence.pending[room:]
-            called = self._begin([sequence], self.latency_model.feed(len(chunk), sequence.position))
+            expected = self.latency_model.feed(len(chunk), sequence.position)
+            called = self._begin([sequence], expected)
             try:
                 logits = self.runtime.feed(sequence.slot, sequence.position, chunk, want_logits=not rest)
             finally:
                 self.yields_until = None
-            self.latency_model = self.latency_model.observe_feed(
-                len(chunk), sequence.position, self._monotonic() - called
-            )
+            ended = self._monotonic()
+            self.pacing.ran(called, ended, expected)
+            self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
             sequence.position += len(chunk)
             sequence.pending = rest
             done += len(chunk)
@@ -301,7 +336,8 @@ class Lane:
         begin = self._monotonic()
         ordered = self._side_by_side(sequences)
         positions = [sequence.position for _, sequence in ordered]
-        called = self._begin(sequences, self.latency_model.decode(len(ordered), sum(positions)))
+        expected = self.latency_model.decode(len(ordered), sum(positions))
+        called = self._begin(sequences, expected)
         try:
             every = self.runtime.step(
                 [slot for slot, _ in ordered], positions, [sequence.pending[0] for _, sequence in ordered]
@@ -309,6 +345,7 @@ class Lane:
         finally:
             self.yields_until = None
         now = self._monotonic()
+        self.pacing.ran(called, now, expected)
         self.latency_model = self.latency_model.observe_decode(len(ordered), sum(positions), now - called)
         share = (now - begin) / len(ordered)
         for (_, sequence), logits in zip(ordered, every, strict=True):
@@ -391,6 +428,8 @@ class Lane:
             self.pacing.ended(
                 sequence.ticket, spent.accepted, spent.first_token, spent.last_token, self.latency_model, self._budget
             )
+        else:
+            self._batch_output += (sequence.spent.accepted - self._batch_output) / _REMEMBERED_OUTPUTS
 
     def _emitted(self) -> list[Emission]:
         emissions, self._emissions = self._emissions, []

@@ -33,6 +33,7 @@ class SequenceView:
             grammar forced after it.
         generating: the prompt is done. A generating sequence takes part in decode steps.
         place: ``waiting`` (never started), ``resident`` (has a slot) or ``kept`` (state in host memory).
+        emitted: tokens that it has generated.
         due: seconds from now until its next token is due; infinite when nobody waits for it.
         batch_until: seconds from now until which batch may hold that token up: at most ``due``.
     """
@@ -44,6 +45,7 @@ class SequenceView:
     pending: int
     generating: bool
     place: str
+    emitted: int = 0
     due: float = inf
     batch_until: float = inf
 
@@ -56,6 +58,7 @@ class State:
         slack_elsewhere: seconds by which the other models of this process could be held up now; infinite when none
             of them serves anybody online.
         interruptible: a call that computes batch sequences alone gives way to who arrives.
+        batch_spacing: tokens that a batch sequence shall have generated before the next one's prompt is begun.
     """
 
     sequences: tuple[SequenceView, ...]
@@ -64,6 +67,7 @@ class State:
     model: LatencyModel = field(default_factory=LatencyModel)
     slack_elsewhere: float = inf
     interruptible: bool = False
+    batch_spacing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def plan(state: State, budget: Budget) -> Plan:
     alone = not online and state.slack_elsewhere == inf
     longest = inf if alone and state.interruptible else max(budget.arrival_seconds, step.seconds)
     limit = min(step.seconds + max(slack, 0.0), longest)
-    paused = add_batch(step, batch, limit, online)
+    paused = add_batch(step, batch, limit, beside=bool(online), spacing=state.batch_spacing)
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
@@ -202,28 +206,28 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
-def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, online: Sequence[SequenceView]) -> list[int]:
+def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool, spacing: float) -> list[int]:
     """Fill the step up to ``limit`` seconds; returns who found no place in it.
 
     A call of batch's own takes as long now as in the next gap: beside online work it would delay and gain nothing. What
-    gains is a batch token in a decode call that runs for online anyway. So beside online, batch sequences decode along,
-    and a prompt is computed only when none is left that could. With nobody online in this model, prompts come first, so
-    that every decode call is as full as it can be.
+    gains is a batch token in a decode call that runs for online anyway. So ``beside`` online, batch sequences decode
+    along, and a prompt is computed only when none is left that could.
+
+    With nobody online, a prompt is begun every ``spacing`` tokens. Where gaps are short, sequences so end one after
+    another and not all at once, and there is always somebody to decode along; where nobody ever asks, prompts come
+    first, so that every decode call is as full as it can be.
     """
     limit /= step.excess
-    along = bool(step.decode)
-    ready = any(sequence.generating for sequence in batch)
-    paused = []
-    for sequence in sorted(batch, key=lambda sequence: sequence.generating != bool(online)):
-        if sequence.generating:
-            added = (along if online else not step.prefill) and step.add_decode(sequence, limit)
-        elif online and ready:
-            added = False
-        else:
-            added = step.add_chunks(sequence, limit, sequence.pending, first_free=False) > 0
-        if not added:
-            paused.append(sequence.ticket)
-    return paused
+    generating = [sequence for sequence in batch if sequence.generating]
+    prompts = [sequence for sequence in batch if not sequence.generating]
+    spaced = not generating if beside else all(sequence.emitted >= spacing for sequence in generating)
+    added = set()
+    if prompts and spaced:
+        if step.add_chunks(prompts[0], limit, prompts[0].pending, first_free=False):
+            added.add(prompts[0].ticket)
+    elif step.decode or not beside:
+        added = {sequence.ticket for sequence in generating if step.add_decode(sequence, limit)}
+    return [sequence.ticket for sequence in batch if sequence.ticket not in added]
 
 
 def online_slack(state: State, budget: Budget) -> float:

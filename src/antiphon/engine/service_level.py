@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from math import inf
+from typing import NamedTuple
 
 import msgspec
 
 HOPELESS_SLOWDOWN = 0.25
 """Of a request that would miss its level without any batch work: by how much batch may slow it down all the same."""
+
+
+class Factors(NamedTuple):
+    """What allowances are multiplied by, at most 1: those in seconds, and the slowdown."""
+
+    seconds: float = 1.0
+    slowdown: float = 1.0
+
+
+UNTIGHTENED = Factors()
 
 
 class ServiceLevel(msgspec.Struct, frozen=True, array_like=True):
@@ -25,7 +36,9 @@ class ServiceLevel(msgspec.Struct, frozen=True, array_like=True):
     latency: float | None = None
     slowdown: float | None = None
 
-    def due(self, arrived: float, first_token: float | None, emitted: int, alone: float, factor: float = 1.0) -> float:
+    def due(
+        self, arrived: float, first_token: float | None, emitted: int, alone: float, factors: Factors = UNTIGHTENED
+    ) -> float:
         """When the next token is due.
 
         Args:
@@ -33,35 +46,42 @@ class ServiceLevel(msgspec.Struct, frozen=True, array_like=True):
             first_token: when its first token was out.
             emitted: how many tokens are out.
             alone: when the next token would be out without batch work.
-            factor: what the allowances are multiplied by, at most 1.
+            factors: by how much it is tightened.
         """
         bounds = [inf]
         if first_token is None:
             if self.ttft is not None:
-                bounds.append(_due(arrived, self.ttft, alone, factor))
+                bounds.append(_due(arrived, self.ttft, alone, factors.seconds))
         elif self.tpot is not None:
-            bounds.append(_due(first_token, emitted * self.tpot, alone, factor))
+            bounds.append(_due(first_token, emitted * self.tpot, alone, factors.seconds))
         if self.latency is not None:
-            bounds.append(_due(arrived, self.latency, alone, factor))
+            bounds.append(_due(arrived, self.latency, alone, factors.seconds))
         if self.slowdown is not None:
-            bounds.append(alone + factor * self.slowdown * (alone - arrived))
+            bounds.append(alone + factors.slowdown * self.slowdown * (alone - arrived))
         return min(bounds)
 
-    def met(self, arrived: float, first_token: float, ended: float, tokens: int, alone: float) -> bool:
-        """Whether a request that has ended was served as it should be; ``alone`` is when its last token would have been
-        out without batch work."""
+    def met_seconds(self, arrived: float, first_token: float, ended: float, tokens: int) -> bool:
+        """Whether a request that has ended was served within the bounds in seconds."""
         if self.ttft is not None and first_token - arrived > self.ttft:
             return False
         if self.tpot is not None and tokens > 1 and (ended - first_token) / (tokens - 1) > self.tpot:
             return False
-        if self.latency is not None and ended - arrived > self.latency:
-            return False
+        return self.latency is None or ended - arrived <= self.latency
+
+    def met_slowdown(self, arrived: float, ended: float, alone: float) -> bool:
+        """Whether a request that has ended was slowed down by no more than it may be; ``alone`` is when its last token
+        would have been out without batch work."""
         return self.slowdown is None or ended - arrived <= (1.0 + self.slowdown) * (alone - arrived)
 
-    def allowance(self, alone: float) -> float:
+    @property
+    def in_seconds(self) -> bool:
+        """Whether any bound is in seconds."""
+        return self.ttft is not None or self.tpot is not None or self.latency is not None
+
+    def allowance(self, alone: float, factors: Factors = UNTIGHTENED) -> float:
         """Seconds that a request which takes ``alone`` seconds without batch work may be held up at its arrival."""
-        bounds = [inf if self.ttft is None else self.ttft / 4]
-        bounds.append(inf if self.slowdown is None else 2 * self.slowdown * alone)
+        bounds = [inf if self.ttft is None else factors.seconds * self.ttft / 4]
+        bounds.append(inf if self.slowdown is None else 2 * factors.slowdown * self.slowdown * alone)
         return min(bounds)
 
 

@@ -156,6 +156,9 @@ class StepLoop:
             for lane in online + [lane for lane in busy if lane not in online]:
                 slack = min((other.slack(self._budget) for other in online if other is not lane), default=inf)
                 emissions += self._step(lane, slack)
+                for other in online if lane in online else ():
+                    if other is not lane:
+                        other.held_up(lane)
             self._tell(emissions)
 
     def _step(self, lane: Lane, slack_elsewhere: float) -> list[Emission]:

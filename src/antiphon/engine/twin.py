@@ -1,11 +1,12 @@
 """The engine as it would be without batch work: a queue in virtual time on the latency model.
 
 What an online request takes without batch cannot be measured while batch runs. So every online request also goes
-through this twin, whose steps are planned by the same function and take as long as the model predicts.
+through this twin, whose steps are planned by the same function and take as long as the model predicts. Its time is that
+of predicted work (:mod:`~antiphon.engine.work_clock`).
 
 Invariant: the twin is never ahead of the clock it is given. How long an output will be it knows no better than anybody
 else: a request leaves it after as many tokens as requests had of late, so that what is slow for batch's sake in reality
-does not stay in the twin as well, and make everybody else there slow.
+does not stay in the twin as well, and make everybody else there slow; and comes back when the real one writes more.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ class _Virtual:
     generating: bool = False
     resident: bool = False
     times: list[float] = field(default_factory=list)
+
+    @property
+    def pace(self) -> float:
+        """Seconds a token, over those that it has after its first."""
+        return (self.times[-1] - self.times[0]) / max(len(self.times) - 1, 1)
 
     def view(self) -> SequenceView:
         place = "resident" if self.resident else "waiting"
@@ -51,6 +57,24 @@ class Twin:
             self._clock = max(self._clock, now)
         self._present[ticket] = _Virtual(ticket, now, position, pending, most)
         self._expected = None
+
+    def goes_on(self, ticket: int, most: int) -> None:
+        """The real request has written as much as was expected of it, and goes on: it is expected to write ``most``.
+
+        If it had gone here, it comes back with the tokens that it would have written meanwhile at its pace.
+        """
+        if ticket in self._present:
+            self._present[ticket].most = most
+        elif ticket in self._written:
+            virtual = self._written.pop(ticket)
+            virtual.most = most
+            last, pace = virtual.times[-1], virtual.pace
+            while pace > 0 and last + pace <= self._clock and len(virtual.times) < most - 1:
+                last += pace
+                virtual.times.append(last)
+                virtual.position += 1
+            self._present[ticket] = virtual
+            self._expected = None
 
     def leave(self, ticket: int) -> None:
         """The real request has ended."""
@@ -81,9 +105,7 @@ class Twin:
             return virtual.times[token]
         if virtual.ticket not in self._present:
             # The real one writes more than was expected of it: at the pace of the last ones.
-            last = virtual.times[-1]
-            pace = last - virtual.times[0]
-            return last + pace / max(len(virtual.times) - 1, 1) * (token - len(virtual.times) + 1)
+            return virtual.times[-1] + virtual.pace * (token - len(virtual.times) + 1)
         if self._expected is None:
             views = oldest_first(each.view() for each in self._present.values())
             self._expected = dict(forecast(views, model, self._chunk_tokens, budget))

@@ -158,6 +158,18 @@ def test_without_online_prompts_go_first_so_that_decode_steps_are_full() -> None
     assert decided.paused == (1,)
 
 
+def test_without_online_a_prompt_is_begun_every_few_tokens_so_that_sequences_end_one_after_another() -> None:
+    young = [decoding(1, "batch", emitted=30), decoding(2, "batch", emitted=3), view(3, "batch"), view(4, "batch")]
+    decided = plan(state(*young, batch_spacing=8.0), Budget())
+    assert decided.decode == (1, 2)
+    assert decided.prefill == ()
+    assert decided.paused == (3, 4)
+    older = [decoding(1, "batch", emitted=30), decoding(2, "batch", emitted=8), view(3, "batch"), view(4, "batch")]
+    decided = plan(state(*older, batch_spacing=8.0), Budget())
+    assert [ticket for ticket, _ in decided.prefill] == [3]
+    assert decided.decode == ()
+
+
 def test_another_models_online_work_bounds_this_models_batch_step() -> None:
     model = costs(decode=0.010)
     batch = [decoding(ticket, "batch") for ticket in range(8)]

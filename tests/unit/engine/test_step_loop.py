@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
-from antiphon.engine.lane import Emission
+from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.local import LocalEngine
 from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.prefixes import chain_of
 from antiphon.engine.runtime import Interrupted, Layout, Logits
 from antiphon.engine.scheduler import Budget
+from antiphon.engine.sequence import Sequence as Generation
 from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.step_loop import StepLoop
 
 
 class Gated(SimulatedRuntime):
@@ -281,3 +284,46 @@ async def test_what_online_computes_is_not_interrupted() -> None:
         assert (await first).reason == (await second).reason == "length"
         computed = sum(tokens for kind, _, tokens in runtime.calls if kind == "feed")
         assert computed == len("About first.\n") + len("About second.\n")
+
+
+class Timed(SimulatedRuntime):
+    """Each call takes 10 ms of a clock that the test owns."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__("words", Layout(chunk_tokens=8, slots=4, context_tokens=1024), words=40)
+        self._clock = clock
+
+    def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
+        self._clock[0] += 0.01
+        return super().feed(slot, position, tokens, want_logits)
+
+    def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
+        self._clock[0] += 0.01
+        return super().step(slots, positions, tokens)
+
+
+def test_what_another_model_serves_online_is_no_harm_of_batchs() -> None:
+    clock = [1.0]
+    lanes = [Lane(Timed(clock), lambda: clock[0]) for _ in range(2)]
+    loop = StepLoop(lanes, Budget(), lambda emissions: None)
+    for ticket in range(1, 41):
+        lane = lanes[ticket % 2]
+        request = asking(str(ticket), max_tokens=12)
+        prompt = lane.runtime.tokenize(request.prompt)
+        loop.submit(
+            lane,
+            Generation(
+                ticket=ticket,
+                request=request,
+                prompt=prompt,
+                forced=[],
+                constraint=None,
+                vocabulary=lane.runtime.vocabulary,
+                chain=chain_of(prompt, 8),
+                arrived=clock[0],
+            ),
+        )
+    loop.stop()
+    before = lanes[0].pacing.factors.slowdown
+    loop.run()
+    assert all(lane.pacing.factors.slowdown > before for lane in lanes)

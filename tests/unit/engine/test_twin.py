@@ -59,3 +59,15 @@ def test_who_has_left_makes_nobody_wait() -> None:
     twin.leave(1)
     twin.advance(1.0, MODEL, BUDGET)
     assert twin.out(2, 0, MODEL, BUDGET) < 0.6
+
+
+def test_who_goes_on_comes_back_with_what_it_would_have_written_meanwhile() -> None:
+    twin = Twin(slots=4, chunk_tokens=32)
+    twin.arrive(1, 0.0, position=0, pending=32, most=3)
+    twin.advance(0.5, MODEL, BUDGET)
+    twin.arrive(2, 0.5, position=0, pending=32, most=5)
+    twin.advance(0.6, MODEL, BUDGET)
+    twin.goes_on(1, 100)
+    twin.advance(1.0, MODEL, BUDGET)
+    assert abs(twin.out(1, 30, MODEL, BUDGET) - (0.064 + 30 * 0.015)) < 1e-9
+    assert twin.out(2, 4, MODEL, BUDGET) - twin.out(2, 3, MODEL, BUDGET) > 0.019

@@ -1,0 +1,61 @@
+"""Seconds of predicted work beside the clock's seconds.
+
+A call that was predicted to take 30 ms and took 60, because the machine had something else to do, is 30 ms of work in
+60 ms of time. What is imagined to run instead of it, for example the same requests without batch work, would have met
+the same machine: in those 60 ms it gets 30 ms of work done. So what is imagined is compared with what was measured
+under the same noise, as common random numbers do it in simulation.
+
+Where nothing of the model's was measured, a second is a second of work.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+_MOST_POINTS = 8192
+"""A minute or more of a busy engine."""
+
+
+class WorkClock:
+    """A monotonic, piecewise linear map between the two; both read as seconds since the same beginning."""
+
+    def __init__(self) -> None:
+        self._times = [0.0]
+        self._works = [0.0]
+
+    def ran(self, begin: float, end: float, predicted: float) -> None:
+        """A call ran from ``begin`` to ``end``. Calls are told in their order and do not overlap."""
+        begin = max(begin, self._times[-1])
+        if end <= begin:
+            return
+        if begin > self._times[-1]:
+            self._add(begin, self._works[-1] + begin - self._times[-1])
+        self._add(end, self._works[-1] + predicted)
+
+    def work(self, time: float) -> float:
+        """Seconds of work done by a moment."""
+        times, works = self._times, self._works
+        right = bisect_right(times, time)
+        if right == len(times):
+            return works[-1] + time - times[-1]
+        if right == 0:
+            return works[0] - (times[0] - time)
+        left = right - 1
+        return works[left] + (time - times[left]) / (times[right] - times[left]) * (works[right] - works[left])
+
+    def time(self, work: float) -> float:
+        """The first moment at which so much work is done."""
+        times, works = self._times, self._works
+        right = bisect_left(works, work)
+        if right == len(works):
+            return times[-1] + work - works[-1]
+        if right == 0:
+            return times[0] - (works[0] - work)
+        left = right - 1
+        return times[left] + (work - works[left]) / (works[right] - works[left]) * (times[right] - times[left])
+
+    def _add(self, time: float, work: float) -> None:
+        if len(self._times) >= _MOST_POINTS:
+            del self._times[: _MOST_POINTS // 2], self._works[: _MOST_POINTS // 2]
+        self._times.append(time)
+        self._works.append(work)
