@@ -16,6 +16,7 @@ from antiphon.core import logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.engine import weights
 from antiphon.engine.declared import DeclaredModels, checked
+from antiphon.engine.kept_states import CAPACITY_BYTES, KeptStates
 from antiphon.engine.messages import ServedModel
 from antiphon.engine.runtime import Layout, Runtime
 from antiphon.engine.scheduler import Budget
@@ -56,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chunk", type=int, default=Layout().chunk_tokens, help="tokens of a prefill chunk")
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 8))
     parser.add_argument("--step-milliseconds", type=float, default=Budget().step_seconds * 1e3, help="step budget")
+    parser.add_argument(
+        "--kept-mib",
+        type=int,
+        default=CAPACITY_BYTES >> 20,
+        help="memory for batch sequences whose slot somebody online has taken; more of them go to disk",
+    )
+    parser.add_argument("--kept-folder", type=Path, help="where on disk (default: the system's temporary folder)")
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -101,6 +109,10 @@ async def _serve(options: argparse.Namespace) -> None:
     from antiphon.engine.local import LocalEngine
     from antiphon.engine.server import serve
 
+    if options.kept_mib < 0:
+        raise InvalidInput("--kept-mib must not be negative.", where="--kept-mib")
+    if options.kept_folder is not None and not options.kept_folder.is_dir():
+        raise InvalidInput("There is no such folder.", where=f"--kept-folder {options.kept_folder}")
     for option in ("slots", "context", "chunk", "threads"):
         if getattr(options, option) < 1:
             raise InvalidInput(f"--{option} must be at least 1.", where=f"--{option}")
@@ -126,6 +138,7 @@ async def _serve(options: argparse.Namespace) -> None:
         load=functools.partial(_declared, options, kept),
         keep=None if kept is None else kept.write,
         budget=Budget(step_seconds=options.step_milliseconds / 1e3),
+        kept=KeptStates(options.kept_mib << 20, options.kept_folder),
     )
     await engine.start()
     if kept is not None:

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf
 
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.constrained import Grammars
+from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Delta, Failed, Finished
 from antiphon.engine.pacing import Pacing
@@ -45,6 +46,7 @@ class Counters:
     prefilled_tokens: int = 0
     reused_prefix_tokens: int = 0
     interrupted_calls: int = 0
+    interrupted_seconds: float = 0.0
     busy_seconds: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
@@ -55,6 +57,7 @@ class Counters:
             self.prefilled_tokens + other.prefilled_tokens,
             self.reused_prefix_tokens + other.reused_prefix_tokens,
             self.interrupted_calls + other.interrupted_calls,
+            self.interrupted_seconds + other.interrupted_seconds,
             self.busy_seconds + other.busy_seconds,
         )
 
@@ -65,6 +68,7 @@ class Lane:
     Args:
         monotonic: measures calls, and tells when tokens are due.
         share_prefixes: ``False`` computes every prompt in full.
+        kept: where sequences are whose slot somebody online has taken; may be shared by lanes.
         planner: decides each step.
         awaited: whether somebody waits to be taken in, so that batch work is not to be begun now.
 
@@ -79,6 +83,7 @@ class Lane:
         monotonic: Callable[[], float],
         *,
         share_prefixes: bool = True,
+        kept: KeptStates | None = None,
         planner: Planner = plan,
         awaited: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -93,12 +98,14 @@ class Lane:
         self.latency_model = LatencyModel()
         self._monotonic = monotonic
         self._prefixes = Prefixes() if share_prefixes else None
+        self._kept = kept or KeptStates()
         self._sequences: dict[int, Sequence] = {}
         self._slots: list[Sequence | None] = [None] * runtime.layout.slots
         self._emissions: list[Emission] = []
         self._budget = Budget()
         self._batch_output = 0.0
         self._online_share = 0.5
+        self._called = 0.0
 
     def count(self, priority: str, *, waiting: bool) -> int:
         """Sequences of a priority that wait for their first slot, or that have started."""
@@ -107,6 +114,11 @@ class Lane:
             for sequence in list(self._sequences.values())
             if sequence.request.priority == priority and (sequence.spent.admitted is None) == waiting
         )
+
+    @property
+    def kept_on_disk(self) -> int:
+        """Sequences that are on disk; all lanes' where they share the place."""
+        return self._kept.on_disk
 
     @property
     def idle(self) -> bool:
@@ -195,7 +207,7 @@ class Lane:
         self.pacing.advance(now, model, budget)
         views = []
         for sequence in self._sequences.values():
-            place = "resident" if sequence.slot is not None else "kept" if sequence.kept is not None else "waiting"
+            place = "resident" if sequence.slot is not None else "kept" if sequence.kept else "waiting"
             due = until = now + inf
             if sequence.request.priority == "online":
                 spent = sequence.spent
@@ -236,13 +248,15 @@ class Lane:
         fed = self.counters.prefilled_tokens
         try:
             for ticket, tokens in decided.prefill:
-                self._prefill(self._sequences[ticket], tokens)
+                if ticket in self._sequences:
+                    self._prefill(self._sequences[ticket], tokens)
             present = [self._sequences.get(ticket) for ticket in decided.decode]
             decoding = [sequence for sequence in present if sequence is not None and len(sequence.pending) == 1]
             if decoding:
                 self._decode(decoding)
         except Interrupted:
             self.counters.interrupted_calls += 1
+            self.counters.interrupted_seconds += self._monotonic() - self._called
         prefilled = self.counters.prefilled_tokens - fed
         if decoding or prefilled:
             self.counters.steps += 1
@@ -250,16 +264,22 @@ class Lane:
 
     def _keep(self, sequence: Sequence) -> None:
         if sequence.slot is not None and sequence.position:
-            sequence.kept = self.runtime.keep(sequence.slot)
+            self._kept.put(sequence.ticket, self.runtime.keep(sequence.slot))
+            sequence.kept = True
         self._free(sequence)
 
     def _admit(self, sequence: Sequence) -> None:
         slot = self._slots.index(None)
+        if sequence.kept:
+            try:
+                state = self._kept.take(sequence.ticket)
+            except EngineFailed as error:
+                self._fail(sequence, error)  # The others have theirs.
+                return
+            sequence.kept = False
+            self.runtime.restore(slot, state)
         self._slots[slot] = sequence
         sequence.slot = slot
-        if sequence.kept is not None:
-            self.runtime.restore(slot, sequence.kept)
-            sequence.kept = None
         if sequence.spent.admitted is None:
             sequence.spent.admitted = self._monotonic()
 
@@ -276,7 +296,7 @@ class Lane:
             Interrupted: it would compute batch sequences alone, and somebody waits to be taken in.
         """
         self.runtime.rearm()
-        now = self._monotonic()
+        now = self._called = self._monotonic()
         if all(sequence.request.priority == "batch" for sequence in who):
             self.yields_until = now + expected
             # In this order: who comes before the question is seen by it, who comes after it interrupts the call.
@@ -421,7 +441,7 @@ class Lane:
 
     def _forget(self, sequence: Sequence) -> None:
         self._free(sequence)
-        sequence.kept = None
+        self._kept.drop(sequence.ticket)
         del self._sequences[sequence.ticket]
         if sequence.request.priority == "online":
             spent = sequence.spent

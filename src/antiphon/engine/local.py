@@ -30,6 +30,7 @@ from antiphon.core.errors import (
 from antiphon.core.ids import new_id
 from antiphon.engine.declared import validated
 from antiphon.engine.failures import error_of
+from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.messages import (
     Delta,
@@ -77,6 +78,7 @@ class LocalEngine:
         load: how a declared model is loaded; without it none can be declared.
         keep: told the whole declaration before anything is done about it.
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
+        kept: where sequences are whose slot somebody online has taken.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
         planner: decides what each step does, ``lane`` carries it out.
     """
@@ -91,11 +93,13 @@ class LocalEngine:
         budget: Budget | None = None,
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
+        kept: KeptStates | None = None,
         planner: Planner = plan,
         lane: type[Lane] = Lane,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share_prefixes = share_prefixes
+        self._kept = kept or KeptStates()
         self._planner = planner
         self._made = lane
         self._monotonic = monotonic
@@ -213,6 +217,7 @@ class LocalEngine:
         self._sinks.clear()
         for lane in self._step_loop.lanes:
             lane.runtime.close()
+        await asyncio.to_thread(self._kept.close)
 
     def _emit(self, emissions: list[Emission]) -> None:
         assert self._asyncio is not None
@@ -234,6 +239,7 @@ class LocalEngine:
             runtime,
             self._monotonic,
             share_prefixes=self._share_prefixes,
+            kept=self._kept,
             planner=self._planner,
             awaited=lambda: self._step_loop.awaited(),
         )
@@ -362,7 +368,7 @@ class LocalEngine:
             forced=forced,
             constraint=constraint,
             vocabulary=runtime.vocabulary,
-            chain=chain_of(prompt + forced, runtime.layout.chunk_tokens),
+            chain=chain_of(prompt + forced, runtime.layout.chunk_tokens, request.cache_salt),
             arrived=arrived,
         )
 

@@ -40,6 +40,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
         traceparent: W3C trace context of the caller.
         messages: (role, content) turns instead of ``prompt`` for an engine that has its own chat template
             (its description has an empty ``chat_template``).
+        cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
+            takes would tell whether somebody else had sent this beginning before.
         ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
             (or a stop sequence). Benchmarks force lengths with it.
     """
@@ -60,6 +62,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     messages: tuple[tuple[str, str], ...] = ()
     level: ServiceLevel | None = None
     ignore_end: bool = False
+    cache_salt: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -175,7 +178,9 @@ class ModelDescription(msgspec.Struct, frozen=True):
 class Load(msgspec.Struct, frozen=True):
     """How busy the engine is now.
 
-    ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived.
+    ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived; what
+    they had computed in ``interrupted_seconds`` is computed again. ``kept_on_disk`` sequences have neither a slot nor
+    host memory.
     """
 
     running_online: int = 0
@@ -189,6 +194,8 @@ class Load(msgspec.Struct, frozen=True):
     prefilled_tokens: int = 0
     reused_prefix_tokens: int = 0
     interrupted_calls: int = 0
+    interrupted_seconds: float = 0.0
+    kept_on_disk: int = 0
     busy_seconds: float = 0.0
 
 

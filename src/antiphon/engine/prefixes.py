@@ -25,9 +25,10 @@ class Chain:
     chunk_tokens: int
 
 
-def chain_of(tokens: Sequence[int], chunk_tokens: int) -> Chain:
-    """Digests of every prefix of whole chunks that leaves at least one token to compute."""
-    hasher = hashlib.blake2b(digest_size=16)
+def chain_of(tokens: Sequence[int], chunk_tokens: int, salt: str = "") -> Chain:
+    """Digests of every prefix of whole chunks that leaves at least one token to compute. Prompts of different salts
+    share nothing."""
+    hasher = hashlib.blake2b(digest_size=16, key=hashlib.blake2b(salt.encode(), digest_size=32).digest())
     content = np.asarray(tokens, dtype=np.int32)
     digests = []
     for start in range(0, len(tokens) - chunk_tokens, chunk_tokens):

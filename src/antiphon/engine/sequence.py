@@ -14,7 +14,7 @@ from antiphon.engine import sampling
 from antiphon.engine.constrained import Constraint
 from antiphon.engine.messages import Alternative, Branch, Delta, Finished, Generate, TokenOut, Usage
 from antiphon.engine.prefixes import Chain
-from antiphon.engine.runtime import Kept, Logits, Vocabulary
+from antiphon.engine.runtime import Logits, Vocabulary
 from antiphon.engine.transcript import Transcript
 
 MOST_BRANCH_OPTIONS = 32
@@ -75,7 +75,7 @@ class Sequence:
         self.pending = prompt + forced
         self.position = 0
         self.slot: int | None = None
-        self.kept: Kept | None = None
+        self.kept = False
         self.keep_prefix_at = 0
         self.tokens: list[int] = []
         self.forced_tokens = 0

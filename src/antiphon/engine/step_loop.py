@@ -140,6 +140,8 @@ class StepLoop:
             prefilled_tokens=sum(counters.prefilled_tokens for counters in counted),
             reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
             interrupted_calls=sum(counters.interrupted_calls for counters in counted),
+            interrupted_seconds=sum(counters.interrupted_seconds for counters in counted),
+            kept_on_disk=max((lane.kept_on_disk for lane in lanes), default=0),
             busy_seconds=sum(counters.busy_seconds for counters in counted),
         )
 

@@ -290,6 +290,7 @@ class Answerer:
             raw_prompt=raw,
             classes=bool(application.classes),
             logprobs=request.overrides.logprobs,
+            cache_salt=request.scope.tenant,
         )
 
     def _names(self, prepared: Prepared) -> dict[str, Any]:

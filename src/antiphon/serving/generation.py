@@ -36,6 +36,7 @@ class Asked(msgspec.Struct, frozen=True):
     json_schema: str | None
     branches: bool
     logprobs: int | None = None
+    cache_salt: str = ""
 
 
 class Generated(msgspec.Struct, frozen=True):
@@ -82,6 +83,7 @@ def ask(
     raw_prompt: str | None = None,
     classes: bool = False,
     logprobs: int | None = None,
+    cache_salt: str = "",
 ) -> Asked:
     """Render the conversation for a model: as text, or as turns when the engine has its own template."""
     own_template = not model.chat_template and raw_prompt is None
@@ -94,6 +96,7 @@ def ask(
         json_schema=json.dumps(json_schema) if json_schema is not None else None,
         branches=classes,
         logprobs=logprobs,
+        cache_salt=cache_salt,
     )
 
 
@@ -127,6 +130,7 @@ def to_engine(
         branches=asked.branches and attempt == 0,
         priority=path,
         traceparent=traceparent,
+        cache_salt=asked.cache_salt,
         level=None if slo is None or path == "batch" else service_level(slo),
     )
 

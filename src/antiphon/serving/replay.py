@@ -90,6 +90,7 @@ async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts
         stop=attempt.stop,
         json_schema=schema,
         priority=priority,
+        cache_salt=origin.scope.tenant,
     )
     text, fingerprint = "", ""
     async with aclosing(generation.stream(engine, request)) as events:

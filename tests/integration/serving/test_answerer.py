@@ -101,6 +101,13 @@ async def replay_of(desk: SmallDesk, answer: Answer) -> Any:
     )
 
 
+async def test_beginnings_of_prompts_are_shared_inside_a_tenant_alone(make: Make) -> None:
+    desk = make()
+    answer = await desk.answerer.answer(desk.request())
+    await replay_of(desk, answer)
+    assert {asked.cache_salt for asked in desk.engine.asked} == {SCOPE.tenant}  # type: ignore[attr-defined]
+
+
 async def test_both_paths_give_the_same_text(tmp_path: Path) -> None:
     free = msgspec.structs.replace(NO_REUSE, output_schema=None, guards=(), classes=())
     desk = SmallDesk(tmp_path, ScriptedEngine(echo), free)

@@ -16,6 +16,12 @@ def test_prompts_with_the_same_beginning_share_digests_up_to_where_they_part() -
     assert one.digests[2] != other.digests[2]
 
 
+def test_prompts_of_different_salts_share_nothing() -> None:
+    one, other = chain_of([1] * 128, 32, "north"), chain_of([1] * 128, 32, "south")
+    assert not set(one.digests) & set(other.digests)
+    assert one == chain_of([1] * 128, 32, "north")
+
+
 def test_a_beginning_is_worth_keeping_the_second_time_it_is_seen() -> None:
     prefixes = Prefixes()
     one, other = chain_of([1] * 64 + [2] * 40, 32), chain_of([1] * 64 + [3] * 40, 32)

@@ -5,13 +5,15 @@ import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
+from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.messages import Delta, Finished, Generate, Priority
 from antiphon.engine.prefixes import chain_of
 from antiphon.engine.runtime import Interrupted, Layout, Logits
 from antiphon.engine.scheduler import Budget
@@ -63,8 +65,10 @@ class Gated(SimulatedRuntime):
         self.permits.release()
 
 
-def asking(name: str, *, priority: str = "online", max_tokens: int = 20, prompt: str | None = None) -> Generate:
-    return Generate(name, "words", prompt or f"About {name}.\n", max_tokens, priority=priority)  # type: ignore[arg-type]
+def asking(
+    name: str, *, priority: Priority = "online", max_tokens: int = 20, prompt: str | None = None, cache_salt: str = ""
+) -> Generate:
+    return Generate(name, "words", prompt or f"About {name}.\n", max_tokens, priority=priority, cache_salt=cache_salt)
 
 
 async def collect(engine: LocalEngine, request: Generate) -> Finished:
@@ -110,10 +114,11 @@ async def test_a_cancelled_request_frees_its_slot_before_the_next_step() -> None
         assert prompts <= Budget().online_prefill_tokens + len("About second.\n")
 
 
-async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged() -> None:
+@pytest.mark.parametrize("memory", [1 << 30, 0])
+async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged(memory: int, tmp_path: Path) -> None:
     async with running(slots=1) as (engine, _):
         alone = await collect(engine, asking("long", priority="batch", max_tokens=60))
-    async with running(slots=1) as (engine, runtime):
+    async with running(slots=1, kept=KeptStates(memory, tmp_path)) as (engine, runtime):
         runtime.gate.clear()
         batch = asyncio.create_task(collect(engine, asking("long", priority="batch", max_tokens=60)))
         for _ in range(6):
@@ -185,6 +190,17 @@ async def test_shared_beginnings_are_computed_once() -> None:
         again = [await collect(engine, asking(f"r{n}", prompt=f"{prompt}{n}\n")) for n in range(4)]
         assert all(finished.usage.cached_prompt_tokens == 0 for finished in again)
         assert [finished.text for finished in again] == [finished.text for finished in alone]
+
+
+async def test_tenants_share_no_beginnings() -> None:
+    prompt = "The same long beginning of many prompts, word for word, again and again. "
+    async with running() as (engine, _):
+        for number in range(3):
+            await collect(engine, asking(f"north{number}", prompt=f"{prompt}{number}\n", cache_salt="north"))
+        other = await collect(engine, asking("south", prompt=f"{prompt}3\n", cache_salt="south"))
+        own = await collect(engine, asking("north", prompt=f"{prompt}4\n", cache_salt="north"))
+    assert other.usage.cached_prompt_tokens == 0
+    assert own.usage.cached_prompt_tokens > 16
 
 
 async def test_closing_ends_what_is_in_flight_and_refuses_the_rest() -> None:
