@@ -11,7 +11,7 @@ TRAIN ?= yes
 DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
-  bench-colocation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
+  bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
   bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
   bench-feature-skew bench-feature-stream bench-features bench-batches pentest chaos chaos-batches chaos-features \
@@ -76,6 +76,9 @@ bench-features: environment  ## every goal of the feature platform beside Feast:
 
 bench-colocation: environment  ## batch beside online: every policy on the same arrivals, held against an oracle
 	@$(BIN)/python -m benchmarks.colocation --size $(SIZE) --plot benchmarks/results/colocation.svg --record
+
+bench-adaptation: environment  ## how soon the service level holds again after a start, more load, a busy neighbour; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.colocation.adaptation --size $(SIZE) --record
 
 bench-feature-faults: environment  ## 22 faults of data against the gates, and false alarms of healthy days
 	@$(BIN)/python -m benchmarks.feature_faults

@@ -32,6 +32,8 @@ MOST_STRETCH = 40.0
 GIVING_UP_SECONDS = 0.001
 """From an interruption to the end of the call in flight: about one operation of the model's graph."""
 
+Pace = Callable[[float], float]
+
 _PIECES = (b"", b" a")
 
 
@@ -109,6 +111,16 @@ class Costless:
     def rearm(self) -> None:
         self._interrupted = False
 
+    def rest(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
+    @property
+    def resting(self) -> bool:
+        return False
+
     def close(self) -> None:
         self._held = []
 
@@ -116,14 +128,22 @@ class Costless:
 class Costed(Costless):
     """Each call takes what the calibration says it takes here.
 
-    ``draw=None`` leaves the residuals out: every call takes its mean.
+    ``draw=None`` leaves the residuals out: every call takes its mean. ``pace`` says by how much calls are slower than
+    calibrated at a moment of the run.
     """
 
-    def __init__(self, calibration: Calibration, clock: VirtualClock, draw: np.random.Generator | None) -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        clock: VirtualClock,
+        draw: np.random.Generator | None,
+        pace: Pace = lambda _: 1.0,
+    ) -> None:
         super().__init__(Layout(calibration.chunk_tokens, calibration.slots, 1024))
         self._calibration = calibration
         self._clock = clock
         self._draw = draw
+        self._pace = pace
         self._decode, self._prefill = Table(calibration.decode), Table(calibration.prefill)
         self._residuals = {
             "decode": np.array(calibration.decode_residuals),
@@ -156,7 +176,9 @@ class Costed(Costless):
             left = min(int(at), len(quantiles) - 2)
             residual = quantiles[left] + (at - left) * (quantiles[left + 1] - quantiles[left])
         own = self._calibration.step_seconds + self._calibration.sequence_seconds * sequences
-        if not self._clock.advance(float(mean * residual) + own, lambda: self._interrupted):
+        if not self._clock.advance(
+            float(mean * residual) * self._pace(self._clock.now) + own, lambda: self._interrupted
+        ):
             raise Interrupted
 
 
@@ -271,15 +293,17 @@ def simulate(
     *,
     seed: int = 0,
     residuals: bool = True,
+    pace: Pace = lambda _: 1.0,
 ) -> Outcome:
     """One run of a policy, with an endless batch of which 32 requests are always in the engine.
 
     Args:
         online: open-loop arrivals by ascending ``at``.
         residuals: draw them; otherwise every call takes its mean.
+        pace: how many times as long calls take at a moment of the run.
     """
     run = _Run(online, seconds, policy)
-    runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None)
+    runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None, pace)
     loop = run.loop = policy.loop(runtime, run.clock, run.told, _Inbox(run.clock, seconds, run.more))
     lane = loop.lanes[0]
     loop.run()

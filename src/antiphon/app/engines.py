@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from antiphon.app.store import Store
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput
 from antiphon.core.tls import ClientTls
 from antiphon.engine.port import Engine
@@ -57,6 +58,8 @@ def command(store: Store) -> tuple[str, ...]:
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
         "--models-file", str(store.paths.run / "engine.models"),
     ]  # fmt: skip
+    if engine.rest_after is not None:
+        arguments += ["--rest-after", str(parse_duration(engine.rest_after).total_seconds())]
     for model in engine.models:
         arguments += ["--model", model]
     if engine.kind == "simulated":

@@ -123,6 +123,7 @@ class EngineSettings(_Section, frozen=True):
         models: names of pulled models or paths of GGUF files that the engine loads.
         slots: sequences that may run at once; ``context`` tokens each.
         threads: 0 uses the machine's cores.
+        rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
         api_key_variable: name of the environment variable that holds the remote engine's key.
         authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
@@ -133,6 +134,7 @@ class EngineSettings(_Section, frozen=True):
     slots: int = 16
     context: int = 1024
     threads: int = 0
+    rest_after: str | None = None
     url: str | None = None
     api_key_variable: str | None = None
     authority: str | None = None

@@ -64,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         help="memory for batch sequences whose slot somebody online has taken; more of them go to disk",
     )
     parser.add_argument("--kept-folder", type=Path, help="where on disk (default: the system's temporary folder)")
+    parser.add_argument(
+        "--rest-after",
+        type=float,
+        metavar="SECONDS",
+        help="without requests, let go of a model's weights until the next",
+    )
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -109,6 +115,8 @@ async def _serve(options: argparse.Namespace) -> None:
     from antiphon.engine.local import LocalEngine
     from antiphon.engine.server import serve
 
+    if options.rest_after is not None and not options.rest_after > 0:
+        raise InvalidInput("--rest-after must be positive.", where="--rest-after")
     if options.kept_mib < 0:
         raise InvalidInput("--kept-mib must not be negative.", where="--kept-mib")
     if options.kept_folder is not None and not options.kept_folder.is_dir():
@@ -138,6 +146,7 @@ async def _serve(options: argparse.Namespace) -> None:
         load=functools.partial(_declared, options, kept),
         keep=None if kept is None else kept.write,
         budget=Budget(step_seconds=options.step_milliseconds / 1e3),
+        rest_after=options.rest_after,
         kept=KeptStates(options.kept_mib << 20, options.kept_folder),
     )
     await engine.start()

@@ -14,6 +14,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,17 +59,24 @@ class LlamaCpp:
         self._lib, self._ffi = self._library.lib, self._library.ffi
         context_tokens = -(-layout.context_tokens // 256) * 256  # llama.cpp pads a stream to 256 cells.
         self._layout = Layout(layout.chunk_tokens, layout.slots, context_tokens)
-        self._model = self._load(weights.path)
-        self._vocab = self._lib.llama_model_get_vocab(self._model)
+        self._path, self._threads = weights.path, threads
+        self._awaking = threading.Lock()
+        # Without weights: what tokenises, also while they are let go.
+        self._vocabulary_alone = self._load(vocabulary_only=True)
+        self._vocab = self._lib.llama_model_get_vocab(self._vocabulary_alone)
         self._size = int(self._lib.llama_vocab_n_tokens(self._vocab))
-        self._context = self._open_context(threads)
-        self._memory = self._lib.llama_get_memory(self._context)
         # Asked between the operations of a call, by a thread that knows no Python. C's strlen is the shortest function
         # that says whether a byte is set: 0 of an empty string, 1 of one with a byte in it.
         self._interruption = self._ffi.new("char[2]")
-        asked = self._ffi.cast("ggml_abort_callback", ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value)
-        self._lib.llama_set_abort_callback(self._context, asked, self._interruption)
+        self._asked = self._ffi.cast(
+            "ggml_abort_callback", ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        )
         self._open_batch()
+        self._model: Any = None
+        self._context: Any = None
+        self._memory: Any = None
+        self._file = _identity(weights.path)
+        self.wake()
         self._vocabulary, self._named_pieces = self._read_vocabulary()
         self._description = self._describe(name, weights)
         self._tokenizer: Any = None
@@ -114,6 +122,39 @@ class LlamaCpp:
             raise EngineFailed("llama.cpp could not tokenise the prompt.")
         return list(tokens[0:count])
 
+    def wake(self) -> None:
+        with self._awaking:
+            if self._context is not None:
+                return
+            if _identity(self._path) != self._file:
+                raise EngineFailed(
+                    "The model's file is another one than when it was loaded first.",
+                    where=str(self._path),
+                    next_step="Restart the engine.",
+                )
+            self._model = self._load()
+            try:
+                context = self._open_context(self._threads)
+            except BaseException:
+                self._lib.llama_model_free(self._model)
+                self._model = None
+                raise
+            self._memory = self._lib.llama_get_memory(context)
+            self._lib.llama_set_abort_callback(context, self._asked, self._interruption)
+            self._context = context
+
+    def rest(self) -> None:
+        with self._awaking:
+            if self._context is None:
+                return
+            self._lib.llama_free(self._context)
+            self._lib.llama_model_free(self._model)
+            self._model = self._context = self._memory = None
+
+    @property
+    def resting(self) -> bool:
+        return self._context is None
+
     def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
         count = len(tokens)
         self._tokens[:count] = tokens
@@ -142,7 +183,8 @@ class LlamaCpp:
         self._interruption[0] = b"\x00"
 
     def drop(self, slot: int) -> None:
-        self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        if self._context is not None:
+            self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def keep(self, slot: int) -> Kept:
         size = int(self._lib.llama_state_seq_get_size(self._context, slot))
@@ -153,21 +195,24 @@ class LlamaCpp:
         return kept
 
     def restore(self, slot: int, kept: Kept) -> None:
+        self.wake()
         self.drop(slot)
         source = self._ffi.from_buffer("uint8_t[]", kept)
         if self._lib.llama_state_seq_set_data(self._context, source, kept.nbytes, slot) != kept.nbytes:
             raise EngineFailed("llama.cpp could not restore a sequence's state.")
 
     def close(self) -> None:
-        if self._context is not None:
+        self.rest()
+        if self._vocab is not None:
             self._lib.llama_batch_free(self._batch)
-            self._lib.llama_free(self._context)
-            self._lib.llama_model_free(self._model)
-            self._context = self._model = self._vocab = None
+            self._lib.llama_model_free(self._vocabulary_alone)
+            self._vocab = None
 
-    def _load(self, path: Path) -> Any:
+    def _load(self, *, vocabulary_only: bool = False) -> Any:
+        path = self._path
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        parameters.vocab_only = vocabulary_only
         model = self._lib.llama_model_load_from_file(os.fsencode(path), parameters)
         if model == self._ffi.NULL:
             raise SetupError(
@@ -211,6 +256,8 @@ class LlamaCpp:
         view(batch.n_seq_id, np.int32)[:] = 1
 
     def _run(self, count: int) -> None:
+        if self._context is None:
+            self.wake()
         self._batch.n_tokens = count
         status = self._lib.llama_decode(self._context, self._batch)
         if status == _ABORTED:
@@ -284,6 +331,11 @@ class LlamaCpp:
                 where=str(path),
                 next_step="The model file or the llama.cpp library computes wrongly here; reinstall both.",
             )
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Library:

@@ -55,6 +55,7 @@ Sink = Callable[[Event], None]
 Loading = Callable[[ServedModel], Runtime]
 """Loads a model from its checked file; called in a thread, one at a time."""
 
+_LOOKED_SECONDS = 15.0
 MOST_STOPS = 16
 MOST_LOGPROBS = 20
 
@@ -67,6 +68,7 @@ class _Served:
     sha256: str | None
     declared: bool
     leaving: bool = False
+    used: float = 0.0
 
 
 class LocalEngine:
@@ -80,6 +82,8 @@ class LocalEngine:
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
         kept: where sequences are whose slot somebody online has taken.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
+        rest_after: seconds without a request after which a model's weights are let go, until the next one; ``None``
+            keeps them.
         planner: decides what each step does, ``lane`` carries it out.
     """
 
@@ -94,6 +98,7 @@ class LocalEngine:
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
         kept: KeptStates | None = None,
+        rest_after: float | None = None,
         planner: Planner = plan,
         lane: type[Lane] = Lane,
         monotonic: Callable[[], float] = time.monotonic,
@@ -110,6 +115,8 @@ class LocalEngine:
         self._step_loop = StepLoop([served.lane for served in self._served.values()], budget or Budget(), self._emit)
         self._load = load
         self._keep = keep
+        self._rest_after = rest_after
+        self._resting: asyncio.Task[None] | None = None
         self._most_waiting = {"online": 256, "batch": 4096, **(most_waiting or {})}
         self._sinks: dict[int, tuple[str, Sink]] = {}
         self._tickets = 0
@@ -126,6 +133,8 @@ class LocalEngine:
         """Start the step loop; results come back on the running asyncio loop. Returns the engine itself."""
         self._asyncio = asyncio.get_running_loop()
         self._thread.start()
+        if self._rest_after is not None:
+            self._resting = self._asyncio.create_task(self._let_rest(self._rest_after))
         return self
 
     async def describe(self) -> Described:
@@ -203,6 +212,8 @@ class LocalEngine:
         if self._closed:
             return
         self._closed = True
+        if self._resting is not None:
+            self._resting.cancel()
         while running := self._declarations | self._preparing.keys():
             await asyncio.wait(running)
         for ticket in list(self._sinks):
@@ -218,6 +229,17 @@ class LocalEngine:
         for lane in self._step_loop.lanes:
             lane.runtime.close()
         await asyncio.to_thread(self._kept.close)
+
+    async def _let_rest(self, after: float) -> None:
+        while True:
+            await asyncio.sleep(min(after / 4, _LOOKED_SECONDS))
+            now = self._monotonic()
+            for served in self._served.values():
+                runtime = served.lane.runtime
+                if not served.lane.idle or served in self._preparing.values() or runtime.resting:
+                    served.used = now
+                elif now - served.used >= after:
+                    self._step_loop.rest(served.lane)
 
     def _emit(self, emissions: list[Emission]) -> None:
         assert self._asyncio is not None
@@ -340,6 +362,7 @@ class LocalEngine:
                 next_step="Render them with the template of its description, and send a prompt.",
             )
         runtime = lane.runtime
+        runtime.wake()  # Here and not in the step loop, where others would wait for it.
         prompt = runtime.tokenize(request.prompt)
         if not prompt:
             raise InvalidInput("The prompt is empty.", where="prompt")

@@ -180,7 +180,7 @@ class Load(msgspec.Struct, frozen=True):
 
     ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived; what
     they had computed in ``interrupted_seconds`` is computed again. ``kept_on_disk`` sequences have neither a slot nor
-    host memory.
+    host memory; the weights of ``resting`` models are not in memory.
     """
 
     running_online: int = 0
@@ -188,6 +188,7 @@ class Load(msgspec.Struct, frozen=True):
     waiting_online: int = 0
     waiting_batch: int = 0
     slots: int = 0
+    resting: int = 0
     steps: int = 0
     generated_tokens_online: int = 0
     generated_tokens_batch: int = 0

@@ -107,6 +107,23 @@ class Runtime(Protocol):
         """Put a kept state into a slot; what the slot held before is gone. Continuing is bit-identical."""
         ...
 
+    def rest(self) -> None:
+        """Let go of the weights, and of what the slots hold, until :meth:`wake` or the next call."""
+        ...
+
+    def wake(self) -> None:
+        """Load what :meth:`rest` let go of; from any thread.
+
+        Raises:
+            SetupError: memory does not suffice. EngineFailed: the file has been changed.
+        """
+        ...
+
+    @property
+    def resting(self) -> bool:
+        """Whether the weights are let go."""
+        ...
+
     def close(self) -> None:
         """Free the model."""
         ...

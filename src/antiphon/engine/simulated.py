@@ -77,6 +77,7 @@ class SimulatedRuntime:
         self._sleep = sleep or self._interrupted.wait
         self._slots = [_Slot([]) for _ in range(self._layout.slots)]
         self._tokenizer: Any = None
+        self._resting = False
         self._description = ModelDescription(
             name=name,
             fingerprint=content_hash({"simulated": 1, "words": words} | ({"weights": weights} if weights else {}))[:32],
@@ -141,6 +142,17 @@ class SimulatedRuntime:
 
     def restore(self, slot: int, kept: Kept) -> None:
         self._slots[slot] = msgspec.msgpack.decode(kept.tobytes(), type=_Slot)
+
+    def rest(self) -> None:
+        self._slots = [_Slot([]) for _ in range(self._layout.slots)]
+        self._resting = True
+
+    def wake(self) -> None:
+        self._resting = False
+
+    @property
+    def resting(self) -> bool:
+        return self._resting
 
     def close(self) -> None:
         self._slots = []

@@ -47,11 +47,16 @@ class _Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class _Rest:
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
 
-_Message = _Arrival | _Cancellation | _Join | _Leave | _Stop
+_Message = _Arrival | _Cancellation | _Join | _Leave | _Rest | _Stop
 
 
 class Inbox(Protocol):
@@ -120,6 +125,10 @@ class StepLoop:
         """Close the lane once its sequences have ended; from any thread. Nothing is submitted to it afterwards."""
         self._inbox.put(_Leave(lane))
 
+    def rest(self, lane: Lane) -> None:
+        """Let go of a lane's weights unless it has something to do; from any thread."""
+        self._inbox.put(_Rest(lane))
+
     def stop(self) -> None:
         """Return from :meth:`run` once nothing is in flight; from any thread."""
         self._inbox.put(_Stop())
@@ -141,6 +150,7 @@ class StepLoop:
             reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
             interrupted_calls=sum(counters.interrupted_calls for counters in counted),
             interrupted_seconds=sum(counters.interrupted_seconds for counters in counted),
+            resting=sum(lane.runtime.resting for lane in lanes),
             kept_on_disk=max((lane.kept_on_disk for lane in lanes), default=0),
             busy_seconds=sum(counters.busy_seconds for counters in counted),
         )
@@ -193,6 +203,10 @@ class StepLoop:
                     self._roster = ((*self.lanes, lane), self._roster[1])
                 case _Leave(lane):
                     self._leaving.add(lane)
+                case _Rest(lane):
+                    if lane.idle and lane in self.lanes:
+                        lane.runtime.rest()
+                        _log.info("Model %s rests.", lane.runtime.description.name)
                 case _Stop():
                     self._stopping = True
 

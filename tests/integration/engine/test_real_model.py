@@ -3,13 +3,14 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
-from antiphon.core.errors import PromptTooLong, SchemaUnsatisfiable, SetupError
+from antiphon.core.errors import EngineFailed, PromptTooLong, SchemaUnsatisfiable, SetupError
 from antiphon.engine import weights
 from antiphon.engine.llamacpp import LlamaCpp
 from antiphon.engine.local import LocalEngine
@@ -161,3 +162,46 @@ async def test_layout_and_weights_decide_the_fingerprint(model_path: Path) -> No
     usual = fingerprint(Layout(slots=1, context_tokens=256), 2)
     assert fingerprint(Layout(slots=2, context_tokens=512), 1) == usual
     assert fingerprint(Layout(chunk_tokens=64, slots=1, context_tokens=256), 2) != usual
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_model_that_nobody_asks_lets_go_of_its_weights_and_answers_the_same_afterwards(
+    model_path: Path,
+) -> None:
+    process = psutil.Process()
+    runtime = LlamaCpp("base", weights.resolve("smollm2-135m"), Layout(slots=4, context_tokens=512), threads=2)
+    engine = await LocalEngine({"base": runtime}, rest_after=0.4).start()
+    try:
+        _, before = await collect(engine, asking(json_schema=SCHEMA))
+        loaded = process.memory_info().rss
+        await until(lambda: engine.load().resting == 1)
+        assert loaded - process.memory_info().rss > 50e6
+        assert engine.models()[0].name == "base"
+        assert runtime.tokenize("still here")
+        answers = await asyncio.gather(*(collect(engine, asking(json_schema=SCHEMA)) for _ in range(3)))
+        assert [finished.token_ids for _, finished in answers] == [before.token_ids] * 3
+        assert engine.load().resting == 0
+        await until(lambda: engine.load().resting == 1)
+        _, again = await collect(engine, asking(json_schema=SCHEMA))
+        assert again.token_ids == before.token_ids
+    finally:
+        await engine.close()
+
+
+async def test_a_model_whose_file_changed_while_it_rested_is_not_served(model_path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.gguf"
+    copy.write_bytes(model_path.read_bytes())
+    runtime = LlamaCpp("base", weights.Weights(copy, "0" * 64), Layout(slots=1, context_tokens=256), threads=1)
+    engine = await LocalEngine({"base": runtime}, rest_after=0.2).start()
+    try:
+        await until(lambda: engine.load().resting == 1)
+        copy.touch()
+        with pytest.raises(EngineFailed, match="another one"):
+            await collect(engine, asking())
+    finally:
+        await engine.close()
