@@ -1,6 +1,6 @@
 """Batch beside online: every policy on the same arrivals, held against batch alone and a clairvoyant oracle.
 
-    python -m benchmarks.colocation --size ci|demo|full [--no-real] [--calibration FILE] [--record]
+    python -m benchmarks.colocation --size ci|demo|full [--no-real] [--calibration FILE] [--runs FILE] [--record]
 
 A table for each trace, a plot, one JSON line last. What was simulated is marked as such. ``ci`` takes seconds and needs
 no model: it simulates the reference machine. ``demo`` takes ten minutes and ``full`` hours: both measure this machine
@@ -24,6 +24,7 @@ from benchmarks.colocation import figures, plot, search, validate
 from benchmarks.colocation.calibration import Calibration
 from benchmarks.colocation.compare import Told, compared, simulated
 from benchmarks.colocation.figures import Ceilings, Row
+from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.points import CONTENDERS, SIZES, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
 from benchmarks.colocation.traces import SCALING
@@ -52,11 +53,17 @@ def main() -> int:
     real_tables: dict[str, Any] = {}
     for trace in size.real_traces if options.real else ():
         really = [contender for contender in CONTENDERS if contender.name in size.real]
-        runs, alone = real_runs(really, trace, size.real_seeds, size.real_seconds, threads=options.threads, told=told)
+        seeds = size.real_seeds if options.seeds is None else tuple(range(options.seeds))
+        kept = KeptRuns(options.runs)
+        runs, alone = real_runs(really, trace, seeds, size.real_seconds, threads=options.threads, kept=kept, told=told)
         ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=told)
         panels.append((f"{trace}, real", ceilings, rows))
-        print_table(f"{trace}, real, {len(size.real_seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
-        off = validate.errors(calibration, trace, size.real_seeds, runs)
+        print_table(f"{trace}, real, {len(seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
+        for found in rows:
+            if found.overhead is not None and found.wasted is not None:
+                print(f"{found.policy}: {found.overhead:.1%} of the engine's time in its own code", end=", ")
+                print(f"{found.wasted:.1%} in calls that were given up")
+        off = validate.errors(calibration, trace, seeds, runs)
         late = max(run.latest_sending for each in runs.values() for run in each)
         print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
         real_tables[trace] = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
@@ -85,7 +92,8 @@ def main() -> int:
         "calibration": msgspec.to_builtins(envelope) | {"at": calibration.at, "model": calibration.model},
         "scaling": {trace: msgspec.to_builtins(SCALING[trace]) for trace in size.traces}, "seeds": size.seeds,
         "seconds": size.seconds, "simulated": tables, "real": real_tables,
-        "real_seconds": size.real_seconds * bool(real_tables), "sound": sound,
+        "real_seconds": size.real_seconds * bool(real_tables), "real_seeds": options.seeds or len(size.real_seeds),
+        "sound": sound,
         "took": round(time.monotonic() - began, 1),
     }  # fmt: skip
     text = json.dumps(line)
@@ -147,6 +155,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, help="read from this file, or measured and written to it")
     parser.add_argument("--no-real", dest="real", action="store_false", help="only the simulator")
     parser.add_argument("--threads", type=int, default=2, help="of the engine")
+    parser.add_argument("--runs", type=Path, help="keep real runs in this file, and do not repeat those that are in it")
+    parser.add_argument("--seeds", type=int, help="only so many windows of the real runs")
     parser.add_argument("--plot", type=Path, help="write the picture to this SVG file")
     parser.add_argument("--record", action="store_true", help="append the JSON line to benchmarks/results")
     return parser.parse_args()

@@ -43,6 +43,8 @@ class Row:
 
     Attributes:
         within: share of requests inside the absolute service level.
+        within_lost: by how much smaller that share is than with online only, by the same requests.
+        overhead, wasted: see :class:`~benchmarks.colocation.outcome.Outcome`; means over seeds.
         slowdown: mean, p50, p90, p99 of the paired slowdown; 1 is none.
         kept: share of requests whose slowdown is inside the declared one, for a policy that declares it.
         oracle: the bound for the declared service, and for the service that was given.
@@ -56,6 +58,8 @@ class Row:
     requests: int
     within: float
     within_interval: tuple[float, float]
+    within_lost: float
+    within_lost_interval: tuple[float, float]
     ttft: tuple[float, float, float]
     ttft_p99_interval: tuple[float, float]
     tpot: tuple[float, float, float]
@@ -69,6 +73,8 @@ class Row:
     of_oracle: float | None
     of_own_bound: float
     beaten: int
+    overhead: float | None
+    wasted: float | None
 
     def as_json(self) -> dict[str, Any]:
         """For the JSON line, with four significant digits."""
@@ -96,6 +102,10 @@ def row(
     """
     draw = np.random.default_rng(seed)
     within = [np.array([served.within for served in run.served], dtype=float) for run in runs]
+    lost = [
+        np.array([before.within for before in reference.served], dtype=float) - own
+        for reference, own in zip(alone, within, strict=True)
+    ]
     ttft = [np.array([served.ttft for served in run.served]) for run in runs]
     slower = [slowdowns(reference, run) for reference, run in zip(alone, runs, strict=True)]
     rates = np.array([run.batch_rate for run in runs])
@@ -111,6 +121,8 @@ def row(
         requests=len(every),
         within=float(np.concatenate(within).mean()),
         within_interval=interval(within, np.mean, draw),
+        within_lost=float(np.concatenate(lost).mean()),
+        within_lost_interval=interval(lost, np.mean, draw),
         ttft=pooled(runs, "ttft"),
         ttft_p99_interval=interval(ttft, lambda values: _rank(values, 99), draw),
         tpot=pooled(runs, "tpot"),
@@ -124,6 +136,8 @@ def row(
         of_oracle=None if oracle is None else rate / oracle,
         of_own_bound=rate / float(np.mean(own_bounds)),
         beaten=sum(run.batch_rate > bound for run, bound in zip(runs, own_bounds, strict=True)),
+        overhead=_mean([run.overhead for run in runs]),
+        wasted=_mean([run.wasted for run in runs]),
     )
 
 
@@ -154,6 +168,11 @@ def _rank(values: NDArray[np.float64], share: float) -> float:
     return float(np.percentile(values, share, method="inverted_cdf"))
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
 def _short(value: Any) -> Any:
     if isinstance(value, float):
         # JSON has no infinity: what was never served is told as null.
@@ -162,8 +181,8 @@ def _short(value: Any) -> Any:
 
 
 HEAD = (
-    f"{'policy':<22}{'within':>8}{'TTFT p50/p90/p99 ms':>24}{'TPOT p50/p90/p99 ms':>22}{'slowdown mean/p50/p90':>24}"
-    f"{'batch tok/s':>13}{'of X':>7}{'X(1-ρ)':>8}{'oracle':>8}{'own':>6}"
+    f"{'policy':<22}{'within':>8}{'lost':>7}{'TTFT p50/p90/p99 ms':>24}{'TPOT p50/p90/p99 ms':>22}"
+    f"{'slowdown mean/p50/p90':>24}{'batch tok/s':>13}{'of X':>7}{'X(1-ρ)':>8}{'oracle':>8}{'own':>6}"
 )
 
 
@@ -172,7 +191,7 @@ def line(found: Row) -> str:
     mean, p50, p90, _ = found.slowdown
     oracle = "–" if found.of_oracle is None else f"{found.of_oracle:.0%}"
     return (
-        f"{found.policy:<22}{found.within:>8.1%}{_milliseconds(found.ttft):>24}{_milliseconds(found.tpot):>22}"
+        f"{found.policy:<22}{found.within:>8.1%}{found.within_lost:>7.1%}{_milliseconds(found.ttft):>24}{_milliseconds(found.tpot):>22}"
         f"{f'{mean:.2f} / {p50:.2f} / {p90:.2f}':>24}{found.rate:>13.1f}{found.of_alone:>7.0%}{found.of_gaps:>8.0%}"
         f"{oracle:>8}{found.of_own_bound:>6.0%}{'  BEATS ITS BOUND' if found.beaten else ''}"
     )

@@ -51,8 +51,13 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run. ``batch_tokens`` and ``busy_seconds`` are those inside the window. ``latest_sending`` is by how many
-    seconds a request was sent later than it was due, at most; it counts as latency."""
+    """One run. ``batch_tokens``, ``busy_seconds``, ``overhead`` and ``wasted`` are those inside the window.
+
+    Attributes:
+        latest_sending: by how many seconds a request was sent later than it was due, at most; it counts as latency.
+        overhead: share of the engine's busy time in which the model did not compute: planning, sampling, telling.
+        wasted: share of it in calls that were given up for somebody who arrived.
+    """
 
     policy: str
     seconds: float
@@ -62,6 +67,8 @@ class Outcome:
     steps: int
     simulated: bool
     latest_sending: float = 0.0
+    overhead: float | None = None
+    wasted: float | None = None
 
     @property
     def busy(self) -> float:

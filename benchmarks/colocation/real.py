@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.outcome import Outcome, Served
 from benchmarks.colocation.points import Contender
 from benchmarks.colocation.policies import Policy
@@ -30,7 +32,7 @@ from benchmarks.colocation.traces import (
 
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import Delta, Generate, Priority
+from antiphon.engine.messages import Delta, Generate, Load, Priority
 
 MODEL = "smollm2-135m"
 START_SECONDS = 120.0
@@ -103,15 +105,15 @@ class _Real:
         """Let the engine meet every kind of call, so that its first online request is not the first of all."""
         await asyncio.gather(*(self._spend(64, 16, "online") for _ in range(WARM_UP)))
 
-    async def run(self) -> float:
-        """The window, and what is left of its online requests; returns the engine's busy seconds in the window."""
-        before = (await self._client.describe()).load.busy_seconds
+    async def run(self) -> tuple[Load, Load]:
+        """The window, and what is left of its online requests; what the engine counts before and after the window."""
+        before = (await self._client.describe()).load
         self.begin = self._loop.time()
         endless = [asyncio.create_task(self._endless()) for _ in range(BATCH_IN_FLIGHT * self._policy.takes_batch)]
         online = [asyncio.create_task(self._serve(served)) for served in self.served]
         try:
             await asyncio.sleep(self._seconds - self.now)
-            busy = (await self._client.describe()).load.busy_seconds - before
+            after = (await self._client.describe()).load
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await asyncio.gather(*online)
@@ -122,7 +124,7 @@ class _Real:
         for task in endless:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-        return busy
+        return before, after
 
     async def _serve(self, served: Served) -> None:
         await asyncio.sleep(served.at - self.now)
@@ -173,9 +175,21 @@ async def real_run(
     async with engine(contender, threads=threads, simulated=simulated) as client:
         run = _Real(client, online, seconds, policy, (seed + 1) * 1_000_000)
         await run.warm_up()
-        busy = await run.run()
-        steps = (await client.describe()).load.steps
-    return Outcome(contender.name, seconds, tuple(run.served), run.batch_tokens, busy, steps, False, run.latest_sending)
+        before, after = await run.run()
+    busy = after.busy_seconds - before.busy_seconds
+    computed, lost = after.call_seconds - before.call_seconds, after.interrupted_seconds - before.interrupted_seconds
+    return Outcome(
+        contender.name,
+        seconds,
+        tuple(run.served),
+        run.batch_tokens,
+        busy,
+        after.steps - before.steps,
+        False,
+        run.latest_sending,
+        overhead=1.0 - (computed + lost) / busy if busy else None,
+        wasted=lost / busy if busy else None,
+    )
 
 
 def real_runs(
@@ -185,20 +199,26 @@ def real_runs(
     seconds: float,
     *,
     threads: int,
+    kept: KeptRuns | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, list[Outcome]], list[float]]:
     """Every contender over every seed, interleaved; and batch alone, in tokens a second by seed, of the last contender.
 
     A window without online work is at most a minute long.
     """
+    kept = kept or KeptRuns(None)
+
+    def ran(contender: Contender, online: Sequence[Request], seed: int, seconds: float, name: str) -> Outcome:
+        run = partial(real_run, contender, online, seconds, seed=seed, threads=threads)
+        return kept.run(trace, seed, seconds, name, lambda: asyncio.run(run()))
+
     runs: dict[str, list[Outcome]] = {contender.name: [] for contender in contenders}
     alone = []
     for turn, seed in enumerate(seeds):
         online = arrivals(trace, seed, seconds)
         for contender in (*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]):
-            outcome = asyncio.run(real_run(contender, online, seconds, seed=seed, threads=threads))
+            outcome = ran(contender, online, seed, seconds, contender.name)
             runs[contender.name].append(outcome)
             told(f"{trace}, seed {seed}: {contender.name} ran, {outcome.batch_rate:.1f} batch tok/s")
-        without = asyncio.run(real_run(contenders[-1], (), min(seconds, 60.0), seed=seed, threads=threads))
-        alone.append(without.batch_rate)
+        alone.append(ran(contenders[-1], (), seed, min(seconds, 60.0), "batch alone").batch_rate)
     return runs, alone

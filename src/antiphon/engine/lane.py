@@ -47,6 +47,7 @@ class Counters:
     reused_prefix_tokens: int = 0
     interrupted_calls: int = 0
     interrupted_seconds: float = 0.0
+    call_seconds: float = 0.0
     busy_seconds: float = 0.0
 
     def __add__(self, other: Counters) -> Counters:
@@ -58,6 +59,7 @@ class Counters:
             self.reused_prefix_tokens + other.reused_prefix_tokens,
             self.interrupted_calls + other.interrupted_calls,
             self.interrupted_seconds + other.interrupted_seconds,
+            self.call_seconds + other.call_seconds,
             self.busy_seconds + other.busy_seconds,
         )
 
@@ -173,10 +175,12 @@ class Lane:
             self._show(sequence)  # A grammar that leaves no choice at all needs no step.
         self._budget = budget
         bounds = self.pacing.budget(budget)
-        begin = self._monotonic()
+        begin, steps = self._monotonic(), self.counters.steps
         serves_online = self.serves_online
         self.run(self._planner(self.state(budget, slack_elsewhere=slack_elsewhere), bounds))
-        self._follow(begin, self._monotonic(), serves_online)
+        end = self._monotonic()
+        self.counters.busy_seconds += (self.counters.steps > steps) * (end - begin)
+        self._follow(begin, end, serves_online)
         return self._emitted()
 
     def _follow(self, begin: float, end: float, serves_online: bool) -> None:
@@ -239,7 +243,6 @@ class Lane:
 
     def run(self, decided: Plan) -> None:
         """Carry out a plan."""
-        begin = self._monotonic()
         for ticket in decided.keep:
             self._keep(self._sequences[ticket])
         for ticket in decided.admit:
@@ -260,7 +263,6 @@ class Lane:
         prefilled = self.counters.prefilled_tokens - fed
         if decoding or prefilled:
             self.counters.steps += 1
-            self.counters.busy_seconds += self._monotonic() - begin
 
     def _keep(self, sequence: Sequence) -> None:
         if sequence.slot is not None and sequence.position:
@@ -325,7 +327,7 @@ class Lane:
             finally:
                 self.yields_until = None
             ended = self._monotonic()
-            self.pacing.ran(called, ended, expected)
+            self._ran(called, ended, expected)
             self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
             sequence.position += len(chunk)
             sequence.pending = rest
@@ -338,6 +340,10 @@ class Lane:
             if logits is not None:
                 self._accept(sequence, logits)
                 break
+
+    def _ran(self, begin: float, end: float, expected: float) -> None:
+        self.counters.call_seconds += end - begin
+        self.pacing.ran(begin, end, expected)
 
     def _reuse(self, sequence: Sequence, slot: int) -> None:
         if self._prefixes is None:
@@ -365,7 +371,7 @@ class Lane:
         finally:
             self.yields_until = None
         now = self._monotonic()
-        self.pacing.ran(called, now, expected)
+        self._ran(called, now, expected)
         self.latency_model = self.latency_model.observe_decode(len(ordered), sum(positions), now - called)
         share = (now - begin) / len(ordered)
         for (_, sequence), logits in zip(ordered, every, strict=True):

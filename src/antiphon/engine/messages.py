@@ -180,7 +180,8 @@ class Load(msgspec.Struct, frozen=True):
 
     ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived; what
     they had computed in ``interrupted_seconds`` is computed again. ``kept_on_disk`` sequences have neither a slot nor
-    host memory; the weights of ``resting`` models are not in memory.
+    host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; the weights of ``resting`` models are not
+    in memory.
     """
 
     running_online: int = 0
@@ -197,6 +198,7 @@ class Load(msgspec.Struct, frozen=True):
     interrupted_calls: int = 0
     interrupted_seconds: float = 0.0
     kept_on_disk: int = 0
+    call_seconds: float = 0.0
     busy_seconds: float = 0.0
 
 

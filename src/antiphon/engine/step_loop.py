@@ -152,6 +152,7 @@ class StepLoop:
             interrupted_seconds=sum(counters.interrupted_seconds for counters in counted),
             resting=sum(lane.runtime.resting for lane in lanes),
             kept_on_disk=max((lane.kept_on_disk for lane in lanes), default=0),
+            call_seconds=sum(counters.call_seconds for counters in counted),
             busy_seconds=sum(counters.busy_seconds for counters in counted),
         )
 
