@@ -25,6 +25,7 @@ _HOMES = {
     "Reuse": ("application", "Reuse"),
     "Rollout": ("learning", "Rollout"),
     "SLO": ("application", "SLO"),
+    "WhenUnavailable": ("degradation", "WhenUnavailable"),
     "Source": ("source", "Source"),
     "TrainingWindow": ("learning", "TrainingWindow"),
     "col": ("expression", "col"),
@@ -58,6 +59,7 @@ __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
     "on_demand_view", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
+    "WhenUnavailable",
     "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect",
 ]  # fmt: skip
 
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
         Freshness,
         Reuse,
     )
+    from antiphon.definitions.degradation import WhenUnavailable
     from antiphon.definitions.embedding import EmbeddingModel
     from antiphon.definitions.entity import Entity
     from antiphon.definitions.expression import col

@@ -20,6 +20,7 @@ from antiphon.governance.policy import Decision, Resource
 from antiphon.governance.principal import REVOKED, Principal
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
+from antiphon.serving.engines import Breaking
 from antiphon.serving.ports import Decide, Engine, FeatureReader, LiveReleases
 from antiphon.serving.services import Services
 
@@ -60,14 +61,18 @@ def answerer(
     features: FeaturePlatform,
     *,
     reader: Callable[[Scope], FeatureReader] | None = None,
+    standbys: Mapping[str, Engine] | None = None,
 ) -> Answerer:
     """Wire serving's answer() with this project's stores. Close it before the engine and the commit.
 
     Args:
         reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
+        standbys: engines that may stand in for this one, by name.
     """
 
     gateway = store.settings.gateway
+    online_seconds = parse_duration(gateway.request_timeout).total_seconds()
+    first_token = min(parse_duration(store.settings.engine.first_token).total_seconds(), online_seconds / 2)
     return Answerer(
         Services(
             engine=engine,
@@ -87,6 +92,9 @@ def answerer(
             checkpoint=store.trail.newest,
             plain=lambda model: is_plain(model, store.settings.engine.models),
             subject_key=store.secret("subject"),
-            online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
+            online_seconds=online_seconds,
+            standbys=standbys or {},
+            plain_fallback=store.settings.engine.fallback,
+            breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),
         )
     )

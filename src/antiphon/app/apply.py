@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.app.compatibility import consequences, require_unbroken
+from antiphon.app.engines import require_named
 from antiphon.app.feast import require_servable
 from antiphon.app.feature_stores import object_store
 from antiphon.app.rollouts import rollout_transitions
@@ -242,6 +243,7 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
 
 def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
     engine = store.settings.engine
+    require_named(store, application.fallback, f"application {application.name}, fallback")
     if engine.kind == "remote":
         return ModelPin(application.model, None)
     if application.model not in engine.models:

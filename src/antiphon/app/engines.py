@@ -1,16 +1,22 @@
-"""Which engine a project uses: the process behind its socket, or a URL."""
+"""Which engines a project uses: the process behind its socket or a URL, and those that stand in for it."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput
+from antiphon.core.settings import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls
+from antiphon.definitions.degradation import MAIN
 from antiphon.engine.port import Engine
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
 def connect(store: Store, peer: str) -> Engine:
@@ -28,13 +34,54 @@ def connect(store: Store, peer: str) -> Engine:
         raise InvalidInput(
             "A remote engine needs a url.", where="antiphon.toml, [engine]", next_step='Add url = "http://…/v1".'
         )
+    return _remote(store, "engine", engine, engine.url, {})
+
+
+def standbys(store: Store) -> dict[str, Engine]:
+    """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
+
+    Raises:
+        InvalidInput: a name or a URL that cannot be used, or a key variable that is not set.
+    """
+    require_named(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
+    found: dict[str, Engine] = {}
+    for name, engine in store.settings.engines.items():
+        if name == MAIN or not _NAME.match(name):
+            raise InvalidInput(
+                f"{name!r} is not a name for an engine.",
+                where="antiphon.toml, [engines]",
+                next_step=f"Use lower-case letters, digits and hyphens; {MAIN!r} is the one under [engine].",
+            )
+        found[name] = _remote(store, f"engines.{name}", engine, engine.url, engine.models)
+    return found
+
+
+def require_named(store: Store, fallback: Iterable[str], where: str) -> None:
+    """Refuse a fallback to an engine that is not declared.
+
+    Raises:
+        InvalidInput: names it.
+    """
+    for named in fallback:
+        engine = named.partition("/")[0]
+        if engine != MAIN and engine not in store.settings.engines:
+            raise InvalidInput(
+                f"The fallback names the engine {engine!r}, which is not declared.",
+                where=where,
+                next_step=f"Add [engines.{engine}] with a url to antiphon.toml, or take it out of the fallback.",
+            )
+
+
+def _remote(
+    store: Store, section: str, engine: EngineSettings | StandbyEngineSettings, url: str, models: dict[str, str]
+) -> Engine:
     key = None
     if engine.api_key_variable is not None:
         key = os.environ.get(engine.api_key_variable)
         if key is None:
             raise InvalidInput(
                 f"The environment variable {engine.api_key_variable} is not set.",
-                where="antiphon.toml, [engine] api_key_variable",
+                where=f"antiphon.toml, [{section}] api_key_variable",
                 next_step=f"export {engine.api_key_variable}=…",
             )
     from antiphon.engine.remote import RemoteEngine
@@ -43,7 +90,7 @@ def connect(store: Store, peer: str) -> Engine:
         return None if file is None else store.paths.root / file
 
     tls = ClientTls(at(engine.authority), at(engine.client_certificate), at(engine.client_key))
-    return RemoteEngine(engine.url, key=key, tls=tls)
+    return RemoteEngine(url, key=key, models=models, tls=tls)
 
 
 def command(store: Store) -> tuple[str, ...]:

@@ -104,8 +104,10 @@ class Explaining:
             },
         }
 
-    async def replay(self, engine: Engine, scope: Scope, prediction: str) -> Mapping[str, Any]:
-        """Make a prediction's text again and compare.
+    async def replay(
+        self, engine: Engine, scope: Scope, prediction: str, standbys: Mapping[str, Engine] | None = None
+    ) -> Mapping[str, Any]:
+        """Make a prediction's text again, by the engine that wrote it, and compare.
 
         Raises:
             NotFound: no such prediction, or a text it needs was erased.
@@ -118,6 +120,7 @@ class Explaining:
             texts=self._store.blobs,
             receipt_of=self._store.receipts.get,
             release_of=lambda where, _: self._release(receipt, where),
+            standbys=standbys,
         )
         plain: dict[str, Any] = msgspec.to_builtins(replayed)
         return plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from antiphon.app import engines
@@ -28,7 +28,8 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
-from antiphon.core.clock import SystemClock
+from antiphon.catalog.receipts import Receipts, ReuseCount
+from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
@@ -44,13 +45,14 @@ class Wired:
     def __init__(self, store: Store, peer: str) -> None:
         self.store = store
         self.engine = engines.connect(store, peer)
+        self.standbys = engines.standbys(store)
         self.commit = GroupCommit(store.database)
         self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts)
         self.features = FeaturePlatform(store)
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)
         self.lookups = Lookups(store, self.features, self.live)
-        self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
+        self.answerer = answerer(store, self.engine, self.commit, self.live, self.features, standbys=self.standbys)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
@@ -60,7 +62,7 @@ class Wired:
             store.decider.require(principal, action, resource, {"environment": store.settings.project.environment})
 
         async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
-            return await explaining.replay(self.engine, scope, prediction)
+            return await explaining.replay(self.engine, scope, prediction, self.standbys)
 
         return GatewayServices(
             environment=store.settings.project.environment,
@@ -93,6 +95,8 @@ class Wired:
             lookups=self.lookups,
             files=self.files,
             request_batches=request_batches(store, self.files),
+            breakers=lambda: self.answerer.breakers,
+            reuse=RecentReuse(store.receipts, SystemClock()).of,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
@@ -103,7 +107,8 @@ class Wired:
     async def close(self) -> None:
         """Finish what is being committed and let go of the stores."""
         await self.answerer.close()
-        await self.engine.close()
+        for engine in (self.engine, *self.standbys.values()):
+            await engine.close()
         await asyncio.to_thread(self.commit.close)
         self.features.close()
         self.contents.close()
@@ -165,6 +170,23 @@ class RunAdapter:
             scope, views=views, as_of=moment, reason="requested", principal="admin", key=key, whole=whole
         )
         return self._store.runs.get(scope, run)
+
+
+class RecentReuse:
+    """What of the last hour's online answers was reused; counted at most every quarter of a minute."""
+
+    def __init__(self, receipts: Receipts, clock: Clock) -> None:
+        self._receipts = receipts
+        self._clock = clock
+        self._counted: dict[Scope, tuple[float, Sequence[ReuseCount]]] = {}
+
+    def of(self, scope: Scope) -> Sequence[ReuseCount]:
+        now = self._clock.monotonic()
+        known = self._counted.get(scope)
+        if known is None or now - known[0] > 15.0:
+            since = self._clock.now() - timedelta(hours=1)
+            known = self._counted[scope] = (now, self._receipts.reuse(scope, since))
+        return known[1]
 
 
 class PublicationAdapter:

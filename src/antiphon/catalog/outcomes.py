@@ -266,6 +266,7 @@ class Outcomes:
                 outcomes.c.application == application,
                 outcomes.c.status == "joined",
                 outcomes.c.kind == "label",
+                outcomes.c.role.in_(SEEN_ROLES),
             )
             .group_by(outcomes.c.release)
         )

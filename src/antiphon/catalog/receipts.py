@@ -15,14 +15,17 @@ from sqlalchemy.exc import IntegrityError
 from antiphon.catalog import schema
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.core.clock import microseconds
+from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import Conflict, NotFound
 from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
-Role = Literal["live", "canary", "control", "shadow", "evaluation"]
+Role = Literal["live", "canary", "control", "shadow", "evaluation", "fallback", "degraded"]
 SEEN_ROLES: tuple[Role, ...] = ("live", "canary", "control")
-"""The roles whose answers reached somebody."""
+"""The roles in which a release itself answered somebody: what its quality is measured on."""
+STAND_IN_ROLES: tuple[Role, ...] = ("fallback", "degraded")
+"""The roles of what reached somebody while the release could not answer: another engine's text, or a stored one that
+its own rule of reuse would not have served."""
 
 
 class FeatureReceipt(msgspec.Struct, frozen=True):
@@ -102,6 +105,33 @@ class CacheReceipt(msgspec.Struct, frozen=True):
     origin_seconds: float | None = None
     """How long it had taken then."""
 
+    @property
+    def saved_tokens(self) -> int:
+        """Prompt and completion tokens that were not computed again."""
+        return 0 if self.saved is None else self.saved.prompt_tokens + self.saved.completion_tokens
+
+
+class PassedOver(msgspec.Struct, frozen=True):
+    """An engine and model that were to answer and did not; ``reason`` is an error's code, ``open`` when the engine was
+    not asked because it had just failed, ``late`` when its first token did not come in time."""
+
+    engine: str
+    model: str
+    reason: str
+
+
+class Degraded(msgspec.Struct, frozen=True):
+    """A stored answer that was served because no engine could answer.
+
+    Attributes:
+        policy: the application's rule that let it be served.
+        release: the one that had made it; ``age_seconds`` before the request's moment.
+    """
+
+    policy: Literal["precomputed", "previous_release"]
+    release: str
+    age_seconds: float
+
 
 class Timing(msgspec.Struct, frozen=True):
     """Wall seconds from arrival: admission wait, first byte, whole answer; and the engine's own parts."""
@@ -150,10 +180,15 @@ class Receipt(msgspec.Struct, frozen=True):
     audit_checkpoint: str | None = None
     cost: float | None = None
     role: Role = "live"
-    """In which capacity its release answered; only ``live``, ``canary`` and ``control`` reached a user."""
+    """In which capacity its release answered; what stood in for it says so. Shadows and evaluations reach no user."""
     rollout: str | None = None
     inputs_blob: str | None = None
     """What the request said for on-demand features, as JSON."""
+    engine: str | None = None
+    """Which engine wrote it; ``None`` for an answer from store."""
+    fallback: tuple[PassedOver, ...] = ()
+    """The engines that should have answered before this one, in the order in which they were asked."""
+    degraded: Degraded | None = None
 
 
 class ReceiptCount(msgspec.Struct, frozen=True):
@@ -163,6 +198,25 @@ class ReceiptCount(msgspec.Struct, frozen=True):
     path: Path
     origin: str
     receipts: int
+
+
+class ReuseCount(msgspec.Struct, frozen=True):
+    """Online answers of one application from one cache origin, in one role, and the tokens that they saved."""
+
+    application: str
+    origin: str
+    role: Role
+    answers: int
+    saved_tokens: int
+
+
+class Demanded(msgspec.Struct, frozen=True):
+    """That an application was asked online about a subject, and when."""
+
+    application: str
+    subject: str
+    prediction: str
+    created_at: datetime
 
 
 _SCHEMA = "receipt/1"
@@ -203,6 +257,7 @@ class Receipts:
                         "subject": receipt.subject,
                         "payload": payload,
                         "created_at": microseconds(receipt.created_at),
+                        "saved_tokens": receipt.cache.saved_tokens,
                     },
                 )
             except IntegrityError as error:
@@ -305,3 +360,50 @@ class Receipts:
                 ReceiptCount(row.application, row.path, row.origin, row.receipts)
                 for row in connection.execute(statement.group_by(*keys).order_by(*keys))
             ]
+
+    def reuse(self, scope: Scope, since: datetime) -> builtins.list[ReuseCount]:
+        """What of the online answers since an instant came from store."""
+        table = schema.receipts
+        keys = (table.c.application, table.c.origin, table.c.role)
+        statement = (
+            select(*keys, func.count().label("answers"), func.sum(table.c.saved_tokens).label("saved"))
+            .where(
+                schema.owned(table, scope),
+                table.c.created_at >= microseconds(since),
+                table.c.path == "online",
+                table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES),
+            )
+            .group_by(*keys)
+            .order_by(*keys)
+        )
+        with self._database.read() as connection:
+            return [
+                ReuseCount(row.application, row.origin, row.role, row.answers, int(row.saved or 0))
+                for row in connection.execute(statement)
+            ]
+
+    def demanded(
+        self, scope: Scope, application: str, after: datetime, until: datetime, limit: int
+    ) -> builtins.list[Demanded]:
+        """Whom an application was asked about online in ``after < created_at <= until``, oldest first: the newest
+        ``limit`` of them."""
+        table = schema.receipts
+        statement = (
+            select(table.c.subject, table.c.prediction, table.c.created_at)
+            .where(
+                schema.owned(table, scope),
+                table.c.application == application,
+                table.c.created_at > microseconds(after),
+                table.c.created_at <= microseconds(until),
+                table.c.path == "online",
+                table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES),
+            )
+            .order_by(table.c.created_at.desc(), table.c.prediction.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [
+            Demanded(application, row.subject, row.prediction, from_microseconds(row.created_at))
+            for row in reversed(rows)
+        ]

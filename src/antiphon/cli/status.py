@@ -56,6 +56,8 @@ def _text(found: Status) -> str:
             "Nothing runs here: `antiphon up` starts it.",
         ),
     ]
+    if found.reuse:
+        parts.append(reuse_table(found.reuse))
     if found.freshness:
         parts.append(freshness_table(found.freshness))
     if found.streams:
@@ -71,6 +73,26 @@ def _text(found: Status) -> str:
             )
         )
     return "\n\n".join(parts)
+
+
+def reuse_table(reuse: Any) -> str:
+    """What of the last hour's online answers was not generated, an application a line."""
+    return table(
+        ("answers, last hour", "answers", "stored", "identical", "hit rate", "tokens saved", "fallback", "degraded"),
+        [
+            (
+                one.application,
+                one.answers,
+                one.stored,
+                one.identical_prompts,
+                f"{one.hit_rate:.1%}",
+                one.saved_tokens,
+                one.fallback,
+                one.degraded,
+            )
+            for one in reuse
+        ],
+    )
 
 
 def streams_table(streams: Any) -> str:

@@ -22,6 +22,8 @@ class AntiphonError(Exception):
     exit_code = 1
     code = "internal_error"
     kind = "server_error"
+    retry_after: float | None = None
+    """Seconds after which asking again makes sense, when that is known."""
 
     def __init__(self, what: str, *, where: str | None = None, next_step: str | None = None) -> None:
         super().__init__(what)

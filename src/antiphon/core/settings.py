@@ -127,6 +127,9 @@ class EngineSettings(_Section, frozen=True):
         api_key_variable: name of the environment variable that holds the remote engine's key.
         authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
+        first_token: how long an online request waits for an engine's first token before the next one is asked, but at
+            most half of ``request_timeout``.
+        fallback: what plain models fall back to, ``ENGINE`` or ``ENGINE/MODEL`` each; an application names its own.
     """
 
     kind: Literal["llamacpp", "remote", "simulated"] = "llamacpp"
@@ -136,6 +139,26 @@ class EngineSettings(_Section, frozen=True):
     threads: int = 0
     rest_after: str | None = None
     url: str | None = None
+    api_key_variable: str | None = None
+    authority: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    first_token: str = "30s"
+    fallback: tuple[str, ...] = ()
+
+
+class StandbyEngineSettings(_Section, frozen=True):
+    """An engine that applications may name in their ``fallback``: any OpenAI-compatible URL.
+
+    Attributes:
+        models: names of models here to that server's own names; a name that is not listed is sent as it is.
+        api_key_variable: name of the environment variable that holds its key.
+        authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
+        client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
+    """
+
+    url: str
+    models: dict[str, str] = {}
     api_key_variable: str | None = None
     authority: str | None = None
     client_certificate: str | None = None
@@ -318,6 +341,7 @@ class Settings(_Section, frozen=True):
     features: FeaturesSettings = FeaturesSettings()
     feast: FeastSettings = FeastSettings()
     engine: EngineSettings = EngineSettings()
+    engines: dict[str, StandbyEngineSettings] = {}
     gateway: GatewaySettings = GatewaySettings()
     batch: BatchSettings = BatchSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.place import caller, declared
@@ -139,7 +140,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     of its properties is the order in which they are written, and so part of what it is), ``classes`` are the
     enum properties whose probability is measured from token log-probabilities. ``model`` is what answers: the
     base model's name until a fine-tuned version is released, whose spec names that version. ``tags`` are those of the
-    features of views that declare any, by full name: what policies are told about them.
+    features of views that declare any, by full name: what policies are told about them. ``fallback`` are the engines
+    that are asked in order when the release's own does not answer (``ENGINE`` or ``ENGINE/MODEL``).
     """
 
     name: str
@@ -163,6 +165,8 @@ class ApplicationSpec(msgspec.Struct, frozen=True):
     gates: Gates = Gates()
     tags: dict[str, Tags] = {}
     on_demand: tuple[OnDemandSpec, ...] = ()
+    fallback: tuple[str, ...] = ()
+    when_unavailable: WhenUnavailable = WhenUnavailable()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -206,6 +210,8 @@ class Application:
         rollout: Rollout | None = None,
         outcome: Outcome | None = None,
         gates: Gates | None = None,
+        fallback: Sequence[str] = (),
+        when_unavailable: str | WhenUnavailable = "refuse",
         owner: str = "",
     ) -> None:
         self.place = caller()
@@ -226,6 +232,10 @@ class Application:
         self.rollout = rollout or Rollout()
         self.outcome = outcome
         self.gates = gates or Gates()
+        self.fallback = tuple(fallback) if isinstance(fallback, list | tuple) else fallback
+        self.when_unavailable = (
+            WhenUnavailable(when_unavailable) if isinstance(when_unavailable, str) else when_unavailable  # type: ignore[arg-type]
+        )
         self.owner = owner
         declared(self)
 

@@ -20,6 +20,7 @@ from antiphon.definitions.application import (
     Freshness,
     Reuse,
 )
+from antiphon.definitions.degradation import degradation_mistakes
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.feature_view import FeatureView
@@ -73,6 +74,8 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
         outcome=outcome_of(application, root),
         fine_tune=application.fine_tune,
         gates=application.gates,
+        fallback=tuple(application.fallback),
+        when_unavailable=application.when_unavailable,
         on_demand=tuple(view.spec() for view in application.features if isinstance(view, OnDemandView)),
         tags={f"{view.name}.{feature}": tags for view in views for feature, tags in view.tags.items()},
     )
@@ -116,6 +119,7 @@ def _mistakes(application: Application) -> Iterator[str]:
             yield "prompt.template is empty."
     yield from _guard_mistakes(application, views)
     yield from _freshness_mistakes(application, views)
+    yield from degradation_mistakes(application.fallback, application.when_unavailable)
     if "decoding" not in broken:
         yield from _decoding_mistakes(application.decoding)
     if "reuse" not in broken:

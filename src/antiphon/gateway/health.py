@@ -55,6 +55,7 @@ async def metrics(request: Request) -> Response:
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
     measurements.watch(await asyncio.to_thread(services.streams.watched))
+    measurements.watch_breakers(services.breakers())
     scope = Scope(services.default_tenant, services.environment)
     with suppress(AntiphonError):  # What was known stays known while the catalog is away.
         if services.watch is not None:

@@ -12,10 +12,15 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.gateway.ports import StreamStatus
+from antiphon.serving.breaker import BreakerStanding
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+STATES = ("closed", "half-open", "open")
+"""Of a breaker, as numbered in the metrics."""
 
 MOST_APPLICATIONS = 1_000
 """Names that get a label of their own; whatever comes after them is counted together as :data:`OTHERS`."""
@@ -72,6 +77,25 @@ class Measurements:
         )
         self._engine = Counter(
             "antiphon_engine_seconds", "Engine seconds of answers.", ("application", "path"), registry=self.registry
+        )
+        self._saved = Counter(
+            "antiphon_saved_tokens",
+            "Tokens that reused answers did not compute again.",
+            ("application", "origin"),
+            registry=self.registry,
+        )
+        self._stand_ins = Counter(
+            "antiphon_stand_ins",
+            "Answers of another engine (fallback) or from store because none answered (degraded).",
+            ("application", "role"),
+            registry=self.registry,
+        )
+        breaker = ("engine",)
+        self._breaker = Gauge(
+            "antiphon_engine_breaker", "0 closed, 1 half-open, 2 open.", breaker, registry=self.registry
+        )
+        self._breaker_failed = Gauge(
+            "antiphon_engine_failed_requests", "Since the start of this process.", breaker, registry=self.registry
         )
         self.in_flight = Gauge("antiphon_in_flight", "Requests being answered.", registry=self.registry)
         self.departed = Counter(
@@ -151,6 +175,20 @@ class Measurements:
         self._tokens.labels(application, "online", "prompt").inc(prompt)
         self._tokens.labels(application, "online", "completion").inc(completion)
         self._engine.labels(application, "online").inc(engine_seconds)
+
+    def reused(self, application: str, origin: str, role: str, saved_tokens: int) -> None:
+        """Count what an answer saved, and whether it stood in for one."""
+        application = self._label(application)
+        if role in STAND_IN_ROLES:
+            self._stand_ins.labels(application, role).inc()
+        elif saved_tokens:
+            self._saved.labels(application, origin).inc(saved_tokens)
+
+    def watch_breakers(self, breakers: Iterable[BreakerStanding]) -> None:
+        """Take over how the engines' breakers stand."""
+        for one in breakers:
+            self._breaker.labels(one.engine).set(STATES.index(one.state))
+            self._breaker_failed.labels(one.engine).set(one.failed)
 
     def since(self, moment: float, tenant: str, application: str | None = None) -> list[Measured]:
         """What of a tenant's ended after ``moment`` (monotonic seconds), oldest first."""

@@ -15,7 +15,7 @@ import msgspec
 
 from antiphon.batch.orders import TableOrder
 from antiphon.catalog.events import Event
-from antiphon.catalog.receipts import Path, Receipt, Role
+from antiphon.catalog.receipts import Path, Receipt, ReuseCount, Role
 from antiphon.catalog.releases import Release
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import Clock
@@ -33,6 +33,7 @@ from antiphon.gateway.policy_ports import Policies
 from antiphon.gateway.release_ports import LearningServices, Transitions
 from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 BatchOrder = TableOrder
@@ -246,6 +247,8 @@ class GatewayServices:
         watch: over features: skew; ``None`` like the trail.
         lookups: of features; ``None`` like the trail.
         files, request_batches: of OpenAI's API; ``None`` like the trail.
+        breakers: of the engines, as this process sees them. ``reuse``: what of the last hour's online answers was not
+            generated.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -284,6 +287,8 @@ class GatewayServices:
     lookups: Lookups | None = None
     files: FileStore | None = None
     request_batches: RequestBatches | None = None
+    breakers: Callable[[], Sequence[BreakerStanding]] = lambda: ()
+    reuse: Callable[[Scope], Sequence[ReuseCount]] = lambda scope: ()
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""

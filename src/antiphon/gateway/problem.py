@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import AntiphonError, Overloaded
+from antiphon.core.errors import AntiphonError
 from antiphon.core.logs import without_credentials
 from antiphon.gateway.headers import COMMON, PRIVATE
 
@@ -60,8 +61,9 @@ def response(error: BaseException, headers: dict[str, str] | None = None) -> Res
     """The whole response for an error."""
     status = error.http_status if isinstance(error, AntiphonError) else 500
     extra = dict(headers or {})
-    if isinstance(error, Overloaded):
-        extra["retry-after"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, AntiphonError) and error.retry_after is not None:
+        # Rounded up: whoever comes when it says must not be too early.
+        extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if status == 401:
         extra["www-authenticate"] = "Bearer"
     body = msgspec.json.encode(ProblemBody(describe(error)))

@@ -40,6 +40,10 @@ class EvaluatedReleases:
     def live(self, scope: Scope, application: str) -> Release | None:
         return None
 
+    def previous(self, scope: Scope, application: str) -> None:
+        """None: what stands in for a release says nothing about it."""
+        return None
+
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> None:
         return None
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from antiphon.catalog.receipts import SEEN_ROLES, Receipt
+from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash, keyed_hash
@@ -121,7 +121,7 @@ class Matcher:
                 where="prediction",
                 next_step=f"Send it with application {receipt.application!r}.",
             )
-        if receipt.role not in SEEN_ROLES:
+        if receipt.role not in SEEN_ROLES + STAND_IN_ROLES:
             raise InvalidInput(
                 f"The prediction {prediction} was made for {receipt.role}: no user saw it.",
                 where="prediction",

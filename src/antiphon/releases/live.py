@@ -8,11 +8,12 @@ immutable, for at most ``bound`` seconds. The pointer and the rollout are always
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from antiphon.catalog.releases import Release
+from antiphon.catalog.releases import Activation, Release, standing_of
 from antiphon.catalog.rollouts import Assigned, Rollout, Standing
 from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
@@ -32,6 +33,8 @@ class ReleaseReader(Protocol):
     def live(self, scope: Scope, application: str) -> Release | None: ...
 
     def get(self, scope: Scope, release: str) -> Release: ...
+
+    def history(self, scope: Scope, application: str) -> Sequence[Activation]: ...
 
 
 class StandingReader(Protocol):
@@ -95,6 +98,11 @@ class LiveReleases:
         if leased.live is None:
             return None
         return assign(leased.live, leased.rollout, leased.candidate, unit, request_id)
+
+    def previous(self, scope: Scope, application: str) -> Release | None:
+        """What a rollback would return to now, ``None`` when there is nothing. Read from the catalog each time."""
+        standing = standing_of(self._releases.history(scope, application))
+        return self.get(scope, standing[-2]) if len(standing) > 1 else None
 
     def get(self, scope: Scope, release: str) -> Release:
         """One release by id. Its bundle never changes, so that it is read once; its ``stage`` is as old.

@@ -17,20 +17,22 @@ from typing import Any
 
 import msgspec
 
-from antiphon.catalog.releases import Release
+from antiphon.catalog.receipts import PassedOver
 from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
-from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import AntiphonError, DeadlineExceeded, Forbidden, InvalidInput, NotFound, Unavailable
 from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
-from antiphon.engine.messages import Delta, ModelDescription
+from antiphon.engine.messages import Delta
 from antiphon.features.remedies import Remedied
-from antiphon.governance.policy_request import Resource, application_resource
-from antiphon.serving import freshness, generation, on_demand, prompts, reuse
+from antiphon.serving import freshness, generation, on_demand, prompts, reuse, standing_in
 from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace
+from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.builtin import implicit_release
-from antiphon.serving.committing import Committer
+from antiphon.serving.committing import Committer, StandingIn
+from antiphon.serving.engines import EnginePassedOver, Engines, Member, refusal
 from antiphon.serving.flights import Flights
 from antiphon.serving.generation import Asked, Written
 from antiphon.serving.narrowing import narrowed
@@ -38,10 +40,10 @@ from antiphon.serving.ports import FeatureVector
 from antiphon.serving.prepared import Prepared, check_overrides, entity_of, wants_tokens
 from antiphon.serving.printing import fingerprint
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+from antiphon.serving.resources import Resources
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowCounts, Shadows
-
-_MOST_RESOURCES = 1_000
+from antiphon.serving.standing_in import By
 
 
 class Answerer:
@@ -49,9 +51,8 @@ class Answerer:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._models: dict[str, ModelDescription] = {}
-        self._described_at = float("-inf")
-        self._resources: dict[str, Resource] = {}
+        self._engines = Engines(services.engine, services.standbys, services.breaking, services.clock)
+        self._resources = Resources()
         self._flights = Flights()
         self._commit = Committer(services)
         self._shadows = Shadows(self.answer, self._commit.unpaired, services.clock, services.mirroring)
@@ -99,6 +100,11 @@ class Answerer:
                         self._shadows.offer(arrival, assigned, answer)
 
     @property
+    def breakers(self) -> tuple[BreakerStanding, ...]:
+        """How the breaker of each engine stands in this process."""
+        return self._engines.standing
+
+    @property
     def shadows(self) -> ShadowCounts:
         """What became of mirrored requests since this process started."""
         return self._shadows.counts
@@ -108,26 +114,64 @@ class Answerer:
         await self._shadows.close()
 
     async def _answering(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Answer, None]:
-        application = prepared.application
         answer = await self._stored(prepared)
         if answer is not None:
             yield TextDelta(answer.text)
             yield answer
             return
-        asked = await self._ask(prepared)
+        targets = standing_in.targets(prepared)
+        passed: tuple[PassedOver, ...] = ()
+        failures: list[AntiphonError] = []
+        for target in targets:
+            shown = False
+            try:
+                async with aclosing(self._made(prepared, target, passed)) as events:
+                    async for event in events:
+                        shown = True
+                        yield event
+                return
+            except EnginePassedOver as error:
+                # What was shown stays: another engine would not go on where this one stopped.
+                if shown:
+                    raise error.error from error
+                passed += (error.passed,)
+                failures.append(error.error)
+            except DeadlineExceeded as error:
+                if shown:
+                    raise
+                passed += (PassedOver(target.engine, target.model, error.code),)
+                failures.append(error)
+                break  # No time is left for another engine; what is in store takes none.
+        answer = await self._degraded(prepared, passed)
+        if answer is None:
+            raise refusal(failures, self._engines.wait(targets))
+        yield TextDelta(answer.text)
+        yield answer
+
+    async def _made(
+        self, prepared: Prepared, target: Target, passed: tuple[PassedOver, ...]
+    ) -> AsyncGenerator[TextDelta | Answer, None]:
+        """The answer by one engine and model. Only the release's own model leaves a stored answer, and finds one.
+
+        Raises:
+            EnginePassedOver: it does not answer.
+        """
+        application = prepared.application
+        engine, asked = await self._ask(prepared, target)
+        by = By(engine, passed)
         plain = prepared.release.number == 0
         key = None
-        if not plain and prepared.cache_namespace is not None:
+        if not plain and prepared.cache_namespace is not None and not passed:
             key = reuse.prompt_key(asked, application, prepared.reading.prints, prepared.prompt_namespace)
         if plain or not (application.guards or application.output_schema):
             answer = None if key is None else await self._identical(prepared, key)
             if answer is None:
-                async with aclosing(self._show_tokens(prepared, asked, key)) as events:
+                async with aclosing(self._show_tokens(prepared, asked, key, by)) as events:
                     async for event in events:
                         yield event
                 return
         else:
-            answer = await self._once(prepared, asked, key)
+            answer = await self._once(prepared, asked, key, by)
         yield TextDelta(answer.text, answer.tokens)
         yield answer
 
@@ -139,7 +183,7 @@ class Answerer:
         decision = services.decide(
             request.principal,
             "answer",
-            self._resource(release),
+            self._resources.of(release),
             {
                 "purpose": application.purpose,
                 "path": request.path,
@@ -213,19 +257,6 @@ class Answerer:
             found.update(one)
         return found
 
-    def _resource(self, release: Release) -> Resource:
-        """What policy is told about a release: made once, for a bundle never changes."""
-        bundle = release.bundle
-        if release.number == 0:
-            return application_resource(bundle.application)
-        known = self._resources.get(release.id)
-        if known is None:
-            if len(self._resources) >= _MOST_RESOURCES:
-                self._resources.clear()
-            known = application_resource(bundle.application, trained_for=bundle.model.purposes)
-            self._resources[release.id] = known
-        return known
-
     async def _assign(self, arrival: Arrival) -> Assigned:
         """The release that answers, whatever becomes live before the answer ends."""
         releases, request = self._services.releases, arrival.request
@@ -244,34 +275,19 @@ class Answerer:
             live = releases.live(request.scope, request.application)
             if live is not None:
                 return as_requested(request, live)
-        model = await self._model(request.application, missing_ok=True)
+        fallback = self._services.plain_fallback
+        model = await self._engines.plain(request.application, fallback)
         if model is None or not self._services.plain(model.name):
             raise NotFound(
                 f"There is no application or model named {request.application!r}.",
                 where="model",
                 next_step="`GET /v1/models` lists what can be asked.",
             )
-        return as_requested(request, implicit_release(request, model, self._services.clock.now()))
+        return as_requested(request, implicit_release(request, model, self._services.clock.now(), fallback))
 
-    async def _model(self, name: str, *, missing_ok: bool = False) -> ModelDescription | None:
-        # Looked up again every few seconds: an engine that restarted may have another fingerprint.
-        if name not in self._models or time.monotonic() - self._described_at > 5.0:
-            described = await self._services.engine.describe()
-            self._models = {model.name: model for model in described.models}
-            self._described_at = time.monotonic()
-        model = self._models.get(name)
-        if model is None and not missing_ok:
-            raise Unavailable(
-                f"The engine does not serve the model {name!r}.",
-                where="engine",
-                next_step="Add it to [engine] models in antiphon.toml, or activate a release that pins another.",
-            )
-        return model
-
-    async def _ask(self, prepared: Prepared) -> Asked:
+    async def _ask(self, prepared: Prepared, target: Target) -> tuple[Member, Asked]:
         application = prepared.application
-        model = await self._model(prepared.release.bundle.model.name)
-        assert model is not None
+        engine, model = await self._engines.described(target)
         request = prepared.request
         raw = None
         if application.prompt.template or application.versions:
@@ -282,7 +298,7 @@ class Answerer:
         else:
             conversation = [(message.role, message.content) for message in request.messages]
             raw = request.prompt
-        return generation.ask(
+        return engine, generation.ask(
             model,
             conversation,
             application.decoding,
@@ -315,6 +331,14 @@ class Answerer:
             return None
         return await self._commit.again(prepared, stored, "stored", stored.prompt_key if request.refresh else None)
 
+    async def _degraded(self, prepared: Prepared, passed: tuple[PassedOver, ...]) -> Answer | None:
+        """What the application's rule has in store for when no engine answers."""
+        for stored, degraded in standing_in.candidates(self._services, prepared, self._resources.of):
+            answer = await self._commit.again(prepared, stored, "stored", None, StandingIn(degraded, passed))
+            if answer is not None:
+                return answer
+        return None
+
     async def _identical(self, prepared: Prepared, key: str) -> Answer | None:
         """An answer that an identical prompt was given before."""
         if not prepared.application.reuse.identical_prompts or wants_tokens(prepared.request):
@@ -322,26 +346,26 @@ class Answerer:
         same = self._services.stored.by_prompt(prepared.request.scope, key)
         return None if same is None else await self._commit.again(prepared, same, "identical-prompt", key)
 
-    async def _once(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
+    async def _once(self, prepared: Prepared, asked: Asked, key: str | None, by: By) -> Answer:
         """The answer an identical prompt was given, or a new one; of several at once, one is generated."""
         if key is None or not prepared.application.reuse.identical_prompts:
-            return await self._generate(prepared, asked, key)
+            return await self._generate(prepared, asked, key, by)
         async with self._flights.alone((prepared.request.scope, key)):
-            return await self._identical(prepared, key) or await self._generate(prepared, asked, key)
+            return await self._identical(prepared, key) or await self._generate(prepared, asked, key, by)
 
     async def _show_tokens(
-        self, prepared: Prepared, asked: Asked, key: str | None
+        self, prepared: Prepared, asked: Asked, key: str | None, by: By
     ) -> AsyncGenerator[TextDelta | Answer, None]:
         sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent(), prepared.application.slo)
         first_byte = 0.0
-        async with aclosing(generation.stream(self._services.engine, sent, self._deadline(prepared))) as events:
+        async with aclosing(generation.stream(by.engine, sent, self._deadline(prepared))) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     first_byte = first_byte or prepared.arrival.seconds
                     yield TextDelta(event.text, event.tokens)
                 else:
                     written = Written(event.finished.text, event.finished.reason, (event,), ())
-                    yield await self._commit.generated(prepared, asked, written, key, first_byte)
+                    yield await self._commit.generated(prepared, asked, written, key, first_byte, by.wrote)
 
     def _deadline(self, prepared: Prepared) -> float | None:
         limit = self._services.online_seconds
@@ -349,10 +373,10 @@ class Answerer:
             return None
         return asyncio.get_running_loop().time() + limit - prepared.arrival.seconds
 
-    async def _generate(self, prepared: Prepared, asked: Asked, key: str | None) -> Answer:
+    async def _generate(self, prepared: Prepared, asked: Asked, key: str | None, by: By) -> Answer:
         with span("generate", {GENAI["model"]: asked.model}):
             written = await generation.write(
-                self._services.engine,
+                by.engine,
                 asked,
                 prepared.application,
                 self._names(prepared),
@@ -361,4 +385,4 @@ class Answerer:
                 traceparent(),
                 self._deadline(prepared),
             )
-        return await self._commit.generated(prepared, asked, written, key, 0.0)
+        return await self._commit.generated(prepared, asked, written, key, 0.0, by.wrote)

@@ -6,6 +6,7 @@ import time
 
 import msgspec
 
+from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned
 from antiphon.core.errors import InvalidInput
@@ -83,9 +84,9 @@ def cache_namespace(request: AnswerRequest, assigned: Assigned) -> str | None:
 
 
 def _check_role(request: AnswerRequest) -> None:
-    if request.role in ("canary", "control"):
+    if request.role in ("canary", "control", *STAND_IN_ROLES):
         raise InvalidInput(
-            f"The role {request.role!r} is given by a rollout and cannot be asked for.",
+            f"The role {request.role!r} is given by what answers and cannot be asked for.",
             where="role",
             next_step="Leave the role out, and name a release to ask that one.",
         )

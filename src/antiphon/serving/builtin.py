@@ -17,8 +17,10 @@ from antiphon.serving.request import AnswerRequest, DecodingOverrides
 _DEFAULT = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
 
 
-def implicit_release(request: AnswerRequest, model: ModelDescription, moment: datetime) -> Release:
-    """The release that serves a model as it is, with the request's own decoding.
+def implicit_release(
+    request: AnswerRequest, model: ModelDescription, moment: datetime, fallback: tuple[str, ...] = ()
+) -> Release:
+    """The release that serves a model as it is, with the request's own decoding; ``fallback`` is of every such model.
 
     Raises:
         InvalidInput: neither messages nor a prompt, or entity keys for a model that knows none.
@@ -45,6 +47,7 @@ def implicit_release(request: AnswerRequest, model: ModelDescription, moment: da
         rollout=Rollout(),
         purpose="plain-model",
         owner="",
+        fallback=fallback,
     )
     bundle = Bundle(application=application, model=ModelPin(model.name, None), policy_digest="")
     digest = content_hash(bundle)

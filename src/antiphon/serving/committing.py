@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.catalog.answers import StoredAnswer
-from antiphon.catalog.receipts import CacheReceipt, Receipt, UsageReceipt
+from antiphon.catalog.receipts import CacheReceipt, Degraded, PassedOver, Receipt, UsageReceipt
 from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.errors import NotFound
 from antiphon.core.telemetry import span
@@ -30,6 +30,20 @@ from antiphon.serving.services import Services
 _log = logging.getLogger(__name__)
 
 
+class Wrote(msgspec.Struct, frozen=True):
+    """Which engine wrote a text, and which should have before it."""
+
+    engine: str
+    passed: tuple[PassedOver, ...] = ()
+
+
+class StandingIn(msgspec.Struct, frozen=True):
+    """Why a stored answer is served although no rule of reuse lets it: nobody answered."""
+
+    degraded: Degraded
+    passed: tuple[PassedOver, ...]
+
+
 class Committer:
     """Commits answers, and what became of requests without one."""
 
@@ -37,7 +51,7 @@ class Committer:
         self._services = services
 
     async def generated(
-        self, prepared: Prepared, asked: Asked, written: Written, key: str | None, first_byte: float
+        self, prepared: Prepared, asked: Asked, written: Written, key: str | None, first_byte: float, wrote: Wrote
     ) -> Answer:
         """A text that was just made; with a ``key`` it may be served again."""
         application = prepared.application
@@ -57,16 +71,23 @@ class Committer:
             prepared, written.usage, CacheReceipt("generated"), written.finish_reason, classes, written.actions,
             written.attempts, first_byte, self._services.clock.now(),
         )  # fmt: skip
+        receipt = msgspec.structs.replace(
+            receipt,
+            engine=wrote.engine,
+            fallback=wrote.passed,
+            role="fallback" if wrote.passed else receipt.role,
+        )
         answer = await self._commit(prepared, receipt, written.text.encode(), written.attempts, key)
         return msgspec.structs.replace(answer, tokens=written.attempts[-1].tokens)
 
     async def again(
-        self, prepared: Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None
-    ) -> Answer | None:
+        self, prepared: Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None,
+        standing_in: StandingIn | None = None,
+    ) -> Answer | None:  # fmt: skip
         """An answer made earlier, with a receipt of its own; with a ``key``, also kept as its namespace's newest.
 
         An answer that is only read keeps its age: reading does not make it younger. One whose text was erased is
-        no answer any more.
+        no answer any more. One that stands in for what no engine could make says so.
         """
         try:
             content = self._services.texts.get(prepared.request.scope, stored.text_blob)
@@ -83,6 +104,10 @@ class Committer:
             prepared, UsageReceipt(), cache, stored.finish_reason, stored.classes, (), (), 0.0,
             self._services.clock.now(),
         )  # fmt: skip
+        if standing_in is not None:
+            receipt = msgspec.structs.replace(
+                receipt, degraded=standing_in.degraded, fallback=standing_in.passed, role="degraded"
+            )
         return await self._commit(prepared, receipt, content, (), key, stored)
 
     async def failed(self, arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
 from antiphon.catalog.rollouts import Arm, Assigned, Exposure, ShadowPair
 from antiphon.core.errors import AntiphonError, OutputInvalid
 from antiphon.core.scope import Scope
@@ -19,6 +19,8 @@ from antiphon.serving.request import Mirrored
 
 def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: bool) -> Exposure | None:
     """The exposure behind an answer; ``None`` for somebody who is in no arm.
+
+    What stood in for a release is no answer of its own: its arm failed this user, as it would have without a stand-in.
 
     Args:
         replaced: whether a fallback stands in the text that is served, now or since it was first made.
@@ -34,7 +36,7 @@ def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: b
         arm=arm,
         step=assigned.step,
         probability=assigned.probability,
-        error=None,
+        error=receipt.role if receipt.role in STAND_IN_ROLES else None,
         invalid=replaced,
         generated=receipt.cache.origin == "generated",
         first_byte=receipt.timing.first_byte,

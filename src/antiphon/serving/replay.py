@@ -6,7 +6,7 @@ engine is doing. Under another fingerprint the comparison says so instead of cla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -52,14 +52,19 @@ async def replay(
     receipt_of: Callable[[Scope, str], Receipt],
     release_of: Callable[[Scope, str], Release | None],
     priority: Path = "online",
+    standbys: Mapping[str, Engine] | None = None,
 ) -> Replay:
-    """Generate again what the receipt records, through the engine as it is now.
+    """Generate again what the receipt records, through the engine that wrote it as it is now.
+
+    Args:
+        standbys: engines other than the main one, by name.
 
     Raises:
         NotFound: a text was erased, so there is nothing to replay.
         Unavailable, EngineFailed: the engine is away.
     """
     origin = receipt if receipt.cache.prediction is None else receipt_of(receipt.scope, receipt.cache.prediction)
+    engine = (standbys or {}).get(origin.engine or "", engine)
     replayed = [await _again(attempt, origin, engine, texts, priority) for attempt in origin.attempts]
     served = texts.get(receipt.scope, receipt.text_blob).decode()
     release = release_of(origin.scope, origin.release)

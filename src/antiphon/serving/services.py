@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
 from antiphon.serving.admission import Admission
+from antiphon.serving.engines import Breaking
 from antiphon.serving.ports import (
     Commit,
     Decide,
@@ -33,6 +34,8 @@ class Services(msgspec.Struct, frozen=True):
     the engine serves may be asked by its name alone: one that was tuned here is a tenant's and answers for a purpose.
     ``remedies`` stand in for stale values.
     ``features_far`` says that reading features waits for another machine.
+    ``standbys`` are engines that an application may name in its fallback, by name; ``plain_fallback`` is the fallback
+    of plain models; ``breaking`` says when an engine is given up.
     """
 
     engine: Engine
@@ -53,4 +56,7 @@ class Services(msgspec.Struct, frozen=True):
     checkpoint: Callable[[Scope], str | None] = lambda scope: None
     plain: Callable[[str], bool] = lambda model: True
     features_far: bool = False
+    standbys: Mapping[str, Engine] = {}
+    plain_fallback: tuple[str, ...] = ()
+    breaking: Breaking = Breaking()
     remedies: Remedies | None = None

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceeded
@@ -52,11 +53,12 @@ class ShadowCounts(msgspec.Struct, frozen=True):
 
 
 def mirrored(arrival: Arrival, assigned: Assigned, answer: Answer) -> AnswerRequest | None:
-    """The same question to the candidate; ``None`` when it is not to be mirrored.
+    """The same question to the candidate; ``None`` when it is not to be mirrored: a candidate is compared with what
+    the live release says, not with what stood in for it.
 
     It has the moment of the answered one and sees at least its publication. Its decoding is the candidate's own.
     """
-    if assigned.mirror is None or assigned.rollout is None:
+    if assigned.mirror is None or assigned.rollout is None or answer.receipt.role in STAND_IN_ROLES:
         return None
     application = assigned.release.bundle.application
     return msgspec.structs.replace(

@@ -21,7 +21,7 @@ from antiphon.catalog.evidence import Exposures, ShadowPairs
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.receipts import Receipts
-from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
+from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases, standing_of
 from antiphon.catalog.rollouts import Assigned, Rollouts
 from antiphon.catalog.rollouts import Rollout as RolloutUnderWay
 from antiphon.catalog.snapshot_facts import SnapshotFacts
@@ -44,6 +44,7 @@ from antiphon.governance.principal import Principal
 from antiphon.releases.router import assign
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
+from antiphon.serving.engines import Breaking
 from antiphon.serving.ports import Commit, Engine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
@@ -157,6 +158,10 @@ class CatalogRouting:
     def get(self, scope: Scope, release: str) -> Release:
         return self._releases.get(scope, release)
 
+    def previous(self, scope: Scope, application: str) -> Release | None:
+        standing = standing_of(self._releases.history(scope, application))
+        return self._releases.get(scope, standing[-2]) if len(standing) > 1 else None
+
     def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> Assigned | None:
         live = self._releases.live(scope, application)
         if live is None:
@@ -175,6 +180,8 @@ class SmallDesk:
         application: released and made live.
         commit: what acknowledges instead of the group commit.
         mirroring: bounds of the shadow.
+        standbys: engines that may stand in, by name; ``plain_fallback`` names those of plain models.
+        breaking: when an engine is given up.
     """
 
     def __init__(
@@ -189,6 +196,9 @@ class SmallDesk:
         commit: Commit | None = None,
         online_seconds: float | None = None,
         mirroring: Mirroring = AT_ONCE,
+        standbys: Mapping[str, Engine] | None = None,
+        plain_fallback: tuple[str, ...] = (),
+        breaking: Breaking = Breaking(),
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
         self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)
@@ -225,6 +235,9 @@ class SmallDesk:
                 subject_key=b"k" * 32,
                 online_seconds=online_seconds,
                 mirroring=mirroring,
+                standbys=standbys or {},
+                plain_fallback=plain_fallback,
+                breaking=breaking,
             )
         )
 

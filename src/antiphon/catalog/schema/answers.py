@@ -26,6 +26,7 @@ receipts = table(
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("saved_tokens", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_receipts_created", "tenant", "environment", "created_at"),
     sa.Index("ix_receipts_application", "tenant", "environment", "application", "created_at"),
     sa.Index("ix_receipts_subject", "tenant", "environment", "subject", "created_at"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from antiphon.catalog.receipts import SEEN_ROLES, Path, Receipt
+from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
@@ -30,7 +30,7 @@ def _list(call: Call) -> shapes.PredictionList:
     wanted: Filter = call.query
     receipts = call.services.receipts.list(
         call.scope, wanted.application, wanted.path, wanted.before, wanted.limit,
-        roles=None if wanted.all_roles else SEEN_ROLES,
+        roles=None if wanted.all_roles else SEEN_ROLES + STAND_IN_ROLES,
     )  # fmt: skip
     return shapes.PredictionList(tuple(shapes.prediction_line(receipt, call.services.prices) for receipt in receipts))
 

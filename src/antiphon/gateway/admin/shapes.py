@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
-from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, ReuseCount
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Load, ModelDescription
 from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.ports import StreamStatus, ViewFreshness
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.breaker import BreakerStanding
 
 T = TypeVar("T")
 
@@ -250,6 +251,53 @@ class Status(msgspec.Struct, frozen=True):
     jobs: tuple[BatchLine, ...]
     latency: Percentiles
     runs: tuple[RunLine, ...] = ()
+    breakers: tuple[BreakerStanding, ...] = ()
+    reuse: tuple[ReuseLine, ...] = ()
+
+
+class ReuseLine(msgspec.Struct, frozen=True):
+    """Online answers of the last hour of one application.
+
+    Attributes:
+        hit_rate: the share that was served from store by the application's rule (``stored``) or because an identical
+            prompt was answered before (``identical_prompts``).
+        saved_tokens: prompt and completion tokens that these did not compute again.
+        fallback, degraded: answers of another engine, and stored ones that were served because no engine answered.
+    """
+
+    application: str
+    answers: int
+    stored: int
+    identical_prompts: int
+    hit_rate: float
+    saved_tokens: int
+    fallback: int
+    degraded: int
+
+
+def reuse_lines(counts: Iterable[ReuseCount]) -> tuple[ReuseLine, ...]:
+    """Counts by origin and role as one line per application."""
+    by_application: dict[str, list[ReuseCount]] = {}
+    for one in counts:
+        by_application.setdefault(one.application, []).append(one)
+    return tuple(_reuse_line(name, found) for name, found in sorted(by_application.items()))
+
+
+def _reuse_line(application: str, counts: Sequence[ReuseCount]) -> ReuseLine:
+    own = [one for one in counts if one.role not in STAND_IN_ROLES]
+    answers = sum(one.answers for one in counts)
+    stored = sum(one.answers for one in own if one.origin == "stored")
+    identical = sum(one.answers for one in own if one.origin == "identical-prompt")
+    return ReuseLine(
+        application=application,
+        answers=answers,
+        stored=stored,
+        identical_prompts=identical,
+        hit_rate=(stored + identical) / answers,
+        saved_tokens=sum(one.saved_tokens for one in own),
+        fallback=sum(one.answers for one in counts if one.role == "fallback"),
+        degraded=sum(one.answers for one in counts if one.role == "degraded"),
+    )
 
 
 def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:

@@ -43,6 +43,8 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         jobs=stored.jobs,
         latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
         runs=stored.runs,
+        breakers=tuple(services.breakers()),
+        reuse=stored.reuse,
     )
 
 
@@ -64,6 +66,7 @@ class _Stored(NamedTuple):
     applications: tuple[str, ...]
     processes: tuple[ProcessStatus, ...]
     runs: tuple[shapes.RunLine, ...]
+    reuse: tuple[shapes.ReuseLine, ...]
 
 
 def _stored(services: GatewayServices, scope: Scope) -> _Stored:
@@ -76,6 +79,7 @@ def _stored(services: GatewayServices, scope: Scope) -> _Stored:
         applications=tuple(services.models(scope)),
         processes=tuple(services.processes()),
         runs=shapes.read_all(services.runs.list(scope, 5), shapes.RunLine),
+        reuse=shapes.reuse_lines(services.reuse(scope)),
     )
 
 

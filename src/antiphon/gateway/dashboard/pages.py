@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.catalog.receipts import SEEN_ROLES
+from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES
 from antiphon.catalog.receipts import Path as ReceiptPath
 from antiphon.core.clock import utc
 from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
@@ -110,7 +110,7 @@ class Pages:
         path = _path(request.query_params.get("path"))
         before = _moment(request.query_params.get("before"))
         receipts = await run_in_threadpool(
-            self.services.receipts.list, scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES
+            self.services.receipts.list, scope, application, path, before, _PAGE + 1, roles=SEEN_ROLES + STAND_IN_ROLES
         )
         shown = receipts[:_PAGE]
         older = None

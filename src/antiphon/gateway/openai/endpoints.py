@@ -68,6 +68,8 @@ class Asked:
         measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
         if answer is not None:
             spent = answer.usage
+            receipt = answer.receipt
+            measurements.reused(named, origin, receipt.role, receipt.cache.saved_tokens)
             measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)
 
 

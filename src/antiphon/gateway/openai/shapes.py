@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.catalog.receipts import GuardReceipt, UsageReceipt
+from antiphon.catalog.receipts import Degraded, GuardReceipt, PassedOver, UsageReceipt
 from antiphon.engine.messages import Alternative, TokenOut
 from antiphon.serving.request import Answer
 
@@ -15,7 +15,9 @@ from antiphon.serving.request import Answer
 class Provenance(msgspec.Struct, frozen=True):
     """The ``antiphon`` object: where to find the receipt, and the parts of it a caller acts upon.
 
-    ``role`` is the capacity in which the release answered: ``live``, or ``canary`` or ``control`` of a ``rollout``.
+    ``role`` is the capacity in which the release answered: ``live``, or ``canary`` or ``control`` of a ``rollout``;
+    ``fallback`` or ``degraded`` when something stood in for it. ``engine`` wrote it (``null``: it is from store) after
+    those in ``fallback`` did not.
     """
 
     prediction: str
@@ -30,6 +32,9 @@ class Provenance(msgspec.Struct, frozen=True):
     classes: dict[str, dict[str, float]]
     guards: tuple[GuardReceipt, ...]
     usage: UsageReceipt
+    engine: str | None = None
+    fallback: tuple[PassedOver, ...] = ()
+    degraded: Degraded | None = None
 
 
 class PromptDetails(msgspec.Struct, frozen=True):
@@ -192,6 +197,9 @@ def provenance(answer: Answer) -> Provenance:
         classes=receipt.classes,
         guards=receipt.guards,
         usage=answer.usage,
+        engine=receipt.engine,
+        fallback=receipt.fallback,
+        degraded=receipt.degraded,
     )
 
 

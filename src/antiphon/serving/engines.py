@@ -1,0 +1,263 @@
+"""The engines that an answer may be asked of: each with its breaker, in the order that an application names.
+
+Invariants:
+- What passes an engine over is that it is away, refuses for now, fails, or is late with its first token. What is wrong
+  with the request itself is raised as it is: no other engine would make it right.
+- Batch work asks the release's own engine alone and waits for it; breakers neither stop it nor learn from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from antiphon.catalog.receipts import PassedOver
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, Overloaded, Unavailable
+from antiphon.definitions.degradation import MAIN, Target, target_of
+from antiphon.engine.messages import Delta, Described, Finished, Generate, ModelDescription
+from antiphon.serving.breaker import Breaker, BreakerPolicy, BreakerStanding, Ticket
+from antiphon.serving.ports import Engine
+
+FAILURES = (Unavailable, EngineFailed)
+"""What counts against an engine. One that says that it is full, or that it does not serve a model, is there."""
+
+DESCRIBED_SECONDS = 5.0
+"""How long a description is believed while the engine can be asked again."""
+
+
+class Breaking(msgspec.Struct, frozen=True):
+    """When an engine is given up.
+
+    Attributes:
+        first_token: seconds that an online request waits for an engine's first token.
+        describe: seconds within which an engine must say what it serves.
+    """
+
+    first_token: float = 30.0
+    describe: float = 5.0
+    breaker: BreakerPolicy = BreakerPolicy()
+
+
+class EnginePassedOver(Exception):
+    """This engine does not answer; the next one may.
+
+    Attributes:
+        error: what its caller is told when nobody else answers.
+    """
+
+    def __init__(self, passed: PassedOver, error: AntiphonError) -> None:
+        super().__init__(str(error))
+        self.passed = passed
+        self.error = error
+
+
+class Member:
+    """One engine behind its breaker. Implements serving's ``Engine``."""
+
+    def __init__(self, name: str, engine: Engine, breaking: Breaking, clock: Clock) -> None:
+        self.name = name
+        # Jitter is no secret.
+        self.breaker = Breaker(name, breaking.breaker, clock.monotonic, random.Random().random)
+        self._engine = engine
+        self._breaking = breaking
+        self._clock = clock
+        self._models: dict[str, ModelDescription] = {}
+        self._described_at = float("-inf")
+
+    async def describe(self) -> Described:
+        """What it serves, asked within a bound of time."""
+        try:
+            async with asyncio.timeout(self._breaking.describe):
+                return await self._engine.describe()
+        except TimeoutError:
+            raise Unavailable(
+                "The engine does not say what it serves.",
+                where=self._where,
+                next_step="See whether its process runs: `antiphon status`.",
+            ) from None
+
+    async def model(self, name: str) -> ModelDescription | None:
+        """A model as it was described last; looked up again every few seconds, for an engine that restarted may have
+        another fingerprint. An engine that cannot be asked serves what it served.
+
+        Raises:
+            EnginePassedOver: it cannot be asked and never was.
+        """
+        if name in self._models and self._clock.monotonic() - self._described_at <= DESCRIBED_SECONDS:
+            return self._models[name]
+        ticket = self.breaker.enter()
+        if ticket is None:
+            return self._known(name, self._left_alone())
+        failed: bool | None = None  # that it can describe itself does not say that it can generate
+        try:
+            described = await self.describe()
+        except AntiphonError as error:
+            failed = isinstance(error, FAILURES) or None
+            return self._known(name, error)
+        finally:
+            self.breaker.told(ticket, failed=failed)
+        self._models = {model.name: model for model in described.models}
+        self._described_at = self._clock.monotonic()
+        return self._models.get(name)
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        """See the engine behind.
+
+        Raises:
+            EnginePassedOver: it did not begin; for batch work the error itself.
+        """
+        if request.priority == "batch":
+            async with aclosing(self._engine.generate(request)) as events:
+                async for event in events:
+                    yield event
+            return
+        ticket = self.breaker.enter()
+        if ticket is None:
+            raise self._passed(request.model, self._left_alone(), "open")
+        failed: bool | None = None
+        try:
+            await self._probed(ticket)
+            async with aclosing(self._engine.generate(request)) as events:
+                first = await self._first(events)
+                if first is None:
+                    failed = True
+                    raise EngineFailed("The engine ended without an answer.", where=self._where)
+                failed = False
+                yield first
+                async for event in events:
+                    yield event
+        except AntiphonError as error:
+            failed = isinstance(error, FAILURES)
+            if isinstance(error, (*FAILURES, Overloaded, NotFound)):
+                reason = "late" if isinstance(error, _Late) else error.code
+                raise self._passed(request.model, error, reason) from error
+            raise
+        finally:
+            self.breaker.told(ticket, failed=failed)
+
+    async def _probed(self, ticket: Ticket) -> None:
+        # A user is not made to wait for the first token of an engine that hangs: it is asked for a sign of life first.
+        if ticket.probe:
+            await self.describe()
+
+    async def _first(self, events: AsyncGenerator[Delta | Finished, None]) -> Delta | Finished | None:
+        try:
+            async with asyncio.timeout(self._breaking.first_token):
+                return await anext(events, None)
+        except TimeoutError:
+            raise _Late(
+                f"The engine gave no first token within {self._breaking.first_token:g} s.",
+                where=self._where,
+                next_step="Try again when it is less busy, or raise `first_token` under [engine].",
+            ) from None
+
+    def _known(self, name: str, error: AntiphonError) -> ModelDescription:
+        known = self._models.get(name)
+        if known is None:
+            reason = "open" if isinstance(error, _LeftAlone) else error.code
+            raise self._passed(name, error, reason) from error
+        return known
+
+    def _left_alone(self) -> AntiphonError:
+        error = _LeftAlone(
+            "The engine failed and is left alone for a moment.",
+            where=self._where,
+            next_step="Ask again after the time that Retry-After says.",
+        )
+        error.retry_after = self.breaker.wait
+        return error
+
+    def _passed(self, model: str, error: AntiphonError, reason: str) -> EnginePassedOver:
+        return EnginePassedOver(PassedOver(self.name, model, reason), error)
+
+    @property
+    def _where(self) -> str:
+        return "engine" if self.name == MAIN else f"engine {self.name}"
+
+
+class Engines:
+    """The main engine and those that may stand in for it, by name."""
+
+    def __init__(self, main: Engine, standbys: Mapping[str, Engine], breaking: Breaking, clock: Clock) -> None:
+        self.main = Member(MAIN, main, breaking, clock)
+        self._members = {MAIN: self.main} | {
+            name: Member(name, engine, breaking, clock) for name, engine in standbys.items()
+        }
+
+    async def described(self, target: Target) -> tuple[Member, ModelDescription]:
+        """An engine and its model.
+
+        Raises:
+            EnginePassedOver: there is no such engine, it is away, or it does not serve the model.
+        """
+        member = self._members.get(target.engine)
+        if member is None:
+            raise EnginePassedOver(
+                PassedOver(target.engine, target.model, "not_found"),
+                Unavailable(
+                    f"There is no engine named {target.engine!r}.",
+                    where="fallback",
+                    next_step=f"Declare [engines.{target.engine}] in antiphon.toml.",
+                ),
+            )
+        model = await member.model(target.model)
+        if model is None:
+            raise EnginePassedOver(
+                PassedOver(target.engine, target.model, "not_found"),
+                Unavailable(
+                    f"The engine does not serve the model {target.model!r}.",
+                    where="engine" if target.engine == MAIN else f"engine {target.engine}",
+                    next_step="Add it to [engine] models in antiphon.toml, or activate a release that pins another.",
+                ),
+            )
+        return member, model
+
+    async def plain(self, name: str, fallback: Sequence[str]) -> ModelDescription | None:
+        """A plain model as its engine, or one of its fallback, describes it; ``None``: the engine has none such.
+
+        Raises:
+            Unavailable: none of them can be asked.
+        """
+        try:
+            return await self.main.model(name)
+        except EnginePassedOver as error:
+            for named in fallback:
+                with contextlib.suppress(EnginePassedOver):
+                    _, model = await self.described(target_of(named, name))
+                    return msgspec.structs.replace(model, name=name)
+            raise refusal([error.error], self.main.breaker.wait) from error
+
+    def wait(self, targets: Sequence[Target]) -> float:
+        """Seconds until the first of these engines may be asked."""
+        members = (self._members.get(target.engine) for target in targets)
+        return min((member.breaker.wait for member in members if member is not None), default=0.0)
+
+    @property
+    def standing(self) -> tuple[BreakerStanding, ...]:
+        """Every engine's breaker, the main one's first."""
+        return tuple(member.breaker.standing for member in self._members.values())
+
+
+def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
+    """What the caller is told: why the first engine did not answer, and when asking again makes sense.
+
+    Args:
+        wait: seconds until one of the engines is asked again.
+    """
+    first = failures[0]
+    first.retry_after = wait or first.retry_after or 1.0
+    return first
+
+
+class _Late(Unavailable):
+    """No first token in time."""
+
+
+class _LeftAlone(Unavailable):
+    """Not asked."""
