@@ -26,6 +26,7 @@ from antiphon.batch.table_job import TableJobs
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.features.refresh import WORKFLOW as REFRESH
@@ -33,6 +34,7 @@ from antiphon.features.skew.schedule import WORKFLOW as SKEW
 from antiphon.orchestration.governor import Governor
 from antiphon.orchestration.housekeeping import Housekeeping
 from antiphon.orchestration.ports import Part
+from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
 from antiphon.orchestration.refreshing import RefreshSchedule
 from antiphon.orchestration.streams import Streams
 from antiphon.orchestration.worker import work
@@ -118,6 +120,17 @@ async def _work(root: Path, name: str) -> None:
         Housekeeping(skew.expire, name="Old lines about skew removed"),
         Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]
+    refreshed = Parts(
+        applications=store.releases.applications,
+        live=wired.live.live,
+        publication=partial(_publication, store),
+        receipts=store.receipts,
+        texts=store.blobs,
+        answer=wired.answerer.answer,
+        describe=wired.engine.describe,
+    )
+    half_life = parse_duration(settings.demand_half_life)
+    parts.append(RefreshedAnswers(store.scope, refreshed, store.database.clock, half_life=half_life))
     if settings.training_governed:
         quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
         parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
@@ -128,6 +141,11 @@ async def _work(root: Path, name: str) -> None:
         await work(parts, stop)
     finally:
         await wired.close()
+
+
+def _publication(store: Store, scope: Scope) -> int | None:
+    current = store.publications.current(scope)
+    return None if current is None else current.number
 
 
 def _say_ready(file: Path) -> None:

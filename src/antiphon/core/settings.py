@@ -210,6 +210,7 @@ class WorkerSettings(_Section, frozen=True):
         training_governed: whether training is stopped while the engine serves online requests.
         training_quiet: how long there must have been none before it goes on.
         training_poll: how often the engine is asked while there is training.
+        demand_half_life: after so long a question counts half in telling which entities will be asked about.
     """
 
     lease: str = "10s"
@@ -220,6 +221,7 @@ class WorkerSettings(_Section, frozen=True):
     training_governed: bool = True
     training_quiet: str = "1s"
     training_poll: str = "50ms"
+    demand_half_life: str = "6h"
 
 
 class OidcSettings(_Section, frozen=True):

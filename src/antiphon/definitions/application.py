@@ -105,11 +105,15 @@ class Reuse(msgspec.Struct, frozen=True):
     answer is younger than ``max_age`` of event time. ``always``: whatever is stored, generating only when
     nothing is (a briefing). Apart from that, ``identical_prompts`` lets a prompt that was generated before, by
     any release of the tenant with the same decoding and guards, be answered with what it gave.
+
+    ``refreshed``: after each publication the worker makes the answers about so many of the entities that are asked
+    about most anew where their figures print otherwise now, while no other batch work runs.
     """
 
     mode: Literal["never", "fingerprint", "age", "always"] = "fingerprint"
     max_age: str | None = None
     identical_prompts: bool = True
+    refreshed: int = 0
 
 
 class SLO(msgspec.Struct, frozen=True):

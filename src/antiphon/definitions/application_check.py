@@ -291,6 +291,10 @@ def _decoding_mistakes(decoding: Decoding) -> Iterator[str]:
 def _reuse_mistakes(reuse: Reuse) -> Iterator[str]:
     if reuse.mode == "age" and reuse.max_age is None:
         yield "reuse by age needs max_age."
+    if not 0 <= reuse.refreshed <= 10_000:
+        yield f"reuse.refreshed is a number of entities from 0 to 10000, not {reuse.refreshed}."
+    elif reuse.refreshed and reuse.mode == "never":
+        yield "reuse.refreshed keeps stored answers new, and the mode 'never' serves none; take 'fingerprint'."
     if reuse.max_age is not None:
         yield from duration_mistakes(reuse.max_age, "reuse.max_age")
 

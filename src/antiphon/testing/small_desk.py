@@ -96,6 +96,8 @@ DESK = ApplicationSpec(
 
 AT_ONCE = Mirroring(after=0.0)
 """A shadow begins as soon as the answer has left."""
+PATIENT = Breaking()
+"""Engines are given up as in the product."""
 
 
 class ReadValue(msgspec.Struct, frozen=True):
@@ -198,7 +200,7 @@ class SmallDesk:
         mirroring: Mirroring = AT_ONCE,
         standbys: Mapping[str, Engine] | None = None,
         plain_fallback: tuple[str, ...] = (),
-        breaking: Breaking = Breaking(),
+        breaking: Breaking = PATIENT,
     ) -> None:
         self.clock = ManualClock(START + timedelta(minutes=1))
         self.database = Database.open(f"sqlite:///{directory / 'catalog.db'}", clock=self.clock)

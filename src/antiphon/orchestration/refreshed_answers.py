@@ -1,0 +1,228 @@
+"""Keeps the answers that will be asked for new: after a publication, in idle time, the most demanded ones first.
+
+Invariants:
+- An answer is made anew only when its figures print otherwise than when it was made; one that would come out the same
+  is confirmed without an engine.
+- One answer at a time, and none while the engine has other batch work: jobs come first, and online always does.
+- A round is bounded by what the application declares, and ends with the next publication.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import msgspec
+
+from antiphon.batch.demand import Demand, Wanted
+from antiphon.catalog.receipts import Demanded, Receipt
+from antiphon.catalog.releases import Release
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.engine.messages import Described
+from antiphon.governance.principal import Principal
+from antiphon.orchestration.streams import wait
+from antiphon.serving.request import Answer, AnswerRequest
+
+_log = logging.getLogger("antiphon.worker")
+
+PRINCIPAL = "answers-refresher"
+"""Who asks; policy may forbid it like anybody. It is cleared for everything, because what it makes is served only to
+whom nothing is masked."""
+
+HALF_LIVES = 4.0
+"""How far back a worker that starts looks for demand: older requests would count a sixteenth."""
+
+MOST_REQUESTS = 50_000
+"""Requests read in one look."""
+
+FEW = 8
+"""Answers between two looks at publications."""
+
+BEHIND = timedelta(seconds=2)
+"""Receipts are stamped before they are committed: what is younger may still come."""
+
+
+class Receipts(Protocol):
+    """Receipts, as far as they say who was asked about."""
+
+    def demanded(
+        self, scope: Scope, application: str, after: datetime, until: datetime, limit: int
+    ) -> Sequence[Demanded]: ...
+    def get(self, scope: Scope, prediction: str) -> Receipt: ...
+
+
+class Texts(Protocol):
+    """Texts by content hash."""
+
+    def get(self, scope: Scope, blob: str) -> bytes: ...
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What is read and called.
+
+    Attributes:
+        applications: names of those that have a live release. ``live``: that release.
+        publication: the number of the current one, ``None`` before the first.
+        describe: the engine's load.
+    """
+
+    applications: Callable[[Scope], Sequence[str]]
+    live: Callable[[Scope, str], Release | None]
+    publication: Callable[[Scope], int | None]
+    receipts: Receipts
+    texts: Texts
+    answer: Callable[[AnswerRequest], Awaitable[Answer]]
+    describe: Callable[[], Awaitable[Described]]
+
+
+class RefreshedCounts(msgspec.Struct, frozen=True):
+    """What became of the entities of all rounds so far: made anew, confirmed as they were, failed."""
+
+    made: int = 0
+    confirmed: int = 0
+    failed: int = 0
+
+
+class _Followed(msgspec.Struct):
+    demand: Demand
+    seen: datetime
+    refreshed: tuple[str, int] | None = None
+    """Release and publication of the last round."""
+    waiting: deque[Wanted] = msgspec.field(default_factory=deque)
+
+
+class RefreshedAnswers:
+    """Follows the demand of one scope and refreshes answers round by round.
+
+    Args:
+        half_life: of demand.
+        every: seconds between looks at publications and requests.
+    """
+
+    def __init__(self, scope: Scope, parts: Parts, clock: Clock, *, half_life: timedelta, every: float = 2.0) -> None:
+        self._scope = scope
+        self._parts = parts
+        self._clock = clock
+        self._half_life = half_life
+        self._every = every
+        self._followed: dict[str, _Followed] = {}
+        self._principal = Principal(PRINCIPAL, scope.tenant, "service", clearance="restricted")
+        self.counts = RefreshedCounts()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Refresh until ``stop``; what fails is tried again with the next look."""
+        said = ""
+        while not stop.is_set():
+            refreshed = 0
+            try:
+                for name in await asyncio.to_thread(self.look):
+                    refreshed += await self._some(name, stop)
+                said = ""
+            except AntiphonError as error:
+                if str(error) != said:
+                    said = str(error)
+                    _log.warning("Answers cannot be refreshed now: %s", said)
+            if not refreshed:
+                await wait(stop, self._every)
+
+    def look(self) -> list[str]:
+        """Read who was asked about, and order a round where a publication is new; returns the applications with
+        answers to refresh."""
+        waiting: list[str] = []
+        publication = self._parts.publication(self._scope)
+        for name in self._parts.applications(self._scope):
+            release = self._parts.live(self._scope, name)
+            bound = 0 if release is None else release.bundle.application.reuse.refreshed
+            if release is None or not bound:
+                self._followed.pop(name, None)
+                continue
+            followed = self._read(name)
+            if publication is not None and followed.refreshed != (release.id, publication):
+                followed.refreshed = (release.id, publication)
+                now = self._clock.now().timestamp()
+                followed.waiting = deque(followed.demand.most_wanted(bound, now))
+            if followed.waiting:
+                waiting.append(name)
+        return waiting
+
+    async def step(self, application: str) -> bool:
+        """Refresh one entity's answer; ``False`` when none of this application waits.
+
+        Raises:
+            Unavailable, EngineFailed, Overloaded: it waits still.
+        """
+        followed = self._followed.get(application)
+        if followed is None or not followed.waiting:
+            return False
+        wanted = followed.waiting[0]
+        try:
+            request = await asyncio.to_thread(self._request, application, wanted)
+            answer = await self._parts.answer(request)
+        except (Unavailable, EngineFailed, Overloaded):
+            raise
+        except AntiphonError as error:
+            _log.info("The answer about a demanded entity of %s is not refreshed: %s", application, error)
+            self._count(failed=1)
+        else:
+            generated = answer.receipt.cache.origin == "generated"
+            self._count(made=generated, confirmed=not generated)
+        if followed.waiting and followed.waiting[0] is wanted:
+            followed.waiting.popleft()
+        return True
+
+    async def _some(self, application: str, stop: asyncio.Event) -> int:
+        """Refresh a few answers of an application; then it is looked whether a publication is new."""
+        before = self.counts.made
+        done = 0
+        while done < FEW and not stop.is_set() and await self._idle() and await self.step(application):
+            done += 1
+        made = self.counts.made - before
+        if made:
+            _log.info("Made %d demanded answers of %s anew, because figures have changed.", made, application)
+        return done
+
+    async def _idle(self) -> bool:
+        load = (await self._parts.describe()).load
+        return load.running_batch + load.waiting_batch == 0
+
+    def _read(self, application: str) -> _Followed:
+        now = self._clock.now() - BEHIND
+        followed = self._followed.get(application)
+        if followed is None:
+            followed = _Followed(Demand(self._half_life.total_seconds()), now - HALF_LIVES * self._half_life)
+            self._followed[application] = followed
+        if now <= followed.seen:
+            return followed
+        for one in self._parts.receipts.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
+            followed.demand.asked(one.subject, one.prediction, one.created_at.timestamp())
+        followed.seen = now
+        return followed
+
+    def _request(self, application: str, wanted: Wanted) -> AnswerRequest:
+        """The newest question about the entity, asked again as of now."""
+        receipt = self._parts.receipts.get(self._scope, wanted.prediction)
+
+        def text(blob: str) -> bytes:
+            return self._parts.texts.get(self._scope, blob)
+
+        inputs: dict[str, Any] = {} if receipt.inputs_blob is None else msgspec.json.decode(text(receipt.inputs_blob))
+        return AnswerRequest(
+            scope=self._scope,
+            principal=self._principal,
+            application=application,
+            entity=msgspec.json.decode(text(receipt.entity_blob), type=dict[str, str]),
+            inputs=inputs,
+            question=None if receipt.question_blob is None else text(receipt.question_blob).decode(),
+            path="batch",
+            refresh=True,
+        )
+
+    def _count(self, *, made: int = 0, confirmed: int = 0, failed: int = 0) -> None:
+        counts = self.counts
+        self.counts = RefreshedCounts(counts.made + made, counts.confirmed + confirmed, counts.failed + failed)
