@@ -13,7 +13,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 .PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
   bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
-  bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
+  bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
   bench-feature-skew bench-feature-stream bench-features bench-batches pentest chaos chaos-batches chaos-features \
   chaos-log clean
 
@@ -79,6 +79,9 @@ bench-colocation: environment  ## batch beside online: every policy on the same 
 
 bench-adaptation: environment  ## how soon the service level holds again after a start, more load, a busy neighbour; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.colocation.adaptation --size $(SIZE) --record
+
+bench-answers-cache: environment  ## answers found in store while features change, with and without refreshing them
+	@$(BIN)/python -m benchmarks.answers_cache --size $(SIZE)
 
 bench-feature-faults: environment  ## 22 faults of data against the gates, and false alarms of healthy days
 	@$(BIN)/python -m benchmarks.feature_faults

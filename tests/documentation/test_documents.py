@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -80,13 +80,19 @@ def test_decisions_are_numbered_once() -> None:
 def sections() -> list[tuple[str, str, Any]]:
     def below(name: str, shape: Any) -> Iterator[tuple[str, str, Any]]:
         for field in msgspec.structs.fields(shape):
-            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            made = field.default_factory if field.default_factory is not msgspec.NODEFAULT else lambda: None
+            default = field.default if field.default is not msgspec.NODEFAULT else made()
             if isinstance(default, msgspec.Struct):
                 yield from below(f"{name}.{field.name}", field.type)
             else:
                 yield name, field.name, default
 
-    return [found for section in msgspec.structs.fields(Settings) for found in below(section.name, section.type)]
+    def of(section: Any) -> Iterator[tuple[str, str, Any]]:
+        # A table of sections, `[engines.NAME]`, has the fields of one of them.
+        named = get_args(section.type)
+        return below(f"{section.name}.NAME", named[1]) if named else below(section.name, section.type)
+
+    return [found for section in msgspec.structs.fields(Settings) for found in of(section)]
 
 
 def documented_settings() -> dict[tuple[str, str], str | None]:

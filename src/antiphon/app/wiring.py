@@ -28,7 +28,7 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
-from antiphon.catalog.receipts import Receipts, ReuseCount
+from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
@@ -96,7 +96,7 @@ class Wired:
             files=self.files,
             request_batches=request_batches(store, self.files),
             breakers=lambda: self.answerer.breakers,
-            reuse=RecentReuse(store.receipts, SystemClock()).of,
+            reuse=RecentReuse(ReceiptCounts(store.database), SystemClock()).of,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
@@ -175,7 +175,7 @@ class RunAdapter:
 class RecentReuse:
     """What of the last hour's online answers was reused; counted at most every quarter of a minute."""
 
-    def __init__(self, receipts: Receipts, clock: Clock) -> None:
+    def __init__(self, receipts: ReceiptCounts, clock: Clock) -> None:
         self._receipts = receipts
         self._clock = clock
         self._counted: dict[Scope, tuple[float, Sequence[ReuseCount]]] = {}

@@ -23,6 +23,7 @@ from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
+from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core import logs, telemetry
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
@@ -124,6 +125,7 @@ async def _work(root: Path, name: str) -> None:
         applications=store.releases.applications,
         live=wired.live.live,
         publication=partial(_publication, store),
+        questions=ReceiptCounts(store.database),
         receipts=store.receipts,
         texts=store.blobs,
         answer=wired.answerer.answer,

@@ -15,7 +15,8 @@ import msgspec
 
 from antiphon.batch.orders import TableOrder
 from antiphon.catalog.events import Event
-from antiphon.catalog.receipts import Path, Receipt, ReuseCount, Role
+from antiphon.catalog.receipt_counts import ReuseCount
+from antiphon.catalog.receipts import Path, Receipt, Role
 from antiphon.catalog.releases import Release
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import Clock

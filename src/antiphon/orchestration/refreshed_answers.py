@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import msgspec
 
 from antiphon.batch.demand import Demand, Wanted
-from antiphon.catalog.receipts import Demanded, Receipt
+from antiphon.catalog.receipt_counts import Demanded
+from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
@@ -48,12 +49,17 @@ BEHIND = timedelta(seconds=2)
 """Receipts are stamped before they are committed: what is younger may still come."""
 
 
-class Receipts(Protocol):
-    """Receipts, as far as they say who was asked about."""
+class Questions(Protocol):
+    """Whom applications were asked about."""
 
     def demanded(
         self, scope: Scope, application: str, after: datetime, until: datetime, limit: int
     ) -> Sequence[Demanded]: ...
+
+
+class Receipts(Protocol):
+    """Receipts of predictions."""
+
     def get(self, scope: Scope, prediction: str) -> Receipt: ...
 
 
@@ -75,6 +81,7 @@ class Parts(msgspec.Struct, frozen=True):
     applications: Callable[[Scope], Sequence[str]]
     live: Callable[[Scope, str], Release | None]
     publication: Callable[[Scope], int | None]
+    questions: Questions
     receipts: Receipts
     texts: Texts
     answer: Callable[[AnswerRequest], Awaitable[Answer]]
@@ -103,14 +110,25 @@ class RefreshedAnswers:
     Args:
         half_life: of demand.
         every: seconds between looks at publications and requests.
+        demand: tells otherwise than by decayed counts what will be asked for; a benchmark compares.
     """
 
-    def __init__(self, scope: Scope, parts: Parts, clock: Clock, *, half_life: timedelta, every: float = 2.0) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        parts: Parts,
+        clock: Clock,
+        *,
+        half_life: timedelta,
+        every: float = 2.0,
+        demand: Callable[[], Demand] | None = None,
+    ) -> None:
         self._scope = scope
         self._parts = parts
         self._clock = clock
         self._half_life = half_life
         self._every = every
+        self._demand = demand or (lambda: Demand(half_life.total_seconds()))
         self._followed: dict[str, _Followed] = {}
         self._principal = Principal(PRINCIPAL, scope.tenant, "service", clearance="restricted")
         self.counts = RefreshedCounts()
@@ -195,11 +213,11 @@ class RefreshedAnswers:
         now = self._clock.now() - BEHIND
         followed = self._followed.get(application)
         if followed is None:
-            followed = _Followed(Demand(self._half_life.total_seconds()), now - HALF_LIVES * self._half_life)
+            followed = _Followed(self._demand(), now - HALF_LIVES * self._half_life)
             self._followed[application] = followed
         if now <= followed.seen:
             return followed
-        for one in self._parts.receipts.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
+        for one in self._parts.questions.demanded(self._scope, application, followed.seen, now, MOST_REQUESTS):
             followed.demand.asked(one.subject, one.prediction, one.created_at.timestamp())
         followed.seen = now
         return followed

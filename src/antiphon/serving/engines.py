@@ -124,14 +124,14 @@ class Member:
         try:
             await self._probed(ticket)
             async with aclosing(self._engine.generate(request)) as events:
-                first = await self._first(events)
-                if first is None:
-                    failed = True
-                    raise EngineFailed("The engine ended without an answer.", where=self._where)
-                failed = False
-                yield first
-                async for event in events:
+                event = await self._first(events)
+                while event is not None and not (isinstance(event, Finished) and event.reason == "cancelled"):
+                    failed = False
                     yield event
+                    if isinstance(event, Finished):
+                        return
+                    event = await anext(events, None)
+            raise EngineFailed("The engine gave the text up before its end.", where=self._where, next_step="Try again.")
         except AntiphonError as error:
             failed = isinstance(error, FAILURES)
             if isinstance(error, (*FAILURES, Overloaded, NotFound)):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.engine.messages import Described, Load
@@ -57,6 +58,7 @@ class World:
             applications=desk.releases.applications,
             live=desk.releases.live,
             publication=lambda scope: self.features.publication,
+            questions=ReceiptCounts(desk.database),
             receipts=desk.receipts,
             texts=desk.blobs,
             answer=desk.answerer.answer,

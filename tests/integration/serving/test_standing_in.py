@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import EngineFailed, InvalidInput, Overloaded, PromptTooLong, Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.degradation import WhenUnavailable
@@ -86,10 +87,11 @@ def passed(answer: Answer) -> list[tuple[str, str, str]]:
         (Unavailable("away"), "unavailable"),
         (EngineFailed("died"), "engine_failed"),
         (Overloaded("full", retry_after=7.0), "overloaded"),
+        (None, "engine_failed"),
     ],
 )
 async def test_an_engine_that_fails_or_refuses_is_passed_over(make: Make, engines: Engines, error, reason) -> None:
-    engines.main._script = [Says(error=error)]
+    engines.main._script = [Says(error=error, unfinished=True)]
     desk = make(changed(fallback=CHAIN))
     answer = await desk.answerer.answer(desk.request())
     assert (answer.text, answer.receipt.engine, answer.receipt.role) == (OTHER, "standby", "fallback")
@@ -301,7 +303,9 @@ async def test_an_identical_prompt_is_answered_without_an_engine(make: Make, eng
     again = await desk.answerer.answer(desk.request())
     assert (again.receipt.cache.origin, again.receipt.cache.prediction) == ("identical-prompt", made.prediction)
     assert again.receipt.role == "live", "the same prompt's own text is no stand-in"
-    (own, reused) = sorted(desk.receipts.reuse(SCOPE, made.receipt.created_at), key=lambda one: one.origin)
+    (own, reused) = sorted(
+        ReceiptCounts(desk.database).reuse(SCOPE, made.receipt.created_at), key=lambda one: one.origin
+    )
     assert (own.origin, own.saved_tokens, reused.origin) == ("generated", 0, "identical-prompt")
     assert reused.saved_tokens == made.usage.prompt_tokens + made.usage.completion_tokens > 0
 

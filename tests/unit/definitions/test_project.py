@@ -152,6 +152,18 @@ def test_the_definition_version_changes_with_the_meaning_alone(
         ('max_age="30m"', 'max_age="0m"', "'0m' is not a duration"),
         ('reuse=Reuse(mode="age", max_age="30m")', 'reuse=Reuse(mode="age")', "reuse by age needs max_age"),
         ('reuse=Reuse(mode="age", max_age="30m")', 'reuse=Reuse(mode="sometimes")', "reuse: Invalid enum value"),
+        ('reuse=Reuse(mode="age", max_age="30m")', 'reuse=Reuse("never", refreshed=5)', "the mode 'never' serves none"),
+        ('reuse=Reuse(mode="age", max_age="30m")', "reuse=Reuse(refreshed=-1)", "a number of entities from 0"),
+        *(
+            ('reuse=Reuse(mode="age", max_age="30m")', wrong, said)
+            for wrong, said in (
+                ('fallback=["Stand by"]', "'Stand by' is not ENGINE or ENGINE/MODEL"),
+                ('fallback="standby"', "fallback must be a list of texts"),
+                ('fallback=["a/b", "a/b"]', "fallback names an engine and model twice"),
+                ('when_unavailable="yesterdays"', "'yesterdays' is none of"),
+                ("when_unavailable=5", "when_unavailable must be"),
+            )
+        ),
         ('"type": "object"', '"type": "objekt"', "not a valid JSON schema"),
         ('property="notice"', 'property="text"', "no property 'text'"),
         ('property="notice"', 'property="outlook"', "not of type string"),

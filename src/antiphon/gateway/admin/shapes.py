@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, ReuseCount
+from antiphon.catalog.receipt_counts import ReuseCount
+from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Load, ModelDescription
 from antiphon.gateway.measurements import Percentiles

@@ -1,0 +1,85 @@
+"""What receipts say without being read: how much of what was answered came from store, and who was asked about."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import func, select
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Role
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.scope import Scope
+
+
+class ReuseCount(msgspec.Struct, frozen=True):
+    """Online answers of one application from one cache origin, in one role, and the tokens that they saved."""
+
+    application: str
+    origin: str
+    role: Role
+    answers: int
+    saved_tokens: int
+
+
+class Demanded(msgspec.Struct, frozen=True):
+    """That an application was asked online about a subject, and when."""
+
+    application: str
+    subject: str
+    prediction: str
+    created_at: datetime
+
+
+class ReceiptCounts:
+    """Counts over the receipts' columns; no payload is opened."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def reuse(self, scope: Scope, since: datetime) -> list[ReuseCount]:
+        """What of the online answers since an instant came from store."""
+        table = schema.receipts
+        keys = (table.c.application, table.c.origin, table.c.role)
+        statement = (
+            select(*keys, func.count().label("answers"), func.sum(table.c.saved_tokens).label("saved"))
+            .where(
+                schema.owned(table, scope),
+                table.c.created_at >= microseconds(since),
+                table.c.path == "online",
+                table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES),
+            )
+            .group_by(*keys)
+            .order_by(*keys)
+        )
+        with self._database.read() as connection:
+            return [
+                ReuseCount(row.application, row.origin, row.role, row.answers, int(row.saved or 0))
+                for row in connection.execute(statement)
+            ]
+
+    def demanded(self, scope: Scope, application: str, after: datetime, until: datetime, limit: int) -> list[Demanded]:
+        """Whom an application was asked about online in ``after < created_at <= until``, oldest first: the newest
+        ``limit`` of them."""
+        table = schema.receipts
+        statement = (
+            select(table.c.subject, table.c.prediction, table.c.created_at)
+            .where(
+                schema.owned(table, scope),
+                table.c.application == application,
+                table.c.created_at > microseconds(after),
+                table.c.created_at <= microseconds(until),
+                table.c.path == "online",
+                table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES),
+            )
+            .order_by(table.c.created_at.desc(), table.c.prediction.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [
+            Demanded(application, row.subject, row.prediction, from_microseconds(row.created_at))
+            for row in reversed(rows)
+        ]
