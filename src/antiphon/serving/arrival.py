@@ -86,7 +86,7 @@ def cache_namespace(request: AnswerRequest, assigned: Assigned) -> str | None:
 def _check_role(request: AnswerRequest) -> None:
     if request.role in ("canary", "control", *STAND_IN_ROLES):
         raise InvalidInput(
-            f"The role {request.role!r} is given by what answers and cannot be asked for.",
+            f"The role {request.role!r} is given by a rollout or to what stands in, and cannot be asked for.",
             where="role",
             next_step="Leave the role out, and name a release to ask that one.",
         )

@@ -114,8 +114,8 @@ class Member:
         """
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:
-                async for event in events:
-                    yield event
+                async for one in events:
+                    yield one
             return
         ticket = self.breaker.enter()
         if ticket is None:
@@ -124,7 +124,7 @@ class Member:
         try:
             await self._probed(ticket)
             async with aclosing(self._engine.generate(request)) as events:
-                event = await self._first(events)
+                event: Delta | Finished | None = await self._first(events)
                 while event is not None and not (isinstance(event, Finished) and event.reason == "cancelled"):
                     failed = False
                     yield event
@@ -133,7 +133,8 @@ class Member:
                     event = await anext(events, None)
             raise EngineFailed("The engine gave the text up before its end.", where=self._where, next_step="Try again.")
         except AntiphonError as error:
-            failed = isinstance(error, FAILURES)
+            # One that is full is there, but has not shown that it works.
+            failed = None if isinstance(error, Overloaded) else isinstance(error, FAILURES)
             if isinstance(error, (*FAILURES, Overloaded, NotFound)):
                 reason = "late" if isinstance(error, _Late) else error.code
                 raise self._passed(request.model, error, reason) from error
