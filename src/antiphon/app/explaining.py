@@ -95,6 +95,9 @@ class Explaining:
             ],
             "guards": msgspec.to_builtins(origin.guards),
             "cache": plain["cache"],
+            "engine": receipt.engine,
+            "fallback": plain["fallback"],
+            "degraded": plain["degraded"],
             "usage": plain["usage"],
             "timing": plain["timing"],
             "cost": {

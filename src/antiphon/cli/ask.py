@@ -30,6 +30,8 @@ def ask(
     """Ask a question. The text goes to stdout, where it came from to stderr."""
     import asyncio
 
+    from antiphon.catalog.receipts import STAND_IN_ROLES
+
     answer = asyncio.run(
         _ask(project, application, question, entity, entities.inputs(given), as_of, release, max_tokens)
     )
@@ -41,8 +43,9 @@ def ask(
     typer.echo(answer.text)
     receipt = answer.receipt
     guards = "".join(f", guard {guard.action}" for guard in receipt.guards if guard.action != "pass")
+    stands_in = f" ({receipt.role})" if receipt.role in STAND_IN_ROLES else ""
     note(
-        f"{answer.prediction}  {receipt.cache.origin}{guards}, "
+        f"{answer.prediction}  {receipt.cache.origin}{stands_in}{guards}, "
         f"{receipt.usage.completion_tokens} tokens, {receipt.timing.total:.2f} s"
     )
 

@@ -170,6 +170,8 @@ async def test_a_stopped_engine_and_what_each_policy_serves(front: Platform) -> 
             assert degraded["policy"] == "previous_release"
             assert degraded["release"] != before.json()["antiphon"]["release"]
             assert degraded["age_seconds"] > 0
+            explained = await client.get(f"/admin/predictions/{before.json()['antiphon']['prediction']}")
+            assert explained.json()["receipt"]["degraded"] == degraded
             mine = stored.json()["antiphon"]["degraded"]
             assert (mine["policy"], mine["release"]) == ("precomputed", stored.json()["antiphon"]["release"])
             assert int(refusing.headers["retry-after"]) >= 1
