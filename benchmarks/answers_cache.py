@@ -36,9 +36,9 @@ from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
 
-SIZES = {"ci": (60, 4, 60, 2), "demo": (400, 8, 250, 3), "full": (2_000, 12, 1_500, 5)}
+SIZES = {"ci": (60, 4, 60, 2), "demo": (300, 7, 150, 3), "full": (2_000, 12, 1_500, 5)}
 """Entities, publications, requests between two of them, seeds."""
-BOUNDS = {"ci": (10,), "demo": (25, 50, 100), "full": (100, 250, 500)}
+BOUNDS = {"ci": (10,), "demo": (20, 40, 80), "full": (100, 250, 500)}
 EXPONENT = 1.1
 CHANGED = 0.4
 MOVED = 0.05

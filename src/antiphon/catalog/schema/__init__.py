@@ -38,7 +38,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0014"
+REVISION = "0015"
 """The Alembic revision these tables are at."""
 
 __all__ = [
