@@ -58,7 +58,7 @@ name = "{name}"
 [engine]
 kind = "simulated"
 models = ["simulated"]
-first_token = "1s"
+first_token = "4s"
 fallback = {fallback}
 
 [gateway]
@@ -181,7 +181,7 @@ async def test_a_stopped_engine_and_what_each_policy_serves(front: Platform) -> 
             await ask(client, "refusing")  # this one may be the probe
             quick = await ask(client, "refusing")
             assert (quick.status_code, "left alone" in quick.text) == (503, True), quick.text
-            assert quick.elapsed.total_seconds() < 0.9
+            assert quick.elapsed.total_seconds() < 3.0, "less than an engine is waited for"
             assert int(quick.headers["retry-after"]) <= 36
             metrics = (await client.get("/metrics")).text
             assert 'antiphon_engine_breaker{engine="main"} 0.0' not in metrics
@@ -216,7 +216,8 @@ async def test_a_killed_engine_under_traffic_loses_no_answer_that_a_policy_cover
                 await until(lambda: restarted(front, client), lambda pid: pid not in (None, old), 60.0)  # noqa: B023
             over.set()
         assert {key[1] for key in told if key[0] != "refusing"} == {200}, told
-        assert {key[2] for key in told if key[0] == "chained"} == {"live", "fallback"}
+        # On a busy machine the standby may be late as well; then what is in store stands in.
+        assert {"live", "fallback"} <= {key[2] for key in told if key[0] == "chained"}
         assert {key[2] for key in told if key[0] == "before"} == {"live", "degraded"}
         assert {key[1] for key in told if key[0] == "refusing"} <= {200, 502, 503}
         receipts = (await client.get("/admin/predictions", params={"limit": 500})).json()["predictions"]
