@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.engine.messages import ModelDescription
+from antiphon.engine.messages import ModelDescription, Turn
 
 LARGEST_RENDERED = 200_000
 """Characters a template may write: far beyond any model's context, far below what would hurt the process."""
@@ -113,15 +113,15 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
         raise InvalidInput(f"The template fails: {_words(error)}.", where=where) from None
 
 
-def turns(application: ApplicationSpec, user: str) -> list[tuple[str, str]]:
+def turns(application: ApplicationSpec, user: str) -> list[Turn]:
     """The conversation an application's request becomes: system, examples, user."""
-    conversation = [("system", application.prompt.system)] if application.prompt.system else []
+    conversation = [Turn("system", application.prompt.system)] if application.prompt.system else []
     for asked, answered in application.prompt.examples:
-        conversation += [("user", asked), ("assistant", answered)]
-    return [*conversation, ("user", user)]
+        conversation += [Turn("user", asked), Turn("assistant", answered)]
+    return [*conversation, Turn("user", user)]
 
 
-def chat(model: ModelDescription, conversation: Sequence[tuple[str, str]]) -> str:
+def chat(model: ModelDescription, conversation: Sequence[Turn]) -> str:
     """The conversation as the model's own chat template writes it.
 
     Special tokens inside the turns are taken apart first, so that no user can speak as the system.
@@ -129,7 +129,7 @@ def chat(model: ModelDescription, conversation: Sequence[tuple[str, str]]) -> st
     Raises:
         InvalidInput: the template refuses the turns (an unknown role, say).
     """
-    messages = [{"role": role, "content": neutral(model, content)} for role, content in conversation]
+    messages = [_message(model, turn) for turn in conversation]
     names = {"messages": messages, "add_generation_prompt": True, "bos_token": model.bos, "eos_token": model.eos}
     try:
         return _written(_compiled_chat(model.chat_template), names)
@@ -137,6 +137,11 @@ def chat(model: ModelDescription, conversation: Sequence[tuple[str, str]]) -> st
         raise InvalidInput(
             f"The model's chat template refuses these messages: {_words(error)}.", where="messages"
         ) from None
+
+
+def _message(model: ModelDescription, turn: Turn) -> dict[str, str]:
+    message = {"role": turn.role, "content": neutral(model, turn.content)}
+    return message if turn.name is None else message | {"name": neutral(model, turn.name)}
 
 
 def neutral(model: ModelDescription, content: str) -> str:
