@@ -94,6 +94,7 @@ class Explaining:
                     "presence_penalty": attempt.presence_penalty,
                     "logit_bias": dict(attempt.logit_bias),
                     "tools": self._text(scope, attempt.tools_blob),
+                    "grammar": self._text(scope, attempt.grammar_blob),
                 }
                 for attempt in origin.attempts
             ],

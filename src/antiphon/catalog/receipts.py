@@ -90,6 +90,7 @@ class Attempt(msgspec.Struct, frozen=True):
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     tools_blob: str | None = None
+    grammar_blob: str | None = None
 
 
 class GuardReceipt(msgspec.Struct, frozen=True):

@@ -376,8 +376,9 @@ class LocalEngine:
             )
         constraint = None
         forced: list[int] = []
-        if request.json_schema is not None:
-            constraint = lane.grammars.constraint(request.json_schema)
+        constrained = request.json_schema if request.grammar is None else request.grammar
+        if constrained is not None:
+            constraint = lane.grammars.constraint(constrained, lark=request.grammar is not None)
             forced = constraint.forced()
             if len(forced) + (not constraint.complete) > request.max_tokens:
                 raise SchemaUnsatisfiable(
@@ -427,7 +428,9 @@ def _check_parameters(request: Generate) -> None:
         "prompt_logprobs",
         f"between 0 and {MOST_LOGPROBS}",
     )
-    require(not (scored and request.json_schema is not None), "prompt_logprobs", "left out with a schema")
+    constrained = request.json_schema is not None or request.grammar is not None
+    require(not (scored and constrained), "prompt_logprobs", "left out with a schema")
+    require(request.json_schema is None or request.grammar is None, "grammar", "left out with a schema")
     require(not (request.prompt and request.prompt_ids), "prompt_ids", "left out beside a prompt")
     penalties = request.penalties
     require(
@@ -437,7 +440,7 @@ def _check_parameters(request: Generate) -> None:
         "between -2 and 2, and bias between -100 and 100",
     )
     require(
-        not (request.ignore_end and request.json_schema is not None),
+        not (request.ignore_end and constrained),
         "ignore_end",
         "false with a schema, which says where to end",
     )

@@ -63,6 +63,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
         prompt: already rendered; special tokens in it are parsed as such.
         max_tokens: at least 1, or 0 with ``prompt_logprobs``.
         json_schema: JSON schema text that the output must meet, masked before sampling.
+        grammar: the same as a grammar, in the Lark syntax of llguidance; one of both.
         logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
         branches: report the options at constrained branch points with few alternatives (class probabilities).
         priority: online goes before batch.
@@ -102,6 +103,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     prompt_logprobs: int | None = None
     penalties: Penalties = Penalties()
     tools: str | None = None
+    grammar: str | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -149,6 +149,8 @@ class RemoteEngine:
     def _body(self, request: Generate) -> dict[str, Any]:
         if request.ignore_end:
             raise UnsupportedParameter("A remote engine cannot be told to go on after the end.", where="ignore_end")
+        if request.grammar is not None:
+            raise UnsupportedParameter("OpenAI's protocol carries no grammar.", where="grammar")
         body: dict[str, Any] = {
             "model": self._models.get(request.model, request.model),
             "max_tokens": request.max_tokens,

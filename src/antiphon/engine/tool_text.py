@@ -1,7 +1,11 @@
-"""The text of a turn that may call functions: one JSON object, whoever wrote it.
+"""The text of a turn that may call functions, in either of two forms.
 
-It has ``content`` (a text), or ``tool_calls`` (an array of objects with ``name`` and ``arguments``), or both in this
-order. So a turn with calls is a text like any other: constrained by a schema, kept in a receipt, made again by replay.
+One is a JSON object with ``content`` (a text), or ``tool_calls`` (an array of objects with ``name`` and
+``arguments``), or both in this order. The other is what models write whose template marks calls by tags: a text, or
+such objects, each between ``<tool_call>`` and ``</tool_call>``. So a turn with calls is a text like any other:
+constrained by a grammar, kept in a receipt, made again by replay.
+
+Invariant: the forms are told apart by how a text begins, since one with tags may not begin as the object does.
 """
 
 from __future__ import annotations
@@ -15,7 +19,10 @@ import msgspec
 from antiphon.core.ids import new_id
 from antiphon.engine.messages import ToolCall
 
-_Place = Literal["begin", "content", "between", "calls", "end"]
+BEGIN, END = "<tool_call>", "</tool_call>"
+
+_Place = Literal["begin", "content", "between", "calls", "text", "tagged", "end"]
+_OPENINGS = ('{"content":"', '{"tool_calls":[')
 
 _BEGIN_CONTENT = re.compile(r'\s*\{\s*"content"\s*:\s*"')
 _BEGIN_CALLS = re.compile(r'\s*[{,]\s*"tool_calls"\s*:\s*\[')
@@ -27,7 +34,10 @@ _decoder = json.JSONDecoder(strict=False)
 
 
 class ToolReader:
-    """Reads such a text piece by piece: content as far as it is there, each call once it is whole."""
+    """Reads such a text piece by piece: content as far as it is there, each call once it is whole.
+
+    Say :meth:`end` at its end: what looked like the beginning of a tag may be content after all.
+    """
 
     def __init__(self) -> None:
         self._place: _Place = "begin"
@@ -41,18 +51,58 @@ class ToolReader:
             found += step
         return found
 
+    def end(self) -> list[str | ToolCall]:
+        """What is content because nothing follows; what was cut off in the middle of a call is left out."""
+        held = self._rest if self._place in ("begin", "text") and not _begins_as_object(self._rest) else ""
+        self._rest, self._place = "", "end"
+        return [held] if held else []
+
     def _step(self) -> list[str | ToolCall] | None:
         """One thing more; ``None`` when the rest has to wait for what follows."""
         match self._place:
             case "begin":
-                return self._enter(_BEGIN_CONTENT, "content") or self._enter(_BEGIN_CALLS, "calls")
+                return self._begin()
             case "content":
                 return self._content()
             case "between":
                 return self._enter(_BEGIN_CALLS, "calls")
             case "calls":
                 return self._call()
+            case "text":
+                return self._until(BEGIN, "tagged")
+            case "tagged":
+                return self._tagged()
         return None
+
+    def _begin(self) -> list[str | ToolCall] | None:
+        entered = self._enter(_BEGIN_CONTENT, "content") or self._enter(_BEGIN_CALLS, "calls")
+        if entered is not None or not self._rest.strip() or _begins_as_object(self._rest):
+            return entered
+        self._place = "text"
+        return []
+
+    def _until(self, tag: str, place: _Place) -> list[str | ToolCall] | None:
+        """Text up to a tag; what may be the beginning of one waits."""
+        at = self._rest.find(tag)
+        if at >= 0:
+            text, self._rest, self._place = self._rest[:at], self._rest[at + len(tag) :], place
+            return [text] if text.strip() else []
+        held = next((length for length in range(len(tag) - 1, 0, -1) if self._rest.endswith(tag[:length])), 0)
+        text = self._rest[: len(self._rest) - held]
+        if not text.strip():  # white space between calls is none of the content
+            return None
+        self._rest = self._rest[len(text) :]
+        return [text]
+
+    def _tagged(self) -> list[str | ToolCall] | None:
+        called, tag, rest = self._rest.partition(END)
+        if not tag:
+            return None
+        self._rest, self._place = rest, "text"
+        try:
+            return [_tool_call(json.loads(called, strict=False))]
+        except ValueError:
+            return [f"{BEGIN}{called}{END}"]
 
     def _enter(self, opening: re.Pattern[str], place: _Place) -> list[str | ToolCall] | None:
         opened = opening.match(self._rest)
@@ -90,7 +140,8 @@ class ToolReader:
 
 def read(text: str) -> tuple[str | None, tuple[ToolCall, ...]]:
     """(content, calls) of a text that has ended; what was cut off in the middle of a call is left out."""
-    found = ToolReader().read(text)
+    reader = ToolReader()
+    found = [*reader.read(text), *reader.end()]
     content = "".join(piece for piece in found if isinstance(piece, str))
     calls = tuple(piece for piece in found if isinstance(piece, ToolCall))
     return (content or None) if calls else content, calls
@@ -125,6 +176,12 @@ class ToolWriter:
         if self._opened:
             return f'", "tool_calls": [{calls}]}}' if calls else '"}'
         return f'{{"tool_calls": [{calls}]}}' if calls else '{"content": ""}'
+
+
+def _begins_as_object(text: str) -> bool:
+    """Whether it may still turn out to be the object."""
+    tight = "".join(text.split())
+    return any(opening.startswith(tight) for opening in _OPENINGS) if tight else False
 
 
 def _embedded(arguments: str) -> str:

@@ -24,7 +24,7 @@ from antiphon.serving import guards, prompts
 from antiphon.serving.output import mismatches, parsed
 from antiphon.serving.ports import Engine
 from antiphon.serving.request import DecodingOverrides
-from antiphon.serving.tools import in_words, schema
+from antiphon.serving.tools import schema, tagged, writes_tools
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -43,6 +43,7 @@ class Asked(msgspec.Struct, frozen=True):
     prompt_logprobs: int | None = None
     penalties: Penalties = Penalties()
     tools: str | None = None
+    grammar: str | None = None
 
 
 class Generated(msgspec.Struct, frozen=True):
@@ -99,9 +100,13 @@ def ask(
     tools = overrides.tools
     own_template = not model.chat_template and raw_prompt is None
     prompt = raw_prompt if isinstance(raw_prompt, str) else ""
+    grammar = None
     if raw_prompt is None and not own_template:
-        prompt = prompts.chat(model, in_words(conversation, tools))
-        json_schema = schema(tools) if tools is not None else json_schema
+        prompt = prompts.chat(model, conversation, tools)
+        if tools is not None and writes_tools(model.chat_template):
+            grammar = tagged(tools)
+        elif tools is not None:
+            json_schema = schema(tools)
     return Asked(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -116,6 +121,7 @@ def ask(
         prompt_logprobs=overrides.prompt_logprobs,
         penalties=overrides.penalties or Penalties(),
         tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
+        grammar=grammar,
     )
 
 
@@ -155,6 +161,7 @@ def to_engine(
         prompt_logprobs=asked.prompt_logprobs,
         penalties=asked.penalties,
         tools=asked.tools,
+        grammar=asked.grammar,
     )
 
 

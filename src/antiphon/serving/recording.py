@@ -146,6 +146,7 @@ def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
         presence_penalty=sent.penalties.presence,
         logit_bias=sent.penalties.bias,
         tools_blob=text(sent.tools.encode()) if sent.tools else None,
+        grammar_blob=text(sent.grammar.encode()) if sent.grammar else None,
     )
 
 

@@ -96,6 +96,7 @@ async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts
         prompt_logprobs=attempt.prompt_logprobs,
         penalties=Penalties(attempt.frequency_penalty, attempt.presence_penalty, attempt.logit_bias),
         tools=texts.get(origin.scope, attempt.tools_blob).decode() if attempt.tools_blob else None,
+        grammar=texts.get(origin.scope, attempt.grammar_blob).decode() if attempt.grammar_blob else None,
     )
     text, fingerprint = "", ""
     async with aclosing(generation.stream(engine, request)) as events:

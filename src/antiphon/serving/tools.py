@@ -1,8 +1,9 @@
 """Functions that a plain model may call: how they are told to it, and the schema that its turn must meet.
 
-They are told in the system turn, and earlier calls and their results are turns in plain words, so that every chat
-template that knows system, user and assistant will do. The turn that comes back is the object of ``engine.tool_text``,
-held to its form and to each function's parameters while it is written.
+A chat template that writes tools itself, and has its model mark calls by ``<tool_call>`` (Hermes, Qwen), is given
+them. To any other model they are told in the system turn, and earlier calls and their results are turns in plain
+words. What comes back is one of the two forms of ``engine.tool_text``, held to it and to each function's parameters
+while it is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from antiphon.engine.messages import ToolCall, Turn
+from antiphon.engine.tool_text import BEGIN, END
 
 MOST_CALLS = 16
 """Calls in one turn: a small model would never end."""
@@ -58,9 +60,37 @@ class Tools(msgspec.Struct, frozen=True):
         }
 
 
+def writes_tools(template: str) -> bool:
+    """Whether a chat template writes tools, and its model marks calls by tags."""
+    return "tools" in template and BEGIN in template
+
+
+def tagged(tools: Tools) -> str:
+    """What the turn must meet where calls are marked by tags: a text, or calls; llguidance's Lark syntax.
+
+    A text that could be taken for the other form is none.
+    """
+    offered = _offered(tools)
+    call = {
+        "anyOf": [_call(number, tool) for number, tool in enumerate(offered)],
+        "$defs": _places(offered),
+        "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+    }
+    more = rf' ("\n" call){{0,{MOST_CALLS - 1}}}' if tools.several and tools.only is None else ""
+    either = "calls" if tools.required or tools.only is not None else "TEXT | calls"
+    return (
+        f"%llguidance {{}}\nstart: {either}\n"
+        f"calls: call{more}\n"
+        f'call: "{BEGIN}\\n" turn "\\n{END}"\n'
+        f"turn: %json {json.dumps(call)}\n"
+        f"TEXT: /(?s:.*)/ & ~/(?s:.*){BEGIN}(?s:.*)/"
+        ' & ~/\\s*\\{\\s*"(content|tool_calls)"(?s:.*)/\n'
+    )
+
+
 def schema(tools: Tools) -> dict[str, Any]:
     """What the turn must meet."""
-    offered = [tool for tool in tools.tools if tools.only in (None, tool.name)]
+    offered = _offered(tools)
     calls = {
         "type": "object",
         "properties": {
@@ -81,7 +111,7 @@ def schema(tools: Tools) -> dict[str, Any]:
         "additionalProperties": False,
     }
     turn = calls if tools.required or tools.only is not None else {"anyOf": [calls, content]}
-    return {**turn, "$defs": {_place(number): _moved(tool.parameters, number) for number, tool in enumerate(offered)}}
+    return {**turn, "$defs": _places(offered)}
 
 
 def told(tools: Tools) -> str:
@@ -100,6 +130,21 @@ def in_words(turns: Sequence[Turn], tools: Tools | None) -> tuple[Turn, ...]:
     if written and written[0].role == "system":
         return (Turn("system", f"{written[0].content}\n\n{told(tools)}"), *written[1:])
     return (Turn("system", told(tools)), *written)
+
+
+def as_template_reads(turn: Turn) -> dict[str, Any]:
+    """A turn as chat templates are given it (the convention of transformers); arguments are objects."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.name is not None:
+        message["name"] = turn.name
+    if turn.tool_call_id is not None:
+        message["tool_call_id"] = turn.tool_call_id
+    if turn.tool_calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
+            for call in turn.tool_calls
+        ]
+    return message
 
 
 def _in_words(turn: Turn) -> Turn:
@@ -126,6 +171,14 @@ def _call(number: int, tool: Tool) -> dict[str, Any]:
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
+
+
+def _offered(tools: Tools) -> list[Tool]:
+    return [tool for tool in tools.tools if tools.only in (None, tool.name)]
+
+
+def _places(offered: Sequence[Tool]) -> dict[str, Any]:
+    return {_place(number): _moved(tool.parameters, number) for number, tool in enumerate(offered)}
 
 
 def _place(number: int) -> str:

@@ -59,11 +59,9 @@ async def chat_chunks(
     def chunk(*parts: shapes.ChunkChoice, **carried: Any) -> shapes.ChatChunk:
         return shapes.ChatChunk(id=name, created=created, model=read.model, choices=parts, **carried)
 
-    def deltas(index: int, text: str) -> list[shapes.ChatDelta]:
-        if not read.calls:
-            return [shapes.ChatDelta(content=text)]
+    def called(index: int, pieces: list[str | ToolCall]) -> list[shapes.ChatDelta]:
         found: list[shapes.ChatDelta] = []
-        for piece in readers[index].read(text):
+        for piece in pieces:
             if isinstance(piece, ToolCall):
                 found.append(shapes.ChatDelta(tool_calls=(called_delta(calls[index], piece),)))
                 calls[index] += 1
@@ -77,9 +75,12 @@ async def chat_chunks(
             yield chunk(shapes.ChunkChoice(shapes.ChatDelta(role="assistant", content=""), index=index), **ends.usual)
         if isinstance(item, TextDelta):
             logprobs = shapes.chat_logprobs(item.tokens) if read.logprobs else None
-            for delta in deltas(index, item.text):
+            written = [shapes.ChatDelta(content=item.text)]
+            for delta in called(index, readers[index].read(item.text)) if read.calls else written:
                 yield chunk(shapes.ChunkChoice(delta, logprobs=logprobs, index=index), **ends.usual)
             continue
+        for delta in called(index, readers[index].end()):
+            yield chunk(shapes.ChunkChoice(delta, index=index), **ends.usual)
         reason = finish_reason(item, calls[index])
         end = shapes.ChunkChoice(shapes.ChatDelta(), finish_reason=reason, index=index)
         yield chunk(end, **ends.made(index, item))
