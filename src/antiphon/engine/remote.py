@@ -213,7 +213,7 @@ class RemoteEngine:
 
     def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> AntiphonError:
         """The error a non-200 answer stands for."""
-        message, code = _complaint(content)
+        message, code, parameter = _complaint(content)
         # Its own words may repeat the prompt or the key; the status and what it means are what is passed on.
         text = f"The remote engine answered {status}."
         if status == 429:
@@ -226,20 +226,23 @@ class RemoteEngine:
         if code == PromptTooLong.code or "context length" in message:
             return PromptTooLong(text, where=self._url)
         if status in (400, 422):
-            return InvalidInput(text, where=self._url)
+            return InvalidInput(text, where=parameter if parameter in _SENT else self._url)
         if status == 503:
             return Unavailable(text, where=self._url)
         return EngineFailed(text, where=self._url)
 
 
-def _complaint(content: bytes) -> tuple[str, str | None]:
-    """(message, code) of an OpenAI-shaped error, or the text itself."""
+_SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}
+    | {"messages", "response_format", "stop", "temperature", "tool_choice", "tools", "top_p", "echo"})  # fmt: skip
+"""Parameters that a server may say to be wrong; anything else it says is not passed on."""
+
+
+def _complaint(content: bytes) -> tuple[str, str | None, str | None]:
+    """(message, code, parameter) of an OpenAI-shaped error, or the text itself."""
     try:
         error = msgspec.json.decode(content)["error"]
-        return _message(error), error.get("code") if isinstance(error, dict) else None
+        if not isinstance(error, dict):
+            return str(error), None, None
+        return str(error.get("message", error)), error.get("code"), error.get("param")
     except (msgspec.DecodeError, KeyError, TypeError):
-        return content[:200].decode("utf-8", "replace") or "nothing", None
-
-
-def _message(error: Any) -> str:
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+        return content[:200].decode("utf-8", "replace") or "nothing", None, None
