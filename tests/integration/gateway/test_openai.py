@@ -150,6 +150,7 @@ async def test_models_are_listed_and_found(client) -> None:
         ({"as_of": "yesterday"}, "as_of", "RFC3339"),
         ({"as_of": "2013-04-10T08:00:00"}, "as_of", "no time zone"),
         ({"stream_options": {"include": True}}, "stream_options", "unknown field `include`"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
         ({"messages": []}, "messages", "length >= 1"),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "Invalid enum value."),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "names the call"),

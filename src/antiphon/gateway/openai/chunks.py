@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from antiphon.engine.messages import ToolCall
@@ -49,7 +49,7 @@ class _Ends:
 
 async def chat_chunks(
     name: str, created: int, read: ChatParameters, choices: int, answering: Answering
-) -> AsyncIterator[shapes.ChatChunk]:
+) -> AsyncGenerator[shapes.ChatChunk, None]:
     """Chunks of a chat completion of so many choices."""
     ends = _Ends(read, choices)
     readers: dict[int, ToolReader] = defaultdict(ToolReader)
@@ -90,7 +90,7 @@ async def chat_chunks(
 
 async def completion_chunks(
     name: str, created: int, read: CompletionParameters, choices: int, answering: Answering
-) -> AsyncIterator[shapes.Completion]:
+) -> AsyncGenerator[shapes.Completion, None]:
     """Chunks of a completion of so many choices; with ``echo`` the prompt comes first."""
     ends = _Ends(read, choices)
     written: dict[int, int] = defaultdict(int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
@@ -112,7 +113,7 @@ async def _complete(
     shape: type[P],
     ask: Callable[..., AnswerRequest],
     written: Callable[[int, P, Sequence[Answer]], msgspec.Struct],
-    streamed: Callable[[str, int, P, int, chunks.Answering], AsyncIterator[msgspec.Struct]],
+    streamed: Callable[[str, int, P, int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
     denials: Denials = request.app.state.denials
@@ -159,14 +160,14 @@ async def _events(
     request: Request,
     questions: Sequence[AnswerRequest],
     parent: str | None,
-    streamed: Callable[[int, chunks.Answering], AsyncIterator[msgspec.Struct]],
+    streamed: Callable[[int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> AsyncIterator[msgspec.Struct]:
-    answering = _answering(asked, request, questions, parent)
-    try:
-        async for event in streamed(len(questions), answering):
+    async with (
+        aclosing(_answering(asked, request, questions, parent)) as answering,
+        aclosing(streamed(len(questions), answering)) as events,
+    ):
+        async for event in events:
             yield event
-    finally:
-        await answering.aclose()
 
 
 async def _answering(
@@ -175,17 +176,15 @@ async def _answering(
     services: GatewayServices = request.app.state.services
     denials: Denials = request.app.state.denials
     with telemetry.span("gateway.stream", traceparent=parent, kind=SpanKind.SERVER):
-        items = several.stream(services.answering.stream, _traced(questions, parent))
         try:
-            async for number, item in items:
-                if isinstance(item, Answer):
-                    asked.answered(item)
-                yield number, item
+            async with aclosing(several.stream(services.answering.stream, _traced(questions, parent))) as items:
+                async for number, item in items:
+                    if isinstance(item, Answer):
+                        asked.answered(item)
+                    yield number, item
         except AntiphonError as error:
             await denials.record(request, error)
             raise
-        finally:
-            await items.aclose()
 
 
 def _traced(questions: Sequence[AnswerRequest], parent: str | None) -> list[AnswerRequest]:

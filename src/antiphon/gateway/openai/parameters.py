@@ -332,6 +332,8 @@ def _tools(parameters: ChatParameters) -> Tools | None:
 
 
 def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any) -> AnswerRequest:
+    if parameters.stream_options is not None and not parameters.stream:
+        raise InvalidInput("It needs `stream: true`.", where="stream_options")
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
         raise InvalidInput("It has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z.")
     return AnswerRequest(
