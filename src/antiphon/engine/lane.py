@@ -326,7 +326,8 @@ class Lane:
                 self.yields_until = None
             ended = self._monotonic()
             self.pacing.ran(called, ended, expected)
-            self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
+            if not sequence.scoring:  # a call with every position's logits costs more, and others do not make it
+                self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
             sequence.position += len(chunk)
             sequence.pending = rest
             done += len(chunk)
@@ -340,7 +341,7 @@ class Lane:
                 break
 
     def _feed(self, sequence: Sequence, slot: int, chunk: list[int], *, want_logits: bool) -> Logits | None:
-        if not sequence.scored or sequence.generating:
+        if not sequence.scoring:
             return self.runtime.feed(slot, sequence.position, chunk, want_logits)
         every = self.runtime.score(slot, sequence.position, chunk)
         sequence.score(sequence.position, every)

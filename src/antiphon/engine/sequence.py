@@ -104,6 +104,11 @@ class Sequence:
         return self.request.prompt_logprobs is not None
 
     @property
+    def scoring(self) -> bool:
+        """The next tokens to compute are the prompt's, and are to be measured."""
+        return self.scored and not self.generating
+
+    @property
     def generating(self) -> bool:
         """The prompt, with the tokens forced right after it, is in the KV."""
         return self.position >= self._prefill
