@@ -90,6 +90,10 @@ class Costless:
         self._held[slot] = position + len(tokens)
         return self._chosen if want_logits else None
 
+    def score(self, slot: int, position: int, tokens: Sequence[int]) -> list[Logits]:
+        self.feed(slot, position, tokens, False)
+        return [self._chosen] * len(tokens)
+
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
         for slot, position in zip(slots, positions, strict=True):
             assert position == self._held[slot]

@@ -26,7 +26,7 @@ from antiphon.core.errors import (
 )
 from antiphon.engine.client import EngineClient
 from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, ServedModel
+from antiphon.engine.messages import Delta, Finished, Generate, Penalties, ServedModel
 from antiphon.engine.port import Engine
 from antiphon.engine.remote import RemoteEngine
 from antiphon.engine.runtime import Layout
@@ -88,7 +88,7 @@ def openai_server(engine: LocalEngine) -> Starlette:
         asked = Generate(
             "r",
             body["model"],
-            body["prompt"],
+            body["prompt"] if isinstance(body["prompt"], str) else "",
             body["max_tokens"],
             body["temperature"],
             body["top_p"],
@@ -96,6 +96,13 @@ def openai_server(engine: LocalEngine) -> Starlette:
             tuple(body.get("stop", ())),
             json.dumps(response_format["json_schema"]["schema"]) if response_format else None,
             body.get("logprobs"),
+            prompt_ids=() if isinstance(body["prompt"], str) else tuple(body["prompt"]),
+            prompt_logprobs=body["logprobs"] if body.get("echo") else None,
+            penalties=Penalties(
+                body.get("frequency_penalty", 0.0),
+                body.get("presence_penalty", 0.0),
+                tuple((int(token), bias) for token, bias in body.get("logit_bias", {}).items()),
+            ),
         )
         events = engine.generate(asked)
         try:
@@ -108,12 +115,14 @@ def openai_server(engine: LocalEngine) -> Starlette:
             event: Delta | Finished = first
             async with contextlib.aclosing(events):
                 while isinstance(event, Delta):
-                    chunk: dict[str, object] = {"index": 0, "text": event.text, "finish_reason": None}
+                    tokens = event.prompt + event.tokens
+                    text = "".join(token.text for token in event.prompt) + event.text
+                    chunk: dict[str, object] = {"index": 0, "text": text, "finish_reason": None}
                     if asked.logprobs is not None:
                         chunk["logprobs"] = {
-                            "tokens": [token.text for token in event.tokens],
-                            "token_logprobs": [token.logprob for token in event.tokens],
-                            "top_logprobs": [{a.text: a.logprob for a in token.alternatives} for token in event.tokens],
+                            "tokens": [token.text for token in tokens],
+                            "token_logprobs": [token.logprob for token in tokens],
+                            "top_logprobs": [{a.text: a.logprob for a in token.alternatives} for token in tokens],
                         }
                     yield f"data: {json.dumps({'choices': [chunk]})}\n\n"
                     event = await anext(events)
@@ -224,6 +233,30 @@ async def test_a_schema_is_met(engine: Engine) -> None:
     assert isinstance(answer["notice"], str)
 
 
+async def test_the_prompts_own_tokens_are_measured_and_change_nothing(engine: Engine) -> None:
+    plain, ended = await collect(engine, asking(logprobs=2))
+    deltas, finished = await collect(engine, asking(logprobs=2, prompt_logprobs=2))
+    assert (finished.text, finished.reason) == (ended.text, ended.reason)
+    assert [t for delta in deltas for t in delta.tokens] == [t for delta in plain for t in delta.tokens]
+    prompt = deltas[0].prompt
+    assert "".join(token.text for token in prompt) == asking().prompt
+    assert len(prompt) == finished.usage.prompt_tokens
+    assert prompt[0].logprob is None
+    assert all(token.logprob is not None and len(token.alternatives) == 2 for token in prompt[1:])
+    assert not any(delta.prompt for delta in deltas[1:])
+    deltas, finished = await collect(engine, asking(prompt_logprobs=2, logprobs=2, max_tokens=0))
+    assert [delta.prompt for delta in deltas] == [prompt]
+    assert (finished.text, finished.reason, finished.usage.completion_tokens) == ("", "length", 0)
+
+
+async def test_bias_and_penalties_change_the_choice(engine: Engine) -> None:
+    _, forced = await collect(engine, asking(max_tokens=6, penalties=Penalties(bias=((72, 100.0),))))
+    assert forced.text == "HHHHHH"
+    _, varied = await collect(engine, asking(max_tokens=60, penalties=Penalties(2.0, 0.0, ((72, 60.0),))))
+    assert varied.text.startswith("HHHHHH")
+    assert set(varied.text) != {"H"} or len(varied.text) < 60
+
+
 async def test_log_probabilities_come_with_each_token(engine: Engine) -> None:
     deltas, finished = await collect(engine, asking(logprobs=3))
     tokens = [token for delta in deltas for token in delta.tokens]
@@ -276,6 +309,9 @@ async def test_the_fingerprint_is_the_models(engine: Engine) -> None:
         ({"temperature": -1.0}, InvalidInput),
         ({"top_p": 0.0}, InvalidInput),
         ({"stop": ("",)}, InvalidInput),
+        ({"prompt": "", "prompt_ids": (72, 999_999), "max_tokens": 4}, InvalidInput),
+        ({"penalties": Penalties(frequency=2.5)}, InvalidInput),
+        ({"penalties": Penalties(bias=((999_999, 1.0),))}, InvalidInput),
         ({"logprobs": 99}, InvalidInput),
         ({"prompt": ""}, InvalidInput),
         ({"json_schema": "{"}, InvalidInput),

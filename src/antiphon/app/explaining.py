@@ -90,6 +90,11 @@ class Explaining:
                     "json_schema": self._text(scope, attempt.json_schema_blob),
                     "token_ids": list(attempt.token_ids),
                     "finish_reason": attempt.finish_reason,
+                    "frequency_penalty": attempt.frequency_penalty,
+                    "presence_penalty": attempt.presence_penalty,
+                    "logit_bias": dict(attempt.logit_bias),
+                    "tools": self._text(scope, attempt.tools_blob),
+                    "grammar": self._text(scope, attempt.grammar_blob),
                 }
                 for attempt in origin.attempts
             ],

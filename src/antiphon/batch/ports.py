@@ -143,11 +143,14 @@ class DecideRows(Protocol):
 
 
 class AskedLine(Protocol):
-    """A request of a batch as ``answer()`` is asked for it, and its answer as its endpoint would send it."""
+    """A request of a batch as ``answer()`` is asked for it, and its answer as its endpoint would send it.
+
+    Of a request for several choices there is a question for each.
+    """
 
     @property
-    def request(self) -> AnswerRequest: ...
-    def answered(self, answer: Answer) -> Any: ...
+    def requests(self) -> Sequence[AnswerRequest]: ...
+    def answered(self, answers: Sequence[Answer]) -> Any: ...
 
 
 class RequestEndpoints(Protocol):

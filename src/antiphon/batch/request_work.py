@@ -19,6 +19,7 @@ from antiphon.catalog.jobs import JobRow
 from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
 from antiphon.core.ids import content_hash, new_id
 from antiphon.governance.principal import Principal
+from antiphon.serving import several
 
 if TYPE_CHECKING:
     from antiphon.batch.batch_job import BatchParts
@@ -161,8 +162,8 @@ class RequestWork:
             asked = endpoints.ask(batch.endpoint, request.body, batch.scope, self._principal, name)
             while True:
                 try:
-                    answer = await self._parts.answer(asked.request)
-                    return row_of(batch, request, _response(200, name, asked.answered(answer)), None)
+                    answers = await several.answers(self._parts.answer, asked.requests)
+                    return row_of(batch, request, _response(200, name, asked.answered(answers)), None)
                 except PASSING:
                     if waited >= PATIENCE_SECONDS:
                         raise

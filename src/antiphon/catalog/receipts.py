@@ -69,7 +69,11 @@ class UsageReceipt(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One generation, enough to replay it: prompt and text are blobs, decoding as it ran."""
+    """One generation, enough to replay it: prompt and text are blobs, decoding as it ran.
+
+    ``prompt_form`` says what the prompt's blob is: text, the JSON of token ids or of turns, ``None`` where an older
+    receipt does not say. ``tools_blob`` is what an engine with a chat template of its own was told.
+    """
 
     prompt_blob: str
     text_blob: str
@@ -83,6 +87,13 @@ class Attempt(msgspec.Struct, frozen=True):
     fingerprint: str
     token_ids: tuple[int, ...]
     finish_reason: str
+    prompt_form: Literal["text", "turns", "tokens"] | None = None
+    prompt_logprobs: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    tools_blob: str | None = None
+    grammar_blob: str | None = None
 
 
 class GuardReceipt(msgspec.Struct, frozen=True):

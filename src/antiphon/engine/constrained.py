@@ -71,14 +71,14 @@ class Grammars:
         self._remembered = remembered
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
-    def constraint(self, schema: str) -> Constraint:
-        """A fresh constraint for a JSON schema (its text).
+    def constraint(self, schema: str, *, lark: bool = False) -> Constraint:
+        """A fresh constraint for a JSON schema (its text), or for a grammar in llguidance's Lark syntax.
 
         Raises:
             SchemaUnsatisfiable: the text is no JSON schema, uses what is not implemented, or nothing can meet it.
         """
-        key = content_hash(schema.encode())
-        matcher = self._compiled.pop(key, None) or self._compile(schema)
+        key = content_hash([schema, lark])
+        matcher = self._compiled.pop(key, None) or (self._matcher(schema) if lark else self._compile(schema))
         self._compiled[key] = matcher
         while len(self._compiled) > self._remembered:
             self._compiled.popitem(last=False)
@@ -96,6 +96,11 @@ class Grammars:
             grammar = LLMatcher.grammar_from_json_schema(schema, defaults=_SPACING)
         except ValueError as error:
             raise SchemaUnsatisfiable(_first_line(str(error)), where="json_schema") from error
+        return self._matcher(grammar)
+
+    def _matcher(self, grammar: str) -> Any:
+        from llguidance import LLMatcher
+
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise SchemaUnsatisfiable(_first_line(matcher.get_error()), where="json_schema")

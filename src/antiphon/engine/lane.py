@@ -23,7 +23,7 @@ from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Delta, Failed, Finished
 from antiphon.engine.pacing import Pacing
 from antiphon.engine.prefixes import Prefixes
-from antiphon.engine.runtime import Interrupted, Logits, Runtime
+from antiphon.engine.runtime import Interrupted, Kept, Logits, Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
 
@@ -134,7 +134,7 @@ class Lane:
         """Take a sequence in; it waits for a slot."""
         self._sequences[sequence.ticket] = sequence
         if sequence.request.priority == "online":
-            found = self._prefixes.longest(sequence.chain) if self._prefixes is not None else None
+            found = self._kept_beginning(sequence)
             known = found[0] if found is not None else 0
             self.pacing.arrived(
                 sequence.ticket,
@@ -323,12 +323,13 @@ class Lane:
             expected = self.latency_model.feed(len(chunk), sequence.position)
             called = self._begin([sequence], expected)
             try:
-                logits = self.runtime.feed(sequence.slot, sequence.position, chunk, want_logits=not rest)
+                logits = self._feed(sequence, sequence.slot, chunk, want_logits=not rest)
             finally:
                 self.yields_until = None
             ended = self._monotonic()
             self._ran(called, ended, expected)
-            self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
+            if not sequence.scoring:  # a call with every position's logits costs more, and others do not make it
+                self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
             sequence.position += len(chunk)
             sequence.pending = rest
             done += len(chunk)
@@ -345,10 +346,17 @@ class Lane:
         self.counters.call_seconds += end - begin
         self.pacing.ran(begin, end, expected)
 
+    def _feed(self, sequence: Sequence, slot: int, chunk: list[int], *, want_logits: bool) -> Logits | None:
+        if not sequence.scoring:
+            return self.runtime.feed(slot, sequence.position, chunk, want_logits)
+        every = self.runtime.score(slot, sequence.position, chunk)
+        sequence.score(sequence.position, every)
+        return every[-1] if want_logits else None
+
     def _reuse(self, sequence: Sequence, slot: int) -> None:
         if self._prefixes is None:
             return
-        found = self._prefixes.longest(sequence.chain)
+        found = self._kept_beginning(sequence)
         if found is not None:
             tokens, kept = found
             self.runtime.restore(slot, kept)
@@ -357,6 +365,11 @@ class Lane:
             sequence.spent.cached_tokens = tokens
             self.counters.reused_prefix_tokens += tokens
         sequence.keep_prefix_at = self._prefixes.worth_keeping(sequence.chain)
+
+    def _kept_beginning(self, sequence: Sequence) -> tuple[int, Kept] | None:
+        if self._prefixes is None or sequence.scored:  # what is kept of a prompt has no logits
+            return None
+        return self._prefixes.longest(sequence.chain)
 
     def _decode(self, sequences: list[Sequence]) -> None:
         begin = self._monotonic()

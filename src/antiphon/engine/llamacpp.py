@@ -156,15 +156,17 @@ class LlamaCpp:
         return self._context is None
 
     def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
-        count = len(tokens)
-        self._tokens[:count] = tokens
-        self._positions[:count] = np.arange(position, position + count, dtype=np.int32)
+        count = self._append(slot, position, tokens)
         self._wants[:count] = 0
         self._wants[count - 1] = want_logits
-        for index in range(count):
-            self._sequence_ids[index][0] = slot
         self._run(count)
         return self._logits(count - 1) if want_logits else None
+
+    def score(self, slot: int, position: int, tokens: Sequence[int]) -> list[Logits]:
+        count = self._append(slot, position, tokens)
+        self._wants[:count] = 1
+        self._run(count)
+        return [self._logits(index) for index in range(count)]
 
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
         count = len(tokens)
@@ -254,6 +256,15 @@ class LlamaCpp:
         self._wants = view(batch.logits, np.int8)
         self._sequence_ids = [batch.seq_id[index] for index in range(capacity)]
         view(batch.n_seq_id, np.int32)[:] = 1
+
+    def _append(self, slot: int, position: int, tokens: Sequence[int]) -> int:
+        """Put tokens of one sequence into the batch; returns how many."""
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = np.arange(position, position + count, dtype=np.int32)
+        for index in range(count):
+            self._sequence_ids[index][0] = slot
+        return count
 
     def _run(self, count: int) -> None:
         if self._context is None:

@@ -355,7 +355,7 @@ class LocalEngine:
 
     def _prepare(self, lane: Lane, ticket: int, request: Generate) -> Sequence:
         arrived = self._monotonic()
-        if request.messages:
+        if request.messages or request.tools is not None:
             raise InvalidInput(
                 "This engine has no chat template of its own to apply.",
                 where="messages",
@@ -363,7 +363,8 @@ class LocalEngine:
             )
         runtime = lane.runtime
         runtime.wake()  # Here and not in the step loop, where others would wait for it.
-        prompt = runtime.tokenize(request.prompt)
+        prompt = list(request.prompt_ids) or runtime.tokenize(request.prompt)
+        _check_tokens(request, len(runtime.vocabulary.pieces))
         if not prompt:
             raise InvalidInput("The prompt is empty.", where="prompt")
         room = runtime.layout.context_tokens
@@ -375,8 +376,9 @@ class LocalEngine:
             )
         constraint = None
         forced: list[int] = []
-        if request.json_schema is not None:
-            constraint = lane.grammars.constraint(request.json_schema)
+        constrained = request.json_schema if request.grammar is None else request.grammar
+        if constrained is not None:
+            constraint = lane.grammars.constraint(constrained, lark=request.grammar is not None)
             forced = constraint.forced()
             if len(forced) + (not constraint.complete) > request.max_tokens:
                 raise SchemaUnsatisfiable(
@@ -396,20 +398,49 @@ class LocalEngine:
         )
 
 
+def _check_tokens(request: Generate, vocabulary: int) -> None:
+    biased = [token for token, _ in request.penalties.bias]
+    for where, tokens in (("prompt", request.prompt_ids), ("logit_bias", biased)):
+        wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
+        if wrong is not None:
+            raise InvalidInput(
+                f"The model has no token {wrong}; it has those from 0 to {vocabulary - 1}.",
+                where=where,
+                next_step="Make the tokens with this model's own tokeniser.",
+            )
+
+
 def _check_parameters(request: Generate) -> None:
     def require(good: bool, parameter: str, rule: str) -> None:
         if not good:
             value: Any = msgspec.to_builtins(getattr(request, parameter))
             raise InvalidInput(f"{parameter} is {value!r}; it must be {rule}.", where=parameter)
 
-    require(request.max_tokens >= 1, "max_tokens", "at least 1")
+    scored = request.prompt_logprobs is not None
+    require(request.max_tokens >= (0 if scored else 1), "max_tokens", "at least 1")
     require(math.isfinite(request.temperature) and 0 <= request.temperature <= 10, "temperature", "between 0 and 10")
     require(0 < request.top_p <= 1, "top_p", "above 0 and at most 1")
     require(
         request.logprobs is None or 0 <= request.logprobs <= MOST_LOGPROBS, "logprobs", f"between 0 and {MOST_LOGPROBS}"
     )
     require(
-        not (request.ignore_end and request.json_schema is not None),
+        request.prompt_logprobs is None or 0 <= request.prompt_logprobs <= MOST_LOGPROBS,
+        "prompt_logprobs",
+        f"between 0 and {MOST_LOGPROBS}",
+    )
+    constrained = request.json_schema is not None or request.grammar is not None
+    require(not (scored and constrained), "prompt_logprobs", "left out with a schema")
+    require(request.json_schema is None or request.grammar is None, "grammar", "left out with a schema")
+    require(not (request.prompt and request.prompt_ids), "prompt_ids", "left out beside a prompt")
+    penalties = request.penalties
+    require(
+        all(-2 <= value <= 2 for value in (penalties.frequency, penalties.presence))
+        and all(-100 <= bias <= 100 for _, bias in penalties.bias),
+        "penalties",
+        "between -2 and 2, and bias between -100 and 100",
+    )
+    require(
+        not (request.ignore_end and constrained),
         "ignore_end",
         "false with a schema, which says where to end",
     )

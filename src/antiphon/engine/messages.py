@@ -12,7 +12,7 @@ import msgspec
 
 from antiphon.engine.service_level import ServiceLevel
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a frame changes meaning; both sides refuse another number."""
 
 Priority = Literal["online", "batch"]
@@ -25,25 +25,61 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     peer: str
 
 
+class ToolCall(msgspec.Struct, frozen=True, array_like=True):
+    """A function that an assistant's turn called; ``arguments`` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """One turn of a conversation; ``tool_call_id`` says which call a turn of the role ``tool`` is the result of."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class Penalties(msgspec.Struct, frozen=True):
+    """What is added to logits before a token is chosen, as OpenAI defines it.
+
+    A token that the completion has ``c`` times already loses ``c * frequency + (c > 0) * presence``; ``bias`` is pairs
+    of a token and what it gains.
+    """
+
+    frequency: float = 0.0
+    presence: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+
+
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """One generation.
 
     Attributes:
         id: unique per connection.
         prompt: already rendered; special tokens in it are parsed as such.
+        max_tokens: at least 1, or 0 with ``prompt_logprobs``.
         json_schema: JSON schema text that the output must meet, masked before sampling.
+        grammar: the same as a grammar, in the Lark syntax of llguidance; one of both.
         logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
         branches: report the options at constrained branch points with few alternatives (class probabilities).
         priority: online goes before batch.
         level: what batch work may not take from this request; ``None`` for the engine's default.
         seed: seeds this request's own generator; with temperature 0 it plays no part.
         traceparent: W3C trace context of the caller.
-        messages: (role, content) turns instead of ``prompt`` for an engine that has its own chat template
+        messages: turns instead of ``prompt`` for an engine that has its own chat template
             (its description has an empty ``chat_template``).
         cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
             takes would tell whether somebody else had sent this beginning before.
         ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
             (or a stop sequence). Benchmarks force lengths with it.
+        prompt_ids: the prompt as tokens, instead of ``prompt``; nothing is added to them.
+        prompt_logprobs: report the prompt's own tokens, each with so many alternatives; the prompt is then computed in
+            full. Neither the completion's text nor its bits change.
+        tools: JSON of OpenAI's ``tools``, ``tool_choice`` and ``parallel_tool_calls``, beside ``messages`` only.
     """
 
     id: str
@@ -59,10 +95,15 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     branches: bool = False
     priority: Priority = "online"
     traceparent: str | None = None
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Turn, ...] = ()
     level: ServiceLevel | None = None
     ignore_end: bool = False
     cache_salt: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    penalties: Penalties = Penalties()
+    tools: str | None = None
+    grammar: str | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -101,7 +142,10 @@ class Alternative(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenOut(msgspec.Struct, frozen=True, array_like=True):
-    """One emitted token; ``forced`` when the grammar left no choice and no step was spent on it."""
+    """One token; ``forced`` when the grammar left no choice and no step was spent on it.
+
+    ``logprob`` is ``None`` for a forced token, for a prompt's first one, and where none was asked for.
+    """
 
     token: int
     text: str
@@ -118,11 +162,15 @@ class Branch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """Text that may be shown now (a stop sequence is never half shown), and the tokens behind it."""
+    """Text that may be shown now (a stop sequence is never half shown), and the tokens behind it.
+
+    ``prompt`` are the prompt's own tokens, all in the first delta, for a request with ``prompt_logprobs``.
+    """
 
     id: str
     text: str
     tokens: tuple[TokenOut, ...] = ()
+    prompt: tuple[TokenOut, ...] = ()
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -29,18 +29,8 @@ from antiphon.core.errors import (
 )
 from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
-from antiphon.engine.messages import (
-    Alternative,
-    Delta,
-    Described,
-    Finished,
-    Generate,
-    Load,
-    ModelDescription,
-    ServedModel,
-    TokenOut,
-    Usage,
-)
+from antiphon.engine.messages import Delta, Described, Finished, Generate, Load, ModelDescription, ServedModel
+from antiphon.engine.remote_reading import Reading, fingerprint, message
 
 
 class RemoteEngine:
@@ -102,7 +92,7 @@ class RemoteEngine:
             tuple(
                 ModelDescription(
                     name=names.get(served, served),
-                    fingerprint=_fingerprint(served, None),
+                    fingerprint=fingerprint(served, None),
                     context_tokens=int(entry.get("max_model_len") or self._context_tokens),
                     chat_template="",
                     special_tokens=(),
@@ -127,7 +117,7 @@ class RemoteEngine:
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         began = self._monotonic()
-        reading = _Reading(request, began)
+        reading = Reading(request, began)
         try:
             path = "/chat/completions" if request.messages else "/completions"
             async with self._http.stream("POST", path, json=self._body(request)) as response:
@@ -148,6 +138,9 @@ class RemoteEngine:
             raise EngineFailed(
                 f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
             ) from error
+        last = reading.last()
+        if last is not None:
+            yield last
         yield reading.finished(self._monotonic())
 
     async def close(self) -> None:
@@ -156,6 +149,8 @@ class RemoteEngine:
     def _body(self, request: Generate) -> dict[str, Any]:
         if request.ignore_end:
             raise UnsupportedParameter("A remote engine cannot be told to go on after the end.", where="ignore_end")
+        if request.grammar is not None:
+            raise UnsupportedParameter("OpenAI's protocol carries no grammar.", where="grammar")
         body: dict[str, Any] = {
             "model": self._models.get(request.model, request.model),
             "max_tokens": request.max_tokens,
@@ -165,16 +160,27 @@ class RemoteEngine:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        penalties = request.penalties
+        if penalties.frequency:
+            body["frequency_penalty"] = penalties.frequency
+        if penalties.presence:
+            body["presence_penalty"] = penalties.presence
+        if penalties.bias:
+            body["logit_bias"] = {str(token): bias for token, bias in penalties.bias}
         if request.stop:
             body["stop"] = list(request.stop)
         if request.messages:
-            body["messages"] = [{"role": role, "content": content} for role, content in request.messages]
+            body["messages"] = [message(turn) for turn in request.messages]
+            if request.tools is not None:
+                body |= msgspec.json.decode(request.tools)
             if request.logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": request.logprobs}
         else:
-            body["prompt"] = request.prompt
+            body["prompt"] = list(request.prompt_ids) or request.prompt
             if request.logprobs is not None:
                 body["logprobs"] = request.logprobs
+            if request.prompt_logprobs is not None:
+                body |= {"echo": True, "logprobs": max(request.prompt_logprobs, request.logprobs or 0)}
         if request.json_schema is not None:
             try:
                 schema = msgspec.json.decode(request.json_schema)
@@ -207,7 +213,7 @@ class RemoteEngine:
 
     def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> AntiphonError:
         """The error a non-200 answer stands for."""
-        message, code = _complaint(content)
+        message, code, parameter = _complaint(content)
         # Its own words may repeat the prompt or the key; the status and what it means are what is passed on.
         text = f"The remote engine answered {status}."
         if status == 429:
@@ -220,111 +226,23 @@ class RemoteEngine:
         if code == PromptTooLong.code or "context length" in message:
             return PromptTooLong(text, where=self._url)
         if status in (400, 422):
-            return InvalidInput(text, where=self._url)
+            return InvalidInput(text, where=parameter if parameter in _SENT else self._url)
         if status == 503:
             return Unavailable(text, where=self._url)
         return EngineFailed(text, where=self._url)
 
 
-class _Reading:
-    """What was read of one stream so far."""
-
-    def __init__(self, request: Generate, began: float) -> None:
-        self._request = request
-        self._began = began
-        self._first: float | None = None
-        self._text: list[str] = []
-        self._chunks = 0
-        self._usage: dict[str, Any] = {}
-        self._reason: str | None = None
-        self._fingerprint: str | None = None
-
-    def read(self, payload: str, now: float) -> Delta | None:
-        try:
-            chunk = msgspec.json.decode(payload)
-            if "error" in chunk:
-                raise EngineFailed("The remote engine failed in the middle of an answer.")
-            self._usage = chunk.get("usage") or self._usage
-            self._fingerprint = chunk.get("system_fingerprint") or self._fingerprint
-            if not chunk.get("choices"):
-                return None
-            choice = chunk["choices"][0]
-            self._reason = choice.get("finish_reason") or self._reason
-            text = choice["delta"].get("content") if self._request.messages else choice["text"]
-            tokens = self._tokens(choice.get("logprobs") or {})
-        except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise EngineFailed("The remote engine sent what cannot be read.") from error
-        if not text and not tokens:
-            return None
-        self._first = self._first if self._first is not None else now
-        self._text.append(text or "")
-        self._chunks += 1
-        return Delta(self._request.id, text or "", tokens)
-
-    def finished(self, now: float) -> Finished:
-        if self._reason is None:
-            raise EngineFailed("The remote engine's stream ended early.", next_step="Ask again.")
-        first = self._first if self._first is not None else now
-        cached = (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        return Finished(
-            id=self._request.id,
-            reason="length" if self._reason == "length" else "stop",
-            text="".join(self._text),
-            usage=Usage(
-                prompt_tokens=int(self._usage.get("prompt_tokens") or 0),
-                cached_prompt_tokens=int(cached),
-                completion_tokens=int(self._usage.get("completion_tokens") or self._chunks),
-                forced_tokens=0,
-                steps=self._chunks,
-                queue_seconds=0.0,
-                prefill_seconds=first - self._began,
-                decode_seconds=now - first,
-                engine_seconds=now - self._began,
-            ),
-            fingerprint=_fingerprint(self._request.model, self._fingerprint),
-        )
-
-    def _tokens(self, logprobs: dict[str, Any]) -> tuple[TokenOut, ...]:
-        if self._request.messages:
-            return tuple(
-                TokenOut(
-                    -1,
-                    entry["token"],
-                    entry["logprob"],
-                    False,
-                    tuple(
-                        Alternative(other["token"], -1, other["logprob"]) for other in entry.get("top_logprobs") or ()
-                    ),
-                )
-                for entry in logprobs.get("content") or ()
-            )
-        texts = logprobs.get("tokens") or []
-        chosen = logprobs.get("token_logprobs") or [None] * len(texts)
-        tops = logprobs.get("top_logprobs") or [None] * len(texts)
-        return tuple(
-            TokenOut(
-                -1,
-                text,
-                logprob,
-                False,
-                tuple(Alternative(other, -1, value) for other, value in (top or {}).items()),
-            )
-            for text, logprob, top in zip(texts, chosen, tops, strict=True)
-        )
+_SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}
+    | {"messages", "response_format", "stop", "temperature", "tool_choice", "tools", "top_p", "echo"})  # fmt: skip
+"""Parameters that a server may say to be wrong; anything else it says is not passed on."""
 
 
-def _fingerprint(model: str, system: str | None) -> str:
-    return f"remote:{model}:{system or 'unknown'}"
-
-
-def _complaint(content: bytes) -> tuple[str, str | None]:
-    """(message, code) of an OpenAI-shaped error, or the text itself."""
+def _complaint(content: bytes) -> tuple[str, str | None, str | None]:
+    """(message, code, parameter) of an OpenAI-shaped error, or the text itself."""
     try:
         error = msgspec.json.decode(content)["error"]
-        return _message(error), error.get("code") if isinstance(error, dict) else None
+        if not isinstance(error, dict):
+            return str(error), None, None
+        return str(error.get("message", error)), error.get("code"), error.get("param")
     except (msgspec.DecodeError, KeyError, TypeError):
-        return content[:200].decode("utf-8", "replace") or "nothing", None
-
-
-def _message(error: Any) -> str:
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+        return content[:200].decode("utf-8", "replace") or "nothing", None, None

@@ -78,6 +78,14 @@ class Runtime(Protocol):
         """
         ...
 
+    def score(self, slot: int, position: int, tokens: Sequence[int]) -> list[Logits]:
+        """As :meth:`feed`, with the logits after each token; those after the last one are bit for bit ``feed``'s.
+
+        Raises:
+            Interrupted: see :meth:`interrupt`.
+        """
+        ...
+
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
         """Append one token to each of several sequences, all in one call. ``slots`` ascend.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from antiphon.engine.messages import Penalties
 from antiphon.engine.runtime import Logits
 
 Permitted = NDArray[np.bool_]
@@ -47,6 +50,16 @@ def draw(
     cumulative = np.cumsum(weights)
     index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     return int(candidates[min(index, candidates.size - 1)])
+
+
+def adjusted(logits: Logits, penalties: Penalties, counts: Mapping[int, int]) -> Logits:
+    """The logits with bias and penalties for the tokens that were chosen so many times (OpenAI's formula)."""
+    changed = logits.copy()
+    for token, bias in penalties.bias:
+        changed[token] += np.float32(bias)
+    for token, count in counts.items():
+        changed[token] -= np.float32(count * penalties.frequency + penalties.presence)
+    return changed
 
 
 def log_normaliser(logits: Logits) -> float:

@@ -5,14 +5,16 @@ Invariant: everything here depends on the request and its own logits alone, neve
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from antiphon.engine import sampling
 from antiphon.engine.constrained import Constraint
-from antiphon.engine.messages import Alternative, Branch, Delta, Finished, Generate, TokenOut, Usage
+from antiphon.engine.messages import Alternative, Branch, Delta, Finished, Generate, Penalties, TokenOut, Usage
 from antiphon.engine.prefixes import Chain
 from antiphon.engine.runtime import Logits, Vocabulary
 from antiphon.engine.transcript import Transcript
@@ -67,7 +69,7 @@ class Sequence:
     ) -> None:
         self.ticket = ticket
         self.request = request
-        self.prompt_tokens = len(prompt)
+        self.prompt = prompt
         self.constraint = constraint
         self.vocabulary = vocabulary
         self.chain = chain
@@ -86,12 +88,38 @@ class Sequence:
         self._generator = sampling.generator_for(request.seed)
         self._shown = 0
         self._held: list[_Emitted] = []
+        self._counts: Counter[int] | None = Counter() if request.penalties != Penalties() else None
+        self._scored: list[TokenOut] = []
+        if self.scored:
+            self._scored = [TokenOut(prompt[0], "", None, False)]
         self._record_forced(forced)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def scored(self) -> bool:
+        """The prompt's own tokens are to be reported, so that it is computed in full."""
+        return self.request.prompt_logprobs is not None
+
+    @property
+    def scoring(self) -> bool:
+        """The next tokens to compute are the prompt's, and are to be measured."""
+        return self.scored and not self.generating
 
     @property
     def generating(self) -> bool:
         """The prompt, with the tokens forced right after it, is in the KV."""
         return self.position >= self._prefill
+
+    def score(self, position: int, every: list[Logits]) -> None:
+        """Measure the prompt's tokens after ``position`` by the logits after those from there on."""
+        wanted = self.request.prompt_logprobs or 0
+        for token, logits in zip(self.prompt[position + 1 :], every, strict=False):
+            normaliser = sampling.log_normaliser(logits)
+            alternatives = self._alternatives(logits, sampling.most_probable(logits, wanted), normaliser)
+            self._scored.append(TokenOut(token, "", float(logits[token]) - normaliser, False, alternatives))
 
     def accept(self, logits: Logits) -> None:
         """Choose the next token from the logits after everything fed so far, and advance the grammar.
@@ -99,14 +127,18 @@ class Sequence:
         Raises:
             SchemaUnsatisfiable: the grammar cannot go on.
         """
-        permitted = self.constraint.permitted() if self.constraint else None
         request = self.request
+        if request.max_tokens == 0:
+            self._finish("length")
+            return
+        permitted = self.constraint.permitted() if self.constraint else None
         if request.branches and permitted is not None:
             self._report_branch(logits, permitted)
+        chosen = logits if self._counts is None else sampling.adjusted(logits, request.penalties, self._counts)
         if request.temperature <= 0:
-            token = sampling.greedy(logits, permitted)
+            token = sampling.greedy(chosen, permitted)
         else:
-            token = sampling.draw(logits, permitted, request.temperature, request.top_p, self._generator)
+            token = sampling.draw(chosen, permitted, request.temperature, request.top_p, self._generator)
         if token in self.vocabulary.ends and not request.ignore_end:
             self._finish("stop")
             return
@@ -139,6 +171,8 @@ class Sequence:
     ) -> None:
         start = len(self._transcript.text)
         self.tokens.append(token)
+        if self._counts is not None:
+            self._counts[token] += 1
         self._transcript.push(self.vocabulary.pieces[token])
         end = len(self._transcript.text)
         # After a stop the text is shorter than it was: the token keeps what is left of its own text.
@@ -184,7 +218,21 @@ class Sequence:
             )
         text = self._transcript.text[self._shown : until]
         self._shown = until
-        return Delta(self.request.id, text, tuple(ready)) if text or ready else None
+        prompt = self._shown_prompt()
+        return Delta(self.request.id, text, tuple(ready), prompt) if text or ready or prompt else None
+
+    def _shown_prompt(self) -> tuple[TokenOut, ...]:
+        """The prompt's tokens with their texts, once all of them are measured."""
+        if len(self._scored) < len(self.prompt):
+            return ()
+        scored, self._scored = self._scored, []
+        transcript = Transcript()
+        shown: list[TokenOut] = []
+        for token in scored:
+            start = len(transcript.text)
+            transcript.push(self.vocabulary.pieces[token.token], last=len(shown) == len(scored) - 1)
+            shown.append(msgspec.structs.replace(token, text=transcript.text[start:]))
+        return tuple(shown)
 
     def finished(self, fingerprint: str, now: float) -> Finished:
         """The end of the generation, after the last :meth:`delta`."""

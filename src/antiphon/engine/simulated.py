@@ -118,6 +118,17 @@ class SimulatedRuntime:
         held.tokens.extend(tokens)
         return self._logits(held) if want_logits else None
 
+    def score(self, slot: int, position: int, tokens: Sequence[int]) -> list[Logits]:
+        self._wait(self._prefill_seconds * len(tokens))
+        held = self._slots[slot]
+        assert position == len(held.tokens)
+        every = []
+        for token in tokens:
+            held.tokens.append(token)
+            every.append(self._logits(_Slot(held.tokens)))
+        held.start = len(held.tokens)  # only prompts are scored: a completion begins behind what was scored last
+        return every
+
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
         self._wait(self._decode_seconds * len(tokens))
         every = []

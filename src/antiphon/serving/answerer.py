@@ -201,7 +201,7 @@ class Answerer:
                 "says what would have to hold.",
             )
         if release.number != 0:
-            check_overrides(request.overrides, application)
+            check_overrides(request, application)
         entity = entity_of(request, application.entity_keys)
         vector = None
         inputs: dict[str, InputValue] = {}
@@ -289,23 +289,23 @@ class Answerer:
         application = prepared.application
         engine, model = await self._engines.described(target)
         request = prepared.request
-        raw = None
+        raw: str | tuple[int, ...] | None = None
         if application.prompt.template or application.versions:
             user = prompts.render(
                 application.prompt.template, self._names(prepared), f"application {application.name}, prompt"
             )
             conversation = prompts.turns(application, user)
         else:
-            conversation = [(message.role, message.content) for message in request.messages]
-            raw = request.prompt
+            conversation = list(request.messages)
+            raw = request.prompt_ids or request.prompt
         return engine, generation.ask(
             model,
             conversation,
             application.decoding,
             application.schema,
+            request.overrides,
             raw_prompt=raw,
             classes=bool(application.classes),
-            logprobs=request.overrides.logprobs,
             cache_salt=request.scope.tenant,
         )
 
@@ -362,7 +362,7 @@ class Answerer:
             async for event in events:
                 if isinstance(event, Delta):
                     first_byte = first_byte or prepared.arrival.seconds
-                    yield TextDelta(event.text, event.tokens)
+                    yield TextDelta(event.text, event.tokens, event.prompt)
                 else:
                     written = Written(event.finished.text, event.finished.reason, (event,), ())
                     yield await self._commit.generated(prepared, asked, written, key, first_byte, by.wrote)

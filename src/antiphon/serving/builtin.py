@@ -25,7 +25,7 @@ def implicit_release(
     Raises:
         InvalidInput: neither messages nor a prompt, or entity keys for a model that knows none.
     """
-    if not request.messages and request.prompt is None:
+    if not request.messages and request.prompt is None and not request.prompt_ids:
         raise InvalidInput("There is nothing to answer.", where="messages", next_step="Send at least one message.")
     if request.entity:
         raise InvalidInput(f"{model.name} is a plain model and takes no entity.", where="entity")

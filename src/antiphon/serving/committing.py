@@ -78,7 +78,10 @@ class Committer:
             role="fallback" if wrote.passed else receipt.role,
         )
         answer = await self._commit(prepared, receipt, written.text.encode(), written.attempts, key)
-        return msgspec.structs.replace(answer, tokens=written.attempts[-1].tokens)
+        last = written.attempts[-1]
+        # Where a fallback stands in for what the model wrote, that is not to be read from its tokens either.
+        tokens = last.tokens if written.text == last.finished.text else ()
+        return msgspec.structs.replace(answer, tokens=tokens, prompt=last.prompt)
 
     async def again(
         self, prepared: Prepared, stored: StoredAnswer, origin: Literal["stored", "identical-prompt"], key: str | None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -16,13 +16,15 @@ import msgspec
 from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
-from antiphon.core.ids import new_id
+from antiphon.core.ids import canonical, new_id
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
-from antiphon.engine.messages import Branch, Delta, Finished, Generate, ModelDescription, TokenOut
+from antiphon.engine.messages import Branch, Delta, Finished, Generate, ModelDescription, Penalties, TokenOut, Turn
 from antiphon.engine.service_level import ServiceLevel
 from antiphon.serving import guards, prompts
 from antiphon.serving.output import mismatches, parsed
 from antiphon.serving.ports import Engine
+from antiphon.serving.request import DecodingOverrides
+from antiphon.serving.tools import schema, tagged, writes_tools
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -31,20 +33,26 @@ class Asked(msgspec.Struct, frozen=True):
     model: str
     fingerprint: str
     prompt: str
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[Turn, ...]
     decoding: Decoding
     json_schema: str | None
     branches: bool
     logprobs: int | None = None
     cache_salt: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    penalties: Penalties = Penalties()
+    tools: str | None = None
+    grammar: str | None = None
 
 
 class Generated(msgspec.Struct, frozen=True):
-    """One attempt: what was sent and what came back."""
+    """One attempt: what was sent and what came back; ``prompt`` are the prompt's own tokens, if they were asked for."""
 
     sent: Generate
     finished: Finished
     tokens: tuple[TokenOut, ...]
+    prompt: tuple[TokenOut, ...] = ()
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -76,27 +84,44 @@ class Written(msgspec.Struct, frozen=True):
 
 def ask(
     model: ModelDescription,
-    conversation: list[tuple[str, str]],
+    conversation: Sequence[Turn],
     decoding: Decoding,
     json_schema: Mapping[str, Any] | None,
+    overrides: DecodingOverrides,
     *,
-    raw_prompt: str | None = None,
+    raw_prompt: str | tuple[int, ...] | None = None,
     classes: bool = False,
-    logprobs: int | None = None,
     cache_salt: str = "",
 ) -> Asked:
-    """Render the conversation for a model: as text, or as turns when the engine has its own template."""
+    """Render the conversation for a model: as text, or as turns when the engine has its own template.
+
+    A raw prompt, text or tokens, goes to the engine as it is.
+    """
+    tools = overrides.tools
     own_template = not model.chat_template and raw_prompt is None
+    prompt = raw_prompt if isinstance(raw_prompt, str) else ""
+    grammar = None
+    if raw_prompt is None and not own_template:
+        prompt = prompts.chat(model, conversation, tools)
+        if tools is not None and writes_tools(model.chat_template):
+            grammar = tagged(tools)
+        elif tools is not None:
+            json_schema = schema(tools)
     return Asked(
         model=model.name,
         fingerprint=model.fingerprint,
-        prompt=raw_prompt if raw_prompt is not None else ("" if own_template else prompts.chat(model, conversation)),
+        prompt=prompt,
         messages=tuple(conversation) if own_template else (),
         decoding=decoding,
         json_schema=json.dumps(json_schema) if json_schema is not None else None,
         branches=classes,
-        logprobs=logprobs,
         cache_salt=cache_salt,
+        logprobs=overrides.logprobs,
+        prompt_ids=raw_prompt if isinstance(raw_prompt, tuple) else (),
+        prompt_logprobs=overrides.prompt_logprobs,
+        penalties=overrides.penalties or Penalties(),
+        tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
+        grammar=grammar,
     )
 
 
@@ -132,6 +157,11 @@ def to_engine(
         traceparent=traceparent,
         cache_salt=asked.cache_salt,
         level=None if slo is None or path == "batch" else service_level(slo),
+        prompt_ids=asked.prompt_ids,
+        prompt_logprobs=asked.prompt_logprobs,
+        penalties=asked.penalties,
+        tools=asked.tools,
+        grammar=asked.grammar,
     )
 
 
@@ -145,15 +175,17 @@ async def stream(
         DeadlineExceeded: the text was not finished in time; the engine's slot is free again.
     """
     tokens: list[TokenOut] = []
+    prompt: tuple[TokenOut, ...] = ()
     async with aclosing(engine.generate(request)) as events:
         while (event := await _next(events, deadline)) is not None:
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
+                prompt = event.prompt or prompt
                 yield event
             elif event.reason == "cancelled":
                 break
             else:
-                yield Generated(sent=request, finished=event, tokens=tuple(tokens))
+                yield Generated(sent=request, finished=event, tokens=tuple(tokens), prompt=prompt)
                 return
     raise EngineFailed("The engine gave the text up before its end.", where="engine", next_step="Try again.")
 

@@ -11,10 +11,11 @@ from antiphon.catalog.rollouts import Assigned
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
+from antiphon.engine.messages import Penalties
 from antiphon.serving.arrival import Arrival
 from antiphon.serving.freshness import Reading
 from antiphon.serving.ports import Decision
-from antiphon.serving.request import AnswerRequest, DecodingOverrides
+from antiphon.serving.request import AnswerRequest
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -77,13 +78,14 @@ def wants_tokens(request: AnswerRequest) -> bool:
     return request.overrides.logprobs is not None
 
 
-def check_overrides(overrides: DecodingOverrides, application: ApplicationSpec) -> None:
-    """An application's decoding is its release's: a wish for another one is refused by name, never ignored.
+def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> None:
+    """An application's prompt and decoding are its release's: a wish for others is refused by name, never ignored.
 
     Raises:
         UnsupportedParameter: names the parameter.
     """
-    decoding = application.decoding
+    overrides, decoding = request.overrides, application.decoding
+    penalties = overrides.penalties or Penalties()
     pinned = {
         "temperature": (overrides.temperature, decoding.temperature),
         "top_p": (overrides.top_p, decoding.top_p),
@@ -91,6 +93,13 @@ def check_overrides(overrides: DecodingOverrides, application: ApplicationSpec) 
         "stop": (overrides.stop, decoding.stop),
         "max_tokens": (overrides.max_tokens, decoding.max_tokens),
         "response_format": (overrides.json_schema, application.schema),
+        "n": (overrides.choices, 1),
+        "echo": (overrides.prompt_logprobs, None),
+        "frequency_penalty": (penalties.frequency or None, None),
+        "presence_penalty": (penalties.presence or None, None),
+        "logit_bias": (penalties.bias or None, None),
+        "tools": (overrides.tools, None),
+        "prompt": (request.prompt_ids or None, None),
     }
     granted = set()
     if overrides.max_tokens is not None and overrides.max_tokens >= decoding.max_tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -13,7 +14,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.engine.messages import ModelDescription
+from antiphon.engine.messages import ModelDescription, ToolCall, Turn
+from antiphon.serving.tools import Tools, as_template_reads, in_words, writes_tools
 
 LARGEST_RENDERED = 200_000
 """Characters a template may write: far beyond any model's context, far below what would hurt the process."""
@@ -69,6 +71,11 @@ def _bounded(apply: Callable[..., Any], formats: bool) -> Callable[..., Any]:
     return filtered
 
 
+def _plain_json(value: Any, indent: int | None = None) -> str:
+    _refuse_widths((indent,))
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
 def _refuse_turns(reason: str) -> None:
     raise TemplateError(reason)
 
@@ -81,6 +88,8 @@ _chat_sandbox = _Sandbox(
     undefined=Undefined, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
 )
 _chat_sandbox.globals["raise_exception"] = _refuse_turns
+# As transformers writes it: Jinja's own escapes characters for HTML.
+_chat_sandbox.filters["tojson"] = _plain_json
 for _environment in (_sandbox, _chat_sandbox):
     for _name in ("center", "format", "indent"):
         _environment.filters[_name] = _bounded(_environment.filters[_name], _name == "format")
@@ -113,30 +122,46 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
         raise InvalidInput(f"The template fails: {_words(error)}.", where=where) from None
 
 
-def turns(application: ApplicationSpec, user: str) -> list[tuple[str, str]]:
+def turns(application: ApplicationSpec, user: str) -> list[Turn]:
     """The conversation an application's request becomes: system, examples, user."""
-    conversation = [("system", application.prompt.system)] if application.prompt.system else []
+    conversation = [Turn("system", application.prompt.system)] if application.prompt.system else []
     for asked, answered in application.prompt.examples:
-        conversation += [("user", asked), ("assistant", answered)]
-    return [*conversation, ("user", user)]
+        conversation += [Turn("user", asked), Turn("assistant", answered)]
+    return [*conversation, Turn("user", user)]
 
 
-def chat(model: ModelDescription, conversation: Sequence[tuple[str, str]]) -> str:
+def chat(model: ModelDescription, conversation: Sequence[Turn], tools: Tools | None = None) -> str:
     """The conversation as the model's own chat template writes it.
+
+    A template that writes tools is given them; for any other they are told in words.
 
     Special tokens inside the turns are taken apart first, so that no user can speak as the system.
 
     Raises:
         InvalidInput: the template refuses the turns (an unknown role, say).
     """
-    messages = [{"role": role, "content": neutral(model, content)} for role, content in conversation]
+    native = writes_tools(model.chat_template)
+    turns = conversation if native else in_words(conversation, tools)
+    messages = [as_template_reads(_neutral_turn(model, turn)) for turn in turns]
     names = {"messages": messages, "add_generation_prompt": True, "bos_token": model.bos, "eos_token": model.eos}
+    if native and tools is not None:
+        names["tools"] = json.loads(neutral(model, json.dumps(tools.openai["tools"], ensure_ascii=False)))
     try:
         return _written(_compiled_chat(model.chat_template), names)
     except Exception as error:
         raise InvalidInput(
             f"The model's chat template refuses these messages: {_words(error)}.", where="messages"
         ) from None
+
+
+def _neutral_turn(model: ModelDescription, turn: Turn) -> Turn:
+    return Turn(
+        turn.role,
+        neutral(model, turn.content),
+        tuple(ToolCall(call.id, neutral(model, call.name), neutral(model, call.arguments)) for call in turn.tool_calls),
+        turn.tool_call_id,
+        None if turn.name is None else neutral(model, turn.name),
+    )
 
 
 def neutral(model: ModelDescription, content: str) -> str:

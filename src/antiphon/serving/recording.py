@@ -19,6 +19,7 @@ from antiphon.catalog.receipts import (
 )
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
+from antiphon.engine.messages import Generate
 from antiphon.serving.evidence import replaces
 from antiphon.serving.generation import Generated
 from antiphon.serving.prepared import Prepared
@@ -127,7 +128,7 @@ def to_store(prepared: Prepared, receipt: Receipt, key: str, stored: StoredAnswe
 def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
     sent, finished = attempt.sent, attempt.finished
     return Attempt(
-        prompt_blob=text(canonical(sent.messages) if sent.messages else sent.prompt.encode()),
+        prompt_blob=text(_prompt(sent)),
         text_blob=text(finished.text.encode()),
         seed=sent.seed,
         temperature=sent.temperature,
@@ -139,4 +140,15 @@ def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
         fingerprint=finished.fingerprint,
         token_ids=finished.token_ids,
         finish_reason=finished.reason,
+        prompt_form="tokens" if sent.prompt_ids else "turns" if sent.messages else "text",
+        prompt_logprobs=sent.prompt_logprobs,
+        frequency_penalty=sent.penalties.frequency,
+        presence_penalty=sent.penalties.presence,
+        logit_bias=sent.penalties.bias,
+        tools_blob=text(sent.tools.encode()) if sent.tools else None,
+        grammar_blob=text(sent.grammar.encode()) if sent.grammar else None,
     )
+
+
+def _prompt(sent: Generate) -> bytes:
+    return canonical(sent.prompt_ids or sent.messages) if sent.prompt_ids or sent.messages else sent.prompt.encode()

@@ -16,7 +16,7 @@ from antiphon.catalog.receipts import Attempt, Path, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Delta, Generate
+from antiphon.engine.messages import Delta, Generate, Penalties, Turn
 from antiphon.serving import generation, prompts
 from antiphon.serving.narrowing import as_asked
 from antiphon.serving.ports import Engine, Texts
@@ -81,12 +81,14 @@ async def replay(
 
 async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts, priority: Path) -> ReplayedAttempt:
     content = texts.get(origin.scope, attempt.prompt_blob)
-    turns = _turns(content)
+    turns = _turns(content) if attempt.prompt_form in ("turns", None) else ()
+    ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()
     schema = texts.get(origin.scope, attempt.json_schema_blob).decode() if attempt.json_schema_blob else None
     request = Generate(
         id=new_id("replay"),
         model=attempt.model,
-        prompt="" if turns else content.decode(),
+        prompt="" if turns or ids else content.decode(),
+        prompt_ids=ids,
         messages=turns,
         max_tokens=attempt.max_tokens,
         temperature=attempt.temperature,
@@ -96,6 +98,10 @@ async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts
         json_schema=schema,
         priority=priority,
         cache_salt=origin.scope.tenant,
+        prompt_logprobs=attempt.prompt_logprobs,
+        penalties=Penalties(attempt.frequency_penalty, attempt.presence_penalty, attempt.logit_bias),
+        tools=texts.get(origin.scope, attempt.tools_blob).decode() if attempt.tools_blob else None,
+        grammar=texts.get(origin.scope, attempt.grammar_blob).decode() if attempt.grammar_blob else None,
     )
     text, fingerprint = "", ""
     async with aclosing(generation.stream(engine, request)) as events:
@@ -113,12 +119,12 @@ async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts
     )
 
 
-def _turns(content: bytes) -> tuple[tuple[str, str], ...]:
+def _turns(content: bytes) -> tuple[Turn, ...]:
     """The turns of an engine with its own chat template; nothing for a rendered prompt."""
     if not content.startswith(b'[["'):
         return ()
     try:
-        return msgspec.json.decode(content, type=tuple[tuple[str, str], ...])
+        return msgspec.json.decode(content, type=tuple[Turn, ...])
     except msgspec.DecodeError:
         return ()
 

@@ -9,19 +9,22 @@ import msgspec
 
 from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import TokenOut
+from antiphon.engine.messages import Penalties, TokenOut, Turn
 from antiphon.governance.principal import Principal
+from antiphon.serving.tools import Tools
 
-
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
+Message = Turn
+"""One turn of a conversation."""
 
 
 class DecodingOverrides(msgspec.Struct, frozen=True):
-    """What a request may set itself on a plain model. An application's decoding is pinned by its release."""
+    """What a request may set itself on a plain model. An application's decoding is pinned by its release.
+
+    Attributes:
+        prompt_logprobs: report the prompt's own tokens, each with so many alternatives.
+        choices: how many answers the request as a whole asks for; this one is one of them, with a seed of its own.
+        penalties: ``None`` for none.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -30,6 +33,10 @@ class DecodingOverrides(msgspec.Struct, frozen=True):
     stop: tuple[str, ...] | None = None
     json_schema: dict[str, Any] | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    choices: int | None = None
+    penalties: Penalties | None = None
+    tools: Tools | None = None
 
 
 class Mirrored(msgspec.Struct, frozen=True):
@@ -61,6 +68,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         release: a release to answer with instead of the live one.
         refresh: make the stored answer anew (a precomputing job) unless its figures still print alike.
         prompt: raw text instead of messages (plain models only, no chat template).
+        prompt_ids: the same as tokens.
         role: ``evaluation`` and ``shadow`` neither read nor leave stored answers; both must name a ``release``.
         only: answer no further than these properties of the output, which is then no whole answer.
         mirrors: the online answer that this request, a shadow, is compared with.
@@ -74,6 +82,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     question: str | None = None
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
+    prompt_ids: tuple[int, ...] = ()
     as_of: datetime | None = None
     path: Path = "online"
     release: str | None = None
@@ -90,10 +99,11 @@ class AnswerRequest(msgspec.Struct, frozen=True):
 
 
 class TextDelta(msgspec.Struct, frozen=True):
-    """Text that may be shown now."""
+    """Text that may be shown now; ``prompt`` are the prompt's own tokens, once, where they were asked for."""
 
     text: str
     tokens: tuple[TokenOut, ...] = ()
+    prompt: tuple[TokenOut, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -107,3 +117,4 @@ class Answer(msgspec.Struct, frozen=True):
     receipt: Receipt
     publication: int | None
     tokens: tuple[TokenOut, ...] = ()
+    prompt: tuple[TokenOut, ...] = ()

@@ -138,7 +138,7 @@ class ScriptedEngine:
         return self._script[min(len(self.asked), len(self._script) - 1)]
 
     def _finished(self, request: Generate, says: Says, tokens: int) -> Finished:
-        prompt = len(request.prompt.split()) + sum(len(content.split()) for _, content in request.messages)
+        prompt = len(request.prompt.split()) + sum(len(turn.content.split()) for turn in request.messages)
         return Finished(
             id=request.id,
             reason=says.reason,

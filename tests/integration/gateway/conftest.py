@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ import pytest
 import uvicorn
 
 from antiphon.catalog.database import Database
+from antiphon.core.errors import SetupError
+from antiphon.engine import weights
 from antiphon.gateway.application import create_app
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.keys import Keys
@@ -90,3 +93,14 @@ async def http(running: Running, keys: dict[str, str]) -> AsyncIterator[httpx.As
     headers = {"authorization": f"Bearer {keys['engineer']}"}
     async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The base model's file; pulled if need be."""
+    try:
+        return weights.pull("smollm2-135m")
+    except SetupError as error:
+        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
+            raise
+        pytest.skip(str(error))

@@ -13,6 +13,8 @@ from antiphon.core.errors import EngineFailed, FeatureUnavailable, Overloaded
 from antiphon.testing.fakes import FakeAnswerer
 
 MESSAGES = [{"role": "user", "content": "Will it be on time?"}]
+TOOL = {"type": "function", "function": {"name": "delay"}}
+CALLED = {"id": "call_1", "type": "function", "function": {"name": "delay", "arguments": "{}"}}
 
 
 @pytest.fixture
@@ -118,9 +120,27 @@ async def test_models_are_listed_and_found(client) -> None:
     ("extra", "named", "says"),
     [
         ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
-        ({"tools": []}, "tools", "not implemented"),
-        ({"n": 2}, "n", "Only 1 is accepted"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "Only 0"),
+        ({"functions": []}, "functions", "not implemented"),
+        ({"store": True}, "store", "Only False is accepted"),
+        ({"tools": []}, "tools", "length >= 1"),
+        ({"tool_choice": "auto"}, "tool_choice", "no tools"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "too"),
+        ({"tools": [{**TOOL, "function": {"name": "a b"}}]}, "tools[0].function.name", "matching"),
+        ({"tools": [{**TOOL, "function": {"name": "a", "parameters": {"type": 1}}}]}, "tools[0].function.parameters",
+         "no JSON schema"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+         "tool_choice.function.name", "other"),
+        ({"tools": [TOOL], "stop": "x"}, "stop", "does not go with `tools`"),
+        ({"tools": [TOOL], "logprobs": True}, "logprobs", "does not go with `tools`"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format", "does not go with"),
+        ({"n": 0}, "n", ">= 1"),
+        ({"n": 129}, "n", "<= 128"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "<= 2"),
+        ({"logit_bias": {"the": 1}}, "logit_bias", "as numbers"),
+        ({"logit_bias": {"5": 101}}, "logit_bias[...]", "<= 100"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "length <= 4"),
+        ({"stop": [""]}, "stop", "length >= 1"),
+        ({"echo": True}, "echo", "Only False"),
         ({"temperature": "hot"}, "temperature", "Expected `float"),
         ({"max_tokens": 0}, "max_tokens", ">= 1"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
@@ -130,8 +150,12 @@ async def test_models_are_listed_and_found(client) -> None:
         ({"as_of": "yesterday"}, "as_of", "RFC3339"),
         ({"as_of": "2013-04-10T08:00:00"}, "as_of", "no time zone"),
         ({"stream_options": {"include": True}}, "stream_options", "unknown field `include`"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
         ({"messages": []}, "messages", "length >= 1"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "Invalid enum value."),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "Invalid enum value."),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "names the call"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "no content"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]}, "messages[0].tool_calls", "Only"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "image_url"),
     ],
 )  # fmt: skip
@@ -142,6 +166,27 @@ async def test_a_bad_parameter_is_named(http, answerer, extra, named, says) -> N
     assert error["type"] == "invalid_request_error"
     assert error["param"].startswith(named)
     assert says in error["message"]
+    assert answerer.asked == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "x"}, "suffix"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": ["a", [1]]}, "prompt"),
+        ({"prompt": ["a", "b"], "n": 100}, "n"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"tools": [TOOL]}, "tools"),
+    ],
+)
+async def test_a_bad_parameter_of_a_completion_is_named(http, answerer, extra, named) -> None:
+    answer = await http.post("/v1/completions", json={"model": "tiny", "prompt": "Once", **extra})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, named), answer.text
     assert answerer.asked == []
 
 

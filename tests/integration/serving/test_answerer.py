@@ -547,6 +547,6 @@ async def test_a_model_with_its_own_template_is_sent_turns(tmp_path: Path) -> No
     answer = await desk.answerer.answer(desk.request())
     sent = desk.engine.asked[0]  # type: ignore[attr-defined]
     assert sent.prompt == ""
-    assert [role for role, _ in sent.messages] == ["system", "user"]
+    assert [turn.role for turn in sent.messages] == ["system", "user"]
     assert (await replay_of(desk, answer)).identical
     desk.close()

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -46,6 +47,7 @@ PROBES = (
         "probe", "base", f"{SYSTEM}Delay 27 min.<|im_end|>\n<|im_start|>assistant\n", 40, json_schema=SCHEMA, logprobs=1
     ),
     Generate("probe", "base", "Long ago in a small town by the sea", 24, temperature=1.1, seed=11, logprobs=1),
+    Generate("probe", "base", f"{SYSTEM}Is it late?<|im_end|>\n", 8, logprobs=1, prompt_logprobs=3),
 )
 
 Outcome = tuple[object, ...]
@@ -56,6 +58,7 @@ async def outcome(engine: LocalEngine, request: Generate) -> Outcome:
     tokens: list[object] = []
     async for event in engine.generate(request):
         if isinstance(event, Delta):
+            tokens.extend(event.prompt)
             tokens.extend(event.tokens)
         elif isinstance(event, Finished):
             return event.text, event.token_ids, event.reason, tuple(tokens)
@@ -147,12 +150,26 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
         arrivals(0)
         async for event in engine.generate(changed):
             if isinstance(event, Delta):
+                tokens.extend(event.prompt)
                 tokens.extend(event.tokens)
                 arrived += 1
                 arrivals(arrived)
             elif isinstance(event, Finished):
                 found = (event.text, event.token_ids, event.reason, tuple(tokens))
     assert found == engines.expected[probe]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_prompt_is_measured_the_same_in_a_crowd_and_its_text_is_that_without(engines: Engines) -> None:
+    scoring = PROBES[3]
+    plain = msgspec.structs.replace(scoring, prompt_logprobs=None)
+    for engine in (engines.sharing, engines.plain):
+        found = await asyncio.gather(*(outcome(engine, probe) for probe in (*PROBES, plain, scoring)))
+        assert found[3] == found[-1] == engines.expected[3]
+        measured = found[-1][3]
+        assert isinstance(measured, tuple)
+        count = len(found[-2][1])  # type: ignore[arg-type]
+        assert found[-2] == (*found[-1][:3], measured[-count:])
 
 
 @pytest.mark.asyncio(loop_scope="module")

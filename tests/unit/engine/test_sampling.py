@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from antiphon.engine import sampling
+from antiphon.engine.messages import Penalties
 
 
 def test_greedy_takes_the_lowest_id_among_equals_and_obeys_the_mask() -> None:
@@ -66,3 +67,10 @@ def test_log_probabilities_sum_to_one() -> None:
     logits = np.random.default_rng(0).normal(0, 9, 1000).astype(np.float32)
     normaliser = sampling.log_normaliser(logits)
     assert np.isclose(np.exp(logits.astype(np.float64) - normaliser).sum(), 1.0, atol=1e-5)
+
+
+def test_penalties_are_openais_formula_and_leave_the_logits_as_they_were() -> None:
+    logits = np.array([1.0, 2.0, 3.0, 4.0], dtype=np.float32)
+    changed = sampling.adjusted(logits, Penalties(0.5, 0.25, ((0, 10.0), (3, -1.0))), {2: 3, 3: 1})
+    assert changed.tolist() == [11.0, 2.0, 3.0 - (3 * 0.5 + 0.25), 4.0 - 1.0 - (0.5 + 0.25)]
+    assert logits.tolist() == [1.0, 2.0, 3.0, 4.0]

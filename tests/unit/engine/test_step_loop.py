@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
@@ -343,3 +344,13 @@ def test_what_another_model_serves_online_is_no_harm_of_batchs() -> None:
     before = lanes[0].pacing.factors.slowdown
     loop.run()
     assert all(lane.pacing.factors.slowdown > before for lane in lanes)
+
+
+async def test_the_latency_model_learns_nothing_from_prompts_that_are_measured() -> None:
+    async with running() as (engine, _):
+        lane = engine._step_loop.lanes[0]
+        before = lane.latency_model
+        await collect(engine, msgspec.structs.replace(asking("a", max_tokens=0), prompt_logprobs=1))
+        assert lane.latency_model is before
+        await collect(engine, asking("a", max_tokens=1))
+        assert lane.latency_model is not before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,8 +27,10 @@ ENDPOINTS = tuple(_ENDPOINTS)
 class AskedLine:
     """One line as it is asked."""
 
-    def __init__(self, request: AnswerRequest, written: Callable[[Answer], msgspec.Struct]) -> None:
-        self.request = request
+    def __init__(
+        self, requests: Sequence[AnswerRequest], written: Callable[[Sequence[Answer]], msgspec.Struct]
+    ) -> None:
+        self.requests = requests
         self.answered = written
 
 
@@ -55,8 +57,8 @@ class BatchLines:
             )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
         return AskedLine(
-            msgspec.structs.replace(question, path="batch"),
-            lambda answer: write(int(self._clock.now().timestamp()), read, answer),
+            parameters.questions(read, msgspec.structs.replace(question, path="batch")),
+            lambda answers: write(int(self._clock.now().timestamp()), read, answers),
         )
 
     def refused(self, error: Exception) -> problem.ProblemBody:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -19,8 +21,9 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.event_stream import EventStream
 from antiphon.gateway.measurements import Measured, Measurements
-from antiphon.gateway.openai import parameters, shapes, whole
+from antiphon.gateway.openai import chunks, parameters, shapes, whole
 from antiphon.gateway.ports import GatewayServices
+from antiphon.serving import several
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 P = TypeVar("P", bound=parameters.Common)
@@ -41,15 +44,15 @@ class Asked:
         self._measurements = measurements
         self._arrived = services.clock.monotonic()
         self._first: float | None = None
-        self._answer: Answer | None = None
+        self._answers: list[Answer] = []
         measurements.in_flight.inc()
 
     def first_byte(self) -> None:
         """The first byte leaves now."""
         self._first = self._services.clock.monotonic() - self._arrived
 
-    def answered(self, answer: Answer) -> None:
-        self._answer = answer
+    def answered(self, *answers: Answer) -> None:
+        self._answers += answers
 
     def ended(self, failure: BaseException | None) -> None:
         """The last byte has left, or the request has failed."""
@@ -63,13 +66,11 @@ class Asked:
             status = failure.http_status if isinstance(failure, AntiphonError) else 500
         # A name that does not exist must not become a label: callers could make them without end.
         named = self.model if not isinstance(failure, NotFound | Forbidden | Unauthenticated) else UNKNOWN
-        answer = self._answer
-        origin = answer.receipt.cache.origin if answer is not None else "none"
+        origin = self._answers[0].receipt.cache.origin if self._answers else "none"
         measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
-        if answer is not None:
-            spent = answer.usage
-            receipt = answer.receipt
-            measurements.reused(named, origin, receipt.role, receipt.cache.saved_tokens)
+        for answer in self._answers:
+            spent, receipt = answer.usage, answer.receipt
+            measurements.reused(named, receipt.cache.origin, receipt.role, receipt.cache.saved_tokens)
             measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)
 
 
@@ -77,7 +78,7 @@ async def chat_completions(request: Request) -> ASGIApp:
     """``POST /v1/chat/completions``."""
 
     return await _complete(
-        request, parameters.ChatParameters, parameters.chat_request, whole.chat_completion, _chat_chunks
+        request, parameters.ChatParameters, parameters.chat_request, whole.chat_completion, chunks.chat_chunks
     )
 
 
@@ -85,7 +86,11 @@ async def completions(request: Request) -> ASGIApp:
     """``POST /v1/completions``."""
 
     return await _complete(
-        request, parameters.CompletionParameters, parameters.completion_request, whole.completion, _completion_chunks
+        request,
+        parameters.CompletionParameters,
+        parameters.completion_request,
+        whole.completion,
+        chunks.completion_chunks,
     )
 
 
@@ -109,8 +114,8 @@ async def _complete(
     request: Request,
     shape: type[P],
     ask: Callable[..., AnswerRequest],
-    written: Callable[[int, P, Answer], msgspec.Struct],
-    chunks: Callable[[Asked, P, AsyncIterator[TextDelta | Answer]], AsyncIterator[msgspec.Struct]],
+    written: Callable[[int, P, Sequence[Answer]], msgspec.Struct],
+    streamed: Callable[[str, int, P, int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
     denials: Denials = request.app.state.denials
@@ -122,18 +127,19 @@ async def _complete(
         read = parameters.read(await incoming.body(request, services.max_body_bytes), shape)
         user = incoming.originating_user(request, principal, read.user)
         question = ask(read, services.scope(principal), principal, asked.id, user)
+        questions = parameters.questions(read, question)
         parent = incoming.traceparent(request)
     except Exception as error:
         asked.ended(error)
         raise
     asked.model = read.model
     if read.stream:
-        answering = _answering(asked, request, question, parent)
-        return EventStream(chunks(asked, read, answering), headers=headers, first=asked.first_byte, ended=asked.ended)
+        events = _events(asked, request, questions, parent, partial(streamed, asked.id, asked.created, read))
+        return EventStream(events, headers=headers, first=asked.first_byte, ended=asked.ended)
     try:
         async with while_connected(request.receive):
             with telemetry.span("gateway.answer", traceparent=parent, kind=SpanKind.SERVER):
-                answer = await services.answering.answer(_traced(question, parent))
+                answers = await several.answers(services.answering.answer, _traced(questions, parent))
     except Departed as error:
         asked.ended(error)
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -144,103 +150,49 @@ async def _complete(
     except BaseException as error:
         asked.ended(error)
         raise
-    asked.answered(answer)
-    response = _json(written(asked.created, read, answer), {**headers, **_provenance_headers(answer)})
+    asked.answered(*answers)
+    response = _json(written(asked.created, read, answers), {**headers, **_provenance_headers(answers[0])})
     asked.first_byte()
     asked.ended(None)
     return response
 
 
+async def _events(
+    asked: Asked,
+    request: Request,
+    questions: Sequence[AnswerRequest],
+    parent: str | None,
+    streamed: Callable[[int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
+) -> AsyncIterator[msgspec.Struct]:
+    async with (
+        aclosing(_answering(asked, request, questions, parent)) as answering,
+        aclosing(streamed(len(questions), answering)) as events,
+    ):
+        async for event in events:
+            yield event
+
+
 async def _answering(
-    asked: Asked, request: Request, question: AnswerRequest, parent: str | None
-) -> AsyncIterator[TextDelta | Answer]:
+    asked: Asked, request: Request, questions: Sequence[AnswerRequest], parent: str | None
+) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
     services: GatewayServices = request.app.state.services
     denials: Denials = request.app.state.denials
     with telemetry.span("gateway.stream", traceparent=parent, kind=SpanKind.SERVER):
-        items = services.answering.stream(_traced(question, parent))
         try:
-            async for item in items:
-                if isinstance(item, Answer):
-                    asked.answered(item)
-                yield item
+            async with aclosing(several.stream(services.answering.stream, _traced(questions, parent))) as items:
+                async for number, item in items:
+                    if isinstance(item, Answer):
+                        asked.answered(item)
+                    yield number, item
         except AntiphonError as error:
             await denials.record(request, error)
             raise
-        finally:
-            await _close(items)
 
 
-async def _chat_chunks(
-    asked: Asked, read: parameters.ChatParameters, answering: AsyncIterator[TextDelta | Answer]
-) -> AsyncIterator[shapes.ChatChunk]:
-    def chunk(*choices: shapes.ChunkChoice, **last: object) -> shapes.ChatChunk:
-        fields = {"usage": None, **last} if with_usage else last
-        return shapes.ChatChunk(
-            id=asked.id,
-            created=asked.created,
-            model=read.model,
-            choices=choices,
-            **fields,  # type: ignore[arg-type]
-        )
-
-    with_usage = read.stream_options is not None and read.stream_options.include_usage
-    role: shapes.ChatDelta | None = shapes.ChatDelta(role="assistant", content="")
-    try:
-        async for item in answering:
-            if role is not None:
-                yield chunk(shapes.ChunkChoice(role))
-                role = None
-            if isinstance(item, TextDelta):
-                logprobs = shapes.chat_logprobs(item.tokens) if read.logprobs else None
-                yield chunk(shapes.ChunkChoice(shapes.ChatDelta(content=item.text), logprobs=logprobs))
-                continue
-            end = shapes.ChunkChoice(shapes.ChatDelta(), finish_reason=item.finish_reason)
-            made = {"system_fingerprint": shapes.fingerprint(item), "antiphon": shapes.provenance(item)}
-            if with_usage:
-                yield chunk(end)
-                yield chunk(usage=shapes.usage(item), **made)
-            else:
-                yield chunk(end, **made)
-    finally:
-        await _close(answering)
-
-
-async def _completion_chunks(
-    asked: Asked, read: parameters.CompletionParameters, answering: AsyncIterator[TextDelta | Answer]
-) -> AsyncIterator[shapes.Completion]:
-    def chunk(*choices: shapes.CompletionChoice, **last: object) -> shapes.Completion:
-        fields = {"usage": None, **last} if with_usage else last
-        return shapes.Completion(
-            id=asked.id,
-            created=asked.created,
-            model=read.model,
-            choices=choices,
-            **fields,  # type: ignore[arg-type]
-        )
-
-    with_usage = read.stream_options is not None and read.stream_options.include_usage
-    written = 0
-    try:
-        async for item in answering:
-            if isinstance(item, TextDelta):
-                logprobs = shapes.completion_logprobs(item.tokens, written) if read.logprobs is not None else None
-                written += len(item.text)
-                yield chunk(shapes.CompletionChoice(item.text, None, logprobs))
-                continue
-            end = shapes.CompletionChoice("", item.finish_reason)
-            made = {"system_fingerprint": shapes.fingerprint(item), "antiphon": shapes.provenance(item)}
-            if with_usage:
-                yield chunk(end)
-                yield chunk(usage=shapes.usage(item), **made)
-            else:
-                yield chunk(end, **made)
-    finally:
-        await _close(answering)
-
-
-def _traced(question: AnswerRequest, parent: str | None) -> AnswerRequest:
+def _traced(questions: Sequence[AnswerRequest], parent: str | None) -> list[AnswerRequest]:
     # Without an exporter there is no span of ours, and the caller's context goes on unchanged.
-    return msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)
+    context = telemetry.traceparent() or parent
+    return [msgspec.structs.replace(question, traceparent=context) for question in questions]
 
 
 def _provenance_headers(answer: Answer) -> dict[str, str]:
@@ -252,9 +204,3 @@ def _provenance_headers(answer: Answer) -> dict[str, str]:
 
 def _json(value: msgspec.Struct, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json", headers=headers)
-
-
-async def _close(items: AsyncIterator[object]) -> None:
-    close = getattr(items, "aclose", None)
-    if close is not None:
-        await close()

@@ -16,22 +16,22 @@ import msgspec
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
+from antiphon.engine.messages import Penalties
 from antiphon.gateway import incoming
+from antiphon.gateway.openai.tools import Called, Named, Offered, offered
 from antiphon.governance.principal import Principal
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
+from antiphon.serving.tools import Tools
 
 NOT_IMPLEMENTED = frozenset(
     {
         "audio",
         "best_of",
-        "echo",
         "function_call",
         "functions",
-        "logit_bias",
         "metadata",
         "modalities",
         "moderation",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -40,18 +40,21 @@ NOT_IMPLEMENTED = frozenset(
         "service_tier",
         "store",
         "suffix",
-        "tool_choice",
-        "tools",
         "verbosity",
         "web_search_options",
     }
 )
 """OpenAI's, and refused here: accepting one and ignoring it would be a lie."""
 
-NEUTRAL = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "best_of": 1, "echo": False, "store": False}
+NEUTRAL = {"best_of": 1, "echo": False, "store": False}
 """Values that ask for nothing; some clients always send them."""
 
+MOST_CHOICES = 128
+"""Answers that one request may ask for, over all its prompts."""
+
 Key = str | int
+
+Stop = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
@@ -61,14 +64,38 @@ class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn. ``developer`` is read as ``system``."""
+    """One turn. ``developer`` is read as ``system``; ``refusal`` is what our own answers say of it: nothing."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[Called] | None = None
+    tool_call_id: str | None = None
+    refusal: None = None
 
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def turn(self, where: str) -> Message:
+        """The turn as the engine is told it.
+
+        Raises:
+            InvalidInput: a field is missing that its role needs, or there is one that it does not have.
+        """
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise InvalidInput("It has no content.", where=f"{where}.content")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise InvalidInput(
+                "A turn of the role `tool` names the call that it is the result of, and no other turn does.",
+                where=f"{where}.tool_call_id",
+            )
+        if self.tool_calls and self.role != "assistant":
+            raise InvalidInput("Only the assistant calls.", where=f"{where}.tool_calls")
+        content = self.content or ""
+        return Message(
+            role="system" if self.role == "developer" else self.role,
+            content=content if isinstance(content, str) else "".join(part.text for part in content),
+            tool_calls=tuple(called.call for called in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+        )
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,11 +137,12 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     seed: int | None = None
-    stop: str | Annotated[list[str], msgspec.Meta(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=4)] | None = None
     user: str | None = None
-    n: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHOICES)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
     entity: dict[str, Key] = {}
     inputs: dict[str, Any] = {}
     as_of: datetime | None = None
@@ -131,13 +159,47 @@ class ChatParameters(Common, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[Offered], msgspec.Meta(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Named | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def calls(self) -> bool:
+        """The answer may call functions, so that its text is to be read as such."""
+        return self.tools is not None and self.tool_choice != "none"
 
 
 class CompletionParameters(Common, frozen=True, kw_only=True):
-    """Body of ``POST /v1/completions``; one prompt, as text."""
+    """Body of ``POST /v1/completions``: one prompt or several, each as text or as tokens."""
 
-    prompt: str
+    prompt: str | list[str | int | list[int]]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """Each prompt.
+
+        Raises:
+            InvalidInput: there is none, an empty one, or texts, tokens and lists are mixed.
+        """
+        given: list[Any] = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        if given and all(isinstance(each, int) for each in given):
+            given = [given]  # one prompt, as tokens
+        if not given or not (_texts(given) or _tokens(given)):
+            raise InvalidInput(
+                "It is a text, tokens, or an array of several of one kind, none of them empty.", where="prompt"
+            )
+        return tuple(each if isinstance(each, str) else tuple(each) for each in given)
+
+
+def _texts(given: list[Any]) -> bool:
+    return all(isinstance(each, str) for each in given)
+
+
+def _tokens(given: list[Any]) -> bool:
+    return all(isinstance(each, list) and each for each in given)
 
 
 P = TypeVar("P", bound=Common)
@@ -158,7 +220,7 @@ def read(content: bytes, shape: type[P]) -> P:
             if name not in known and name not in NOT_IMPLEMENTED:
                 _refuse(name, known)
             continue
-        if name not in known or name in NEUTRAL:
+        if name not in known:
             _refuse(name, known)
         asked[name] = value
     return incoming.typed(asked, shape)
@@ -170,9 +232,7 @@ def chat_request(
     """The question behind a chat completion; an application sees the last user turn as its question."""
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInput("It needs `logprobs: true`.", where="top_logprobs")
-    turns = tuple(
-        Message("system" if turn.role == "developer" else turn.role, turn.text()) for turn in parameters.messages
-    )
+    turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
     asked = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
     return _request(
         parameters,
@@ -187,6 +247,7 @@ def chat_request(
             max_tokens=parameters.max_completion_tokens or parameters.max_tokens,
             json_schema=parameters.response_format.schema() if parameters.response_format else None,
             logprobs=(parameters.top_logprobs or 0) if parameters.logprobs else None,
+            tools=_tools(parameters),
         ),
     )
 
@@ -194,20 +255,85 @@ def chat_request(
 def completion_request(
     parameters: CompletionParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
 ) -> AnswerRequest:
-    """The question behind a completion: raw text for a plain model, the question for an application."""
+    """The question behind a completion: raw text for a plain model, the question for an application.
+
+    Of several prompts it is the first one's; :func:`questions` has them all.
+    """
+    first, scored = parameters.prompts[0], parameters.echo is True
+    if parameters.max_tokens == 0 and not scored:
+        raise InvalidInput("No tokens at all go with `echo: true` only.", where="max_tokens")
     return _request(
         parameters,
         scope,
         principal,
         request,
         originating_user=user,
-        question=parameters.prompt or None,
-        prompt=parameters.prompt,
-        overrides=_overrides(parameters, max_tokens=parameters.max_tokens, logprobs=parameters.logprobs),
+        **_prompted(first),
+        overrides=_overrides(
+            parameters,
+            max_tokens=parameters.max_tokens,
+            logprobs=parameters.logprobs,
+            prompt_logprobs=(parameters.logprobs or 0) if scored else None,
+        ),
     )
 
 
+def questions(parameters: Common, question: AnswerRequest) -> tuple[AnswerRequest, ...]:
+    """Every question of the request, in the order of its choices: ``n`` for each prompt, each with a seed of its own.
+
+    Raises:
+        InvalidInput: there are too many of them.
+    """
+    count = parameters.n or 1
+    prompts = parameters.prompts if isinstance(parameters, CompletionParameters) else (None,)
+    if count * len(prompts) > MOST_CHOICES:
+        raise InvalidInput(f"More than {MOST_CHOICES} answers are asked for.", where="n", next_step="Ask for fewer.")
+    if count * len(prompts) == 1:
+        return (question,)
+    overrides = question.overrides
+    asked = []
+    for prompt in prompts:
+        for number in range(count):
+            seed = (overrides.seed or 0) + number if number or overrides.seed is not None else None
+            one = msgspec.structs.replace(overrides, seed=seed, choices=count * len(prompts))
+            prompted = {} if prompt is None else _prompted(prompt)
+            asked.append(msgspec.structs.replace(question, overrides=one, **prompted))
+    return tuple(asked)
+
+
+def _prompted(prompt: str | tuple[int, ...]) -> dict[str, Any]:
+    if isinstance(prompt, tuple):
+        return {"question": None, "prompt": None, "prompt_ids": prompt}
+    return {"question": prompt or None, "prompt": prompt, "prompt_ids": ()}
+
+
+def _tools(parameters: ChatParameters) -> Tools | None:
+    if parameters.tools is None:
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if getattr(parameters, name) is not None:
+                raise InvalidInput("There are no tools.", where=name, next_step="Send `tools` too, or leave it out.")
+        return None
+    callable_now = offered(parameters.tools, parameters.tool_choice, parameters.parallel_tool_calls)
+    if not parameters.calls:
+        return None
+    wanted = {
+        "logprobs": parameters.logprobs,
+        "stop": parameters.stop,
+        "response_format": parameters.response_format is not None and parameters.response_format.type != "text",
+    }
+    for name, value in wanted.items():
+        if value:
+            raise UnsupportedParameter(
+                "It does not go with `tools`: a turn that may call is written as JSON of its own.",
+                where=name,
+                next_step='Leave it out, or send `tool_choice: "none"`.',
+            )
+    return callable_now
+
+
 def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any) -> AnswerRequest:
+    if parameters.stream_options is not None and not parameters.stream:
+        raise InvalidInput("It needs `stream: true`.", where="stream_options")
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
         raise InvalidInput("It has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z.")
     return AnswerRequest(
@@ -228,13 +354,25 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
 
 def _overrides(parameters: Common, **asked: Any) -> DecodingOverrides:
     stop = parameters.stop
+    penalties = Penalties(
+        frequency=parameters.frequency_penalty or 0.0,
+        presence=parameters.presence_penalty or 0.0,
+        bias=tuple(sorted(_biased(token, bias) for token, bias in (parameters.logit_bias or {}).items() if bias)),
+    )
     return DecodingOverrides(
         temperature=parameters.temperature,
         top_p=parameters.top_p,
         seed=parameters.seed,
         stop=None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
+        penalties=None if penalties == Penalties() else penalties,
         **asked,
     )
+
+
+def _biased(token: str, bias: float) -> tuple[int, float]:
+    if not (token.isascii() and token.isdigit() and len(token) < 10):
+        raise InvalidInput("Its keys are tokens, as numbers.", where="logit_bias")
+    return int(token), bias
 
 
 def _refuse(name: str, known: set[str]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from antiphon.catalog.receipts import Degraded, GuardReceipt, PassedOver, UsageReceipt
 from antiphon.engine.messages import Alternative, TokenOut
+from antiphon.gateway.openai.tools import Called, CalledDelta
 from antiphon.serving.request import Answer
 
 
@@ -77,20 +78,22 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):
-    """The answer's turn."""
+    """The answer's turn; ``content`` is null where it calls functions and says nothing beside."""
 
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: tuple[Called, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
-    """The one choice."""
+    """One choice; of several, each says what it was made from."""
 
     message: AssistantMessage
     finish_reason: str
     logprobs: ChatLogprobs | None = None
     index: int = 0
+    antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,10 +114,11 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: tuple[CalledDelta, ...] | None = None
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
-    """The one choice of a chunk."""
+    """What a chunk adds to one choice."""
 
     delta: ChatDelta
     finish_reason: str | None = None
@@ -123,7 +127,10 @@ class ChunkChoice(msgspec.Struct, frozen=True):
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a streamed chat completion; the last before ``[DONE]`` carries ``antiphon``."""
+    """One event of a streamed chat completion.
+
+    The last before ``[DONE]`` carries ``antiphon``; of several choices, the last chunk of each.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -136,21 +143,25 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """The older endpoint's parallel lists."""
+    """The older endpoint's parallel lists; null stands where a prompt's first token has nothing before it.
+
+    ``top_logprobs`` has the token itself too, so that there may be one more than was asked for.
+    """
 
     tokens: tuple[str, ...]
-    token_logprobs: tuple[float, ...]
-    top_logprobs: tuple[dict[str, float], ...]
+    token_logprobs: tuple[float | None, ...]
+    top_logprobs: tuple[dict[str, float] | None, ...]
     text_offset: tuple[int, ...]
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
-    """The one choice."""
+    """One choice; of several, each says what it was made from."""
 
     text: str
     finish_reason: str | None
     logprobs: CompletionLogprobs | None = None
     index: int = 0
+    antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,13 +214,16 @@ def provenance(answer: Answer) -> Provenance:
     )
 
 
-def usage(answer: Answer) -> Usage:
-    spent = answer.usage
+def usage(answers: Sequence[Answer], choices: int) -> Usage:
+    """Tokens of all answers together; a prompt that so many of them share counts once, as the first of them met it."""
+    prompts = [answer.usage for answer in answers[::choices]]
+    prompt = sum(spent.prompt_tokens for spent in prompts)
+    completion = sum(answer.usage.completion_tokens for answer in answers)
     return Usage(
-        prompt_tokens=spent.prompt_tokens,
-        completion_tokens=spent.completion_tokens,
-        total_tokens=spent.prompt_tokens + spent.completion_tokens,
-        prompt_tokens_details=PromptDetails(spent.cached_prompt_tokens),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptDetails(sum(spent.cached_prompt_tokens for spent in prompts)),
     )
 
 
@@ -232,19 +246,31 @@ def chat_logprobs(tokens: Sequence[TokenOut]) -> ChatLogprobs:
     )
 
 
-def completion_logprobs(tokens: Sequence[TokenOut], start: int = 0) -> CompletionLogprobs:
+def completion_logprobs(
+    tokens: Sequence[TokenOut], prompt: Sequence[TokenOut] = (), start: int = 0
+) -> CompletionLogprobs:
+    """Of the prompt's tokens, if any, and the completion's; the first of them begins at ``start`` of the text."""
     offsets = []
-    for token in tokens:
+    for token in (*prompt, *tokens):
         offsets.append(start)
         start += len(token.text)
+    first = prompt[:1]
+    measured = (*prompt[1:], *tokens)
     return CompletionLogprobs(
-        tokens=tuple(token.text for token in tokens),
-        token_logprobs=tuple(_logprob(token) for token in tokens),
-        top_logprobs=tuple(
-            {alternative.text: alternative.logprob for alternative in token.alternatives} for token in tokens
-        ),
+        tokens=tuple(token.text for token in (*prompt, *tokens)),
+        token_logprobs=(*(None for _ in first), *(_logprob(token) for token in measured)),
+        top_logprobs=(*(None for _ in first), *(_candidates(token) for token in measured)),
         text_offset=tuple(offsets),
     )
+
+
+def _candidates(token: TokenOut) -> dict[str, float]:
+    candidates: dict[str, float] = {}
+    for alternative in token.alternatives:  # the most probable first; parts of characters may look alike
+        candidates.setdefault(alternative.text, alternative.logprob)
+    if token.logprob is not None:
+        candidates[token.text] = max(token.logprob, candidates.get(token.text, token.logprob))
+    return candidates
 
 
 def _top(alternative: Alternative) -> TopLogprob:

@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from antiphon.engine import tool_text
 from antiphon.gateway.openai import shapes
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
+from antiphon.gateway.openai.tools import called
 from antiphon.serving.request import Answer
 
 
-def chat_completion(created: int, read: ChatParameters, answer: Answer) -> shapes.ChatCompletion:
+def chat_completion(created: int, read: ChatParameters, answers: Sequence[Answer]) -> shapes.ChatCompletion:
     """Answer of ``/v1/chat/completions``; ``created`` is in seconds since 1970."""
     return shapes.ChatCompletion(
-        id=answer.prediction,
         created=created,
         model=read.model,
-        choices=(
+        choices=tuple(
             shapes.ChatChoice(
-                shapes.AssistantMessage(answer.text),
-                answer.finish_reason,
+                *_turn(read, answer),
                 shapes.chat_logprobs(answer.tokens) if read.logprobs else None,
-            ),
+                index,
+                **_each(answer, answers),
+            )
+            for index, answer in enumerate(answers)
         ),
-        usage=shapes.usage(answer),
-        system_fingerprint=shapes.fingerprint(answer),
-        antiphon=shapes.provenance(answer),
+        **_common(answers, read.n or 1),
     )
 
 
-def completion(created: int, read: CompletionParameters, answer: Answer) -> shapes.Completion:
+def completion(created: int, read: CompletionParameters, answers: Sequence[Answer]) -> shapes.Completion:
     """Answer of ``/v1/completions``; ``created`` is in seconds since 1970."""
-    logprobs = shapes.completion_logprobs(answer.tokens) if read.logprobs is not None else None
     return shapes.Completion(
-        id=answer.prediction,
         created=created,
         model=read.model,
-        choices=(shapes.CompletionChoice(answer.text, answer.finish_reason, logprobs),),
-        usage=shapes.usage(answer),
-        system_fingerprint=shapes.fingerprint(answer),
-        antiphon=shapes.provenance(answer),
+        choices=tuple(
+            shapes.CompletionChoice(
+                f"{echoed(read, index, answer)}{answer.text}",
+                answer.finish_reason,
+                shapes.completion_logprobs(answer.tokens, answer.prompt) if read.logprobs is not None else None,
+                index,
+                **_each(answer, answers),
+            )
+            for index, answer in enumerate(answers)
+        ),
+        **_common(answers, read.n or 1),
     )
+
+
+def echoed(read: CompletionParameters, index: int, answer: Answer) -> str:
+    """The prompt of a choice as ``echo`` gives it back: as it came, or the texts of its tokens."""
+    if not read.echo:
+        return ""
+    prompt = read.prompts[index // (read.n or 1)]
+    return prompt if isinstance(prompt, str) else "".join(token.text for token in answer.prompt)
+
+
+def finish_reason(answer: Answer, calls: int) -> str:
+    """Why a turn ended; one that called did so for its calls."""
+    return "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason
+
+
+def _turn(read: ChatParameters, answer: Answer) -> tuple[shapes.AssistantMessage, str]:
+    if not read.calls:
+        return shapes.AssistantMessage(answer.text), answer.finish_reason
+    content, calls = tool_text.read(answer.text)
+    message = shapes.AssistantMessage(content)
+    if calls:
+        message = shapes.AssistantMessage(content, tool_calls=tuple(called(call) for call in calls))
+    return message, finish_reason(answer, len(calls))
+
+
+def _each(answer: Answer, answers: Sequence[Answer]) -> dict[str, Any]:
+    return {"antiphon": shapes.provenance(answer)} if len(answers) > 1 else {}
+
+
+def _common(answers: Sequence[Answer], choices: int) -> dict[str, Any]:
+    first = answers[0]
+    return {
+        "id": first.prediction,
+        "usage": shapes.usage(answers, choices),
+        "system_fingerprint": shapes.fingerprint(first),
+        "antiphon": shapes.provenance(first),
+    }

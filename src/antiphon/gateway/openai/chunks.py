@@ -1,0 +1,127 @@
+"""Streamed answers in OpenAI's shapes. With several choices each chunk says which one it adds to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+from antiphon.engine.messages import ToolCall
+from antiphon.engine.tool_text import ToolReader
+from antiphon.gateway.openai import shapes
+from antiphon.gateway.openai.parameters import ChatParameters, Common, CompletionParameters
+from antiphon.gateway.openai.tools import called_delta
+from antiphon.gateway.openai.whole import finish_reason
+from antiphon.serving.request import Answer, TextDelta
+
+Answering = AsyncIterator[tuple[int, TextDelta | Answer]]
+"""What comes, each with its choice's number."""
+
+
+class _Ends:
+    """The ends of the choices, and what their last chunks carry."""
+
+    def __init__(self, read: Common, choices: int) -> None:
+        self.with_usage = read.stream_options is not None and read.stream_options.include_usage
+        self._each = read.n or 1
+        self._choices = choices
+        self._answers: dict[int, Answer] = {}
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """What every chunk carries."""
+        return {"usage": None} if self.with_usage else {}
+
+    def made(self, index: int, answer: Answer) -> dict[str, Any]:
+        """What the last chunk of a choice carries: of a lone one with usage, the chunk after it does."""
+        self._answers[index] = answer
+        return self.usual if self.with_usage and self._choices == 1 else {**self.usual, **_made(answer)}
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """What the chunk without choices carries once all have ended, if there is one."""
+        if not self.with_usage or len(self._answers) < self._choices:
+            return None
+        answers = [answer for _, answer in sorted(self._answers.items())]
+        made = _made(answers[0]) if self._choices == 1 else {}
+        return {"usage": shapes.usage(answers, self._each), **made}
+
+
+async def chat_chunks(
+    name: str, created: int, read: ChatParameters, choices: int, answering: Answering
+) -> AsyncGenerator[shapes.ChatChunk, None]:
+    """Chunks of a chat completion of so many choices."""
+    ends = _Ends(read, choices)
+    readers: dict[int, ToolReader] = defaultdict(ToolReader)
+    begun: set[int] = set()
+    calls: dict[int, int] = defaultdict(int)
+
+    def chunk(*parts: shapes.ChunkChoice, **carried: Any) -> shapes.ChatChunk:
+        return shapes.ChatChunk(id=name, created=created, model=read.model, choices=parts, **carried)
+
+    def called(index: int, pieces: list[str | ToolCall]) -> list[shapes.ChatDelta]:
+        found: list[shapes.ChatDelta] = []
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                found.append(shapes.ChatDelta(tool_calls=(called_delta(calls[index], piece),)))
+                calls[index] += 1
+            elif piece:
+                found.append(shapes.ChatDelta(content=piece))
+        return found
+
+    async for index, item in answering:
+        if index not in begun:
+            begun.add(index)
+            yield chunk(shapes.ChunkChoice(shapes.ChatDelta(role="assistant", content=""), index=index), **ends.usual)
+        if isinstance(item, TextDelta):
+            logprobs = shapes.chat_logprobs(item.tokens) if read.logprobs else None
+            written = [shapes.ChatDelta(content=item.text)]
+            for delta in called(index, readers[index].read(item.text)) if read.calls else written:
+                yield chunk(shapes.ChunkChoice(delta, logprobs=logprobs, index=index), **ends.usual)
+            continue
+        for delta in called(index, readers[index].end()):
+            yield chunk(shapes.ChunkChoice(delta, index=index), **ends.usual)
+        reason = finish_reason(item, calls[index])
+        end = shapes.ChunkChoice(shapes.ChatDelta(), finish_reason=reason, index=index)
+        yield chunk(end, **ends.made(index, item))
+    if ends.last is not None:
+        yield chunk(**ends.last)
+
+
+async def completion_chunks(
+    name: str, created: int, read: CompletionParameters, choices: int, answering: Answering
+) -> AsyncGenerator[shapes.Completion, None]:
+    """Chunks of a completion of so many choices; with ``echo`` the prompt comes first."""
+    ends = _Ends(read, choices)
+    written: dict[int, int] = defaultdict(int)
+
+    def chunk(*parts: shapes.CompletionChoice, **carried: Any) -> shapes.Completion:
+        return shapes.Completion(id=name, created=created, model=read.model, choices=parts, **carried)
+
+    def choice(index: int, text: str, logprobs: shapes.CompletionLogprobs | None) -> shapes.CompletionChoice:
+        written[index] += len(text)
+        return shapes.CompletionChoice(text, None, logprobs, index)
+
+    async for index, item in answering:
+        if isinstance(item, Answer):
+            end = shapes.CompletionChoice("", item.finish_reason, index=index)
+            yield chunk(end, **ends.made(index, item))
+            continue
+        if item.prompt:
+            logprobs = shapes.completion_logprobs((), item.prompt) if read.logprobs is not None else None
+            yield chunk(choice(index, _prompt_text(read, index, item), logprobs), **ends.usual)
+        if item.text or item.tokens:
+            start = written[index]
+            logprobs = shapes.completion_logprobs(item.tokens, (), start) if read.logprobs is not None else None
+            yield chunk(choice(index, item.text, logprobs), **ends.usual)
+    if ends.last is not None:
+        yield chunk(**ends.last)
+
+
+def _prompt_text(read: CompletionParameters, index: int, delta: TextDelta) -> str:
+    prompt: str | Sequence[int] = read.prompts[index // (read.n or 1)]
+    return prompt if isinstance(prompt, str) else "".join(token.text for token in delta.prompt)
+
+
+def _made(answer: Answer) -> dict[str, Any]:
+    return {"system_fingerprint": shapes.fingerprint(answer), "antiphon": shapes.provenance(answer)}

@@ -1,0 +1,85 @@
+"""Several questions of one request (``n`` choices, several prompts): answered beside each other, each for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+
+AT_ONCE = 8
+"""Questions of one request under way at once, so that it does not take everybody's places."""
+
+Streaming = Callable[[AnswerRequest], AsyncIterator[TextDelta | Answer]]
+
+T = TypeVar("T")
+
+
+async def answers(
+    answer: Callable[[AnswerRequest], Awaitable[Answer]], questions: Sequence[AnswerRequest]
+) -> tuple[Answer, ...]:
+    """The answers, in the order of their questions. The first that fails ends the others."""
+    if len(questions) == 1:
+        return (await answer(questions[0]),)
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(question: AnswerRequest) -> Answer:
+        async with places:
+            return await answer(question)
+
+    return tuple(await _all([one(question) for question in questions]))
+
+
+async def stream(
+    streaming: Streaming, questions: Sequence[AnswerRequest]
+) -> AsyncGenerator[tuple[int, TextDelta | Answer], None]:
+    """What each question's stream gives, with the question's number, as it comes. The first that fails ends it."""
+    if len(questions) == 1:
+        async with _closing(streaming(questions[0])) as items:
+            async for only in items:
+                yield 0, only
+        return
+    places = asyncio.Semaphore(AT_ONCE)
+    given: asyncio.Queue[tuple[int, TextDelta | Answer] | None] = asyncio.Queue()
+
+    async def one(number: int, question: AnswerRequest) -> None:
+        async with places, _closing(streaming(question)) as items:
+            async for item in items:
+                given.put_nowait((number, item))
+
+    async def every() -> None:
+        try:
+            await _all([one(number, question) for number, question in enumerate(questions)])
+        finally:
+            given.put_nowait(None)
+
+    working = asyncio.create_task(every())
+    try:
+        while (item := await given.get()) is not None:
+            yield item
+        await working
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    try:
+        yield items
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _all(work: Sequence[Awaitable[T]]) -> list[T]:
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
