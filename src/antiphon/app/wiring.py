@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from antiphon.app import engines
-from antiphon.app.answering import answerer
+from antiphon.app.answering import answerer, gated
 from antiphon.app.batches import askable, file_contents, file_store, request_batches
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
@@ -28,14 +28,17 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.quotas import QuotaLevels
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
 from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
+from antiphon.serving.builtin import PLAIN_DECODING
 
 
 class Wired:
@@ -50,7 +53,9 @@ class Wired:
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)
         self.lookups = Lookups(store, self.features, self.live)
-        self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
+        self.gated = gated(store, self.engine)
+        self.answerer = answerer(store, self.gated, self.commit, self.live, self.features)
+        self.quotas = Quotas(QuotaLevels(store.database), store.database.clock)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
@@ -93,6 +98,9 @@ class Wired:
             lookups=self.lookups,
             files=self.files,
             request_batches=request_batches(store, self.files),
+            quotas=self.quotas,
+            most_tokens=self._most_tokens,
+            gate=lambda: self.gated.gate.status,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
@@ -104,10 +112,15 @@ class Wired:
         """Finish what is being committed and let go of the stores."""
         await self.answerer.close()
         await self.engine.close()
+        await asyncio.to_thread(self.quotas.close)
         await asyncio.to_thread(self.commit.close)
         self.features.close()
         self.contents.close()
         self.store.close()
+
+    def _most_tokens(self, scope: Scope, name: str) -> int:
+        release = self.live.live(scope, name)
+        return PLAIN_DECODING.max_tokens if release is None else release.bundle.application.decoding.max_tokens
 
     async def _ready(self) -> Mapping[str, str | None]:
         async def engine() -> Described:

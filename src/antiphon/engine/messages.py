@@ -42,6 +42,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
             (its description has an empty ``chat_template``).
         cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
             takes would tell whether somebody else had sent this beginning before.
+        ahead: it goes before other online requests that wait.
         ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
             (or a stop sequence). Benchmarks force lengths with it.
     """
@@ -63,6 +64,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     level: ServiceLevel | None = None
     ignore_end: bool = False
     cache_salt: str = ""
+    ahead: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,6 +11,9 @@ from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import TokenOut
 from antiphon.governance.principal import Principal
+
+Tier = Literal["default", "priority", "flex"]
+"""Of online requests: ``priority`` goes ahead of ``default``; ``flex`` is done in the gaps, like batch work."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -63,6 +66,8 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         prompt: raw text instead of messages (plain models only, no chat template).
         role: ``evaluation`` and ``shadow`` neither read nor leave stored answers; both must name a ``release``.
         only: answer no further than these properties of the output, which is then no whole answer.
+        tier: of an online request; ``flex`` may wait.
+        timeout: seconds after which nobody wants the answer any more; the gateway's bound holds as well.
         mirrors: the online answer that this request, a shadow, is compared with.
     """
 
@@ -87,6 +92,8 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     role: Role = "live"
     only: tuple[str, ...] = ()
     mirrors: Mirrored | None = None
+    tier: Tier = "default"
+    timeout: float | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):

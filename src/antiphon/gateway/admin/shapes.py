@@ -15,6 +15,7 @@ from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.ports import StreamStatus, ViewFreshness
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.engine_gate import GateStatus
 
 T = TypeVar("T")
 
@@ -186,6 +187,15 @@ class KeyLimits(msgspec.Struct, frozen=True):
     resources: tuple[str, ...] = ()
 
 
+class KeyAllowance(msgspec.Struct, frozen=True):
+    """What a key may use; ``null`` is without bound. ``priority``: it may ask for that service tier."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    priority: bool = False
+
+
 class KeyLine(msgspec.Struct, frozen=True):
     """An API key as it is kept: never the key itself."""
 
@@ -202,6 +212,14 @@ class KeyLine(msgspec.Struct, frozen=True):
     replaced_by: str | None = None
     last_used_on: date | None = None
     disabled: bool = False
+    allowance: KeyAllowance = KeyAllowance()
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """What a key may use, and by quota what counts as used now; what gateways have put by counts as used."""
+
+    allowance: KeyAllowance
+    used: dict[str, int]
 
 
 class KeyList(msgspec.Struct, frozen=True):
@@ -250,6 +268,7 @@ class Status(msgspec.Struct, frozen=True):
     jobs: tuple[BatchLine, ...]
     latency: Percentiles
     runs: tuple[RunLine, ...] = ()
+    gate: GateStatus | None = None
 
 
 def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:

@@ -43,6 +43,7 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         jobs=stored.jobs,
         latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
         runs=stored.runs,
+        gate=None if services.gate is None else services.gate(),
     )
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, Forbidden, NotFound, Unauthenticated
 from antiphon.core.ids import new_id
-from antiphon.gateway import incoming, problem
+from antiphon.gateway import incoming, limits, problem
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.event_stream import EventStream
@@ -42,6 +42,7 @@ class Asked:
         self._arrived = services.clock.monotonic()
         self._first: float | None = None
         self._answer: Answer | None = None
+        self._reservation: limits.Reservation | None = None
         measurements.in_flight.inc()
 
     def first_byte(self) -> None:
@@ -50,6 +51,10 @@ class Asked:
 
     def answered(self, answer: Answer) -> None:
         self._answer = answer
+
+    def reserved(self, reservation: limits.Reservation | None) -> None:
+        """It was let in under its key's quotas."""
+        self._reservation = reservation
 
     def ended(self, failure: BaseException | None) -> None:
         """The last byte has left, or the request has failed."""
@@ -66,6 +71,11 @@ class Asked:
         answer = self._answer
         origin = answer.receipt.cache.origin if answer is not None else "none"
         measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
+        if self._reservation is not None:
+            if answer is None:
+                self._reservation.failed(failure)
+            else:
+                self._reservation.answered(answer.usage.prompt_tokens, answer.usage.completion_tokens)
         if answer is not None:
             spent = answer.usage
             measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)
@@ -120,11 +130,18 @@ async def _complete(
         read = parameters.read(await incoming.body(request, services.max_body_bytes), shape)
         user = incoming.originating_user(request, principal, read.user)
         question = ask(read, services.scope(principal), principal, asked.id, user)
+        question = msgspec.structs.replace(question, timeout=incoming.timeout(request))
         parent = incoming.traceparent(request)
     except Exception as error:
         asked.ended(error)
         raise
     asked.model = read.model
+    try:
+        asked.reserved(await limits.reserve(services, principal, question, request.app.state.sizes, read.n or 1))
+    except AntiphonError as error:
+        asked.ended(error)
+        return problem.response(error, {**headers, **limits.headers(services, principal)})
+    headers.update(limits.headers(services, principal))
     if read.stream:
         answering = _answering(asked, request, question, parent)
         return EventStream(chunks(asked, read, answering), headers=headers, first=asked.first_byte, ended=asked.ended)
@@ -178,6 +195,7 @@ async def _chat_chunks(
             created=asked.created,
             model=read.model,
             choices=choices,
+            service_tier=shapes.tier(read.service_tier),
             **fields,  # type: ignore[arg-type]
         )
 
@@ -213,6 +231,7 @@ async def _completion_chunks(
             created=asked.created,
             model=read.model,
             choices=choices,
+            service_tier=shapes.tier(read.service_tier),
             **fields,  # type: ignore[arg-type]
         )
 

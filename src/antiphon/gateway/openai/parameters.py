@@ -18,6 +18,7 @@ from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.governance.principal import Principal
+from antiphon.serving import tiers
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 
 NOT_IMPLEMENTED = frozenset(
@@ -37,7 +38,6 @@ NOT_IMPLEMENTED = frozenset(
         "prompt_cache_retention",
         "reasoning_effort",
         "safety_identifier",
-        "service_tier",
         "store",
         "suffix",
         "tool_choice",
@@ -112,6 +112,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: str | Annotated[list[str], msgspec.Meta(max_length=4)] | None = None
     user: str | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
@@ -222,6 +223,7 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         minimum_publication=parameters.minimum_publication,
         exposure_unit=parameters.exposure_unit,
         request_id=request,
+        tier=tiers.granted(parameters.service_tier, principal),
         **asked,
     )
 

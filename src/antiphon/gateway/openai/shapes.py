@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.receipts import GuardReceipt, UsageReceipt
 from antiphon.engine.messages import Alternative, TokenOut
-from antiphon.serving.request import Answer
+from antiphon.serving.request import Answer, Tier
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -99,6 +99,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     system_fingerprint: str | None
     antiphon: Provenance
+    service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -128,6 +129,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
     antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
@@ -159,6 +161,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
     antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +206,13 @@ def usage(answer: Answer) -> Usage:
         total_tokens=spent.prompt_tokens + spent.completion_tokens,
         prompt_tokens_details=PromptDetails(spent.cached_prompt_tokens),
     )
+
+
+def tier(asked: str | None) -> Tier | msgspec.UnsetType:
+    """The tier that answered, for who asked for one."""
+    if asked is None:
+        return msgspec.UNSET
+    return "flex" if asked == "flex" else "priority" if asked == "priority" else "default"
 
 
 def fingerprint(answer: Answer) -> str | None:

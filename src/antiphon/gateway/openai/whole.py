@@ -23,6 +23,7 @@ def chat_completion(created: int, read: ChatParameters, answer: Answer) -> shape
         usage=shapes.usage(answer),
         system_fingerprint=shapes.fingerprint(answer),
         antiphon=shapes.provenance(answer),
+        service_tier=shapes.tier(read.service_tier),
     )
 
 
@@ -37,4 +38,5 @@ def completion(created: int, read: CompletionParameters, answer: Answer) -> shap
         usage=shapes.usage(answer),
         system_fingerprint=shapes.fingerprint(answer),
         antiphon=shapes.provenance(answer),
+        service_tier=shapes.tier(read.service_tier),
     )
