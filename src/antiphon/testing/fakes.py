@@ -51,9 +51,9 @@ from antiphon.engine.messages import Alternative, Described, Load, ModelDescript
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
-from antiphon.governance.quotas import Quotas
 from antiphon.governance.policy import Decider
 from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
