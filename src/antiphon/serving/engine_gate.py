@@ -23,8 +23,10 @@ from antiphon.serving.drain import Drain
 from antiphon.serving.gradient import Gradient, Window
 from antiphon.serving.ports import Engine
 
-WINDOW_SECONDS = 1.0
+WINDOW_SECONDS = 0.25
 WINDOW_SAMPLES = 10
+HOPE = 0.5
+"""Of the queue's bound, what the expected wait may come to: times differ, and who has waited in vain waits again."""
 
 
 class GateStatus(msgspec.Struct, frozen=True):
@@ -85,7 +87,7 @@ class Gate:
             self._take()
             return
         ahead = sum(not future.done() and before <= rank for before, _, future in self._waiting)
-        if self._drain.seconds(ahead + 1) > self._queue_seconds:
+        if self._drain.seconds(ahead + 1) > HOPE * self._queue_seconds:
             raise self._refusal()
         future = asyncio.get_running_loop().create_future()
         self._number += 1
@@ -137,10 +139,10 @@ class Gate:
 
     def _refusal(self) -> Overloaded:
         waiting = sum(not future.done() for _, _, future in self._waiting)
-        # There is room again as soon as so many have gone that the queue is shorter than its bound.
+        # Not at the first moment at which there may be room, but when the queue has half of what it may have.
         return Overloaded(
             f"The engine has all the requests that it can use ({self._inside}), and {waiting} wait.",
-            retry_after=self._drain.retry_after(self._drain.seconds(waiting + 1) - self._queue_seconds),
+            retry_after=self._drain.retry_after(self._drain.seconds(waiting + 1) - HOPE * self._queue_seconds / 2),
             where="admission",
             next_step="Try again after the time that Retry-After says.",
         )

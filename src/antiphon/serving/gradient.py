@@ -9,8 +9,8 @@ Source: Netflix ``concurrency-limits``, ``Gradient2Limit``. With every window of
 nothing about it. Two things differ here:
 
 - Where the engine tells how long a request waited inside it, the reference is the same requests' time without that
-  wait. Gradient2's own reference, a long moving average of what was measured, drifts upwards with the queue as long as an
-  overload lasts, and the limit follows it; it is what is left for engines that tell nothing.
+  wait. Gradient2's own reference, a long moving average of what was measured, drifts upwards with the queue as long as
+  an overload lasts, and the limit follows it; it is what is left for engines that tell nothing.
 - The requests of one window are of all lengths. Reference and measurement of the same requests cancel that.
 """
 
@@ -21,6 +21,9 @@ from math import sqrt
 import msgspec
 
 TOLERANCE = 1.5
+"""Of engines that do not tell how long a request waited: what is measured varies by itself."""
+TOLERANCE_TOLD = 1.1
+"""Of those that do: the same requests are compared."""
 SMOOTHING = 0.2
 LONG_WINDOWS = 600
 WARM_WINDOWS = 10
@@ -60,14 +63,17 @@ class Gradient(msgspec.Struct, frozen=True):
         reference, windows = self._referred(window), min(self.windows + 1, LONG_WINDOWS)
         limit = self.limit
         if window.most >= limit / 2:
-            told = reference if window.queued is None else max(window.seconds - window.queued, 1e-9)
-            gradient = max(0.5, min(1.0, TOLERANCE * told / max(window.seconds, 1e-9)))
+            if window.queued is None:
+                without = TOLERANCE * reference
+            else:
+                without = TOLERANCE_TOLD * (window.seconds - window.queued)
+            gradient = max(0.5, min(1.0, without / max(window.seconds, 1e-9)))
             limit = limit * (1 - SMOOTHING) + (limit * gradient + sqrt(limit)) * SMOOTHING
             limit = max(self.least, min(self.most, limit))
         return Gradient(limit, self.least, self.most, reference, windows)
 
     def _referred(self, window: Window) -> float:
-        """A mean of the first windows, then a long moving average that falls fast once it is far above what is measured."""
+        """A mean of the first windows, then a long moving average that falls fast once it is far too high."""
         measured = window.seconds - (window.queued or 0.0)
         if self.windows < WARM_WINDOWS:
             return (self.reference * self.windows + measured) / (self.windows + 1)

@@ -165,7 +165,8 @@ async def test_tiers_are_taken_echoed_and_only_for_who_may(
     assert whole.json()["service_tier"] == "flex"
     stream = await chat(shop, first, service_tier="priority", stream=True)
     chunks = [line for line in stream.text.split("\n\n") if line.startswith("data: {")]
-    assert chunks and all('"service_tier":"priority"' in chunk for chunk in chunks)
+    assert chunks
+    assert all('"service_tier":"priority"' in chunk for chunk in chunks)
     refused = await chat(shop, plain, service_tier="priority")
     assert refused.status_code == 403
     assert refused.json()["error"]["param"] == "service_tier"

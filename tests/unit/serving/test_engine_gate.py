@@ -142,7 +142,7 @@ async def test_an_engine_that_fails_gives_its_place_back() -> None:
 
 
 async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their_own() -> None:
-    world = World(start=1, queue=2.0)
+    world = World(start=1, queue=4.0)
     await world.ask("first")
     for number in range(5):  # two a second come out, while it is full
         await world.ask(f"x{number}")
@@ -157,8 +157,8 @@ async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their
         with pytest.raises(Overloaded) as refused:
             await (await world.ask(f"r{number}"))
         waits.append(refused.value.retry_after)
-    # Four wait for two seconds: the next finds room when one more has gone, those after it one by one.
-    assert waits == pytest.approx([0.5, 1.0, 1.5])
+    # Four wait, which takes two seconds: there is room when two have gone, for the others one by one after that.
+    assert waits == pytest.approx([1.5, 2.0, 2.5])
     # One that goes ahead waits behind nobody.
     await world.ask("ahead", ahead=True)
     assert world.gate.status.waiting == 5
