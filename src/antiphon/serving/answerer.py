@@ -20,7 +20,7 @@ import msgspec
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
-from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import Forbidden, InvalidInput, NotFound, Overloaded, Unavailable
 from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
@@ -90,7 +90,8 @@ class Answerer:
                                 answer = event
                             yield event
                 except Exception as error:
-                    if answer is None:
+                    # That there was no room for a request says nothing of the release that would have answered it.
+                    if answer is None and not isinstance(error, Overloaded):
                         publication = prepared.reading.publication if prepared is not None else None
                         await self._commit.failed(arrival, assigned, publication, error)
                     raise
