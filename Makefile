@@ -14,7 +14,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
   bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-skew bench-feature-stream bench-features bench-batches pentest chaos chaos-batches chaos-features \
+  bench-feature-skew bench-feature-stream bench-features bench-batches bench-admission pentest chaos chaos-batches chaos-features \
   chaos-log clean
 
 help:  ## what can be made
@@ -103,6 +103,9 @@ bench-feature-stream: environment  ## how soon an event is servable, on SQLite a
 
 bench-batches: environment  ## a file of 200 MB in and checked, and requests of a batch beside the same ones online
 	@$(BIN)/python -m benchmarks.batches --size full
+
+bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
+	@$(BIN)/python -m benchmarks.admission --size $(SIZE)
 
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from antiphon.governance.policy import Decision, Resource
 from antiphon.governance.principal import REVOKED, Principal
 from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
+from antiphon.serving.engine_gate import Gate, GatedEngine
 from antiphon.serving.engines import Breaking
 from antiphon.serving.ports import Decide, Engine, FeatureReader, LiveReleases
 from antiphon.serving.services import Services
@@ -51,6 +53,19 @@ def deciding(store: Store) -> Decide:
         return decision
 
     return decide
+
+
+def gated(store: Store, engine: Engine) -> GatedEngine:
+    """The engine behind a gate that lets as many online requests in as it can use."""
+    settings = store.settings
+    gate = Gate(
+        settings.engine.slots,
+        settings.gateway.max_in_flight,
+        parse_duration(settings.gateway.queue_timeout).total_seconds(),
+        monotonic,
+    )
+    # Another's engine says nothing of how long a request waited in it.
+    return GatedEngine(engine, gate, monotonic, tells_queue=settings.engine.kind != "remote")
 
 
 def answerer(
@@ -88,11 +103,12 @@ def answerer(
             pairs=ShadowPairs(store.database),
             commit=commit,
             clock=SystemClock(),
-            admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight),
+            admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
             checkpoint=store.trail.newest,
             plain=lambda model: is_plain(model, store.settings.engine.models),
             subject_key=store.secret("subject"),
             online_seconds=online_seconds,
+            flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
             standbys=standbys or {},
             plain_fallback=store.settings.engine.fallback,
             breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),

@@ -7,11 +7,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from antiphon.app.store import Store
 from antiphon.catalog.database import Database
 from antiphon.core.clock import parse_duration
 from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings
+from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.authentication import Authenticator
 from antiphon.governance.issuer_keys import IssuerKeys
@@ -70,12 +73,22 @@ class ProjectIdentity:
         *,
         by: str,
         limits: Limits = NO_LIMITS,
+        allowance: Allowance = NO_ALLOWANCE,
     ) -> tuple[str, KeyRecord]:
         """Make a key; see :meth:`Keys.create`."""
         with self._database.transaction() as connection:
-            text, record = self._keys.create(tenant, name, role, expires_at, limits=limits, within=connection)
+            text, record = self._keys.create(
+                tenant, name, role, expires_at, limits=limits, allowance=allowance, within=connection
+            )
             self._audit.append(self._of(tenant), by, "key.create", record.id, key_detail(record), within=connection)
         return text, record
+
+    def allow(self, tenant: str, key: str, allowance: Allowance, *, by: str) -> KeyRecord:
+        """Give a key other quotas; see :meth:`Keys.allow`."""
+        with self._database.transaction() as connection:
+            record = self._keys.allow(tenant, key, allowance, within=connection)
+            self._audit.append(self._of(tenant), by, "key.allow", record.id, key_detail(record), within=connection)
+        return record
 
     def list(self, tenant: str) -> Sequence[KeyRecord]:
         """The tenant's keys, latest first."""
@@ -197,6 +210,7 @@ def key_detail(record: KeyRecord) -> Mapping[str, Any]:
         "kind": record.kind,
         "scopes": [*record.limits.actions, *record.limits.resources],
         "expires_at": record.expires_at.isoformat() if record.expires_at else None,
+        **({} if record.allowance == NO_ALLOWANCE else {"allowance": msgspec.to_builtins(record.allowance)}),
     }
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from antiphon.app import engines
-from antiphon.app.answering import answerer
+from antiphon.app.answering import answerer, gated
 from antiphon.app.batches import askable, file_contents, file_store, request_batches
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
@@ -28,6 +28,7 @@ from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.quotas import QuotaLevels
 from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
@@ -35,8 +36,10 @@ from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
 from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
+from antiphon.serving.builtin import PLAIN_DECODING
 
 
 class Wired:
@@ -52,7 +55,9 @@ class Wired:
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)
         self.lookups = Lookups(store, self.features, self.live)
-        self.answerer = answerer(store, self.engine, self.commit, self.live, self.features, standbys=self.standbys)
+        self.gated = gated(store, self.engine)
+        self.answerer = answerer(store, self.gated, self.commit, self.live, self.features, standbys=self.standbys)
+        self.quotas = Quotas(QuotaLevels(store.database), store.database.clock)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
@@ -97,6 +102,9 @@ class Wired:
             request_batches=request_batches(store, self.files),
             breakers=lambda: self.answerer.breakers,
             reuse=RecentReuse(ReceiptCounts(store.database), SystemClock()).of,
+            quotas=self.quotas,
+            most_tokens=self._most_tokens,
+            gate=lambda: self.gated.gate.status,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
@@ -109,10 +117,15 @@ class Wired:
         await self.answerer.close()
         for engine in (self.engine, *self.standbys.values()):
             await engine.close()
+        await asyncio.to_thread(self.quotas.close)
         await asyncio.to_thread(self.commit.close)
         self.features.close()
         self.contents.close()
         self.store.close()
+
+    def _most_tokens(self, scope: Scope, name: str) -> int:
+        release = self.live.live(scope, name)
+        return PLAIN_DECODING.max_tokens if release is None else release.bundle.application.decoding.max_tokens
 
     async def _ready(self) -> Mapping[str, str | None]:
         async def engine() -> Described:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 app = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
 
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Its id, key_….")]
+RequestsPerMinute = Annotated[int | None, typer.Option(metavar="N", help="At most so many; no bound when left out.")]
+TokensPerMinute = Annotated[
+    int | None, typer.Option(metavar="N", help="Of prompts and answers; no bound when left out.")
+]
+TokensPerDay = Annotated[int | None, typer.Option(metavar="N", help="Of one UTC day; no bound when left out.")]
+Priority = Annotated[bool, typer.Option("--priority", help="It may ask with `service_tier: priority`.")]
 
 
 @app.command()
@@ -31,6 +37,10 @@ def create(
     resources: Annotated[
         str, typer.Option("--for", metavar="LIST", help="Only for these, e.g. application/desk,stream/*.")
     ] = "",
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    tokens_per_day: TokensPerDay = None,
+    priority: Priority = False,
     person: Annotated[bool, typer.Option("--person", help="A new principal is a person, not a service.")] = False,
     project: Project = HERE,
     as_json: Json = False,
@@ -38,10 +48,12 @@ def create(
     """Make a key; it is shown this once."""
     from antiphon.app.identity import key_detail
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
+    from antiphon.governance.allowance import Allowance
     from antiphon.governance.principal import Limits
 
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
     limits = Limits(_listed(actions), _listed(resources))
+    allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
     with stores(project) as store, store.database.transaction() as connection:
         expires_at = SystemClock().now() + lasts if lasts else None
         key, record = store.keys.create(
@@ -51,6 +63,7 @@ def create(
             expires_at,
             kind="person" if person else "service",
             limits=limits,
+            allowance=allowance,
             within=connection,
         )
         by = at_terminal(store).id
@@ -88,10 +101,14 @@ def list_keys(project: Project = HERE, as_json: Json = False) -> None:
 @app.command("show")
 def show_key(key: Key, project: Project = HERE, as_json: Json = False) -> None:
     """What a key is for, how long it holds, and when it was last used."""
+    from antiphon.catalog.quotas import QuotaLevels
     from antiphon.gateway.admin.shapes import KeyLine, read
 
     with stores(project) as store:
-        found = read(store.keys.get(store.scope.tenant, key), KeyLine)
+        record = store.keys.get(store.scope.tenant, key)
+        found, meters = read(record, KeyLine), record.allowance.meters
+        used = QuotaLevels(store.database).used(store.scope.tenant, record.allowance.bucket or key, meters)
+    quotas = [(meter.name.replace("_", " "), f"{round(used[meter.name])} of {meter.capacity} used") for meter in meters]
     rows = [
         ("key", found.id),
         ("principal", f"{found.name} ({found.kind}, {found.role}, clearance {found.clearance})"),
@@ -100,10 +117,36 @@ def show_key(key: Key, project: Project = HERE, as_json: Json = False) -> None:
         ("created", found.created_at),
         ("expires", found.expires_at),
         ("last used", found.last_used_on),
+        *quotas,
+        ("priority", "may ask for it" if found.allowance.priority else "no"),
         ("replaced by", found.replaced_by),
         ("state", _state(found) or "valid"),
     ]
     show(found, as_json, lambda: table(("what", "is"), rows))
+
+
+@app.command()
+def allow(
+    key: Key,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    tokens_per_day: TokensPerDay = None,
+    priority: Priority = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Give a key these quotas instead of those it has, within a second, everywhere; what it has used stays used."""
+    from antiphon.app.identity import key_detail
+    from antiphon.gateway.admin.shapes import KeyLine, read
+    from antiphon.governance.allowance import Allowance
+
+    allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
+    with stores(project) as store, store.database.transaction() as connection:
+        allowed = store.keys.allow(store.scope.tenant, key, allowance, within=connection)
+        by = at_terminal(store).id
+        store.audit.append(store.scope, by, "key.allow", key, key_detail(allowed), within=connection)
+    record = read(allowed, KeyLine)
+    show(record, as_json, lambda: f"{record.id} ({record.name}) has these quotas now.")
 
 
 @app.command()

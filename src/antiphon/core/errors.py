@@ -168,6 +168,22 @@ class Overloaded(AntiphonError):
         self.retry_after = retry_after
 
 
+class RateLimited(Overloaded):
+    """A quota of the caller's key is used up; an infinite ``retry_after``: it is never let in."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, what: str, *, retry_after: float, where: str, next_step: str) -> None:
+        super().__init__(what, retry_after=retry_after, where=where, next_step=next_step)
+        self.kind = "requests" if where.startswith("requests") else "tokens"
+
+
+class ResourceUnavailable(Overloaded):
+    """No room for work that takes what others leave (``service_tier: flex``)."""
+
+    code = "resource_unavailable"
+
+
 class EngineFailed(AntiphonError):
     """The engine died or failed in the middle of an answer."""
 

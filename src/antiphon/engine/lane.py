@@ -31,6 +31,8 @@ _REMEMBERED_OUTPUTS = 16
 """Batch sequences from which it is told how many tokens the next ones will generate."""
 _REMEMBERED_SECONDS = 30.0
 """Time over which the share of it with somebody online is followed."""
+_AHEAD = 1 << 62
+"""Earlier than any arrival: where a request stands that goes ahead of the others."""
 
 Emission = tuple[int, Delta | Finished | Failed]
 """(ticket, what its caller is told)."""
@@ -220,7 +222,7 @@ class Lane:
                 SequenceView(
                     sequence.ticket,
                     sequence.request.priority,
-                    sequence.ticket,
+                    sequence.ticket - (_AHEAD if sequence.request.ahead else 0),
                     sequence.position,
                     len(sequence.pending),
                     sequence.generating,

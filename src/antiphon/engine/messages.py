@@ -74,6 +74,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
             (its description has an empty ``chat_template``).
         cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
             takes would tell whether somebody else had sent this beginning before.
+        ahead: it goes before other online requests that wait.
         ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
             (or a stop sequence). Benchmarks force lengths with it.
         prompt_ids: the prompt as tokens, instead of ``prompt``; nothing is added to them.
@@ -104,6 +105,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     penalties: Penalties = Penalties()
     tools: str | None = None
     grammar: str | None = None
+    ahead: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -39,6 +39,7 @@ from antiphon.gateway.denials import Denials
 from antiphon.gateway.evidence import Evidence
 from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
+from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import batches, endpoints, files
 from antiphon.gateway.operation import Operation
@@ -122,6 +123,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     )
     app.state.services = services
     app.state.measurements = measurements
+    app.state.sizes = PromptSizes()
     app.state.denials = Denials(services)
     app.state.histories = histories
     app.state.pages = dashboard.Pages(services, measurements, histories)

@@ -54,6 +54,8 @@ async def metrics(request: Request) -> Response:
     """``GET /metrics``: Prometheus' text format."""
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
+    if services.gate is not None:
+        measurements.watch_gate(services.gate())
     measurements.watch(await asyncio.to_thread(services.streams.watched))
     measurements.watch_breakers(services.breakers())
     scope = Scope(services.default_tenant, services.environment)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from antiphon.governance.allowance import Allowance
 from antiphon.governance.principal import Limits, Principal
 from antiphon.governance.sessions import Session
 
@@ -65,7 +66,10 @@ class Identity(Protocol):
         *,
         by: str,
         limits: Limits = ...,
+        allowance: Allowance = ...,
     ) -> tuple[str, Any]: ...
+
+    def allow(self, tenant: str, key: str, allowance: Allowance, *, by: str) -> Any: ...
 
     def list(self, tenant: str) -> Sequence[Any]: ...
 

@@ -16,6 +16,8 @@ from antiphon.governance.principal import Principal, originator
 
 T = TypeVar("T")
 
+_LONGEST_TIMEOUT = 86_400
+
 
 async def body(request: Request, limit: int) -> bytes:
     """The request's body; it may be asked for more than once.
@@ -154,6 +156,28 @@ def originating_user(request: Request, principal: Principal, user: str | None = 
 def traceparent(request: Request) -> str | None:
     """The caller's W3C trace context."""
     return request.headers.get("traceparent")
+
+
+def timeout(request: Request) -> float | None:
+    """Seconds after which the caller wants no answer any more, by ``X-Antiphon-Timeout``; ``None``: it does not say.
+
+    Raises:
+        InvalidInput: it is not a positive number of seconds.
+    """
+    text = request.headers.get("x-antiphon-timeout")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= _LONGEST_TIMEOUT:
+        raise InvalidInput(
+            "It is not a time to wait.",
+            where="x-antiphon-timeout",
+            next_step=f"Send seconds, more than 0 and at most {_LONGEST_TIMEOUT}, such as 2.5.",
+        )
+    return seconds
 
 
 def _without_value(message: str) -> str:

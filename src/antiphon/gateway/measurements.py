@@ -16,6 +16,7 @@ from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.gateway.ports import StreamStatus
 from antiphon.serving.breaker import BreakerStanding
+from antiphon.serving.engine_gate import GateStatus
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -115,6 +116,14 @@ class Measurements:
         self._file_bytes = Gauge("antiphon_file_bytes", "What stored files come to.", registry=self.registry)
         self._rejected = Gauge("antiphon_stream_rejected_events", "Events without keys.", views, registry=self.registry)
 
+        gate = ("state",)
+        self._gate = Gauge(
+            "antiphon_engine_gate", "Online requests: limit, inside the engine, waiting.", gate, registry=self.registry
+        )
+        self._drain = Gauge(
+            "antiphon_engine_drain_per_second", "Requests that come out while it is full.", registry=self.registry
+        )
+
         view = ("view",)
         self._compared = Gauge(
             "antiphon_skew_compared_values", "Of the last comparison of batch and online.", view, registry=self.registry
@@ -151,6 +160,12 @@ class Measurements:
                     self._watermark.labels(stream.stream, view.view).set(view.watermark.timestamp())
                 self._late.labels(stream.stream, view.view).set(view.late)
                 self._rejected.labels(stream.stream, view.view).set(view.rejected)
+
+    def watch_gate(self, gate: GateStatus) -> None:
+        """Take over how the gate in front of the engine stands."""
+        for state, count in (("limit", gate.limit), ("inside", gate.inside), ("waiting", gate.waiting)):
+            self._gate.labels(state).set(count)
+        self._drain.set(gate.pace)
 
     def watch_batches(self, batches: Mapping[str, int], file_bytes: int) -> None:
         """Take over how many batches are in each status, and what files come to."""

@@ -33,8 +33,10 @@ from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.policy_ports import Policies
 from antiphon.gateway.release_ports import LearningServices, Transitions
 from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.breaker import BreakerStanding
+from antiphon.serving.engine_gate import GateStatus
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 BatchOrder = TableOrder
@@ -250,6 +252,9 @@ class GatewayServices:
         files, request_batches: of OpenAI's API; ``None`` like the trail.
         breakers: of the engines, as this process sees them. ``reuse``: what of the last hour's online answers was not
             generated.
+        quotas: of keys; ``None`` like the trail. ``most_tokens``: the longest text that an application or model may
+            write, when the request does not say.
+        gate: how the gate in front of the engine stands; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -290,6 +295,9 @@ class GatewayServices:
     request_batches: RequestBatches | None = None
     breakers: Callable[[], Sequence[BreakerStanding]] = lambda: ()
     reuse: Callable[[Scope], Sequence[ReuseCount]] = lambda scope: ()
+    quotas: Quotas | None = None
+    most_tokens: Callable[[Scope, str], int] = lambda scope, model: 256
+    gate: Callable[[], GateStatus] | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -364,6 +372,16 @@ class GatewayServices:
                 "Batches are not taken here.", where="gateway", next_step="Ask the project's own gateway."
             )
         return self.request_batches
+
+    def limited(self) -> Quotas:
+        """Quotas of keys.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.quotas is None:
+            raise Unavailable("Quotas are not kept here.", where="gateway", next_step="Ask the project's own gateway.")
+        return self.quotas
 
     def trailed(self) -> Trail:
         """The audit log.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+from math import ceil, isinf
 from typing import Any
 
 import msgspec
@@ -62,8 +62,12 @@ def response(error: BaseException, headers: dict[str, str] | None = None) -> Res
     status = error.http_status if isinstance(error, AntiphonError) else 500
     extra = dict(headers or {})
     if isinstance(error, AntiphonError) and error.retry_after is not None:
-        # Rounded up: whoever comes when it says must not be too early.
-        extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        if isinf(error.retry_after):
+            extra["x-should-retry"] = "false"  # OpenAI's clients heed it
+        else:
+            # Rounded up: who comes back then is let in. Clients that know the finer header come back sooner.
+            extra["retry-after"] = str(max(1, ceil(error.retry_after)))
+            extra["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
     if status == 401:
         extra["www-authenticate"] = "Bearer"
     body = msgspec.json.encode(ProblemBody(describe(error)))

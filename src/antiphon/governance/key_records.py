@@ -11,6 +11,7 @@ from sqlalchemy.engine import Row
 
 from antiphon.catalog import schema
 from antiphon.core.clock import from_microseconds
+from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.last_use import ANY
 from antiphon.governance.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role
 from antiphon.governance.revocation import LEEWAY
@@ -40,11 +41,14 @@ class KeyRecord(msgspec.Struct, frozen=True):
     replaced_by: str | None = None
     last_used_on: date | None = None
     disabled: bool = False
+    allowance: Allowance = NO_ALLOWANCE
 
     @property
     def principal(self) -> Principal:
         """Whom the key speaks for."""
-        return Principal(self.name, self.tenant, self.role, self.kind, self.clearance, self.limits, self.id)
+        return Principal(
+            self.name, self.tenant, self.role, self.kind, self.clearance, self.limits, self.id, self.allowance
+        )
 
     def refusal(self, now: datetime) -> str | None:
         """Why it does not hold at this instant, or ``None`` when it does."""
@@ -89,6 +93,7 @@ def key_record(row: Row[Any]) -> KeyRecord:
         replaced_by=row.replaced_by,
         last_used_on=None if row.last_used_day is None else date.fromordinal(row.last_used_day),
         disabled=row.disabled_at is not None,
+        allowance=NO_ALLOWANCE if row.allowance is None else msgspec.json.decode(row.allowance, type=Allowance),
     )
 
 

@@ -25,6 +25,7 @@ from antiphon.core.clock import microseconds
 from antiphon.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
+from antiphon.governance.allowance import NO_ALLOWANCE, Allowance, check_allowance
 from antiphon.governance.key_records import KeyRecord, Rotated, key_record, select_keys
 from antiphon.governance.last_use import ANY, LastUse
 from antiphon.governance.principal import (
@@ -85,17 +86,19 @@ class Keys:
         *,
         kind: Kind = "service",
         limits: Limits = NO_LIMITS,
+        allowance: Allowance = NO_ALLOWANCE,
         within: Connection | None = None,
     ) -> tuple[str, KeyRecord]:
         """Make a key for a principal, and the principal if it is new; the text is shown this once.
 
         Raises:
-            InvalidInput: a malformed tenant, name or limit, an unknown role, an expiry that has passed.
+            InvalidInput: a malformed tenant, name, limit or quota, an unknown role, an expiry that has passed.
             Conflict: the principal is disabled, or has a valid key with another role.
         """
         from antiphon.governance.policy import Action
 
         check_limits(limits, frozenset(get_args(Action)))
+        check_allowance(allowance)
         now = self._database.clock.now()
         if expires_at is not None and microseconds(expires_at) <= microseconds(now):
             raise InvalidInput(
@@ -103,7 +106,7 @@ class Keys:
             )
         with self._database.writing(within) as connection:
             self._principal(connection, tenant, name, role, kind, now)
-            return self._insert(connection, tenant, name, limits, now, expires_at)
+            return self._insert(connection, tenant, name, limits, allowance, now, expires_at)
 
     def rotate(
         self,
@@ -154,8 +157,10 @@ class Keys:
             old = found[0]
             check_grant(granting, old.limits)
             lasts = None if old.expires_at is None else old.expires_at - old.created_at
+            # Its usage goes on where the old key's is: a rotation gives nobody a fresh quota.
+            allowance = msgspec.structs.replace(old.allowance, bucket=old.allowance.bucket or old.id)
             text, record = self._insert(
-                connection, tenant, old.name, old.limits, now, None if lasts is None else now + lasts
+                connection, tenant, old.name, old.limits, allowance, now, None if lasts is None else now + lasts
             )
             end = now + overlap if old.expires_at is None else min(old.expires_at, now + overlap)
             connection.execute(
@@ -266,6 +271,22 @@ class Keys:
         self._standing.forget()
         return record
 
+    def allow(self, tenant: str, key: str, allowance: Allowance, *, within: Connection | None = None) -> KeyRecord:
+        """Give a key other quotas, within the lease in every process. What it has used stays used.
+
+        Raises:
+            NotFound: the tenant has no such key.
+            InvalidInput: a quota that lets nothing in.
+        """
+        check_allowance(allowance)
+        with self._database.writing(within) as connection:
+            bucket = self.get(tenant, key, within=connection).allowance.bucket
+            stored = _stored(msgspec.structs.replace(allowance, bucket=bucket))
+            connection.execute(update(schema.api_keys).where(*_is(tenant, key)).values(allowance=stored))
+            record = self.get(tenant, key, within=connection)
+        self._leases.forget()
+        return record
+
     def forget(self) -> None:
         """Ask the catalog again for every key: one was changed just now."""
         self._leases.forget()
@@ -299,6 +320,7 @@ class Keys:
         tenant: str,
         name: str,
         limits: Limits,
+        allowance: Allowance,
         now: datetime,
         expires_at: datetime | None,
     ) -> tuple[str, KeyRecord]:
@@ -313,6 +335,7 @@ class Keys:
                 hash=self._hash(text),
                 hint=text[-4:],
                 limits=None if limits == NO_LIMITS else msgspec.json.encode(limits).decode(),
+                allowance=_stored(allowance),
                 created_at=microseconds(now),
                 expires_at=None if expires_at is None else microseconds(expires_at),
             )
@@ -343,6 +366,10 @@ class Keys:
                 select(table.c.revoked_at).where(*_is(principal.tenant, principal.credential))
             ).first()
         return row is not None and row.revoked_at is None
+
+
+def _stored(allowance: Allowance) -> str | None:
+    return None if allowance == NO_ALLOWANCE else msgspec.json.encode(allowance).decode()
 
 
 def _is(tenant: str, key: str) -> tuple[Any, Any, Any]:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
 
 Role = Literal["admin", "engineer", "service", "viewer"]
 Kind = Literal["person", "service"]
@@ -94,6 +95,7 @@ class Principal(msgspec.Struct, frozen=True):
         clearance: the most sensitive features it may see.
         limits: of the credential it came with.
         credential: the id of its key, ``token`` for a JWT, empty for what needs none (a command at the terminal).
+        allowance: what its key may use; only keys have quotas.
     """
 
     id: str
@@ -103,6 +105,7 @@ class Principal(msgspec.Struct, frozen=True):
     clearance: Clearance = "internal"
     limits: Limits = NO_LIMITS
     credential: str = ""
+    allowance: Allowance = NO_ALLOWANCE
 
     @property
     def originates(self) -> bool:

@@ -20,7 +20,15 @@ import msgspec
 from antiphon.catalog.receipts import PassedOver
 from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
-from antiphon.core.errors import AntiphonError, DeadlineExceeded, Forbidden, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.degradation import Target
@@ -78,7 +86,7 @@ class Answerer:
         arrived = time.perf_counter()
         with span("answer", {"antiphon.application": request.application, "antiphon.path": request.path},
                   traceparent=request.traceparent):  # fmt: skip
-            async with self._services.admission.enter(request.path):
+            async with self._services.admission.enter("flex" if request.tier == "flex" else request.path):
                 arrival = arrive(request, self._services.subject_key, arrived)
                 assigned = await self._assign(arrival)
                 prepared: Prepared | None = None
@@ -91,7 +99,8 @@ class Answerer:
                                 answer = event
                             yield event
                 except Exception as error:
-                    if answer is None:
+                    # That there was no room for a request says nothing of the release that would have answered it.
+                    if answer is None and not isinstance(error, Overloaded):
                         publication = prepared.reading.publication if prepared is not None else None
                         await self._commit.failed(arrival, assigned, publication, error)
                     raise
@@ -356,7 +365,8 @@ class Answerer:
     async def _show_tokens(
         self, prepared: Prepared, asked: Asked, key: str | None, by: By
     ) -> AsyncGenerator[TextDelta | Answer, None]:
-        sent = generation.to_engine(asked, prepared.request.path, 0, 0.0, traceparent(), prepared.application.slo)
+        request, slo = prepared.request, prepared.application.slo
+        sent = generation.to_engine(asked, request.path, 0, 0.0, traceparent(), slo, request.tier)
         first_byte = 0.0
         async with aclosing(generation.stream(by.engine, sent, self._deadline(prepared))) as events:
             async for event in events:
@@ -368,10 +378,14 @@ class Answerer:
                     yield await self._commit.generated(prepared, asked, written, key, first_byte, by.wrote)
 
     def _deadline(self, prepared: Prepared) -> float | None:
-        limit = self._services.online_seconds
-        if limit is None or prepared.request.path != "online":
+        request = prepared.request
+        if request.path != "online":
             return None
-        return asyncio.get_running_loop().time() + limit - prepared.arrival.seconds
+        ours = self._services.flex_seconds if request.tier == "flex" else self._services.online_seconds
+        limits = [limit for limit in (ours, request.timeout) if limit is not None]
+        if not limits:
+            return None
+        return asyncio.get_running_loop().time() + min(limits) - prepared.arrival.seconds
 
     async def _generate(self, prepared: Prepared, asked: Asked, key: str | None, by: By) -> Answer:
         with span("generate", {GENAI["model"]: asked.model}):
@@ -384,5 +398,6 @@ class Answerer:
                 prepared.request.path,
                 traceparent(),
                 self._deadline(prepared),
+                prepared.request.tier,
             )
         return await self._commit.generated(prepared, asked, written, key, 0.0, by.wrote)

@@ -39,8 +39,10 @@ class Arrival(msgspec.Struct, frozen=True):
 
     @property
     def takes_part(self) -> bool:
-        """Whether a rollout may assign it: a user's question that leaves the release open."""
-        return self.request.path == "online" and self.request.release is None
+        """Whether a rollout may assign it: a user's question that leaves the release open, and that somebody waits for:
+        how long flex work takes says nothing of a release."""
+        request = self.request
+        return request.path == "online" and request.release is None and request.tier != "flex"
 
 
 def arrive(request: AnswerRequest, key: bytes, arrived: float) -> Arrival:

@@ -14,7 +14,8 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.messages import ModelDescription
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
-_DEFAULT = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
+PLAIN_DECODING = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
+"""How a plain model writes where the request does not say."""
 
 
 def implicit_release(
@@ -66,9 +67,9 @@ def implicit_release(
 
 def _decoding(overrides: DecodingOverrides, model: ModelDescription) -> Decoding:
     return Decoding(
-        max_tokens=overrides.max_tokens if overrides.max_tokens is not None else _DEFAULT.max_tokens,
-        temperature=overrides.temperature if overrides.temperature is not None else _DEFAULT.temperature,
-        top_p=overrides.top_p if overrides.top_p is not None else _DEFAULT.top_p,
-        seed=overrides.seed if overrides.seed is not None else _DEFAULT.seed,
+        max_tokens=overrides.max_tokens if overrides.max_tokens is not None else PLAIN_DECODING.max_tokens,
+        temperature=overrides.temperature if overrides.temperature is not None else PLAIN_DECODING.temperature,
+        top_p=overrides.top_p if overrides.top_p is not None else PLAIN_DECODING.top_p,
+        seed=overrides.seed if overrides.seed is not None else PLAIN_DECODING.seed,
         stop=overrides.stop or (),
     )

@@ -23,7 +23,7 @@ from antiphon.engine.service_level import ServiceLevel
 from antiphon.serving import guards, prompts
 from antiphon.serving.output import mismatches, parsed
 from antiphon.serving.ports import Engine
-from antiphon.serving.request import DecodingOverrides
+from antiphon.serving.request import DecodingOverrides, Tier
 from antiphon.serving.tools import schema, tagged, writes_tools
 
 
@@ -136,10 +136,17 @@ def service_level(slo: SLO) -> ServiceLevel:
 
 
 def to_engine(
-    asked: Asked, path: Path, attempt: int, warmth: float, traceparent: str | None, slo: SLO | None = None
+    asked: Asked,
+    path: Path,
+    attempt: int,
+    warmth: float,
+    traceparent: str | None,
+    slo: SLO | None = None,
+    tier: Tier = "default",
 ) -> Generate:
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
     decoding = asked.decoding
+    priority = "batch" if tier == "flex" else path
     return Generate(
         id=new_id("gen"),
         model=asked.model,
@@ -153,10 +160,11 @@ def to_engine(
         json_schema=asked.json_schema,
         logprobs=asked.logprobs,
         branches=asked.branches and attempt == 0,
-        priority=path,
+        priority=priority,
         traceparent=traceparent,
         cache_salt=asked.cache_salt,
-        level=None if slo is None or path == "batch" else service_level(slo),
+        level=None if slo is None or priority == "batch" else service_level(slo),
+        ahead=tier == "priority" and priority == "online",
         prompt_ids=asked.prompt_ids,
         prompt_logprobs=asked.prompt_logprobs,
         penalties=asked.penalties,
@@ -205,6 +213,7 @@ async def _next(events: AsyncGenerator[Delta | Finished, None], deadline: float 
 async def write(
     engine: Engine, asked: Asked, application: ApplicationSpec, names: Mapping[str, Any],
     prints: Mapping[str, str | None], path: Path, traceparent: str | None, deadline: float | None = None,
+    tier: Tier = "default",
 ) -> Written:  # fmt: skip
     """Generate until the guards pass, or take the fallback when the retries are used up.
 
@@ -217,7 +226,7 @@ async def write(
     attempts: list[Generated] = []
     actions: list[GuardReceipt] = []
     for number in range(1 + retries):
-        request = to_engine(asked, path, number, warmth, traceparent, application.slo)
+        request = to_engine(asked, path, number, warmth, traceparent, application.slo, tier)
         async for event in stream(engine, request, deadline):
             if isinstance(event, Generated):
                 attempts.append(event)

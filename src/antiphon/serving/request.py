@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,6 +12,9 @@ from antiphon.core.scope import Scope
 from antiphon.engine.messages import Penalties, TokenOut, Turn
 from antiphon.governance.principal import Principal
 from antiphon.serving.tools import Tools
+
+Tier = Literal["default", "priority", "flex"]
+"""Of online requests: ``priority`` goes ahead of ``default``; ``flex`` is done in the gaps, like batch work."""
 
 Message = Turn
 """One turn of a conversation."""
@@ -71,6 +74,8 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         prompt_ids: the same as tokens.
         role: ``evaluation`` and ``shadow`` neither read nor leave stored answers; both must name a ``release``.
         only: answer no further than these properties of the output, which is then no whole answer.
+        tier: of an online request; ``flex`` may wait.
+        timeout: seconds after which nobody wants the answer any more; the gateway's bound holds as well.
         mirrors: the online answer that this request, a shadow, is compared with.
     """
 
@@ -96,6 +101,8 @@ class AnswerRequest(msgspec.Struct, frozen=True):
     role: Role = "live"
     only: tuple[str, ...] = ()
     mirrors: Mirrored | None = None
+    tier: Tier = "default"
+    timeout: float | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):

@@ -29,7 +29,8 @@ from antiphon.serving.shadow import Mirroring
 class Services(msgspec.Struct, frozen=True):
     """What an answer is made with; ``app`` fills it in.
 
-    ``online_seconds`` is how long an online answer may take to generate; a batch row waits as long as it must.
+    ``online_seconds`` is how long an online answer may take to generate, ``flex_seconds`` one that takes what others
+    leave; a batch row waits as long as it must.
     ``checkpoint`` is the newest signed one of the audit log, which receipts carry. ``plain`` says whether a model that
     the engine serves may be asked by its name alone: one that was tuned here is a tenant's and answers for a purpose.
     ``remedies`` stand in for stale values.
@@ -52,6 +53,7 @@ class Services(msgspec.Struct, frozen=True):
     admission: Admission
     subject_key: bytes
     online_seconds: float | None = None
+    flex_seconds: float | None = None
     mirroring: Mirroring = Mirroring()
     checkpoint: Callable[[Scope], str | None] = lambda scope: None
     plain: Callable[[str], bool] = lambda model: True

@@ -24,6 +24,7 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
 from antiphon.catalog.publications import Publications
+from antiphon.catalog.quotas import QuotaLevels
 from antiphon.catalog.receipts import (
     Attempt,
     CacheReceipt,
@@ -52,6 +53,7 @@ from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
 from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
@@ -294,6 +296,7 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "ready": ready,
         "files": (files := file_store(database, SECRET)),
         "request_batches": request_batches(database, files, SECRET),
+        "quotas": Quotas(QuotaLevels(database), clock),
         "max_body_bytes": 100_000,
     }
     return GatewayServices(**{**fields, **changes})

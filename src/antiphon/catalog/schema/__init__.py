@@ -23,7 +23,7 @@ from antiphon.catalog.schema.features import (
     streams,
     verdicts,
 )
-from antiphon.catalog.schema.identity import api_keys, clock_marks, principals, sessions
+from antiphon.catalog.schema.identity import api_keys, clock_marks, principals, quota_levels, sessions
 from antiphon.catalog.schema.learning import datasets, evaluations, model_aliases, model_versions, outcomes
 from antiphon.catalog.schema.policies import policy_moves, policy_requests, policy_versions
 from antiphon.catalog.schema.releases import (
@@ -74,6 +74,7 @@ __all__ = [
     "policy_versions",
     "principals",
     "publications",
+    "quota_levels",
     "receipts",
     "reencryptions",
     "release_pointers",

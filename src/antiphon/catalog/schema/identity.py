@@ -1,4 +1,4 @@
-"""Who may: principals, their keys, their dashboard sessions, and the newest instant that was seen.
+"""Who may: principals, their keys and what those have used, dashboard sessions, and the newest instant that was seen.
 
 A principal belongs to a tenant, not to one environment: the environment of these rows is ``*``.
 """
@@ -26,11 +26,21 @@ api_keys = table(
     sa.Column("hash", sa.LargeBinary, nullable=False, unique=True),
     sa.Column("hint", sa.Text, nullable=False),
     sa.Column("limits", sa.Text),
+    sa.Column("allowance", sa.Text),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("replaced_by", sa.Text),
     sa.Column("last_used_day", sa.Integer),
+)
+
+quota_levels = table(
+    "quota_levels",
+    sa.Column("bucket", sa.Text, primary_key=True),
+    sa.Column("meter", sa.Text, primary_key=True),
+    sa.Column("used", sa.Float, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("emptied_at", sa.BigInteger, nullable=False),
 )
 
 sessions = table(

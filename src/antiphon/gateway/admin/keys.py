@@ -10,9 +10,25 @@ import msgspec
 from antiphon.core.clock import parse_duration
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
+from antiphon.governance.allowance import Allowance
 from antiphon.governance.principal import Limits, check_grant
 
 Names = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=240)], ...], msgspec.Meta(max_length=64)]
+
+
+Quota = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)] | None
+
+
+class Allow(msgspec.Struct, frozen=True):
+    """What a key may use; ``null`` is without bound. ``priority``: it may ask for that service tier."""
+
+    requests_per_minute: Quota = None
+    tokens_per_minute: Quota = None
+    tokens_per_day: Quota = None
+    priority: bool = False
+
+    def allowance(self) -> Allowance:
+        return Allowance(self.requests_per_minute, self.tokens_per_minute, self.tokens_per_day, self.priority)
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -23,6 +39,7 @@ class Create(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     actions: Names = ()
     resources: Names = ()
+    allowance: Allow = Allow()
 
 
 class Rotate(msgspec.Struct, frozen=True):
@@ -50,8 +67,24 @@ def _create(call: Call) -> shapes.NewKey:
         wanted.expires_at,
         by=call.principal.id,
         limits=limits,
+        allowance=wanted.allowance.allowance(),
     )
     return shapes.NewKey(key, shapes.read(record, shapes.KeyLine))
+
+
+def _allow(call: Call) -> shapes.KeyLine:
+    wanted: Allow = call.body
+    allowed = call.services.identity.allow(
+        call.scope.tenant, call.path["key"], wanted.allowance(), by=call.principal.id
+    )
+    return shapes.read(allowed, shapes.KeyLine)
+
+
+def _use(call: Call) -> shapes.KeyUse:
+    record = call.services.identity.show(call.scope.tenant, call.path["key"])
+    allowance: Allowance = record.allowance
+    used = call.services.limited().used(call.scope.tenant, allowance.bucket or record.id, allowance.meters)
+    return shapes.KeyUse(shapes.read(allowance, shapes.KeyAllowance), {name: round(used[name]) for name in used})
 
 
 def _rotate(call: Call) -> shapes.RotatedKey:
@@ -87,6 +120,16 @@ OPERATIONS = (
         status=201,
     ),
     Operation("GET", "/admin/keys/{key}", "Show an API key's record.", "administer", shapes.KeyLine, _show),
+    Operation("GET", "/admin/keys/{key}/use", "What a key may use and has used.", "administer", shapes.KeyUse, _use),
+    Operation(
+        "POST",
+        "/admin/keys/{key}/allowance",
+        "Give a key other quotas; in force within a second, and what it has used stays used.",
+        "administer",
+        shapes.KeyLine,
+        _allow,
+        body=Allow,
+    ),
     Operation(
         "POST",
         "/admin/keys/{key}/rotate",

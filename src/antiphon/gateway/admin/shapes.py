@@ -17,6 +17,7 @@ from antiphon.gateway.ports import StreamStatus, ViewFreshness
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.breaker import BreakerStanding
+from antiphon.serving.engine_gate import GateStatus
 
 T = TypeVar("T")
 
@@ -188,6 +189,15 @@ class KeyLimits(msgspec.Struct, frozen=True):
     resources: tuple[str, ...] = ()
 
 
+class KeyAllowance(msgspec.Struct, frozen=True):
+    """What a key may use; ``null`` is without bound. ``priority``: it may ask for that service tier."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    priority: bool = False
+
+
 class KeyLine(msgspec.Struct, frozen=True):
     """An API key as it is kept: never the key itself."""
 
@@ -204,6 +214,14 @@ class KeyLine(msgspec.Struct, frozen=True):
     replaced_by: str | None = None
     last_used_on: date | None = None
     disabled: bool = False
+    allowance: KeyAllowance = KeyAllowance()
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """What a key may use, and by quota what counts as used now; what gateways have put by counts as used."""
+
+    allowance: KeyAllowance
+    used: dict[str, int]
 
 
 class KeyList(msgspec.Struct, frozen=True):
@@ -254,6 +272,7 @@ class Status(msgspec.Struct, frozen=True):
     runs: tuple[RunLine, ...] = ()
     breakers: tuple[BreakerStanding, ...] = ()
     reuse: tuple[ReuseLine, ...] = ()
+    gate: GateStatus | None = None
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         runs=stored.runs,
         breakers=tuple(services.breakers()),
         reuse=stored.reuse,
+        gate=None if services.gate is None else services.gate(),
     )
 
 

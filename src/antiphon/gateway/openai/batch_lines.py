@@ -55,6 +55,12 @@ class BatchLines:
             raise UnsupportedParameter(
                 "An answer in a batch is not streamed.", where="stream", next_step="Leave it out."
             )
+        if read.service_tier not in (None, "auto", "default"):
+            raise UnsupportedParameter(
+                "A batch has no tiers: it is done in the gaps of online work.",
+                where="service_tier",
+                next_step="Leave it out.",
+            )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
         return AskedLine(
             parameters.questions(read, msgspec.structs.replace(question, path="batch")),

@@ -25,12 +25,13 @@ class _Ends:
         self.with_usage = read.stream_options is not None and read.stream_options.include_usage
         self._each = read.n or 1
         self._choices = choices
+        self._tier = shapes.tier(read.service_tier)
         self._answers: dict[int, Answer] = {}
 
     @property
     def usual(self) -> dict[str, Any]:
         """What every chunk carries."""
-        return {"usage": None} if self.with_usage else {}
+        return {"service_tier": self._tier, **({"usage": None} if self.with_usage else {})}
 
     def made(self, index: int, answer: Answer) -> dict[str, Any]:
         """What the last chunk of a choice carries: of a lone one with usage, the chunk after it does."""
@@ -44,7 +45,7 @@ class _Ends:
             return None
         answers = [answer for _, answer in sorted(self._answers.items())]
         made = _made(answers[0]) if self._choices == 1 else {}
-        return {"usage": shapes.usage(answers, self._each), **made}
+        return {**self.usual, "usage": shapes.usage(answers, self._each), **made}
 
 
 async def chat_chunks(

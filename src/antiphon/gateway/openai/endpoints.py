@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, Forbidden, NotFound, Unauthenticated
 from antiphon.core.ids import new_id
-from antiphon.gateway import incoming, problem
+from antiphon.gateway import incoming, limits, problem
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.event_stream import EventStream
@@ -45,6 +45,8 @@ class Asked:
         self._arrived = services.clock.monotonic()
         self._first: float | None = None
         self._answers: list[Answer] = []
+        self._reservation: limits.Reservation | None = None
+        self._choices = 1
         measurements.in_flight.inc()
 
     def first_byte(self) -> None:
@@ -53,6 +55,10 @@ class Asked:
 
     def answered(self, *answers: Answer) -> None:
         self._answers += answers
+
+    def reserved(self, reservation: limits.Reservation | None, choices: int) -> None:
+        """It was let in under its key's quotas; so many answers share each prompt."""
+        self._reservation, self._choices = reservation, choices
 
     def ended(self, failure: BaseException | None) -> None:
         """The last byte has left, or the request has failed."""
@@ -68,6 +74,12 @@ class Asked:
         named = self.model if not isinstance(failure, NotFound | Forbidden | Unauthenticated) else UNKNOWN
         origin = self._answers[0].receipt.cache.origin if self._answers else "none"
         measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
+        if self._reservation is not None:
+            if self._answers:
+                used = shapes.usage(self._answers, self._choices)
+                self._reservation.answered(used.prompt_tokens, used.completion_tokens)
+            else:
+                self._reservation.failed(failure)
         for answer in self._answers:
             spent, receipt = answer.usage, answer.receipt
             measurements.reused(named, receipt.cache.origin, receipt.role, receipt.cache.saved_tokens)
@@ -127,12 +139,21 @@ async def _complete(
         read = parameters.read(await incoming.body(request, services.max_body_bytes), shape)
         user = incoming.originating_user(request, principal, read.user)
         question = ask(read, services.scope(principal), principal, asked.id, user)
+        question = msgspec.structs.replace(question, timeout=incoming.timeout(request))
         questions = parameters.questions(read, question)
         parent = incoming.traceparent(request)
     except Exception as error:
         asked.ended(error)
         raise
     asked.model = read.model
+    try:
+        choices = read.n or 1
+        reservation = await limits.reserve(services, principal, questions, choices, request.app.state.sizes)
+        asked.reserved(reservation, choices)
+    except AntiphonError as error:
+        asked.ended(error)
+        return problem.response(error, {**headers, **limits.headers(services, principal)})
+    headers.update(limits.headers(services, principal))
     if read.stream:
         events = _events(asked, request, questions, parent, partial(streamed, asked.id, asked.created, read))
         return EventStream(events, headers=headers, first=asked.first_byte, ended=asked.ended)

@@ -20,6 +20,7 @@ from antiphon.engine.messages import Penalties
 from antiphon.gateway import incoming
 from antiphon.gateway.openai.tools import Called, Named, Offered, offered
 from antiphon.governance.principal import Principal
+from antiphon.serving import tiers
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
 from antiphon.serving.tools import Tools
 
@@ -37,7 +38,6 @@ NOT_IMPLEMENTED = frozenset(
         "prompt_cache_retention",
         "reasoning_effort",
         "safety_identifier",
-        "service_tier",
         "store",
         "suffix",
         "verbosity",
@@ -139,6 +139,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=4)] | None = None
     user: str | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHOICES)] | None = None
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
@@ -348,6 +349,7 @@ def _request(parameters: Common, scope: Scope, principal: Principal, request: st
         minimum_publication=parameters.minimum_publication,
         exposure_unit=parameters.exposure_unit,
         request_id=request,
+        tier=tiers.granted(parameters.service_tier, principal),
         **asked,
     )
 

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.receipts import Degraded, GuardReceipt, PassedOver, UsageReceipt
 from antiphon.engine.messages import Alternative, TokenOut
 from antiphon.gateway.openai.tools import Called, CalledDelta
-from antiphon.serving.request import Answer
+from antiphon.serving.request import Answer, Tier
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -107,6 +107,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     system_fingerprint: str | None
     antiphon: Provenance
+    service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -140,6 +141,7 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
     antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
@@ -175,6 +177,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     system_fingerprint: str | msgspec.UnsetType | None = msgspec.UNSET
     antiphon: Provenance | msgspec.UnsetType = msgspec.UNSET
+    service_tier: Tier | msgspec.UnsetType = msgspec.UNSET
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,6 +228,13 @@ def usage(answers: Sequence[Answer], choices: int) -> Usage:
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptDetails(sum(spent.cached_prompt_tokens for spent in prompts)),
     )
+
+
+def tier(asked: str | None) -> Tier | msgspec.UnsetType:
+    """The tier that answered, for who asked for one."""
+    if asked is None:
+        return msgspec.UNSET
+    return "flex" if asked == "flex" else "priority" if asked == "priority" else "default"
 
 
 def fingerprint(answer: Answer) -> str | None:

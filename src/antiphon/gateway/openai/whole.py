@@ -7,7 +7,7 @@ from typing import Any
 
 from antiphon.engine import tool_text
 from antiphon.gateway.openai import shapes
-from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
+from antiphon.gateway.openai.parameters import ChatParameters, Common, CompletionParameters
 from antiphon.gateway.openai.tools import called
 from antiphon.serving.request import Answer
 
@@ -26,7 +26,7 @@ def chat_completion(created: int, read: ChatParameters, answers: Sequence[Answer
             )
             for index, answer in enumerate(answers)
         ),
-        **_common(answers, read.n or 1),
+        **_common(read, answers),
     )
 
 
@@ -45,7 +45,7 @@ def completion(created: int, read: CompletionParameters, answers: Sequence[Answe
             )
             for index, answer in enumerate(answers)
         ),
-        **_common(answers, read.n or 1),
+        **_common(read, answers),
     )
 
 
@@ -76,11 +76,12 @@ def _each(answer: Answer, answers: Sequence[Answer]) -> dict[str, Any]:
     return {"antiphon": shapes.provenance(answer)} if len(answers) > 1 else {}
 
 
-def _common(answers: Sequence[Answer], choices: int) -> dict[str, Any]:
+def _common(read: Common, answers: Sequence[Answer]) -> dict[str, Any]:
     first = answers[0]
     return {
         "id": first.prediction,
-        "usage": shapes.usage(answers, choices),
+        "usage": shapes.usage(answers, read.n or 1),
         "system_fingerprint": shapes.fingerprint(first),
         "antiphon": shapes.provenance(first),
+        "service_tier": shapes.tier(read.service_tier),
     }

@@ -1,0 +1,117 @@
+"""How much of a quota is used, in the catalog, so that every gateway sees the same and a restart forgets nothing.
+
+Invariant: meters that are drawn from together are drawn from in one transaction, all of them or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.core.clock import microseconds
+from antiphon.core.token_bucket import Level, Meter
+
+ANY = "*"
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """What is wanted of one meter.
+
+    Attributes:
+        need: what must fit.
+        share: what is taken with it if there is room, to be used without asking again.
+        returned: what is given back of an earlier share; negative when more was used than was drawn.
+        drawn_at: when that share was drawn (microseconds).
+    """
+
+    meter: Meter
+    need: float
+    share: float
+    returned: float = 0.0
+    drawn_at: int = 0
+
+
+class Drawn(msgspec.Struct, frozen=True):
+    """What was taken of each meter (``need`` and perhaps more), zero when ``refused`` names the meter that is full.
+
+    Attributes:
+        levels: by meter, with what was taken.
+        wait: seconds until it would have been let in.
+        at: the moment it was drawn at (microseconds).
+    """
+
+    taken: Mapping[str, float]
+    levels: Mapping[str, Level]
+    at: int
+    refused: str | None = None
+    wait: float = 0.0
+
+
+class QuotaLevels:
+    """Repository of levels, by tenant, bucket and meter."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def draw(self, tenant: str, bucket: str, wanted: Sequence[Draw], *, within: Connection | None = None) -> Drawn:
+        """Give back what is left of earlier shares and take what is needed, of all meters or of none.
+
+        Raises:
+            Unavailable: the catalog is away.
+        """
+        now = microseconds(self._database.clock.now())
+        with self._database.writing(within) as connection:
+            levels = self._levels(connection, tenant, bucket)
+            left = {each.meter.name: _given_back(each, levels.get(each.meter.name), now) for each in wanted}
+            moment = max(level.at for level in left.values())
+            waits = {each.meter.name: each.meter.wait(left[each.meter.name].used, each.need, moment) for each in wanted}
+            refused = max(waits, key=lambda name: waits[name])
+            full = waits[refused] > 0
+            taken = {each.meter.name: 0.0 if full else _taken(each, left[each.meter.name]) for each in wanted}
+            for name, level in left.items():
+                level = msgspec.structs.replace(level, used=level.used + taken[name])
+                left[name] = level
+                self._write(connection, tenant, bucket, name, level)
+        return Drawn(taken, left, moment, refused if full else None, waits[refused])
+
+    def used(self, tenant: str, bucket: str, meters: Sequence[Meter]) -> Mapping[str, float]:
+        """What is used of each meter now; shares that gateways hold count as used."""
+        now = microseconds(self._database.clock.now())
+        with self._database.read() as connection:
+            levels = self._levels(connection, tenant, bucket)
+        empty = Level(0.0, now, now)
+        return {meter.name: meter.drained(levels.get(meter.name, empty), now).used for meter in meters}
+
+    def _levels(self, connection: Connection, tenant: str, bucket: str) -> dict[str, Level]:
+        table = schema.quota_levels
+        statement = select(table.c.meter, table.c.used, table.c.at, table.c.emptied_at).where(
+            table.c.tenant == tenant, table.c.environment == ANY, table.c.bucket == bucket
+        )
+        return {row.meter: Level(row.used, row.at, row.emptied_at) for row in connection.execute(statement)}
+
+    def _write(self, connection: Connection, tenant: str, bucket: str, meter: str, level: Level) -> None:
+        table = schema.quota_levels
+        values: dict[str, Any] = {"used": level.used, "at": level.at, "emptied_at": level.emptied_at}
+        statement = upsert(table).values(tenant=tenant, environment=ANY, bucket=bucket, meter=meter, **values)
+        key = [table.c.tenant, table.c.environment, table.c.bucket, table.c.meter]
+        connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values))
+
+
+def _given_back(wanted: Draw, level: Level | None, now: int) -> Level:
+    drained = wanted.meter.drained(level or Level(0.0, now, now), now)
+    returned = wanted.returned
+    if returned > 0 and drained.emptied_at > wanted.drawn_at:
+        # The share ran down with the bucket: to give it back would let in what others have used since.
+        returned = 0.0
+    return msgspec.structs.replace(drained, used=max(0.0, drained.used - returned))
+
+
+def _taken(wanted: Draw, level: Level) -> float:
+    return max(wanted.need, min(wanted.share, wanted.meter.capacity - level.used))

@@ -1,0 +1,129 @@
+"""A key's quotas at the endpoints that generate: reserve before, settle after, say in headers how it stands.
+
+Header names and the form of durations follow OpenAI's API reference ("Rate limits").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from starlette.concurrency import run_in_threadpool
+
+from antiphon.core.errors import DeadlineExceeded
+from antiphon.gateway.departure import Departed
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.allowance import REQUESTS, TOKENS, TOKENS_DAY
+from antiphon.governance.principal import Principal
+from antiphon.governance.quotas import Grant
+from antiphon.serving.request import AnswerRequest
+
+_SUFFIXES = {REQUESTS: "requests", TOKENS: "tokens", TOKENS_DAY: "tokens-day"}
+_BYTES_PER_TOKEN = 4
+_TOKENS_PER_TURN = 4
+_MOST_MODELS = 10_000
+
+
+class PromptSizes:
+    """How many tokens a prompt will have, before the engine has counted them: from its length, and from how many more
+    the last prompts of the same model or application had (its template, its features)."""
+
+    def __init__(self) -> None:
+        self._more: dict[str, float] = {}
+
+    def expected(self, question: AnswerRequest) -> int:
+        """Tokens of the whole prompt."""
+        return ceil(_sent(question) + self._more.get(question.application, 0.0))
+
+    def saw(self, question: AnswerRequest, prompt_tokens: int) -> None:
+        """A prompt had so many."""
+        more = max(0.0, prompt_tokens - _sent(question))
+        before = self._more.get(question.application)
+        if before is None and len(self._more) >= _MOST_MODELS:
+            self._more.clear()
+        self._more[question.application] = more if before is None else max(more, before * 0.9 + more * 0.1)
+
+
+class Reservation:
+    """One request's part of its key's quotas."""
+
+    def __init__(self, questions: Sequence[AnswerRequest], grant: Grant, sizes: PromptSizes) -> None:
+        self._questions = questions
+        self._grant = grant
+        self._sizes = sizes
+
+    def answered(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """It took so many tokens; none, when the answer came from store."""
+        if prompt_tokens and len(self._questions) == 1:
+            self._sizes.saw(self._questions[0], prompt_tokens)
+        self._grant.settle(prompt_tokens + completion_tokens)
+
+    def failed(self, failure: BaseException | None) -> None:
+        """There is no answer. What the engine did for nobody, because the caller left or set a deadline, is counted as
+        it was reserved: else going away before the end would be free."""
+        if not isinstance(failure, Departed | DeadlineExceeded):
+            self._grant.settle(0)
+
+
+async def reserve(
+    services: GatewayServices,
+    principal: Principal,
+    questions: Sequence[AnswerRequest],
+    choices: int,
+    sizes: PromptSizes,
+) -> Reservation | None:
+    """Let a request in under its key's quotas; ``None`` where none are kept.
+
+    Args:
+        questions: one for each answer that it asks for; ``choices`` of them in a row share a prompt.
+
+    Raises:
+        RateLimited: a quota is used up.
+        Unavailable: the catalog is away.
+    """
+    quotas = services.quotas
+    if quotas is None:
+        return None
+    tokens = 0
+    if principal.allowance.meters:
+        first = questions[0]
+        most = first.overrides.max_tokens
+        if most is None:
+            most = services.most_tokens(first.scope, first.application)
+        tokens = sum(sizes.expected(question) for question in questions[::choices]) + len(questions) * most
+    grant = quotas.at_once(principal, tokens)
+    if grant is None:
+        grant = await run_in_threadpool(quotas.grant, principal, tokens)
+    return Reservation(questions[::choices], grant, sizes)
+
+
+def headers(services: GatewayServices, principal: Principal) -> dict[str, str]:
+    """How the key's quotas stand; nothing for a key without."""
+    if services.quotas is None:
+        return {}
+    found = {}
+    for standing in services.quotas.standings(principal):
+        suffix = _SUFFIXES[standing.meter.name]
+        found[f"x-ratelimit-limit-{suffix}"] = str(standing.meter.capacity)
+        found[f"x-ratelimit-remaining-{suffix}"] = str(standing.remaining)
+        found[f"x-ratelimit-reset-{suffix}"] = duration(standing.reset)
+    return found
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes one: ``120ms``, ``1.5s``, ``6m0s``, ``3h0m12s``; rounded up to a millisecond."""
+    milliseconds = ceil(seconds * 1000 - 1e-6)
+    if milliseconds < 1000:
+        return f"{max(0, milliseconds)}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    shown = f"{rest / 1000:g}s"
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60}m{shown}"
+    return f"{minutes}m{shown}" if minutes else shown
+
+
+def _sent(question: AnswerRequest) -> float:
+    if question.prompt_ids:
+        return len(question.prompt_ids)
+    texts = [turn.content for turn in question.messages] or [question.prompt or question.question or ""]
+    return sum(len(text.encode()) / _BYTES_PER_TOKEN + _TOKENS_PER_TURN for text in texts)

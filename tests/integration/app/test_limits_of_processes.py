@@ -1,0 +1,168 @@
+"""Quotas, tiers and deadlines of a platform's own processes: two gateways before one engine, and one that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from antiphon.app.store import Store
+from antiphon.governance.allowance import Allowance
+from antiphon.testing.running import _process, free_port, ready, scratch, until
+
+SETTINGS = """
+[project]
+name = "limits"
+
+[engine]
+kind = "simulated"
+models = ["simulated"]
+slots = 1
+
+[gateway]
+port = {port}
+max_flex = 2
+queue_timeout = "20s"
+"""
+
+
+_INSIDE = 'antiphon_engine_gate{state="inside"} 1.0'
+
+
+class Platform:
+    """An engine that takes 20 ms a token and one request at once, and gateways before it."""
+
+    def __init__(self, root: Path, stack: AsyncExitStack) -> None:
+        self.root, self._stack = root, stack
+        self.ports = [free_port(), free_port()]
+        (root / "definitions.py").write_text("")
+        (root / "antiphon.toml").write_text(SETTINGS.format(port=self.ports[0]))
+        with closing(Store.open(root)) as store:
+            self._socket = str(store.paths.engine_socket)
+
+    async def start(self) -> None:
+        engine = (
+            sys.executable, "-m", "antiphon.engine", "--socket", self._socket, "--slots", "1", "--model", "simulated",
+            "--simulated", "--simulated-call-milliseconds", "20",
+        )  # fmt: skip
+        await self._stack.enter_async_context(_process(engine, self.root / "engine.log", 10))
+        for port in self.ports:
+            await self.gateway(port)
+
+    async def gateway(self, port: int) -> Any:
+        command = (
+            "env", f"ANTIPHON_GATEWAY__PORT={port}",
+            sys.executable, "-m", "antiphon.app.gateway", "--project", str(self.root),
+        )  # fmt: skip
+        log = self.root / f"gateway-{port}.log"
+        process = await self._stack.enter_async_context(_process(command, log, 10))
+        await until(lambda: ready(f"http://127.0.0.1:{port}", process, log), bool, 120)
+        return process
+
+    def key(self, **allowance: Any) -> dict[str, str]:
+        with closing(Store.open(self.root)) as store:
+            text, _ = store.keys.create(store.scope.tenant, "shop", "service", allowance=Allowance(**allowance))
+        return {"authorization": f"Bearer {text}"}
+
+    def at(self, which: int, headers: dict[str, str]) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports[which]}", headers=headers, timeout=60)
+
+
+@pytest.fixture
+async def platform() -> AsyncIterator[Platform]:
+    with scratch() as folder:
+        async with AsyncExitStack() as stack:
+            made = Platform(Path(folder), stack)
+            await made.start()
+            yield made
+
+
+def body(tokens: int, text: str = "Hi", **fields: Any) -> dict[str, Any]:
+    schema = {"type": "array", "items": {"enum": ["ab", "cd"]}, "minItems": tokens, "maxItems": tokens}
+    shape = {"type": "json_schema", "json_schema": {"name": "words", "schema": schema}}
+    return {
+        "model": "simulated", "messages": [{"role": "user", "content": text}], "max_tokens": 8 * tokens + 8,
+        "response_format": shape, **fields,
+    }  # fmt: skip
+
+
+async def chat(client: httpx.AsyncClient, tokens: int, text: str = "Hi", **fields: Any) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=body(tokens, text, **fields))
+
+
+async def test_two_gateways_one_quota_and_a_kill_forgets_nothing(platform: Platform) -> None:
+    headers = platform.key(requests_per_minute=12)
+    clock = asyncio.get_running_loop()
+    begun = clock.time()
+    async with platform.at(0, headers) as one, platform.at(1, headers) as two:
+        answers = await asyncio.gather(*(chat(at, 1) for _ in range(12) for at in (one, two)))
+        let_in = sum(answer.status_code == 200 for answer in answers)
+        assert 12 <= let_in <= 12 + (clock.time() - begun) / 5 + 1, [answer.text for answer in answers]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(refused) == 24 - let_in
+        assert all(answer.headers["x-ratelimit-limit-requests"] == "12" for answer in answers)
+        process = await platform.gateway(free := free_port())
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        platform.ports[0] = free
+        await platform.gateway(free)
+        async with platform.at(0, headers) as back:
+            # Since the beginning one has run down every five seconds; whoever forgot would let twelve in.
+            again = await asyncio.gather(*(chat(back, 1) for _ in range(12)))
+        later = sum(answer.status_code == 200 for answer in again)
+        assert let_in + later <= 12 + (clock.time() - begun) / 5 + 1
+        wait = max(float(answer.headers["retry-after-ms"]) for answer in again if answer.status_code == 429) / 1000
+        assert 0 < wait <= 5.0
+        await asyncio.sleep(wait)
+        assert (await chat(two, 1)).status_code == 200
+
+
+async def test_priority_goes_first_flex_last_and_a_full_flex_is_told(platform: Platform) -> None:
+    ended: list[str] = []
+    headers = platform.key(priority=True)
+    async with platform.at(0, headers) as client:
+
+        async def ask(name: str, tokens: int, **fields: Any) -> httpx.Response:
+            answer = await chat(client, tokens, f"I am {name}", **fields)
+            ended.append(name)
+            return answer
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask("running", 120))
+            await until(lambda: client.get("/metrics"), lambda told: _INSIDE in told.text, 20)
+            flex = [group.create_task(ask(f"flex {number}", 4, service_tier="flex")) for number in range(2)]
+            await asyncio.sleep(0.1)
+            default = group.create_task(ask("default", 4, service_tier="default"))
+            await asyncio.sleep(0.1)
+            first = group.create_task(ask("priority", 4, service_tier="priority"))
+            await asyncio.sleep(0.1)
+            full = await chat(client, 4, service_tier="flex")
+            assert (full.status_code, full.json()["error"]["code"]) == (429, "resource_unavailable")
+            assert int(full.headers["retry-after"]) >= 1
+        assert ended[:3] == ["running", "priority", "default"]
+        tiers = [task.result().json()["service_tier"] for task in (*flex, default, first)]
+        assert tiers == ["flex", "flex", "default", "priority"]
+
+
+async def test_a_deadline_and_a_departure_free_the_engine_at_once(platform: Platform) -> None:
+    async with platform.at(0, platform.key()) as client:
+        late = await client.post("/v1/chat/completions", json=body(100), headers={"x-antiphon-timeout": "0.5"})
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/chat/completions", json=body(100), timeout=0.5)
+        waiting = asyncio.create_task(chat(client, 100))
+        await asyncio.sleep(0.2)
+        gone = asyncio.create_task(chat(client, 100))  # leaves while it waits for its turn
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        gone.cancel()
+        await asyncio.gather(waiting, gone, return_exceptions=True)
+        begun = asyncio.get_running_loop().time()
+        assert (await chat(client, 1)).status_code == 200
+        assert asyncio.get_running_loop().time() - begun < 3.0

@@ -1,0 +1,191 @@
+"""The gate in front of an engine: order, bounds, honest refusals, no place lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+
+from antiphon.core.errors import EngineFailed, Overloaded
+from antiphon.engine.messages import Delta, Described, Finished, Generate, Usage
+from antiphon.serving.drain import Drain
+from antiphon.serving.engine_gate import Gate, GatedEngine
+
+
+class Ticking:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Held:
+    """An engine whose generations end when they are told to."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.ends: dict[str, asyncio.Event] = {}
+
+    async def describe(self) -> Described:
+        raise EngineFailed("It is not asked here.")
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        self.running.append(request.id)
+        end = self.ends.setdefault(request.id, asyncio.Event())
+        try:
+            yield Delta(request.id, "a")
+            await end.wait()
+            yield Finished(request.id, "stop", "a", Usage(1, 0, 1, 0, 1, 0.0, 0.0, 0.0, 0.0), "fp")
+        finally:
+            self.running.remove(request.id)
+
+
+def asked(name: str, **fields: object) -> Generate:
+    return Generate(name, "m", "p", 8, **fields)  # type: ignore[arg-type]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class World:
+    def __init__(self, start: int = 2, queue: float = 30.0) -> None:
+        self.clock, self.engine = Ticking(), Held()
+        self.gate = Gate(start, 64, queue, self.clock, adaptive=False)
+        self.gated = GatedEngine(self.engine, self.gate, self.clock, tells_queue=True)
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, name: str, **fields: object) -> asyncio.Task[None]:
+        async def run() -> None:
+            async with aclosing(self.gated.generate(asked(name, **fields))) as events:
+                async for _ in events:
+                    pass
+
+        self.tasks[name] = asyncio.create_task(run())
+        await settle()
+        return self.tasks[name]
+
+    async def end(self, name: str) -> None:
+        self.engine.ends[name].set()
+        await self.tasks[name]
+        await settle()
+
+
+async def test_priority_goes_ahead_and_others_in_order() -> None:
+    world = World()
+    for name, ahead in (("a", False), ("b", False), ("c", False), ("d", False), ("e", True)):
+        await world.ask(name, ahead=ahead)
+    assert world.engine.running == ["a", "b"]
+    assert world.gate.status.waiting == 3
+    await world.end("a")
+    assert world.engine.running == ["b", "e"]
+    await world.end("b")
+    await world.end("e")
+    assert world.engine.running == ["c", "d"]
+    await world.end("c")
+    await world.end("d")
+    assert (world.gate.status.inside, world.gate.status.waiting) == (0, 0)
+
+
+async def test_batch_work_never_counts() -> None:
+    world = World(start=1)
+    await world.ask("online")
+    for number in range(5):
+        await world.ask(f"batch-{number}", priority="batch")
+    assert len(world.engine.running) == 6
+    assert world.gate.status.inside == 1
+    for name in list(world.tasks):
+        await world.end(name)
+
+
+async def test_whoever_leaves_while_waiting_or_inside_leaves_no_place_taken() -> None:
+    world = World(start=1)
+    for name in ("inside", "waits", "next"):
+        await world.ask(name)
+    world.tasks["waits"].cancel()
+    await settle()
+    world.tasks["inside"].cancel()
+    await settle()
+    assert world.engine.running == ["next"]
+    # A place that is given in the moment of the departure goes on to the one behind.
+    await world.ask("gone")
+    await world.ask("last")
+    world.engine.ends["next"].set()
+    while world.gate.status.waiting == 2:
+        await asyncio.sleep(0)
+    world.tasks["gone"].cancel()
+    await settle()
+    assert world.engine.running == ["last"]
+    await world.end("last")
+    assert world.gate.status.inside == 0
+
+
+async def test_an_engine_that_fails_gives_its_place_back() -> None:
+    world = World(start=1)
+
+    class Broken(Held):
+        async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+            raise EngineFailed("It died.")
+            yield
+
+    world.gated = GatedEngine(Broken(), world.gate, world.clock, tells_queue=True)
+    task = await world.ask("a")
+    with pytest.raises(EngineFailed):
+        await task
+    assert world.gate.status.inside == 0
+
+
+async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their_own() -> None:
+    world = World(start=1, queue=4.0)
+    await world.ask("first")
+    for number in range(5):  # two a second come out, while it is full
+        await world.ask(f"x{number}")
+        world.clock.now += 0.5
+        await world.end("first" if number == 0 else f"x{number - 1}")
+    assert world.gate.status.pace == pytest.approx(2.0)
+    for number in range(4):
+        await world.ask(f"w{number}")
+    assert world.gate.status.waiting == 4
+    waits = []
+    for number in range(3):
+        with pytest.raises(Overloaded) as refused:
+            await (await world.ask(f"r{number}"))
+        waits.append(refused.value.retry_after)
+    # Four wait, which takes two seconds: there is room when two have gone, for the others one by one after that.
+    assert waits == pytest.approx([1.5, 2.0, 2.5])
+    # One that goes ahead waits behind nobody.
+    await world.ask("ahead", ahead=True)
+    assert world.gate.status.waiting == 5
+    for task in world.tasks.values():
+        task.cancel()
+    await asyncio.gather(*world.tasks.values(), return_exceptions=True)
+    assert (world.gate.status.inside, world.gate.status.waiting) == (0, 0)
+
+
+async def test_waiting_ends_with_the_queues_bound() -> None:
+    world = World(start=1, queue=0.05)
+    await world.ask("first")
+    with pytest.raises(Overloaded):
+        await (await world.ask("second"))
+    assert world.gate.status.waiting == 0
+    await world.end("first")
+
+
+def test_a_drain_that_stands_still_slows_and_a_calm_one_is_forgotten() -> None:
+    clock = Ticking()
+    drain = Drain(clock)
+    assert (drain.per_second, drain.retry_after(0.0)) == (0.0, 1.0)
+    for _ in range(11):
+        drain.ended(full=True)
+        clock.now += 0.1
+    assert drain.per_second == pytest.approx(10 / 1.1)
+    clock.now += 8.9
+    assert drain.per_second == pytest.approx(1.0)
+    drain.ended(full=False)
+    assert drain.per_second == 0.0
