@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
-from antiphon.catalog.receipts import Receipt
+from antiphon.batch.estimates import Estimate
+from antiphon.catalog.receipts import Receipt, UsageReceipt
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Load, ModelDescription
 from antiphon.gateway.measurements import Percentiles
@@ -140,6 +141,32 @@ class RunList(msgspec.Struct, frozen=True):
     runs: tuple[RunLine, ...]
 
 
+class BatchEstimate(msgspec.Struct, frozen=True):
+    """What is left of a job: tokens to compute (shared beginnings once) and to write, and their cost. It ends at about
+    ``ends_at``, and four times of five between ``earliest`` and ``latest``; ``late`` is ``no``, ``likely`` or
+    ``certain``."""
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int
+    engine_seconds: float
+    ends_at: datetime
+    earliest: datetime
+    latest: datetime
+    deadline: datetime | None
+    late: str
+    cost: float
+    currency: str
+
+
+class BatchOutlook(msgspec.Struct, frozen=True):
+    """What an order would be; ``estimate`` is ``None`` while too little batch work was seen to say."""
+
+    rows: int
+    deadline: datetime | None
+    estimate: BatchEstimate | None
+
+
 class BatchLine(msgspec.Struct, frozen=True):
     """A batch job; ``rows_done`` counts written rows, failed ones included."""
 
@@ -156,6 +183,7 @@ class BatchLine(msgspec.Struct, frozen=True):
     rows_failed: int = 0
     error: str | None = None
     updated_at: datetime | None = None
+    estimate: BatchEstimate | None = None
 
 
 class BatchList(msgspec.Struct, frozen=True):
@@ -250,6 +278,28 @@ class Status(msgspec.Struct, frozen=True):
     jobs: tuple[BatchLine, ...]
     latency: Percentiles
     runs: tuple[RunLine, ...] = ()
+
+
+def batch_estimate(estimate: Estimate | None, prices: PriceSettings) -> BatchEstimate | None:
+    """An estimate with what it costs."""
+    if estimate is None:
+        return None
+    usage = UsageReceipt(
+        prompt_tokens=estimate.prompt_tokens,
+        completion_tokens=estimate.output_tokens,
+        engine_seconds=estimate.engine_seconds,
+    )
+    return BatchEstimate(
+        **msgspec.structs.asdict(estimate), cost=round(price(usage, prices), 6), currency=prices.currency
+    )
+
+
+def batch_lines(jobs: Iterable[Any], estimates: Mapping[str, Estimate], prices: PriceSettings) -> tuple[BatchLine, ...]:
+    """Jobs with their estimates."""
+    return tuple(
+        msgspec.structs.replace(line, estimate=batch_estimate(estimates.get(line.id), prices))
+        for line in read_all(jobs, BatchLine)
+    )
 
 
 def prediction_line(receipt: Receipt, prices: PriceSettings) -> PredictionLine:

@@ -1,0 +1,241 @@
+"""When a batch job will have ended, and what it will cost: from what batch work was measured to take and to get.
+
+Three things are asked of the measurements, each by itself:
+
+- *Cost* of a token computed and of one written, in engine seconds: a regression over jobs, drawn towards
+  :data:`PREFILL_SHARE` while there are few.
+- *Supply*: the engine seconds that batch work gets in a wall second while it has any; what online leaves. It is
+  forecast by the hour of the day of the week before, scaled by how the last hour compares with that; the scale fades in
+  an hour.
+- *Share*: jobs under way get equal parts of it by tenant, and of a tenant's part by job (``job_order``).
+
+The interval comes from futures drawn from the measured errors of that forecast in runs of an hour (a moving-block
+bootstrap: Künsch 1989), times an error of the work itself that shrinks as the job's own rows end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import log, sqrt
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from antiphon.catalog.batch_work import OpenJob, Supplied, Usage
+
+BUCKET_SECONDS = 300.0
+"""Of one measurement of the supply."""
+
+PREFILL_SHARE = 0.3
+"""What computing a token of a prompt costs beside writing one, before it was measured."""
+
+TOKENS_A_BYTE = 0.25
+OUTPUT_SHARE = 0.8
+"""Of the bound to its output that a request writes, before it was measured."""
+
+WORK_ERROR, OWN_WEIGHT = 0.25, 24.0
+"""Standard deviation of the logarithm of a new job's work, and after how many rows of its own half of it is known."""
+
+LEAST_RATE = 1e-5
+"""Engine seconds a second; below it batch work is taken to get this little."""
+
+HORIZON_HOURS = 72
+INTERVAL = (0.1, 0.9)
+_FUTURES = 128
+_HOUR = 3_600.0
+_DAY = 86_400.0
+
+Floats = NDArray[np.float64]
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What is left to do: tokens to compute, to write, and the engine seconds for both."""
+
+    rows: int
+    prompt_tokens: float
+    output_tokens: float
+    engine_seconds: float
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """When a job ends (seconds since 1970): as likely sooner as later; and between ``earliest`` and ``latest`` four
+    times of five."""
+
+    ends: float
+    earliest: float
+    latest: float
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """Engine seconds of a token computed and of one written."""
+
+    computed: float
+    written: float
+
+
+def cost_of(usages: Sequence[Usage]) -> Cost | None:
+    """Least squares over jobs, each weighed by its engine seconds; ``None`` when nothing was measured."""
+    measured = [one for one in usages if one.engine_seconds > 0]
+    if not measured:
+        return None
+    computed = np.array([one.prompt_tokens - one.cached_tokens for one in measured], dtype=float)
+    written = np.array([one.output_tokens for one in measured], dtype=float)
+    seconds = np.array([one.engine_seconds for one in measured])
+    usual = seconds.sum() / max((PREFILL_SHARE * computed + written).sum(), 1e-9)
+    scale = np.sqrt(seconds)
+    # Two rows more draw both costs towards the usual ones, as one job of mean size that cost just that would.
+    pull = np.diag([computed.mean() + 1.0, written.mean() + 1.0]) / scale.mean()
+    rows = np.concatenate([np.stack([computed, written], axis=1) / scale[:, None], pull])
+    wanted = np.concatenate([seconds / scale, pull @ np.array([PREFILL_SHARE * usual, usual])])
+    found, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    return Cost(
+        *(float(max(each, 0.1 * usual * share)) for each, share in zip(found, (PREFILL_SHARE, 1.0), strict=True))
+    )
+
+
+def work_left(job: OpenJob, cost: Cost, alike: Usage) -> Work | None:
+    """What a job still has to do.
+
+    Args:
+        alike: what answered rows of the same model took, this job's own not among them.
+
+    Returns:
+        ``None`` where nothing says how long its prompts are.
+    """
+    rows = max(job.sizes.rows - job.rows_done, 0)
+    # A row of this job says as much as any number of others' rows beyond OWN_WEIGHT.
+    known = job.usage + _capped(alike, OWN_WEIGHT)
+    if job.sizes.prompt_bytes and not known.prompt_bytes:
+        known += Usage(1, 1_000, 100, int(1_000 * TOKENS_A_BYTE), 0, int(100 * OUTPUT_SHARE))
+    if not known.rows:
+        return None
+    share = rows / job.sizes.rows if job.sizes.rows else 0.0
+    if job.sizes.prompt_bytes:
+        tokens_a_byte = known.prompt_tokens / max(known.prompt_bytes, 1)
+        computed = share * job.sizes.distinct_bytes * tokens_a_byte
+    else:
+        computed = rows * (known.prompt_tokens - known.cached_tokens) / known.rows
+    if job.sizes.output_limit:
+        written = share * job.sizes.output_limit * known.output_tokens / max(known.output_limit, 1)
+    else:
+        written = rows * known.output_tokens / known.rows
+    seconds = computed * cost.computed + written * cost.written
+    if job.usage.rows:
+        # What its own rows cost beyond what the tokens say, for example of an output schema.
+        own = job.usage
+        said = (own.prompt_tokens - own.cached_tokens) * cost.computed + own.output_tokens * cost.written
+        weight = own.rows / (own.rows + OWN_WEIGHT)
+        seconds *= (own.engine_seconds / max(said, 1e-9)) ** weight if own.engine_seconds else 1.0
+    return Work(rows, computed, written, seconds)
+
+
+def delivered_before(job: str, left: Sequence[tuple[str, str, float]]) -> float:
+    """Engine seconds that all jobs together have got when a job ends, by equal parts of tenants and of their jobs.
+
+    Args:
+        left: (job, tenant, engine seconds left) of all, ``job`` among them.
+    """
+    open_ = {name: (tenant, seconds) for name, tenant, seconds in left}
+    delivered = 0.0
+    while True:
+        tenants = {tenant for tenant, _ in open_.values()}
+        of_tenant = {tenant: sum(1 for one, _ in open_.values() if one == tenant) for tenant in tenants}
+        part = {name: 1.0 / len(tenants) / of_tenant[tenant] for name, (tenant, _) in open_.items()}
+        ended = min(open_, key=lambda name: (open_[name][1] / part[name], name != job))
+        span = open_[ended][1] / part[ended]
+        delivered += span
+        if ended == job:
+            return delivered
+        open_ = {
+            name: (tenant, max(seconds - span * part[name], 0.0))
+            for name, (tenant, seconds) in open_.items()
+            if name != ended
+        }
+
+
+class Supply:
+    """The supply of the hours to come, as futures that may be asked when so much has been delivered.
+
+    Args:
+        measured: of the week before, in any order; at least one.
+    """
+
+    def __init__(self, measured: Sequence[Supplied], now: float) -> None:
+        steps = int(HORIZON_HOURS * _HOUR / BUCKET_SECONDS)
+        at = now + BUCKET_SECONDS * np.arange(steps, dtype=np.float64)
+        usable = sorted((one for one in measured if one.seconds >= BUCKET_SECONDS / 10), key=lambda one: one.began)
+        usable = usable or sorted(measured, key=lambda one: one.began)
+        began = np.array([one.began for one in usable])
+        rates = np.array([max(one.rate, LEAST_RATE) for one in usable])
+        profile = _profile(began, rates)
+        weights = np.exp(-(now - began) / _HOUR) * np.array([one.seconds for one in usable])
+        ratio: Floats = np.log(rates / profile(began))
+        recent = float((weights * ratio).sum() / max(weights.sum(), 1e-12)) if weights.max() > 1e-3 else 0.0
+        mean: Floats = profile(at) * np.exp(recent * np.exp(-(at - now) / _HOUR))
+        errors = _errors(ratio)
+        draw = np.random.default_rng(0)
+        blocks = int(_HOUR / BUCKET_SECONDS)
+        starts = draw.integers(len(errors), size=(_FUTURES, -(-steps // blocks)))
+        drawn = errors[(starts[:, :, None] + np.arange(blocks)) % len(errors)].reshape(_FUTURES, -1)[:, :steps]
+        futures = mean * np.exp(drawn)
+        futures *= mean.mean() / futures.mean()
+        self._now = now
+        self._delivered = np.cumsum(np.vstack([mean, futures]) * BUCKET_SECONDS, axis=1)
+        self._quantiles = draw.standard_normal(_FUTURES)
+        self.rate = float(mean[: int(_HOUR / BUCKET_SECONDS)].mean())
+        """Engine seconds a second, on average over the next hour."""
+
+    def forecast(self, engine_seconds: float, error: float) -> Forecast:
+        """When so many engine seconds will have been delivered; ``error`` is the deviation of their logarithm."""
+        asked = engine_seconds * np.exp(error * self._quantiles)
+        ends = sorted(
+            self._when(future, float(seconds)) for future, seconds in zip(self._delivered[1:], asked, strict=True)
+        )
+        middle = self._when(self._delivered[0], engine_seconds)
+        low, high = (ends[int(share * (len(ends) - 1))] for share in INTERVAL)
+        return Forecast(*(self._now + each for each in (middle, min(low, middle), max(high, middle))))
+
+    def _when(self, delivered: Floats, seconds: float) -> float:
+        if seconds > delivered[-1]:
+            return float(HORIZON_HOURS * _HOUR * seconds / delivered[-1])
+        at = int(np.searchsorted(delivered, seconds))
+        before = float(delivered[at - 1]) if at else 0.0
+        part = (seconds - before) / max(float(delivered[at]) - before, 1e-9)
+        return float(BUCKET_SECONDS * (at + part))
+
+
+def work_error(job: OpenJob) -> float:
+    """How far the work left may be from what was predicted: the standard deviation of its logarithm."""
+    return WORK_ERROR / sqrt(1.0 + job.usage.rows / OWN_WEIGHT)
+
+
+def _capped(usage: Usage, rows: float) -> Usage:
+    if usage.rows <= rows:
+        return usage
+    part = rows / usage.rows
+    return Usage(*(type(each)(round(each * part, 6)) for each in msgspec.structs.astuple(usage)))
+
+
+def _profile(began: Floats, rates: Floats) -> Callable[[Floats], Floats]:
+    """The rate by hour of the day, drawn towards the rate of all hours while an hour was measured little."""
+    hours = ((began % _DAY) // _HOUR).astype(int)
+    overall = float(np.log(rates).mean())
+    level = np.full(24, overall)
+    for hour in range(24):
+        found = np.log(rates[hours == hour])
+        level[hour] = (found.sum() + 3 * overall) / (len(found) + 3)
+
+    def rate(at: Floats) -> Floats:
+        found: Floats = np.exp(level[((at % _DAY) // _HOUR).astype(int)])
+        return found
+
+    return rate
+
+
+def _errors(ratio: Floats) -> Floats:
+    """Errors of the forecast to draw from: never fewer than two, for a single measurement knows no deviation."""
+    centred: Floats = ratio - ratio.mean()
+    if len(centred) < 4:
+        return np.concatenate([centred, [-log(1.3), log(1.3)]])
+    return centred
