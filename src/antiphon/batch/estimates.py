@@ -95,6 +95,11 @@ class Estimates:
         found = [work for one, work in seen.work if one.id == job] if seen is not None else []
         return found[0].engine_seconds / seen.supply.rate if seen is not None and found else 0.0
 
+    def forget(self) -> None:
+        """Look the measurements up again when next asked."""
+        with self._lock:
+            self._looked_at = -inf
+
     def _estimate(self, seen: _Seen, job: OpenJob, work: Work) -> Estimate:
         others = [(one.id, one.tenant, left.engine_seconds) for one, left in seen.work if one.id != job.id]
         before = delivered_before(job.id, [*others, (job.id, job.tenant, work.engine_seconds)])

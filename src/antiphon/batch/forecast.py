@@ -16,7 +16,7 @@ bootstrap: Künsch 1989), times an error of the work itself that shrinks as the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import log, sqrt
+from math import sqrt
 
 import msgspec
 import numpy as np
@@ -40,9 +40,13 @@ WORK_ERROR, OWN_WEIGHT = 0.25, 24.0
 LEAST_RATE = 1e-5
 """Engine seconds a second; below it batch work is taken to get this little."""
 
+PERSISTENCE, SHOCK = 0.9, 0.2
+"""Of the logarithm of the supply from one bucket to the next, before it was measured."""
+
 HORIZON_HOURS = 72
 INTERVAL = (0.1, 0.9)
 _FUTURES = 128
+_PRIOR_BUCKETS = 12
 _HOUR = 3_600.0
 _DAY = 86_400.0
 
@@ -169,32 +173,32 @@ class Supply:
         began = np.array([one.began for one in usable])
         rates = np.array([max(one.rate, LEAST_RATE) for one in usable])
         profile = _profile(began, rates)
-        weights = np.exp(-(now - began) / _HOUR) * np.array([one.seconds for one in usable])
         ratio: Floats = np.log(rates / profile(began))
-        recent = float((weights * ratio).sum() / max(weights.sum(), 1e-12)) if weights.max() > 1e-3 else 0.0
-        mean: Floats = profile(at) * np.exp(recent * np.exp(-(at - now) / _HOUR))
-        errors = _errors(ratio)
+        stays, shocks = _persistence(began, ratio)
+        # Where it stands now: as it last was, forgotten as fast as it changes.
+        level = ratio[-1] * stays ** max((now - began[-1]) / BUCKET_SECONDS - 1.0, 0.0)
         draw = np.random.default_rng(0)
-        blocks = int(_HOUR / BUCKET_SECONDS)
-        starts = draw.integers(len(errors), size=(_FUTURES, -(-steps // blocks)))
-        drawn = errors[(starts[:, :, None] + np.arange(blocks)) % len(errors)].reshape(_FUTURES, -1)[:, :steps]
-        futures = mean * np.exp(drawn)
-        futures *= mean.mean() / futures.mean()
+        shocked = draw.choice(shocks, size=(steps, _FUTURES))
+        path = np.empty((steps, _FUTURES))
+        state = np.full(_FUTURES, level)
+        for step in range(steps):
+            path[step] = state
+            state = stays * state + shocked[step]
+        rate: Floats = profile(at)[:, None] * np.exp(path)
         self._now = now
-        self._delivered = np.cumsum(np.vstack([mean, futures]) * BUCKET_SECONDS, axis=1)
+        self._delivered = np.cumsum(np.minimum(rate, rates.max() * 1.5) * BUCKET_SECONDS, axis=0).T
         self._quantiles = draw.standard_normal(_FUTURES)
-        self.rate = float(mean[: int(_HOUR / BUCKET_SECONDS)].mean())
-        """Engine seconds a second, on average over the next hour."""
+        self.rate = float(np.median(rate[: int(_HOUR / BUCKET_SECONDS)].mean(axis=0)))
+        """Engine seconds a second, over the next hour."""
 
     def forecast(self, engine_seconds: float, error: float) -> Forecast:
         """When so many engine seconds will have been delivered; ``error`` is the deviation of their logarithm."""
         asked = engine_seconds * np.exp(error * self._quantiles)
         ends = sorted(
-            self._when(future, float(seconds)) for future, seconds in zip(self._delivered[1:], asked, strict=True)
+            self._when(future, float(seconds)) for future, seconds in zip(self._delivered, asked, strict=True)
         )
-        middle = self._when(self._delivered[0], engine_seconds)
-        low, high = (ends[int(share * (len(ends) - 1))] for share in INTERVAL)
-        return Forecast(*(self._now + each for each in (middle, min(low, middle), max(high, middle))))
+        low, middle, high = (ends[int(share * (len(ends) - 1))] for share in (INTERVAL[0], 0.5, INTERVAL[1]))
+        return Forecast(*(self._now + each for each in (middle, low, high)))
 
     def _when(self, delivered: Floats, seconds: float) -> float:
         if seconds > delivered[-1]:
@@ -233,9 +237,18 @@ def _profile(began: Floats, rates: Floats) -> Callable[[Floats], Floats]:
     return rate
 
 
-def _errors(ratio: Floats) -> Floats:
-    """Errors of the forecast to draw from: never fewer than two, for a single measurement knows no deviation."""
-    centred: Floats = ratio - ratio.mean()
-    if len(centred) < 4:
-        return np.concatenate([centred, [-log(1.3), log(1.3)]])
-    return centred
+def _persistence(began: Floats, ratio: Floats) -> tuple[float, Floats]:
+    """How much of a deviation is left after a bucket, and the shocks that come in between (a first-order
+    autoregression).
+
+    Of few measurements the persistence is drawn towards :data:`PERSISTENCE`, and shocks of :data:`SHOCK` stand beside
+    theirs.
+    """
+    follow = np.diff(began) < 1.5 * BUCKET_SECONDS
+    before, after = ratio[:-1][follow], ratio[1:][follow]
+    weight = float(ratio.var()) * _PRIOR_BUCKETS + 1e-9
+    stays = (float((before * after).sum()) + weight * PERSISTENCE) / (float((before**2).sum()) + weight)
+    stays = min(max(stays, 0.0), 0.98)
+    own: Floats = after - stays * before
+    usual = np.tile([-SHOCK, SHOCK], max(_PRIOR_BUCKETS - len(own), 2) // 2)
+    return stays, np.concatenate([own - own.mean() if len(own) else own, usual])

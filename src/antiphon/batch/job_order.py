@@ -24,7 +24,7 @@ import msgspec
 
 MOST_WAIT_SECONDS = 60.0
 ESCALATED_SHARE = 0.75
-SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE = 600.0, 0.25
+SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE = 120.0, 0.5
 """Laxity is short below so many seconds, or such a share of the time that the work left takes."""
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from antiphon.app.identity import ProjectIdentity
-from antiphon.batch.orders import TableOrder
+from antiphon.batch.estimates import Estimate
+from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.datasets import Datasets
@@ -363,6 +364,12 @@ class _Batches:
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
         return self._jobs.list(scope, limit=limit)
+
+    def outlook(self, scope: Scope, order: TableOrder) -> Outlook:
+        return Outlook(len(order.rows), None, None)
+
+    def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
+        return {}
 
     def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
         following = (row for row in self._jobs.rows(scope, job) if row.line > after)
