@@ -5,12 +5,13 @@ Three things are asked of the measurements, each by itself:
 - *Cost* of a token computed and of one written, in engine seconds: a regression over jobs, drawn towards
   :data:`PREFILL_SHARE` while there are few.
 - *Supply*: the engine seconds that batch work gets in a wall second while it has any; what online leaves. It is
-  forecast by the hour of the day of the week before, scaled by how the last hour compares with that; the scale fades in
-  an hour.
+  forecast by the hour of the day of the week before, as far as hours differ more than days do, and by how it stands
+  now, which is forgotten as fast as it was seen to change.
 - *Share*: jobs under way get equal parts of it by tenant, and of a tenant's part by job (``job_order``).
 
-The interval comes from futures drawn from the measured errors of that forecast in runs of an hour (a moving-block
-bootstrap: Künsch 1989), times an error of the work itself that shrinks as the job's own rows end.
+The interval comes from futures of the supply drawn from its measured shocks (a bootstrap of a first-order
+autoregression: Efron & Tibshirani 1986, section 6), times an error of the work itself that shrinks as the job's own
+rows end.
 """
 
 from __future__ import annotations
@@ -179,11 +180,14 @@ class Supply:
         level = ratio[-1] * stays ** max((now - began[-1]) / BUCKET_SECONDS - 1.0, 0.0)
         draw = np.random.default_rng(0)
         shocked = draw.choice(shocks, size=(steps, _FUTURES))
+        # How well the mean is known that it goes back to, of measurements that follow from each other.
+        unsure = float(ratio.std()) * sqrt((1 + stays) / (1 - stays) / len(ratio))
+        mean = unsure * draw.standard_normal(_FUTURES)
         path = np.empty((steps, _FUTURES))
-        state = np.full(_FUTURES, level)
+        state = level - mean
         for step in range(steps):
-            path[step] = state
             state = stays * state + shocked[step]
+            path[step] = state + mean
         rate: Floats = profile(at)[:, None] * np.exp(path)
         self._now = now
         self._delivered = np.cumsum(np.minimum(rate, rates.max() * 1.5) * BUCKET_SECONDS, axis=0).T
@@ -222,13 +226,29 @@ def _capped(usage: Usage, rows: float) -> Usage:
 
 
 def _profile(began: Floats, rates: Floats) -> Callable[[Floats], Floats]:
-    """The rate by hour of the day, drawn towards the rate of all hours while an hour was measured little."""
+    """The rate by hour of the day, as far as hours differ more than the same hour does from day to day.
+
+    Hours are drawn towards their mean by the share of their variance that days explain (empirical Bayes: Efron & Morris
+    1975); a single day says nothing of hours.
+    """
     hours = ((began % _DAY) // _HOUR).astype(int)
-    overall = float(np.log(rates).mean())
+    days = (began // _DAY).astype(int)
+    logs = np.log(rates)
+    overall = float(logs.mean())
     level = np.full(24, overall)
-    for hour in range(24):
-        found = np.log(rates[hours == hour])
-        level[hour] = (found.sum() + 3 * overall) / (len(found) + 3)
+    means = [
+        np.array([logs[(hours == hour) & (days == day)].mean() for day in np.unique(days[hours == hour])])
+        for hour in range(24)
+    ]
+    seen_again = [each for each in means if len(each) > 1]
+    if seen_again:
+        within = float(np.mean([each.var(ddof=1) for each in seen_again]))
+        per_day = float(np.mean([len(each) for each in seen_again]))
+        between = max(float(np.var([each.mean() for each in seen_again])) - within / per_day, 0.0)
+        for hour, each in enumerate(means):
+            if len(each) > 1:
+                share = between / max(between + within / len(each), 1e-12)
+                level[hour] = share * each.mean() + (1 - share) * overall
 
     def rate(at: Floats) -> Floats:
         found: Floats = np.exp(level[((at % _DAY) // _HOUR).astype(int)])
