@@ -32,6 +32,10 @@ PREFILL_SHARE = 0.3
 """What computing a token of a prompt costs beside writing one, before it was measured."""
 
 TOKENS_A_BYTE = 0.25
+KEPT_SHARE = 0.9
+"""Of what a prompt shares with others, the part that the engine finds kept, before it was measured: it keeps a
+beginning when it sees it for the second time."""
+
 OUTPUT_SHARE = 0.8
 """Of the bound to its output that a request writes, before it was measured."""
 
@@ -117,12 +121,12 @@ def work_left(job: OpenJob, cost: Cost, alike: Usage) -> Work | None:
         return None
     share = rows / job.sizes.rows if job.sizes.rows else 0.0
     if job.sizes.prompt_bytes:
-        tokens_a_byte = known.prompt_tokens / max(known.prompt_bytes, 1)
-        computed = share * job.sizes.distinct_bytes * tokens_a_byte
+        tokens_a_byte = known.prompt_tokens / known.prompt_bytes
+        computed = share * job.sizes.prompt_bytes * tokens_a_byte * _computed_share(job)
     else:
         computed = rows * (known.prompt_tokens - known.cached_tokens) / known.rows
-    if job.sizes.output_limit:
-        written = share * job.sizes.output_limit * known.output_tokens / max(known.output_limit, 1)
+    if known.output_limit:
+        written = share * job.sizes.output_limit * known.output_tokens / known.output_limit
     else:
         written = rows * known.output_tokens / known.rows
     seconds = computed * cost.computed + written * cost.written
@@ -133,6 +137,18 @@ def work_left(job: OpenJob, cost: Cost, alike: Usage) -> Work | None:
         weight = own.rows / (own.rows + OWN_WEIGHT)
         seconds *= (own.engine_seconds / max(said, 1e-9)) ** weight if own.engine_seconds else 1.0
     return Work(rows, computed, written, seconds)
+
+
+def _computed_share(job: OpenJob) -> float:
+    """Of the tokens of a job's prompts, those that are computed rather than found kept."""
+    sizes, own = job.sizes, job.usage
+    shared = 1.0 - sizes.distinct_bytes / sizes.prompt_bytes
+    expected = 1.0 - KEPT_SHARE * shared
+    if not own.prompt_tokens:
+        return expected
+    weight = own.rows / (own.rows + OWN_WEIGHT)
+    measured = max(1.0 - own.cached_tokens / own.prompt_tokens, 0.01)
+    return float(expected ** (1.0 - weight) * measured**weight)
 
 
 def delivered_before(job: str, left: Sequence[tuple[str, str, float]]) -> float:

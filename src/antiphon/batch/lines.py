@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from antiphon.batch.row_order import Row
+from antiphon.batch.row_order import Prefix, Row
 from antiphon.batch.sketches import output_limit_of_body, parts_of_body, sketch
 from antiphon.catalog.batches import LineError
 
@@ -100,10 +100,11 @@ def requests(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterat
 
 def sketches(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[Row]:
     """What the order of a checked file's requests is made from, without the lines that are done."""
+    known: dict[int, Prefix] = {}
     for line, at, content in _lines(stream, line_bytes, None):
         if content is not None and content.strip() and line not in done:
             body = msgspec.json.decode(_decode(content).body)
-            yield sketch(line, at, parts_of_body(body), output_limit_of_body(body))
+            yield sketch(line, at, parts_of_body(body), output_limit_of_body(body), known)
 
 
 def requests_of(stream: BinaryIO, line_bytes: int, rows: Iterable[Row]) -> Iterator[Request]:

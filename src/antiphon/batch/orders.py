@@ -155,8 +155,7 @@ class Orders:
             total += 1
         if total == 0:
             raise InvalidInput("There is no row to answer.", where=str(source or "rows"))
-        application = release.bundle.application
-        sizes = Sizes(total, output_limit=total * application.decoding.max_tokens)
+        sizes = Sizes(total)
         estimate = self._estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
         return _Checked(release, source, output, sizes, Outlook(total, deadline, estimate))
 

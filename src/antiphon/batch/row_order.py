@@ -24,7 +24,7 @@ BEHIND = 4_096
 """Places by which a row may come after its turn."""
 
 
-class Prefix(msgspec.Struct, frozen=True):
+class Prefix(msgspec.Struct, frozen=True, gc=False):
     """A prompt's beginning: a digest of it, and how long it is."""
 
     digest: int

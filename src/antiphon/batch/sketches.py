@@ -24,8 +24,14 @@ USUAL_OUTPUT = 128
 """Tokens of a request that names no bound."""
 
 
-def sketch(line: int, at: int, parts: Sequence[str], output_limit: int | None) -> Row:
-    """A row of these parts of a prompt, in the order in which they stand in it."""
+def sketch(
+    line: int, at: int, parts: Sequence[str], output_limit: int | None, known: dict[int, Prefix] | None = None
+) -> Row:
+    """A row of these parts of a prompt, in the order in which they stand in it.
+
+    Args:
+        known: prefixes of rows before, so that what is shared is held once; this row's are put there.
+    """
     content = [part.encode(errors="surrogatepass") for part in parts if part]
     total = sum(map(len, content))
     ends, end = set[int](), 0
@@ -37,7 +43,7 @@ def sketch(line: int, at: int, parts: Sequence[str], output_limit: int | None) -
         ends.add(length)
         length *= 2
     ends.add(total)
-    prefixes = _prefixes(b"".join(content), sorted(ends - {0}))
+    prefixes = _prefixes(b"".join(content), sorted(ends - {0}), {} if known is None else known)
     return Row(line, at, total, USUAL_OUTPUT if output_limit is None else output_limit, prefixes)
 
 
@@ -63,10 +69,11 @@ def output_limit_of_body(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _prefixes(content: bytes, ends: Sequence[int]) -> tuple[Prefix, ...]:
+def _prefixes(content: bytes, ends: Sequence[int], known: dict[int, Prefix]) -> tuple[Prefix, ...]:
     hasher, begin, prefixes = hashlib.blake2b(digest_size=8), 0, list[Prefix]()
     for end in ends:
         hasher.update(content[begin:end])
-        prefixes.append(Prefix(int.from_bytes(hasher.copy().digest()), end))
+        digest = int.from_bytes(hasher.copy().digest())
+        prefixes.append(known.setdefault(digest, Prefix(digest, end)))
         begin = end
     return tuple(prefixes)

@@ -11,19 +11,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 import msgspec
 
 from antiphon.app.identity import ProjectIdentity
-from antiphon.batch.estimates import Estimate
-from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event, EventLog
-from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
+from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.receipts import (
     Attempt,
@@ -52,10 +49,10 @@ from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
-from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+from antiphon.testing.fake_batches import FakeBatches
 from antiphon.testing.stored_files import file_store, request_batches
 
 SECRET = bytes(range(32))
@@ -285,7 +282,7 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "streams": _Streams(EventLog(database)),
         "freshness": lambda scope: _freshness(clock),
         "runs": NoRuns(),
-        "batches": _Batches(Jobs(database)),
+        "batches": FakeBatches(Jobs(database)),
         "identity": _identity(database, keys),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
@@ -340,40 +337,6 @@ class _Streams:
 
     def watched(self) -> Sequence[StreamStatus]:
         return ()
-
-
-class _Batches:
-    """Records jobs; nobody works on them."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
-
-    def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
-        return self._jobs.create(
-            scope,
-            application=order.application,
-            release=order.release,
-            input=order.input or "rows",
-            output=order.output or "",
-            principal=principal.id,
-            total=len(order.rows) or None,
-        )
-
-    def get(self, scope: Scope, job: str) -> BatchJob:
-        return self._jobs.get(scope, job)
-
-    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
-        return self._jobs.list(scope, limit=limit)
-
-    def outlook(self, scope: Scope, order: TableOrder) -> Outlook:
-        return Outlook(len(order.rows), None, None)
-
-    def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
-        return {}
-
-    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
-        following = (row for row in self._jobs.rows(scope, job) if row.line > after)
-        return list(islice(following, limit))
 
 
 def _features(now: Any) -> tuple[FeatureReceipt, ...]:

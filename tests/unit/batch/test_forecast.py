@@ -32,23 +32,24 @@ def test_one_measured_job_gives_the_usual_ratio_of_costs() -> None:
     assert found.computed / found.written == pytest.approx(0.3, rel=0.1)
 
 
-def test_a_shared_beginning_is_computed_once() -> None:
+def test_a_shared_beginning_is_mostly_computed_once() -> None:
     alike = usage(100, 10_000, 0, 1_000)
     apart = OpenJob("a", "t", "m", Sizes(100, 400_000, 400_000, 2_000))
     shared = OpenJob("b", "t", "m", Sizes(100, 400_000, 40_000, 2_000))
     far, near = work_left(apart, COST, alike), work_left(shared, COST, alike)
     assert far is not None
     assert near is not None
-    assert (far.prompt_tokens, near.prompt_tokens) == (pytest.approx(100_000), pytest.approx(10_000))
+    assert (far.prompt_tokens, near.prompt_tokens) == (pytest.approx(100_000), pytest.approx(19_000))
     assert far.output_tokens == near.output_tokens == pytest.approx(1_000), "half of the bound, as of others"
 
 
 def test_a_template_is_as_long_as_it_was_for_others() -> None:
-    job = OpenJob("a", "t", "table/desk", Sizes(50, output_limit=50 * 64))
+    job = OpenJob("a", "t", "table/desk", Sizes(50))
     assert work_left(job, COST, Usage()) is None, "nobody can say"
-    work = work_left(job, COST, usage(200, 20_000, 8_000, 6_400))
+    work = work_left(job, COST, Usage(200, 0, 0, 20_000, 8_000, 6_400, 60.0))
     assert work is not None
     assert work.prompt_tokens == pytest.approx(50 * 60, rel=0.01)
+    assert work.output_tokens == pytest.approx(50 * 32, rel=0.01)
 
 
 def test_a_jobs_own_rows_count_for_more_than_those_of_others() -> None:
