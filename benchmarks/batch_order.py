@@ -60,7 +60,7 @@ LEVEL = ServiceLevel(slowdown=0.25)
 PROMPTS = 96
 RATES = (0.02, 0.05, 0.08, 0.11)
 BLOCK_SECONDS = 1_200.0
-SPACING_SECONDS = 75.0
+SPACING_SECONDS = 50.0
 """Between jobs, on average."""
 MEASURE_SECONDS = 20.0
 POINTS = (0.0, 0.25, 0.5, 0.75)
@@ -401,7 +401,7 @@ def workload(seed: int, jobs: int) -> list[Order]:
     chance, orders, at = random.Random(seed), list[Order](), 0.0
     for number in range(jobs):
         count = chance.choice((60, 120, 240, 480))
-        within = count * chance.uniform(0.3, 2.0) + 20.0
+        within = count * chance.uniform(0.3, 1.8) + 20.0
         orders.append(job(chance, f"job{number}", chance.choice("abc"), at, within, count, chance.choice((4, 12, 24))))
         at += chance.expovariate(1 / SPACING_SECONDS)
     return orders

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from antiphon.batch.estimates import Estimate
+from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
 from antiphon.core.scope import Scope
@@ -15,8 +15,9 @@ from antiphon.governance.principal import Principal
 class FakeBatches:
     """Records jobs; nobody works on them."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, estimates: Estimates) -> None:
         self._jobs = jobs
+        self._estimates = estimates
 
     def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         return self._jobs.create(
@@ -39,7 +40,7 @@ class FakeBatches:
         return Outlook(len(order.rows), None, None)
 
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
-        return {}
+        return self._estimates.of(scope.tenant, jobs)
 
     def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
         following = (row for row in self._jobs.rows(scope, job) if row.line > after)

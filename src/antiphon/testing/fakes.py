@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from antiphon.app.identity import ProjectIdentity
+from antiphon.batch.estimates import Estimates
+from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.datasets import Datasets
@@ -282,7 +284,7 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "streams": _Streams(EventLog(database)),
         "freshness": lambda scope: _freshness(clock),
         "runs": NoRuns(),
-        "batches": FakeBatches(Jobs(database)),
+        "batches": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), database.clock)),
         "identity": _identity(database, keys),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import pytest
+
 from antiphon.app.store import Store
 from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
 
@@ -13,23 +15,14 @@ ORDER = ("batch", "run", "desk", "--input", "orders.csv", "--output", "x.jsonl")
 
 def test_an_order_is_foreseen_and_refused_when_it_cannot_be_kept(antiphon, project) -> None:
     antiphon("apply")
-    unknown = antiphon(*ORDER, "--dry-run", "--json")
-    assert unknown.code == 0, unknown.err
-    told = json.loads(unknown.out)
-    assert told["rows"] > 0
-    assert told["estimate"] is None
     assert "nobody can say" in antiphon(*ORDER, "--dry-run").out
-
     measured(project)
     told = json.loads(antiphon(*ORDER, "--dry-run", "--within", "30d", "--json").out)
     estimate = told["estimate"]
-    assert estimate["rows"] == told["rows"]
+    assert estimate["rows"] == told["rows"] > 0
     assert 0.005 < estimate["engine_seconds"] / told["rows"] < 0.02, "as rows took before"
     assert estimate["earliest"] <= estimate["ends_at"] <= estimate["latest"]
-    assert estimate["late"] == "no"
-    assert (estimate["cost"] >= 0, estimate["currency"]) == (True, "USD")
-    assert json.loads(antiphon("batch", "list", "--json").out)[0]["id"].startswith("job_"), "only the measured one"
-
+    assert (estimate["late"], estimate["cost"] >= 0, estimate["currency"]) == ("no", True, "USD")
     late = antiphon(*ORDER, "--within", "1s", "--no-wait")
     assert late.code == 2, late.out
     assert "It would end about" in late.err
@@ -37,16 +30,15 @@ def test_an_order_is_foreseen_and_refused_when_it_cannot_be_kept(antiphon, proje
     made = antiphon(*ORDER, "--within", "1s", "--no-wait", "--accept-late", "--json")
     assert made.code == 0, made.err
     listed = json.loads(antiphon("batch", "list", "--json").out)
-    assert listed[0]["estimate"]["late"] == "certain"
-    assert "ends" in antiphon("batch", "list").out
+    assert [job["estimate"]["late"] if job["estimate"] else None for job in listed] == ["certain", None]
 
 
-def test_a_window_is_a_duration(antiphon) -> None:
+@pytest.mark.parametrize(("window", "says"), [("soon", "not a duration"), ("31d", "longer than 30 days")])
+def test_a_window_is_a_duration(antiphon, window, says) -> None:
     antiphon("apply")
-    for window, says in (("soon", "not a duration"), ("31d", "longer than 30 days")):
-        failed = antiphon(*ORDER, "--within", window, "--no-wait")
-        assert failed.code == 2
-        assert says in failed.err
+    failed = antiphon(*ORDER, "--within", window, "--no-wait")
+    assert failed.code == 2
+    assert says in failed.err
 
 
 def measured(project) -> None:
