@@ -448,7 +448,7 @@ def ends(calibration: Calibration, seed: int, jobs: int) -> list[tuple[float, fl
     return calls
 
 
-SIZES = {"ci": (1, 288, 5, 1), "demo": (2, 480, 10, 6), "full": (6, 1_920, 40, 24)}
+SIZES = {"ci": (1, 288, 5, 1), "demo": (1, 480, 10, 4), "full": (6, 1_920, 40, 24)}
 """Seeds, rows of the job with prefixes, jobs with deadlines, seeds of forecasts."""
 
 

@@ -20,9 +20,10 @@ import msgspec
 from antiphon.batch import lines
 from antiphon.batch.estimates import ACCEPT_LATE, too_late
 from antiphon.batch.files import FileStore
+from antiphon.batch.gauge import PASSING
 from antiphon.batch.lines import FileBounds, Request
 from antiphon.batch.ports import AnswerRow, Audit, Jobs, RequestEndpoints, Run, Transactions
-from antiphon.batch.request_work import PASSING, RequestWork, row_of
+from antiphon.batch.request_work import RequestWork, row_of
 from antiphon.batch.row_order import Row, distinct_bytes, in_order
 from antiphon.batch.shared import Shared
 from antiphon.catalog.batch_work import Sizes

@@ -1,7 +1,8 @@
 """What batch work gets of the engine, as this worker sees it.
 
 Batch work *has work* while at least one of its rows is under way; what it got then are the engine seconds that the
-engine reports of rows that ended. Forecasts are made from it (``forecast``).
+engine reports of rows that ended. Forecasts are made from it (``forecast``). From a row that finds the engine away to
+the next that has its answer nothing is measured: an outage is no supply that will come again tomorrow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from antiphon.batch.row_order import Row
 from antiphon.catalog.batch_work import Supplied, Usage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.clock import Clock
+from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
 from antiphon.core.scope import Scope
+
+PASSING = (Unavailable, EngineFailed, Overloaded)
+"""What passes by itself, and is worth waiting for."""
 
 
 class Gauge:
@@ -34,6 +39,7 @@ class Gauge:
         self._worker = worker
         self._clock = clock
         self._under_way = 0
+        self._away = False
         self._since = 0.0
         self._seconds = self._engine_seconds = 0.0
         self._lock = threading.Lock()
@@ -46,6 +52,11 @@ class Gauge:
             self._under_way += 1
         try:
             yield
+        except PASSING:
+            with self._lock:
+                self._count()
+                self._away = True
+            raise
         finally:
             with self._lock:
                 self._count()
@@ -54,6 +65,8 @@ class Gauge:
     def got(self, engine_seconds: float) -> None:
         """A row has ended that took so much of the engine."""
         with self._lock:
+            self._count()
+            self._away = False
             self._engine_seconds += engine_seconds
 
     def flush(self) -> None:
@@ -72,7 +85,7 @@ class Gauge:
 
     def _count(self) -> None:
         now = self._now()
-        if self._under_way:
+        if self._under_way and not self._away:
             self._seconds += now - self._since
         self._since = now
 

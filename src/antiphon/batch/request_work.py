@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from antiphon.batch.gauge import PASSING
 from antiphon.batch.job_order import Claim
 from antiphon.batch.lines import Request
 from antiphon.catalog.batches import Batch, Ending
 from antiphon.catalog.jobs import JobRow
-from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.governance.principal import Principal
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from antiphon.batch.ports import Run
 
 _log = logging.getLogger(__name__)
-
-PASSING = (Unavailable, EngineFailed, Overloaded)
-"""What passes by itself, and is worth waiting for."""
 
 FLUSH_ROWS, FLUSH_SECONDS = 16, 0.5
 """A commit of rows comes after so many, or so long: what a crash can cost."""

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from antiphon.batch import tables
-from antiphon.batch.gauge import JobMeter
+from antiphon.batch.gauge import PASSING, JobMeter
 from antiphon.batch.job_order import Claim
 from antiphon.batch.ports import AnswerRow, Blobs, Decided, DecideRows, Jobs, LiveReleases, Run
 from antiphon.batch.row_order import Row, in_order
@@ -29,7 +29,7 @@ from antiphon.batch.shared import Shared
 from antiphon.batch.sketches import sketch
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, Forbidden, InvalidInput, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -39,9 +39,6 @@ from antiphon.serving.on_demand import input_types
 from antiphon.serving.request import Answer, AnswerRequest
 
 _log = logging.getLogger(__name__)
-
-PASSING = (Unavailable, EngineFailed, Overloaded)
-"""What passes by itself, and is worth waiting for."""
 
 ANSWER_COLUMNS = (
     "answer_prediction",
