@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, Literal
 
 import msgspec
 
-from antiphon.batch.forecast import Cost, Supply, Work, cost_of, delivered_before, work_error, work_left
+from antiphon.batch.forecast import Cost, Left, Supply, Work, cost_of, delivered_at_ends, work_error, work_left
 from antiphon.batch.ports import Measurements
 from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Usage
 from antiphon.core.clock import Clock
@@ -69,7 +69,7 @@ class Estimates:
         if seen is None:
             return {}
         return {
-            job.id: self._estimate(seen, job, work)
+            job.id: self._estimate(seen, job, work, seen.delivered[job.id])
             for job, work in seen.work
             if job.tenant == tenant and job.id in jobs
         }
@@ -81,7 +81,11 @@ class Estimates:
             return None
         job = OpenJob("", tenant, alike, sizes, deadline=None if deadline is None else deadline.timestamp())
         work = work_left(job, seen.cost, _alike(seen.looked, job))
-        return None if work is None else self._estimate(seen, job, work)
+        if work is None:
+            return None
+        now = self._clock.now().timestamp()
+        delivered = delivered_at_ends(_left([*seen.work, (job, work)]), seen.supply.rate, now)
+        return self._estimate(seen, job, work, delivered[job.id])
 
     def declare(
         self, scope: Scope, job: str, alike: str, sizes: Sizes, deadline: datetime | None, *, within: Any = None
@@ -100,10 +104,8 @@ class Estimates:
         with self._lock:
             self._looked_at = -inf
 
-    def _estimate(self, seen: _Seen, job: OpenJob, work: Work) -> Estimate:
-        others = [(one.id, one.tenant, left.engine_seconds) for one, left in seen.work if one.id != job.id]
-        before = delivered_before(job.id, [*others, (job.id, job.tenant, work.engine_seconds)])
-        when = seen.supply.forecast(before, work_error(job))
+    def _estimate(self, seen: _Seen, job: OpenJob, work: Work, delivered: float) -> Estimate:
+        when = seen.supply.forecast(delivered, work_error(job))
         late: Late = "no"
         if job.deadline is not None and when.ends > job.deadline:
             late = "certain" if when.earliest > job.deadline else "likely"
@@ -134,6 +136,7 @@ class _Seen(msgspec.Struct, frozen=True):
     cost: Cost
     supply: Supply
     work: Sequence[tuple[OpenJob, Work]]
+    delivered: Mapping[str, float]
 
 
 def _seen(looked: Looked, now: float) -> _Seen | None:
@@ -141,7 +144,15 @@ def _seen(looked: Looked, now: float) -> _Seen | None:
     if cost is None or sum(one.seconds for one in looked.supplied) < LEAST_MEASURED_SECONDS:
         return None
     work = [(job, left) for job in looked.open if (left := work_left(job, cost, _alike(looked, job))) is not None]
-    return _Seen(looked, cost, Supply(looked.supplied, now), work)
+    supply = Supply(looked.supplied, now)
+    return _Seen(looked, cost, supply, work, delivered_at_ends(_left(work), supply.rate, now))
+
+
+def _left(work: Sequence[tuple[OpenJob, Work]]) -> list[Left]:
+    return [
+        Left(job.id, job.tenant, left.engine_seconds, inf if job.deadline is None else job.deadline)
+        for job, left in work
+    ]
 
 
 def _alike(looked: Looked, job: OpenJob) -> Usage:

@@ -7,7 +7,7 @@ Three things are asked of the measurements, each by itself:
 - *Supply*: the engine seconds that batch work gets in a wall second while it has any; what online leaves. It is
   forecast by the hour of the day of the week before, as far as hours differ more than days do, and by how it stands
   now, which is forgotten as fast as it was seen to change.
-- *Share*: jobs under way get equal parts of it by tenant, and of a tenant's part by job (``job_order``).
+- *Share*: jobs under way get it in the order in which they take turns (``job_order``).
 
 The interval comes from futures of the supply drawn from its measured shocks (a bootstrap of a first-order
 autoregression: Efron & Tibshirani 1986, section 6), times an error of the work itself that shrinks as the job's own
@@ -16,13 +16,15 @@ rows end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import sqrt
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, sqrt
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from antiphon.batch.job_order import ESCALATED_SHARE, Claim
 from antiphon.catalog.batch_work import OpenJob, Supplied, Usage
 
 BUCKET_SECONDS = 300.0
@@ -52,6 +54,7 @@ HORIZON_HOURS = 72
 INTERVAL = (0.1, 0.9)
 _FUTURES = 128
 _PRIOR_BUCKETS = 12
+_SHARE_STEPS = 200
 _HOUR = 3_600.0
 _DAY = 86_400.0
 
@@ -151,28 +154,51 @@ def _computed_share(job: OpenJob) -> float:
     return float(expected ** (1.0 - weight) * measured**weight)
 
 
-def delivered_before(job: str, left: Sequence[tuple[str, str, float]]) -> float:
-    """Engine seconds that all jobs together have got when a job ends, by equal parts of tenants and of their jobs.
+class Left(msgspec.Struct, frozen=True):
+    """Engine seconds that a job has left, and until when it should have ended (seconds since 1970)."""
+
+    job: str
+    tenant: str
+    seconds: float
+    deadline: float = inf
+
+
+def delivered_at_ends(left: Sequence[Left], rate: float, now: float) -> dict[str, float]:
+    """Engine seconds that all jobs together have got when each of them ends, in the order that jobs take turns in: the
+    most pressed one first, the others by equal parts of tenants and of their jobs.
 
     Args:
-        left: (job, tenant, engine seconds left) of all, ``job`` among them.
+        rate: engine seconds a second, by which it is judged when a deadline begins to press.
     """
-    open_ = {name: (tenant, seconds) for name, tenant, seconds in left}
-    delivered = 0.0
-    while True:
-        tenants = {tenant for tenant, _ in open_.values()}
-        of_tenant = {tenant: sum(1 for one, _ in open_.values() if one == tenant) for tenant in tenants}
-        part = {name: 1.0 / len(tenants) / of_tenant[tenant] for name, (tenant, _) in open_.items()}
-        ended = min(open_, key=lambda name: (open_[name][1] / part[name], name != job))
-        span = open_[ended][1] / part[ended]
+    open_ = {one.job: one for one in left}
+    seconds = {one.job: max(one.seconds, 1e-9) for one in left}
+    step = sum(seconds.values()) / _SHARE_STEPS
+    delivered, ends = 0.0, dict[str, float]()
+    while open_:
+        part = _parts(list(open_.values()), seconds, rate, now + delivered / rate)
+        span = min([step, *(seconds[job] / share for job, share in part.items() if share > 0)])
         delivered += span
-        if ended == job:
-            return delivered
-        open_ = {
-            name: (tenant, max(seconds - span * part[name], 0.0))
-            for name, (tenant, seconds) in open_.items()
-            if name != ended
-        }
+        for job, share in part.items():
+            seconds[job] -= span * share
+            if seconds[job] <= 1e-9:
+                ends[job] = delivered
+                del open_[job]
+    return ends
+
+
+def _parts(left: Sequence[Left], seconds: Mapping[str, float], rate: float, now: float) -> dict[str, float]:
+    """What part of the supply each job gets."""
+    claims = [Claim(one.tenant, one.job, now, one.deadline, seconds[one.job] / rate) for one in left]
+    pressed = [claim for claim in claims if claim.escalates(now)]
+    others = [claim for claim in claims if not claim.escalates(now)]
+    parts = dict.fromkeys((claim.job for claim in claims), 0.0)
+    if pressed:
+        parts[min(pressed, key=lambda claim: claim.deadline).job] = ESCALATED_SHARE if others else 1.0
+    rest = 1.0 - ESCALATED_SHARE if pressed else 1.0
+    tenants = Counter(claim.tenant for claim in others)
+    for claim in others:
+        parts[claim.job] = rest / len(tenants) / tenants[claim.tenant]
+    return parts
 
 
 class Supply:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from antiphon.batch.forecast import BUCKET_SECONDS, Cost, Supply, cost_of, delivered_before, work_error, work_left
+from antiphon.batch.forecast import (
+    BUCKET_SECONDS,
+    Cost,
+    Left,
+    Supply,
+    cost_of,
+    delivered_at_ends,
+    work_error,
+    work_left,
+)
 from antiphon.catalog.batch_work import OpenJob, Sizes, Supplied, Usage
 
 COST = Cost(0.001, 0.004)
@@ -64,10 +73,17 @@ def test_a_jobs_own_rows_count_for_more_than_those_of_others() -> None:
 
 
 def test_tenants_share_equally_and_their_jobs_share_that() -> None:
-    left = [("a1", "a", 10.0), ("a2", "a", 10.0), ("b1", "b", 10.0)]
-    assert delivered_before("b1", left) == pytest.approx(20.0), "half of it all"
-    assert delivered_before("a1", left) == pytest.approx(30.0)
-    assert delivered_before("a1", [("a1", "a", 5.0)]) == pytest.approx(5.0)
+    ends = delivered_at_ends([Left("a1", "a", 10.0), Left("a2", "a", 10.0), Left("b1", "b", 10.0)], 1.0, 0.0)
+    assert ends == {name: pytest.approx(30.0 if name[0] == "a" else 20.0) for name in ("a1", "a2", "b1")}
+    assert delivered_at_ends([Left("a1", "a", 5.0)], 1.0, 0.0) == {"a1": pytest.approx(5.0)}
+
+
+def test_a_job_that_is_pressed_is_expected_to_get_what_it_will_get() -> None:
+    ends = delivered_at_ends([Left("now", "a", 300.0, 400.0), Left("later", "b", 300.0)], 1.0, 0.0)
+    assert ends["now"] == pytest.approx(400.0), "three quarters of it"
+    assert ends["later"] == pytest.approx(600.0)
+    both = delivered_at_ends([Left("second", "a", 100.0, 200.0), Left("first", "b", 100.0, 150.0)], 1.0, 0.0)
+    assert both == {"first": pytest.approx(100.0), "second": pytest.approx(200.0)}
 
 
 def test_a_steady_supply_gives_a_narrow_forecast() -> None:
