@@ -66,3 +66,25 @@ async def test_a_wait_that_is_given_up_takes_no_turn() -> None:
     again.cancel()  # it has just been given the turn and does not know yet
     await asyncio.gather(handed, again, return_exceptions=True)
     assert turns.taken == {}
+
+
+async def test_who_has_little_time_left_goes_before_others_and_leaves_them_some() -> None:
+    turns, given = Turns(8, lambda: 0.0), list[str]()
+    filling = Claim("x", "filling")
+    for _ in range(8):
+        await turns.take(filling)
+
+    async def one(wanted: Claim) -> None:
+        await turns.take(wanted)
+        given.append(wanted.job)
+
+    pressed = Claim("late", "pressed", deadline=100.0, seconds_left=60.0)
+    waiting = [asyncio.create_task(one(wanted)) for wanted in (*[claim("calm")] * 8, *[pressed] * 8)]
+    await asyncio.sleep(0)
+    for _ in range(8):
+        turns.give_back(filling)
+        await asyncio.sleep(0)
+    assert given == ["pressed"] * 6 + ["calm"] * 2, "three quarters of eight"
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
