@@ -14,7 +14,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-outlook bench-governance \
   bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-skew bench-feature-stream bench-features bench-batches bench-admission pentest chaos chaos-batches chaos-features \
+  bench-feature-skew bench-feature-stream bench-features bench-batch-order bench-batches bench-admission pentest chaos chaos-batches chaos-features \
   chaos-log clean
 
 help:  ## what can be made
@@ -100,6 +100,9 @@ bench-feature-skew: environment  ## comparing batch and online, by the source an
 
 bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
 	@$(BIN)/python -m benchmarks.feature_stream --size demo
+
+bench-batch-order: environment  ## prefix savings, lateness and forecasts of batch work, simulated beside replayed arrivals
+	@$(BIN)/python -m benchmarks.batch_order --size $(SIZE) --record
 
 bench-batches: environment  ## a file of 200 MB in and checked, and requests of a batch beside the same ones online
 	@$(BIN)/python -m benchmarks.batches --size full

@@ -5,11 +5,15 @@ from __future__ import annotations
 from antiphon.app.credentials import secret
 from antiphon.app.store import Store
 from antiphon.batch.batch_job import BatchJobs, BatchParts
+from antiphon.batch.estimates import Estimates
 from antiphon.batch.files import FileLimits, FileStore
+from antiphon.batch.gauge import Gauge
 from antiphon.batch.lines import FileBounds
 from antiphon.batch.ports import AnswerRow
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
+from antiphon.batch.shared import Shared
 from antiphon.batch.turns import Turns
+from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.files import Files
 from antiphon.core.clock import parse_duration
@@ -62,7 +66,23 @@ def askable(store: Store, scope: Scope) -> list[str]:
     return [*store.releases.applications(scope), *store.settings.engine.models]
 
 
-def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: str) -> Executor:
+def batch_estimates(store: Store) -> Estimates:
+    """When the project's jobs will have ended."""
+    return Estimates(BatchWork(store.database), store.scope, store.database.clock)
+
+
+def batch_shared(store: Store, worker: str) -> Shared:
+    """What all batch work of a worker shares."""
+    clock = store.database.clock
+    return Shared(
+        turns=Turns(store.settings.batch.concurrency, lambda: clock.now().timestamp()),
+        gauge=Gauge(BatchWork(store.database), store.scope, worker, clock),
+        estimates=batch_estimates(store),
+        clock=clock,
+    )
+
+
+def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: str, shared: Shared) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
     wanted, registry = store.settings.batch, Registry()
     jobs = BatchJobs(
@@ -74,9 +94,8 @@ def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: st
             endpoints=BatchLines(store.database.clock),
             answer=answer,
             models=lambda scope: askable(store, scope),
-            turns=Turns(wanted.concurrency),
+            shared=shared,
             audit=store.audit.append,
-            clock=store.database.clock,
             bounds=FileBounds(wanted.max_requests, store.settings.gateway.max_body_bytes),
             waiting=lambda: store.runs.queued((WORKFLOW,)),
         )

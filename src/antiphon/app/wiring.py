@@ -10,7 +10,7 @@ from typing import Any
 
 from antiphon.app import engines
 from antiphon.app.answering import answerer, gated
-from antiphon.app.batches import askable, file_contents, file_store, request_batches
+from antiphon.app.batches import askable, batch_estimates, file_contents, file_store, request_batches
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
@@ -22,8 +22,9 @@ from antiphon.app.policy_service import PolicyService
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.app.streams import Streams
+from antiphon.batch.estimates import Estimate
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
-from antiphon.batch.orders import Orders, TableOrder
+from antiphon.batch.orders import Orders, Outlook
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.group_commit import GroupCommit
@@ -228,27 +229,24 @@ class BatchAdapter:
 
     def __init__(self, store: Store, features: FeaturePlatform, *, confined: bool) -> None:
         self._store = store
+        self._estimates = batch_estimates(store)
         self._orders = Orders(
-            store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root, confined=confined,
+            store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root,
+            self._estimates, store.database.clock, confined=confined,
             owner=store.scope, private=(store.paths.directory,), protected=features.source_files,
         )  # fmt: skip
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
         """Place the order for this principal, on whose behalf its rows will be answered."""
-        return self._orders.place(
-            scope,
-            principal,
-            TableOrder(
-                application=order.application,
-                input=order.input,
-                output=order.output,
-                rows=order.rows,
-                as_of=order.as_of,
-                release=order.release,
-                precompute=order.precompute,
-                key=order.key,
-            ),
-        )
+        return self._orders.place(scope, principal, order)
+
+    def outlook(self, scope: Scope, order: BatchOrder) -> Outlook:
+        """What an order would be."""
+        return self._orders.outlook(scope, order)
+
+    def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
+        """When jobs that have not ended end, as far as anything is known of them."""
+        return self._estimates.of(scope.tenant, jobs)
 
     def get(self, scope: Scope, job: str) -> BatchJob:
         return self._store.jobs.get(scope, job)

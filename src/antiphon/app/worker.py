@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from antiphon.app.batches import batch_executor
+from antiphon.app.batches import batch_executor, batch_shared
 from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.learning import Learning
 from antiphon.app.outcomes import outcome_joiner
@@ -81,12 +81,14 @@ async def _work(root: Path, name: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     wired = Wired(store, "worker")
     settings = store.settings.worker
+    shared = batch_shared(store, name)
     jobs = TableJobs(
         store.jobs,
         store.releases,
         store.blobs,
         wired.answerer.answer,
         store.settings.gateway.batch_concurrency,
+        shared,
         decide=row_decisions(store),
     )
     registry = Registry()
@@ -108,7 +110,7 @@ async def _work(root: Path, name: str) -> None:
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     parts: list[Part] = [
         executor,
-        batch_executor(store, wired.files, wired.answerer.answer, name),
+        batch_executor(store, wired.files, wired.answerer.answer, name, shared),
         streams,
         served,
         rollout_keeper(store),

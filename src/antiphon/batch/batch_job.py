@@ -18,13 +18,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from antiphon.batch import lines
+from antiphon.batch.estimates import ACCEPT_LATE, too_late
 from antiphon.batch.files import FileStore
+from antiphon.batch.gauge import PASSING
 from antiphon.batch.lines import FileBounds, Request
 from antiphon.batch.ports import AnswerRow, Audit, Jobs, RequestEndpoints, Run, Transactions
-from antiphon.batch.request_work import PASSING, RequestWork, row_of
-from antiphon.batch.turns import Turns
-from antiphon.catalog.batches import Batch, Batches, Ending, LineError
-from antiphon.core.clock import Clock
+from antiphon.batch.request_work import RequestWork, row_of
+from antiphon.batch.row_order import Row, distinct_bytes, in_order
+from antiphon.batch.shared import Shared
+from antiphon.catalog.batch_work import Sizes
+from antiphon.catalog.batches import KIND, Batch, Batches, Ending, LineError
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
@@ -52,9 +55,8 @@ class BatchParts(msgspec.Struct, frozen=True):
     endpoints: RequestEndpoints
     answer: AnswerRow
     models: Callable[[Scope], Sequence[str]]
-    turns: Turns
+    shared: Shared
     audit: Audit
-    clock: Clock
     bounds: FileBounds
     waiting: Callable[[], bool] = lambda: False
 
@@ -103,9 +105,9 @@ class BatchJobs:
         if batch.status == "validating":
             run.progress(0, None, "validating")
             checked = await self._apart(partial(self._check, batch))
-            if checked.errors:
-                fail = partial(parts.batches.fail, scope, batch.id, epoch, checked.errors)
-                return await asyncio.to_thread(fail)
+            errors = checked.errors or await self._apart(partial(self._declare, batch, checked.model))
+            if errors:
+                return await asyncio.to_thread(partial(parts.batches.fail, scope, batch.id, epoch, errors))
             begin = partial(parts.batches.begin, model=checked.model, total=checked.requests)
             batch = await asyncio.to_thread(begin, scope, batch.id, epoch)
         ending: Ending = batch.ending or "cancelled"
@@ -125,6 +127,28 @@ class BatchJobs:
         with parts.files.open(file) as stream:
             return lines.check(stream, batch.endpoint, parts.models(batch.scope), parts.bounds, file.sha256)
 
+    def _declare(self, batch: Batch, model: str) -> tuple[LineError, ...]:
+        """Say how much work a batch is, unless it cannot be done by its deadline and nobody accepted that."""
+        parts = self._parts
+        with self._open(batch) as stream:
+            rows = list(lines.sketches(stream, parts.bounds.line_bytes, ()))
+        sizes = Sizes(
+            len(rows),
+            sum(row.prompt_bytes for row in rows),
+            distinct_bytes(rows),
+            sum(row.output_limit for row in rows),
+        )
+        alike = f"{KIND}/{model}"
+        estimate = parts.shared.estimates.of_new(batch.scope.tenant, alike, sizes, batch.expires_at)
+        if estimate is not None and estimate.late == "certain" and not batch.job.settings.get("accept_late"):
+            said = f"{too_late(estimate)} {ACCEPT_LATE}"
+            return (LineError("completion_window_too_short", said, None, "completion_window"),)
+        parts.shared.estimates.declare(batch.scope, batch.id, alike, sizes, batch.expires_at)
+        return ()
+
+    def _ordered(self, stream: Any, done: set[int]) -> list[Row]:
+        return in_order(list(lines.sketches(stream, self._parts.bounds.line_bytes, done)))
+
     async def _answer(self, run: Run, batch: Batch, epoch: int) -> Ending:
         """Answer what has no row yet; tells how the batch ends."""
         parts = self._parts
@@ -132,7 +156,8 @@ class BatchJobs:
         work = RequestWork(run, batch, epoch, len(done), parts)
         stream = await self._apart(partial(self._open, batch))
         with closing(stream):
-            source = lines.requests(stream, parts.bounds.line_bytes, done)
+            rows = await self._apart(partial(self._ordered, stream, done))
+            source = lines.requests_of(stream, parts.bounds.line_bytes, rows)
             ending = await work.through(partial(asyncio.to_thread, _chunk, source))
         if ending == "expired":
             await self._apart(partial(self._expire, batch, epoch))

@@ -1,17 +1,20 @@
 """The input file of a batch: a request in each line, checked whole before the first is answered, then read again.
 
-Invariant: of a file nothing is in memory but one line (bounded) and a short hash of each ``custom_id``. Lines are
-counted as they stand in the file, blank ones included: a line is the same request however often the file is read.
+Invariant: of a file nothing is in memory but one line (bounded) and, of each request, a short hash of its ``custom_id``
+or a sketch of its prompt (some hundred bytes). Lines are counted as they stand in the file, blank ones included: a line
+is the same request however often the file is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import msgspec
 
+from antiphon.batch.row_order import Prefix, Row
+from antiphon.batch.sketches import output_limit_of_body, parts_of_body, sketch
 from antiphon.catalog.batches import LineError
 
 MOST_ERRORS = 100
@@ -31,11 +34,13 @@ class FileBounds(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request: its line counts from 0, its body is JSON as it stands in the file."""
+    """One request: its line counts from 0, its body is JSON as it stands in the file; ``row`` is it as it is
+    ordered."""
 
     line: int
     custom_id: str
     body: bytes
+    row: Row | None = None
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -64,7 +69,7 @@ def check(stream: BinaryIO, endpoint: str, models: Collection[str], bounds: File
     """
     found = _Findings(endpoint, frozenset(models))
     digest = hashlib.sha256()
-    for line, content in _lines(stream, bounds.line_bytes, digest):
+    for line, _, content in _lines(stream, bounds.line_bytes, digest):
         if content is None:
             found.add("line_too_long", f"The line is longer than {bounds.line_bytes} bytes.", line)
         elif content.strip():
@@ -88,25 +93,49 @@ def check(stream: BinaryIO, endpoint: str, models: Collection[str], bounds: File
 
 def requests(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[Request]:
     """The requests of a file that was checked, without the lines that are done."""
-    for line, content in _lines(stream, line_bytes, None):
+    for line, _, content in _lines(stream, line_bytes, None):
         if content is not None and content.strip() and line not in done:
-            shape = _decode(content)
-            yield Request(line, shape.custom_id, bytes(shape.body))
+            yield _request(line, content)
 
 
-def _lines(stream: BinaryIO, longest: int, digest: Any) -> Iterator[tuple[int, bytes | None]]:
-    """Each line by its number; ``None`` for one that is longer than it may be, which is not held."""
-    number = 0
+def sketches(stream: BinaryIO, line_bytes: int, done: Collection[int]) -> Iterator[Row]:
+    """What the order of a checked file's requests is made from, without the lines that are done."""
+    known: dict[int, Prefix] = {}
+    for line, at, content in _lines(stream, line_bytes, None):
+        if content is not None and content.strip() and line not in done:
+            body = msgspec.json.decode(_decode(content).body)
+            yield sketch(line, at, parts_of_body(body), output_limit_of_body(body), known)
+
+
+def requests_of(stream: BinaryIO, line_bytes: int, rows: Iterable[Row]) -> Iterator[Request]:
+    """The requests of these rows, in their order; ``stream`` is read at their places."""
+    for row in rows:
+        stream.seek(row.at)
+        yield _request(row.line, stream.readline(line_bytes + 1), row)
+
+
+def _request(line: int, content: bytes, row: Row | None = None) -> Request:
+    shape = _decode(content)
+    return Request(line, shape.custom_id, bytes(shape.body), row)
+
+
+def _lines(stream: BinaryIO, longest: int, digest: Any) -> Iterator[tuple[int, int, bytes | None]]:
+    """Each line by its number and where it begins; ``None`` for one that is longer than it may be, which is not
+    held."""
+    number = at = 0
     while content := stream.readline(longest + 1):
+        began = at
+        at += len(content)
         whole: bytes | None = content
         if digest is not None:
             digest.update(content)
         while not content.endswith(b"\n") and len(content) > longest:
             whole = None
             content = stream.readline(longest + 1)
+            at += len(content)
             if digest is not None:
                 digest.update(content)
-        yield number, whole
+        yield number, began, whole
         number += 1
 
 

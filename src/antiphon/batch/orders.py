@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 
 from antiphon.batch import tables
+from antiphon.batch.estimates import Estimate, Estimates, require_in_time
 from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
+from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.jobs import BatchJob
-from antiphon.core.clock import utc
+from antiphon.catalog.releases import Release
+from antiphon.core.clock import Clock, parse_duration, utc
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
@@ -26,6 +29,9 @@ MOST_ATTEMPTS = 1_000
 """Workers may die often while a long job runs: its rows stay, so that each attempt comes further."""
 
 
+LONGEST_WINDOW = timedelta(days=30)
+
+
 class TableOrder(msgspec.Struct, frozen=True):
     """Answer every row of a table.
 
@@ -34,6 +40,8 @@ class TableOrder(msgspec.Struct, frozen=True):
             with offset) or ``question`` if wished; or ``None`` with ``rows`` in the order itself.
         output: where the answers are written, one row out per row in; ``None`` keeps them in the catalog only.
         as_of: event time of rows that bring none; ``None`` is the time of answering.
+        within: how soon it should have ended, a duration; it goes before other batch work as that comes near, and is
+            refused when it cannot be kept, unless ``accept_late``.
         precompute: store the answers for the online path, and make only those anew whose figures have changed.
         key: orders with the same key are one job.
     """
@@ -46,6 +54,24 @@ class TableOrder(msgspec.Struct, frozen=True):
     release: str | None = None
     precompute: bool = False
     key: str | None = None
+    within: str | None = None
+    accept_late: bool = False
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What an order would be: how many rows, until when, and what is estimated of them where enough is known."""
+
+    rows: int
+    deadline: datetime | None
+    estimate: Estimate | None
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    release: Release
+    source: Path | None
+    output: Path | None
+    sizes: Sizes
+    outlook: Outlook
 
 
 class Orders:
@@ -66,6 +92,8 @@ class Orders:
         submit: Submit,
         transactions: Transactions,
         root: Path,
+        estimates: Estimates,
+        clock: Clock,
         *,
         confined: bool = False,
         owner: Scope | None = None,
@@ -78,19 +106,23 @@ class Orders:
         self._submit = submit
         self._transactions = transactions
         self._root = root
+        self._estimates = estimates
+        self._clock = clock
         self._confined = confined
         self._owner = owner
         self._private = [path.resolve() for path in private]
         self._protected = protected
 
-    def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
-        """Record the job and its run together; a worker takes it from there.
+    def outlook(self, scope: Scope, order: TableOrder) -> Outlook:
+        """What an order would be; nothing is recorded.
 
         Raises:
-            NotFound: no such application, release or input file.
-            InvalidInput: no rows, two inputs, or a row without a key column (its line is named).
-            Conflict: the key was used for another order.
+            NotFound, InvalidInput: as :meth:`place`.
         """
+        return self._checked(scope, order).outlook
+
+    def _checked(self, scope: Scope, order: TableOrder) -> _Checked:
+        deadline = None if order.within is None else self._clock.now() + _window(order.within)
         release = (
             self._releases.get(scope, order.release)
             if order.release is not None
@@ -123,8 +155,27 @@ class Orders:
             total += 1
         if total == 0:
             raise InvalidInput("There is no row to answer.", where=str(source or "rows"))
+        sizes = Sizes(total)
+        estimate = self._estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
+        return _Checked(release, source, output, sizes, Outlook(total, deadline, estimate))
+
+    def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
+        """Record the job and its run together; a worker takes it from there.
+
+        Raises:
+            NotFound: no such application, release or input file.
+            InvalidInput: no rows, two inputs, a row without a key column (its line is named), or it cannot have ended
+                ``within`` what is asked for.
+            Conflict: the key was used for another order.
+        """
+        checked = self._checked(scope, order)
+        release, source, output, total = checked.release, checked.source, checked.output, checked.sizes.rows
+        deadline = checked.outlook.deadline
         as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
         job_id = f"job_{content_hash([str(scope), order.key])[:26]}" if order.key else None
+        known = job_id is not None and self._jobs.known(scope, job_id)
+        if not known:
+            require_in_time(checked.outlook.estimate, "within", order.accept_late)
         with self._transactions.transaction() as connection:
             inline = self._blobs.put(scope, canonical(order.rows), within=connection) if order.rows else None
             job = self._jobs.create(
@@ -136,7 +187,11 @@ class Orders:
                 principal=principal.id,
                 kind="precompute" if order.precompute else "table",
                 total=total,
-                settings={"as_of": as_of, "principal": msgspec.to_builtins(principal)},
+                settings={
+                    "as_of": as_of,
+                    "deadline": None if deadline is None else deadline.isoformat(),
+                    "principal": msgspec.to_builtins(principal),
+                },
                 job=job_id,
                 within=connection,
             )
@@ -147,6 +202,8 @@ class Orders:
                     where="key",
                     next_step="Use another key.",
                 )
+            if not known:
+                self._estimates.declare(scope, job.id, _alike(order), checked.sizes, deadline, within=connection)
             self._submit.submit(
                 scope,
                 WORKFLOW,
@@ -181,3 +238,22 @@ class Orders:
             raise InvalidInput(
                 "A feature view reads this table.", where=named, next_step="Write the answers to another file."
             )
+
+
+def _window(within: str) -> timedelta:
+    try:
+        window = parse_duration(within)
+    except InvalidInput as error:
+        raise InvalidInput(error.what, where="within", next_step=error.next_step) from None
+    if window > LONGEST_WINDOW:
+        raise InvalidInput(
+            f"{within!r} is longer than {LONGEST_WINDOW.days} days.",
+            where="within",
+            next_step="Name a shorter one, or none.",
+        )
+    return window
+
+
+def _alike(order: TableOrder) -> str:
+    """Names the jobs whose rows take about what this one's rows take."""
+    return f"{'precompute' if order.precompute else 'table'}/{order.application}"

@@ -32,6 +32,7 @@ class BatchOrder(msgspec.Struct, frozen=True):
     completion_window: str
     metadata: Mapping[str, str] | None = None
     output_seconds: int | None = None
+    accept_late: bool = False
 
 
 class RequestBatches:
@@ -94,7 +95,7 @@ class RequestBatches:
                 endpoint=order.endpoint,
                 input_file=file.id,
                 principal=principal.id,
-                settings={"principal": msgspec.to_builtins(principal)},
+                settings={"principal": msgspec.to_builtins(principal), "accept_late": order.accept_late},
                 window=order.completion_window,
                 expires_at=self._clock.now() + WINDOWS[order.completion_window],
                 output_kept=kept,

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from antiphon.batch.gauge import PASSING
+from antiphon.batch.job_order import Claim
 from antiphon.batch.lines import Request
 from antiphon.catalog.batches import Batch, Ending
 from antiphon.catalog.jobs import JobRow
-from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.governance.principal import Principal
 from antiphon.serving import several
@@ -26,9 +28,6 @@ if TYPE_CHECKING:
     from antiphon.batch.ports import Run
 
 _log = logging.getLogger(__name__)
-
-PASSING = (Unavailable, EngineFailed, Overloaded)
-"""What passes by itself, and is worth waiting for."""
 
 FLUSH_ROWS, FLUSH_SECONDS = 16, 0.5
 """A commit of rows comes after so many, or so long: what a crash can cost."""
@@ -44,6 +43,9 @@ SLICE_SECONDS = 60.0
 
 PATIENCE_SECONDS = 120.0
 """How long a request waits for an engine that is away before the run fails and is tried again."""
+
+MEASURE_SECONDS = 5.0
+"""How often it is kept what requests took, and asked how much work is left."""
 
 _PULSE = 0.1
 
@@ -66,8 +68,9 @@ class RequestWork:
         self._pending: list[JobRow] = []
         self._ending: Ending | None = "cancelled" if batch.status == "cancelling" else None
         self._began = self._now()
-        self._flushed = self._looked = self._began
+        self._flushed = self._looked = self._measured = self._began
         self._stopped = self._began
+        self._meter = parts.shared.gauge.meter(batch.scope, batch.id, parts.shared.estimates)
 
     async def through(self, chunk: Callable[[], Awaitable[list[Request]]]) -> Ending:
         """Answer every request that ``chunk`` gives, until it gives none or the batch ends otherwise.
@@ -78,6 +81,7 @@ class RequestWork:
         self._run.progress(self._finished, self._batch.job.total, "answering")
         try:
             await self._look()
+            await self._measure()
             while self._ending is None and (requests := await chunk()):
                 for request in requests:
                     if self._ending is None:
@@ -93,11 +97,12 @@ class RequestWork:
                 task.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
         await self._write()
+        await self._measure()
         return self._ending or "completed"
 
     async def _submit(self, request: Request) -> None:
-        turns, tenant = self._parts.turns, self._batch.scope.tenant
-        turn = asyncio.ensure_future(turns.take(tenant))
+        turns, claim = self._parts.shared.turns, self._claim(request)
+        turn = asyncio.ensure_future(turns.take(claim))
         handed = False
         try:
             while not turn.done():
@@ -105,7 +110,7 @@ class RequestWork:
                 await self._pulse()
             if self._ending is None:
                 task = asyncio.create_task(self._one(request))
-                task.add_done_callback(lambda _: turns.give_back(tenant))
+                task.add_done_callback(lambda _: turns.give_back(claim))
                 self._under_way.add(task)
                 handed = True
         finally:
@@ -113,7 +118,18 @@ class RequestWork:
                 turn.cancel()
                 await asyncio.gather(turn, return_exceptions=True)
             elif not handed and not turn.cancelled():
-                turns.give_back(tenant)
+                turns.give_back(claim)
+
+    def _claim(self, request: Request) -> Claim:
+        batch, row = self._batch, request.row
+        return Claim(
+            batch.scope.tenant,
+            batch.id,
+            since=self._parts.shared.clock.now().timestamp(),
+            deadline=batch.expires_at.timestamp(),
+            seconds_left=self._meter.seconds_left,
+            prefix=row.prefixes[0].digest if row is not None and row.prefixes else 0,
+        )
 
     async def _pulse(self) -> None:
         """Take in what has ended, write what is due, and look whether to go on."""
@@ -130,13 +146,15 @@ class RequestWork:
             raise asyncio.CancelledError  # the run goes back to the queue with what it has
         if self._ending is None and self._now() - self._looked > LOOK_SECONDS:
             await self._look()
+        if self._now() - self._measured > MEASURE_SECONDS:
+            await self._measure()
 
     async def _look(self) -> None:
         self._looked = self._now()
         parts, batch = self._parts, self._batch
         if await asyncio.to_thread(parts.batches.status, batch.scope, batch.id) == "cancelling":
             self._ending = "cancelled"
-        elif parts.clock.now() >= batch.expires_at:
+        elif parts.shared.clock.now() >= batch.expires_at:
             self._ending = "expired"
         elif self._now() - self._began > SLICE_SECONDS and await asyncio.to_thread(parts.waiting):
             raise asyncio.CancelledError  # others wait: the run goes behind them
@@ -154,6 +172,11 @@ class RequestWork:
             self._finished += len(rows)
             self._run.progress(self._finished, batch.job.total, "answering")
 
+    async def _measure(self) -> None:
+        """Keep what requests took since the last time; learn how long the rest takes."""
+        self._measured = self._now()
+        await asyncio.to_thread(self._meter.keep)
+
     async def _one(self, request: Request) -> JobRow:
         """Answer one request. What is wrong with it is its answer; an engine that is away is waited for."""
         batch, endpoints, name = self._batch, self._parts.endpoints, new_id("req")
@@ -162,7 +185,9 @@ class RequestWork:
             asked = endpoints.ask(batch.endpoint, request.body, batch.scope, self._principal, name)
             while True:
                 try:
-                    answers = await several.answers(self._parts.answer, asked.requests)
+                    with self._meter.row():
+                        answers = await several.answers(self._parts.answer, asked.requests)
+                    self._meter.took(request.row, *(answer.usage for answer in answers))
                     return row_of(batch, request, _response(200, name, asked.answered(answers)), None)
                 except PASSING:
                     if waited >= PATIENCE_SECONDS:

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from antiphon.batch import tables
+from antiphon.batch.gauge import PASSING, JobMeter
+from antiphon.batch.job_order import Claim
 from antiphon.batch.ports import AnswerRow, Blobs, Decided, DecideRows, Jobs, LiveReleases, Run
+from antiphon.batch.row_order import Row, in_order
+from antiphon.batch.shared import Shared
+from antiphon.batch.sketches import sketch
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import AntiphonError, Conflict, EngineFailed, Forbidden, InvalidInput, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput
 from antiphon.core.logs import described
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -33,9 +39,6 @@ from antiphon.serving.on_demand import input_types
 from antiphon.serving.request import Answer, AnswerRequest
 
 _log = logging.getLogger(__name__)
-
-PASSING = (Unavailable, EngineFailed, Overloaded)
-"""What passes by itself, and is worth waiting for."""
 
 ANSWER_COLUMNS = (
     "answer_prediction",
@@ -55,6 +58,7 @@ _CHUNK = 16
 """Rows answered between two commits of rows: what a crash can cost."""
 
 _DECIDED_AT_ONCE = 512
+"""Rows that policy decides about together, and within which rows about one entity are brought together."""
 
 _DENIED_LISTED = 100
 """Denied rows that a job's result names; every one of them stands in its own row."""
@@ -67,7 +71,8 @@ class TableJobs:
     """Runs table jobs; :meth:`run` is the durable workflow.
 
     Args:
-        concurrency: rows that are answered at once.
+        concurrency: rows of a job that are answered at once, as far as they have turns.
+        shared: with other batch work of this process.
         decide: policy about many rows at once, so that rows that are denied cost no answer; ``None`` leaves it to
             ``answer()``, which decides about every row that is let through in any case.
     """
@@ -79,6 +84,7 @@ class TableJobs:
         blobs: Blobs,
         answer: AnswerRow,
         concurrency: int,
+        shared: Shared,
         decide: DecideRows | None = None,
     ) -> None:
         self._jobs = jobs
@@ -86,6 +92,7 @@ class TableJobs:
         self._blobs = blobs
         self._answer = answer
         self._concurrency = concurrency
+        self._shared = shared
         self._decide = decide
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -131,11 +138,13 @@ class TableJobs:
             rows, pending = pending, []
             await asyncio.to_thread(self._jobs.write_rows, scope, job.id, epoch, rows)
             finished += len(rows)
+            await asyncio.to_thread(meter.keep)
             run.progress(finished, job.total, "answering")
 
+        meter = self._shared.gauge.meter(scope, job.id, self._shared.estimates)
         run.progress(finished, job.total, "answering")
         try:
-            async with aclosing(self._answered(scope, job, done)) as answered:
+            async with aclosing(self._answered(scope, job, done, meter)) as answered:
                 async for row in answered:
                     pending.append(row)
                     if len(pending) >= _CHUNK or run.stopping:
@@ -157,12 +166,15 @@ class TableJobs:
         ended = await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch))
         return {**_ended(ended), **(await asyncio.to_thread(self._denied, scope, ended))}
 
-    async def _answered(self, scope: Scope, job: BatchJob, done: set[int]) -> AsyncGenerator[JobRow, None]:
-        """Rows as they come, at most ``concurrency`` under way."""
+    async def _answered(
+        self, scope: Scope, job: BatchJob, done: set[int], meter: JobMeter
+    ) -> AsyncGenerator[JobRow, None]:
+        """Rows as they come, at most ``concurrency`` under way, each of which has a turn."""
         principal = msgspec.convert(job.settings["principal"], Principal)
         release = self._releases.get(scope, job.release or "")
         under_way: set[asyncio.Task[JobRow]] = set()
         failure: BaseException | None = None
+        turn: asyncio.Task[None] | None = None
 
         async def ready() -> list[JobRow]:
             """At least one finished row; a failure is raised once the rows finished beside it are handed on."""
@@ -175,8 +187,23 @@ class TableJobs:
         try:
             with closing(self._decided(scope, principal, release, job, done)) as rows:
                 for line, row, request in rows:
-                    under_way.add(asyncio.create_task(self._row(request, line, row)))
-                    if len(under_way) >= self._concurrency:
+                    if isinstance(request, AntiphonError):
+                        yield _failed(line, row, request)
+                        continue
+                    claim = self._claim(job, request, meter)
+                    turn = asyncio.create_task(self._shared.turns.take(claim))
+                    while not turn.done():
+                        await asyncio.wait({turn, *under_way}, return_when=asyncio.FIRST_COMPLETED)
+                        if any(task.done() for task in under_way):
+                            for finished in await ready():
+                                yield finished
+                            if failure is not None:
+                                raise failure
+                    task = asyncio.create_task(self._row(request, line, row, meter))
+                    task.add_done_callback(partial(self._end_turn, claim))
+                    under_way.add(task)
+                    turn = None
+                    while len(under_way) >= self._concurrency:
                         for finished in await ready():
                             yield finished
                         if failure is not None:
@@ -187,9 +214,25 @@ class TableJobs:
                 if failure is not None:
                     raise failure
         finally:
+            if turn is not None and not turn.cancel() and not turn.cancelled():
+                self._shared.turns.give_back(claim)
             for task in under_way:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*under_way, *([turn] if turn is not None else []), return_exceptions=True)
+
+    def _claim(self, job: BatchJob, request: AnswerRequest, meter: JobMeter) -> Claim:
+        deadline = job.settings.get("deadline")
+        return Claim(
+            job.scope.tenant,
+            job.id,
+            since=self._shared.clock.now().timestamp(),
+            deadline=inf if deadline is None else datetime.fromisoformat(deadline).timestamp(),
+            seconds_left=meter.seconds_left,
+            prefix=_sketch(0, request).prefixes[0].digest if request.entity else 0,
+        )
+
+    def _end_turn(self, claim: Claim, _: asyncio.Task[JobRow]) -> None:
+        self._shared.turns.give_back(claim)
 
     def _decided(
         self, scope: Scope, principal: Principal, release: Release, job: BatchJob, done: set[int]
@@ -199,7 +242,7 @@ class TableJobs:
         with closing(self._input(scope, job)) as rows:
             waiting = ((line, row) for line, row in enumerate(rows) if line not in done)
             while chunk := list(islice(waiting, _DECIDED_AT_ONCE)):
-                requests = [_request(principal, application, job, row) for _, row in chunk]
+                chunk, requests = _ordered(chunk, [_request(principal, application, job, row) for _, row in chunk])
                 asked = [request for request in requests if isinstance(request, AnswerRequest)]
                 if self._decide is not None and asked:
                     said = iter(self._decide(scope, principal, release, [(one.entity, one.as_of) for one in asked]))
@@ -217,14 +260,15 @@ class TableJobs:
         else:
             yield from tables.read(Path(job.input))
 
-    async def _row(self, request: AnswerRequest | AntiphonError, line: int, row: tables.Row) -> JobRow:
+    async def _row(self, request: AnswerRequest, line: int, row: tables.Row, meter: JobMeter) -> JobRow:
         """Answer one row. Bad input becomes a failed row; an engine that is away is waited for."""
-        if isinstance(request, AntiphonError):
-            return _failed(line, row, request)
         waited, pause = 0.0, 0.25
         while True:
             try:
-                return _row_out(line, row, await self._answer(request))
+                with meter.row():
+                    answer = await self._answer(request)
+                meter.took(None, answer.usage)
+                return _row_out(line, row, answer)
             except PASSING:
                 if waited >= _PATIENCE:
                     raise
@@ -250,6 +294,21 @@ class TableJobs:
     def _write_output(self, scope: Scope, job: BatchJob) -> None:
         if job.output:
             tables.write(Path(job.output), (row.payload for row in self._jobs.rows(scope, job.id)))
+
+
+def _ordered(
+    chunk: Sequence[tuple[int, tables.Row]], requests: Sequence[AnswerRequest | AntiphonError]
+) -> tuple[list[tuple[int, tables.Row]], list[AnswerRequest | AntiphonError]]:
+    """Rows about one entity one after another; those that nothing is asked for come first."""
+    found = {line: (row, request) for (line, row), request in zip(chunk, requests, strict=True)}
+    asked = [_sketch(line, one) for line, (_, one) in found.items() if isinstance(one, AnswerRequest)]
+    refused = [line for line, (_, one) in found.items() if not isinstance(one, AnswerRequest)]
+    lines = [*refused, *(each.line for each in in_order(asked))]
+    return [(line, found[line][0]) for line in lines], [found[line][1] for line in lines]
+
+
+def _sketch(line: int, request: AnswerRequest) -> Row:
+    return sketch(line, 0, [*request.entity.values(), request.question or ""], None)
 
 
 def _allowed(request: AnswerRequest, said: Decided) -> AnswerRequest | AntiphonError:

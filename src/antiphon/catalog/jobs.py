@@ -136,6 +136,13 @@ class Jobs:
                 )
             return self._job(connection, row)
 
+    def known(self, scope: Scope, job: str) -> bool:
+        """Whether there is a job of this id."""
+        table = schema.jobs
+        with self._database.read() as connection:
+            statement = select(table.c.id).where(schema.owned(table, scope), table.c.id == job)
+            return connection.execute(statement).first() is not None
+
     def list(
         self,
         scope: Scope,

@@ -16,12 +16,12 @@ from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import AntiphonError, Unavailable
 
 if TYPE_CHECKING:
-    from antiphon.gateway.admin.shapes import BatchLine
+    from antiphon.gateway.admin.shapes import BatchLine, BatchOutlook
     from antiphon.gateway.ports import BatchOrder
 
 app = typer.Typer(name="batch", help="Batch jobs.", no_args_is_help=True)
 
-_HEAD = ("job", "kind", "application", "status", "done", "failed", "total", "created")
+_HEAD = ("job", "kind", "application", "status", "done", "failed", "total", "created", "ends")
 _POLL = 0.25
 
 
@@ -40,6 +40,9 @@ def run(
     release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
     precompute: Annotated[bool, typer.Option(help="Keep the answers for the online path too.")] = False,
     key: Annotated[str, typer.Option(help="Orders with the same key are one job.")] = "",
+    within: Annotated[str, typer.Option(help="How soon it should have ended, for example 6h.")] = "",
+    accept_late: Annotated[bool, typer.Option("--accept-late", help="Order it even if it cannot end in time.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show rows, tokens, end and cost; order nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")] = True,
     project: Project = HERE,
     as_json: Json = False,
@@ -55,7 +58,13 @@ def run(
         release=release or None,
         precompute=precompute,
         key=key or None,
+        within=within or None,
+        accept_late=accept_late,
     )
+    if dry_run:
+        outlook = asyncio.run(_outlook(project, order))
+        show(outlook, as_json, lambda: _foreseen(outlook))
+        return
     job = asyncio.run(_place(project, order, wait))
     show(job, as_json, lambda: _table([job]))
     if wait and job.status != "completed":
@@ -71,11 +80,13 @@ def run(
 @app.command("list")
 def list_jobs(limit: Limit = 20, project: Project = HERE, as_json: Json = False) -> None:
     """Jobs, newest first."""
-    from antiphon.gateway.admin.shapes import BatchLine, read_all
+    from antiphon.gateway.admin.shapes import batch_lines
 
     async def found() -> list[BatchLine]:
         async with services(project) as (ports, store):
-            return list(read_all(await asyncio.to_thread(ports.batches.list, store.scope, limit), BatchLine))
+            found = await asyncio.to_thread(ports.batches.list, store.scope, limit)
+            estimates = await asyncio.to_thread(ports.batches.estimates, store.scope, [job.id for job in found])
+            return list(batch_lines(found, estimates, ports.prices))
 
     jobs = asyncio.run(found())
     show(jobs, as_json, lambda: _table(jobs))
@@ -105,18 +116,47 @@ def cancel(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
     show(found, as_json, lambda: f"{found.id} {found.status}")
 
 
+async def _outlook(project: Path, order: BatchOrder) -> BatchOutlook:
+    from antiphon.gateway.admin.shapes import BatchOutlook, batch_estimate
+
+    async with services(project) as (ports, store):
+        found = await asyncio.to_thread(ports.batches.outlook, store.scope, order)
+        return BatchOutlook(found.rows, found.deadline, batch_estimate(found.estimate, ports.prices))
+
+
+def _foreseen(outlook: BatchOutlook) -> str:
+    """An order that was not made, for people."""
+    lines = [("rows", f"{outlook.rows:,}")]
+    estimate = outlook.estimate
+    if estimate is None:
+        lines.append(("ends", "nobody can say: too little batch work of this application was measured yet"))
+    else:
+        late = {"no": "", "likely": "  likely late", "certain": "  too late"}[estimate.late]
+        lines += [
+            ("tokens", f"{estimate.prompt_tokens:,} to compute, {estimate.output_tokens:,} to write"),
+            ("engine", f"{estimate.engine_seconds:,.0f} s"),
+            ("ends", f"{estimate.ends_at:%Y-%m-%d %H:%M:%S} UTC{late}"),
+            ("between", f"{estimate.earliest:%Y-%m-%d %H:%M:%S} and {estimate.latest:%Y-%m-%d %H:%M:%S}"),
+            ("cost", f"{estimate.cost:,.4f} {estimate.currency}"),
+        ]
+    if outlook.deadline is not None:
+        lines.append(("deadline", f"{outlook.deadline:%Y-%m-%d %H:%M:%S} UTC"))
+    return "\n".join(f"{name:<9} {value}" for name, value in lines)
+
+
 async def _look(project: Path, job: str) -> dict[str, Any]:
     import msgspec
 
     from antiphon.catalog.batches import KIND
-    from antiphon.gateway.admin.shapes import BatchLine, read
+    from antiphon.gateway.admin.shapes import batch_lines
     from antiphon.gateway.openai.batch_shapes import batch_object
 
     async with services(project) as (ports, store):
-        line = read(await asyncio.to_thread(ports.batches.get, store.scope, job), BatchLine)
-        found: Any = line
-        if line.kind == KIND:
-            found = batch_object(await asyncio.to_thread(ports.batched().get, store.scope, job))
+        kept = await asyncio.to_thread(ports.batches.get, store.scope, job)
+        estimates = await asyncio.to_thread(ports.batches.estimates, store.scope, [job])
+        found: Any = batch_lines([kept], estimates, ports.prices)[0]
+        if kept.kind == KIND:
+            found = batch_object(await asyncio.to_thread(ports.batched().get, store.scope, job), estimates.get(job))
     shown: dict[str, Any] = msgspec.to_builtins(found)
     return shown
 
@@ -146,7 +186,17 @@ async def _place(project: Path, order: BatchOrder, wait: bool) -> BatchLine:
 
 def _table(jobs: list[BatchLine]) -> str:
     rows = [
-        (job.id, job.kind, job.application, job.status, job.rows_done, job.rows_failed, job.total, job.created_at)
+        (
+            job.id,
+            job.kind,
+            job.application,
+            job.status,
+            job.rows_done,
+            job.rows_failed,
+            job.total,
+            job.created_at,
+            job.estimate.ends_at if job.estimate is not None else None,
+        )
         for job in jobs
     ]
     return table(_HEAD, rows, "No job yet.")

@@ -196,7 +196,8 @@ class BatchSettings(_Section, frozen=True):
         files_kept: how long a file stays for which nobody asked otherwise.
         max_requests: requests of one batch.
         batches: how many a worker has in progress at once, shared out over tenants.
-        concurrency: requests of all of them that it has answered at once, shared out over tenants.
+        concurrency: requests of all of them, and rows of table jobs, that it has answered at once, shared out over
+            tenants.
     """
 
     files: str | None = None

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from antiphon.batch.orders import TableOrder
+from antiphon.batch.estimates import Estimate
+from antiphon.batch.orders import Outlook, TableOrder
 from antiphon.catalog.events import Event
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.catalog.receipts import Path, Receipt, Role
@@ -223,6 +224,14 @@ class Batches(Protocol):
     def get(self, scope: Scope, job: str) -> Any: ...
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
+
+    def outlook(self, scope: Scope, order: BatchOrder) -> Outlook:
+        """What an order would be; nothing is recorded."""
+        ...
+
+    def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
+        """When jobs that have not ended end, as far as anything is known of them."""
+        ...
 
     def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[Any]:
         """Finished rows in line order after a line."""

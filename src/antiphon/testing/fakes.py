@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 import msgspec
 
 from antiphon.app.identity import ProjectIdentity
-from antiphon.batch.orders import TableOrder
+from antiphon.batch.estimates import Estimates
+from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.events import Event, EventLog
-from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
+from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.quotas import QuotaLevels
 from antiphon.catalog.receipts import (
@@ -52,11 +52,11 @@ from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
-from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+from antiphon.testing.fake_batches import FakeBatches
 from antiphon.testing.stored_files import file_store, request_batches
 
 SECRET = bytes(range(32))
@@ -286,7 +286,7 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "streams": _Streams(EventLog(database)),
         "freshness": lambda scope: _freshness(clock),
         "runs": NoRuns(),
-        "batches": _Batches(Jobs(database)),
+        "batches": FakeBatches(Jobs(database), Estimates(BatchWork(database), Scope(), database.clock)),
         "identity": _identity(database, keys),
         "processes": lambda: [
             ProcessStatus("engine", 4711, True, 0, clock.now(), 310_000_000, 0),
@@ -342,34 +342,6 @@ class _Streams:
 
     def watched(self) -> Sequence[StreamStatus]:
         return ()
-
-
-class _Batches:
-    """Records jobs; nobody works on them."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
-
-    def create(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
-        return self._jobs.create(
-            scope,
-            application=order.application,
-            release=order.release,
-            input=order.input or "rows",
-            output=order.output or "",
-            principal=principal.id,
-            total=len(order.rows) or None,
-        )
-
-    def get(self, scope: Scope, job: str) -> BatchJob:
-        return self._jobs.get(scope, job)
-
-    def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
-        return self._jobs.list(scope, limit=limit)
-
-    def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
-        following = (row for row in self._jobs.rows(scope, job) if row.line > after)
-        return list(islice(following, limit))
 
 
 def _features(now: Any) -> tuple[FeatureReceipt, ...]:

@@ -7,11 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 from antiphon.batch.batch_job import BatchJobs, BatchParts
+from antiphon.batch.estimates import Estimates
 from antiphon.batch.files import FileLimits, FileStore
+from antiphon.batch.gauge import Gauge
 from antiphon.batch.lines import FileBounds
 from antiphon.batch.ports import AnswerRow
 from antiphon.batch.request_batches import RequestBatches
+from antiphon.batch.shared import Shared
 from antiphon.batch.turns import Turns
+from antiphon.catalog.batch_work import BatchWork
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import Files
@@ -21,6 +25,9 @@ from antiphon.durable.runs import Runs
 from antiphon.features.lake.local import LocalLake
 from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
 from antiphon.governance.audit import AuditLog
+
+SCOPE = Scope("default", "test")
+"""The project's own."""
 
 
 def file_store(database: Database, secret: bytes, **limits: Any) -> FileStore:
@@ -37,6 +44,17 @@ def request_batches(database: Database, files: FileStore, secret: bytes) -> Requ
     """Batches as they are ordered; nobody works on them."""
     audit = AuditLog(database, secret).append
     return RequestBatches(Batches(database), files, Runs(database), database, audit, database.clock, ENDPOINTS)
+
+
+def shared(database: Database, concurrency: int = 4) -> Shared:
+    """What batch work shares, on the catalog's own clock."""
+    measurements, clock = BatchWork(database), database.clock
+    return Shared(
+        turns=Turns(concurrency, lambda: clock.now().timestamp()),
+        gauge=Gauge(measurements, SCOPE, "worker", clock),
+        estimates=Estimates(measurements, SCOPE, clock),
+        clock=clock,
+    )
 
 
 def batch_jobs(
@@ -64,9 +82,8 @@ def batch_jobs(
             endpoints=BatchLines(database.clock),
             answer=answer,
             models=askable,
-            turns=Turns(concurrency),
+            shared=shared(database, concurrency),
             audit=AuditLog(database, secret).append,
-            clock=database.clock,
             bounds=bounds or FileBounds(1_000, 10_000),
             waiting=waiting,
         )

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 
 from antiphon.batch import request_work
 from antiphon.batch.batch_job import BatchJobs
+from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.files import FileStore
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
+from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import JobRow
@@ -393,3 +396,75 @@ async def test_an_applications_name_is_a_model(bench: Bench) -> None:
     assert (ended.status, ended.job.rows_failed) == ("completed", 1)
     (answer,) = bench.read(ended.output_file)
     assert answer["response"]["body"]["antiphon"]["release"] == bench.desk.release.id
+
+
+async def test_requests_that_begin_alike_are_asked_one_after_another(bench: Bench) -> None:
+    """Lines of three long system prompts take turns in the file, and not in the engine."""
+    system = [f"You are assistant {number}. " * 30 for number in range(3)]
+    lines = [
+        line(
+            f"r{number}", messages=[{"role": "system", "content": system[number % 3]}, {"role": "user", "content": "?"}]
+        )
+        for number in range(30)
+    ]
+    ended = await bench.work(bench.order(lines), concurrency=1)
+    asked = [next(at for at, text in enumerate(system) if text in request.prompt) for request in bench.engine.asked]
+    assert sum(1 for before, after in pairwise(asked) if before != after) == 2
+    assert [row["custom_id"] for row in bench.read(ended.output_file)] == [f"r{number}" for number in range(30)]
+
+
+def measured(bench: Bench, rate: float) -> None:
+    """What earlier batch work took and got: a second of the engine a row."""
+    work, now = BatchWork(bench.database), bench.database.clock.now()
+    past = bench.desk.jobs.create(
+        SCOPE, application="scripted", release=None, input="", output="", principal="ada", kind="openai"
+    )
+    work.declare(SCOPE, past.id, "openai/scripted", Sizes(100, 900, 900, 1_600), None)
+    work.used(SCOPE, past.id, Usage(100, 900, 12_800, 900, 0, 800, 100.0))
+    bench.desk.jobs.set_status(SCOPE, past.id, "completed")
+    began = now.timestamp() // 300 * 300
+    for bucket in range(12):
+        work.supply(SCOPE, "worker", Supplied(began - 300.0 * bucket, 300.0, 300.0 * rate))
+
+
+async def test_what_cannot_have_ended_in_time_is_refused_unless_that_was_accepted(bench: Bench) -> None:
+    measured(bench, rate=0.0001)  # a row in about three hours
+    ended = await bench.work(bench.order())
+    assert ended.status == "failed"
+    (error,) = ended.errors
+    assert (error.code, error.param) == ("completion_window_too_short", "completion_window")
+    assert "accept_late" in error.message
+    assert bench.engine.asked == []
+    assert (await bench.work(bench.order(accept_late=True))).status == "completed"
+
+
+async def test_an_estimate_comes_from_what_was_measured_and_shrinks_with_the_work(bench: Bench) -> None:
+    measured(bench, rate=0.5)
+    batch, estimates = bench.order(), Estimates(BatchWork(bench.database), SCOPE, bench.database.clock)
+    seen: list[Estimate] = []
+
+    async def answer(request: Any) -> Any:
+        if len(bench.engine.asked) in (2, 30):
+            fresh = Estimates(BatchWork(bench.database), SCOPE, bench.database.clock)
+            seen.append(fresh.of("default", [batch.id])[batch.id])
+        return await bench.desk.answerer.answer(request)
+
+    assert estimates.of("default", [batch.id]) == {}, "its file was not looked at yet"
+    await bench.work(batch, answer=answer, concurrency=1)
+    first, last = seen[0], seen[-1]
+    now = bench.database.clock.now()
+    assert (first.rows, 0 < last.rows < LINES) == (LINES, True)
+    assert 40 < (first.ends_at - now).total_seconds() < 160, "40 rows of a second, at half of the engine"
+    assert first.earliest < first.ends_at < first.latest
+    assert last.ends_at < first.ends_at
+    assert first.late == "no"
+    assert estimates.of("default", [batch.id]) == {}, "it has ended"
+
+
+async def test_what_rows_took_and_got_is_kept(bench: Bench) -> None:
+    batch = await bench.work(bench.order())
+    looked = BatchWork(bench.database).look(SCOPE)
+    ((alike, usage),) = looked.usages
+    assert (alike, usage.rows) == ("openai/scripted", LINES)
+    assert min(usage.prompt_tokens, usage.output_tokens, usage.prompt_bytes) > 0
+    assert BatchWork(bench.database).usage(SCOPE, [batch.id])[batch.id] == usage

@@ -23,6 +23,7 @@ from antiphon.engine.messages import Generate
 from antiphon.governance.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
+from antiphon.testing.stored_files import shared
 
 FREE = msgspec.structs.replace(DESK, output_schema=None, guards=(), classes=())
 LINES = 40
@@ -47,12 +48,16 @@ class Bench:
         self.engine = ScriptedEngine(script)
         self.desk = SmallDesk(directory, self.engine, FREE)
         desk = self.desk
-        self.orders = Orders(desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, directory)
+        self.shared = shared(desk.database)
+        self.orders = Orders(
+            desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, directory,
+            self.shared.estimates, self.shared.clock,
+        )  # fmt: skip
         self.jobs = self.runner()
 
     def runner(self, answer: Callable[..., Any] | None = None) -> TableJobs:
         desk = self.desk
-        return TableJobs(desk.jobs, desk.releases, desk.blobs, answer or desk.answerer.answer, 4)
+        return TableJobs(desk.jobs, desk.releases, desk.blobs, answer or desk.answerer.answer, 4, self.shared)
 
     def input(self, lines: int = LINES) -> str:
         path = self.directory / "in.jsonl"
@@ -332,7 +337,15 @@ async def test_a_worker_that_stops_keeps_what_it_has_and_gives_the_job_back(benc
 def test_an_order_over_http_names_no_file_outside_the_project(bench: Bench, field: str, tmp_path: Path) -> None:
     desk = bench.desk
     confined = Orders(
-        desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path / "project", confined=True
+        desk.jobs,
+        desk.releases,
+        desk.blobs,
+        desk.runs,
+        desk.database,
+        tmp_path / "project",
+        bench.shared.estimates,
+        bench.shared.clock,
+        confined=True,
     )
     files = {"input": "in.jsonl", "output": "out.jsonl"}
     for outside in ("../in.jsonl", "/etc/passwd.csv", "a/../../in.jsonl"):

@@ -15,6 +15,7 @@ from openai.types import Batch
 from tests.integration.gateway.conftest import Running
 
 from antiphon.batch.request_batches import WORKFLOW
+from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
 from antiphon.catalog.database import Database
 from antiphon.core.errors import OutputInvalid
 from antiphon.core.scope import Scope
@@ -224,3 +225,28 @@ async def test_orders_and_cancellations_are_on_record(client: openai.AsyncOpenAI
     said = [(entry.action, entry.subject, entry.principal) for entry in AuditLog(database, fakes.SECRET).list(SCOPE)]
     for action in ("batch.create", "batch.cancel"):
         assert (action, batch.id, "the-service") in said
+
+
+async def test_an_estimate_stands_in_the_batch_and_in_the_list_of_jobs(
+    client: openai.AsyncOpenAI, database: Database, running: Running, keys: dict[str, str]
+) -> None:
+    """Of a hundred rows that take a second each, when batch work gets half of the engine; nobody works on it."""
+    made = await order(client, lines(CHAT, 5))
+    assert made.model_extra is not None
+    assert made.model_extra["estimated_completion"] is None, "nothing was measured"
+    work, now = BatchWork(database), database.clock.now()
+    for bucket in range(12):
+        work.supply(SCOPE, "worker", Supplied(now.timestamp() // 300 * 300 - 300 * bucket, 300.0, 150.0))
+    work.declare(SCOPE, made.id, "openai/tiny", Sizes(100, 4_000, 4_000, 800), now + timedelta(hours=24))
+    work.used(SCOPE, made.id, Usage(1_000, 40_000, 8_000, 10_000, 0, 4_000, 1_000.0))
+    async with asyncio.timeout(20):
+        while (found := await client.batches.retrieve(made.id)).model_extra["estimated_completion"] is None:  # type: ignore[index]
+            await asyncio.sleep(0.5)
+    assert found.model_extra is not None
+    told = found.model_extra["estimated_completion"]
+    assert told["earliest"] <= told["at"] <= told["latest"]
+    assert 150 < told["at"] - now.timestamp() < 250
+    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['admin']}"}) as admin:
+        (job,) = (await admin.get("/admin/batch")).json()["jobs"]
+    assert (job["id"], job["estimate"]["rows"], job["estimate"]["late"]) == (made.id, 100, "no")
+    assert job["estimate"]["cost"] >= 0

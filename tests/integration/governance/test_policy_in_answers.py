@@ -24,6 +24,7 @@ from antiphon.governance.principal import Principal
 from antiphon.governance.residual import RowPolicy
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
+from antiphon.testing.stored_files import shared
 
 TAGS = {
     "congestion.delay": Tags("internal", ("passenger-information",)),
@@ -114,9 +115,14 @@ async def test_a_table_job_lists_the_rows_that_were_denied_with_their_reason(
     lines = [{"flight": f"B6 {line}", "origin": ("JFK", "EWR", "LGA")[line % 3]} for line in range(12)]
     lines[3]["as_of"] = LONG_AGO.isoformat()
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    orders = Orders(desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path)
+    common = shared(desk.database)
+    orders = Orders(
+        desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path, common.estimates, common.clock
+    )
     job = orders.place(SCOPE, PLAIN, TableOrder("desk", input="in.jsonl", output="out.jsonl", as_of=START))
-    jobs = TableJobs(desk.jobs, desk.releases, desk.blobs, desk.answerer.answer, 4, decide if prefiltered else None)
+    jobs = TableJobs(
+        desk.jobs, desk.releases, desk.blobs, desk.answerer.answer, 4, common, decide if prefiltered else None
+    )
     result = await jobs.run(_Run(), {"job": job.id})
     denied = {1: "not-from-newark", 3: "nothing-old", 4: "not-from-newark", 7: "not-from-newark", 10: "not-from-newark"}
     assert (result["status"], result["rows"], result["failed"], result["denied"]) == ("completed", 12, 5, 5)
@@ -134,11 +140,14 @@ async def test_a_row_that_a_wrong_predicate_lets_through_is_still_not_answered(d
         allowed: bool = True
         reason: str = ""
 
-    orders = Orders(desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path)
+    common = shared(desk.database)
+    orders = Orders(
+        desk.jobs, desk.releases, desk.blobs, desk.runs, desk.database, tmp_path, common.estimates, common.clock
+    )
     rows = ({"flight": "B6 1", "origin": "EWR"},)
     job = orders.place(SCOPE, PLAIN, TableOrder("desk", rows=rows, as_of=START))
     jobs = TableJobs(
-        desk.jobs, desk.releases, desk.blobs, desk.answerer.answer, 4,
+        desk.jobs, desk.releases, desk.blobs, desk.answerer.answer, 4, common,
         lambda scope, principal, release, rows: [Allowed() for _ in rows],
     )  # fmt: skip
     assert (await jobs.run(_Run(), {"job": job.id}))["denied"] == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from antiphon.catalog.schema.answers import answers, blobs, job_rows, jobs, receipts
 from antiphon.catalog.schema.audit import audit_entries, audit_heads, audit_nodes
 from antiphon.catalog.schema.base import metadata, owned
-from antiphon.catalog.schema.batches import batches, files
+from antiphon.catalog.schema.batches import batch_supply, batch_work, batches, files
 from antiphon.catalog.schema.encryption import data_keys, encryption_modes, reencryptions
 from antiphon.catalog.schema.features import (
     applied_projects,
@@ -38,7 +38,7 @@ from antiphon.catalog.schema.releases import (
 )
 from antiphon.catalog.schema.runs import runs, steps
 
-REVISION = "0015"
+REVISION = "0016"
 """The Alembic revision these tables are at."""
 
 __all__ = [
@@ -49,6 +49,8 @@ __all__ = [
     "audit_entries",
     "audit_heads",
     "audit_nodes",
+    "batch_supply",
+    "batch_work",
     "batches",
     "blobs",
     "clock_marks",

@@ -1,4 +1,5 @@
-"""Files that were uploaded or made by a batch, as OpenAI's API knows them; their content lies beside the catalog."""
+"""Files that were uploaded or made by a batch, as OpenAI's API knows them (their content lies beside the catalog); what
+batch jobs are, take and get."""
 
 from __future__ import annotations
 
@@ -43,4 +44,30 @@ batches = table(
     sa.Column("cancelled_at", sa.BigInteger),
     sa.ForeignKeyConstraint(["tenant", "environment", "id"], ["jobs.tenant", "jobs.environment", "jobs.id"]),
     sa.Index("ix_batches_input", "tenant", "environment", "input_file"),
+)
+
+_MEASURED = ("rows", "prompt_bytes", "output_limit", "prompt_tokens", "cached_tokens", "output_tokens")
+
+batch_work = table(
+    "batch_work",
+    sa.Column("job", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("prompt_bytes", sa.BigInteger, nullable=False),
+    sa.Column("distinct_bytes", sa.BigInteger, nullable=False),
+    sa.Column("output_limit", sa.BigInteger, nullable=False),
+    sa.Column("deadline", sa.BigInteger),
+    *(sa.Column(f"done_{name}", sa.BigInteger, nullable=False) for name in _MEASURED),
+    sa.Column("done_engine_seconds", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["tenant", "environment", "job"], ["jobs.tenant", "jobs.environment", "jobs.id"]),
+    sa.Index("ix_batch_work_updated", "environment", "updated_at"),
+)
+
+batch_supply = table(
+    "batch_supply",
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("began_at", sa.BigInteger, primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("engine_seconds", sa.Float, nullable=False),
 )

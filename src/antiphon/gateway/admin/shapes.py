@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, TypeVar
 
 import msgspec
 
+from antiphon.batch.estimates import Estimate
 from antiphon.catalog.receipt_counts import ReuseCount
-from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
+from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, UsageReceipt
 from antiphon.core.settings import PriceSettings
 from antiphon.engine.messages import Load, ModelDescription
 from antiphon.gateway.measurements import Percentiles
@@ -143,6 +144,32 @@ class RunList(msgspec.Struct, frozen=True):
     runs: tuple[RunLine, ...]
 
 
+class BatchEstimate(msgspec.Struct, frozen=True):
+    """What is left of a job: tokens to compute (shared beginnings once) and to write, and their cost. It ends at about
+    ``ends_at``, and four times of five between ``earliest`` and ``latest``; ``late`` is ``no``, ``likely`` or
+    ``certain``."""
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int
+    engine_seconds: float
+    ends_at: datetime
+    earliest: datetime
+    latest: datetime
+    deadline: datetime | None
+    late: str
+    cost: float
+    currency: str
+
+
+class BatchOutlook(msgspec.Struct, frozen=True):
+    """What an order would be; ``estimate`` is ``None`` while too little batch work was seen to say."""
+
+    rows: int
+    deadline: datetime | None
+    estimate: BatchEstimate | None
+
+
 class BatchLine(msgspec.Struct, frozen=True):
     """A batch job; ``rows_done`` counts written rows, failed ones included."""
 
@@ -159,6 +186,7 @@ class BatchLine(msgspec.Struct, frozen=True):
     rows_failed: int = 0
     error: str | None = None
     updated_at: datetime | None = None
+    estimate: BatchEstimate | None = None
 
 
 class BatchList(msgspec.Struct, frozen=True):
@@ -317,6 +345,28 @@ def _reuse_line(application: str, counts: Sequence[ReuseCount]) -> ReuseLine:
         saved_tokens=sum(one.saved_tokens for one in own),
         fallback=sum(one.answers for one in counts if one.role == "fallback"),
         degraded=sum(one.answers for one in counts if one.role == "degraded"),
+    )
+
+
+def batch_estimate(estimate: Estimate | None, prices: PriceSettings) -> BatchEstimate | None:
+    """An estimate with what it costs."""
+    if estimate is None:
+        return None
+    usage = UsageReceipt(
+        prompt_tokens=estimate.prompt_tokens,
+        completion_tokens=estimate.output_tokens,
+        engine_seconds=estimate.engine_seconds,
+    )
+    return BatchEstimate(
+        **msgspec.structs.asdict(estimate), cost=round(price(usage, prices), 6), currency=prices.currency
+    )
+
+
+def batch_lines(jobs: Iterable[Any], estimates: Mapping[str, Estimate], prices: PriceSettings) -> tuple[BatchLine, ...]:
+    """Jobs with their estimates."""
+    return tuple(
+        msgspec.structs.replace(line, estimate=batch_estimate(estimates.get(line.id), prices))
+        for line in read_all(jobs, BatchLine)
     )
 
 

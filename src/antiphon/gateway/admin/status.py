@@ -72,11 +72,12 @@ class _Stored(NamedTuple):
 
 def _stored(services: GatewayServices, scope: Scope) -> _Stored:
     current = services.publications.current(scope)
+    jobs = services.batches.list(scope, 10)
     return _Stored(
         publication=None if current is None else int(current.number),
         freshness=tuple(services.freshness(scope)),
         streams=tuple(services.streams.status(scope)),
-        jobs=shapes.read_all(services.batches.list(scope, 10), shapes.BatchLine),
+        jobs=shapes.batch_lines(jobs, services.batches.estimates(scope, [job.id for job in jobs]), services.prices),
         applications=tuple(services.models(scope)),
         processes=tuple(services.processes()),
         runs=shapes.read_all(services.runs.list(scope, 5), shapes.RunLine),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,7 +26,19 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def _jobs(call: Call) -> shapes.BatchList:
-    return shapes.BatchList(shapes.read_all(call.services.batches.list(call.scope, call.query.limit), shapes.BatchLine))
+    jobs = call.services.batches.list(call.scope, call.query.limit)
+    return shapes.BatchList(_lines(call, jobs))
+
+
+def _lines(call: Call, jobs: Sequence[Any]) -> tuple[shapes.BatchLine, ...]:
+    estimates = call.services.batches.estimates(call.scope, [job.id for job in jobs])
+    return shapes.batch_lines(jobs, estimates, call.services.prices)
+
+
+def _outlook(call: Call) -> shapes.BatchOutlook:
+    outlook = call.services.batches.outlook(call.scope, call.body)
+    estimate = shapes.batch_estimate(outlook.estimate, call.services.prices)
+    return shapes.BatchOutlook(outlook.rows, outlook.deadline, estimate)
 
 
 def _create(call: Call) -> shapes.BatchLine:
@@ -33,7 +46,7 @@ def _create(call: Call) -> shapes.BatchLine:
 
 
 def _job(call: Call) -> shapes.BatchLine:
-    return shapes.read(call.services.batches.get(call.scope, call.path["job"]), shapes.BatchLine)
+    return _lines(call, [call.services.batches.get(call.scope, call.path["job"])])[0]
 
 
 def _rows(call: Call) -> shapes.BatchRows:
@@ -68,6 +81,15 @@ OPERATIONS = (
         body=BatchOrder,
         changes=True,
         status=201,
+    ),
+    Operation(
+        "POST",
+        "/admin/batch-outlook",
+        "What an order would be: rows, tokens, when it ends, what it costs. Nothing is recorded.",
+        "batch",
+        shapes.BatchOutlook,
+        _outlook,
+        body=BatchOrder,
     ),
     Operation("GET", "/admin/batch/{job}", "One batch job with its counts.", "read", shapes.BatchLine, _job),
     Operation("GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read", shapes.BatchRows, _rows, Page),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from antiphon.batch.estimates import Estimate
 from antiphon.catalog.batches import Batch
 
 
@@ -33,8 +34,18 @@ class BatchErrors(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[BatchLineError, ...]
 
 
+class EstimatedCompletion(msgspec.Struct, frozen=True):
+    """When a batch is expected to have ended: at about ``at``, four times of five between ``earliest`` and ``latest``.
+    Seconds since 1970."""
+
+    at: int
+    earliest: int
+    latest: int
+
+
 class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch. Times are seconds since 1970."""
+    """A batch. Times are seconds since 1970. ``estimated_completion`` is ours: OpenAI's clients leave it where it
+    is."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -59,6 +70,7 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
     cancelled_at: int | None
     request_counts: RequestCounts
     metadata: dict[str, str] | None
+    estimated_completion: EstimatedCompletion | None
 
 
 class BatchPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,16 +98,17 @@ class OutputExpiresAfter(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class BatchCreate(msgspec.Struct, frozen=True):
-    """Body of ``POST /v1/batches``."""
+    """Body of ``POST /v1/batches``. ``accept_late`` is ours: take what cannot have ended within the window, too."""
 
     input_file_id: str
     endpoint: str
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: OutputExpiresAfter | None = None
+    accept_late: bool = False
 
 
-def batch_object(batch: Batch) -> BatchObject:
+def batch_object(batch: Batch, estimate: Estimate | None = None) -> BatchObject:
     """The batch as it is shown; the files that it will have are named once they are there."""
 
     def at(status: str) -> int | None:
@@ -125,4 +138,10 @@ def batch_object(batch: Batch) -> BatchObject:
         cancelled_at=at("cancelled"),
         request_counts=RequestCounts(job.total or 0, job.rows_done - job.rows_failed, job.rows_failed),
         metadata=batch.metadata,
+        estimated_completion=None if estimate is None else _completion(estimate),
     )
+
+
+def _completion(estimate: Estimate) -> EstimatedCompletion:
+    moments = (estimate.ends_at, estimate.earliest, estimate.latest)
+    return EstimatedCompletion(*(int(moment.timestamp()) for moment in moments))

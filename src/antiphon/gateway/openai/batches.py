@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.batch.request_batches import BatchOrder
+from antiphon.catalog.batches import Batch
+from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
-from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchPage, BatchQuery, batch_object
+from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery, batch_object
 from antiphon.gateway.openai.file_shapes import ends_of
 from antiphon.gateway.openai.files import permitted
+from antiphon.gateway.ports import GatewayServices
 
 
 async def create(request: Request) -> Response:
@@ -24,6 +29,7 @@ async def create(request: Request) -> Response:
         completion_window=body.completion_window,
         metadata=body.metadata,
         output_seconds=None if body.output_expires_after is None else body.output_expires_after.seconds,
+        accept_late=body.accept_late,
     )
     originator = incoming.originating_user(request, principal)
     made = await run_in_threadpool(services.batched().create, services.scope(principal), principal, order, originator)
@@ -37,7 +43,7 @@ async def list_batches(request: Request) -> Response:
 
     def page() -> BatchPage:
         found = services.batched().list(services.scope(principal), after=query.after, limit=query.limit + 1)
-        shown = tuple(batch_object(batch) for batch in found[: query.limit])
+        shown = _shown(services, services.scope(principal), found[: query.limit])
         return BatchPage(data=shown, **ends_of(shown), has_more=len(found) > query.limit)
 
     return _json(await run_in_threadpool(page))
@@ -47,7 +53,8 @@ async def retrieve(request: Request) -> Response:
     """``GET /v1/batches/ID``."""
     batch = request.path_params["batch"]
     services, principal = await permitted(request, "read", f"job/{batch}")
-    return _json(batch_object(await run_in_threadpool(services.batched().get, services.scope(principal), batch)))
+    scope = services.scope(principal)
+    return _json(await run_in_threadpool(lambda: _shown(services, scope, [services.batched().get(scope, batch)])[0]))
 
 
 async def cancel(request: Request) -> Response:
@@ -59,6 +66,12 @@ async def cancel(request: Request) -> Response:
     return _json(
         batch_object(await run_in_threadpool(stop, services.scope(principal), batch, principal.id, originator))
     )
+
+
+def _shown(services: GatewayServices, scope: Scope, found: Sequence[Batch]) -> tuple[BatchObject, ...]:
+    """Batches with their estimates."""
+    estimates = services.batches.estimates(scope, [batch.id for batch in found if not batch.ended])
+    return tuple(batch_object(batch, estimates.get(batch.id)) for batch in found)
 
 
 def _json(value: msgspec.Struct) -> Response:

@@ -1,0 +1,187 @@
+"""When jobs will have ended, asked by whoever orders one, works on one or looks at one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, Literal
+
+import msgspec
+
+from antiphon.batch.forecast import Cost, Left, Supply, Work, cost_of, delivered_at_ends, work_error, work_left
+from antiphon.batch.ports import Measurements
+from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Usage
+from antiphon.core.clock import Clock
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+
+FRESH_SECONDS = 5.0
+"""For how long measurements are not looked up again."""
+
+LEAST_MEASURED_SECONDS = 20.0
+"""Of batch work that must have been seen before anything is predicted."""
+
+Late = Literal["no", "likely", "certain"]
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What is left of a job, and when it ends.
+
+    Attributes:
+        prompt_tokens: to be computed, every shared beginning once; ``output_tokens`` to be written.
+        engine_seconds: for both.
+        earliest, latest: between these it ends four times of five.
+        deadline: until when it was ordered; ``late`` says whether it ends after it: ``likely`` when the middle of the
+            estimate does, ``certain`` when even ``earliest`` does.
+    """
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int
+    engine_seconds: float
+    ends_at: datetime
+    earliest: datetime
+    latest: datetime
+    deadline: datetime | None
+    late: Late
+
+
+class Estimates:
+    """Estimates from what the catalog's workers measured.
+
+    Args:
+        scope: where workers say what batch work got, the project's own.
+    """
+
+    def __init__(self, measurements: Measurements, scope: Scope, clock: Clock) -> None:
+        self._measurements = measurements
+        self._scope = scope
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: _Seen | None = None
+        self._looked_at = -inf
+
+    def of(self, tenant: str, jobs: Collection[str]) -> dict[str, Estimate]:
+        """Estimates of those jobs of a tenant that have not ended and of which enough is known."""
+        seen = self._look()
+        if seen is None:
+            return {}
+        return {
+            job.id: self._estimate(seen, job, work, seen.delivered[job.id])
+            for job, work in seen.work
+            if job.tenant == tenant and job.id in jobs
+        }
+
+    def of_new(self, tenant: str, alike: str, sizes: Sizes, deadline: datetime | None) -> Estimate | None:
+        """What a job would do that is ordered now; ``None`` while too little batch work was seen to say."""
+        seen = self._look()
+        if seen is None:
+            return None
+        job = OpenJob("", tenant, alike, sizes, deadline=None if deadline is None else deadline.timestamp())
+        work = work_left(job, seen.cost, _alike(seen.looked, job))
+        if work is None:
+            return None
+        now = self._clock.now().timestamp()
+        delivered = delivered_at_ends(_left([*seen.work, (job, work)]), seen.supply.rate, now)
+        return self._estimate(seen, job, work, delivered[job.id])
+
+    def declare(
+        self, scope: Scope, job: str, alike: str, sizes: Sizes, deadline: datetime | None, *, within: Any = None
+    ) -> None:
+        """Say how much work a job is; ``alike`` names the jobs whose rows take about what its rows take."""
+        self._measurements.declare(scope, job, alike, sizes, deadline, within=within)
+
+    def seconds_left(self, job: str) -> float:
+        """How long the work left of a job takes with all that batch work gets; 0 while nobody can say."""
+        seen = self._look()
+        found = [work for one, work in seen.work if one.id == job] if seen is not None else []
+        return found[0].engine_seconds / seen.supply.rate if seen is not None and found else 0.0
+
+    def forget(self) -> None:
+        """Look the measurements up again when next asked."""
+        with self._lock:
+            self._looked_at = -inf
+
+    def _estimate(self, seen: _Seen, job: OpenJob, work: Work, delivered: float) -> Estimate:
+        when = seen.supply.forecast(delivered, work_error(job))
+        late: Late = "no"
+        if job.deadline is not None and when.ends > job.deadline:
+            late = "certain" if when.earliest > job.deadline else "likely"
+        return Estimate(
+            rows=work.rows,
+            prompt_tokens=round(work.prompt_tokens),
+            output_tokens=round(work.output_tokens),
+            engine_seconds=round(work.engine_seconds, 3),
+            ends_at=_moment(when.ends),
+            earliest=_moment(when.earliest),
+            latest=_moment(when.latest),
+            deadline=None if job.deadline is None else _moment(job.deadline),
+            late=late,
+        )
+
+    def _look(self) -> _Seen | None:
+        with self._lock:
+            now = self._clock.now().timestamp()
+            if not 0 <= now - self._looked_at < FRESH_SECONDS:
+                self._seen, self._looked_at = _seen(self._measurements.look(self._scope), now), now
+            return self._seen
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """Measurements, and what follows from them for every open job."""
+
+    looked: Looked
+    cost: Cost
+    supply: Supply
+    work: Sequence[tuple[OpenJob, Work]]
+    delivered: Mapping[str, float]
+
+
+def _seen(looked: Looked, now: float) -> _Seen | None:
+    cost = cost_of([usage for _, usage in looked.usages])
+    if cost is None or sum(one.seconds for one in looked.supplied) < LEAST_MEASURED_SECONDS:
+        return None
+    work = [(job, left) for job in looked.open if (left := work_left(job, cost, _alike(looked, job))) is not None]
+    supply = Supply(looked.supplied, now)
+    return _Seen(looked, cost, supply, work, delivered_at_ends(_left(work), supply.rate, now))
+
+
+def _left(work: Sequence[tuple[OpenJob, Work]]) -> list[Left]:
+    return [
+        Left(job.id, job.tenant, left.engine_seconds, inf if job.deadline is None else job.deadline)
+        for job, left in work
+    ]
+
+
+def _alike(looked: Looked, job: OpenJob) -> Usage:
+    """What rows of the model took in other jobs."""
+    total = sum((usage for model, usage in looked.usages if model == job.model), Usage())
+    return total - job.usage
+
+
+def require_in_time(estimate: Estimate | None, where: str, accept_late: bool) -> None:
+    """Refuse an order that cannot be kept.
+
+    Raises:
+        InvalidInput: even the earliest end is past the deadline, and that was not accepted.
+    """
+    if estimate is None or accept_late or estimate.late != "certain":
+        return
+    raise InvalidInput(too_late(estimate), where=where, next_step=ACCEPT_LATE)
+
+
+ACCEPT_LATE = "Order fewer rows or a longer window, or accept_late to have done what can be done."
+
+
+def too_late(estimate: Estimate) -> str:
+    """Why an order cannot be kept."""
+    return (
+        f"It would end about {estimate.ends_at:%Y-%m-%d %H:%M} UTC, at the earliest {estimate.earliest:%H:%M}, after "
+        f"{estimate.deadline:%Y-%m-%d %H:%M}."
+    )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(round(seconds), UTC)

@@ -1,0 +1,138 @@
+"""What batch work gets of the engine, as this worker sees it.
+
+Batch work *has work* while at least one of its rows is under way; what it got then are the engine seconds that the
+engine reports of rows that ended. Forecasts are made from it (``forecast``). From a row that finds the engine away to
+the next that has its answer nothing is measured: an outage is no supply that will come again tomorrow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from antiphon.batch.estimates import Estimates
+from antiphon.batch.forecast import BUCKET_SECONDS
+from antiphon.batch.ports import Measurements
+from antiphon.batch.row_order import Row
+from antiphon.catalog.batch_work import Supplied, Usage
+from antiphon.catalog.receipts import UsageReceipt
+from antiphon.core.clock import Clock
+from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
+from antiphon.core.scope import Scope
+
+PASSING = (Unavailable, EngineFailed, Overloaded)
+"""What passes by itself, and is worth waiting for."""
+
+
+class Gauge:
+    """Measures the supply of batch work.
+
+    Args:
+        scope: where it is kept, the project's own: all tenants share the engine.
+        worker: unique among workers.
+    """
+
+    def __init__(self, measurements: Measurements, scope: Scope, worker: str, clock: Clock) -> None:
+        self._measurements = measurements
+        self._scope = scope
+        self._worker = worker
+        self._clock = clock
+        self._under_way = 0
+        self._away = False
+        self._since = 0.0
+        self._seconds = self._engine_seconds = 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def row(self) -> Iterator[None]:
+        """A row is under way."""
+        with self._lock:
+            self._count()
+            self._under_way += 1
+        try:
+            yield
+        except PASSING:
+            with self._lock:
+                self._count()
+                self._away = True
+            raise
+        finally:
+            with self._lock:
+                self._count()
+                self._under_way -= 1
+
+    def got(self, engine_seconds: float) -> None:
+        """A row has ended that took so much of the engine."""
+        with self._lock:
+            self._count()
+            self._away = False
+            self._engine_seconds += engine_seconds
+
+    def flush(self) -> None:
+        """Keep what was measured since the last time."""
+        with self._lock:
+            self._count()
+            seconds, engine_seconds = self._seconds, self._engine_seconds
+            self._seconds = self._engine_seconds = 0.0
+        if seconds or engine_seconds:
+            began = self._now() // BUCKET_SECONDS * BUCKET_SECONDS
+            self._measurements.supply(self._scope, self._worker, Supplied(began, seconds, engine_seconds))
+
+    def meter(self, scope: Scope, job: str, estimates: Estimates) -> JobMeter:
+        """A meter of one job's rows."""
+        return JobMeter(self, self._measurements, estimates, scope, job)
+
+    def _count(self) -> None:
+        now = self._now()
+        if self._under_way and not self._away:
+            self._seconds += now - self._since
+        self._since = now
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+
+class JobMeter:
+    """What the rows of one job take, and how long those take that are left.
+
+    Attributes:
+        seconds_left: with all that batch work gets, as of the last :meth:`keep`; 0 while nobody can say.
+    """
+
+    def __init__(self, gauge: Gauge, measurements: Measurements, estimates: Estimates, scope: Scope, job: str) -> None:
+        self._gauge = gauge
+        self._measurements = measurements
+        self._estimates = estimates
+        self._scope = scope
+        self._job = job
+        self._used = Usage()
+        self.seconds_left = 0.0
+
+    @contextmanager
+    def row(self) -> Iterator[None]:
+        """A row is under way."""
+        with self._gauge.row():
+            yield
+
+    def took(self, row: Row | None, *usages: UsageReceipt) -> None:
+        """A row has its answers."""
+        engine_seconds = sum(usage.engine_seconds for usage in usages)
+        self._gauge.got(engine_seconds)
+        self._used += Usage(
+            rows=1,
+            prompt_bytes=0 if row is None else row.prompt_bytes,
+            output_limit=0 if row is None else row.output_limit,
+            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+            cached_tokens=sum(usage.cached_prompt_tokens for usage in usages),
+            output_tokens=sum(usage.completion_tokens for usage in usages),
+            engine_seconds=engine_seconds,
+        )
+
+    def keep(self) -> None:
+        """Keep what was measured since the last time; call it in a thread."""
+        used, self._used = self._used, Usage()
+        self._gauge.flush()
+        if used.rows:
+            self._measurements.used(self._scope, self._job, used)
+        self.seconds_left = self._estimates.seconds_left(self._job)

@@ -1,0 +1,236 @@
+"""How much work batch jobs are, what their rows took, and what batch work got of the engine: what forecasts are made
+from.
+
+Invariant: these are measurements. Nothing that a job does depends on them, and a crash may lose the last seconds of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection, Row
+
+from antiphon.catalog import schema
+from antiphon.catalog.database import Database
+from antiphon.catalog.jobs import ENDED
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.scope import Scope
+
+KEPT = timedelta(days=8)
+"""For how long what batch work got is kept: forecasts look back a week."""
+
+MOST_LOOKED_AT = 200
+"""Jobs whose costs a forecast is made from, the latest ones."""
+
+_work, _supply, _jobs, _rows = schema.batch_work, schema.batch_supply, schema.jobs, schema.job_rows
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Rows, and what they bring: bytes of prompts, those that stand in no other row's beginning, and tokens that may be
+    written. ``prompt_bytes`` is 0 where a template makes the prompt."""
+
+    rows: int
+    prompt_bytes: int = 0
+    distinct_bytes: int = 0
+    output_limit: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the answered rows of a job took; ``rows`` of them with ``prompt_bytes`` and ``output_limit`` by their
+    sizes."""
+
+    rows: int = 0
+    prompt_bytes: int = 0
+    output_limit: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    engine_seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            *(a + b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            *(a - b for a, b in zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True))
+        )
+
+
+class OpenJob(msgspec.Struct, frozen=True):
+    """A job that has not ended: what it is altogether, what it took so far, and how many of its rows are there."""
+
+    id: str
+    tenant: str
+    model: str
+    sizes: Sizes
+    usage: Usage = Usage()
+    rows_done: int = 0
+    deadline: float | None = None
+
+
+class Supplied(msgspec.Struct, frozen=True):
+    """Engine seconds that batch work got in ``seconds`` of wall time in which it had work; from ``began`` on (seconds
+    since 1970)."""
+
+    began: float
+    seconds: float
+    engine_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Engine seconds a second."""
+        return self.engine_seconds / self.seconds
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """Everything that a forecast is made from: jobs that have not ended, what rows took by model, and the supply."""
+
+    open: tuple[OpenJob, ...]
+    usages: tuple[tuple[str, Usage], ...]
+    supplied: tuple[Supplied, ...]
+
+
+class BatchWork:
+    """Repository of what batch work is, takes and gets."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def declare(
+        self,
+        scope: Scope,
+        job: str,
+        model: str,
+        sizes: Sizes,
+        deadline: datetime | None,
+        *,
+        within: Connection | None = None,
+    ) -> None:
+        """Say what a job is altogether; saying it again replaces it and keeps what was measured."""
+        said = {
+            "model": model,
+            "rows": sizes.rows,
+            "prompt_bytes": sizes.prompt_bytes,
+            "distinct_bytes": sizes.distinct_bytes,
+            "output_limit": sizes.output_limit,
+            "deadline": None if deadline is None else microseconds(deadline),
+        }
+        statement = upsert(_work).values(
+            tenant=scope.tenant,
+            environment=scope.environment,
+            job=job,
+            updated_at=self._now(),
+            **said,
+            **_columns(Usage()),
+        )
+        with self._database.writing(within) as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=_work.primary_key, set_=said))
+
+    def used(self, scope: Scope, job: str, usage: Usage, *, within: Connection | None = None) -> None:
+        """Add what more rows of a job took; does nothing for a job that was not declared."""
+        added = {name: _work.c[name] + value for name, value in _columns(usage).items()}
+        with self._database.writing(within) as connection:
+            connection.execute(
+                update(_work)
+                .where(schema.owned(_work, scope), _work.c.job == job)
+                .values(updated_at=self._now(), **added)
+            )
+
+    def supply(self, scope: Scope, worker: str, got: Supplied, *, within: Connection | None = None) -> None:
+        """Add to what batch work got in the bucket that begins at ``got.began``, as this worker saw it."""
+        began = int(got.began * 1_000_000)
+        values = {"seconds": got.seconds, "engine_seconds": got.engine_seconds}
+        statement = upsert(_supply).values(
+            tenant=scope.tenant, environment=scope.environment, worker=worker, began_at=began, **values
+        )
+        added = {name: _supply.c[name] + value for name, value in values.items()}
+        with self._database.writing(within) as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=_supply.primary_key, set_=added))
+            connection.execute(
+                delete(_supply).where(
+                    schema.owned(_supply, scope), _supply.c.began_at < self._now() - KEPT // timedelta(microseconds=1)
+                )
+            )
+
+    def look(self, scope: Scope, *, within: Connection | None = None) -> Looked:
+        """What there is now. Jobs of all tenants are among it: they share one engine.
+
+        Args:
+            scope: where workers say what batch work got; the project's own.
+        """
+        with self._database.reading(within) as connection:
+            counts = (
+                select(_rows.c.tenant, _rows.c.environment, _rows.c.job, func.count().label("done"))
+                .join(
+                    _jobs,
+                    (_jobs.c.tenant == _rows.c.tenant)
+                    & (_jobs.c.environment == _rows.c.environment)
+                    & (_jobs.c.id == _rows.c.job),
+                )
+                .where(_rows.c.environment == scope.environment, _jobs.c.status.not_in(ENDED))
+                .group_by(_rows.c.tenant, _rows.c.environment, _rows.c.job)
+                .subquery()
+            )
+            open_ = connection.execute(
+                select(_work, counts.c.done)
+                .join(
+                    _jobs,
+                    (_jobs.c.tenant == _work.c.tenant)
+                    & (_jobs.c.environment == _work.c.environment)
+                    & (_jobs.c.id == _work.c.job),
+                )
+                .outerjoin(counts, (counts.c.tenant == _work.c.tenant) & (counts.c.job == _work.c.job))
+                .where(_work.c.environment == scope.environment, _jobs.c.status.not_in(ENDED))
+            ).all()
+            usages = connection.execute(
+                select(_work)
+                .where(_work.c.environment == scope.environment, _work.c.done_rows > 0)
+                .order_by(_work.c.updated_at.desc())
+                .limit(MOST_LOOKED_AT)
+            ).all()
+            supplied = connection.execute(
+                select(_supply).where(
+                    schema.owned(_supply, scope), _supply.c.began_at >= self._now() - KEPT // timedelta(microseconds=1)
+                )
+            ).all()
+        return Looked(
+            tuple(_open(row) for row in open_),
+            tuple((row.model, _usage(row)) for row in usages),
+            tuple(Supplied(row.began_at / 1_000_000, row.seconds, row.engine_seconds) for row in supplied),
+        )
+
+    def usage(self, scope: Scope, jobs: Collection[str], *, within: Connection | None = None) -> dict[str, Usage]:
+        """What the rows of these jobs took."""
+        with self._database.reading(within) as connection:
+            found = connection.execute(select(_work).where(schema.owned(_work, scope), _work.c.job.in_(jobs))).all()
+        return {row.job: _usage(row) for row in found}
+
+    def _now(self) -> int:
+        return microseconds(self._database.clock.now())
+
+
+def _columns(usage: Usage) -> dict[str, int | float]:
+    return {f"done_{name}": getattr(usage, name) for name in Usage.__struct_fields__}
+
+
+def _usage(row: Row[tuple[object, ...]]) -> Usage:
+    return Usage(*(getattr(row, f"done_{name}") for name in Usage.__struct_fields__))
+
+
+def _open(row: Row[tuple[object, ...]]) -> OpenJob:
+    return OpenJob(
+        id=row.job,
+        tenant=row.tenant,
+        model=row.model,
+        sizes=Sizes(row.rows, row.prompt_bytes, row.distinct_bytes, row.output_limit),
+        usage=_usage(row),
+        rows_done=row.done or 0,
+        deadline=None if row.deadline is None else from_microseconds(row.deadline).timestamp(),
+    )
