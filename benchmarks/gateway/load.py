@@ -1,8 +1,9 @@
 """The load generator, a process of its own: many connections that are kept alive, and the times of each answer.
 
-One JSON :class:`Load` a line on stdin, one JSON :class:`Found` a line on stdout. It speaks HTTP/1.1 by hand and looks
-at an answer no closer than it must (the status, the first byte of the body, the end), so that it is not what is
-measured: ``python -m benchmarks.gateway`` asks the bare upstream with it first, and prints that ceiling.
+One JSON :class:`Load` a line on stdin; for each it writes a JSON :class:`Found` to a file and says so. It speaks
+HTTP/1.1 by hand and looks at an answer no closer than it must (the status, the first byte of the body, the end), so
+that it is not what is measured: ``python -m benchmarks.gateway`` asks the bare upstream with it first, and prints that
+ceiling.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +25,8 @@ import msgspec
 import uvloop
 
 OPEN_AT_ONCE = 64
+LONGEST_SECONDS = 60.0
+"""For one answer; what takes longer counts as refused."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -90,6 +94,7 @@ class Connection(asyncio.Protocol):
         self.content, self.stream, self.first, self.body = b"", stream, 0.0, -1
         self.began = time.perf_counter()
         self.transport.write(request)
+        self.limit = asyncio.get_running_loop().call_later(LONGEST_SECONDS, self.transport.abort)
         return self.answer
 
     def data_received(self, data: bytes) -> None:
@@ -119,11 +124,13 @@ class Connection(asyncio.Protocol):
                 self.transport.close()
                 return
         if ended:
+            self.limit.cancel()
             Connection.open -= 1
             self.answer.set_result((self.first, time.perf_counter() - self.began))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if hasattr(self, "answer") and not self.answer.done():
+            self.limit.cancel()
             Connection.open -= bool(self.first)
             self.answer.set_exception(ConnectionError(repr(self.content[:400])))
 
@@ -194,11 +201,13 @@ class Loader(AbstractContextManager["Loader"]):
 
     Args:
         prefix: what it is started under (``taskset -c 1``).
+        file: where it writes what it found.
     """
 
-    def __init__(self, prefix: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(self, prefix: tuple[str, ...], environment: Mapping[str, str], file: Path) -> None:
+        self._file = file
         self._process = subprocess.Popen(
-            (*prefix, sys.executable, "-m", "benchmarks.gateway.load"),
+            (*prefix, sys.executable, "-m", "benchmarks.gateway.load", str(file)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=dict(environment),
@@ -214,10 +223,9 @@ class Loader(AbstractContextManager["Loader"]):
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(load) + b"\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
+        if not self._process.stdout.readline():
             raise RuntimeError(f"The load generator ended with {self._process.wait(10)}.")
-        return msgspec.json.decode(line, type=Found)
+        return msgspec.json.decode(self._file.read_bytes(), type=Found)
 
     def __enter__(self) -> Self:
         return self
@@ -235,8 +243,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16_384)), hard))
     for line in sys.stdin:
         found = uvloop.run(send(msgspec.convert(json.loads(line), Load)))
-        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
-        sys.stdout.buffer.flush()
+        Path(sys.argv[1]).write_bytes(msgspec.json.encode(found))
+        print("found", flush=True)
 
 
 if __name__ == "__main__":
