@@ -6,7 +6,7 @@ Ours is measured before an OpenAI-compatible URL (``kind = "remote"``), as LiteL
 engine; it authenticates, decides by policy, audits and commits a receipt of each answer before its last byte, LiteLLM's
 checks its master key and keeps nothing.
 
-    python -m benchmarks.gateway [--size ci|full] [--no-peer]
+    python -m benchmarks.gateway [--size ci|demo|full] [--no-peer]
 
 A table, then one JSON line, kept in ``benchmarks/results/gateway.jsonl``; exit code 1 when a goal is missed.
 ``scripts/litellm-environment`` makes LiteLLM's environment.
@@ -30,6 +30,7 @@ from benchmarks.gateway.load import Loader
 
 SIZES: dict[str, dict[str, Any]] = {
     "ci": {"pairs": 150, "rounds": 3, "seconds": 1.0, "streams": 200, "tokens": 24},
+    "demo": {"pairs": 300, "rounds": 6, "seconds": 1.5, "streams": 1_000, "tokens": 32},
     "full": {"pairs": 500, "rounds": 12, "seconds": 2.0, "streams": 1_000, "tokens": 48},
 }
 ENGINE_TOKEN_MILLISECONDS = 0.1
