@@ -25,7 +25,7 @@ from antiphon.testing.running import free_port
 
 ROOT = Path(__file__).parents[2]
 MODEL = "simulated"
-PACED = "paced-20"
+PACED = "paced-200"
 START_SECONDS = 120.0
 
 LITELLM_SETTINGS = """model_list:

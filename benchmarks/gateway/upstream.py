@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         content, self._content = bytes(self._content), bytearray()
         if not content:
             self._send(
-                b'{"object":"list","data":[{"id":"simulated","object":"model","max_model_len":65536},{"id":"paced-20","object":"model"}]}'
+                b'{"object":"list","data":[{"id":"simulated","object":"model","max_model_len":65536},{"id":"paced-200","object":"model"}]}'
             )
             return
         asked = _body.decode(content)
