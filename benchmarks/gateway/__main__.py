@@ -137,13 +137,13 @@ def print_tables(summary: dict[str, Any]) -> None:
                 f"{name:<44}{one['requests_per_second']:>9.0f}{one['gateway_cpu_ms']:>9.2f}{times:>9.2f}"
                 f"   {low:.2f} to {high:.2f}"
             )
-    print(f"{'crowd':<44}{'whole':>9}{'at once':>9}{'p50 ms':>9}{'p99 ms':>9}{'MB rest':>9}{'MB most':>9}{'KB each':>9}")
+    columns = ("whole", "at once", "p50 ms", "p99 ms", "MB rest", "MB most", "KB each")
+    print(f"{'crowd, first byte and memory':<44}" + "".join(f"{column:>9}" for column in columns))
     for name, one in summary["crowd"].items():
         _, p50, _, p99 = one["first_byte_ms"] or (0.0,) * 4
-        print(
-            f"{name + ', first byte and memory':<44}{one['complete']:>9}{one['most_open_at_once']:>9}{p50:>9.0f}{p99:>9.0f}"
-            f"{one['resident_mb_at_rest']:>9.0f}{one['resident_mb_at_most']:>9.0f}{one['kb_per_stream']:>9.0f}"
-        )
+        values = (one["complete"], one["most_open_at_once"], p50, p99)
+        memory = (one["resident_mb_at_rest"], one["resident_mb_at_most"], one["kb_per_stream"])
+        print(f"{name:<44}" + "".join(f"{value:>9.0f}" for value in (*values, *memory)))
     print(", ".join(f"{name}: {'met' if met else 'MISSED'}" for name, met in summary["goals"].items()))
 
 

@@ -20,6 +20,7 @@ import uvloop
 
 WORD = " word"
 DEFAULT_TOKENS = 16
+MODELS = [{"id": name, "object": "model", "max_model_len": 65_536} for name in ("simulated", "paced-200")]
 
 _numbers = itertools.count()
 _body = msgspec.json.Decoder(dict[str, Any])
@@ -48,9 +49,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         content, self._content = bytes(self._content), bytearray()
         if not content:
-            self._send(
-                b'{"object":"list","data":[{"id":"simulated","object":"model","max_model_len":65536},{"id":"paced-200","object":"model"}]}'
-            )
+            self._send(msgspec.json.encode({"object": "list", "data": MODELS}))
             return
         asked = _body.decode(content)
         chat = self._path.endswith(b"/chat/completions")
