@@ -55,8 +55,9 @@ serve: demo-environment  ## the platform on the flight desk
 bench-engine: environment  ## batch tokens/s of the engine beside a bare llama.cpp loop
 	@$(BIN)/python -m benchmarks.engine
 
-bench-gateway: environment  ## latency the gateway adds to the engine's own
-	@$(BIN)/python -m benchmarks.gateway
+bench-gateway: environment  ## latency, requests a second and memory of the gateway beside LiteLLM's proxy (SIZE, PEER=no)
+	@$(if $(filter no,$(PEER)),,scripts/litellm-environment >/dev/null)
+	@$(BIN)/python -m benchmarks.gateway --size $(SIZE) $(if $(filter no,$(PEER)),--no-peer)
 
 bench-desk: environment  ## the flight desk over a month
 	@$(BIN)/python -m benchmarks.desk

@@ -20,9 +20,14 @@ from antiphon.core.errors import InvalidInput
 if TYPE_CHECKING:
     import ssl
 
+    import aiohttp
     import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+KEPT_SECONDS = 4.0
+"""How long an idle connection is kept: shorter than servers keep theirs (uvicorn: 5 s), so that none is used that the
+other side is closing just then."""
 
 _METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254"))
 """Metadata services outside the link-local range."""
@@ -102,32 +107,44 @@ def resolve(host: str, port: int, where: str) -> Sequence[str]:
     return found
 
 
-def async_transport(where: str, verify: ssl.SSLContext | bool = True) -> httpx.AsyncHTTPTransport:
-    """A transport of httpx that checks addresses when it connects. Redirects are the client's: leave them off."""
+def connector(where: str, verify: ssl.SSLContext | bool = True) -> aiohttp.TCPConnector:
+    """A connector of aiohttp that checks the addresses of every name it resolves, without a bound on connections.
+
+    It is made inside the event loop. An address in a URL is not resolved: :func:`check_url` has looked at it. Redirects
+    are the caller's: leave them off.
+    """
     import asyncio
 
-    import httpcore
-    import httpx
+    import aiohttp
+    from aiohttp.abc import AbstractResolver, ResolveResult
 
-    class Checked(httpcore.AsyncNetworkBackend):
-        def __init__(self) -> None:
-            self._inner = httpcore.AnyIOBackend()
+    class Checked(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=address,
+                    port=port,
+                    family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                    proto=0,
+                    flags=socket.AI_NUMERICHOST,
+                )
+                for address in await asyncio.to_thread(resolve, host, port, where)
+            ]
 
-        async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-            addresses = await asyncio.to_thread(_resolved, host, port, where)
-            return await self._inner.connect_tcp(addresses[0], port, *args, **options)
+        async def close(self) -> None:
+            pass
 
-        async def sleep(self, seconds: float) -> None:
-            await self._inner.sleep(seconds)
-
-    transport = httpx.AsyncHTTPTransport(verify=verify, trust_env=False)
-    # httpx offers no way to pass a network backend on; httpcore's own is public.
-    transport._pool._network_backend = Checked()
-    return transport
+    # Addresses are kept by no cache: who takes a server away from a name is heeded with the next connection.
+    return aiohttp.TCPConnector(
+        resolver=Checked(), use_dns_cache=False, limit=0, keepalive_timeout=KEPT_SECONDS, ssl=verify
+    )
 
 
 def transport(where: str, verify: ssl.SSLContext | bool = True) -> httpx.HTTPTransport:
-    """As :func:`async_transport`, for the synchronous client."""
+    """A transport of httpx that checks addresses when it connects. Redirects are the client's: leave them off."""
     import httpcore
     import httpx
 

@@ -8,12 +8,14 @@ its completions endpoint as it is.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-import httpx
+import aiohttp
 import msgspec
 
 from antiphon.core import outgoing
@@ -31,6 +33,15 @@ from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
 from antiphon.engine.messages import Delta, Described, Finished, Generate, Load, ModelDescription, ServedModel
 from antiphon.engine.remote_reading import Reading, fingerprint, message
+
+_BROKEN = (aiohttp.ClientError, TimeoutError, ssl.SSLError)
+"""What aiohttp raises; a late TLS alert it passes on as it is."""
+
+_ENDING_SECONDS = 0.02
+"""How long the end of a body is waited for after ``[DONE]``; who sends it later is connected to anew."""
+
+_BUFFER = 1 << 18
+"""Bytes of an answer that are read ahead of who takes them."""
 
 
 class RemoteEngine:
@@ -62,13 +73,10 @@ class RemoteEngine:
     ) -> None:
         checked = outgoing.check_url(url, where="engine.url", secret=bool(key))
         base = checked.rstrip("/").removesuffix("/v1") + "/v1"
-        verify = (tls or ClientTls()).context() if base.startswith("https:") else True
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        timeout = httpx.Timeout(timeout_seconds, connect=5.0)
-        self._http = httpx.AsyncClient(
-            base_url=base, headers=headers, timeout=timeout, trust_env=False, follow_redirects=False,
-            transport=outgoing.async_transport("engine.url", verify),
-        )  # fmt: skip
+        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        self._verify = (tls or ClientTls()).context() if base.startswith("https:") else True
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
         self._url = base
         self._models = dict(models or {})
         self._context_tokens = context_tokens
@@ -76,13 +84,14 @@ class RemoteEngine:
 
     async def describe(self) -> Described:
         try:
-            response = await self._http.get("/models")
-        except (httpx.HTTPError, ssl.SSLError) as error:  # httpx passes a late TLS alert on as it is
+            async with self._http().get(f"{self._url}/models", allow_redirects=False) as response:
+                content = await response.read()
+        except _BROKEN as error:
             raise self._unreachable(error) from error
-        if response.status_code != 200:
-            raise self._refused(response.status_code, response.headers, response.content)
+        if response.status != 200:
+            raise self._refused(response.status, response.headers, content)
         try:
-            listed = response.json()["data"]
+            listed = msgspec.json.decode(content)["data"]
             found = {str(entry["id"]): entry for entry in listed}
         except (ValueError, KeyError, TypeError) as error:
             raise EngineFailed("The server's list of models cannot be read.", where=self._url) from error
@@ -120,21 +129,17 @@ class RemoteEngine:
         reading = Reading(request, began)
         try:
             path = "/chat/completions" if request.messages else "/completions"
-            async with self._http.stream("POST", path, json=self._body(request)) as response:
-                if response.status_code != 200:
-                    raise self._refused(response.status_code, response.headers, await response.aread())
-                async for line in response.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    payload = line[5:].strip()
-                    if payload == "[DONE]":
-                        break
+            content = msgspec.json.encode(self._body(request))
+            async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise self._refused(response.status, response.headers, await response.read())
+                async for payload in _events(response.content):
                     delta = reading.read(payload, self._monotonic())
                     if delta is not None:
                         yield delta
-        except (httpx.ConnectError, ssl.SSLError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
             raise self._unreachable(error) from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except _BROKEN as error:
             raise EngineFailed(
                 f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
             ) from error
@@ -144,7 +149,16 @@ class RemoteEngine:
         yield reading.finished(self._monotonic())
 
     async def close(self) -> None:
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:  # made by the first request: a session belongs to the event loop it is made in
+            self._session = aiohttp.ClientSession(
+                connector=outgoing.connector("engine.url", self._verify), headers=self._headers, timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=_BUFFER,
+            )  # fmt: skip
+        return self._session
 
     def _body(self, request: Generate) -> dict[str, Any]:
         if request.ignore_end:
@@ -211,7 +225,7 @@ class RemoteEngine:
             next_step="See whether the server runs and the URL is right.",
         )
 
-    def _refused(self, status: int, headers: httpx.Headers, content: bytes) -> AntiphonError:
+    def _refused(self, status: int, headers: Mapping[str, str], content: bytes) -> AntiphonError:
         """The error a non-200 answer stands for."""
         message, code, parameter = _complaint(content)
         # Its own words may repeat the prompt or the key; the status and what it means are what is passed on.
@@ -230,6 +244,29 @@ class RemoteEngine:
         if status == 503:
             return Unavailable(text, where=self._url)
         return EngineFailed(text, where=self._url)
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The payloads of server-sent events up to ``[DONE]``, each as soon as its line is whole."""
+    rest = b""
+    async for arrived in content.iter_any():
+        *lines, rest = (rest + arrived).split(b"\n")
+        for line in lines:
+            payload = line[5:].strip() if line.startswith(b"data:") else b""
+            if payload == b"[DONE]":
+                await _read_off(content)
+                return
+            if payload:
+                yield payload
+
+
+async def _read_off(content: aiohttp.StreamReader) -> None:
+    """Take the end of the body, so that the connection may be used again; it comes with ``[DONE]`` or right after."""
+    if content.at_eof():
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ENDING_SECONDS):
+            await content.read()
 
 
 _SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}

@@ -28,7 +28,7 @@ class Reading:
         self._echoed = 0
         """Characters of the prompt that came back."""
 
-    def read(self, payload: str, now: float) -> Delta | None:
+    def read(self, payload: bytes, now: float) -> Delta | None:
         """One event of the stream.
 
         Raises:

@@ -44,6 +44,7 @@ from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import batches, endpoints, files
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.recognition import Recognition
 
 OPERATIONS: tuple[Operation, ...] = (
     *status.OPERATIONS,
@@ -124,6 +125,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     app.state.services = services
     app.state.measurements = measurements
     app.state.sizes = PromptSizes()
+    app.state.recognition = Recognition()
     app.state.denials = Denials(services)
     app.state.histories = histories
     app.state.pages = dashboard.Pages(services, measurements, histories)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
 from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.recognition import Recognition
 from antiphon.governance.principal import Principal, originator
 
 T = TypeVar("T")
@@ -133,9 +133,8 @@ async def principal(request: Request, services: GatewayServices) -> Principal:
             where="authorization",
             next_step="Send `Authorization: Bearer ak_…`; `antiphon keys create` makes a key.",
         )
-    bearer, text = services.identity.bearer, key.strip()
-    known = bearer.remembered(text)
-    found = known if known is not None else await run_in_threadpool(bearer.authenticate, text)
+    recognition: Recognition = request.app.state.recognition
+    found = await recognition.principal(services.identity.bearer, key.strip())
     request.state.principal = found
     return found
 

@@ -90,6 +90,7 @@ def test_a_span_is_given_the_type_of_an_error_alone(monkeypatch: pytest.MonkeyPa
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(telemetry.trace, "get_tracer_provider", lambda: provider)
     with pytest.raises(ValueError, match="secret"), telemetry.span("work"):
         raise ValueError("secret")
     (span,) = kept.get_finished_spans()

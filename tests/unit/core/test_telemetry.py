@@ -1,0 +1,36 @@
+"""Spans: nothing is opened while nobody records, and whoever records gets them."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from antiphon.core import telemetry
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_without_a_recorder_a_span_is_nothing_and_errors_pass() -> None:
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    with telemetry.span("outer", traceparent=CALLER) as outer, telemetry.span("inner") as inner:
+        assert not outer.is_recording()
+        assert not inner.is_recording()
+    with pytest.raises(ValueError, match="as it is"), telemetry.span("failing"):
+        raise ValueError("as it is")
+
+
+def test_who_records_gets_the_span_its_parent_and_the_kind_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    with pytest.raises(ValueError, match="secret"), telemetry.span("outer", {"a": 1}, traceparent=CALLER):
+        raise ValueError("secret")
+    (span,) = kept.get_finished_spans()
+    assert span.parent is not None
+    assert format(span.parent.trace_id, "032x") == CALLER.split("-")[1]
+    assert dict(span.attributes or {}) == {"a": 1, "error.type": "ValueError"}
+    assert not span.events
