@@ -43,7 +43,7 @@ def connect(store: Store, peer: str) -> Engine:
         return None if file is None else store.paths.root / file
 
     tls = ClientTls(at(engine.authority), at(engine.client_certificate), at(engine.client_key))
-    return RemoteEngine(engine.url, key=key, tls=tls)
+    return RemoteEngine(engine.url, key=key, serves=engine.serves, tls=tls)
 
 
 def command(store: Store) -> tuple[str, ...]:
