@@ -124,8 +124,8 @@ class EngineSettings(_Section, frozen=True):
         slots: sequences that may run at once; ``context`` tokens each.
         threads: 0 uses the machine's cores.
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
-        serves: what listens at ``url``: ``vllm`` started with ``--scheduling-policy priority``, which is told priorities
-            and service levels, or ``openai``, any other, beside whose online requests batch requests are held back here.
+        serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
+            priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
         api_key_variable: name of the environment variable that holds the remote engine's key.
         authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).

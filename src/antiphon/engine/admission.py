@@ -1,11 +1,11 @@
 """How many batch requests a server may have beside online ones, learnt from how long those wait for their first token.
 
-For servers whose scheduler is not ours: whatever they do inside, batch takes less of it when fewer batch requests are there.
-The limit rises by one while online requests are served as they should be and falls to a part of itself when one is not
-(additive increase, multiplicative decrease: Chiu and Jain 1989). Bounds in seconds are compared with directly. For a slowdown
-it takes what a request would wait without batch; that is learnt from requests that met none (recursive least squares over the
-prompt's length and the online requests beside it), and so that there are such ones, no batch request is begun now and then until
-an online request was served alone.
+For servers whose scheduler is not ours: whatever they do inside, batch takes less of it when fewer batch requests are
+there. The limit rises by one while online requests are served as they should be and falls to a part of itself when
+one is not (additive increase, multiplicative decrease: Chiu and Jain 1989). Bounds in seconds are compared with
+directly. For a slowdown it takes what a request would wait without batch; that is learnt from requests that met none
+(recursive least squares over the prompt's length and the online requests beside it), and so that there are such ones,
+no batch request is begun now and then until an online request was served alone.
 
 Pure: no clock, no waiting.
 """
@@ -108,7 +108,7 @@ class Admission:
             return True
         if level.slowdown is None:
             return False
-        return self._alone.seen < _LEARNT or waited > (1.0 + level.slowdown) * self._alone.excess * alone
+        return self._alone.seen < _LEARNT or waited > (1.0 + level.slowdown) * alone
 
     def _fall(self, begun: float, now: float) -> None:
         # Who was sent before the last fall says nothing of what came of it.

@@ -51,7 +51,8 @@ from antiphon.engine.vllm import arguments
 
 Serves = Literal["openai", "vllm"]
 _LOOK_AGAIN = 1.0
-"""Seconds after which a batch request that waits asks again even if nothing has ended: a time without batch may be over."""
+"""Seconds after which a batch request that waits asks again though nothing has ended: a time without batch may be
+over."""
 
 
 class RemoteEngine:

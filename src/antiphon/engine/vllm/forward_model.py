@@ -1,8 +1,8 @@
 """How long a forward pass takes that computes prompts and tokens together.
 
-One pass has a price of its own, and every token in it adds to that. The price and what tokens of running sequences add are
-learnt from passes without a prompt, what a prompt's tokens add from what is left of the others: the same recursion as for
-our own loop's calls (:class:`~antiphon.engine.latency_model.CallModel`), another composition.
+One pass has a price of its own, and every token in it adds to that. The price and what tokens of running sequences
+add are learnt from passes without a prompt, what a prompt's tokens add from what is left of the others: the same
+recursion as for our own loop's calls (:class:`~antiphon.engine.latency_model.CallModel`), another composition.
 
 Frozen: an observation gives a new model.
 """

@@ -1,7 +1,7 @@
 """A model of ours as a directory that vLLM reads: ``python -m antiphon.engine.vllm.model_directory NAME DIRECTORY``.
 
-Runs in vLLM's environment. The weights are those of the GGUF file, dequantised to bfloat16, so vLLM serves the same model as
-our own engine; texts may differ where two tokens are nearly equally probable.
+Runs in vLLM's environment. The weights are those of the GGUF file, dequantised to bfloat16, so vLLM serves the same
+model as our own engine; texts may differ where two tokens are nearly equally probable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def write(gguf: Path, directory: Path) -> None:
     # A model that was loaded from GGUF refuses to be saved; one made anew from its configuration does not.
     configuration = loaded.config.to_dict()
     configuration.pop("quantization_config", None)
-    fresh = LlamaForCausalLM(LlamaConfig.from_dict(configuration)).to(torch.bfloat16)
+    fresh: Any = LlamaForCausalLM(LlamaConfig.from_dict(configuration))
+    fresh.to(torch.bfloat16)
     fresh.load_state_dict(loaded.state_dict())
     beside = directory.with_name(directory.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)

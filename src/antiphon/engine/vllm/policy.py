@@ -1,8 +1,8 @@
 """Our step policy for an engine that keeps its own requests: who takes part in its next pass, and with how many tokens.
 
 It is the policy of our own loop: :func:`~antiphon.engine.scheduler.plan` on due times from
-:class:`~antiphon.engine.pacing.Pacing`. Here it gets what a plan needs from an engine whose requests, slots and memory are not
-ours: numbers of arrival, instants of tokens, measured passes.
+:class:`~antiphon.engine.pacing.Pacing`. Here it gets what a plan needs from an engine whose requests, slots and
+memory are not ours: numbers of arrival, instants of tokens, measured passes.
 
 It knows nothing of vLLM, so it is tested without it.
 """
@@ -10,7 +10,7 @@ It knows nothing of vLLM, so it is tested without it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 from antiphon.engine.messages import Priority
@@ -50,7 +50,8 @@ class Allowed:
     Attributes:
         tokens: most tokens of each request in the next pass; 0 leaves it out.
         evict: running batch requests whose slots online requests need.
-        batch_wanted, batch_given: tokens of batch that a scheduler without our policy would have put into the pass as far
+        batch_wanted, batch_given: tokens of batch that a scheduler without our policy would have put into the pass as
+        far
             as its slots and its budget of tokens reach, and what ours allows.
         held: batch requests that get fewer than that.
         slack_seconds: by how much batch may hold the pass up; infinite when nobody online waits.
@@ -177,7 +178,8 @@ class StepPolicy:
         wanted = 0
         held = []
         by_turn = sorted(
-            present.items(), key=lambda item: (not item[1].running, self._known[item[1].id].priority != "online", item[0])
+            present.items(),
+            key=lambda item: (not item[1].running, self._known[item[1].id].priority != "online", item[0]),
         )
         for _, each in by_turn:
             if not each.running:

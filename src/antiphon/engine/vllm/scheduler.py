@@ -1,8 +1,8 @@
 """A scheduler for vLLM that asks our policy: ``--scheduler-cls antiphon.engine.vllm.scheduler.AntiphonScheduler``.
 
-Invariant: vLLM's own scheduler makes every pass, and with it whatever keeps requests, KV and worker consistent. Ours only says
-how many tokens each request may have in it. A running batch request that gets none keeps its slot and its KV and is
-computed on later: nothing is preempted and computed again for that.
+Invariant: vLLM's own scheduler makes every pass, and with it whatever keeps requests, KV and worker consistent. Ours
+only says how many tokens each request may have in it. A running batch request that gets none keeps its slot and its
+KV and is computed on later: nothing is preempted and computed again for that.
 
 vLLM does not declare this interface stable: ``scripts/vllm-environment`` pins the version, and
 ``tests/contract/test_vllm_scheduler.py`` holds every method that is overridden or read here against it.
@@ -44,8 +44,8 @@ class _UnderWay:
 class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
     """vLLM's scheduler under our policy.
 
-    ``--additional-config '{"antiphon": {"trace": "FILE"}}'`` writes a line of JSON for every pass in which the policy held
-    batch work back.
+    ``--additional-config '{"antiphon": {"trace": "FILE"}}'`` writes a line of JSON for every pass in which the policy
+    held batch work back.
 
     Raises:
         ValueError: vLLM was not started with ``--scheduling-policy priority``: batch could not be told from online.
@@ -60,7 +60,9 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         self._under_way: deque[_UnderWay] = deque()
         self._ended = -inf
         settings = (self.vllm_config.additional_config or {}).get("antiphon", {})
-        self._trace: TextIO | None = Path(settings["trace"]).open("a") if "trace" in settings else None
+        self._trace: TextIO | None = None
+        if "trace" in settings:
+            self._trace = Path(settings["trace"]).open("a", buffering=1)  # noqa: SIM115 -- closed by shutdown
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)
@@ -112,7 +114,9 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
     def _reserve_prefill_lookahead(self, request: Any, num_computed_tokens: int, num_new_tokens: int) -> int:
         """The last that vLLM asks before it gives a request tokens, running or waiting; 0 leaves it out of the pass."""
         asked: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        return min(asked, self._allowed.get(request.request_id, asked))
+        # A batch request that became ready since the decision, by its grammar for example, waits for the next one.
+        undecided = 0 if request.priority > 0 and request.request_id in self._ours else asked
+        return min(asked, self._allowed.get(request.request_id, undecided))
 
     def shutdown(self) -> None:
         if self._trace is not None:
