@@ -125,9 +125,10 @@ class StepPolicy:
                 known.ticket, known.emitted, known.first_token, known.last_token, self.model, self._budget
             )
 
-    def measured(self, forward: Forward, seconds: float) -> None:
-        """A pass took so long."""
-        self.model = self.model.observe(forward, seconds)
+    def measured(self, forward: Forward, begin: float, end: float, predicted: float) -> None:
+        """A pass ran from ``begin`` to ``end``, and was predicted to take so many seconds."""
+        self.pacing.ran(begin, end, predicted)
+        self.model = self.model.observe(forward, end - begin)
 
     def decide(self, unfinished: Iterable[Unfinished], now: float, begins: float) -> Allowed:
         """Who may take part in the next pass, which begins at ``begins``: now, or when the pass under way ends."""
@@ -167,6 +168,7 @@ class StepPolicy:
             each.pending,
             each.computed > 0 and each.pending == 1,
             "resident" if each.running else "waiting",
+            each.emitted,
             due - begins,
             until - begins,
         )

@@ -98,7 +98,7 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         if scheduler_output.total_num_scheduled_tokens:
             ended = self._under_way.popleft()
             # A pass that was scheduled while another ran began when that had ended.
-            self._ours.measured(ended.forward, now - max(ended.scheduled, self._ended))
+            self._ours.measured(ended.forward, max(ended.scheduled, self._ended), now, ended.predicted)
             self._ended = now
         told = super().update_from_output(scheduler_output, model_runner_output)
         for id in scheduler_output.num_scheduled_tokens:
@@ -171,6 +171,6 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
             "held": len(decided.held),
             "slack_ms": None if decided.slack_seconds == inf else round(decided.slack_seconds * 1e3, 1),
             "predicted_ms": round(decided.predicted_seconds * 1e3, 1),
-            "allowances_times": round(self._ours.pacing.factor, 3),
+            "allowances_times": [round(factor, 3) for factor in self._ours.pacing.factors],
         }
         trace.write(json.dumps(line) + "\n")

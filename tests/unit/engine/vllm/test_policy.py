@@ -69,8 +69,9 @@ def serve(
         assert taken, "A pass without anybody is a standstill."
         assert not ruled or sum(each.running for each in present.values()) <= SLOTS
         forward = _forward(taken)
-        now += 0.035 + 0.001 * forward.sequences + 0.0008 * forward.prompt_tokens
-        policy.measured(forward, 0.035 + 0.001 * forward.sequences + 0.0008 * forward.prompt_tokens)
+        seconds_taken = 0.035 + 0.001 * forward.sequences + 0.0008 * forward.prompt_tokens
+        policy.measured(forward, now, now + seconds_taken, policy.model.predict(forward))
+        now += seconds_taken
         for each, count in taken:
             each.computed, each.running = each.computed + count, True
             if each.pending:
