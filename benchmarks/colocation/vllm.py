@@ -291,10 +291,12 @@ def decisions(trace: Path) -> dict[str, Any]:
     """What the trace comes to."""
     lines = [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
     beside = [line for line in lines if line["online_tokens"]]
+    deciding = [line["deciding_ms"] for line in lines]
     return {
         "passes_held": len(lines),
         "beside_online": len(beside),
         "batch_tokens_held": sum(line["batch_tokens_by_priority_alone"] - line["batch_tokens"] for line in beside),
+        "deciding_ms": [round(float(each), 2) for each in np.percentile(deciding, [50, 99])] if deciding else None,
     }
 
 

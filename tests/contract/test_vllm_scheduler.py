@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 from benchmarks.colocation.traces import prompt_text
 from benchmarks.colocation.vllm import MODEL, server
 from tests.integration.cli.conftest import Up, free_port, run_in
@@ -66,7 +67,7 @@ class Served:
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     vllm_python()
     folder = tmp_path_factory.mktemp("vllm")

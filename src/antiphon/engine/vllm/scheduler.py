@@ -33,6 +33,8 @@ CHUNK_TOKENS = 32
 _LATE = 5.0
 """An arrival that a clock says is longer ago than this was stamped by another clock."""
 
+_READY = (RequestStatus.RUNNING, RequestStatus.WAITING, RequestStatus.PREEMPTED)
+
 
 @dataclass(slots=True)
 class _UnderWay:
@@ -48,7 +50,8 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
     held batch work back.
 
     Raises:
-        ValueError: vLLM was not started with ``--scheduling-policy priority``: batch could not be told from online.
+        ValueError: vLLM was not started with ``--scheduling-policy priority``: batch could not be told from online. Or
+            the configuration has what is not known.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,6 +63,8 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         self._under_way: deque[_UnderWay] = deque()
         self._ended = -inf
         settings = (self.vllm_config.additional_config or {}).get("antiphon", {})
+        if unknown := settings.keys() - {"trace"}:
+            raise ValueError(f"--additional-config: antiphon has no {', '.join(sorted(unknown))}; there is trace.")
         self._trace: TextIO | None = None
         if "trace" in settings:
             self._trace = Path(settings["trace"]).open("a", buffering=1)  # noqa: SIM115 -- closed by shutdown
@@ -83,6 +88,7 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         begins = max(now, self._expected_end())
         decided = self._ours.decide(self._unfinished(), now, begins)
         self._allowed = dict(decided.tokens)
+        seconds = time.monotonic() - now
         for id in decided.evict:
             self._evict(self.requests[id], now)
         made = super().schedule(*args, **kwargs)
@@ -90,7 +96,7 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
             forward = self._forward(made.num_scheduled_tokens)
             self._under_way.append(_UnderWay(forward, self._ours.model.predict(forward), now))
         if self._trace is not None and decided.held:
-            self._tell(self._trace, decided, made.num_scheduled_tokens)
+            self._tell(self._trace, decided, seconds, made.num_scheduled_tokens)
         return made
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -124,18 +130,21 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
         super().shutdown()
 
     def _unfinished(self) -> Iterator[Unfinished]:
-        """What could take part in the next pass."""
-        waiting = (
-            request
-            for request in chain(self.kv_holding_waiting, self.waiting)
-            if request.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED)
-        )
-        for request in chain(self.running, waiting):
+        """What could take part in the next pass: of batch requests that wait, no more than there are slots, so that a
+        long queue costs nothing."""
+        batch_waiting = 0
+        for request in chain(self.running, self.kv_holding_waiting, self.waiting):  # Online comes before batch.
+            if request.request_id not in self._ours or request.status not in _READY:
+                continue
+            running = request.status == RequestStatus.RUNNING
+            if not running and request.priority > 0:
+                batch_waiting += 1
+                if batch_waiting > self.max_num_active_reqs:
+                    return
             in_flight = request.num_output_placeholders
             written = request.num_output_tokens + in_flight
             pending = request.num_tokens + in_flight - request.num_computed_tokens
-            if request.request_id in self._ours and pending > 0 and written < request.max_tokens:
-                running = request.status == RequestStatus.RUNNING
+            if pending > 0 and written < request.max_tokens:
                 yield Unfinished(request.request_id, request.num_computed_tokens, pending, written, running)
 
     def _expected_end(self) -> float:
@@ -160,7 +169,7 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
                 prompt_tokens, prompt_context = prompt_tokens + tokens, prompt_context + tokens * computed
         return Forward(sequences, context, prompt_tokens, prompt_context)
 
-    def _tell(self, trace: TextIO, decided: Allowed, scheduled: dict[str, int]) -> None:
+    def _tell(self, trace: TextIO, decided: Allowed, seconds: float, scheduled: dict[str, int]) -> None:
         priorities = [(self.requests[id].priority > 0, tokens) for id, tokens in scheduled.items()]
         line = {
             "at": round(time.monotonic(), 4),
@@ -171,6 +180,7 @@ class AntiphonScheduler(AsyncScheduler):  # type: ignore[misc]
             "held": len(decided.held),
             "slack_ms": None if decided.slack_seconds == inf else round(decided.slack_seconds * 1e3, 1),
             "predicted_ms": round(decided.predicted_seconds * 1e3, 1),
+            "deciding_ms": round(seconds * 1e3, 2),
             "allowances_times": [round(factor, 3) for factor in self._ours.pacing.factors],
         }
         trace.write(json.dumps(line) + "\n")

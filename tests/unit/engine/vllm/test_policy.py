@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+
 from antiphon.engine.messages import Priority
+from antiphon.engine.scheduler import Budget, SequenceView, forecast
 from antiphon.engine.service_level import ServiceLevel
-from antiphon.engine.vllm.forward_model import Forward
+from antiphon.engine.vllm.forward_model import Forward, ForwardModel
 from antiphon.engine.vllm.policy import Allowed, StepPolicy, Unfinished
 
 LEVEL = ServiceLevel(slowdown=0.25)
@@ -150,3 +153,21 @@ def test_online_gets_the_slot_of_the_batch_request_that_has_least_to_compute_aga
     assert decided.evict == ("b0", "b1")
     assert decided.tokens["o0"] == decided.tokens["o1"] == 32
     assert decided.tokens["b0"] == decided.tokens["b1"] == 0
+
+
+def test_batch_prompts_are_computed_beside_batch_tokens() -> None:
+    """A pass of their own would cost what the tokens of many sequences cost."""
+    policy = StepPolicy(8, 32, 2048)
+    for id in ("b0", "b1"):
+        policy.arrived(id, "batch", None, 0.0, prompt_tokens=64, most=8)
+    decided = policy.decide([Unfinished("b0", 64, 1, 1, True), Unfinished("b1", 0, 64, 0, False)], 1.0, 1.0)
+    assert decided.tokens == {"b0": 1, "b1": 64}
+    assert decided.held == ()
+
+
+def test_a_prompt_and_the_tokens_beside_it_are_out_at_the_end_of_one_pass() -> None:
+    model, budget = ForwardModel(), Budget(step_seconds=1.0, online_prefill_tokens=2048)
+    prompt = SequenceView(1, "online", 1, 0, 64, False, "resident")
+    writing = SequenceView(2, "online", 2, 100, 1, True, "resident")
+    found = forecast([prompt, writing], model, 32, budget)
+    assert found[1] == found[2] == pytest.approx(model.predict(Forward(1, 100, 64, 32 * 32)))
