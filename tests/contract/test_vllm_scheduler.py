@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -131,27 +132,34 @@ async def test_a_caller_who_goes_away_leaves_nothing_behind(vllm: Served) -> Non
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_platform_answers_online_and_in_batch_through_it(vllm: Served, tmp_path: Path) -> None:
-    """HTTP, gateway, vLLM and back, and a batch job beside it; answers are constrained by the application's schema."""
+async def test_the_platform_answers_through_it(vllm: Served, tmp_path: Path) -> None:
+    """HTTP, gateway, vLLM and back; free text and one constrained by a schema, whose grammar vLLM makes ready first."""
     assert run_in(tmp_path)("init", "mydesk", "--port", str(free_port()), "--json").code == 0
     project = tmp_path / "mydesk"
     settings = project / "antiphon.toml"
     engine = f'[engine]\nkind = "remote"\nserves = "vllm"\nurl = "{vllm.url}/v1"'
     settings.write_text(settings.read_text().replace("[engine]", engine))
-    (project / "shops.csv").write_text("shop\nbakery\nbooks\ntea\n")
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 24}
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+    constrained = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     up = Up(project)
     try:
-        await asyncio.to_thread(up.until, lambda told: any(line.get("event") == "up" for line in told))
-        antiphon = run_in(project)
-        asked = await asyncio.to_thread(antiphon, "ask", "desk", "Late?", "-e", "shop=tea", "--json")
-        assert asked.code == 0, asked.err
-        assert json.loads(asked.json()["text"])["outlook"] in ("on_time", "delayed")
-        batch = ("batch", "run", "desk", "--input", "shops.csv", "--output", "answers.jsonl", "--json")
-        ran = await asyncio.to_thread(antiphon, *batch)
-        assert ran.code == 0, ran.err
-        assert (ran.json()["rows_done"], ran.json()["rows_failed"]) == (3, 0)
+        await asyncio.to_thread(up.until, gateway_is_ready)
+        key = (project / ".antiphon" / "keys" / "admin.key").read_text().strip()
+        asked = {"base_url": f"http://127.0.0.1:{up.port}", "headers": {"authorization": f"Bearer {key}"}}
+        async with httpx.AsyncClient(**asked, timeout=120, trust_env=False) as client:
+            free = await client.post("/v1/chat/completions", json=question)
+            fixed = await client.post("/v1/chat/completions", json=question | {"response_format": constrained})
     finally:
         await asyncio.to_thread(up.stop)
+    assert free.status_code == 200, free.text
+    assert free.json()["usage"]["completion_tokens"] > 0
+    assert fixed.status_code == 200, fixed.text
+    assert json.loads(fixed.json()["choices"][0]["message"]["content"])["colour"] in ("red", "blue")
+
+
+def gateway_is_ready(told: list[dict[str, Any]]) -> bool:
+    return any(line.get("process") == "gateway" and line["event"] == "ready" for line in told)
 
 
 async def test_it_does_not_start_without_priority_scheduling(tmp_path: Path) -> None:
