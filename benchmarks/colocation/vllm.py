@@ -43,7 +43,7 @@ from benchmarks.colocation.traces import (
 )
 
 from antiphon.core.errors import AntiphonError
-from antiphon.engine.messages import Delta, Generate, Priority
+from antiphon.engine.messages import Finished, Generate, Priority
 from antiphon.engine.remote import RemoteEngine
 from antiphon.engine.service_level import ServiceLevel
 
@@ -214,13 +214,15 @@ class _Run:
             str(self._number), MODEL, prompt_text(prompt, self._number), output, priority=priority,
             level=self._policy.level if priority == "online" else None, ignore_end=True,
         )  # fmt: skip
+        told = 0
         async for event in self._engine.generate(request):
-            if not isinstance(event, Delta):
-                continue
+            # A token without text, such as half a character, is not told by itself: the end says how many there were.
+            written = event.usage.completion_tokens if isinstance(event, Finished) else told + 1
             if times is not None:
-                times.append(self.now)  # vLLM sends a chunk a token, also one without text.
+                times.extend([self.now] * (written - told))
             elif self.begin and self.now <= self._seconds:
-                self.batch_tokens += 1
+                self.batch_tokens += written - told
+            told = written
 
 
 async def window(url: str, policy: Policy, online: Sequence[Request], seconds: float, number: int) -> Outcome:
