@@ -15,7 +15,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-beside-training bench-outlook bench-governance \
   bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
   bench-feature-skew bench-feature-stream bench-features bench-batch-order bench-batches bench-admission pentest chaos chaos-batches chaos-features \
-  chaos-log clean
+  chaos-log clean vllm-environment test-vllm bench-vllm
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -37,6 +37,12 @@ WORKERS ?= auto
 test: environment  ## every test
 	@scripts/servers
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+vllm-environment:  ## vLLM for the CPU in an environment of its own (3.4 GB), and the small model for it
+	@scripts/vllm-environment >/dev/null
+
+test-vllm: environment vllm-environment  ## our scheduler in a real vLLM
+	@ANTIPHON_VLLM=1 $(BIN)/python -m pytest -q tests/contract/test_vllm_scheduler.py
 
 check: environment  ## format, lint, strict types, import contracts, documentation
 	@$(BIN)/ruff format --check src tests benchmarks examples
@@ -83,6 +89,9 @@ bench-adaptation: environment  ## how soon the service level holds again after a
 
 bench-answers-cache: environment  ## answers found in store while features change, with and without refreshing them
 	@$(BIN)/python -m benchmarks.answers_cache --size $(SIZE)
+
+bench-vllm: environment vllm-environment  ## batch beside online on vLLM: its priority scheduling, static caps, our scheduler class
+	@$(BIN)/python -m benchmarks.colocation.vllm --size $(SIZE) --record
 
 bench-feature-faults: environment  ## 22 faults of data against the gates, and false alarms of healthy days
 	@$(BIN)/python -m benchmarks.feature_faults
@@ -166,4 +175,4 @@ chaos-log: environment  ## the event log on NATS: publishers, consumer and serve
 	@$(BIN)/python -m benchmarks.log_chaos --size full --keep
 
 clean:  ## remove what was made here (not the caches outside)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon
+	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/flight_desk/out examples/flight_desk/.antiphon

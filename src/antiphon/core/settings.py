@@ -124,6 +124,8 @@ class EngineSettings(_Section, frozen=True):
         slots: sequences that may run at once; ``context`` tokens each.
         threads: 0 uses the machine's cores.
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
+        serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
+            priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
         api_key_variable: name of the environment variable that holds the remote engine's key.
         authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
@@ -139,6 +141,7 @@ class EngineSettings(_Section, frozen=True):
     threads: int = 0
     rest_after: str | None = None
     url: str | None = None
+    serves: Literal["openai", "vllm"] = "openai"
     api_key_variable: str | None = None
     authority: str | None = None
     client_certificate: str | None = None
@@ -152,6 +155,7 @@ class StandbyEngineSettings(_Section, frozen=True):
 
     Attributes:
         models: names of models here to that server's own names; a name that is not listed is sent as it is.
+        serves: as of ``[engine]``.
         api_key_variable: name of the environment variable that holds its key.
         authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
@@ -159,6 +163,7 @@ class StandbyEngineSettings(_Section, frozen=True):
 
     url: str
     models: dict[str, str] = {}
+    serves: Literal["openai", "vllm"] = "openai"
     api_key_variable: str | None = None
     authority: str | None = None
     client_certificate: str | None = None

@@ -13,6 +13,7 @@ Frozen: an observation gives a new model.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol
 
 _FORGETTING = 0.98
 """Remembers about fifty calls: two seconds of a busy engine."""
@@ -94,9 +95,40 @@ def _solved(information: Matrix, evidence: Weights, before: Weights) -> Weights:
     return max(w0 / determinant, 0.0), max(w1 / determinant, 0.0), max(w2 / determinant, 0.0)
 
 
+class StepTimes(Protocol):
+    """What the scheduler asks: how long a step will take, by what is in it. All in seconds.
+
+    Attributes:
+        mixed: prompts and tokens are computed in one call, so that what is added to a step costs less than a step of
+            its own.
+        step: of a step, whatever is in it.
+        excess: in nine of ten steps what was measured is at most so many times what was predicted.
+    """
+
+    @property
+    def mixed(self) -> bool: ...
+
+    @property
+    def step(self) -> float: ...
+
+    @property
+    def excess(self) -> float: ...
+
+    def feed(self, tokens: int, context: int) -> float:
+        """What so many tokens of one prompt add, of which ``context`` tokens are computed already."""
+        ...
+
+    def decode(self, sequences: int, context: int) -> float:
+        """What one token each of several sequences adds, which have ``context`` tokens in all."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """Seconds of the two kinds of call that a step is made of."""
+    """Seconds of the two kinds of call that a step is made of; implements :class:`StepTimes`."""
+
+    mixed: ClassVar[bool] = False
+    step: ClassVar[float] = 0.0
 
     feeding: CallModel = field(default_factory=lambda: CallModel(_FEED))
     decoding: CallModel = field(default_factory=lambda: CallModel(_DECODE))

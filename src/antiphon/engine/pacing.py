@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import exp, inf, log
 from random import Random
 
-from antiphon.engine.latency_model import LatencyModel
+from antiphon.engine.latency_model import StepTimes
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.service_level import DEFAULT_LEVEL, Factors, ServiceLevel
 from antiphon.engine.twin import Twin
@@ -94,12 +94,12 @@ class Pacing:
         """A call of the model ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""
         self._work.ran(begin, end, predicted)
 
-    def advance(self, now: float, model: LatencyModel, budget: Budget) -> None:
+    def advance(self, now: float, model: StepTimes, budget: Budget) -> None:
         """Bring the twin up to now."""
         self._twin.advance(self._work.work(now), model, budget)
 
     def due(
-        self, ticket: int, emitted: int, first_token: float | None, model: LatencyModel, budget: Budget
+        self, ticket: int, emitted: int, first_token: float | None, model: StepTimes, budget: Budget
     ) -> tuple[float, float]:
         """When a request's next token is due, and until when batch may hold it up."""
         request = self._requests[ticket]
@@ -113,12 +113,12 @@ class Pacing:
             due(request.arrived, first_token, emitted, alone, self.factors),
         )
 
-    def alone(self, ticket: int, token: int, model: LatencyModel, budget: Budget) -> float:
+    def alone(self, ticket: int, token: int, model: StepTimes, budget: Budget) -> float:
         """When a request's token (counted from 0) would be out without batch work."""
         return self._work.time(self._twin.out(ticket, token, model, budget))
 
     def ended(
-        self, ticket: int, tokens: int, first_token: float | None, now: float, model: LatencyModel, budget: Budget
+        self, ticket: int, tokens: int, first_token: float | None, now: float, model: StepTimes, budget: Budget
     ) -> None:
         """A request has ended, with so many tokens; without a first token it says nothing about batch."""
         request = self._requests.pop(ticket, None)

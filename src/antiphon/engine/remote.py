@@ -4,6 +4,9 @@ What such a server does not tell stays empty and is never made up: token ids are
 reported, seconds in the engine are the wall seconds of the stream, and the fingerprint is what the server calls
 its own. A request with ``messages`` goes to the server's chat endpoint and its own template, one with a ``prompt`` to
 its completions endpoint as it is.
+
+Batch beside online: a vLLM server (``serves="vllm"``) is told each request's priority and service level and decides by
+itself; of any other, batch requests wait here while it has as many as :mod:`~antiphon.engine.admission` lets it have.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -31,8 +34,15 @@ from antiphon.core.errors import (
 )
 from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
+from antiphon.engine.admission import Admission, Begun
 from antiphon.engine.messages import Delta, Described, Finished, Generate, Load, ModelDescription, ServedModel
 from antiphon.engine.remote_reading import Reading, fingerprint, message
+from antiphon.engine.vllm import arguments
+
+Serves = Literal["openai", "vllm"]
+_LOOK_AGAIN = 1.0
+"""Seconds after which a batch request that waits asks again though nothing has ended: a time without batch may be
+over."""
 
 _BROKEN = (aiohttp.ClientError, TimeoutError, ssl.SSLError)
 """What aiohttp raises; a late TLS alert it passes on as it is."""
@@ -53,6 +63,7 @@ class RemoteEngine:
         models: model names of requests to the server's own names; a name not listed is sent as it is.
         context_tokens: reported when the server does not say.
         timeout_seconds: longest silence within a stream.
+        serves: ``vllm`` for a vLLM server with ``--scheduling-policy priority``, ``openai`` for any.
         tls: whom to trust when the URL is https.
 
     Raises:
@@ -68,6 +79,7 @@ class RemoteEngine:
         models: dict[str, str] | None = None,
         context_tokens: int = 4096,
         timeout_seconds: float = 60.0,
+        serves: Serves = "openai",
         tls: ClientTls | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +93,9 @@ class RemoteEngine:
         self._models = dict(models or {})
         self._context_tokens = context_tokens
         self._monotonic = monotonic
+        self._serves = serves
+        self._admission = Admission()
+        self._changed = asyncio.Condition()
 
     async def describe(self) -> Described:
         try:
@@ -125,28 +140,66 @@ class RemoteEngine:
         return served
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
-        began = self._monotonic()
-        reading = Reading(request, began)
-        try:
-            path = "/chat/completions" if request.messages else "/completions"
-            content = msgspec.json.encode(self._body(request))
-            async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise self._refused(response.status, response.headers, await response.read())
-                async for payload in _events(response.content):
-                    delta = reading.read(payload, self._monotonic())
-                    if delta is not None:
-                        yield delta
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-            raise self._unreachable(error) from error
-        except _BROKEN as error:
-            raise EngineFailed(
-                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
-            ) from error
+        content = msgspec.json.encode(self._body(request))
+        async with self._admitted(request) as begun:
+            began = self._monotonic()
+            reading = Reading(request, began)
+            try:
+                path = "/chat/completions" if request.messages else "/completions"
+                async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
+                    if response.status != 200:
+                        raise self._refused(response.status, response.headers, await response.read())
+                    async for payload in _events(response.content):
+                        delta = reading.read(payload, self._monotonic())
+                        if delta is not None:
+                            if begun is not None:
+                                self._admission.first_token(begun, self._monotonic())
+                                begun = None
+                            yield delta
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
+                raise self._unreachable(error) from error
+            except _BROKEN as error:
+                raise EngineFailed(
+                    f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+                ) from error
         last = reading.last()
         if last is not None:
             yield last
         yield reading.finished(self._monotonic())
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, request: Generate) -> AsyncIterator[Begun | None]:
+        """The time in which the server has the request: a batch request waits for it here. Yields what an online
+        request's first token is to be held against; ``None`` where nothing is learnt from it."""
+        admission = self._admission
+        if self._serves == "vllm":
+            yield None
+        elif request.priority == "online":
+            size = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
+            try:
+                yield admission.online_began(self._monotonic(), size, request.level)
+            finally:
+                admission.online_ended(self._monotonic())
+                await self._look_again()
+        else:
+            while not admission.admits(self._monotonic()):
+                async with self._changed:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
+            admission.batch_began()
+            refused = False
+            try:
+                yield None
+            except Overloaded:
+                refused = True
+                raise
+            finally:
+                admission.batch_ended(self._monotonic(), refused=refused)
+                await self._look_again()
+
+    async def _look_again(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def close(self) -> None:
         if self._session is not None:
@@ -161,7 +214,8 @@ class RemoteEngine:
         return self._session
 
     def _body(self, request: Generate) -> dict[str, Any]:
-        if request.ignore_end:
+        vllm = self._serves == "vllm"
+        if request.ignore_end and not vllm:
             raise UnsupportedParameter("A remote engine cannot be told to go on after the end.", where="ignore_end")
         if request.grammar is not None:
             raise UnsupportedParameter("OpenAI's protocol carries no grammar.", where="grammar")
@@ -181,6 +235,12 @@ class RemoteEngine:
             body["presence_penalty"] = penalties.presence
         if penalties.bias:
             body["logit_bias"] = {str(token): bias for token, bias in penalties.bias}
+        if vllm:
+            body |= arguments.body(request.priority, request.level)
+            if request.ignore_end:
+                body["ignore_eos"] = True
+            if request.cache_salt:
+                body["cache_salt"] = request.cache_salt
         if request.stop:
             body["stop"] = list(request.stop)
         if request.messages:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from antiphon.engine.latency_model import LatencyModel
+from antiphon.engine.latency_model import LatencyModel, StepTimes
 from antiphon.engine.messages import Priority
 
 
@@ -64,7 +64,7 @@ class State:
     sequences: tuple[SequenceView, ...]
     slots: int
     chunk_tokens: int
-    model: LatencyModel = field(default_factory=LatencyModel)
+    model: StepTimes = field(default_factory=LatencyModel)
     slack_elsewhere: float = inf
     interruptible: bool = False
     batch_spacing: float = 0.0
@@ -134,7 +134,10 @@ def plan(state: State, budget: Budget) -> Plan:
     alone = not online and state.slack_elsewhere == inf
     longest = inf if alone and state.interruptible else max(budget.arrival_seconds, step.seconds)
     limit = min(step.seconds + max(slack, 0.0), longest)
-    paused = add_batch(step, batch, limit, beside=bool(online), spacing=state.batch_spacing)
+    if state.model.mixed:
+        paused = add_batch_mixed(step, batch, limit)
+    else:
+        paused = add_batch(step, batch, limit, beside=bool(online), spacing=state.batch_spacing)
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
@@ -230,6 +233,19 @@ def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, besid
     return [sequence.ticket for sequence in batch if sequence.ticket not in added]
 
 
+def add_batch_mixed(step: _Step, batch: Sequence[SequenceView], limit: float) -> list[int]:
+    """:func:`add_batch` where prompts and tokens share one call: tokens first, which cost least, and prompts beside
+    them, which would pay for a call of their own alone."""
+    limit /= step.excess
+    added = {sequence.ticket for sequence in batch if sequence.generating and step.add_decode(sequence, limit)}
+    added |= {
+        sequence.ticket
+        for sequence in batch
+        if not sequence.generating and step.add_chunks(sequence, limit, sequence.pending, first_free=False)
+    }
+    return [sequence.ticket for sequence in batch if sequence.ticket not in added]
+
+
 def online_slack(state: State, budget: Budget) -> float:
     """What :func:`add_online` returns, for who asks from elsewhere."""
     online = oldest_first(sequence for sequence in state.sequences if sequence.priority == "online")
@@ -238,14 +254,15 @@ def online_slack(state: State, budget: Budget) -> float:
 
 
 def forecast(
-    online: Sequence[SequenceView], model: LatencyModel, chunk_tokens: int, budget: Budget
+    online: Sequence[SequenceView], model: StepTimes, chunk_tokens: int, budget: Budget
 ) -> Mapping[int, float]:
     """When each sequence's next token would be out, in seconds from now, if these were alone from now on.
 
     The same rules as :func:`add_online`, step after step, but that nobody starts or ends to generate on the way.
     """
     generating = [sequence for sequence in online if sequence.generating]
-    tokens = model.decode(len(generating), sum(sequence.position for sequence in generating))
+    # Of a step whatever is in it, and the tokens of those who generate.
+    tokens = model.step + model.decode(len(generating), sum(sequence.position for sequence in generating))
     forced = sum(model.feed(each.pending, each.position) for each in generating if each.pending > 1)
     found: dict[int, float] = {}
     clock = spent = forced
@@ -267,7 +284,7 @@ def forecast(
                 spent, left = 0.0, budget.online_prefill_tokens
             clock, spent, left = clock + seconds, spent + seconds, left - chunk
             position, pending = position + chunk, pending - chunk
-        found[sequence.ticket] = clock
+        found[sequence.ticket] = clock + (tokens if model.mixed else 0.0)
     first_step = clock + tokens if first_step is None else first_step
     for sequence in generating:
         found[sequence.ticket] = first_step
@@ -293,7 +310,8 @@ class _Step:
 
     @property
     def seconds(self) -> float:
-        return self._feeding + self._decoding
+        """What the step is predicted to take; a step of nothing takes none."""
+        return 0.0 if self.empty else self._model.step + self._feeding + self._decoding
 
     @property
     def empty(self) -> bool:
@@ -308,7 +326,7 @@ class _Step:
         context = self._context + sequence.position
         decoding = self._model.decode(len(self.decode) + 1, context)
         feeding = self._feeding + self._model.feed(run, sequence.position)
-        if feeding + decoding > limit and not (self.empty and limit > 0):
+        if self._model.step + feeding + decoding > limit and not (self.empty and limit > 0):
             return False
         self.decode.append(sequence.ticket)
         self._context, self._decoding, self._feeding = context, decoding, feeding
@@ -323,7 +341,7 @@ class _Step:
         while pending:
             chunk = min(self._chunk_tokens - position % self._chunk_tokens, pending)
             seconds = self._model.feed(chunk, position)
-            fits = self.seconds + seconds <= limit and added + chunk <= most
+            fits = self._model.step + self._feeding + self._decoding + seconds <= limit and added + chunk <= most
             if not fits and (added or not (first_free or (self.empty and limit > 0))):
                 break
             self._feeding += seconds

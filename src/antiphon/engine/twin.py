@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from antiphon.engine.latency_model import LatencyModel
+from antiphon.engine.latency_model import StepTimes
 from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecast, oldest_first, plan
 
 
@@ -82,7 +82,7 @@ class Twin:
         self._written.pop(ticket, None)
         self._expected = None
 
-    def advance(self, now: float, model: LatencyModel, budget: Budget) -> None:
+    def advance(self, now: float, model: StepTimes, budget: Budget) -> None:
         """Run every step that would have ended by now."""
         while self._present:
             here = [each for each in self._present.values() if each.arrived <= self._clock]
@@ -96,7 +96,7 @@ class Twin:
                 return
             self._run(decided, model)
 
-    def out(self, ticket: int, token: int, model: LatencyModel, budget: Budget) -> float:
+    def out(self, ticket: int, token: int, model: StepTimes, budget: Budget) -> float:
         """When a request's token (counted from 0) was out, or is expected to be."""
         virtual = self._present.get(ticket) or self._written.get(ticket)
         if virtual is None:
@@ -111,11 +111,12 @@ class Twin:
             self._expected = dict(forecast(views, model, self._chunk_tokens, budget))
         return self._clock + self._expected[ticket]
 
-    def _run(self, decided: Plan, model: LatencyModel) -> None:
+    def _run(self, decided: Plan, model: StepTimes) -> None:
         self._expected = None
         for ticket in decided.admit:
             self._present[ticket].resident = True
-        clock = self._clock
+        clock = self._clock + model.step
+        begun: list[tuple[_Virtual, float]] = []
         for ticket, tokens in decided.prefill:
             each, left = self._present[ticket], tokens
             while left:
@@ -124,10 +125,12 @@ class Twin:
                 each.position, each.pending, left = each.position + chunk, each.pending - chunk, left - chunk
             if not each.pending:
                 each.generating, each.pending = True, 1
-                self._out(each, clock)
+                begun.append((each, clock))
         present = self._present
         decoding = [present[ticket] for ticket in decided.decode if ticket in present]
         clock += model.decode(len(decoding), sum(each.position for each in decoding))
+        for each, out in begun:
+            self._out(each, clock if model.mixed else out)
         for each in decoding:
             each.position += 1
             self._out(each, clock)

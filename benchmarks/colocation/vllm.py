@@ -1,0 +1,369 @@
+"""Batch beside online on vLLM: its own priority scheduling, static caps and our scheduler class on the same arrivals.
+
+    python -m benchmarks.colocation.vllm --size ci|demo|full [--eager] [--trace FILE] [--record]
+
+Two servers from ``scripts/vllm-environment``, one after the other: vLLM as it is, and vLLM with
+``antiphon.engine.vllm.scheduler.AntiphonScheduler``; everything else is the same. Requests go through the product's
+own remote engine, with forced lengths. A table, one JSON line last; the trace has a line for every pass in which our
+policy held batch work back that priority alone would have computed. ``ci`` takes four minutes, ``demo`` nine,
+``full`` an hour; servers' starts included, of which the first compiles for some minutes (not with ``--eager``).
+Nothing else should run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from benchmarks.colocation.figures import interval, pooled
+from benchmarks.colocation.outcome import SERVICE_TPOT, SERVICE_TTFT, Outcome, Served, slowdowns
+from benchmarks.colocation.traces import (
+    BATCH_IN_FLIGHT,
+    BATCH_OUTPUT_TOKENS,
+    BATCH_PROMPT_TOKENS,
+    Request,
+    Scaling,
+    arrivals,
+    prompt_text,
+)
+
+from antiphon.core.errors import AntiphonError
+from antiphon.engine.messages import Finished, Generate, Priority
+from antiphon.engine.remote import RemoteEngine
+from antiphon.engine.service_level import ServiceLevel
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "colocation_vllm.jsonl"
+MODEL = "smollm2-135m"
+TRACE = "conv"
+SCALING = Scaling(rate=0.15)
+"""Fewer requests than the comparison on our own engine takes: a pass of vLLM's on two cores takes 40 ms and more."""
+SLOTS = 32
+START_SECONDS = 600.0
+DRAIN_SECONDS = 60.0
+WARM_UP = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is compared: a server, how many batch requests it is offered at once, what online requests ask for."""
+
+    name: str
+    ours: bool
+    batch: int
+    level: ServiceLevel | None = None
+
+
+ONLINE_ONLY = Policy("online only", False, 0)
+POLICIES = (
+    ONLINE_ONLY,
+    Policy("static cap 1", False, 1),
+    Policy("static cap 4", False, 4),
+    Policy("vLLM's priority", False, BATCH_IN_FLIGHT),
+    Policy("ours, service level", True, BATCH_IN_FLIGHT, ServiceLevel(SERVICE_TTFT, SERVICE_TPOT)),
+    Policy("ours, slowdown 25%", True, BATCH_IN_FLIGHT, ServiceLevel(slowdown=0.25)),
+)
+SHORT = ("online only", "static cap 4", "vLLM's priority", "ours, service level", "ours, slowdown 25%")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Windows, and how long batch runs alone."""
+
+    seeds: tuple[int, ...]
+    seconds: float
+    alone_seconds: float
+    policies: tuple[str, ...]
+
+
+SIZES = {
+    "ci": Size((0,), 20.0, 10.0, SHORT),
+    "demo": Size((0,), 50.0, 20.0, tuple(policy.name for policy in POLICIES)),
+    "full": Size((0, 1, 2), 180.0, 60.0, tuple(policy.name for policy in POLICIES)),
+}
+
+
+@contextlib.asynccontextmanager
+async def server(*, ours: bool, eager: bool, trace: Path, log: Path) -> AsyncIterator[str]:
+    """A vLLM server; yields its URL.
+
+    Raises:
+        RuntimeError: it does not come up, with the end of its log.
+    """
+    script = str(ROOT / "scripts" / "vllm-environment")
+    python = Path(subprocess.run([script], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model", str(python.parents[1] / "models" / MODEL), "--served-model-name", MODEL, "--max-model-len", "1024",
+        "--max-num-seqs", str(SLOTS), "--scheduling-policy", "priority",
+    ]  # fmt: skip
+    if ours:
+        settings = json.dumps({"antiphon": {"trace": str(trace)}})
+        command += ["--scheduler-cls", "antiphon.engine.vllm.scheduler.AntiphonScheduler"]
+        command += ["--additional-config", settings]
+    if eager:
+        command.append("--enforce-eager")
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    with log.open("w") as written:
+        process = subprocess.Popen(command, env=environment, stdout=written, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + START_SECONDS
+        while await _unfinished(url) is None:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"vLLM did not come up:\n{log.read_text()[-3000:]}")
+            await asyncio.sleep(0.25)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, 30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def _unfinished(url: str) -> float | None:
+    """Requests that the server has; ``None`` while it does not answer."""
+    try:
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+            text = (await client.get(f"{url}/metrics")).text
+    except httpx.HTTPError:
+        return None
+    names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
+    found = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(names)]
+    return sum(found) if found else None
+
+
+class _Run:
+    """One policy over one window."""
+
+    def __init__(self, engine: RemoteEngine, online: Sequence[Request], seconds: float, policy: Policy, number: int):
+        self._engine = engine
+        self._seconds = seconds
+        self._policy = policy
+        self._number = number
+        self._loop = asyncio.get_running_loop()
+        self.begin = 0.0
+        self.served = [Served(request.at, request.prompt_tokens, request.output_tokens, []) for request in online]
+        self.batch_tokens = 0
+        self.latest_sending = 0.0
+
+    @property
+    def now(self) -> float:
+        return self._loop.time() - self.begin
+
+    async def run(self) -> None:
+        self.begin = self._loop.time()
+        endless = [asyncio.create_task(self._endless()) for _ in range(self._policy.batch)]
+        online = [asyncio.create_task(self._serve(served)) for served in self.served]
+        try:
+            await asyncio.sleep(self._seconds - self.now)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await asyncio.gather(*online)
+        finally:
+            for task in (*endless, *online):
+                task.cancel()
+            await asyncio.gather(*endless, *online, return_exceptions=True)
+        for task in endless:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def warm_up(self) -> None:
+        """So that no online request is the first of its kind, and our scheduler's model has seen passes."""
+        for _ in range(WARM_UP // 4):
+            await asyncio.gather(*(self._spend(64 + 32 * each, 16, "online") for each in range(4)))
+
+    async def _serve(self, served: Served) -> None:
+        await asyncio.sleep(served.at - self.now)
+        self.latest_sending = max(self.latest_sending, self.now - served.at)
+        with contextlib.suppress(AntiphonError):  # A refused request keeps its missing tokens, which count as never.
+            await self._spend(served.prompt_tokens, served.output_tokens, "online", served.tokens)
+
+    async def _endless(self) -> None:
+        while True:
+            await self._spend(BATCH_PROMPT_TOKENS, BATCH_OUTPUT_TOKENS, "batch")
+
+    async def _spend(self, prompt: int, output: int, priority: Priority, times: list[float] | None = None) -> None:
+        self._number += 1
+        request = Generate(
+            str(self._number), MODEL, prompt_text(prompt, self._number), output, priority=priority,
+            level=self._policy.level if priority == "online" else None, ignore_end=True,
+        )  # fmt: skip
+        told = 0
+        async for event in self._engine.generate(request):
+            # A token without text, such as half a character, is not told by itself: the end says how many there were.
+            written = event.usage.completion_tokens if isinstance(event, Finished) else told + 1
+            if times is not None:
+                times.extend([self.now] * (written - told))
+            elif self.begin and self.now <= self._seconds:
+                self.batch_tokens += written - told
+            told = written
+
+
+async def window(url: str, policy: Policy, online: Sequence[Request], seconds: float, number: int) -> Outcome:
+    """One run."""
+    engine = RemoteEngine(url, serves="vllm")
+    try:
+        run = _Run(engine, online, seconds, policy, number)
+        await run.warm_up()
+        await run.run()
+    finally:
+        await engine.close()
+    until = time.monotonic() + DRAIN_SECONDS
+    while await _unfinished(url) and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return Outcome(policy.name, seconds, tuple(run.served), run.batch_tokens, 0.0, 0, False, run.latest_sending)
+
+
+async def compare(size: Size, *, eager: bool, trace: Path) -> tuple[dict[str, list[Outcome]], float]:
+    """Every policy over every seed, and batch alone in tokens a second."""
+    began = time.monotonic()
+
+    def told(text: str) -> None:
+        print(f"  {time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    runs: dict[str, list[Outcome]] = {name: [] for name in size.policies}
+    alone = 0.0
+    number = 0
+    for ours in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            async with server(ours=ours, eager=eager, trace=trace, log=Path(folder) / "vllm.log") as url:
+                told(f"{'our' if ours else 'stock'} server")
+                if not ours:
+                    endless = Policy("batch alone", False, BATCH_IN_FLIGHT)
+                    alone = (await window(url, endless, (), size.alone_seconds, 10_000_000)).batch_rate
+                for seed in size.seeds:
+                    online = arrivals(TRACE, seed, size.seconds, SCALING)
+                    for policy in POLICIES:
+                        if policy.ours != ours or policy.name not in runs:
+                            continue
+                        number += 1_000_000 // 8
+                        outcome = await window(url, policy, online, size.seconds, number)
+                        runs[policy.name].append(outcome)
+                        told(f"seed {seed}: {policy.name}, {outcome.batch_rate:.1f} batch tok/s")
+    return runs, alone
+
+
+def rows(runs: dict[str, list[Outcome]], alone: float) -> list[dict[str, Any]]:
+    """Figures by policy; seconds, and intervals of 95 % of a bootstrap over seeds and requests."""
+    draw = np.random.default_rng(0)
+    found = []
+    for name, of in runs.items():
+        within = [np.array([served.within for served in run.served], dtype=float) for run in of]
+        slower = [slowdowns(reference, run) for reference, run in zip(runs[ONLINE_ONLY.name], of, strict=True)]
+        every = np.concatenate(slower)
+        rate = float(np.mean([run.batch_rate for run in of]))
+        p50, p90, p99 = (float(value) for value in np.percentile(every, [50, 90, 99], method="inverted_cdf"))
+        found.append({
+            "policy": name, "simulated": False, "seeds": len(of), "requests": len(every),
+            "within": float(np.concatenate(within).mean()), "within_interval": interval(within, np.mean, draw),
+            "ttft": pooled(of, "ttft"), "tpot": pooled(of, "tpot"),
+            "slowdown": (float(every.mean()), p50, p90, p99), "slowdown_interval": interval(slower, np.mean, draw),
+            "rate": rate, "of_alone": rate / alone,
+        })  # fmt: skip
+    return found
+
+
+def decisions(trace: Path) -> dict[str, Any]:
+    """What the trace comes to."""
+    lines = [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
+    beside = [line for line in lines if line["online_tokens"]]
+    deciding = [line["deciding_ms"] for line in lines]
+    return {
+        "passes_held": len(lines),
+        "beside_online": len(beside),
+        "batch_tokens_held": sum(line["batch_tokens_by_priority_alone"] - line["batch_tokens"] for line in beside),
+        "deciding_ms": [round(float(each), 2) for each in np.percentile(deciding, [50, 99])] if deciding else None,
+    }
+
+
+def print_table(found: list[dict[str, Any]], alone: float) -> None:
+    print(f"\n{TRACE}, vLLM, {found[0]['requests']} online requests; within: TTFT at most 1 s and TPOT at most 100 ms")
+    print(f"X = {alone:.1f} batch tok/s alone")
+    print(
+        f"{'policy':<22}{'within':>8}{'TTFT p50/p90/p99 ms':>24}{'TPOT p50/p90/p99 ms':>22}"
+        f"{'slowdown mean/p50/p90':>24}{'batch tok/s':>13}{'of X':>7}"
+    )
+    for row in found:
+        ttft, tpot = (
+            " / ".join("never" if not np.isfinite(each) else f"{each * 1e3:.0f}" for each in row[name])
+            for name in ("ttft", "tpot")
+        )
+        mean, p50, p90, _ = row["slowdown"]
+        print(
+            f"{row['policy']:<22}{row['within']:>8.1%}{ttft:>24}{tpot:>22}{f'{mean:.2f} / {p50:.2f} / {p90:.2f}':>24}"
+            f"{row['rate']:>13.1f}{row['of_alone']:>7.0%}"
+        )
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if np.isfinite(value) else None
+    return [_short(each) for each in value] if isinstance(value, tuple) else value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.colocation.vllm", description="Batch beside online on vLLM."
+    )
+    parser.add_argument("--size", choices=sorted(SIZES), default="ci")
+    parser.add_argument("--eager", action="store_true", help="without vLLM's compilation: slower passes, a quick start")
+    parser.add_argument("--trace", type=Path, help="keep the decisions here")
+    parser.add_argument("--record", action="store_true", help="append the JSON line to benchmarks/results")
+    options = parser.parse_args()
+    size = SIZES[options.size]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = (options.trace or Path(folder) / "decisions.jsonl").absolute()
+        trace.unlink(missing_ok=True)
+        runs, alone = asyncio.run(compare(size, eager=options.eager, trace=trace))
+        held = decisions(trace)
+    found = rows(runs, alone)
+    print_table(found, alone)
+    late = max(run.latest_sending for of in runs.values() for run in of)
+    print(f"\nour policy held batch back in {held['beside_online']} passes beside online work, and there")
+    print(f"{held['batch_tokens_held']} tokens that priority alone would have computed;", end=" ")
+    print(f"requests were sent up to {late * 1e3:.0f} ms late")
+    line = {
+        "benchmark": "colocation_vllm", "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": options.size,
+        "trace": TRACE, "scaling": {"rate": SCALING.rate, "prompt": SCALING.prompt, "output": SCALING.output},
+        "eager": options.eager, "seeds": size.seeds, "seconds": size.seconds, "alone": round(alone, 2),
+        "decisions": held, "latest_sending": round(late, 4),
+        "rows": [{name: _short(value) for name, value in row.items()} for row in found],
+        "took": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    text = json.dumps(line)
+    if options.record:
+        with RESULTS.open("a") as results:
+            results.write(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
