@@ -67,26 +67,37 @@ def answerer(
         reader: reads features from somewhere else than the online store (a dataset's rows, in an evaluation).
     """
 
+    return Answerer(serving_services(store, engine, commit, releases, features, reader=reader))
+
+
+def serving_services(
+    store: Store,
+    engine: Engine,
+    commit: GroupCommit,
+    releases: LiveReleases,
+    features: FeaturePlatform,
+    *,
+    reader: Callable[[Scope], FeatureReader] | None = None,
+) -> Services:
+    """What answers and vectors of this project are made with; ``reader`` as for :func:`answerer`."""
     gateway = store.settings.gateway
-    return Answerer(
-        Services(
-            engine=engine,
-            features=reader or features.reader,
-            features_far=reader is None and features.far,
-            remedies=ProjectRemedies(store, features) if reader is None else None,
-            releases=releases,
-            decide=deciding(store),
-            stored=store.answers,
-            texts=store.blobs,
-            receipts=AuditedReceipts(store.receipts, store.audit),
-            exposures=Exposures(store.database),
-            pairs=ShadowPairs(store.database),
-            commit=commit,
-            clock=SystemClock(),
-            admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight),
-            checkpoint=store.trail.newest,
-            plain=lambda model: is_plain(model, store.settings.engine.models),
-            subject_key=store.secret("subject"),
-            online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
-        )
+    return Services(
+        engine=engine,
+        features=reader or features.reader,
+        features_far=reader is None and features.far,
+        remedies=ProjectRemedies(store, features) if reader is None else None,
+        releases=releases,
+        decide=deciding(store),
+        stored=store.answers,
+        texts=store.blobs,
+        receipts=AuditedReceipts(store.receipts, store.audit),
+        exposures=Exposures(store.database),
+        pairs=ShadowPairs(store.database),
+        commit=commit,
+        clock=SystemClock(),
+        admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight),
+        checkpoint=store.trail.newest,
+        plain=lambda model: is_plain(model, store.settings.engine.models),
+        subject_key=store.secret("subject"),
+        online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
     )

@@ -7,7 +7,7 @@ from antiphon.app.store import Store
 from antiphon.batch.batch_job import BatchJobs, BatchParts
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.lines import FileBounds
-from antiphon.batch.ports import AnswerRow
+from antiphon.batch.ports import AnswerLine
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
 from antiphon.batch.turns import Turns
 from antiphon.catalog.batches import Batches
@@ -19,7 +19,7 @@ from antiphon.durable.registry import Registry
 from antiphon.features.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
+from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines
 
 
 def file_contents(store: Store) -> LocalLake | S3Lake:
@@ -62,7 +62,12 @@ def askable(store: Store, scope: Scope) -> list[str]:
     return [*store.releases.applications(scope), *store.settings.engine.models]
 
 
-def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: str) -> Executor:
+def embedding_models(store: Store) -> tuple[str, ...]:
+    """What a request for vectors may name as its model."""
+    return store.settings.engine.embedding_models
+
+
+def batch_executor(store: Store, files: FileStore, answer: AnswerLine, worker: str) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
     wanted, registry = store.settings.batch, Registry()
     jobs = BatchJobs(
@@ -73,7 +78,9 @@ def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: st
             transactions=store.database,
             endpoints=BatchLines(store.database.clock),
             answer=answer,
-            models=lambda scope: askable(store, scope),
+            models=lambda scope, endpoint: (
+                list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)
+            ),
             turns=Turns(wanted.concurrency),
             audit=store.audit.append,
             clock=store.database.clock,

@@ -10,10 +10,11 @@ from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput
 from antiphon.core.tls import ClientTls
-from antiphon.engine.port import Engine
+from antiphon.definitions.embedding import named_model
+from antiphon.engine.port import ServingEngine
 
 
-def connect(store: Store, peer: str) -> Engine:
+def connect(store: Store, peer: str) -> ServingEngine:
     """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
 
     Raises:
@@ -47,7 +48,11 @@ def connect(store: Store, peer: str) -> Engine:
 
 
 def command(store: Store) -> tuple[str, ...]:
-    """The command line of this project's engine process."""
+    """The command line of this project's engine process.
+
+    Raises:
+        InvalidInput: an embedding model that is not known.
+    """
     engine = store.settings.engine
     arguments = [
         sys.executable, "-m", "antiphon.engine",
@@ -62,6 +67,9 @@ def command(store: Store) -> tuple[str, ...]:
         arguments += ["--rest-after", str(parse_duration(engine.rest_after).total_seconds())]
     for model in engine.models:
         arguments += ["--model", model]
+    for name in engine.embedding_models:
+        embedder = named_model(name)
+        arguments += ["--embedding-model", f"{embedder.name}:{embedder.tokens}:{embedder.dimensions}"]
     if engine.kind == "simulated":
         arguments.append("--simulated")
     return tuple(arguments)

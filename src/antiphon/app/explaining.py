@@ -13,7 +13,7 @@ from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
-from antiphon.engine.port import Engine
+from antiphon.engine.port import ServingEngine
 from antiphon.features.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.serving.replay import replay as make_again
@@ -104,7 +104,7 @@ class Explaining:
             },
         }
 
-    async def replay(self, engine: Engine, scope: Scope, prediction: str) -> Mapping[str, Any]:
+    async def replay(self, engine: ServingEngine, scope: Scope, prediction: str) -> Mapping[str, Any]:
         """Make a prediction's text again and compare.
 
         Raises:

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from antiphon.app import engines
-from antiphon.app.answering import answerer
-from antiphon.app.batches import askable, file_contents, file_store, request_batches
+from antiphon.app.answering import serving_services
+from antiphon.app.batches import askable, embedding_models, file_contents, file_store, request_batches
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
@@ -36,6 +36,9 @@ from antiphon.gateway.ports import BatchOrder, GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
+from antiphon.serving.answerer import Answerer
+from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
+from antiphon.serving.request import Answer, AnswerRequest
 
 
 class Wired:
@@ -50,7 +53,9 @@ class Wired:
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)
         self.lookups = Lookups(store, self.features, self.live)
-        self.answerer = answerer(store, self.engine, self.commit, self.live, self.features)
+        services = serving_services(store, self.engine, self.commit, self.live, self.features)
+        self.answerer = Answerer(services)
+        self.embeddings = Embeddings(services, self.engine, lambda scope: embedding_models(store))
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
@@ -67,7 +72,7 @@ class Wired:
             clock=SystemClock(),
             answering=self.answerer,
             authorise=authorise,
-            models=lambda scope: askable(store, scope),
+            models=lambda scope: [*askable(store, scope), *embedding_models(store)],
             engine=self.engine.describe,
             receipts=store.receipts,
             texts=store.blobs,
@@ -93,12 +98,19 @@ class Wired:
             lookups=self.lookups,
             files=self.files,
             request_batches=request_batches(store, self.files),
+            embedding=self.embeddings,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
             prices=store.settings.prices,
             max_body_bytes=store.settings.gateway.max_body_bytes,
         )
+
+    async def answer_line(self, request: AnswerRequest | EmbeddingRequest) -> Answer | Embedding:
+        """What a line of a batch asks for."""
+        if isinstance(request, EmbeddingRequest):
+            return await self.embeddings.embed(request)
+        return await self.answerer.answer(request)
 
     async def close(self) -> None:
         """Finish what is being committed and let go of the stores."""

@@ -20,7 +20,7 @@ import msgspec
 from antiphon.batch import lines
 from antiphon.batch.files import FileStore
 from antiphon.batch.lines import FileBounds, Request
-from antiphon.batch.ports import AnswerRow, Audit, Jobs, RequestEndpoints, Run, Transactions
+from antiphon.batch.ports import AnswerLine, Audit, Jobs, RequestEndpoints, Run, Transactions
 from antiphon.batch.request_work import PASSING, RequestWork, row_of
 from antiphon.batch.turns import Turns
 from antiphon.catalog.batches import Batch, Batches, Ending, LineError
@@ -41,7 +41,7 @@ class BatchParts(msgspec.Struct, frozen=True):
     """What batches are worked on with.
 
     Attributes:
-        models: what may be asked in a scope.
+        models: what may be asked at an endpoint in a scope.
         waiting: whether another batch waits for a worker; one that has had its time then goes behind it.
     """
 
@@ -50,8 +50,8 @@ class BatchParts(msgspec.Struct, frozen=True):
     files: FileStore
     transactions: Transactions
     endpoints: RequestEndpoints
-    answer: AnswerRow
-    models: Callable[[Scope], Sequence[str]]
+    answer: AnswerLine
+    models: Callable[[Scope, str], Sequence[str]]
     turns: Turns
     audit: Audit
     clock: Clock
@@ -123,7 +123,9 @@ class BatchJobs:
         parts = self._parts
         file = parts.files.held(batch.scope, batch.input_file)
         with parts.files.open(file) as stream:
-            return lines.check(stream, batch.endpoint, parts.models(batch.scope), parts.bounds, file.sha256)
+            return lines.check(
+                stream, batch.endpoint, parts.models(batch.scope, batch.endpoint), parts.bounds, file.sha256
+            )
 
     async def _answer(self, run: Run, batch: Batch, epoch: int) -> Ending:
         """Answer what has no row yet; tells how the batch ends."""

@@ -12,6 +12,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
 from antiphon.governance.principal import Principal
+from antiphon.serving.embedding import Embedding, EmbeddingRequest
 from antiphon.serving.request import Answer, AnswerRequest
 
 
@@ -143,11 +144,11 @@ class DecideRows(Protocol):
 
 
 class AskedLine(Protocol):
-    """A request of a batch as ``answer()`` is asked for it, and its answer as its endpoint would send it."""
+    """A request of a batch as serving is asked for it, and its answer as its endpoint would send it."""
 
     @property
-    def request(self) -> AnswerRequest: ...
-    def answered(self, answer: Answer) -> Any: ...
+    def request(self) -> AnswerRequest | EmbeddingRequest: ...
+    def answered(self, answer: Any, /) -> Any: ...
 
 
 class RequestEndpoints(Protocol):
@@ -166,3 +167,9 @@ class AnswerRow(Protocol):
     """serving's answer()."""
 
     def __call__(self, request: AnswerRequest) -> Awaitable[Answer]: ...
+
+
+class AnswerLine(Protocol):
+    """serving's answer(), and its vectors."""
+
+    def __call__(self, request: AnswerRequest | EmbeddingRequest) -> Awaitable[Answer | Embedding]: ...

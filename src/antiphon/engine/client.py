@@ -20,6 +20,8 @@ from antiphon.engine.messages import (
     Delta,
     Describe,
     Described,
+    Embed,
+    Embedded,
     Failed,
     Finished,
     FromEngine,
@@ -32,7 +34,7 @@ from antiphon.engine.peers import is_ours
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
-_Answer = Delta | Finished | Failed | Described | AntiphonError
+_Answer = Delta | Finished | Embedded | Failed | Described | AntiphonError
 
 
 class EngineClient:
@@ -86,7 +88,7 @@ class EngineClient:
                     raise answer
                 if isinstance(answer, Failed):
                     raise error_of(answer)
-                if isinstance(answer, Described):
+                if isinstance(answer, Described | Embedded):
                     raise EngineFailed("The engine answered another question.", where=str(self._path))
                 yield replace(answer, id=request.id)
                 if ended:
@@ -95,6 +97,27 @@ class EngineClient:
             connection.forget(wire.id)
             if not ended:
                 connection.send(Cancel(wire.id))
+
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.port.TextEmbedding`."""
+        connection = await self._connected()
+        wire = replace(request, id=new_id("wire"))
+        answers = connection.ask(wire.id, wire)
+        ended = False
+        try:
+            answer = await answers.get()
+            ended = True
+        finally:
+            connection.forget(wire.id)
+            if not ended:
+                connection.send(Cancel(wire.id))
+        if isinstance(answer, AntiphonError):
+            raise answer
+        if isinstance(answer, Failed):
+            raise error_of(answer)
+        if not isinstance(answer, Embedded):
+            raise EngineFailed("The engine answered another question.", where=str(self._path))
+        return replace(answer, id=request.id)
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -154,7 +177,7 @@ class _Connection:
         self.lost = False
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
 
-    def ask(self, request: str, message: Generate | Describe | Serve) -> asyncio.Queue[_Answer]:
+    def ask(self, request: str, message: Generate | Embed | Describe | Serve) -> asyncio.Queue[_Answer]:
         """Send a message; the answers to it come in the returned queue."""
         answers: asyncio.Queue[_Answer] = asyncio.Queue()
         self._waiting[request] = answers
@@ -164,7 +187,7 @@ class _Connection:
     def forget(self, request: str) -> None:
         self._waiting.pop(request, None)
 
-    def send(self, message: Generate | Describe | Serve | Cancel) -> None:
+    def send(self, message: Generate | Embed | Describe | Serve | Cancel) -> None:
         if self.lost:
             return
         try:

@@ -12,7 +12,7 @@ import msgspec
 
 from antiphon.engine.service_level import ServiceLevel
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a frame changes meaning; both sides refuse another number."""
 
 Priority = Literal["online", "batch"]
@@ -63,6 +63,25 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     level: ServiceLevel | None = None
     ignore_end: bool = False
     cache_salt: str = ""
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Texts whose vectors are wanted.
+
+    Attributes:
+        id: unique per connection.
+        texts: one or more, none of them empty.
+        dimensions: of the vectors wanted; ``None`` for the model's own, which is all that a local model gives.
+        priority: texts of ``batch`` are embedded in time that online work leaves.
+        traceparent: W3C trace context of the caller.
+    """
+
+    id: str
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    priority: Priority = "online"
+    traceparent: str | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -155,12 +174,35 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     branches: tuple[Branch, ...] = ()
 
 
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """The vectors of all the texts of one request.
+
+    Attributes:
+        vectors: float32, little-endian, one row of ``dimensions`` numbers a text in the order of the texts; each of
+            length 1.
+        tokens: of each text, with those that the model adds; of all of them together from a server that says no more.
+        fingerprint: names weights, binary and instruction set: the same text has the same bytes inside one.
+        queue_seconds, engine_seconds: wall seconds until the first text was begun, and in the model.
+    """
+
+    id: str
+    vectors: bytes
+    dimensions: int
+    tokens: tuple[int, ...]
+    fingerprint: str
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The request could not be served; ``code`` is that of an error class in ``core.errors``."""
+    """The request could not be served; ``code`` is that of an error class in ``core.errors``, the other three what such
+    an error says."""
 
     id: str
     code: str
     message: str
+    where: str | None = None
+    next_step: str | None = None
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
@@ -173,6 +215,15 @@ class ModelDescription(msgspec.Struct, frozen=True):
     special_tokens: tuple[str, ...]
     bos: str
     eos: str
+
+
+class EmbedderDescription(msgspec.Struct, frozen=True):
+    """One served embedding model; ``tokens`` is its longest text, with those that the model adds."""
+
+    name: str
+    fingerprint: str
+    tokens: int
+    dimensions: int
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -200,6 +251,8 @@ class Load(msgspec.Struct, frozen=True):
     kept_on_disk: int = 0
     call_seconds: float = 0.0
     busy_seconds: float = 0.0
+    embedded_texts: int = 0
+    embedded_tokens: int = 0
 
 
 class Described(msgspec.Struct, frozen=True, tag="described"):
@@ -208,7 +261,8 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
     id: str
     models: tuple[ModelDescription, ...]
     load: Load
+    embedders: tuple[EmbedderDescription, ...] = ()
 
 
-ToEngine = Hello | Generate | Cancel | Describe | Serve
-FromEngine = Hello | Delta | Finished | Failed | Described
+ToEngine = Hello | Generate | Embed | Cancel | Describe | Serve
+FromEngine = Hello | Delta | Finished | Embedded | Failed | Described

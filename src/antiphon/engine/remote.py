@@ -8,7 +8,9 @@ its completions endpoint as it is.
 
 from __future__ import annotations
 
+import base64
 import ssl
+import struct
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
@@ -33,6 +35,8 @@ from antiphon.engine.messages import (
     Alternative,
     Delta,
     Described,
+    Embed,
+    Embedded,
     Finished,
     Generate,
     Load,
@@ -149,6 +153,28 @@ class RemoteEngine:
                 f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
             ) from error
         yield reading.finished(self._monotonic())
+
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.port.TextEmbedding`; tokens are told of the request as a whole."""
+        began = self._monotonic()
+        body: dict[str, Any] = {
+            "model": self._models.get(request.model, request.model),
+            "input": list(request.texts),
+            "encoding_format": "base64",
+        }
+        if request.dimensions is not None:
+            body["dimensions"] = request.dimensions
+        try:
+            response = await self._http.post("/embeddings", json=body)
+        except (httpx.ConnectError, ssl.SSLError) as error:
+            raise self._unreachable(error) from error
+        except httpx.HTTPError as error:
+            raise EngineFailed(
+                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+            ) from error
+        if response.status_code != 200:
+            raise self._refused(response.status_code, response.headers, response.content)
+        return _vectors_of(response.content, request, self._monotonic() - began)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -328,3 +354,43 @@ def _complaint(content: bytes) -> tuple[str, str | None]:
 
 def _message(error: Any) -> str:
     return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+
+
+class _RemoteVector(msgspec.Struct):
+    index: int
+    embedding: str | list[float]
+
+
+class _RemoteVectors(msgspec.Struct):
+    data: list[_RemoteVector]
+    usage: dict[str, Any] = {}
+
+
+def _vectors_of(content: bytes, request: Embed, seconds: float) -> Embedded:
+    """The vectors of an answer; a server that does not know base64 sends numbers.
+
+    Raises:
+        EngineFailed: they cannot be read, or are not one vector of the same length for each text.
+    """
+    try:
+        read = msgspec.json.decode(content, type=_RemoteVectors)
+        rows = {
+            one.index: base64.b64decode(one.embedding, validate=True)
+            if isinstance(one.embedding, str)
+            else struct.pack(f"<{len(one.embedding)}f", *one.embedding)
+            for one in read.data
+        }
+        tokens = int(read.usage.get("prompt_tokens") or 0)
+    except (ValueError, TypeError, struct.error, OverflowError) as error:
+        raise EngineFailed("The remote engine sent vectors that cannot be read.") from error
+    sizes = {len(row) for row in rows.values()}
+    if sorted(rows) != list(range(len(request.texts))) or len(sizes) != 1 or not sizes or min(sizes) % 4:
+        raise EngineFailed("The remote engine sent other vectors than one for each text.")
+    return Embedded(
+        id=request.id,
+        vectors=b"".join(rows[place] for place in range(len(rows))),
+        dimensions=sizes.pop() // 4,
+        tokens=(tokens,),
+        fingerprint=_fingerprint(request.model, None),
+        engine_seconds=seconds,
+    )

@@ -40,7 +40,7 @@ from antiphon.gateway.evidence import Evidence
 from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.openai import batches, endpoints, files
+from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.ports import GatewayServices
 
@@ -91,6 +91,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         routes=[
             Route("/v1/chat/completions", endpoints.chat_completions, methods=["POST"]),
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
             Route("/v1/features/lookup", lookup.lookup, methods=["POST"]),
             Route("/v1/feedback", feedback.feedback, methods=["POST"]),
             Route("/v1/files", files.create, methods=["POST"]),

@@ -33,6 +33,8 @@ from antiphon.gateway.policy_ports import Policies
 from antiphon.gateway.release_ports import LearningServices, Transitions
 from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.embedding import Embedding as Embedded
+from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 BatchOrder = TableOrder
@@ -47,6 +49,12 @@ class Answering(Protocol):
     def stream(self, request: AnswerRequest) -> AsyncIterator[TextDelta | Answer]:
         """Text as it comes; the last item is the answer, after its receipt is committed."""
         ...
+
+
+class Embedding(Protocol):
+    """Vectors of texts (``serving.embedding.Embeddings``). Cancelling gives the texts up."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded: ...
 
 
 class Receipts(Protocol):
@@ -245,6 +253,7 @@ class GatewayServices:
         history: of views: versions, verdicts, differences; ``None`` like the trail.
         watch: over features: skew; ``None`` like the trail.
         lookups: of features; ``None`` like the trail.
+        embedding: vectors of texts; ``None`` like the trail.
         files, request_batches: of OpenAI's API; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
@@ -284,6 +293,7 @@ class GatewayServices:
     lookups: Lookups | None = None
     files: FileStore | None = None
     request_batches: RequestBatches | None = None
+    embedding: Embedding | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -358,6 +368,16 @@ class GatewayServices:
                 "Batches are not taken here.", where="gateway", next_step="Ask the project's own gateway."
             )
         return self.request_batches
+
+    def embedded(self) -> Embedding:
+        """Vectors of texts.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.embedding is None:
+            raise Unavailable("Nothing is embedded here.", where="gateway", next_step="Ask the project's own gateway.")
+        return self.embedding
 
     def trailed(self) -> Trail:
         """The audit log.

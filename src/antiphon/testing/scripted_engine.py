@@ -11,12 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import NotFound, Unavailable
 from antiphon.core.ids import content_hash
 from antiphon.engine.messages import (
     Branch,
     Delta,
     Described,
+    Embed,
+    Embedded,
     Finished,
     Generate,
     Load,
@@ -124,6 +126,10 @@ class ScriptedEngine:
         finally:
             self.in_flight -= 1
             self.cancelled += not ended
+
+    async def embed(self, request: Embed) -> Embedded:
+        """It has no embedding model."""
+        raise NotFound("This engine embeds nothing.", where="model")
 
     async def close(self) -> None:
         self.away = True

@@ -9,7 +9,7 @@ from typing import Any
 from antiphon.batch.batch_job import BatchJobs, BatchParts
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.lines import FileBounds
-from antiphon.batch.ports import AnswerRow
+from antiphon.batch.ports import AnswerLine
 from antiphon.batch.request_batches import RequestBatches
 from antiphon.batch.turns import Turns
 from antiphon.catalog.batches import Batches
@@ -43,7 +43,7 @@ def batch_jobs(
     database: Database,
     files: FileStore,
     secret: bytes,
-    answer: AnswerRow,
+    answer: AnswerLine,
     models: Sequence[str],
     *,
     concurrency: int = 4,
@@ -52,7 +52,7 @@ def batch_jobs(
 ) -> BatchJobs:
     """Works on batches with this ``answer()``."""
 
-    def askable(scope: Scope) -> Sequence[str]:
+    def askable(scope: Scope, endpoint: str) -> Sequence[str]:
         return models
 
     return BatchJobs(

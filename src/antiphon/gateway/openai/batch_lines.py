@@ -11,13 +11,18 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
 from antiphon.gateway import problem
-from antiphon.gateway.openai import parameters, whole
+from antiphon.gateway.openai import embeddings, parameters, whole
 from antiphon.governance.principal import Principal, originator
-from antiphon.serving.request import Answer, AnswerRequest
+from antiphon.serving.embedding import EmbeddingRequest
+from antiphon.serving.request import AnswerRequest
 
-_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., AnswerRequest], Callable[..., msgspec.Struct]]] = {
+Asked = AnswerRequest | EmbeddingRequest
+
+EMBEDDINGS = "/v1/embeddings"
+_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., Asked], Callable[..., msgspec.Struct]]] = {
     "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, whole.chat_completion),
     "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, whole.completion),
+    EMBEDDINGS: (embeddings.EmbeddingParameters, embeddings.embedding_request, embeddings.embedding_list),
 }
 
 ENDPOINTS = tuple(_ENDPOINTS)
@@ -27,7 +32,7 @@ ENDPOINTS = tuple(_ENDPOINTS)
 class AskedLine:
     """One line as it is asked."""
 
-    def __init__(self, request: AnswerRequest, written: Callable[[Answer], msgspec.Struct]) -> None:
+    def __init__(self, request: Asked, written: Callable[[Any], msgspec.Struct]) -> None:
         self.request = request
         self.answered = written
 
@@ -49,15 +54,21 @@ class BatchLines:
             raise InvalidInput(f"There are no batches for {endpoint!r}.", where="endpoint")
         shape, asking, write = _ENDPOINTS[endpoint]
         read = parameters.read(body, shape)
-        if read.stream:
+        if getattr(read, "stream", None):
             raise UnsupportedParameter(
                 "An answer in a batch is not streamed.", where="stream", next_step="Leave it out."
             )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
         return AskedLine(
-            msgspec.structs.replace(question, path="batch"),
+            _as_batch(question),
             lambda answer: write(int(self._clock.now().timestamp()), read, answer),
         )
 
     def refused(self, error: Exception) -> problem.ProblemBody:
         return problem.ProblemBody(problem.describe(error))
+
+
+def _as_batch(question: Asked) -> Asked:
+    if isinstance(question, EmbeddingRequest):
+        return msgspec.structs.replace(question, path="batch", priority="batch")
+    return msgspec.structs.replace(question, path="batch")

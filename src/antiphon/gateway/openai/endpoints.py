@@ -21,6 +21,7 @@ from antiphon.gateway.event_stream import EventStream
 from antiphon.gateway.measurements import Measured, Measurements
 from antiphon.gateway.openai import parameters, shapes, whole
 from antiphon.gateway.ports import GatewayServices
+from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 P = TypeVar("P", bound=parameters.Common)
@@ -41,14 +42,14 @@ class Asked:
         self._measurements = measurements
         self._arrived = services.clock.monotonic()
         self._first: float | None = None
-        self._answer: Answer | None = None
+        self._answer: Answer | Embedding | None = None
         measurements.in_flight.inc()
 
     def first_byte(self) -> None:
         """The first byte leaves now."""
         self._first = self._services.clock.monotonic() - self._arrived
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer | Embedding) -> None:
         self._answer = answer
 
     def ended(self, failure: BaseException | None) -> None:

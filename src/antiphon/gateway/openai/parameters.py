@@ -140,7 +140,7 @@ class CompletionParameters(Common, frozen=True, kw_only=True):
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
 
 
-P = TypeVar("P", bound=Common)
+P = TypeVar("P", bound=msgspec.Struct)
 
 
 def read(content: bytes, shape: type[P]) -> P:
