@@ -18,7 +18,7 @@ from starlette.routing import Route
 from antiphon.core.errors import AntiphonError, InvalidInput, NotFound, PromptTooLong
 from antiphon.engine.client import EngineClient
 from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Embed, Embedded, Generate
+from antiphon.engine.messages import Embed, Embedded, Generate, Tokenise
 from antiphon.engine.port import ServingEngine
 from antiphon.engine.remote import RemoteEngine
 from antiphon.engine.runtime import Layout
@@ -173,3 +173,15 @@ async def test_a_request_that_is_given_up_leaves_nothing(tmp_path: Path) -> None
         assert load.embedded_texts < 100
     finally:
         await engine.close()
+
+
+async def test_tokens_are_told_across_the_socket(tmp_path: Path) -> None:
+    async with behind_a_socket(tmp_path) as engine:
+        read = await engine.tokenise(Tokenise("t", "words", "every flight"))
+        assert read.id == "t"
+        assert (await engine.tokenise(Tokenise("u", "words", tokens=read.tokens))).text == "every flight"
+        with pytest.raises(InvalidInput) as refused:
+            await engine.tokenise(Tokenise("u", "words", tokens=(10**6,)))
+        assert refused.value.where == "tokens"
+        with pytest.raises(NotFound):
+            await engine.tokenise(Tokenise("u", "vectors", "every flight"))

@@ -99,6 +99,7 @@ class Wired:
             files=self.files,
             request_batches=request_batches(store, self.files),
             embedding=self.embeddings,
+            tokenising=self.engine,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,

@@ -46,8 +46,11 @@ from antiphon.engine.messages import (
     ModelDescription,
     Priority,
     ServedModel,
+    Tokenise,
+    Tokenised,
 )
 from antiphon.engine.prefixes import chain_of
+from antiphon.engine.reading import tokenised
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget, Planner, plan
 from antiphon.engine.sequence import Sequence
@@ -138,7 +141,7 @@ class LocalEngine:
         self._drained.set()
         self._declaring = asyncio.Lock()
         self._declarations: set[asyncio.Future[None]] = set()
-        self._preparing: dict[asyncio.Future[Sequence], _Served] = {}
+        self._preparing: dict[asyncio.Future[Any], _Served] = {}
         self._closed = False
 
     async def start(self) -> LocalEngine:
@@ -187,6 +190,15 @@ class LocalEngine:
                     return
         finally:
             self.cancel(ticket)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.port.Tokenising`."""
+        served = self._named(request.model)
+        # Its thread reads the model's vocabulary, which must not be freed meanwhile.
+        reading = asyncio.ensure_future(asyncio.to_thread(tokenised, served.lane.runtime, request))
+        self._preparing[reading] = served
+        reading.add_done_callback(self._prepared)
+        return await asyncio.shield(reading)
 
     async def embed(self, request: Embed) -> Embedded:
         """See :class:`~antiphon.engine.port.TextEmbedding`."""
@@ -385,7 +397,7 @@ class LocalEngine:
         if served not in self._preparing.values():
             self._step_loop.leave(served.lane)
 
-    def _prepared(self, preparing: asyncio.Future[Sequence]) -> None:
+    def _prepared(self, preparing: asyncio.Future[Any]) -> None:
         served = self._preparing.pop(preparing)
         if served.leaving:
             self._dismiss(served)
@@ -394,15 +406,19 @@ class LocalEngine:
         if self._closed:
             raise Unavailable("The engine is shutting down.")
 
-    def _admit(self, request: Generate) -> _Served:
+    def _named(self, model: str) -> _Served:
         self._require_open()
-        served = self._served.get(request.model)
+        served = self._served.get(model)
         if served is None:
             raise NotFound(
-                f"The engine does not serve the model {request.model!r}.",
+                f"The engine does not serve the model {model!r}.",
                 where="model",
                 next_step=f"It serves {', '.join(sorted(self._served))}.",
             )
+        return served
+
+    def _admit(self, request: Generate) -> _Served:
+        served = self._named(request.model)
         self._require_room(request.priority, served.lane.slots)
         _check_parameters(request)
         return served

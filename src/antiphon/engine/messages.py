@@ -84,6 +84,16 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
     traceparent: str | None = None
 
 
+class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
+    """Ask for the tokens of a text, the names of special tokens in it read as those tokens; or, when ``text`` is
+    ``None``, for the text of tokens."""
+
+    id: str
+    model: str
+    text: str | None = None
+    tokens: tuple[int, ...] = ()
+
+
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """The caller went away: free the slot before the next step."""
 
@@ -194,6 +204,14 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     engine_seconds: float = 0.0
 
 
+class Tokenised(msgspec.Struct, frozen=True, tag="tokenised"):
+    """A text and its tokens, of which nothing is computed. Tokens that are no UTF-8 leave replacement characters."""
+
+    id: str
+    text: str
+    tokens: tuple[int, ...]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The request could not be served; ``code`` is that of an error class in ``core.errors``, the other three what such
     an error says."""
@@ -264,5 +282,5 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
     embedders: tuple[EmbedderDescription, ...] = ()
 
 
-ToEngine = Hello | Generate | Embed | Cancel | Describe | Serve
-FromEngine = Hello | Delta | Finished | Embedded | Failed | Described
+ToEngine = Hello | Generate | Embed | Tokenise | Cancel | Describe | Serve
+FromEngine = Hello | Delta | Finished | Embedded | Tokenised | Failed | Described

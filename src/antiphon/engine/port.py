@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished, Generate, ServedModel
+from antiphon.engine.messages import (
+    Delta,
+    Described,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    ServedModel,
+    Tokenise,
+    Tokenised,
+)
 
 
 class Engine(Protocol):
@@ -75,5 +85,20 @@ class TextEmbedding(Protocol):
         ...
 
 
-class ServingEngine(Engine, TextEmbedding, Protocol):
-    """Both: what a project's engine is."""
+class Tokenising(Protocol):
+    """Tells how a model reads a text."""
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """A text's tokens, or the text of tokens.
+
+        Raises:
+            NotFound: the engine does not serve ``model``.
+            InvalidInput: the model has no such token.
+            UnsupportedParameter: this engine does not tell.
+            Unavailable: the engine cannot be reached.
+        """
+        ...
+
+
+class ServingEngine(Engine, TextEmbedding, Tokenising, Protocol):
+    """All of it: what a project's engine is."""

@@ -42,6 +42,8 @@ from antiphon.engine.messages import (
     Load,
     ModelDescription,
     ServedModel,
+    Tokenise,
+    Tokenised,
     TokenOut,
     Usage,
 )
@@ -175,6 +177,14 @@ class RemoteEngine:
         if response.status_code != 200:
             raise self._refused(response.status_code, response.headers, response.content)
         return _vectors_of(response.content, request, self._monotonic() - began)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.port.Tokenising`: OpenAI's protocol has no way to ask."""
+        raise UnsupportedParameter(
+            "The remote engine does not tell how its models read a text.",
+            where="model",
+            next_step="Ask that server itself.",
+        )
 
     async def close(self) -> None:
         await self._http.aclose()

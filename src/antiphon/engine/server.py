@@ -36,6 +36,7 @@ from antiphon.engine.messages import (
     Hello,
     Serve,
     ToEngine,
+    Tokenise,
 )
 from antiphon.engine.peers import is_ours
 
@@ -187,6 +188,8 @@ class _Connection:
             self._send(Described(message.id, self._engine.models(), self._engine.load(), self._engine.embedders()))
         elif isinstance(message, Serve):
             self._begin(self._serve(message))
+        elif isinstance(message, Tokenise):
+            self._begin(self._tokenise(message))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -202,6 +205,12 @@ class _Connection:
             self._send(failure_of(declared.id, error))
             return
         self._send(msgspec.structs.replace(served, id=declared.id))
+
+    async def _tokenise(self, asked: Tokenise) -> None:
+        try:
+            self._send(await self._engine.tokenise(asked))
+        except AntiphonError as error:
+            self._send(failure_of(asked.id, error))
 
     def _require_staying(self) -> None:
         if self._stopping.is_set():

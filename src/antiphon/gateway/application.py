@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import dashboard, feedback, health, lookup, openapi, problem
+from antiphon.gateway import dashboard, feedback, health, lookup, openapi, problem, tokenizer
 from antiphon.gateway.admin import (
     audit,
     datasets,
@@ -105,6 +105,9 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             Route("/v1/batches/{batch}/cancel", batches.cancel, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),
+            Route("/tokenize", tokenizer.tokenize, methods=["POST"]),
+            Route("/detokenize", tokenizer.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", tokenizer.tokenizer_info, methods=["GET"]),
             Route("/healthz", health.healthz, methods=["GET"]),
             Route("/readyz", health.readyz, methods=["GET"]),
             Route("/metrics", health.metrics, methods=["GET"]),

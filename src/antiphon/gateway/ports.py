@@ -22,7 +22,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
-from antiphon.engine.messages import Described
+from antiphon.engine.messages import Described, Tokenise, Tokenised
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.batch_ports import FileStore, RequestBatches
@@ -55,6 +55,12 @@ class Embedding(Protocol):
     """Vectors of texts (``serving.embedding.Embeddings``). Cancelling gives the texts up."""
 
     async def embed(self, request: EmbeddingRequest) -> Embedded: ...
+
+
+class Tokenising(Protocol):
+    """How models read texts (``engine.port.Tokenising``)."""
+
+    async def tokenise(self, request: Tokenise) -> Tokenised: ...
 
 
 class Receipts(Protocol):
@@ -253,7 +259,7 @@ class GatewayServices:
         history: of views: versions, verdicts, differences; ``None`` like the trail.
         watch: over features: skew; ``None`` like the trail.
         lookups: of features; ``None`` like the trail.
-        embedding: vectors of texts; ``None`` like the trail.
+        embedding, tokenising: vectors of texts, and tokens; ``None`` like the trail.
         files, request_batches: of OpenAI's API; ``None`` like the trail.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
@@ -294,6 +300,7 @@ class GatewayServices:
     files: FileStore | None = None
     request_batches: RequestBatches | None = None
     embedding: Embedding | None = None
+    tokenising: Tokenising | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -378,6 +385,16 @@ class GatewayServices:
         if self.embedding is None:
             raise Unavailable("Nothing is embedded here.", where="gateway", next_step="Ask the project's own gateway.")
         return self.embedding
+
+    def tokenised(self) -> Tokenising:
+        """How models read texts.
+
+        Raises:
+            Unavailable: this gateway was wired without it.
+        """
+        if self.tokenising is None:
+            raise Unavailable("No tokens are told here.", where="gateway", next_step="Ask the project's own gateway.")
+        return self.tokenising
 
     def trailed(self) -> Trail:
         """The audit log.

@@ -24,6 +24,8 @@ from antiphon.engine.messages import (
     Load,
     ModelDescription,
     ServedModel,
+    Tokenise,
+    Tokenised,
     TokenOut,
     Usage,
 )
@@ -130,6 +132,10 @@ class ScriptedEngine:
     async def embed(self, request: Embed) -> Embedded:
         """It has no embedding model."""
         raise NotFound("This engine embeds nothing.", where="model")
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """It reads nothing."""
+        raise NotFound("This engine has no tokens.", where="model")
 
     async def close(self) -> None:
         self.away = True
