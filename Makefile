@@ -10,9 +10,9 @@ comma := ,
 TRAIN ?= yes
 DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
-.PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
+.PHONY: help demo demo-full demo-environment environment test test-clients check format serve bench-engine bench-gateway bench-desk \
   bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
-  bench-beside-training bench-outlook bench-governance \
+  bench-beside-training bench-embeddings bench-outlook bench-governance \
   bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
   bench-feature-skew bench-feature-stream bench-features bench-batches pentest chaos chaos-batches chaos-features \
   chaos-log clean
@@ -37,6 +37,10 @@ WORKERS ?= auto
 test: environment  ## every test
 	@scripts/servers
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-clients: environment  ## clients of OpenAI's API, unmodified, against a running platform
+	@scripts/client-environment >/dev/null
+	@ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
 
 check: environment  ## format, lint, strict types, import contracts, documentation
 	@$(BIN)/ruff format --check src tests benchmarks examples
@@ -97,6 +101,9 @@ bench-feature-skew: environment  ## comparing batch and online, by the source an
 
 bench-feature-stream: environment  ## how soon an event is servable, on SQLite and LMDB and on NATS and Redis
 	@$(BIN)/python -m benchmarks.feature_stream --size demo
+
+bench-embeddings: environment  ## embedding a corpus beside people who chat
+	@$(BIN)/python -m benchmarks.embeddings
 
 bench-batches: environment  ## a file of 200 MB in and checked, and requests of a batch beside the same ones online
 	@$(BIN)/python -m benchmarks.batches --size full

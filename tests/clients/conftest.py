@@ -112,12 +112,13 @@ def clients() -> Path:
     pytest.skip(found)
 
 
-def run(*command: str | Path, environment: dict[str, str], said: str = "") -> str:
-    """What a client writes; it must end well."""
+def run(*command: str | Path, environment: dict[str, str], fails: bool = False) -> str:
+    """What a client writes; it must end well unless it ``fails``."""
     ended = subprocess.run(
-        [str(part) for part in command], env=environment, input=said, capture_output=True, text=True, timeout=SECONDS
-    )
-    assert ended.returncode == 0, f"{ended.stdout[-3000:]}\n{ended.stderr[-6000:]}"
+        [str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=SECONDS,
+    )  # fmt: skip
+    assert (ended.returncode != 0) is fails, f"{ended.stdout[-3000:]}\n{ended.stderr[-6000:]}"
     return ended.stdout
 
 

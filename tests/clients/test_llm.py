@@ -36,8 +36,8 @@ def llm(clients: Path, simulated: Platform, tmp_path: Path) -> Callable[..., str
     del environment["OPENAI_BASE_URL"], environment["OPENAI_API_KEY"]
     program = clients / "python" / "bin" / "llm"
 
-    def ask(*arguments: str) -> str:
-        return run(program, *arguments, environment=environment)
+    def ask(*arguments: str, fails: bool = False) -> str:
+        return run(program, *arguments, environment=environment, fails=fails)
 
     ask("keys", "set", "antiphon", "--value", simulated.key)
     return ask
@@ -67,8 +67,11 @@ def test_a_schema(llm: Callable[..., str]) -> None:
 
 
 def test_a_tool(llm: Callable[..., str]) -> None:
-    said = llm("-m", "antiphon", "-T", "llm_version", "--chain-limit", "2", "--no-stream", "Which version is it?")
-    assert said is not None
+    # Who writes at random calls again and again: the program ends the chain, with what it was told on record.
+    llm("-m", "antiphon", "-T", "llm_version", "--chain-limit", "2", "--no-stream", "Which version is it?", fails=True)
+    turns = json.loads(llm("logs", "--json", "-n", "2"))
+    assert {call["name"] for turn in turns for call in turn["tool_calls"]} == {"llm_version"}
+    assert [result["name"] for turn in turns for result in turn["tool_results"]] == ["llm_version"]
 
 
 def test_a_completion(llm: Callable[..., str]) -> None:

@@ -13,12 +13,12 @@ from tests.clients.conftest import Platform, run
 pytestmark = [pytest.mark.clients, pytest.mark.model]
 
 QUESTIONS = (
-    ("The capital of France is", (" Paris", " a banana", " seven", " quickly")),
-    ("Two plus two equals", (" four", " green", " Tuesday", " under")),
-    ("The sun rises in the", (" east", " keyboard", " sandwich", " when")),
-    ("Water freezes into", (" ice", " arithmetic", " Portugal", " loudly")),
-    ("A dog is an", (" animal", " oxygenated", " umbrella", " equation")),
-    ("The opposite of hot is", (" cold", " Wednesday", " seventeen", " guitar")),
+    ("The capital of France is", ("Paris", "a banana", "seven", "quickly")),
+    ("Two plus two equals", ("four", "green", "Tuesday", "under")),
+    ("The sun rises in the", ("east", "keyboard", "sandwich", "when")),
+    ("Water freezes into", ("ice", "arithmetic", "Portugal", "loudly")),
+    ("A dog is an", ("animal", "oxygenated", "umbrella", "equation")),
+    ("The opposite of hot is", ("cold", "Wednesday", "seventeen", "guitar")),
 )
 TASK = """\
 task: {name}

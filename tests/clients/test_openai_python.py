@@ -239,6 +239,7 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, simulated: Platform) 
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model=simulated.model, messages=ASKED, extra_body={"temprature": 1})
     assert (wrong.value.param, wrong.value.code) == ("temprature", "unsupported_parameter")
+    assert (wrong.value.request_id or "").startswith("req_")
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=simulated.base_url, api_key="ak_nobody", max_retries=0).models.list()
     with pytest.raises(openai.NotFoundError):

@@ -135,7 +135,8 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
 async def _refused(request: Request, error: Exception) -> Response:
     denials: Denials = request.app.state.denials
     await denials.record(request, error)
-    return await problem.on_error(request, error)
+    named = getattr(request.state, "request_id", None)
+    return problem.response(error, None if named is None else {"x-request-id": named})
 
 
 async def _nobody_reads(request: Request, error: Any) -> Response:

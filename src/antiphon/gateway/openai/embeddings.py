@@ -127,6 +127,7 @@ async def embeddings(request: Request) -> Response:
     denials: Denials = request.app.state.denials
     asked = Asked(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
+    request.state.request_id = asked.id
     try:
         principal = await incoming.principal(request, services)
         asked.tenant = principal.tenant

@@ -115,6 +115,7 @@ async def _complete(
     denials: Denials = request.app.state.denials
     asked = Asked(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
+    request.state.request_id = asked.id
     try:
         principal = await incoming.principal(request, services)
         asked.tenant = principal.tenant
