@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.clients.conftest import Platform, run
+from tests.clients.conftest import Platform, run, skip_unless_taken
 
 pytestmark = pytest.mark.clients
 
@@ -66,7 +66,8 @@ def test_a_schema(llm: Callable[..., str]) -> None:
     assert set(made) == {"outlook", "minutes"}
 
 
-def test_a_tool(llm: Callable[..., str]) -> None:
+def test_a_tool(llm: Callable[..., str], simulated: Platform) -> None:
+    skip_unless_taken(simulated, "/chat/completions", tools=[{"type": "function", "function": {"name": "one"}}])
     # Who writes at random calls again and again: the program ends the chain, with what it was told on record.
     llm("-m", "antiphon", "-T", "llm_version", "--chain-limit", "2", "--no-stream", "Which version is it?", fails=True)
     turns = json.loads(llm("logs", "--json", "-n", "2"))

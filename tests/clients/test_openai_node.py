@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clients.conftest import EMBEDDING_MODEL, PROGRAMS, Platform, run_json
+from tests.clients.conftest import EMBEDDING_MODEL, PROGRAMS, Platform, run_json, skip_unless_taken
 
 pytestmark = pytest.mark.clients
 
@@ -51,14 +51,16 @@ def test_completions(node: Callable[[str], Any]) -> None:
     assert node("completions")
 
 
-def test_tools(node: Callable[[str], Any]) -> None:
+def test_tools(node: Callable[[str], Any], simulated: Platform) -> None:
+    skip_unless_taken(simulated, "/chat/completions", tools=[{"type": "function", "function": {"name": "one"}}])
     made = node("tools")
     assert (made["reason"], made["call"]["name"]) == ("tool_calls", "delay_of")
     assert made["answer"]
     assert (made["streamed"]["name"], made["streamed"]["arguments"]) == ("delay_of", made["call"]["arguments"])
 
 
-def test_several_choices(node: Callable[[str], Any]) -> None:
+def test_several_choices(node: Callable[[str], Any], simulated: Platform) -> None:
+    skip_unless_taken(simulated, "/chat/completions", n=2)
     assert node("several") == [0, 1, 2]
 
 
