@@ -67,6 +67,7 @@ class EmbeddingLane:
     """
 
     slots = 0
+    kept_on_disk = 0
 
     def __init__(self, encoder: Encoder, monotonic: Callable[[], float], awaited: Callable[[], bool]) -> None:
         self.encoder = encoder
