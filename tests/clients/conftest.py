@@ -128,13 +128,13 @@ def skip_unless_taken(platform: Platform, path: str, **fields: Any) -> None:
 
 
 def run(*command: str | Path, environment: dict[str, str], fails: bool = False) -> str:
-    """What a client writes; it must end well unless it ``fails``."""
+    """What a client writes; it must end well unless it ``fails``, and then its errors are there too."""
     ended = subprocess.run(
         [str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=SECONDS,
     )  # fmt: skip
     assert (ended.returncode != 0) is fails, f"{ended.stdout[-3000:]}\n{ended.stderr[-6000:]}"
-    return ended.stdout
+    return ended.stdout + ended.stderr if fails else ended.stdout
 
 
 def run_json(*command: str | Path, environment: dict[str, str]) -> Any:
