@@ -29,7 +29,7 @@ from antiphon.testing.running import scratch, supervised
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
 EMBEDDING_MODEL = "minilm-l6-v2"
-SECONDS = 240
+SECONDS = 400
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def batch_of(client: openai.OpenAI, endpoint: Any, bodies: list[dict[str, Any]])
     made = client.batches.create(
         input_file_id=file.id, endpoint=endpoint, completion_window="24h", metadata={"team": "desk"}
     )
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while (batch := client.batches.retrieve(made.id)).status not in ("completed", "failed"):
         assert time.monotonic() < deadline, batch
         time.sleep(0.1)

@@ -30,7 +30,7 @@ async function batchOf(endpoint, bodies) {
   const rows = bodies.map((body, number) => JSON.stringify({ custom_id: `r${number}`, method: "POST", url: endpoint, body }));
   const file = await client.files.create({ file: await toFile(Buffer.from(rows.join("\n")), "requests.jsonl"), purpose: "batch" });
   let batch = await client.batches.create({ input_file_id: file.id, endpoint, completion_window: "24h" });
-  for (const end = Date.now() + 180_000; !["completed", "failed"].includes(batch.status); ) {
+  for (const end = Date.now() + 300_000; !["completed", "failed"].includes(batch.status); ) {
     if (Date.now() > end) throw new Error(`the batch is still ${batch.status}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
     batch = await client.batches.retrieve(batch.id);
