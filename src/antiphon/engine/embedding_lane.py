@@ -68,6 +68,7 @@ class EmbeddingLane:
 
     slots = 0
     kept_on_disk = 0
+    resting = False
 
     def __init__(self, encoder: Encoder, monotonic: Callable[[], float], awaited: Callable[[], bool]) -> None:
         self.encoder = encoder

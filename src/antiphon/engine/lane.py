@@ -127,6 +127,11 @@ class Lane:
         return self.runtime.description.name
 
     @property
+    def resting(self) -> bool:
+        """Whether it has let go of its weights."""
+        return self.runtime.resting
+
+    @property
     def slots(self) -> int:
         return self.runtime.layout.slots
 

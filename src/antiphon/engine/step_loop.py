@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
-from antiphon.engine.lane import Counters, Emission
+from antiphon.engine.lane import Counters, Emission, Lane
 from antiphon.engine.messages import Load
 from antiphon.engine.scheduler import Budget
 
@@ -38,6 +38,8 @@ class ServedLane(Protocol):
     def serves_online(self) -> bool: ...
     @property
     def kept_on_disk(self) -> int: ...
+    @property
+    def resting(self) -> bool: ...
     @property
     def counters(self) -> Counters: ...
     @property
@@ -184,7 +186,7 @@ class StepLoop:
             reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
             interrupted_calls=sum(counters.interrupted_calls for counters in counted),
             interrupted_seconds=sum(counters.interrupted_seconds for counters in counted),
-            resting=sum(lane.runtime.resting for lane in lanes),
+            resting=sum(lane.resting for lane in lanes),
             kept_on_disk=max((lane.kept_on_disk for lane in lanes), default=0),
             call_seconds=sum(counters.call_seconds for counters in counted),
             busy_seconds=sum(counters.busy_seconds for counters in counted),
