@@ -49,11 +49,11 @@ def structured(model: str, _: str) -> Any:
 
 
 def tools(model: str, _: str) -> Any:
-    asking = chat(model).bind_tools([delay_of], tool_choice="required")
+    asking = chat(model).bind_tools([delay_of], tool_choice="required", strict=True)
     made = asking.invoke(MESSAGES)
     (call,) = made.tool_calls
     told = [*MESSAGES, made, ToolMessage(str(delay_of.invoke(call["args"])), tool_call_id=call["id"])]
-    answered = chat(model).bind_tools([delay_of], tool_choice="none").invoke(told)
+    answered = chat(model).bind_tools([delay_of], tool_choice="none", strict=True).invoke(told)
     return {"name": call["name"], "arguments": call["args"], "answer": answered.content}
 
 
