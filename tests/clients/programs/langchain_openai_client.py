@@ -26,7 +26,7 @@ def delay_of(flight: str) -> int:
 
 
 def chat(model: str, **more: Any) -> ChatOpenAI:
-    return ChatOpenAI(model=model, temperature=0, max_retries=0, max_tokens=64, **more)
+    return ChatOpenAI(model=model, temperature=0, max_retries=0, **{"max_tokens": 64, **more})
 
 
 def invoke(model: str, _: str) -> Any:
@@ -49,7 +49,9 @@ def structured(model: str, _: str) -> Any:
 
 
 def tools(model: str, _: str) -> Any:
-    asking = chat(model).bind_tools([delay_of], tool_choice="required", strict=True)
+    asking = chat(model, max_tokens=400).bind_tools(
+        [delay_of], tool_choice="required", strict=True, parallel_tool_calls=False
+    )
     made = asking.invoke(MESSAGES)
     (call,) = made.tool_calls
     told = [*MESSAGES, made, ToolMessage(str(delay_of.invoke(call["args"])), tool_call_id=call["id"])]
