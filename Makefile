@@ -10,9 +10,9 @@ comma := ,
 TRAIN ?= yes
 DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
-.PHONY: help demo demo-full demo-environment environment test check format serve bench-engine bench-gateway bench-desk \
+.PHONY: help demo demo-full demo-environment environment test test-clients check format serve bench-engine bench-gateway bench-desk \
   bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
-  bench-beside-training bench-outlook bench-governance \
+  bench-beside-training bench-embeddings bench-outlook bench-governance \
   bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
   bench-feature-skew bench-feature-stream bench-features bench-batch-order bench-batches bench-admission pentest chaos chaos-batches chaos-features \
   chaos-log clean vllm-environment test-vllm bench-vllm
@@ -43,6 +43,10 @@ vllm-environment:  ## vLLM for the CPU in an environment of its own (3.4 GB), an
 
 test-vllm: environment vllm-environment  ## our scheduler in a real vLLM
 	@ANTIPHON_VLLM=1 $(BIN)/python -m pytest -q tests/contract/test_vllm_scheduler.py
+
+test-clients: environment  ## clients of OpenAI's API, unmodified, against a running platform
+	@scripts/client-environment >/dev/null
+	@ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
 
 check: environment  ## format, lint, strict types, import contracts, documentation
 	@$(BIN)/ruff format --check src tests benchmarks examples
@@ -113,6 +117,9 @@ bench-feature-stream: environment  ## how soon an event is servable, on SQLite a
 
 bench-batch-order: environment  ## prefix savings, lateness and forecasts of batch work, simulated beside replayed arrivals
 	@$(BIN)/python -m benchmarks.batch_order --size $(SIZE) --record
+
+bench-embeddings: environment  ## embedding a corpus beside people who chat
+	@$(BIN)/python -m benchmarks.embeddings
 
 bench-batches: environment  ## a file of 200 MB in and checked, and requests of a batch beside the same ones online
 	@$(BIN)/python -m benchmarks.batches --size full

@@ -85,32 +85,44 @@ def answerer(
         standbys: engines that may stand in for this one, by name.
     """
 
+    return Answerer(serving_services(store, engine, commit, releases, features, reader=reader, standbys=standbys))
+
+
+def serving_services(
+    store: Store,
+    engine: Engine,
+    commit: GroupCommit,
+    releases: LiveReleases,
+    features: FeaturePlatform,
+    *,
+    reader: Callable[[Scope], FeatureReader] | None = None,
+    standbys: Mapping[str, Engine] | None = None,
+) -> Services:
+    """What answers and vectors of this project are made with; ``reader`` and ``standbys`` as for :func:`answerer`."""
     gateway = store.settings.gateway
     online_seconds = parse_duration(gateway.request_timeout).total_seconds()
     first_token = min(parse_duration(store.settings.engine.first_token).total_seconds(), online_seconds / 2)
-    return Answerer(
-        Services(
-            engine=engine,
-            features=reader or features.reader,
-            features_far=reader is None and features.far,
-            remedies=ProjectRemedies(store, features) if reader is None else None,
-            releases=releases,
-            decide=deciding(store),
-            stored=store.answers,
-            texts=store.blobs,
-            receipts=AuditedReceipts(store.receipts, store.audit),
-            exposures=Exposures(store.database),
-            pairs=ShadowPairs(store.database),
-            commit=commit,
-            clock=SystemClock(),
-            admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
-            checkpoint=store.trail.newest,
-            plain=lambda model: is_plain(model, store.settings.engine.models),
-            subject_key=store.secret("subject"),
-            online_seconds=online_seconds,
-            flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
-            standbys=standbys or {},
-            plain_fallback=store.settings.engine.fallback,
-            breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),
-        )
+    return Services(
+        engine=engine,
+        features=reader or features.reader,
+        features_far=reader is None and features.far,
+        remedies=ProjectRemedies(store, features) if reader is None else None,
+        releases=releases,
+        decide=deciding(store),
+        stored=store.answers,
+        texts=store.blobs,
+        receipts=AuditedReceipts(store.receipts, store.audit),
+        exposures=Exposures(store.database),
+        pairs=ShadowPairs(store.database),
+        commit=commit,
+        clock=SystemClock(),
+        admission=Admission(online=gateway.max_in_flight, batch=gateway.max_in_flight, flex=gateway.max_flex),
+        checkpoint=store.trail.newest,
+        plain=lambda model: is_plain(model, store.settings.engine.models),
+        subject_key=store.secret("subject"),
+        online_seconds=online_seconds,
+        flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
+        standbys=standbys or {},
+        plain_fallback=store.settings.engine.fallback,
+        breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),
     )

@@ -9,7 +9,7 @@ from antiphon.batch.estimates import Estimates
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.gauge import Gauge
 from antiphon.batch.lines import FileBounds
-from antiphon.batch.ports import AnswerRow
+from antiphon.batch.ports import AnswerLine
 from antiphon.batch.request_batches import WORKFLOW, RequestBatches
 from antiphon.batch.shared import Shared
 from antiphon.batch.turns import Turns
@@ -23,7 +23,7 @@ from antiphon.durable.registry import Registry
 from antiphon.features.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
-from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
+from antiphon.gateway.openai.batch_lines import EMBEDDINGS, ENDPOINTS, BatchLines
 
 
 def file_contents(store: Store) -> LocalLake | S3Lake:
@@ -66,6 +66,11 @@ def askable(store: Store, scope: Scope) -> list[str]:
     return [*store.releases.applications(scope), *store.settings.engine.models]
 
 
+def embedding_models(store: Store) -> tuple[str, ...]:
+    """What a request for vectors may name as its model."""
+    return store.settings.engine.embedding_models
+
+
 def batch_estimates(store: Store) -> Estimates:
     """When the project's jobs will have ended."""
     return Estimates(BatchWork(store.database), store.scope, store.database.clock)
@@ -82,7 +87,7 @@ def batch_shared(store: Store, worker: str) -> Shared:
     )
 
 
-def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: str, shared: Shared) -> Executor:
+def batch_executor(store: Store, files: FileStore, answer: AnswerLine, worker: str, shared: Shared) -> Executor:
     """Works on batches, apart from everything else that is durable: a batch may take a day."""
     wanted, registry = store.settings.batch, Registry()
     jobs = BatchJobs(
@@ -93,7 +98,9 @@ def batch_executor(store: Store, files: FileStore, answer: AnswerRow, worker: st
             transactions=store.database,
             endpoints=BatchLines(store.database.clock),
             answer=answer,
-            models=lambda scope: askable(store, scope),
+            models=lambda scope, endpoint: (
+                list(embedding_models(store)) if endpoint == EMBEDDINGS else askable(store, scope)
+            ),
             shared=shared,
             audit=store.audit.append,
             bounds=FileBounds(wanted.max_requests, store.settings.gateway.max_body_bytes),

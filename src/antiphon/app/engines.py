@@ -14,12 +14,13 @@ from antiphon.core.errors import InvalidInput
 from antiphon.core.settings import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
-from antiphon.engine.port import Engine
+from antiphon.definitions.embedding import named_model
+from antiphon.engine.port import ServingEngine
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
-def connect(store: Store, peer: str) -> Engine:
+def connect(store: Store, peer: str) -> ServingEngine:
     """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
 
     Raises:
@@ -37,14 +38,14 @@ def connect(store: Store, peer: str) -> Engine:
     return _remote(store, "engine", engine, engine.url, {})
 
 
-def standbys(store: Store) -> dict[str, Engine]:
+def standbys(store: Store) -> dict[str, ServingEngine]:
     """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
 
     Raises:
         InvalidInput: a name or a URL that cannot be used, or a key variable that is not set.
     """
     require_named(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
-    found: dict[str, Engine] = {}
+    found: dict[str, ServingEngine] = {}
     for name, engine in store.settings.engines.items():
         if name == MAIN or not _NAME.match(name):
             raise InvalidInput(
@@ -74,7 +75,7 @@ def require_named(store: Store, fallback: Iterable[str], where: str) -> None:
 
 def _remote(
     store: Store, section: str, engine: EngineSettings | StandbyEngineSettings, url: str, models: dict[str, str]
-) -> Engine:
+) -> ServingEngine:
     key = None
     if engine.api_key_variable is not None:
         key = os.environ.get(engine.api_key_variable)
@@ -94,7 +95,11 @@ def _remote(
 
 
 def command(store: Store) -> tuple[str, ...]:
-    """The command line of this project's engine process."""
+    """The command line of this project's engine process.
+
+    Raises:
+        InvalidInput: an embedding model that is not known.
+    """
     engine = store.settings.engine
     arguments = [
         sys.executable, "-m", "antiphon.engine",
@@ -109,6 +114,9 @@ def command(store: Store) -> tuple[str, ...]:
         arguments += ["--rest-after", str(parse_duration(engine.rest_after).total_seconds())]
     for model in engine.models:
         arguments += ["--model", model]
+    for name in engine.embedding_models:
+        embedder = named_model(name)
+        arguments += ["--embedding-model", f"{embedder.name}:{embedder.tokens}:{embedder.dimensions}"]
     if engine.kind == "simulated":
         arguments.append("--simulated")
     return tuple(arguments)

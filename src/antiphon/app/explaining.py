@@ -13,7 +13,7 @@ from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
-from antiphon.engine.port import Engine
+from antiphon.engine.port import ServingEngine
 from antiphon.features.lineage import Lineage
 from antiphon.operations.cost import price
 from antiphon.serving.replay import replay as make_again
@@ -113,7 +113,11 @@ class Explaining:
         }
 
     async def replay(
-        self, engine: Engine, scope: Scope, prediction: str, standbys: Mapping[str, Engine] | None = None
+        self,
+        engine: ServingEngine,
+        scope: Scope,
+        prediction: str,
+        standbys: Mapping[str, ServingEngine] | None = None,
     ) -> Mapping[str, Any]:
         """Make a prediction's text again, by the engine that wrote it, and compare.
 

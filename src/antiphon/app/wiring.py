@@ -9,8 +9,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from antiphon.app import engines
-from antiphon.app.answering import answerer, gated
-from antiphon.app.batches import askable, batch_estimates, file_contents, file_store, request_batches
+from antiphon.app.answering import gated, serving_services
+from antiphon.app.batches import (
+    askable,
+    batch_estimates,
+    embedding_models,
+    file_contents,
+    file_store,
+    request_batches,
+)
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
@@ -40,7 +47,10 @@ from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import statuses
 from antiphon.releases.live import LiveReleases
+from antiphon.serving.answerer import Answerer
 from antiphon.serving.builtin import PLAIN_DECODING
+from antiphon.serving.embedding import Embedding, EmbeddingRequest, Embeddings
+from antiphon.serving.request import Answer, AnswerRequest
 
 
 class Wired:
@@ -57,7 +67,9 @@ class Wired:
         self.files = file_store(store, self.contents)
         self.lookups = Lookups(store, self.features, self.live)
         self.gated = gated(store, self.engine)
-        self.answerer = answerer(store, self.gated, self.commit, self.live, self.features, standbys=self.standbys)
+        services = serving_services(store, self.gated, self.commit, self.live, self.features, standbys=self.standbys)
+        self.answerer = Answerer(services)
+        self.embeddings = Embeddings(services, self.engine, lambda scope: embedding_models(store))
         self.quotas = Quotas(QuotaLevels(store.database), store.database.clock)
 
     def gateway_services(self, *, confined: bool = False) -> GatewayServices:
@@ -75,7 +87,7 @@ class Wired:
             clock=SystemClock(),
             answering=self.answerer,
             authorise=authorise,
-            models=lambda scope: askable(store, scope),
+            models=lambda scope: [*askable(store, scope), *embedding_models(store)],
             engine=self.engine.describe,
             receipts=store.receipts,
             texts=store.blobs,
@@ -106,12 +118,20 @@ class Wired:
             quotas=self.quotas,
             most_tokens=self._most_tokens,
             gate=lambda: self.gated.gate.status,
+            embedding=self.embeddings,
+            tokenising=self.engine,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
             default_tenant=store.settings.project.tenant,
             prices=store.settings.prices,
             max_body_bytes=store.settings.gateway.max_body_bytes,
         )
+
+    async def answer_line(self, request: AnswerRequest | EmbeddingRequest) -> Answer | Embedding:
+        """What a line of a batch asks for."""
+        if isinstance(request, EmbeddingRequest):
+            return await self.embeddings.embed(request)
+        return await self.answerer.answer(request)
 
     async def close(self) -> None:
         """Finish what is being committed and let go of the stores."""

@@ -110,7 +110,7 @@ async def _work(root: Path, name: str) -> None:
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
     parts: list[Part] = [
         executor,
-        batch_executor(store, wired.files, wired.answerer.answer, name, shared),
+        batch_executor(store, wired.files, wired.answer_line, name, shared),
         streams,
         served,
         rollout_keeper(store),

@@ -22,7 +22,7 @@ from antiphon.batch.estimates import ACCEPT_LATE, too_late
 from antiphon.batch.files import FileStore
 from antiphon.batch.gauge import PASSING
 from antiphon.batch.lines import FileBounds, Request
-from antiphon.batch.ports import AnswerRow, Audit, Jobs, RequestEndpoints, Run, Transactions
+from antiphon.batch.ports import AnswerLine, Audit, Jobs, RequestEndpoints, Run, Transactions
 from antiphon.batch.request_work import RequestWork, row_of
 from antiphon.batch.row_order import Row, distinct_bytes, in_order
 from antiphon.batch.shared import Shared
@@ -44,7 +44,7 @@ class BatchParts(msgspec.Struct, frozen=True):
     """What batches are worked on with.
 
     Attributes:
-        models: what may be asked in a scope.
+        models: what may be asked at an endpoint in a scope.
         waiting: whether another batch waits for a worker; one that has had its time then goes behind it.
     """
 
@@ -53,8 +53,8 @@ class BatchParts(msgspec.Struct, frozen=True):
     files: FileStore
     transactions: Transactions
     endpoints: RequestEndpoints
-    answer: AnswerRow
-    models: Callable[[Scope], Sequence[str]]
+    answer: AnswerLine
+    models: Callable[[Scope, str], Sequence[str]]
     shared: Shared
     audit: Audit
     bounds: FileBounds
@@ -125,7 +125,9 @@ class BatchJobs:
         parts = self._parts
         file = parts.files.held(batch.scope, batch.input_file)
         with parts.files.open(file) as stream:
-            return lines.check(stream, batch.endpoint, parts.models(batch.scope), parts.bounds, file.sha256)
+            return lines.check(
+                stream, batch.endpoint, parts.models(batch.scope, batch.endpoint), parts.bounds, file.sha256
+            )
 
     def _declare(self, batch: Batch, model: str) -> tuple[LineError, ...]:
         """Say how much work a batch is, unless it cannot be done by its deadline and nobody accepted that."""

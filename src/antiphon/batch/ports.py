@@ -13,6 +13,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
 from antiphon.governance.principal import Principal
+from antiphon.serving.embedding import Embedding, EmbeddingRequest
 from antiphon.serving.request import Answer, AnswerRequest
 
 
@@ -157,14 +158,14 @@ class DecideRows(Protocol):
 
 
 class AskedLine(Protocol):
-    """A request of a batch as ``answer()`` is asked for it, and its answer as its endpoint would send it.
+    """A request of a batch as serving is asked for it, and its answer as its endpoint would send it.
 
     Of a request for several choices there is a question for each.
     """
 
     @property
-    def requests(self) -> Sequence[AnswerRequest]: ...
-    def answered(self, answers: Sequence[Answer]) -> Any: ...
+    def requests(self) -> Sequence[AnswerRequest | EmbeddingRequest]: ...
+    def answered(self, answers: Sequence[Any], /) -> Any: ...
 
 
 class RequestEndpoints(Protocol):
@@ -183,3 +184,9 @@ class AnswerRow(Protocol):
     """serving's answer()."""
 
     def __call__(self, request: AnswerRequest) -> Awaitable[Answer]: ...
+
+
+class AnswerLine(Protocol):
+    """serving's answer(), and its vectors."""
+
+    def __call__(self, request: AnswerRequest | EmbeddingRequest) -> Awaitable[Answer | Embedding]: ...

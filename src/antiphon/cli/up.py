@@ -52,7 +52,7 @@ def _prepare(store: Store, apply: bool) -> None:
     if store.settings.engine.kind == "llamacpp":
         from antiphon.engine import weights
 
-        for model in store.settings.engine.models:
+        for model in (*store.settings.engine.models, *store.settings.engine.embedding_models):
             if model in weights.REGISTRY:
                 progress = Progress(f"model {model}", " MB", 1e6)
                 weights.pull(model, progress=progress)

@@ -121,6 +121,7 @@ class EngineSettings(_Section, frozen=True):
     Attributes:
         kind: ``llamacpp`` (own process), ``remote`` (an OpenAI-compatible ``url``) or ``simulated``.
         models: names of pulled models or paths of GGUF files that the engine loads.
+        embedding_models: names of pulled embedding models that the engine serves at ``/v1/embeddings``.
         slots: sequences that may run at once; ``context`` tokens each.
         threads: 0 uses the machine's cores.
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
@@ -136,6 +137,7 @@ class EngineSettings(_Section, frozen=True):
 
     kind: Literal["llamacpp", "remote", "simulated"] = "llamacpp"
     models: tuple[str, ...] = ("smollm2-135m",)
+    embedding_models: tuple[str, ...] = ()
     slots: int = 16
     context: int = 1024
     threads: int = 0

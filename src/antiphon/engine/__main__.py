@@ -16,6 +16,7 @@ from antiphon.core import logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.engine import weights
 from antiphon.engine.declared import DeclaredModels, checked
+from antiphon.engine.embedding_lane import Encoder
 from antiphon.engine.kept_states import CAPACITY_BYTES, KeptStates
 from antiphon.engine.messages import ServedModel
 from antiphon.engine.runtime import Layout, Runtime
@@ -44,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="NAME[=PATH]",
         help="a pulled model, or a name for a GGUF file",
+    )
+    parser.add_argument(
+        "--embedding-model",
+        action="append",
+        default=[],
+        metavar="NAME:TOKENS:DIMENSIONS",
+        help="a pulled embedding model, its longest text and the numbers of its vectors",
     )
     parser.add_argument(
         "--models-file",
@@ -103,6 +111,22 @@ def _loaded(options: argparse.Namespace, name: str, found: Weights) -> Runtime:
     return LlamaCpp(name, found, layout, threads=options.threads)
 
 
+def _encoder(options: argparse.Namespace, described: str) -> tuple[str, Encoder]:
+    name, _, sizes = described.partition(":")
+    try:
+        tokens, dimensions = (int(size) for size in sizes.split(":"))
+    except ValueError:
+        raise InvalidInput(f"{described!r} is not NAME:TOKENS:DIMENSIONS.", where="--embedding-model") from None
+    if options.simulated:
+        from antiphon.engine.simulated_encoder import SimulatedEncoder
+
+        seconds = options.simulated_prefill_milliseconds / 1e3
+        return name, SimulatedEncoder(name, tokens=tokens, dimensions=dimensions, token_seconds=seconds)
+    from antiphon.engine.embedding import LlamaCppEncoder
+
+    return name, LlamaCppEncoder(name, weights.resolve(name, options.cache), tokens=tokens, dimensions=dimensions)
+
+
 def _declared(options: argparse.Namespace, kept: DeclaredModels | None, model: ServedModel) -> Runtime:
     """A declared model; a simulated one needs no file."""
     if options.simulated:
@@ -139,12 +163,16 @@ async def _serve(options: argparse.Namespace) -> None:
             found = weights.resolve(source or name, options.cache)
             digests[name], runtimes[name] = found.sha256, _loaded(options, name, found)
         log.info("Model %s is loaded: fingerprint %s.", name, runtimes[name].description.fingerprint)
+    encoders = dict(_encoder(options, described) for described in options.embedding_model)
+    for name, encoder in encoders.items():
+        log.info("Embedding model %s is loaded: fingerprint %s.", name, encoder.description.fingerprint)
     kept = None if options.models_file is None else DeclaredModels(options.models_file)
     engine = LocalEngine(
         runtimes,
         digests=digests,
         load=functools.partial(_declared, options, kept),
         keep=None if kept is None else kept.write,
+        encoders=encoders,
         budget=Budget(step_seconds=options.step_milliseconds / 1e3),
         rest_after=options.rest_after,
         kept=KeptStates(options.kept_mib << 20, options.kept_folder),

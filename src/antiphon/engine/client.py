@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -20,6 +21,8 @@ from antiphon.engine.messages import (
     Delta,
     Describe,
     Described,
+    Embed,
+    Embedded,
     Failed,
     Finished,
     FromEngine,
@@ -27,12 +30,15 @@ from antiphon.engine.messages import (
     Hello,
     Serve,
     ServedModel,
+    Tokenise,
+    Tokenised,
 )
 from antiphon.engine.peers import is_ours
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
-_Answer = Delta | Finished | Failed | Described | AntiphonError
+T = TypeVar("T", Embedded, Tokenised)
+_Answer = Delta | Finished | Embedded | Tokenised | Failed | Described | AntiphonError
 
 
 class EngineClient:
@@ -86,7 +92,7 @@ class EngineClient:
                     raise answer
                 if isinstance(answer, Failed):
                     raise error_of(answer)
-                if isinstance(answer, Described):
+                if isinstance(answer, Described | Embedded | Tokenised):
                     raise EngineFailed("The engine answered another question.", where=str(self._path))
                 yield replace(answer, id=request.id)
                 if ended:
@@ -95,6 +101,35 @@ class EngineClient:
             connection.forget(wire.id)
             if not ended:
                 connection.send(Cancel(wire.id))
+
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.port.TextEmbedding`."""
+        return replace(await self._told(request, Embedded), id=request.id)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.port.Tokenising`."""
+        return replace(await self._told(request, Tokenised), id=request.id)
+
+    async def _told(self, question: Embed | Tokenise, kind: type[T]) -> T:
+        """The one answer to a question; who goes away before it cancels."""
+        connection = await self._connected()
+        wire = replace(question, id=new_id("wire"))
+        answers = connection.ask(wire.id, wire)
+        ended = False
+        try:
+            answer = await answers.get()
+            ended = True
+        finally:
+            connection.forget(wire.id)
+            if not ended:
+                connection.send(Cancel(wire.id))
+        if isinstance(answer, AntiphonError):
+            raise answer
+        if isinstance(answer, Failed):
+            raise error_of(answer)
+        if not isinstance(answer, kind):
+            raise EngineFailed("The engine answered another question.", where=str(self._path))
+        return answer
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -154,7 +189,7 @@ class _Connection:
         self.lost = False
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
 
-    def ask(self, request: str, message: Generate | Describe | Serve) -> asyncio.Queue[_Answer]:
+    def ask(self, request: str, message: Generate | Embed | Tokenise | Describe | Serve) -> asyncio.Queue[_Answer]:
         """Send a message; the answers to it come in the returned queue."""
         answers: asyncio.Queue[_Answer] = asyncio.Queue()
         self._waiting[request] = answers
@@ -164,7 +199,7 @@ class _Connection:
     def forget(self, request: str) -> None:
         self._waiting.pop(request, None)
 
-    def send(self, message: Generate | Describe | Serve | Cancel) -> None:
+    def send(self, message: Generate | Embed | Tokenise | Describe | Serve | Cancel) -> None:
         if self.lost:
             return
         try:

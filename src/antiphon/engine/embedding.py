@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.core.errors import EngineFailed, SetupError
+from antiphon.core.ids import content_hash
 from antiphon.engine.llamacpp import Library
+from antiphon.engine.messages import EmbedderDescription
+from antiphon.engine.unit_vector import unit_bytes
 from antiphon.engine.weights import Weights
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class LlamaCppEmbedding:
         self._library = Library.get()
         self._lib, self._ffi = self._library.lib, self._library.ffi
         self._tokens = tokens
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         parameters = self._lib.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model: Any = self._lib.llama_model_load_from_file(os.fsencode(weights.path), parameters)
@@ -58,6 +61,9 @@ class LlamaCppEmbedding:
         self._context = self._opened(weights)
         self._batch = self._lib.llama_batch_init(tokens, 0, 1)
         self._separator = int(self._lib.llama_vocab_sep(self._vocab))
+        self.fingerprint = content_hash(
+            {"weights": weights.sha256, "binary": self._library.digest, "instructions": self._library.instructions}
+        )[:32]
         if weights.vector is not None:
             self._check(weights)
 
@@ -73,12 +79,20 @@ class LlamaCppEmbedding:
         truncated = []
         for row, text in enumerate(texts):
             with self._lock:
-                if self._context is None:
-                    raise EngineFailed("The embedding model is closed.")
-                tokens, cut = self._tokenised(text)
-                vectors[row] = self._vector(tokens)
+                tokens, cut = self.tokenised(text)
+                vectors[row] = self.vector(tokens)
             truncated.append(cut)
         return TextVectors(vectors, tuple(truncated))
+
+    def vector(self, tokens: Sequence[int]) -> NDArray[numpy.float32]:
+        """The vector of one tokenised text, as the model gives it.
+
+        Raises:
+            EngineFailed: llama.cpp failed.
+        """
+        with self._lock:
+            self._require_open()
+            return self._vector(tokens)
 
     def close(self) -> None:
         """Give the memory back."""
@@ -88,6 +102,10 @@ class LlamaCppEmbedding:
                 self._lib.llama_free(self._context)
                 self._lib.llama_model_free(self._model)
                 self._context = self._model = None
+
+    def _require_open(self) -> None:
+        if self._context is None:
+            raise EngineFailed("The embedding model is closed.")
 
     def _opened(self, weights: Weights) -> Any:
         parameters = self._lib.llama_context_default_params()
@@ -104,8 +122,14 @@ class LlamaCppEmbedding:
             raise self._unusable(weights, "it makes no single vector of a text")
         return context
 
-    def _tokenised(self, text: str) -> tuple[list[int], bool]:
-        """Tokens with the two round them; of a longer text the first ones, and that it is longer."""
+    def tokenised(self, text: str) -> tuple[list[int], bool]:
+        """Tokens with the two round them; of a longer text the first ones, and that it is longer. Whoever does not hold
+        the model open by :meth:`embed` must not close it meanwhile.
+
+        Raises:
+            EngineFailed: llama.cpp failed, or the model is closed.
+        """
+        self._require_open()
         content = text[:LONGEST].encode()
         capacity = len(content) + 8
         tokens = self._ffi.new("llama_token[]", capacity)
@@ -149,3 +173,34 @@ class LlamaCppEmbedding:
             where=str(weights.path),
             next_step="Delete it and fetch it again with `antiphon models pull`.",
         )
+
+
+class LlamaCppEncoder:
+    """Implements :class:`~antiphon.engine.embedding_lane.Encoder`: what an engine process serves.
+
+    Args, raises: as :class:`LlamaCppEmbedding`, and:
+        dimensions: that its vectors are declared to have.
+    """
+
+    def __init__(self, name: str, weights: Weights, *, tokens: int, dimensions: int) -> None:
+        self._model = LlamaCppEmbedding(weights, tokens=tokens)
+        if self._model.dimensions != dimensions:
+            self._model.close()
+            raise SetupError(
+                f"It makes vectors of {self._model.dimensions} numbers, not {dimensions}.", where=str(weights.path)
+            )
+        self._description = EmbedderDescription(name, self._model.fingerprint, tokens, dimensions)
+
+    @property
+    def description(self) -> EmbedderDescription:
+        return self._description
+
+    def tokenise(self, text: str) -> list[int] | None:
+        tokens, cut = self._model.tokenised(text)
+        return None if cut else tokens
+
+    def vector(self, tokens: list[int]) -> bytes:
+        return unit_bytes(self._model.vector(tokens))
+
+    def close(self) -> None:
+        self._model.close()

@@ -8,12 +8,13 @@ from antiphon.engine.messages import Failed
 
 def failure_of(request: str, error: AntiphonError) -> Failed:
     """The frame that tells a caller about an error."""
-    return Failed(request, error.code, str(error))
+    return Failed(request, error.code, error.what, error.where, error.next_step)
 
 
 def error_of(failed: Failed) -> AntiphonError:
     """The error a frame tells about; an unknown code means an engine newer than this side."""
-    return _classes().get(failed.code, EngineFailed)(failed.message)
+    kind = _classes().get(failed.code, EngineFailed)
+    return kind(failed.message, where=failed.where, next_step=failed.next_step)
 
 
 def _classes() -> dict[str, type[AntiphonError]]:

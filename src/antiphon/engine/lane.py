@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf
+from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.constrained import Grammars
+from antiphon.engine.failures import failure_of
 from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.latency_model import LatencyModel
-from antiphon.engine.messages import Delta, Failed, Finished
+from antiphon.engine.messages import Delta, Embedded, Failed, Finished
 from antiphon.engine.pacing import Pacing
 from antiphon.engine.prefixes import Prefixes
 from antiphon.engine.runtime import Interrupted, Kept, Logits, Runtime
@@ -34,7 +36,7 @@ _REMEMBERED_SECONDS = 30.0
 _AHEAD = 1 << 62
 """Earlier than any arrival: where a request stands that goes ahead of the others."""
 
-Emission = tuple[int, Delta | Finished | Failed]
+Emission = tuple[int, Delta | Finished | Embedded | Failed]
 """(ticket, what its caller is told)."""
 
 
@@ -51,6 +53,8 @@ class Counters:
     interrupted_seconds: float = 0.0
     call_seconds: float = 0.0
     busy_seconds: float = 0.0
+    embedded_texts: int = 0
+    embedded_tokens: int = 0
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(
@@ -63,7 +67,16 @@ class Counters:
             self.interrupted_seconds + other.interrupted_seconds,
             self.call_seconds + other.call_seconds,
             self.busy_seconds + other.busy_seconds,
+            self.embedded_texts + other.embedded_texts,
+            self.embedded_tokens + other.embedded_tokens,
         )
+
+
+class Held(Protocol):
+    """What has made a step."""
+
+    @property
+    def latest_step(self) -> tuple[float, float]: ...
 
 
 class Lane:
@@ -110,6 +123,23 @@ class Lane:
         self._batch_output = 0.0
         self._online_share = 0.5
         self._called = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.runtime.description.name
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has let go of its weights."""
+        return self.runtime.resting
+
+    @property
+    def slots(self) -> int:
+        return self.runtime.layout.slots
+
+    def close(self) -> None:
+        """Free the model."""
+        self.runtime.close()
 
     def count(self, priority: str, *, waiting: bool) -> int:
         """Sequences of a priority that wait for their first slot, or that have started."""
@@ -192,7 +222,7 @@ class Lane:
         self._online_share = serves_online + (self._online_share * idle - serves_online) * step
         self.latest_step = (begin, end)
 
-    def held_up(self, other: Lane) -> None:
+    def held_up(self, other: Held) -> None:
         """Another lane has made a step for somebody online, as it would have without batch work."""
         self.pacing.ran(*other.latest_step, 0.0)
 
@@ -457,7 +487,7 @@ class Lane:
             self._forget(sequence)
 
     def _fail(self, sequence: Sequence, error: AntiphonError) -> None:
-        self._emissions.append((sequence.ticket, Failed(sequence.request.id, error.code, str(error))))
+        self._emissions.append((sequence.ticket, failure_of(sequence.request.id, error)))
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:

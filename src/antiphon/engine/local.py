@@ -29,28 +29,36 @@ from antiphon.core.errors import (
 )
 from antiphon.core.ids import new_id
 from antiphon.engine.declared import validated
+from antiphon.engine.embedding_lane import EmbeddingLane, Encoder
 from antiphon.engine.failures import error_of
 from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.messages import (
     Delta,
     Described,
+    Embed,
+    Embedded,
+    EmbedderDescription,
     Failed,
     Finished,
     Generate,
     Load,
     ModelDescription,
+    Priority,
     ServedModel,
+    Tokenise,
+    Tokenised,
 )
 from antiphon.engine.prefixes import chain_of
+from antiphon.engine.reading import tokenised
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget, Planner, plan
 from antiphon.engine.sequence import Sequence
-from antiphon.engine.step_loop import StepLoop
+from antiphon.engine.step_loop import ServedLane, StepLoop
 
 _log = logging.getLogger("antiphon.engine")
 
-Event = Delta | Finished | Failed
+Event = Delta | Finished | Embedded | Failed
 Sink = Callable[[Event], None]
 Loading = Callable[[ServedModel], Runtime]
 """Loads a model from its checked file; called in a thread, one at a time."""
@@ -79,6 +87,7 @@ class LocalEngine:
         digests: SHA-256 of the weights of those, where known.
         load: how a declared model is loaded; without it none can be declared.
         keep: told the whole declaration before anything is done about it.
+        encoders: embedding models by the name callers use.
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
         kept: where sequences are whose slot somebody online has taken.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
@@ -94,6 +103,7 @@ class LocalEngine:
         digests: Mapping[str, str] | None = None,
         load: Loading | None = None,
         keep: Callable[[Several[ServedModel]], None] | None = None,
+        encoders: Mapping[str, Encoder] | None = None,
         budget: Budget | None = None,
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
@@ -112,7 +122,12 @@ class LocalEngine:
             name: _Served(self._lane(runtime), (digests or {}).get(name), declared=False)
             for name, runtime in runtimes.items()
         }
-        self._step_loop = StepLoop([served.lane for served in self._served.values()], budget or Budget(), self._emit)
+        self._embedding = {
+            name: EmbeddingLane(encoder, monotonic, lambda: self._step_loop.awaited())
+            for name, encoder in (encoders or {}).items()
+        }
+        lanes: list[ServedLane] = [*(served.lane for served in self._served.values()), *self._embedding.values()]
+        self._step_loop = StepLoop(lanes, budget or Budget(), self._emit)
         self._load = load
         self._keep = keep
         self._rest_after = rest_after
@@ -126,7 +141,7 @@ class LocalEngine:
         self._drained.set()
         self._declaring = asyncio.Lock()
         self._declarations: set[asyncio.Future[None]] = set()
-        self._preparing: dict[asyncio.Future[Sequence], _Served] = {}
+        self._preparing: dict[asyncio.Future[Any], _Served] = {}
         self._closed = False
 
     async def start(self) -> LocalEngine:
@@ -138,11 +153,15 @@ class LocalEngine:
         return self
 
     async def describe(self) -> Described:
-        return Described(new_id("describe"), self.models(), self.load())
+        return Described(new_id("describe"), self.models(), self.load(), self.embedders())
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
         return tuple(served.lane.runtime.description for served in self._served.values())
+
+    def embedders(self) -> tuple[EmbedderDescription, ...]:
+        """The served embedding models."""
+        return tuple(lane.encoder.description for lane in self._embedding.values())
 
     def load(self) -> Load:
         """How busy the engine is now."""
@@ -165,11 +184,61 @@ class LocalEngine:
                 event = await events.get()
                 if isinstance(event, Failed):
                     raise error_of(event)
+                assert not isinstance(event, Embedded)
                 yield event
                 if isinstance(event, Finished):
                     return
         finally:
             self.cancel(ticket)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.port.Tokenising`."""
+        served = self._named(request.model)
+        # Its thread reads the model's vocabulary, which must not be freed meanwhile.
+        reading = asyncio.ensure_future(asyncio.to_thread(tokenised, served.lane.runtime, request))
+        self._preparing[reading] = served
+        reading.add_done_callback(self._prepared)
+        return await asyncio.shield(reading)
+
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.port.TextEmbedding`."""
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        ticket = await self.submit_texts(request, events.put_nowait)
+        try:
+            event = await events.get()
+        finally:
+            self.cancel(ticket)
+        if isinstance(event, Failed):
+            raise error_of(event)
+        assert isinstance(event, Embedded)
+        return event
+
+    async def submit_texts(self, request: Embed, sink: Sink) -> int:
+        """Take texts; ``sink`` is told an Embedded or Failed on the asyncio loop.
+
+        Returns:
+            A ticket for :meth:`cancel`.
+
+        Raises:
+            What :meth:`~antiphon.engine.port.TextEmbedding.embed` raises before anything is embedded.
+        """
+        self._require_open()
+        lane = self._embedding.get(request.model)
+        if lane is None:
+            served = ", ".join(sorted(self._embedding)) or "none"
+            raise NotFound(
+                f"The engine does not serve the embedding model {request.model!r}.",
+                where="model",
+                next_step=f"Embedding models that it serves: {served}.",
+            )
+        self._require_room(request.priority, 0)
+        ticket = self._tickets = self._tickets + 1
+        work = await asyncio.to_thread(lane.prepared, ticket, request)
+        self._require_open()
+        self._sinks[ticket] = (request.priority, sink)
+        self._drained.clear()
+        self._step_loop.submit(lane, work)
+        return ticket
 
     async def submit(self, request: Generate, sink: Sink) -> int:
         """Take a request; its events go to ``sink`` on the asyncio loop, the last one a Finished or Failed.
@@ -227,7 +296,7 @@ class LocalEngine:
             sink(Failed("", EngineFailed.code, "The engine was closed."))
         self._sinks.clear()
         for lane in self._step_loop.lanes:
-            lane.runtime.close()
+            lane.close()
         await asyncio.to_thread(self._kept.close)
 
     async def _let_rest(self, after: float) -> None:
@@ -328,7 +397,7 @@ class LocalEngine:
         if served not in self._preparing.values():
             self._step_loop.leave(served.lane)
 
-    def _prepared(self, preparing: asyncio.Future[Sequence]) -> None:
+    def _prepared(self, preparing: asyncio.Future[Any]) -> None:
         served = self._preparing.pop(preparing)
         if served.leaving:
             self._dismiss(served)
@@ -337,21 +406,27 @@ class LocalEngine:
         if self._closed:
             raise Unavailable("The engine is shutting down.")
 
-    def _admit(self, request: Generate) -> _Served:
+    def _named(self, model: str) -> _Served:
         self._require_open()
-        served = self._served.get(request.model)
+        served = self._served.get(model)
         if served is None:
             raise NotFound(
-                f"The engine does not serve the model {request.model!r}.",
+                f"The engine does not serve the model {model!r}.",
                 where="model",
                 next_step=f"It serves {', '.join(sorted(self._served))}.",
             )
-        waiting = sum(1 for priority, _ in self._sinks.values() if priority == request.priority)
-        slots = served.lane.runtime.layout.slots
-        if waiting >= slots + self._most_waiting[request.priority]:
-            raise Overloaded(f"{waiting} {request.priority} requests are in the engine already.")
+        return served
+
+    def _admit(self, request: Generate) -> _Served:
+        served = self._named(request.model)
+        self._require_room(request.priority, served.lane.slots)
         _check_parameters(request)
         return served
+
+    def _require_room(self, priority: Priority, slots: int) -> None:
+        waiting = sum(1 for other, _ in self._sinks.values() if other == priority)
+        if waiting >= slots + self._most_waiting[priority]:
+            raise Overloaded(f"{waiting} {priority} requests are in the engine already.")
 
     def _prepare(self, lane: Lane, ticket: int, request: Generate) -> Sequence:
         arrived = self._monotonic()

@@ -108,6 +108,35 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     ahead: bool = False
 
 
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Texts whose vectors are wanted.
+
+    Attributes:
+        id: unique per connection.
+        texts: one or more, none of them empty.
+        dimensions: of the vectors wanted; ``None`` for the model's own, which is all that a local model gives.
+        priority: texts of ``batch`` are embedded in time that online work leaves.
+        traceparent: W3C trace context of the caller.
+    """
+
+    id: str
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    priority: Priority = "online"
+    traceparent: str | None = None
+
+
+class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
+    """Ask for the tokens of a text, the names of special tokens in it read as those tokens; or, when ``text`` is
+    ``None``, for the text of tokens."""
+
+    id: str
+    model: str
+    text: str | None = None
+    tokens: tuple[int, ...] = ()
+
+
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """The caller went away: free the slot before the next step."""
 
@@ -205,12 +234,43 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     branches: tuple[Branch, ...] = ()
 
 
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """The vectors of all the texts of one request.
+
+    Attributes:
+        vectors: float32, little-endian, one row of ``dimensions`` numbers a text in the order of the texts; each of
+            length 1.
+        tokens: of each text, with those that the model adds; of all of them together from a server that says no more.
+        fingerprint: names weights, binary and instruction set: the same text has the same bytes inside one.
+        queue_seconds, engine_seconds: wall seconds until the first text was begun, and in the model.
+    """
+
+    id: str
+    vectors: bytes
+    dimensions: int
+    tokens: tuple[int, ...]
+    fingerprint: str
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+
+class Tokenised(msgspec.Struct, frozen=True, tag="tokenised"):
+    """A text and its tokens, of which nothing is computed. Tokens that are no UTF-8 leave replacement characters."""
+
+    id: str
+    text: str
+    tokens: tuple[int, ...]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The request could not be served; ``code`` is that of an error class in ``core.errors``."""
+    """The request could not be served; ``code`` is that of an error class in ``core.errors``, the other three what such
+    an error says."""
 
     id: str
     code: str
     message: str
+    where: str | None = None
+    next_step: str | None = None
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
@@ -223,6 +283,15 @@ class ModelDescription(msgspec.Struct, frozen=True):
     special_tokens: tuple[str, ...]
     bos: str
     eos: str
+
+
+class EmbedderDescription(msgspec.Struct, frozen=True):
+    """One served embedding model; ``tokens`` is its longest text, with those that the model adds."""
+
+    name: str
+    fingerprint: str
+    tokens: int
+    dimensions: int
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -250,6 +319,8 @@ class Load(msgspec.Struct, frozen=True):
     kept_on_disk: int = 0
     call_seconds: float = 0.0
     busy_seconds: float = 0.0
+    embedded_texts: int = 0
+    embedded_tokens: int = 0
 
 
 class Described(msgspec.Struct, frozen=True, tag="described"):
@@ -258,7 +329,8 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
     id: str
     models: tuple[ModelDescription, ...]
     load: Load
+    embedders: tuple[EmbedderDescription, ...] = ()
 
 
-ToEngine = Hello | Generate | Cancel | Describe | Serve
-FromEngine = Hello | Delta | Finished | Failed | Described
+ToEngine = Hello | Generate | Embed | Tokenise | Cancel | Describe | Serve
+FromEngine = Hello | Delta | Finished | Embedded | Tokenised | Failed | Described

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from antiphon.engine.messages import Delta, Described, Finished, Generate, ServedModel
+from antiphon.engine.messages import (
+    Delta,
+    Described,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    ServedModel,
+    Tokenise,
+    Tokenised,
+)
 
 
 class Engine(Protocol):
@@ -56,3 +66,39 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Release what the engine holds here. What is still in flight ends with ``EngineFailed``."""
         ...
+
+
+class TextEmbedding(Protocol):
+    """Turns texts into vectors: what an engine does beside :class:`Engine` when it serves embedding models."""
+
+    async def embed(self, request: Embed) -> Embedded:
+        """The vectors of all the texts; cancelling the task that waits cancels the request.
+
+        Raises:
+            NotFound: the engine does not serve ``model`` as an embedding model.
+            PromptTooLong: a text is longer than the model reads; nothing was embedded.
+            InvalidInput: no text, an empty one, or another number of dimensions than the model has.
+            Overloaded: too many requests wait already.
+            Unavailable: the engine cannot be reached; nothing was embedded.
+            EngineFailed: the engine died or failed after it took the request.
+        """
+        ...
+
+
+class Tokenising(Protocol):
+    """Tells how a model reads a text."""
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """A text's tokens, or the text of tokens.
+
+        Raises:
+            NotFound: the engine does not serve ``model``.
+            InvalidInput: the model has no such token.
+            UnsupportedParameter: this engine does not tell.
+            Unavailable: the engine cannot be reached.
+        """
+        ...
+
+
+class ServingEngine(Engine, TextEmbedding, Tokenising, Protocol):
+    """All of it: what a project's engine is."""

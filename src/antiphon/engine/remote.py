@@ -12,8 +12,10 @@ itself; of any other, batch requests wait here while it has as many as :mod:`~an
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ssl
+import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -35,7 +37,19 @@ from antiphon.core.errors import (
 from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
 from antiphon.engine.admission import Admission, Begun
-from antiphon.engine.messages import Delta, Described, Finished, Generate, Load, ModelDescription, ServedModel
+from antiphon.engine.messages import (
+    Delta,
+    Described,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    Load,
+    ModelDescription,
+    ServedModel,
+    Tokenise,
+    Tokenised,
+)
 from antiphon.engine.remote_reading import Reading, fingerprint, message
 from antiphon.engine.vllm import arguments
 
@@ -201,6 +215,39 @@ class RemoteEngine:
         async with self._changed:
             self._changed.notify_all()
 
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.port.TextEmbedding`; tokens are told of the request as a whole."""
+        began = self._monotonic()
+        body: dict[str, Any] = {
+            "model": self._models.get(request.model, request.model),
+            "input": list(request.texts),
+            "encoding_format": "base64",
+        }
+        if request.dimensions is not None:
+            body["dimensions"] = request.dimensions
+        try:
+            async with self._http().post(
+                self._url + "/embeddings", data=msgspec.json.encode(body), allow_redirects=False
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
+            raise self._unreachable(error) from error
+        except _BROKEN as error:
+            raise EngineFailed(
+                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+            ) from error
+        if response.status != 200:
+            raise self._refused(response.status, response.headers, content)
+        return _vectors_of(content, request, self._monotonic() - began)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.port.Tokenising`: OpenAI's protocol has no way to ask."""
+        raise UnsupportedParameter(
+            "The remote engine does not tell how its models read a text.",
+            where="model",
+            next_step="Ask that server itself.",
+        )
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -343,3 +390,43 @@ def _complaint(content: bytes) -> tuple[str, str | None, str | None]:
         return str(error.get("message", error)), error.get("code"), error.get("param")
     except (msgspec.DecodeError, KeyError, TypeError):
         return content[:200].decode("utf-8", "replace") or "nothing", None, None
+
+
+class _RemoteVector(msgspec.Struct):
+    index: int
+    embedding: str | list[float]
+
+
+class _RemoteVectors(msgspec.Struct):
+    data: list[_RemoteVector]
+    usage: dict[str, Any] = {}
+
+
+def _vectors_of(content: bytes, request: Embed, seconds: float) -> Embedded:
+    """The vectors of an answer; a server that does not know base64 sends numbers.
+
+    Raises:
+        EngineFailed: they cannot be read, or are not one vector of the same length for each text.
+    """
+    try:
+        read = msgspec.json.decode(content, type=_RemoteVectors)
+        rows = {
+            one.index: base64.b64decode(one.embedding, validate=True)
+            if isinstance(one.embedding, str)
+            else struct.pack(f"<{len(one.embedding)}f", *one.embedding)
+            for one in read.data
+        }
+        tokens = int(read.usage.get("prompt_tokens") or 0)
+    except (ValueError, TypeError, struct.error, OverflowError) as error:
+        raise EngineFailed("The remote engine sent vectors that cannot be read.") from error
+    sizes = {len(row) for row in rows.values()}
+    if sorted(rows) != list(range(len(request.texts))) or len(sizes) != 1 or not sizes or min(sizes) % 4:
+        raise EngineFailed("The remote engine sent other vectors than one for each text.")
+    return Embedded(
+        id=request.id,
+        vectors=b"".join(rows[place] for place in range(len(rows))),
+        dimensions=sizes.pop() // 4,
+        tokens=(tokens,),
+        fingerprint=fingerprint(request.model, None),
+        engine_seconds=seconds,
+    )

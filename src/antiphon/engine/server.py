@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,18 +22,21 @@ from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError, Unavailable
 from antiphon.engine import frames
 from antiphon.engine.failures import failure_of
-from antiphon.engine.local import Event, LocalEngine
+from antiphon.engine.local import Event, LocalEngine, Sink
 from antiphon.engine.messages import (
     PROTOCOL,
     Cancel,
     Delta,
     Describe,
     Described,
+    Embed,
+    Embedded,
     Finished,
     Generate,
     Hello,
     Serve,
     ToEngine,
+    Tokenise,
 )
 from antiphon.engine.peers import is_ours
 
@@ -168,7 +172,7 @@ class _Connection:
         return True
 
     def _receive(self, message: ToEngine) -> None:
-        if isinstance(message, Generate):
+        if isinstance(message, Generate | Embed):
             if message.id in self._tickets:
                 self._send(failure_of(message.id, Conflict(f"The request id {message.id!r} is in flight already.")))
                 return
@@ -181,9 +185,11 @@ class _Connection:
             elif message.id in self._tickets:
                 self._cancelled.add(message.id)
         elif isinstance(message, Describe):
-            self._send(Described(message.id, self._engine.models(), self._engine.load()))
+            self._send(Described(message.id, self._engine.models(), self._engine.load(), self._engine.embedders()))
         elif isinstance(message, Serve):
             self._begin(self._serve(message))
+        elif isinstance(message, Tokenise):
+            self._begin(self._tokenise(message))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -200,15 +206,24 @@ class _Connection:
             return
         self._send(msgspec.structs.replace(served, id=declared.id))
 
+    async def _tokenise(self, asked: Tokenise) -> None:
+        try:
+            self._send(await self._engine.tokenise(asked))
+        except AntiphonError as error:
+            self._send(failure_of(asked.id, error))
+
     def _require_staying(self) -> None:
         if self._stopping.is_set():
             raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
 
-    async def _submit(self, request: Generate) -> None:
+    async def _submit(self, request: Generate | Embed) -> None:
         arrived = time.time_ns()
         try:
             self._require_staying()
-            ticket = await self._engine.submit(request, lambda event: self._deliver(request, event, arrived))
+            submit: Callable[[Any, Sink], Awaitable[int]] = (
+                self._engine.submit if isinstance(request, Generate) else self._engine.submit_texts
+            )
+            ticket = await submit(request, lambda event: self._deliver(request, event, arrived))
         except AntiphonError as error:
             self._end(request.id)
             self._send(failure_of(request.id, error))
@@ -218,7 +233,7 @@ class _Connection:
         if request.id in self._cancelled:
             self._engine.cancel(ticket)
 
-    def _deliver(self, request: Generate, event: Event, arrived: int) -> None:
+    def _deliver(self, request: Generate | Embed, event: Event, arrived: int) -> None:
         if not isinstance(event, Delta):
             self._end(request.id)
             if not event.id:
@@ -226,6 +241,8 @@ class _Connection:
         self._send(event)
         if isinstance(event, Finished):
             telemetry.record("engine.generate", arrived, _attributes(request, event), request.traceparent)
+        elif isinstance(event, Embedded):
+            telemetry.record("engine.embed", arrived, _embedding_attributes(request, event), request.traceparent)
 
     def _end(self, request: str) -> None:
         self._tickets.pop(request, None)
@@ -247,7 +264,7 @@ class _Connection:
             self._writer.transport.abort()
 
 
-def _attributes(request: Generate, finished: Finished) -> dict[str, str | int | float | bool]:
+def _attributes(request: Generate | Embed, finished: Finished) -> dict[str, str | int | float | bool]:
     usage = finished.usage
     return {
         telemetry.GENAI["operation"]: "text_completion",
@@ -260,4 +277,16 @@ def _attributes(request: Generate, finished: Finished) -> dict[str, str | int | 
         "antiphon.prefill_seconds": usage.prefill_seconds,
         "antiphon.decode_seconds": usage.decode_seconds,
         "antiphon.engine_seconds": usage.engine_seconds,
+    }
+
+
+def _embedding_attributes(request: Generate | Embed, embedded: Embedded) -> dict[str, str | int | float | bool]:
+    return {
+        telemetry.GENAI["operation"]: "embeddings",
+        telemetry.GENAI["model"]: request.model,
+        telemetry.GENAI["input_tokens"]: sum(embedded.tokens),
+        "antiphon.path": request.priority,
+        "antiphon.texts": len(embedded.tokens),
+        "antiphon.queue_seconds": embedded.queue_seconds,
+        "antiphon.engine_seconds": embedded.engine_seconds,
     }

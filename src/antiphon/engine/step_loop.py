@@ -14,21 +14,57 @@ import queue
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.lane import Counters, Emission, Lane
 from antiphon.engine.messages import Load
 from antiphon.engine.scheduler import Budget
-from antiphon.engine.sequence import Sequence
 
 _log = logging.getLogger("antiphon.engine")
 
 
+class ServedLane(Protocol):
+    """One model at work: :class:`~antiphon.engine.lane.Lane`, or one that makes vectors. ``add`` takes its own kind of
+    work, which has a ``request`` with a ``priority``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def serves_online(self) -> bool: ...
+    @property
+    def kept_on_disk(self) -> int: ...
+    @property
+    def resting(self) -> bool: ...
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def latest_step(self) -> tuple[float, float]:
+        """When it began and ended."""
+        ...
+
+    def held_up(self, other: Any, /) -> None:
+        """Another lane has made a step for somebody online."""
+        ...
+
+    def count(self, priority: str, *, waiting: bool) -> int: ...
+    def add(self, work: Any, /) -> None: ...
+    def cancel(self, ticket: int) -> list[Emission]: ...
+    def fail_all(self, error: AntiphonError) -> list[Emission]: ...
+    def give_way(self) -> None: ...
+    def slack(self, budget: Budget) -> float: ...
+    def step(self, budget: Budget, *, slack_elsewhere: float = inf) -> list[Emission]: ...
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    lane: Lane
-    sequence: Sequence
+    lane: ServedLane
+    work: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +74,12 @@ class _Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class _Join:
-    lane: Lane
+    lane: ServedLane
 
 
 @dataclass(frozen=True, slots=True)
 class _Leave:
-    lane: Lane
+    lane: ServedLane
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +115,14 @@ class StepLoop:
 
     def __init__(
         self,
-        lanes: Iterable[Lane],
+        lanes: Iterable[ServedLane],
         budget: Budget,
         emit: Callable[[list[Emission]], None],
         inbox: Inbox | None = None,
     ) -> None:
         # In one value, so that other threads see a lane either at work or counted among those that are gone.
-        self._roster: tuple[tuple[Lane, ...], Counters] = (tuple(lanes), Counters())
-        self._leaving: set[Lane] = set()
+        self._roster: tuple[tuple[ServedLane, ...], Counters] = (tuple(lanes), Counters())
+        self._leaving: set[ServedLane] = set()
         self._budget = budget
         self._emit = emit
         self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
@@ -94,17 +130,17 @@ class StepLoop:
         self._awaited = False
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def lanes(self) -> tuple[ServedLane, ...]:
         """Those that are not closed; from any thread."""
         return self._roster[0]
 
-    def submit(self, lane: Lane, sequence: Sequence) -> None:
-        """Hand over a sequence; from any thread. The lane must have joined and not been told to leave.
+    def submit(self, lane: ServedLane, work: Any) -> None:
+        """Hand over what its lane adds; from any thread. The lane must have joined and not been told to leave.
 
         Batch work that is being computed alone gives way to one that is online.
         """
-        self._inbox.put(_Arrival(lane, sequence))
-        if sequence.request.priority == "online":
+        self._inbox.put(_Arrival(lane, work))
+        if work.request.priority == "online":
             self._awaited = True
             for each in self.lanes:
                 each.give_way()
@@ -117,11 +153,11 @@ class StepLoop:
         """Cancel by ticket; from any thread. An unknown or finished ticket is ignored."""
         self._inbox.put(_Cancellation(ticket))
 
-    def join(self, lane: Lane) -> None:
+    def join(self, lane: ServedLane) -> None:
         """Serve one more lane; from any thread. The loop owns its runtime from now on."""
         self._inbox.put(_Join(lane))
 
-    def leave(self, lane: Lane) -> None:
+    def leave(self, lane: ServedLane) -> None:
         """Close the lane once its sequences have ended; from any thread. Nothing is submitted to it afterwards."""
         self._inbox.put(_Leave(lane))
 
@@ -142,7 +178,7 @@ class StepLoop:
             running_batch=sum(lane.count("batch", waiting=False) for lane in lanes),
             waiting_online=sum(lane.count("online", waiting=True) for lane in lanes),
             waiting_batch=sum(lane.count("batch", waiting=True) for lane in lanes),
-            slots=sum(lane.runtime.layout.slots for lane in lanes),
+            slots=sum(lane.slots for lane in lanes),
             steps=sum(counters.steps for counters in counted),
             generated_tokens_online=sum(counters.generated_online for counters in counted),
             generated_tokens_batch=sum(counters.generated_batch for counters in counted),
@@ -150,10 +186,12 @@ class StepLoop:
             reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
             interrupted_calls=sum(counters.interrupted_calls for counters in counted),
             interrupted_seconds=sum(counters.interrupted_seconds for counters in counted),
-            resting=sum(lane.runtime.resting for lane in lanes),
+            resting=sum(lane.resting for lane in lanes),
             kept_on_disk=max((lane.kept_on_disk for lane in lanes), default=0),
             call_seconds=sum(counters.call_seconds for counters in counted),
             busy_seconds=sum(counters.busy_seconds for counters in counted),
+            embedded_texts=sum(counters.embedded_texts for counters in counted),
+            embedded_tokens=sum(counters.embedded_tokens for counters in counted),
         )
 
     def run(self) -> None:
@@ -174,7 +212,7 @@ class StepLoop:
                         other.held_up(lane)
             self._tell(emissions)
 
-    def _step(self, lane: Lane, slack_elsewhere: float) -> list[Emission]:
+    def _step(self, lane: ServedLane, slack_elsewhere: float) -> list[Emission]:
         try:
             return lane.step(self._budget, slack_elsewhere=slack_elsewhere)
         except AntiphonError as error:
@@ -195,8 +233,8 @@ class StepLoop:
                 return emissions
             wait = False
             match message:
-                case _Arrival(lane, sequence):
-                    lane.add(sequence)
+                case _Arrival(lane, work):
+                    lane.add(work)
                 case _Cancellation(ticket):
                     for lane in self.lanes:
                         emissions += lane.cancel(ticket)
@@ -216,9 +254,9 @@ class StepLoop:
             self._leaving.discard(lane)
             staying = tuple(other for other in self.lanes if other is not lane)
             self._roster = (staying, self._roster[1] + lane.counters)
-            name = lane.runtime.description.name
+            name = lane.name
             try:
-                lane.runtime.close()
+                lane.close()
             except Exception:
                 _log.exception("Model %s could not be freed.", name)
             else:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import dashboard, feedback, health, lookup, openapi, problem
+from antiphon.gateway import dashboard, feedback, health, lookup, openapi, problem, tokenizer
 from antiphon.gateway.admin import (
     audit,
     datasets,
@@ -41,7 +41,7 @@ from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
 from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import Measurements
-from antiphon.gateway.openai import batches, endpoints, files
+from antiphon.gateway.openai import batches, embeddings, endpoints, files
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.recognition import Recognition
@@ -93,6 +93,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
         routes=[
             Route("/v1/chat/completions", endpoints.chat_completions, methods=["POST"]),
             Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
             Route("/v1/features/lookup", lookup.lookup, methods=["POST"]),
             Route("/v1/feedback", feedback.feedback, methods=["POST"]),
             Route("/v1/files", files.create, methods=["POST"]),
@@ -106,6 +107,9 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             Route("/v1/batches/{batch}/cancel", batches.cancel, methods=["POST"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),
             Route("/v1/models/{model:path}", endpoints.models, methods=["GET"]),
+            Route("/tokenize", tokenizer.tokenize, methods=["POST"]),
+            Route("/detokenize", tokenizer.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", tokenizer.tokenizer_info, methods=["GET"]),
             Route("/healthz", health.healthz, methods=["GET"]),
             Route("/readyz", health.readyz, methods=["GET"]),
             Route("/metrics", health.metrics, methods=["GET"]),
@@ -135,7 +139,8 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
 async def _refused(request: Request, error: Exception) -> Response:
     denials: Denials = request.app.state.denials
     await denials.record(request, error)
-    return await problem.on_error(request, error)
+    named = getattr(request.state, "request_id", None)
+    return problem.response(error, None if named is None else {"x-request-id": named})
 
 
 async def _nobody_reads(request: Request, error: Any) -> Response:

@@ -81,20 +81,28 @@ async def reserve(
         RateLimited: a quota is used up.
         Unavailable: the catalog is away.
     """
-    quotas = services.quotas
-    if quotas is None:
-        return None
     tokens = 0
-    if principal.allowance.meters:
+    if services.quotas is not None and principal.allowance.meters:
         first = questions[0]
         most = first.overrides.max_tokens
         if most is None:
             most = services.most_tokens(first.scope, first.application)
         tokens = sum(sizes.expected(question) for question in questions[::choices]) + len(questions) * most
-    grant = quotas.at_once(principal, tokens)
-    if grant is None:
-        grant = await run_in_threadpool(quotas.grant, principal, tokens)
-    return Reservation(questions[::choices], grant, sizes)
+    grant = await _granted(services, principal, tokens)
+    return None if grant is None else Reservation(questions[::choices], grant, sizes)
+
+
+async def reserve_texts(services: GatewayServices, principal: Principal, texts: Sequence[str]) -> Reservation | None:
+    """The same for texts of which vectors are wanted."""
+    grant = await _granted(services, principal, ceil(sum(len(text.encode()) / _BYTES_PER_TOKEN + 1 for text in texts)))
+    return None if grant is None else Reservation((), grant, PromptSizes())
+
+
+async def _granted(services: GatewayServices, principal: Principal, tokens: int) -> Grant | None:
+    quotas = services.quotas
+    if quotas is None:
+        return None
+    return quotas.at_once(principal, tokens) or await run_in_threadpool(quotas.grant, principal, tokens)
 
 
 def headers(services: GatewayServices, principal: Principal) -> dict[str, str]:

@@ -12,11 +12,20 @@ from antiphon.gateway.feedback import Feedback, FeedbackTaken
 from antiphon.gateway.health import Health, Readiness
 from antiphon.gateway.lookup import FeatureLookupAnswer, FeatureLookupBody
 from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery
+from antiphon.gateway.openai.embeddings import EmbeddingList, EmbeddingParameters
 from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileObject, FileQuery
 from antiphon.gateway.openai.parameters import ChatParameters, CompletionParameters
 from antiphon.gateway.openai.shapes import ChatChunk, ChatCompletion, Completion, Model, ModelList
 from antiphon.gateway.operation import Nothing, Operation
 from antiphon.gateway.problem import ProblemBody
+from antiphon.gateway.tokenizer import (
+    DetokenizeBody,
+    Detokenized,
+    TokenizeBody,
+    TokenizerInfo,
+    TokenizerQuery,
+    Tokens,
+)
 from antiphon.learning.arriving import ArrivingOutcome
 
 _TEMPLATE = "#/components/schemas/{name}"
@@ -42,6 +51,7 @@ _FILE_FORM = {
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The whole document. Every path that the gateway serves with JSON is in it."""
     types: list[Any] = [ProblemBody, ChatParameters, ChatCompletion, ChatChunk, CompletionParameters, Completion]
+    types += [EmbeddingParameters, EmbeddingList, TokenizeBody, Tokens, DetokenizeBody, Detokenized, TokenizerInfo]
     types += [
         Model,
         ModelList,
@@ -89,6 +99,15 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         answered = _json("The answer; a stream of events with `stream: true`.", schema[id(answer)])
         answered["content"]["text/event-stream"] = {"schema": schema[id(chunk)]}
         add(path, "post", summary, path.strip("/").replace("/", "_"), {"200": answered}, requestBody=body(kind))
+    vectors = {"200": _json("A vector of each text.", schema[id(EmbeddingList)])}
+    add("/v1/embeddings", "post", "Vectors of texts.", "embeddings", vectors, requestBody=body(EmbeddingParameters))
+    told = {"200": _json("Them.", schema[id(Tokens)])}
+    add("/tokenize", "post", "A text's tokens.", "tokenize", told, requestBody=body(TokenizeBody))
+    told = {"200": _json("It.", schema[id(Detokenized)])}
+    add("/detokenize", "post", "The text of tokens.", "detokenize", told, requestBody=body(DetokenizeBody))
+    told = {"200": _json("It.", schema[id(TokenizerInfo)])}
+    add("/tokenizer_info", "get", "How a model reads texts.", "tokenizer_info", told,
+        parameters=_queried(TokenizerQuery))  # fmt: skip
     feedback = body(ArrivingOutcome)
     feedback["content"]["application/json"]["schema"] = {"oneOf": [schema[id(ArrivingOutcome)], schema[id(Feedback)]]}
     taken = _json("What became of each.", schema[id(FeedbackTaken)])

@@ -24,7 +24,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import PriceSettings
-from antiphon.engine.messages import Described
+from antiphon.engine.messages import Described, Tokenise, Tokenised
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.batch_ports import FileStore, RequestBatches
@@ -37,6 +37,8 @@ from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.breaker import BreakerStanding
+from antiphon.serving.embedding import Embedding as Embedded
+from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.engine_gate import GateStatus
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
@@ -52,6 +54,18 @@ class Answering(Protocol):
     def stream(self, request: AnswerRequest) -> AsyncIterator[TextDelta | Answer]:
         """Text as it comes; the last item is the answer, after its receipt is committed."""
         ...
+
+
+class Embedding(Protocol):
+    """Vectors of texts (``serving.embedding.Embeddings``). Cancelling gives the texts up."""
+
+    async def embed(self, request: EmbeddingRequest) -> Embedded: ...
+
+
+class Tokenising(Protocol):
+    """How models read texts (``engine.port.Tokenising``)."""
+
+    async def tokenise(self, request: Tokenise) -> Tokenised: ...
 
 
 class Receipts(Protocol):
@@ -258,6 +272,7 @@ class GatewayServices:
         history: of views: versions, verdicts, differences; ``None`` like the trail.
         watch: over features: skew; ``None`` like the trail.
         lookups: of features; ``None`` like the trail.
+        embedding, tokenising: vectors of texts, and tokens; ``None`` like the trail.
         files, request_batches: of OpenAI's API; ``None`` like the trail.
         breakers: of the engines, as this process sees them. ``reuse``: what of the last hour's online answers was not
             generated.
@@ -307,6 +322,8 @@ class GatewayServices:
     quotas: Quotas | None = None
     most_tokens: Callable[[Scope, str], int] = lambda scope, model: 256
     gate: Callable[[], GateStatus] | None = None
+    embedding: Embedding | None = None
+    tokenising: Tokenising | None = None
 
     def scope(self, principal: Principal) -> Scope:
         """The scope this principal works in."""
@@ -391,6 +408,26 @@ class GatewayServices:
         if self.quotas is None:
             raise Unavailable("Quotas are not kept here.", where="gateway", next_step="Ask the project's own gateway.")
         return self.quotas
+
+    def embedded(self) -> Embedding:
+        """Vectors of texts.
+
+        Raises:
+            Unavailable: this gateway was wired without them.
+        """
+        if self.embedding is None:
+            raise Unavailable("Nothing is embedded here.", where="gateway", next_step="Ask the project's own gateway.")
+        return self.embedding
+
+    def tokenised(self) -> Tokenising:
+        """How models read texts.
+
+        Raises:
+            Unavailable: this gateway was wired without it.
+        """
+        if self.tokenising is None:
+            raise Unavailable("No tokens are told here.", where="gateway", next_step="Ask the project's own gateway.")
+        return self.tokenising
 
     def trailed(self) -> Trail:
         """The audit log.

@@ -74,11 +74,6 @@ def response(error: BaseException, headers: dict[str, str] | None = None) -> Res
     return Response(body, status, headers=extra, media_type="application/json")
 
 
-async def on_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for errors raised on purpose."""
-    return response(error)
-
-
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """Starlette's handler for everything else: logged where it happened, told in one line."""
     route = request.scope.get("route")

@@ -13,7 +13,7 @@ from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
-from antiphon.engine.messages import Delta, Described, Finished, Generate
+from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished, Generate
 from antiphon.features.remedies import Remedied
 
 T = TypeVar("T")
@@ -84,6 +84,14 @@ class Engine(Protocol):
 
     def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         """Deltas, then the end. Closing the iterator frees the slot."""
+        ...
+
+
+class TextEmbedding(Protocol):
+    """Turns texts into vectors."""
+
+    async def embed(self, request: Embed) -> Embedded:
+        """Cancelling gives the texts up."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,10 +16,15 @@ from antiphon.catalog.receipts import Attempt, Path, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Delta, Generate, Penalties, Turn
+from antiphon.engine.messages import Delta, Embed, Generate, Penalties, Turn
 from antiphon.serving import generation, prompts
+from antiphon.serving.embedding import EMBEDDING, vectors_text
 from antiphon.serving.narrowing import as_asked
-from antiphon.serving.ports import Engine, Texts
+from antiphon.serving.ports import Engine, TextEmbedding, Texts
+
+
+class ReplayingEngine(Engine, TextEmbedding, Protocol):
+    """What generations and vectors are made again with."""
 
 
 class ReplayedAttempt(msgspec.Struct, frozen=True):
@@ -47,12 +52,12 @@ class Replay(msgspec.Struct, frozen=True):
 async def replay(
     receipt: Receipt,
     *,
-    engine: Engine,
+    engine: ReplayingEngine,
     texts: Texts,
     receipt_of: Callable[[Scope, str], Receipt],
     release_of: Callable[[Scope, str], Release | None],
     priority: Path = "online",
-    standbys: Mapping[str, Engine] | None = None,
+    standbys: Mapping[str, ReplayingEngine] | None = None,
 ) -> Replay:
     """Generate again what the receipt records, through the engine that wrote it as it is now.
 
@@ -79,8 +84,35 @@ async def replay(
     )
 
 
-async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts, priority: Path) -> ReplayedAttempt:
+async def _again(
+    attempt: Attempt, origin: Receipt, engine: ReplayingEngine, texts: Texts, priority: Path
+) -> ReplayedAttempt:
     content = texts.get(origin.scope, attempt.prompt_blob)
+    recorded = texts.get(origin.scope, attempt.text_blob).decode()
+    text, fingerprint = await (
+        _embedded_again(attempt, content, engine, priority)
+        if attempt.finish_reason == EMBEDDING
+        else _generated_again(attempt, content, origin, engine, texts, priority)
+    )
+    return ReplayedAttempt(
+        identical=text == recorded,
+        same_fingerprint=fingerprint == attempt.fingerprint,
+        recorded_fingerprint=attempt.fingerprint,
+        replayed_fingerprint=fingerprint,
+        text=text,
+        recorded_text=recorded,
+    )
+
+
+async def _embedded_again(attempt: Attempt, content: bytes, engine: ReplayingEngine, priority: Path) -> tuple[str, str]:
+    asked = msgspec.json.decode(content, type=tuple[str, ...])
+    embedded = await engine.embed(Embed(new_id("replay"), attempt.model, asked, priority=priority))
+    return vectors_text(embedded).decode(), embedded.fingerprint
+
+
+async def _generated_again(
+    attempt: Attempt, content: bytes, origin: Receipt, engine: ReplayingEngine, texts: Texts, priority: Path
+) -> tuple[str, str]:
     turns = _turns(content) if attempt.prompt_form in ("turns", None) else ()
     ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()
     schema = texts.get(origin.scope, attempt.json_schema_blob).decode() if attempt.json_schema_blob else None
@@ -108,15 +140,7 @@ async def _again(attempt: Attempt, origin: Receipt, engine: Engine, texts: Texts
         async for event in events:
             if not isinstance(event, Delta):
                 text, fingerprint = event.finished.text, event.finished.fingerprint
-    recorded = texts.get(origin.scope, attempt.text_blob).decode()
-    return ReplayedAttempt(
-        identical=text == recorded,
-        same_fingerprint=fingerprint == attempt.fingerprint,
-        recorded_fingerprint=attempt.fingerprint,
-        replayed_fingerprint=fingerprint,
-        text=text,
-        recorded_text=recorded,
-    )
+    return text, fingerprint
 
 
 def _turns(content: bytes) -> tuple[Turn, ...]:

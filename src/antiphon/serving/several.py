@@ -15,17 +15,16 @@ AT_ONCE = 8
 Streaming = Callable[[AnswerRequest], AsyncIterator[TextDelta | Answer]]
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
 
-async def answers(
-    answer: Callable[[AnswerRequest], Awaitable[Answer]], questions: Sequence[AnswerRequest]
-) -> tuple[Answer, ...]:
+async def answers(answer: Callable[[Q], Awaitable[T]], questions: Sequence[Q]) -> tuple[T, ...]:
     """The answers, in the order of their questions. The first that fails ends the others."""
     if len(questions) == 1:
         return (await answer(questions[0]),)
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def one(question: AnswerRequest) -> Answer:
+    async def one(question: Q) -> T:
         async with places:
             return await answer(question)
 

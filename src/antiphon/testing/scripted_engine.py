@@ -11,17 +11,21 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import NotFound, Unavailable
 from antiphon.core.ids import content_hash
 from antiphon.engine.messages import (
     Branch,
     Delta,
     Described,
+    Embed,
+    Embedded,
     Finished,
     Generate,
     Load,
     ModelDescription,
     ServedModel,
+    Tokenise,
+    Tokenised,
     TokenOut,
     Usage,
 )
@@ -124,6 +128,14 @@ class ScriptedEngine:
         finally:
             self.in_flight -= 1
             self.cancelled += not ended
+
+    async def embed(self, request: Embed) -> Embedded:
+        """It has no embedding model."""
+        raise NotFound("This engine embeds nothing.", where="model")
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """It reads nothing."""
+        raise NotFound("This engine has no tokens.", where="model")
 
     async def close(self) -> None:
         self.away = True

@@ -220,28 +220,27 @@ class SmallDesk:
         self.decider = Decider(policies)
         self.features = features or FeatureTable()
         self.release = self.publish(application)
-        self.answerer = Answerer(
-            Services(
-                engine=engine,
-                features=lambda scope: self.features,
-                releases=self.routing,
-                decide=self.decider.decide,
-                stored=self.answers,
-                texts=self.blobs,
-                receipts=self.receipts,
-                exposures=self.exposures,
-                pairs=self.pairs,
-                commit=commit or self.commit,
-                clock=self.clock,
-                admission=admission or Admission(online=8, batch=8),
-                subject_key=b"k" * 32,
-                online_seconds=online_seconds,
-                mirroring=mirroring,
-                standbys=standbys or {},
-                plain_fallback=plain_fallback,
-                breaking=breaking,
-            )
+        self.services = Services(
+            engine=engine,
+            features=lambda scope: self.features,
+            releases=self.routing,
+            decide=self.decider.decide,
+            stored=self.answers,
+            texts=self.blobs,
+            receipts=self.receipts,
+            exposures=self.exposures,
+            pairs=self.pairs,
+            commit=commit or self.commit,
+            clock=self.clock,
+            admission=admission or Admission(online=8, batch=8),
+            subject_key=b"k" * 32,
+            online_seconds=online_seconds,
+            mirroring=mirroring,
+            standbys=standbys or {},
+            plain_fallback=plain_fallback,
+            breaking=breaking,
         )
+        self.answerer = Answerer(self.services)
 
     def publish(self, application: ApplicationSpec) -> Release:
         """Make a release of the application and make it live."""

@@ -11,7 +11,7 @@ from antiphon.batch.estimates import Estimates
 from antiphon.batch.files import FileLimits, FileStore
 from antiphon.batch.gauge import Gauge
 from antiphon.batch.lines import FileBounds
-from antiphon.batch.ports import AnswerRow
+from antiphon.batch.ports import AnswerLine
 from antiphon.batch.request_batches import RequestBatches
 from antiphon.batch.shared import Shared
 from antiphon.batch.turns import Turns
@@ -61,7 +61,7 @@ def batch_jobs(
     database: Database,
     files: FileStore,
     secret: bytes,
-    answer: AnswerRow,
+    answer: AnswerLine,
     models: Sequence[str],
     *,
     concurrency: int = 4,
@@ -70,7 +70,7 @@ def batch_jobs(
 ) -> BatchJobs:
     """Works on batches with this ``answer()``."""
 
-    def askable(scope: Scope) -> Sequence[str]:
+    def askable(scope: Scope, endpoint: str) -> Sequence[str]:
         return models
 
     return BatchJobs(

@@ -12,12 +12,15 @@ import numpy
 import pytest
 
 from antiphon.app.embedding import LocalEmbedders
-from antiphon.core.errors import EngineFailed, SetupError
+from antiphon.core.errors import EngineFailed, PromptTooLong, SetupError
 from antiphon.definitions.embedding import MODELS
 from antiphon.engine import bert_gguf, weights
-from antiphon.engine.embedding import LONGEST, LlamaCppEmbedding
+from antiphon.engine.embedding import LONGEST, LlamaCppEmbedding, LlamaCppEncoder
 from antiphon.engine.llamacpp import LlamaCpp
+from antiphon.engine.local import LocalEngine
+from antiphon.engine.messages import Embed
 from antiphon.engine.runtime import Layout
+from antiphon.features.embedding.vectors import embedded
 
 NAME = "minilm-l6-v2"
 
@@ -136,3 +139,28 @@ def test_what_is_no_sentence_encoder_is_not_converted(tmp_path: Path) -> None:
         with pytest.raises(SetupError, match="no BERT"):
             bert_gguf.write(published, tokenizer, bert_gguf.Shape(1, 1, 1e-12), tmp_path / "made.gguf")
         assert not (tmp_path / "made.gguf").exists()
+
+
+@pytest.mark.model
+async def test_the_engine_makes_the_vectors_that_feature_views_keep(path: Path) -> None:
+    texts = ["the package came damaged", "日本語 é 😀"]
+    embedders = LocalEmbedders()
+    kept, _ = embedded(embedders.get(MODELS[NAME]), texts)
+    embedders.close()
+    encoder = LlamaCppEncoder(NAME, weights.resolve(NAME), tokens=256, dimensions=384)
+    engine = await LocalEngine({}, encoders={NAME: encoder}).start()
+    try:
+        made = await engine.embed(Embed("r", NAME, tuple(texts)))
+        assert made.vectors == kept.astype("<f4").tobytes()
+        assert made.tokens[0] == 6
+        with pytest.raises(PromptTooLong) as refused:
+            await engine.embed(Embed("r", NAME, (texts[0], "word " * 255)))
+        assert refused.value.where == "input[1]"
+    finally:
+        await engine.close()
+
+
+@pytest.mark.model
+def test_a_model_of_other_dimensions_than_declared_is_not_served(path: Path) -> None:
+    with pytest.raises(SetupError, match="384 numbers, not 512"):
+        LlamaCppEncoder(NAME, weights.resolve(NAME), tokens=256, dimensions=512)

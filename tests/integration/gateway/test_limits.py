@@ -241,3 +241,14 @@ def test_a_prompts_size_is_learnt_from_the_last_ones_of_its_application() -> Non
     assert sizes.expected(asked) == 514
     sizes.saw(asked, 314)
     assert 490 < sizes.expected(asked) < 514
+
+
+async def test_vectors_count_as_their_texts_do(shop: httpx.AsyncClient, database: Database) -> None:
+    headers = key(database, requests_per_minute=2, tokens_per_minute=1_000)
+    for _ in range(2):
+        asked = await shop.post("/v1/embeddings", json={"model": "none", "input": ["some words"] * 10}, headers=headers)
+        assert asked.status_code != 429
+        assert TOKENS.format("remaining") in asked.headers
+    refused = await shop.post("/v1/embeddings", json={"model": "none", "input": "a text"}, headers=headers)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1

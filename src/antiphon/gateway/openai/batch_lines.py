@@ -11,13 +11,18 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
 from antiphon.gateway import problem
-from antiphon.gateway.openai import parameters, whole
+from antiphon.gateway.openai import embeddings, parameters, whole
 from antiphon.governance.principal import Principal, originator
-from antiphon.serving.request import Answer, AnswerRequest
+from antiphon.serving.embedding import EmbeddingRequest
+from antiphon.serving.request import AnswerRequest
 
-_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., AnswerRequest], Callable[..., msgspec.Struct]]] = {
+Asked = AnswerRequest | EmbeddingRequest
+
+EMBEDDINGS = "/v1/embeddings"
+_ENDPOINTS: dict[str, tuple[type[Any], Callable[..., Asked], Callable[..., msgspec.Struct]]] = {
     "/v1/chat/completions": (parameters.ChatParameters, parameters.chat_request, whole.chat_completion),
     "/v1/completions": (parameters.CompletionParameters, parameters.completion_request, whole.completion),
+    EMBEDDINGS: (embeddings.EmbeddingParameters, embeddings.embedding_request, embeddings.embedding_list),
 }
 
 ENDPOINTS = tuple(_ENDPOINTS)
@@ -27,9 +32,7 @@ ENDPOINTS = tuple(_ENDPOINTS)
 class AskedLine:
     """One line as it is asked."""
 
-    def __init__(
-        self, requests: Sequence[AnswerRequest], written: Callable[[Sequence[Answer]], msgspec.Struct]
-    ) -> None:
+    def __init__(self, requests: Sequence[Asked], written: Callable[[Sequence[Any]], msgspec.Struct]) -> None:
         self.requests = requests
         self.answered = written
 
@@ -51,7 +54,7 @@ class BatchLines:
             raise InvalidInput(f"There are no batches for {endpoint!r}.", where="endpoint")
         shape, asking, write = _ENDPOINTS[endpoint]
         read = parameters.read(body, shape)
-        if read.stream:
+        if getattr(read, "stream", None):
             raise UnsupportedParameter(
                 "An answer in a batch is not streamed.", where="stream", next_step="Leave it out."
             )
@@ -63,9 +66,17 @@ class BatchLines:
             )
         question = asking(read, scope, principal, request, originator(principal, read.user or None))
         return AskedLine(
-            parameters.questions(read, msgspec.structs.replace(question, path="batch")),
-            lambda answers: write(int(self._clock.now().timestamp()), read, answers),
+            _as_batch(read, question),
+            lambda answers: write(
+                int(self._clock.now().timestamp()), read, answers[0] if endpoint == EMBEDDINGS else answers
+            ),
         )
 
     def refused(self, error: Exception) -> problem.ProblemBody:
         return problem.ProblemBody(problem.describe(error))
+
+
+def _as_batch(read: Any, question: Asked) -> Sequence[Asked]:
+    if isinstance(question, EmbeddingRequest):
+        return (msgspec.structs.replace(question, path="batch", priority="batch"),)
+    return parameters.questions(read, msgspec.structs.replace(question, path="batch"))

@@ -24,6 +24,7 @@ from antiphon.gateway.measurements import Measured, Measurements
 from antiphon.gateway.openai import chunks, parameters, shapes, whole
 from antiphon.gateway.ports import GatewayServices
 from antiphon.serving import several
+from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 P = TypeVar("P", bound=parameters.Common)
@@ -44,7 +45,7 @@ class Asked:
         self._measurements = measurements
         self._arrived = services.clock.monotonic()
         self._first: float | None = None
-        self._answers: list[Answer] = []
+        self._answers: list[Answer | Embedding] = []
         self._reservation: limits.Reservation | None = None
         self._choices = 1
         measurements.in_flight.inc()
@@ -53,7 +54,7 @@ class Asked:
         """The first byte leaves now."""
         self._first = self._services.clock.monotonic() - self._arrived
 
-    def answered(self, *answers: Answer) -> None:
+    def answered(self, *answers: Answer | Embedding) -> None:
         self._answers += answers
 
     def reserved(self, reservation: limits.Reservation | None, choices: int) -> None:
@@ -133,6 +134,7 @@ async def _complete(
     denials: Denials = request.app.state.denials
     asked = Asked(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
+    request.state.request_id = asked.id
     try:
         principal = await incoming.principal(request, services)
         asked.tenant = principal.tenant

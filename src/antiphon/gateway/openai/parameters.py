@@ -203,7 +203,7 @@ def _tokens(given: list[Any]) -> bool:
     return all(isinstance(each, list) and each for each in given)
 
 
-P = TypeVar("P", bound=Common)
+P = TypeVar("P", bound=msgspec.Struct)
 
 
 def read(content: bytes, shape: type[P]) -> P:

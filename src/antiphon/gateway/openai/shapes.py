@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -217,7 +217,14 @@ def provenance(answer: Answer) -> Provenance:
     )
 
 
-def usage(answers: Sequence[Answer], choices: int) -> Usage:
+class Spent(Protocol):
+    """An answer, or vectors."""
+
+    @property
+    def usage(self) -> UsageReceipt: ...
+
+
+def usage(answers: Sequence[Spent], choices: int) -> Usage:
     """Tokens of all answers together; a prompt that so many of them share counts once, as the first of them met it."""
     prompts = [answer.usage for answer in answers[::choices]]
     prompt = sum(spent.prompt_tokens for spent in prompts)

@@ -1,0 +1,181 @@
+"""``POST /v1/embeddings``: vectors of texts, in OpenAI's shape."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+from opentelemetry.trace import SpanKind
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.catalog.receipts import UsageReceipt
+from antiphon.core import telemetry
+from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.gateway import incoming, limits, problem
+from antiphon.gateway.denials import Denials
+from antiphon.gateway.departure import Departed, while_connected
+from antiphon.gateway.openai import parameters
+from antiphon.gateway.openai.endpoints import CLIENT_CLOSED_REQUEST, Asked
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.principal import Principal
+from antiphon.serving.embedding import Embedding, EmbeddingRequest
+
+
+class EmbeddingParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``POST /v1/embeddings``.
+
+    ``input`` is a text or a list of texts; lists of token ids are refused. ``service_tier`` ``flex`` embeds in time
+    that online work leaves.
+    """
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    service_tier: Literal["auto", "default", "flex"] = "auto"
+    user: str | None = None
+
+    def texts(self) -> tuple[str, ...]:
+        """Raises ``InvalidInput`` for token ids."""
+        if isinstance(self.input, str):
+            return (self.input,)
+        texts = tuple(text for text in self.input if isinstance(text, str))
+        if len(texts) != len(self.input):
+            raise InvalidInput(
+                "Token ids are not taken: a client makes them of another model's vocabulary.",
+                where="input",
+                next_step="Send texts (LangChain: check_embedding_ctx_length=False).",
+            )
+        return texts
+
+
+class EmbeddingObject(msgspec.Struct, frozen=True, kw_only=True):
+    """The vector of one text: numbers, or base64 of float32 in little-endian order."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(msgspec.Struct, frozen=True):
+    """Tokens of all the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingProvenance(msgspec.Struct, frozen=True):
+    """Where to find the receipt, what made the vectors, and what they took."""
+
+    prediction: str
+    release: str
+    fingerprint: str
+    usage: UsageReceipt
+
+
+class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of ``POST /v1/embeddings``."""
+
+    object: Literal["list"] = "list"
+    data: tuple[EmbeddingObject, ...]
+    model: str
+    usage: EmbeddingUsage
+    antiphon: EmbeddingProvenance
+
+
+def embedding_request(
+    read: EmbeddingParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
+) -> EmbeddingRequest:
+    """What is asked for.
+
+    Raises:
+        InvalidInput: token ids instead of texts.
+    """
+    return EmbeddingRequest(
+        scope=scope,
+        principal=principal,
+        model=read.model,
+        texts=read.texts(),
+        dimensions=read.dimensions,
+        priority="batch" if read.service_tier == "flex" else "online",
+        originating_user=user,
+        request_id=request,
+    )
+
+
+def embedding_list(created: int, read: EmbeddingParameters, embedding: Embedding) -> EmbeddingList:
+    """The answer in OpenAI's shape, which has no ``created``."""
+    spent, receipt = embedding.usage, embedding.receipt
+    vectors: Iterable[list[float] | str] = (
+        _encoded(embedding) if read.encoding_format == "base64" else _numbers(embedding)
+    )
+    return EmbeddingList(
+        data=tuple(EmbeddingObject(index=place, embedding=vector) for place, vector in enumerate(vectors)),
+        model=read.model,
+        usage=EmbeddingUsage(spent.prompt_tokens, spent.prompt_tokens),
+        antiphon=EmbeddingProvenance(embedding.prediction, receipt.release, receipt.attempts[0].fingerprint, spent),
+    )
+
+
+async def embeddings(request: Request) -> Response:
+    """``POST /v1/embeddings``."""
+    services: GatewayServices = request.app.state.services
+    denials: Denials = request.app.state.denials
+    asked = Asked(services, request.app.state.measurements)
+    headers = {"x-request-id": asked.id}
+    request.state.request_id = asked.id
+    try:
+        principal = await incoming.principal(request, services)
+        asked.tenant = principal.tenant
+        read = parameters.read(await incoming.body(request, services.max_body_bytes), EmbeddingParameters)
+        user = incoming.originating_user(request, principal, read.user)
+        question = embedding_request(read, services.scope(principal), principal, asked.id, user)
+        parent = incoming.traceparent(request)
+    except Exception as error:
+        asked.ended(error)
+        raise
+    asked.model = read.model
+    try:
+        asked.reserved(await limits.reserve_texts(services, principal, question.texts), 1)
+    except AntiphonError as error:
+        asked.ended(error)
+        return problem.response(error, {**headers, **limits.headers(services, principal)})
+    headers |= limits.headers(services, principal)
+    try:
+        async with while_connected(request.receive):
+            with telemetry.span("gateway.embed", traceparent=parent, kind=SpanKind.SERVER):
+                traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)
+                embedding = await services.embedded().embed(traced)
+    except Departed as error:
+        asked.ended(error)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except AntiphonError as error:
+        asked.ended(error)
+        await denials.record(request, error)
+        return problem.response(error, headers)
+    except BaseException as error:
+        asked.ended(error)
+        raise
+    asked.answered(embedding)
+    headers |= {"x-antiphon-prediction": embedding.prediction, "x-antiphon-release": embedding.receipt.release}
+    body = msgspec.json.encode(embedding_list(asked.created, read, embedding))
+    asked.first_byte()
+    asked.ended(None)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _numbers(embedding: Embedding) -> list[list[float]]:
+    import numpy
+
+    rows: list[list[float]] = numpy.frombuffer(embedding.vectors, "<f4").reshape(-1, embedding.dimensions).tolist()
+    return rows
+
+
+def _encoded(embedding: Embedding) -> list[str]:
+    size = 4 * embedding.dimensions
+    starts = range(0, len(embedding.vectors), size)
+    return [base64.b64encode(embedding.vectors[start : start + size]).decode() for start in starts]

@@ -1,0 +1,130 @@
+"""``/tokenize``, ``/detokenize`` and ``/tokenizer_info``, as vLLM's server has them beside ``/v1``.
+
+Clients that count a prompt's tokens, such as lm-eval with ``tokenizer_backend=remote``, ask here instead of fetching a
+tokenizer. They name no model where there is but one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.ids import new_id
+from antiphon.engine.messages import ModelDescription, Tokenise
+from antiphon.gateway import incoming
+from antiphon.gateway.ports import GatewayServices, Tokenising
+
+_WHICH = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class TokenizeBody(msgspec.Struct, frozen=True):
+    """Body of ``POST /tokenize``. Nothing is added to the prompt, so ``add_special_tokens`` may only be false."""
+
+    prompt: str
+    model: _WHICH | None = None
+    add_special_tokens: bool = False
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """Answer of ``POST /tokenize``."""
+
+    count: int
+    max_model_len: int
+    tokens: tuple[int, ...]
+
+
+class DetokenizeBody(msgspec.Struct, frozen=True):
+    """Body of ``POST /detokenize``."""
+
+    tokens: list[int]
+    model: _WHICH | None = None
+
+
+class Detokenized(msgspec.Struct, frozen=True):
+    """Answer of ``POST /detokenize``."""
+
+    prompt: str
+
+
+class TokenizerQuery(msgspec.Struct, frozen=True):
+    """Which model's tokenizer."""
+
+    model: _WHICH | None = None
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True):
+    """Answer of ``GET /tokenizer_info``."""
+
+    model: str
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None
+    model_max_length: int
+
+
+async def tokenize(request: Request) -> Response:
+    """``POST /tokenize``."""
+    services: GatewayServices = request.app.state.services
+    await incoming.principal(request, services)  # before the body is read
+    body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), TokenizeBody)
+    if body.add_special_tokens:
+        raise InvalidInput(
+            "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
+        )
+    engine, model = await _asked(request, services, body.model)
+    read = await engine.tokenise(Tokenise(new_id("tok"), model.name, body.prompt))
+    return _json(Tokens(len(read.tokens), model.context_tokens, read.tokens))
+
+
+async def detokenize(request: Request) -> Response:
+    """``POST /detokenize``."""
+    services: GatewayServices = request.app.state.services
+    await incoming.principal(request, services)  # before the body is read
+    body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), DetokenizeBody)
+    engine, model = await _asked(request, services, body.model)
+    read = await engine.tokenise(Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens)))
+    return _json(Detokenized(read.text))
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """``GET /tokenizer_info``."""
+    services: GatewayServices = request.app.state.services
+    query = incoming.typed(incoming.query(request), TokenizerQuery, from_text=True)
+    _, model = await _asked(request, services, query.model)
+    return _json(
+        TokenizerInfo(
+            model.name, model.bos or None, model.eos or None, model.chat_template or None, model.context_tokens
+        )
+    )
+
+
+async def _asked(request: Request, services: GatewayServices, named: str | None) -> tuple[Tokenising, ModelDescription]:
+    """The plain model that is asked about, which the principal may ask.
+
+    Raises:
+        InvalidInput: none is named and there are several.
+        NotFound: there is no such plain model.
+        Forbidden: policy says no.
+    """
+    principal = await incoming.principal(request, services)
+    engine = services.tokenised()
+    plain = services.models(services.scope(principal))
+    served = {model.name: model for model in (await services.engine()).models if model.name in plain}
+    if named is None and len(served) != 1:
+        raise InvalidInput(
+            "No model is named.", where="model", next_step=f"Name one of {', '.join(sorted(served)) or 'none'}."
+        )
+    name = named if named is not None else next(iter(served))
+    if name not in served:
+        raise NotFound(f"There is no plain model {name!r}.", where="model", next_step="GET /v1/models lists them.")
+    await run_in_threadpool(services.authorise, principal, "answer", f"application/{name}")
+    return engine, served[name]
+
+
+def _json(value: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

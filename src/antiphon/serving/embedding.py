@@ -1,0 +1,226 @@
+"""Vectors of texts for whoever asks an embedding model by its name: decide → embed → receipt, on both paths.
+
+Invariant: an :class:`Embedding` leaves this module only after its receipt is committed, with the texts that it was made
+of. The vectors are not kept: a vector is a function of model and text, so the receipt holds their hash, and a replay
+makes them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import Attempt, CacheReceipt, Path, PolicyReceipt, Receipt, Timing, UsageReceipt
+from antiphon.core.errors import DeadlineExceeded, Forbidden, NotFound
+from antiphon.core.ids import canonical, content_hash, new_id
+from antiphon.core.scope import Scope
+from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
+from antiphon.engine.messages import Embed, Embedded
+from antiphon.governance.policy_request import Resource
+from antiphon.governance.principal import Principal
+from antiphon.serving.arrival import Arrival, arrive
+from antiphon.serving.ports import Decision, TextEmbedding
+from antiphon.serving.printing import fingerprint
+from antiphon.serving.request import AnswerRequest
+from antiphon.serving.services import Services
+
+EMBEDDING = "embedding"
+"""How an attempt that made vectors ends."""
+
+_PURPOSE = "plain-model"
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    """Texts whose vectors are wanted.
+
+    Attributes:
+        dimensions: of the vectors; ``None`` for the model's own.
+        priority: ``batch`` embeds in time that online work leaves, whatever path the request came on.
+    """
+
+    scope: Scope
+    principal: Principal
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    path: Path = "online"
+    priority: Path = "online"
+    originating_user: str | None = None
+    traceparent: str | None = None
+    request_id: str | None = None
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """Vectors, float32 and little-endian, one row of ``dimensions`` numbers a text; each of length 1."""
+
+    prediction: str
+    request: str
+    vectors: bytes
+    dimensions: int
+    usage: UsageReceipt
+    receipt: Receipt
+
+
+class Embeddings:
+    """Embeds with the services that answers are made with.
+
+    Args:
+        engine: makes vectors.
+        models: embedding models that may be asked for in a scope.
+    """
+
+    def __init__(self, services: Services, engine: TextEmbedding, models: Callable[[Scope], Collection[str]]) -> None:
+        self._services = services
+        self._engine = engine
+        self._models = models
+
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        """The vectors of all the texts.
+
+        Raises:
+            NotFound, Forbidden, InvalidInput, PromptTooLong, EngineFailed, DeadlineExceeded, Unavailable, Overloaded.
+        """
+        arrived = time.perf_counter()
+        with span("embed", {GENAI["model"]: request.model, "antiphon.path": request.path},
+                  traceparent=request.traceparent):  # fmt: skip
+            async with self._services.admission.enter(request.priority):
+                arrival = arrive(_as_asked(request), self._services.subject_key, arrived)
+                if request.model not in self._models(request.scope):
+                    raise NotFound(
+                        f"There is no embedding model {request.model!r}.",
+                        where="model",
+                        next_step="`embedding_models` under [engine] in antiphon.toml names those that are served.",
+                    )
+                decision = self._decided(request)
+                embedded = await self._embedded(request, arrival)
+                return await self._committed(request, arrival, decision, embedded)
+
+    def _decided(self, request: EmbeddingRequest) -> Decision:
+        decision = self._services.decide(
+            request.principal,
+            "answer",
+            Resource("application", request.model),
+            {
+                "purpose": _PURPOSE,
+                "path": request.path,
+                "tenant": request.scope.tenant,
+                "originator": request.originating_user,
+                "keys": {},
+                "as_of": int(self._services.clock.now().timestamp()),
+            },
+        )
+        if not decision.allowed:
+            raise Forbidden(
+                f"Policy does not let {request.principal.id} ask {request.model}: {decision.reason}.",
+                where="policy",
+                next_step=f"`antiphon policy explain {request.principal.id} answer application/{request.model}` "
+                "says what would have to hold.",
+            )
+        return decision
+
+    async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> Embedded:
+        limit = self._services.online_seconds
+        asked = Embed(new_id("emb"), request.model, request.texts, request.dimensions, request.priority, traceparent())
+        try:
+            async with asyncio.timeout(None if limit is None or request.path == "batch" else limit - arrival.seconds):
+                return await self._engine.embed(asked)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "The texts were not embedded in time.",
+                where="engine",
+                next_step="Try again when it is less busy, send fewer texts, or raise [gateway] request_timeout.",
+            ) from None
+
+    async def _committed(
+        self, request: EmbeddingRequest, arrival: Arrival, decision: Decision, embedded: Embedded
+    ) -> Embedding:
+        services = self._services
+        texts = [canonical({}), canonical(request.texts), vectors_text(embedded)]
+        entity, prompt, made = (content_hash(text) for text in texts)
+        usage = UsageReceipt(prompt_tokens=sum(embedded.tokens), engine_seconds=embedded.engine_seconds, attempts=1)
+        moment = services.clock.now()
+        receipt = Receipt(
+            prediction=new_id("pred"),
+            request=arrival.request_id,
+            trace=trace_id(),
+            scope=request.scope,
+            application=request.model,
+            release=f"builtin_{content_hash([EMBEDDING, request.model, embedded.fingerprint])[:16]}",
+            path=request.path,
+            principal=request.principal.id,
+            originating_user=request.originating_user,
+            purpose=_PURPOSE,
+            subject=arrival.subject,
+            entity_blob=entity,
+            exposure_unit=arrival.exposure_unit,
+            assignment_probability=1.0,
+            policy=PolicyReceipt("allow", decision.digest, decision.policies),
+            publication=None,
+            as_of=moment,
+            created_at=moment,
+            features=(),
+            feature_fingerprint=fingerprint({}),
+            question_blob=None,
+            attempts=(
+                Attempt(
+                    prompt_blob=prompt,
+                    text_blob=made,
+                    seed=0,
+                    temperature=0.0,
+                    top_p=1.0,
+                    max_tokens=0,
+                    stop=(),
+                    json_schema_blob=None,
+                    model=request.model,
+                    fingerprint=embedded.fingerprint,
+                    token_ids=(),
+                    finish_reason=EMBEDDING,
+                ),
+            ),
+            text_blob=made,
+            finish_reason=EMBEDDING,
+            classes={},
+            guards=(),
+            cache=CacheReceipt("generated"),
+            usage=usage,
+            timing=Timing(
+                queue=arrival.queued,
+                first_byte=arrival.seconds,
+                total=arrival.seconds,
+                prefill=embedded.engine_seconds,
+            ),
+            audit_checkpoint=services.checkpoint(request.scope),
+        )
+
+        def effect(connection: Any) -> None:
+            services.receipts.add(receipt, texts, within=connection)
+
+        with span("commit"):
+            await services.commit.submit(effect)
+        return Embedding(receipt.prediction, receipt.request, embedded.vectors, embedded.dimensions, usage, receipt)
+
+
+def vectors_text(embedded: Embedded) -> bytes:
+    """What a receipt keeps of vectors: how many, how wide, and the hash of their bytes."""
+    return canonical(
+        {
+            "vectors": len(embedded.vectors) // (4 * embedded.dimensions),
+            "dimensions": embedded.dimensions,
+            "sha256": content_hash(embedded.vectors),
+        }
+    )
+
+
+def _as_asked(request: EmbeddingRequest) -> AnswerRequest:
+    return AnswerRequest(
+        scope=request.scope,
+        principal=request.principal,
+        application=request.model,
+        path=request.path,
+        originating_user=request.originating_user,
+        request_id=request.request_id,
+    )

@@ -1,0 +1,74 @@
+"""``/tokenize`` and what belongs to it, over a real engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from tests.integration.gateway.conftest import serve
+
+from antiphon.catalog.database import Database
+from antiphon.engine.local import LocalEngine
+from antiphon.engine.runtime import Layout
+from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.testing import fakes
+
+
+@pytest.fixture
+async def http(database: Database, keys: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    names = ("one", "two")
+    runtimes = {name: SimulatedRuntime(name, Layout(slots=2, context_tokens=512)) for name in (*names, "desk.v1")}
+    engine = await LocalEngine(runtimes).start()
+    services = fakes.gateway_services(
+        database, engine=engine.describe, tokenising=engine, models=lambda scope: ("desk", *names)
+    )
+    async with serve(services) as running:
+        headers = {"authorization": f"Bearer {keys['service']}"}
+        async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=10) as client:
+            yield client
+    await engine.close()
+
+
+async def test_tokens_there_and_back(http: httpx.AsyncClient) -> None:
+    text = "every flight waits, ça ☂"
+    told = (await http.post("/tokenize", json={"model": "one", "prompt": text, "add_special_tokens": False})).json()
+    assert told["count"] == len(told["tokens"]) < len(text.encode())
+    assert told["max_model_len"] == 512
+    back = await http.post("/detokenize", json={"model": "one", "tokens": told["tokens"]})
+    assert back.json() == {"prompt": text}
+    part = await http.post("/detokenize", json={"model": "one", "tokens": told["tokens"][:-1]})
+    assert part.json()["prompt"].startswith("every flight waits, ça ")
+    info = (await http.get("/tokenizer_info", params={"model": "two"})).json()
+    assert (info["model"], info["model_max_length"], info["eos_token"]) == ("two", 512, None)
+    assert "{% for message in messages %}" in info["chat_template"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/tokenize", {"prompt": "x"}, 400, "model"),
+        ("/tokenize", {"prompt": "x", "model": "nothing"}, 404, "model"),
+        # A tuned model is a tenant's, and is asked by its application alone.
+        ("/tokenize", {"prompt": "x", "model": "desk.v1"}, 404, "model"),
+        ("/tokenize", {"prompt": 1, "model": "one"}, 400, "prompt"),
+        ("/tokenize", {"prompt": "x", "model": "one", "add_special_tokens": True}, 400, "add_special_tokens"),
+        ("/tokenize", {"prompt": "x", "model": "one", "messages": []}, 400, "messages"),
+        ("/detokenize", {"tokens": [10**9], "model": "one"}, 400, "tokens"),
+        ("/detokenize", {"tokens": [-1], "model": "one"}, 400, "tokens"),
+    ],
+)
+async def test_what_is_wrong_is_named(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any], status: int, param: str
+) -> None:
+    answer = await http.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+async def test_a_viewer_and_nobody_are_refused(http: httpx.AsyncClient, keys: dict[str, str]) -> None:
+    for key, status in ((keys["viewer"], 403), ("ak_nobody", 401)):
+        answer = await http.post(
+            "/tokenize", json={"prompt": "x", "model": "one"}, headers={"authorization": f"Bearer {key}"}
+        )
+        assert answer.status_code == status
