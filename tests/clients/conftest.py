@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -111,20 +110,6 @@ def clients() -> Path:
     if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
         pytest.fail(found)
     pytest.skip(found)
-
-
-def skip_unless_taken(platform: Platform, path: str, **fields: Any) -> None:
-    """Skip a test of parameters that this build refuses by name."""
-    asked = {"messages": [{"role": "user", "content": "Hi."}]} if path.startswith("/chat") else {"prompt": "Hi."}
-    answer = httpx.post(
-        f"{platform.base_url}{path}",
-        json={"model": platform.model, "max_tokens": 4, **asked, **fields},
-        headers={"authorization": f"Bearer {platform.key}"},
-        timeout=60,
-    )
-    error = answer.json().get("error") or {}
-    if answer.status_code == 400 and error["code"] == "unsupported_parameter" and error["param"] in fields:
-        pytest.skip(f"{error['param']} is refused here")
 
 
 def run(*command: str | Path, environment: dict[str, str], fails: bool = False) -> str:

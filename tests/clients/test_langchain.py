@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clients.conftest import EMBEDDING_MODEL, PROGRAMS, Platform, run_json, skip_unless_taken
+from tests.clients.conftest import EMBEDDING_MODEL, PROGRAMS, Platform, run_json
 
 pytestmark = pytest.mark.clients
 
@@ -49,7 +49,6 @@ def test_structured_output(langchain: Callable[[str], Any]) -> None:
 
 
 def test_tools(langchain: Callable[[str], Any], simulated: Platform) -> None:
-    skip_unless_taken(simulated, "/chat/completions", tools=[{"type": "function", "function": {"name": "one"}}])
     made = langchain("tools")
     assert made["name"] == "delay_of"
     assert isinstance(made["arguments"]["flight"], str)

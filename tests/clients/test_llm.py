@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.clients.conftest import Platform, run, skip_unless_taken
+from tests.clients.conftest import Platform, run
 
 pytestmark = pytest.mark.clients
 
@@ -67,7 +67,6 @@ def test_a_schema(llm: Callable[..., str]) -> None:
 
 
 def test_a_tool(llm: Callable[..., str], simulated: Platform) -> None:
-    skip_unless_taken(simulated, "/chat/completions", tools=[{"type": "function", "function": {"name": "one"}}])
     # Who writes at random calls again and again: the program ends the chain, and shows what it called and was told.
     asked = ("-m", "antiphon", "-T", "llm_version", "--td", "--chain-limit", "2", "--no-stream", "Which version is it?")
     said = llm(*asked, fails=True)

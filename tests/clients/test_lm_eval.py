@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from tests.clients.conftest import Platform, run, skip_unless_taken
+from tests.clients.conftest import Platform, run
 
 pytestmark = [pytest.mark.clients, pytest.mark.model]
 
@@ -78,7 +78,6 @@ def evaluated(clients: Path, real: Platform, folder: Path, *options: str, **argu
 
 
 def test_the_model_finds_what_is_true_more_likely(clients: Path, real: Platform, tmp_path: Path) -> None:
-    skip_unless_taken(real, "/completions", echo=True)
     write_task(tmp_path, "true_endings", 0)
     write_task(tmp_path, "false_endings", 1)
     found = evaluated(clients, real, tmp_path)
@@ -100,7 +99,6 @@ def test_the_model_finds_what_is_true_more_likely(clients: Path, real: Platform,
 
 
 def test_several_requests_at_once_say_the_same(clients: Path, real: Platform, tmp_path: Path) -> None:
-    skip_unless_taken(real, "/completions", echo=True)
     results = []
     for folder, arguments in (("one", {}), ("four", {"num_concurrent": 4}), ("texts", {"tokenized_requests": False})):
         (tmp_path / folder).mkdir()

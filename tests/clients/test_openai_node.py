@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clients.conftest import EMBEDDING_MODEL, PROGRAMS, Platform, run_json, skip_unless_taken
+from tests.clients.conftest import EMBEDDING_MODEL, PROGRAMS, Platform, run_json
 
 pytestmark = pytest.mark.clients
 
@@ -52,7 +52,6 @@ def test_completions(node: Callable[[str], Any]) -> None:
 
 
 def test_tools(node: Callable[[str], Any], simulated: Platform) -> None:
-    skip_unless_taken(simulated, "/chat/completions", tools=[{"type": "function", "function": {"name": "one"}}])
     made = node("tools")
     assert (made["reason"], made["call"]["name"]) == ("tool_calls", "delay_of")
     assert made["answer"]
@@ -60,7 +59,6 @@ def test_tools(node: Callable[[str], Any], simulated: Platform) -> None:
 
 
 def test_several_choices(node: Callable[[str], Any], simulated: Platform) -> None:
-    skip_unless_taken(simulated, "/chat/completions", n=2)
     assert node("several") == [0, 1, 2]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import openai
 import pydantic
 import pytest
-from tests.clients.conftest import EMBEDDING_MODEL, Platform, skip_unless_taken
+from tests.clients.conftest import EMBEDDING_MODEL, Platform
 
 pytestmark = pytest.mark.clients
 
@@ -93,7 +93,6 @@ def test_completions(client: openai.OpenAI, simulated: Platform) -> None:
 
 
 def test_tools_are_called_and_their_results_are_read(client: openai.OpenAI, simulated: Platform) -> None:
-    skip_unless_taken(simulated, "/chat/completions", tools=[TOOL])
     made = client.chat.completions.create(
         model=simulated.model, messages=ASKED, tools=[TOOL], tool_choice="required", temperature=0, max_tokens=64
     )
@@ -124,7 +123,6 @@ def test_tools_are_called_and_their_results_are_read(client: openai.OpenAI, simu
 
 
 def test_several_choices(client: openai.OpenAI, simulated: Platform) -> None:
-    skip_unless_taken(simulated, "/chat/completions", n=2)
     made = client.chat.completions.create(model=simulated.model, messages=ASKED, n=3, temperature=1, max_tokens=8)
     assert [choice.index for choice in made.choices] == [0, 1, 2]
     streamed = {0: "", 1: ""}
