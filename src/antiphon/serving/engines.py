@@ -69,6 +69,7 @@ class Member:
         self._clock = clock
         self._models: dict[str, ModelDescription] = {}
         self._described_at = float("-inf")
+        self._looking: asyncio.Task[AntiphonError | None] | None = None
 
     async def describe(self) -> Described:
         """What it serves, asked within a bound of time."""
@@ -91,20 +92,29 @@ class Member:
         """
         if name in self._models and self._clock.monotonic() - self._described_at <= DESCRIBED_SECONDS:
             return self._models[name]
+        # Of a thousand requests that come at once, one look is enough; who goes away leaves it to the others.
+        looking = self._looking = self._looking or asyncio.create_task(self._look())
+        failure = await asyncio.shield(looking)
+        return self._models.get(name) if failure is None else self._known(name, failure)
+
+    async def _look(self) -> AntiphonError | None:
+        """Look up what the engine serves, or say why it cannot be asked."""
         ticket = self.breaker.enter()
-        if ticket is None:
-            return self._known(name, self._left_alone())
         failed: bool | None = None  # that it can describe itself does not say that it can generate
         try:
+            if ticket is None:
+                return self._left_alone()
             described = await self.describe()
         except AntiphonError as error:
             failed = isinstance(error, FAILURES) or None
-            return self._known(name, error)
+            return error
         finally:
-            self.breaker.told(ticket, failed=failed)
+            self._looking = None
+            if ticket is not None:
+                self.breaker.told(ticket, failed=failed)
         self._models = {model.name: model for model in described.models}
         self._described_at = self._clock.monotonic()
-        return self._models.get(name)
+        return None
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         """See the engine behind.
