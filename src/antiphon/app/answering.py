@@ -58,12 +58,9 @@ def deciding(store: Store) -> Decide:
 def gated(store: Store, engine: Engine) -> GatedEngine:
     """The engine behind a gate that lets as many online requests in as it can use."""
     settings = store.settings
-    gate = Gate(
-        settings.engine.slots,
-        settings.gateway.max_in_flight,
-        parse_duration(settings.gateway.queue_timeout).total_seconds(),
-        monotonic,
-    )
+    # Whoever waits here must not look to the breaker as if the engine were late.
+    queued = min(parse_duration(settings.gateway.queue_timeout).total_seconds(), _first_token(store) / 2)
+    gate = Gate(settings.engine.slots, settings.gateway.max_in_flight, queued, monotonic)
     # Another's engine says nothing of how long a request waited in it.
     return GatedEngine(engine, gate, monotonic, tells_queue=settings.engine.kind != "remote")
 
@@ -100,8 +97,7 @@ def serving_services(
 ) -> Services:
     """What answers and vectors of this project are made with; ``reader`` and ``standbys`` as for :func:`answerer`."""
     gateway = store.settings.gateway
-    online_seconds = parse_duration(gateway.request_timeout).total_seconds()
-    first_token = min(parse_duration(store.settings.engine.first_token).total_seconds(), online_seconds / 2)
+    first_token = _first_token(store)
     return Services(
         engine=engine,
         features=reader or features.reader,
@@ -120,9 +116,16 @@ def serving_services(
         checkpoint=store.trail.newest,
         plain=lambda model: is_plain(model, store.settings.engine.models),
         subject_key=store.secret("subject"),
-        online_seconds=online_seconds,
+        online_seconds=parse_duration(gateway.request_timeout).total_seconds(),
         flex_seconds=parse_duration(gateway.flex_timeout).total_seconds(),
         standbys=standbys or {},
         plain_fallback=store.settings.engine.fallback,
         breaking=Breaking(first_token=first_token, describe=min(5.0, first_token)),
     )
+
+
+def _first_token(store: Store) -> float:
+    """Seconds that an online request waits for an engine's first token."""
+    settings = store.settings
+    whole = parse_duration(settings.gateway.request_timeout).total_seconds()
+    return min(parse_duration(settings.engine.first_token).total_seconds(), whole / 2)

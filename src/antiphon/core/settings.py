@@ -178,7 +178,8 @@ class GatewaySettings(_Section, frozen=True):
     Attributes:
         max_in_flight: answers under way per path; ``max_flex``: of ``service_tier: flex``.
         request_timeout: how long an answer may take; ``flex_timeout``: one of ``service_tier: flex``.
-        queue_timeout: how long an online request may wait for its turn at the engine.
+        queue_timeout: how long an online request may wait for its turn at the engine, but at most half of the
+            engine's ``first_token``.
     """
 
     host: str = "127.0.0.1"
