@@ -175,6 +175,7 @@ class Lane:
                 position=known,
                 pending=len(sequence.pending) - known,
                 most=sequence.request.max_tokens,
+                order=_order(sequence),
             )
         elif not self._batch_output:
             self._batch_output = float(sequence.request.max_tokens)
@@ -252,7 +253,7 @@ class Lane:
                 SequenceView(
                     sequence.ticket,
                     sequence.request.priority,
-                    sequence.ticket - (_AHEAD if sequence.request.ahead else 0),
+                    _order(sequence),
                     sequence.position,
                     len(sequence.pending),
                     sequence.generating,
@@ -505,3 +506,8 @@ class Lane:
     def _emitted(self) -> list[Emission]:
         emissions, self._emissions = self._emissions, []
         return emissions
+
+
+def _order(sequence: Sequence) -> int:
+    """Smaller goes first."""
+    return sequence.ticket - (_AHEAD if sequence.request.ahead else 0)

@@ -83,12 +83,21 @@ class Pacing:
         return min(self._allowance / 2, _MOST_PATIENCE)
 
     def arrived(
-        self, ticket: int, level: ServiceLevel | None, now: float, *, position: int, pending: int, most: int
+        self,
+        ticket: int,
+        level: ServiceLevel | None,
+        now: float,
+        *,
+        position: int,
+        pending: int,
+        most: int,
+        order: int | None = None,
     ) -> None:
         """An online request has arrived; see :meth:`Twin.arrive`."""
         expected = self._length(0, most)
         self._requests[ticket] = _Request(level or DEFAULT_LEVEL, now, most, expected)
-        self._twin.arrive(ticket, self._work.work(now), position=position, pending=pending, most=expected)
+        moment = self._work.work(now)
+        self._twin.arrive(ticket, moment, position=position, pending=pending, most=expected, order=order)
 
     def ran(self, begin: float, end: float, predicted: float) -> None:
         """A call of the model ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""

@@ -20,6 +20,7 @@ from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecas
 @dataclass(slots=True)
 class _Virtual:
     ticket: int
+    order: int
     arrived: float
     position: int
     pending: int
@@ -35,7 +36,7 @@ class _Virtual:
 
     def view(self) -> SequenceView:
         place = "resident" if self.resident else "waiting"
-        return SequenceView(self.ticket, "online", self.ticket, self.position, self.pending, self.generating, place)
+        return SequenceView(self.ticket, "online", self.order, self.position, self.pending, self.generating, place)
 
 
 class Twin:
@@ -50,12 +51,14 @@ class Twin:
         self._clock = 0.0
         self._expected: dict[int, float] | None = None
 
-    def arrive(self, ticket: int, now: float, *, position: int, pending: int, most: int) -> None:
+    def arrive(
+        self, ticket: int, now: float, *, position: int, pending: int, most: int, order: int | None = None
+    ) -> None:
         """A request arrives: ``position`` tokens of its prompt are kept already, ``pending`` are to be computed, and it
-        is expected to write ``most``."""
+        is expected to write ``most``. Smaller ``order`` goes first; by ticket unless said."""
         if not self._present:
             self._clock = max(self._clock, now)
-        self._present[ticket] = _Virtual(ticket, now, position, pending, most)
+        self._present[ticket] = _Virtual(ticket, ticket if order is None else order, now, position, pending, most)
         self._expected = None
 
     def goes_on(self, ticket: int, most: int) -> None:

@@ -71,3 +71,14 @@ def test_who_goes_on_comes_back_with_what_it_would_have_written_meanwhile() -> N
     twin.advance(1.0, MODEL, BUDGET)
     assert abs(twin.out(1, 30, MODEL, BUDGET) - (0.064 + 30 * 0.015)) < 1e-9
     assert twin.out(2, 4, MODEL, BUDGET) - twin.out(2, 3, MODEL, BUDGET) > 0.019
+
+
+def test_who_goes_ahead_does_so_here_as_well() -> None:
+    twin = Twin(slots=1, chunk_tokens=32)
+    twin.arrive(1, 0.0, position=0, pending=32, most=100)
+    twin.advance(0.1, MODEL, BUDGET)
+    twin.arrive(2, 0.1, position=0, pending=32, most=2)
+    twin.arrive(3, 0.1, position=0, pending=32, most=2, order=-1)
+    twin.leave(1)
+    twin.advance(2.0, MODEL, BUDGET)
+    assert twin.out(3, 0, MODEL, BUDGET) < twin.out(2, 0, MODEL, BUDGET)
