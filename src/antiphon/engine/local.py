@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -12,22 +11,18 @@ from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from antiphon.core.errors import (
     AntiphonError,
     Conflict,
     EngineFailed,
-    InvalidInput,
     NotFound,
     Overloaded,
-    PromptTooLong,
-    SchemaUnsatisfiable,
     SetupError,
     Unavailable,
     UnsupportedParameter,
 )
 from antiphon.core.ids import new_id
+from antiphon.engine import preparing
 from antiphon.engine.declared import validated
 from antiphon.engine.embedding_lane import EmbeddingLane, Encoder
 from antiphon.engine.failures import error_of
@@ -49,11 +44,9 @@ from antiphon.engine.messages import (
     Tokenise,
     Tokenised,
 )
-from antiphon.engine.prefixes import chain_of
 from antiphon.engine.reading import tokenised
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget, Planner, plan
-from antiphon.engine.sequence import Sequence
 from antiphon.engine.step_loop import ServedLane, StepLoop
 
 _log = logging.getLogger("antiphon.engine")
@@ -64,8 +57,6 @@ Loading = Callable[[ServedModel], Runtime]
 """Loads a model from its checked file; called in a thread, one at a time."""
 
 _LOOKED_SECONDS = 15.0
-MOST_STOPS = 16
-MOST_LOGPROBS = 20
 
 
 @dataclass(eq=False, slots=True)
@@ -252,20 +243,21 @@ class LocalEngine:
         served = self._admit(request)
         ticket = self._tickets = self._tickets + 1
         # A new grammar may take a hundred milliseconds to compile, and others' frames must not wait for it.
-        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare, served.lane, ticket, request))
-        self._preparing[preparing] = served
+        prepared = asyncio.to_thread(preparing.prepared, served.lane, ticket, request, self._monotonic())
+        under_way = asyncio.ensure_future(prepared)
+        self._preparing[under_way] = served
         try:
-            sequence = await asyncio.shield(preparing)
+            sequence = await asyncio.shield(under_way)
             self._require_open()
             self._sinks[ticket] = (request.priority, sink)
             self._drained.clear()
             self._step_loop.submit(served.lane, sequence)
         finally:
             # The thread of a caller who went away still reads the model's vocabulary.
-            if preparing.done():
-                self._prepared(preparing)
+            if under_way.done():
+                self._prepared(under_way)
             else:
-                preparing.add_done_callback(self._prepared)
+                under_way.add_done_callback(self._prepared)
         return ticket
 
     def cancel(self, ticket: int) -> None:
@@ -420,105 +412,10 @@ class LocalEngine:
     def _admit(self, request: Generate) -> _Served:
         served = self._named(request.model)
         self._require_room(request.priority, served.lane.slots)
-        _check_parameters(request)
+        preparing.check(request)
         return served
 
     def _require_room(self, priority: Priority, slots: int) -> None:
         waiting = sum(1 for other, _ in self._sinks.values() if other == priority)
         if waiting >= slots + self._most_waiting[priority]:
             raise Overloaded(f"{waiting} {priority} requests are in the engine already.")
-
-    def _prepare(self, lane: Lane, ticket: int, request: Generate) -> Sequence:
-        arrived = self._monotonic()
-        if request.messages or request.tools is not None:
-            raise InvalidInput(
-                "This engine has no chat template of its own to apply.",
-                where="messages",
-                next_step="Render them with the template of its description, and send a prompt.",
-            )
-        runtime = lane.runtime
-        runtime.wake()  # Here and not in the step loop, where others would wait for it.
-        prompt = list(request.prompt_ids) or runtime.tokenize(request.prompt)
-        _check_tokens(request, len(runtime.vocabulary.pieces))
-        if not prompt:
-            raise InvalidInput("The prompt is empty.", where="prompt")
-        room = runtime.layout.context_tokens
-        if len(prompt) + request.max_tokens > room:
-            raise PromptTooLong(
-                f"{len(prompt)} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
-                where="prompt",
-                next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
-            )
-        constraint = None
-        forced: list[int] = []
-        constrained = request.json_schema if request.grammar is None else request.grammar
-        if constrained is not None:
-            constraint = lane.grammars.constraint(constrained, lark=request.grammar is not None)
-            forced = constraint.forced()
-            if len(forced) + (not constraint.complete) > request.max_tokens:
-                raise SchemaUnsatisfiable(
-                    f"The schema needs more than max_tokens ({request.max_tokens}) tokens: "
-                    f"{len(forced)} are fixed from the start.",
-                    where="max_tokens",
-                )
-        return Sequence(
-            ticket=ticket,
-            request=request,
-            prompt=prompt,
-            forced=forced,
-            constraint=constraint,
-            vocabulary=runtime.vocabulary,
-            chain=chain_of(prompt + forced, runtime.layout.chunk_tokens, request.cache_salt),
-            arrived=arrived,
-        )
-
-
-def _check_tokens(request: Generate, vocabulary: int) -> None:
-    biased = [token for token, _ in request.penalties.bias]
-    for where, tokens in (("prompt", request.prompt_ids), ("logit_bias", biased)):
-        wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
-        if wrong is not None:
-            raise InvalidInput(
-                f"The model has no token {wrong}; it has those from 0 to {vocabulary - 1}.",
-                where=where,
-                next_step="Make the tokens with this model's own tokeniser.",
-            )
-
-
-def _check_parameters(request: Generate) -> None:
-    def require(good: bool, parameter: str, rule: str) -> None:
-        if not good:
-            value: Any = msgspec.to_builtins(getattr(request, parameter))
-            raise InvalidInput(f"{parameter} is {value!r}; it must be {rule}.", where=parameter)
-
-    scored = request.prompt_logprobs is not None
-    require(request.max_tokens >= (0 if scored else 1), "max_tokens", "at least 1")
-    require(math.isfinite(request.temperature) and 0 <= request.temperature <= 10, "temperature", "between 0 and 10")
-    require(0 < request.top_p <= 1, "top_p", "above 0 and at most 1")
-    require(
-        request.logprobs is None or 0 <= request.logprobs <= MOST_LOGPROBS, "logprobs", f"between 0 and {MOST_LOGPROBS}"
-    )
-    require(
-        request.prompt_logprobs is None or 0 <= request.prompt_logprobs <= MOST_LOGPROBS,
-        "prompt_logprobs",
-        f"between 0 and {MOST_LOGPROBS}",
-    )
-    constrained = request.json_schema is not None or request.grammar is not None
-    require(not (scored and constrained), "prompt_logprobs", "left out with a schema")
-    require(request.json_schema is None or request.grammar is None, "grammar", "left out with a schema")
-    require(not (request.prompt and request.prompt_ids), "prompt_ids", "left out beside a prompt")
-    penalties = request.penalties
-    require(
-        all(-2 <= value <= 2 for value in (penalties.frequency, penalties.presence))
-        and all(-100 <= bias <= 100 for _, bias in penalties.bias),
-        "penalties",
-        "between -2 and 2, and bias between -100 and 100",
-    )
-    require(
-        not (request.ignore_end and constrained),
-        "ignore_end",
-        "false with a schema, which says where to end",
-    )
-    require(
-        len(request.stop) <= MOST_STOPS and all(request.stop), "stop", f"at most {MOST_STOPS} texts, none of them empty"
-    )
