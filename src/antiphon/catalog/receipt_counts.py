@@ -60,8 +60,8 @@ class ReceiptCounts:
                 for row in connection.execute(statement)
             ]
 
-    def demanded(self, scope: Scope, application: str, after: datetime, until: datetime, limit: int) -> list[Demanded]:
-        """Whom an application was asked about online in ``after < created_at <= until``, oldest first: the newest
+    def demanded(self, scope: Scope, application: str, since: datetime, until: datetime, limit: int) -> list[Demanded]:
+        """Whom an application was asked about online in ``since < created_at <= until``, oldest first: the newest
         ``limit`` of them."""
         table = schema.receipts
         statement = (
@@ -69,7 +69,7 @@ class ReceiptCounts:
             .where(
                 schema.owned(table, scope),
                 table.c.application == application,
-                table.c.created_at > microseconds(after),
+                table.c.created_at > microseconds(since),
                 table.c.created_at <= microseconds(until),
                 table.c.path == "online",
                 table.c.role.in_(SEEN_ROLES + STAND_IN_ROLES),

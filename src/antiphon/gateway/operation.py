@@ -27,6 +27,7 @@ from antiphon.governance.principal import Principal
 KINDS = {
     "audit": "audit",
     "batch": "job",
+    "batch-outlook": "job",
     "datasets": "dataset",
     "evaluations": "evaluation",
     "events": "stream",
