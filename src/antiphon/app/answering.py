@@ -60,9 +60,11 @@ def gated(store: Store, engine: Engine) -> GatedEngine:
     settings = store.settings
     # Whoever waits here must not look to the breaker as if the engine were late.
     queued = min(parse_duration(settings.gateway.queue_timeout).total_seconds(), _first_token(store) / 2)
-    gate = Gate(settings.engine.slots, settings.gateway.max_in_flight, queued, monotonic)
-    # Another's engine says nothing of how long a request waited in it.
-    return GatedEngine(engine, gate, monotonic, tells_queue=settings.engine.kind != "remote")
+    # Another's engine says nothing of its size, nor of how long a request waited in it: it is asked as much as is
+    # allowed until the time that answers take says otherwise.
+    remote, most = settings.engine.kind == "remote", settings.gateway.max_in_flight
+    gate = Gate(most if remote else settings.engine.slots, most, queued, monotonic)
+    return GatedEngine(engine, gate, monotonic, tells_queue=not remote)
 
 
 def answerer(
