@@ -46,7 +46,7 @@ test-vllm: environment vllm-environment  ## our scheduler in a real vLLM
 
 test-clients: environment  ## clients of OpenAI's API, unmodified, against a running platform
 	@scripts/client-environment >/dev/null
-	@ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
+	@ANTIPHON_REQUIRE_CLIENTS=1 ANTIPHON_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q tests/clients
 
 check: environment  ## format, lint, strict types, import contracts, documentation
 	@$(BIN)/ruff format --check src tests benchmarks examples

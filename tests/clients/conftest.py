@@ -1,7 +1,7 @@
 """Platforms as ``antiphon up`` starts them, and the clients that are pointed at them, unmodified.
 
 Clients other than OpenAI's in Python come from the environment that ``scripts/client-environment`` makes. Where it is
-absent their tests are skipped and say so; with ``ANTIPHON_REQUIRE_SERVERS=1`` they fail.
+absent their tests are skipped and say so; with ``ANTIPHON_REQUIRE_CLIENTS=1`` they fail.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def clients() -> Path:
     found = installed()
     if isinstance(found, Path):
         return found
-    if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
+    if os.environ.get("ANTIPHON_REQUIRE_CLIENTS") == "1":
         pytest.fail(found)
     pytest.skip(found)
 

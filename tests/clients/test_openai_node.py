@@ -19,7 +19,7 @@ def node(clients: Path, simulated: Platform) -> Callable[[str], Any]:
     """Runs a case of the program."""
     program = shutil.which("node")
     if program is None:
-        if os.environ.get("ANTIPHON_REQUIRE_SERVERS") == "1":
+        if os.environ.get("ANTIPHON_REQUIRE_CLIENTS") == "1":
             pytest.fail("node is not installed")
         pytest.skip("node is not installed")
     environment = simulated.environment(NODE_PATH=str(clients / "node" / "node_modules"))
