@@ -31,32 +31,26 @@ from typing import Any
 import httpx
 import numpy as np
 from benchmarks.colocation.figures import interval, pooled
-from benchmarks.colocation.outcome import SERVICE_TPOT, SERVICE_TTFT, Outcome, Served, slowdowns
+from benchmarks.colocation.open_loop import DRAIN_SECONDS, MODEL, OpenLoop
+from benchmarks.colocation.outcome import SERVICE_TPOT, SERVICE_TTFT, Outcome, slowdowns
 from benchmarks.colocation.traces import (
     BATCH_IN_FLIGHT,
-    BATCH_OUTPUT_TOKENS,
-    BATCH_PROMPT_TOKENS,
     Request,
     Scaling,
     arrivals,
-    prompt_text,
 )
 
-from antiphon.core.errors import AntiphonError
-from antiphon.engine.messages import Finished, Generate, Priority
 from antiphon.engine.remote import RemoteEngine
 from antiphon.engine.service_level import ServiceLevel
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "colocation_vllm.jsonl"
-MODEL = "smollm2-135m"
 TRACE = "conv"
 SCALING = Scaling(rate=0.15)
 """Fewer requests than the comparison on our own engine takes: a pass of vLLM's on two cores takes 40 ms and more."""
 SLOTS = 32
 START_SECONDS = 600.0
-DRAIN_SECONDS = 60.0
-WARM_UP = 12
+WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,80 +152,14 @@ async def _unfinished(url: str) -> float | None:
     return sum(found) if found else None
 
 
-class _Run:
-    """One policy over one window."""
-
-    def __init__(self, engine: RemoteEngine, online: Sequence[Request], seconds: float, policy: Policy, number: int):
-        self._engine = engine
-        self._seconds = seconds
-        self._policy = policy
-        self._number = number
-        self._loop = asyncio.get_running_loop()
-        self.begin = 0.0
-        self.served = [Served(request.at, request.prompt_tokens, request.output_tokens, []) for request in online]
-        self.batch_tokens = 0
-        self.latest_sending = 0.0
-
-    @property
-    def now(self) -> float:
-        return self._loop.time() - self.begin
-
-    async def run(self) -> None:
-        self.begin = self._loop.time()
-        endless = [asyncio.create_task(self._endless()) for _ in range(self._policy.batch)]
-        online = [asyncio.create_task(self._serve(served)) for served in self.served]
-        try:
-            await asyncio.sleep(self._seconds - self.now)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await asyncio.gather(*online)
-        finally:
-            for task in (*endless, *online):
-                task.cancel()
-            await asyncio.gather(*endless, *online, return_exceptions=True)
-        for task in endless:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
-
-    async def warm_up(self) -> None:
-        """So that no online request is the first of its kind, and our scheduler's model has seen passes."""
-        for _ in range(WARM_UP // 4):
-            await asyncio.gather(*(self._spend(64 + 32 * each, 16, "online") for each in range(4)))
-
-    async def _serve(self, served: Served) -> None:
-        await asyncio.sleep(served.at - self.now)
-        self.latest_sending = max(self.latest_sending, self.now - served.at)
-        with contextlib.suppress(AntiphonError):  # A refused request keeps its missing tokens, which count as never.
-            await self._spend(served.prompt_tokens, served.output_tokens, "online", served.tokens)
-
-    async def _endless(self) -> None:
-        while True:
-            await self._spend(BATCH_PROMPT_TOKENS, BATCH_OUTPUT_TOKENS, "batch")
-
-    async def _spend(self, prompt: int, output: int, priority: Priority, times: list[float] | None = None) -> None:
-        self._number += 1
-        request = Generate(
-            str(self._number), MODEL, prompt_text(prompt, self._number), output, priority=priority,
-            level=self._policy.level if priority == "online" else None, ignore_end=True,
-        )  # fmt: skip
-        told = 0
-        async for event in self._engine.generate(request):
-            # A token without text, such as half a character, is not told by itself: the end says how many there were.
-            written = event.usage.completion_tokens if isinstance(event, Finished) else told + 1
-            if times is not None:
-                times.extend([self.now] * (written - told))
-            elif self.begin and self.now <= self._seconds:
-                self.batch_tokens += written - told
-            told = written
-
-
 async def window(url: str, policy: Policy, online: Sequence[Request], seconds: float, number: int) -> Outcome:
     """One run."""
     engine = RemoteEngine(url, serves="vllm")
     try:
-        run = _Run(engine, online, seconds, policy, number)
-        await run.warm_up()
-        await run.run()
+        run = OpenLoop(engine, online, seconds, batch=policy.batch, level=policy.level, number=number)
+        for _ in range(WARM_UP):  # Our scheduler's model then has seen passes.
+            await run.warm_up([64, 96, 128, 160])
+        await run.run(lambda: _unfinished(url))
     finally:
         await engine.close()
     until = time.monotonic() + DRAIN_SECONDS

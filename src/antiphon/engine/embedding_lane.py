@@ -16,8 +16,9 @@ from math import inf
 from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed, InvalidInput, PromptTooLong
+from antiphon.engine.counters import Counters
 from antiphon.engine.failures import failure_of
-from antiphon.engine.lane import Counters, Emission
+from antiphon.engine.lane import Emission
 from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Embed, Embedded, EmbedderDescription
 from antiphon.engine.scheduler import Budget

@@ -45,7 +45,6 @@ class KeptStates:
         self._seal = AESGCM(AESGCM.generate_key(bit_length=256))
         self._writer: ThreadPoolExecutor | None = None
         self._disk_is_full = False
-        self.written = 0
 
     def put(self, ticket: int, state: Kept) -> None:
         """Keep a state until it is taken or dropped."""
@@ -114,7 +113,6 @@ class KeptStates:
             if self._here.get(ticket) is left:
                 del self._here[ticket]
                 self._away[ticket] = file
-                self.written += 1
             else:
                 file.close()
         self._relieve()

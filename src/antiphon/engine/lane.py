@@ -13,12 +13,12 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import exp, inf
 from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.constrained import Grammars
+from antiphon.engine.counters import Counters
 from antiphon.engine.failures import failure_of
 from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.latency_model import LatencyModel
@@ -38,38 +38,6 @@ _AHEAD = 1 << 62
 
 Emission = tuple[int, Delta | Finished | Embedded | Failed]
 """(ticket, what its caller is told)."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a lane did since it started; read by other threads, written by the step loop's alone."""
-
-    steps: int = 0
-    generated_online: int = 0
-    generated_batch: int = 0
-    prefilled_tokens: int = 0
-    reused_prefix_tokens: int = 0
-    interrupted_calls: int = 0
-    interrupted_seconds: float = 0.0
-    call_seconds: float = 0.0
-    busy_seconds: float = 0.0
-    embedded_texts: int = 0
-    embedded_tokens: int = 0
-
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(
-            self.steps + other.steps,
-            self.generated_online + other.generated_online,
-            self.generated_batch + other.generated_batch,
-            self.prefilled_tokens + other.prefilled_tokens,
-            self.reused_prefix_tokens + other.reused_prefix_tokens,
-            self.interrupted_calls + other.interrupted_calls,
-            self.interrupted_seconds + other.interrupted_seconds,
-            self.call_seconds + other.call_seconds,
-            self.busy_seconds + other.busy_seconds,
-            self.embedded_texts + other.embedded_texts,
-            self.embedded_tokens + other.embedded_tokens,
-        )
 
 
 class Held(Protocol):

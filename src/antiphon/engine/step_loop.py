@@ -17,7 +17,8 @@ from math import inf
 from typing import Any, Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
-from antiphon.engine.lane import Counters, Emission, Lane
+from antiphon.engine.counters import Counters
+from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.messages import Load
 from antiphon.engine.scheduler import Budget
 
@@ -172,26 +173,26 @@ class StepLoop:
     def load(self) -> Load:
         """How busy all lanes together are; from any thread. What is counted never falls."""
         lanes, gone = self._roster
-        counted = [gone, *(lane.counters for lane in lanes)]
+        counted = sum((lane.counters for lane in lanes), gone)
         return Load(
             running_online=sum(lane.count("online", waiting=False) for lane in lanes),
             running_batch=sum(lane.count("batch", waiting=False) for lane in lanes),
             waiting_online=sum(lane.count("online", waiting=True) for lane in lanes),
             waiting_batch=sum(lane.count("batch", waiting=True) for lane in lanes),
             slots=sum(lane.slots for lane in lanes),
-            steps=sum(counters.steps for counters in counted),
-            generated_tokens_online=sum(counters.generated_online for counters in counted),
-            generated_tokens_batch=sum(counters.generated_batch for counters in counted),
-            prefilled_tokens=sum(counters.prefilled_tokens for counters in counted),
-            reused_prefix_tokens=sum(counters.reused_prefix_tokens for counters in counted),
-            interrupted_calls=sum(counters.interrupted_calls for counters in counted),
-            interrupted_seconds=sum(counters.interrupted_seconds for counters in counted),
+            steps=counted.steps,
+            generated_tokens_online=counted.generated_online,
+            generated_tokens_batch=counted.generated_batch,
+            prefilled_tokens=counted.prefilled_tokens,
+            reused_prefix_tokens=counted.reused_prefix_tokens,
+            interrupted_calls=counted.interrupted_calls,
+            interrupted_seconds=counted.interrupted_seconds,
             resting=sum(lane.resting for lane in lanes),
             kept_on_disk=max((lane.kept_on_disk for lane in lanes), default=0),
-            call_seconds=sum(counters.call_seconds for counters in counted),
-            busy_seconds=sum(counters.busy_seconds for counters in counted),
-            embedded_texts=sum(counters.embedded_texts for counters in counted),
-            embedded_tokens=sum(counters.embedded_tokens for counters in counted),
+            call_seconds=counted.call_seconds,
+            busy_seconds=counted.busy_seconds,
+            embedded_texts=counted.embedded_texts,
+            embedded_tokens=counted.embedded_tokens,
         )
 
     def run(self) -> None:

@@ -42,6 +42,7 @@ from antiphon.gateway.history import Histories
 from antiphon.gateway.limits import PromptSizes
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.openai import batches, embeddings, endpoints, files
+from antiphon.gateway.openai.asking import CLIENT_CLOSED_REQUEST
 from antiphon.gateway.operation import Operation
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.recognition import Recognition
@@ -144,4 +145,4 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _nobody_reads(request: Request, error: Any) -> Response:
-    return Response(status_code=endpoints.CLIENT_CLOSED_REQUEST)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -41,6 +41,8 @@ from antiphon.serving.embedding import Embedding as Embedded
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.engine_gate import GateStatus
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
+
+T = TypeVar("T")
 
 BatchOrder = TableOrder
 IncomingEvent = Event
@@ -335,11 +337,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.policies is None:
-            raise Unavailable(
-                "Policies are not served here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.policies
+        return _wired(self.policies, "Policies are not served here.")
 
     def remembered(self) -> ViewHistory:
         """The history of views.
@@ -347,11 +345,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without it.
         """
-        if self.history is None:
-            raise Unavailable(
-                "The history of views is not served here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.history
+        return _wired(self.history, "The history of views is not served here.")
 
     def watched(self) -> FeatureWatch:
         """What is told about served features.
@@ -359,11 +353,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without it.
         """
-        if self.watch is None:
-            raise Unavailable(
-                "Features are not watched here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.watch
+        return _wired(self.watch, "Features are not watched here.")
 
     def looked_up(self) -> Lookups:
         """Lookups of features.
@@ -371,11 +361,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.lookups is None:
-            raise Unavailable(
-                "Features are not looked up here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.lookups
+        return _wired(self.lookups, "Features are not looked up here.")
 
     def filed(self) -> FileStore:
         """Files of OpenAI's API.
@@ -383,9 +369,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.files is None:
-            raise Unavailable("Files are not kept here.", where="gateway", next_step="Ask the project's own gateway.")
-        return self.files
+        return _wired(self.files, "Files are not kept here.")
 
     def batched(self) -> RequestBatches:
         """Batches of OpenAI's API.
@@ -393,11 +377,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.request_batches is None:
-            raise Unavailable(
-                "Batches are not taken here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.request_batches
+        return _wired(self.request_batches, "Batches are not taken here.")
 
     def limited(self) -> Quotas:
         """Quotas of keys.
@@ -405,9 +385,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.quotas is None:
-            raise Unavailable("Quotas are not kept here.", where="gateway", next_step="Ask the project's own gateway.")
-        return self.quotas
+        return _wired(self.quotas, "Quotas are not kept here.")
 
     def embedded(self) -> Embedding:
         """Vectors of texts.
@@ -415,9 +393,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.embedding is None:
-            raise Unavailable("Nothing is embedded here.", where="gateway", next_step="Ask the project's own gateway.")
-        return self.embedding
+        return _wired(self.embedding, "Nothing is embedded here.")
 
     def tokenised(self) -> Tokenising:
         """How models read texts.
@@ -425,9 +401,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without it.
         """
-        if self.tokenising is None:
-            raise Unavailable("No tokens are told here.", where="gateway", next_step="Ask the project's own gateway.")
-        return self.tokenising
+        return _wired(self.tokenising, "No tokens are told here.")
 
     def trailed(self) -> Trail:
         """The audit log.
@@ -435,11 +409,7 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without it.
         """
-        if self.trail is None:
-            raise Unavailable(
-                "The audit log is not served here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.trail
+        return _wired(self.trail, "The audit log is not served here.")
 
     def learned(self) -> LearningServices:
         """Models and rollouts.
@@ -447,8 +417,10 @@ class GatewayServices:
         Raises:
             Unavailable: this gateway was wired without them.
         """
-        if self.learning is None:
-            raise Unavailable(
-                "Models and rollouts are not served here.", where="gateway", next_step="Ask the project's own gateway."
-            )
-        return self.learning
+        return _wired(self.learning, "Models and rollouts are not served here.")
+
+
+def _wired(part: T | None, missing: str) -> T:
+    if part is None:
+        raise Unavailable(missing, where="gateway", next_step="Ask the project's own gateway.")
+    return part

@@ -44,7 +44,7 @@ def test_what_fits_stays_in_memory(tmp_path: Path) -> None:
     assert states.host_bytes == 2_000
     assert bytes(states.take(2)) == bytes(state(2))
     assert states.host_bytes == 1_000
-    assert states.written == 0
+    assert states.on_disk == 0
 
 
 def test_the_youngest_go_to_disk_and_come_back_unchanged(tmp_path: Path) -> None:

@@ -13,13 +13,11 @@ from starlette.responses import Response
 
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core import telemetry
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
-from antiphon.gateway import incoming, limits, problem
-from antiphon.gateway.denials import Denials
-from antiphon.gateway.departure import Departed, while_connected
+from antiphon.gateway import incoming, limits
 from antiphon.gateway.openai import parameters
-from antiphon.gateway.openai.endpoints import CLIENT_CLOSED_REQUEST, Asked
+from antiphon.gateway.openai.asking import Asked, let_in, waited_for
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
 from antiphon.serving.embedding import Embedding, EmbeddingRequest
@@ -124,7 +122,6 @@ def embedding_list(created: int, read: EmbeddingParameters, embedding: Embedding
 async def embeddings(request: Request) -> Response:
     """``POST /v1/embeddings``."""
     services: GatewayServices = request.app.state.services
-    denials: Denials = request.app.state.denials
     asked = Asked(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
     request.state.request_id = asked.id
@@ -139,27 +136,19 @@ async def embeddings(request: Request) -> Response:
         asked.ended(error)
         raise
     asked.model = read.model
-    try:
-        asked.reserved(await limits.reserve_texts(services, principal, question.texts), 1)
-    except AntiphonError as error:
-        asked.ended(error)
-        return problem.response(error, {**headers, **limits.headers(services, principal)})
-    headers |= limits.headers(services, principal)
-    try:
-        async with while_connected(request.receive):
-            with telemetry.span("gateway.embed", traceparent=parent, kind=SpanKind.SERVER):
-                traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)
-                embedding = await services.embedded().embed(traced)
-    except Departed as error:
-        asked.ended(error)
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except AntiphonError as error:
-        asked.ended(error)
-        await denials.record(request, error)
-        return problem.response(error, headers)
-    except BaseException as error:
-        asked.ended(error)
-        raise
+    reserving = limits.reserve_texts(services, principal, question.texts)
+    refusal = await let_in(asked, services, principal, headers, reserving)
+    if refusal is not None:
+        return refusal
+
+    async def made() -> Embedding:
+        return await services.embedded().embed(traced)
+
+    with telemetry.span("gateway.embed", traceparent=parent, kind=SpanKind.SERVER):
+        traced = msgspec.structs.replace(question, traceparent=telemetry.traceparent() or parent)
+        embedding = await waited_for(asked, request, headers, made())
+    if isinstance(embedding, Response):
+        return embedding
     asked.answered(embedding)
     headers |= {"x-antiphon-prediction": embedding.prediction, "x-antiphon-release": embedding.receipt.release}
     body = msgspec.json.encode(embedding_list(asked.created, read, embedding))

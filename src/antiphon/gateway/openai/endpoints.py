@@ -14,77 +14,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from antiphon.core import telemetry
-from antiphon.core.errors import AntiphonError, Forbidden, NotFound, Unauthenticated
-from antiphon.core.ids import new_id
-from antiphon.gateway import incoming, limits, problem
+from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.gateway import incoming, limits
 from antiphon.gateway.denials import Denials
-from antiphon.gateway.departure import Departed, while_connected
 from antiphon.gateway.event_stream import EventStream
-from antiphon.gateway.measurements import Measured, Measurements
 from antiphon.gateway.openai import chunks, parameters, shapes, whole
+from antiphon.gateway.openai.asking import Asked, let_in, waited_for
 from antiphon.gateway.ports import GatewayServices
 from antiphon.serving import several
-from antiphon.serving.embedding import Embedding
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 P = TypeVar("P", bound=parameters.Common)
-
-CLIENT_CLOSED_REQUEST = 499
-UNKNOWN = "unknown"
-
-
-class Asked:
-    """One request on its way through the gateway, and its measurement."""
-
-    def __init__(self, services: GatewayServices, measurements: Measurements) -> None:
-        self.id = new_id("req")
-        self.model = UNKNOWN
-        self.tenant = services.default_tenant
-        self.created = int(services.clock.now().timestamp())
-        self._services = services
-        self._measurements = measurements
-        self._arrived = services.clock.monotonic()
-        self._first: float | None = None
-        self._answers: list[Answer | Embedding] = []
-        self._reservation: limits.Reservation | None = None
-        self._choices = 1
-        measurements.in_flight.inc()
-
-    def first_byte(self) -> None:
-        """The first byte leaves now."""
-        self._first = self._services.clock.monotonic() - self._arrived
-
-    def answered(self, *answers: Answer | Embedding) -> None:
-        self._answers += answers
-
-    def reserved(self, reservation: limits.Reservation | None, choices: int) -> None:
-        """It was let in under its key's quotas; so many answers share each prompt."""
-        self._reservation, self._choices = reservation, choices
-
-    def ended(self, failure: BaseException | None) -> None:
-        """The last byte has left, or the request has failed."""
-        measurements, now = self._measurements, self._services.clock.monotonic()
-        measurements.in_flight.dec()
-        status = 200
-        if isinstance(failure, Departed):
-            measurements.departed.inc()
-            status = CLIENT_CLOSED_REQUEST
-        elif failure is not None:
-            status = failure.http_status if isinstance(failure, AntiphonError) else 500
-        # A name that does not exist must not become a label: callers could make them without end.
-        named = self.model if not isinstance(failure, NotFound | Forbidden | Unauthenticated) else UNKNOWN
-        origin = self._answers[0].receipt.cache.origin if self._answers else "none"
-        measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
-        if self._reservation is not None:
-            if self._answers:
-                used = shapes.usage(self._answers, self._choices)
-                self._reservation.answered(used.prompt_tokens, used.completion_tokens)
-            else:
-                self._reservation.failed(failure)
-        for answer in self._answers:
-            spent, receipt = answer.usage, answer.receipt
-            measurements.reused(named, receipt.cache.origin, receipt.role, receipt.cache.saved_tokens)
-            measurements.spend(named, spent.prompt_tokens, spent.completion_tokens, spent.engine_seconds)
 
 
 async def chat_completions(request: Request) -> ASGIApp:
@@ -131,7 +71,6 @@ async def _complete(
     streamed: Callable[[str, int, P, int, chunks.Answering], AsyncGenerator[msgspec.Struct, None]],
 ) -> ASGIApp:
     services: GatewayServices = request.app.state.services
-    denials: Denials = request.app.state.denials
     asked = Asked(services, request.app.state.measurements)
     headers = {"x-request-id": asked.id}
     request.state.request_id = asked.id
@@ -148,31 +87,19 @@ async def _complete(
         asked.ended(error)
         raise
     asked.model = read.model
-    try:
-        choices = read.n or 1
-        reservation = await limits.reserve(services, principal, questions, choices, request.app.state.sizes)
-        asked.reserved(reservation, choices)
-    except AntiphonError as error:
-        asked.ended(error)
-        return problem.response(error, {**headers, **limits.headers(services, principal)})
-    headers.update(limits.headers(services, principal))
+    choices = read.n or 1
+    reserving = limits.reserve(services, principal, questions, choices, request.app.state.sizes)
+    refusal = await let_in(asked, services, principal, headers, reserving, choices)
+    if refusal is not None:
+        return refusal
     if read.stream:
         events = _events(asked, request, questions, parent, partial(streamed, asked.id, asked.created, read))
         return EventStream(events, headers=headers, first=asked.first_byte, ended=asked.ended)
-    try:
-        async with while_connected(request.receive):
-            with telemetry.span("gateway.answer", traceparent=parent, kind=SpanKind.SERVER):
-                answers = await several.answers(services.answering.answer, _traced(questions, parent))
-    except Departed as error:
-        asked.ended(error)
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except AntiphonError as error:
-        asked.ended(error)
-        await denials.record(request, error)
-        return problem.response(error, headers)
-    except BaseException as error:
-        asked.ended(error)
-        raise
+    with telemetry.span("gateway.answer", traceparent=parent, kind=SpanKind.SERVER):
+        work = several.answers(services.answering.answer, _traced(questions, parent))
+        answers = await waited_for(asked, request, headers, work)
+    if isinstance(answers, Response):
+        return answers
     asked.answered(*answers)
     response = _json(written(asked.created, read, answers), {**headers, **_provenance_headers(answers[0])})
     asked.first_byte()
