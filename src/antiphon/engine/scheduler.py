@@ -95,7 +95,6 @@ class Plan:
         admit: waiting or kept sequences that get a slot.
         prefill: (sequence, tokens) computed alone, chunk by chunk.
         decode: generating sequences that take part in the shared decode call.
-        paused: resident batch sequences that sit this step out.
         predicted_seconds: of the whole step.
     """
 
@@ -103,7 +102,6 @@ class Plan:
     admit: tuple[int, ...] = ()
     prefill: tuple[tuple[int, int], ...] = ()
     decode: tuple[int, ...] = ()
-    paused: tuple[int, ...] = ()
     predicted_seconds: float = 0.0
 
 
@@ -135,15 +133,14 @@ def plan(state: State, budget: Budget) -> Plan:
     longest = inf if alone and state.interruptible else max(budget.arrival_seconds, step.seconds)
     limit = min(step.seconds + max(slack, 0.0), longest)
     if state.model.mixed:
-        paused = add_batch_mixed(step, batch, limit)
+        add_batch_mixed(step, batch, limit)
     else:
-        paused = add_batch(step, batch, limit, beside=bool(online), spacing=state.batch_spacing)
+        add_batch(step, batch, limit, beside=bool(online), spacing=state.batch_spacing)
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
         prefill=tuple(step.prefill.items()),
         decode=tuple(step.decode),
-        paused=tuple(paused),
         predicted_seconds=step.seconds,
     )
 
@@ -209,8 +206,8 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
-def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool, spacing: float) -> list[int]:
-    """Fill the step up to ``limit`` seconds; returns who found no place in it.
+def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool, spacing: float) -> None:
+    """Fill the step up to ``limit`` seconds.
 
     A call of batch's own takes as long now as in the next gap: beside online work it would delay and gain nothing. What
     gains is a batch token in a decode call that runs for online anyway. So ``beside`` online, batch sequences decode
@@ -222,28 +219,25 @@ def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, besid
     """
     limit /= step.excess
     generating = [sequence for sequence in batch if sequence.generating]
-    prompts = [sequence for sequence in batch if not sequence.generating]
+    prompt = next((sequence for sequence in batch if not sequence.generating), None)
     spaced = not generating if beside else all(sequence.emitted >= spacing for sequence in generating)
-    added = set()
-    if prompts and spaced:
-        if step.add_chunks(prompts[0], limit, prompts[0].pending, first_free=False):
-            added.add(prompts[0].ticket)
+    if prompt is not None and spaced:
+        step.add_chunks(prompt, limit, prompt.pending, first_free=False)
     elif step.decode or not beside:
-        added = {sequence.ticket for sequence in generating if step.add_decode(sequence, limit)}
-    return [sequence.ticket for sequence in batch if sequence.ticket not in added]
+        for sequence in generating:
+            step.add_decode(sequence, limit)
 
 
-def add_batch_mixed(step: _Step, batch: Sequence[SequenceView], limit: float) -> list[int]:
+def add_batch_mixed(step: _Step, batch: Sequence[SequenceView], limit: float) -> None:
     """:func:`add_batch` where prompts and tokens share one call: tokens first, which cost least, and prompts beside
     them, which would pay for a call of their own alone."""
     limit /= step.excess
-    added = {sequence.ticket for sequence in batch if sequence.generating and step.add_decode(sequence, limit)}
-    added |= {
-        sequence.ticket
-        for sequence in batch
-        if not sequence.generating and step.add_chunks(sequence, limit, sequence.pending, first_free=False)
-    }
-    return [sequence.ticket for sequence in batch if sequence.ticket not in added]
+    for sequence in batch:
+        if sequence.generating:
+            step.add_decode(sequence, limit)
+    for sequence in batch:
+        if not sequence.generating:
+            step.add_chunks(sequence, limit, sequence.pending, first_free=False)
 
 
 def online_slack(state: State, budget: Budget) -> float:

@@ -75,7 +75,6 @@ def test_batch_decodes_beside_online_only_while_no_token_is_late() -> None:
     online = decoding(1, "online", due=0.060, batch_until=0.045)
     decided = plan(state(online, *batch, slots=16, model=model), Budget())
     assert decided.decode == (1, 2, 3, 4)
-    assert decided.paused == (5, 6, 7, 8, 9)
     late = decoding(1, "online", due=0.009, batch_until=0.009)
     assert plan(state(late, *batch, slots=16, model=model), Budget()).decode == (1,)
 
@@ -155,7 +154,6 @@ def test_without_online_prompts_go_first_so_that_decode_steps_are_full() -> None
     decided = plan(state(decoding(1, "batch"), view(2, "batch", pending=20)), Budget())
     assert decided.prefill == ((2, 20),)
     assert decided.decode == ()
-    assert decided.paused == (1,)
 
 
 def test_without_online_a_prompt_is_begun_every_few_tokens_so_that_sequences_end_one_after_another() -> None:
@@ -163,7 +161,6 @@ def test_without_online_a_prompt_is_begun_every_few_tokens_so_that_sequences_end
     decided = plan(state(*young, batch_spacing=8.0), Budget())
     assert decided.decode == (1, 2)
     assert decided.prefill == ()
-    assert decided.paused == (3, 4)
     older = [decoding(1, "batch", emitted=30), decoding(2, "batch", emitted=8), view(3, "batch"), view(4, "batch")]
     decided = plan(state(*older, batch_spacing=8.0), Budget())
     assert [ticket for ticket, _ in decided.prefill] == [3]
