@@ -185,6 +185,8 @@ class Member:
         return error
 
     def _passed(self, model: str, error: AntiphonError, reason: str) -> EnginePassedOver:
+        if isinstance(error, FAILURES):
+            error.where = self._where  # Where its socket lies, or its server, is nothing for callers.
         return EnginePassedOver(PassedOver(self.name, model, reason), error)
 
     @property

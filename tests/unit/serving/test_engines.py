@@ -1,6 +1,11 @@
 import asyncio
+from pathlib import Path
+
+import pytest
 
 from antiphon.core.clock import SystemClock
+from antiphon.definitions.degradation import MAIN
+from antiphon.engine.client import EngineClient
 from antiphon.engine.messages import Described
 from antiphon.serving.engines import Breaking, EnginePassedOver, Member
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
@@ -39,6 +44,15 @@ async def test_a_look_that_fails_fails_for_all_who_wait_and_counts_once() -> Non
     told = await asyncio.gather(*(member.model(MODEL.name) for _ in range(20)), return_exceptions=True)
     assert all(isinstance(error, EnginePassedOver) for error in told)
     assert member.breaker.standing.failed == 1
+    assert {error.error.where for error in told if isinstance(error, EnginePassedOver)} == {"engine"}
     engine.silent = False
     model = await member.model(MODEL.name)
     assert model is not None
+
+
+async def test_callers_are_not_told_where_an_engine_lies(tmp_path: Path) -> None:
+    member = Member(MAIN, EngineClient(tmp_path / "engine.sock"), Breaking(), SystemClock())
+    with pytest.raises(EnginePassedOver) as refused:
+        await member.model(MODEL.name)
+    assert refused.value.error.where == "engine"
+    assert str(tmp_path) not in str(refused.value.error)
