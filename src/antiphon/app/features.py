@@ -104,7 +104,9 @@ class FeaturePlatform:
     @cached_property
     def pruner(self) -> Pruner:
         store, scope = self._store, self._store.scope
-        wanted = store.settings.features
+        wanted, gateway = store.settings.features, store.settings.gateway
+        # An answer that read the features before a publication was replaced is written as much later at most.
+        longest = max(parse_duration(gateway.request_timeout), parse_duration(gateway.flex_timeout))
         return Pruner(
             scope,
             snapshots=store.snapshots,
@@ -116,7 +118,7 @@ class FeaturePlatform:
             releases=self._read_by,
             receipts=partial(store.receipts.between, scope),
             datasets=partial(Datasets(store.database).files, scope),
-            kept=parse_duration(wanted.snapshots_kept),
+            kept=parse_duration(wanted.snapshots_kept) + longest,
             quarantine_kept=parse_duration(wanted.quarantine_kept),
         )
 

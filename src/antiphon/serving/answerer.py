@@ -72,7 +72,7 @@ class Answerer:
             NotFound, InvalidInput, Forbidden, FeatureUnavailable, PromptTooLong, SchemaUnsatisfiable,
             OutputInvalid, EngineFailed, DeadlineExceeded, Unavailable, Overloaded.
         """
-        async with aclosing(self.stream(request)) as events:
+        async with aclosing(self._stream(request, showing=False)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     return event
@@ -83,6 +83,11 @@ class Answerer:
 
         A guarded or structured application's text is shown only once it has passed: in one piece.
         """
+        async with aclosing(self._stream(request, showing=True)) as events:
+            async for event in events:
+                yield event
+
+    async def _stream(self, request: AnswerRequest, *, showing: bool) -> AsyncGenerator[TextDelta | Answer, None]:
         arrived = time.perf_counter()
         with span("answer", {"antiphon.application": request.application, "antiphon.path": request.path},
                   traceparent=request.traceparent):  # fmt: skip
@@ -93,7 +98,7 @@ class Answerer:
                 answer: Answer | None = None
                 try:
                     prepared = await self._prepare(arrival, assigned)
-                    async with aclosing(self._answering(prepared)) as events:
+                    async with aclosing(self._answering(prepared, showing=showing)) as events:
                         async for event in events:
                             if isinstance(event, Answer):
                                 answer = event
@@ -122,7 +127,8 @@ class Answerer:
         """Let the shadows under way end, within a bound; answers are mirrored no longer."""
         await self._shadows.close()
 
-    async def _answering(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Answer, None]:
+    async def _answering(self, prepared: Prepared, *, showing: bool) -> AsyncGenerator[TextDelta | Answer, None]:
+        """``showing``: the text is shown as it comes; otherwise nobody sees it before the answer is whole."""
         answer = await self._stored(prepared)
         if answer is not None:
             yield TextDelta(answer.text)
@@ -136,7 +142,7 @@ class Answerer:
             try:
                 async with aclosing(self._made(prepared, target, passed)) as events:
                     async for event in events:
-                        shown = True
+                        shown = showing
                         yield event
                 return
             except EnginePassedOver as error:

@@ -57,9 +57,10 @@ class CrowdLooker(Looker):
 
 
 def watch_syncs(root: Path) -> None:
-    """From now on this process writes down which files and folders it synced."""
+    """From now on this process writes down which files and folders it synced, and which files it removed."""
     log = os.open(root / SYNCED, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     sync: Callable[[int], None] = os.fsync
+    remove: Callable[..., None] = os.unlink
 
     def watched(descriptor: int) -> None:
         sync(descriptor)
@@ -72,24 +73,36 @@ def watch_syncs(root: Path) -> None:
             lines = [f"synced {status.st_ino} {status.st_size}\n"]
         os.write(log, "".join(lines).encode())
 
-    vars(os)["fsync"] = watched
+    def removed(path: os.PathLike[str] | str, **where: int | None) -> None:
+        os.write(log, f"removed 0 {os.fspath(path)}\n".encode())
+        remove(path, **where)
+
+    vars(os).update(fsync=watched, unlink=removed)
 
 
 def cut_power(root: Path) -> list[str]:
     """Lose what was not synced of lake and online store, as a power cut may: a file whose content was not is cut in
-    half, one whose name was not is gone; which ones. The databases (SQLite, LMDB) sync natively and are left as
-    they are."""
+    half, one whose name was not is gone; which ones. Of a rename onto a name that was synced before, the old file or
+    the new one is there afterwards, never none: here it is the new one. The databases (SQLite, LMDB) sync natively
+    and are left as they are."""
     synced: set[tuple[str, str]] = set()
+    names: set[str] = set()
     for line in (root / SYNCED).read_text(encoding="utf-8").splitlines() if (root / SYNCED).exists() else ():
-        _, inode, rest = line.split(" ", 2)
-        synced.add((inode, rest))
+        what, inode, rest = line.split(" ", 2)
+        match what:
+            case "synced":
+                synced.add((inode, rest))
+            case "named":
+                names.add(rest)
+            case "removed":
+                names.discard(rest)
     lost = []
     directory = root / ".antiphon"
     for path in [*(directory / "lake").glob("*/*/*/*"), *(directory / "online").glob("*/*/*/*")]:
         if not path.is_file() or ".scratch" in path.parts or path.name.startswith("."):
             continue
         status = path.stat()
-        if (str(status.st_ino), str(path)) not in synced:
+        if str(path) not in names:
             path.unlink()
             lost.append(f"{path} (its name)")
         elif (str(status.st_ino), str(status.st_size)) not in synced:

@@ -16,7 +16,7 @@ APPLICATION = "desk"
 HOURS = (2, 3)
 """Hours of ``counted.lately`` in each definition version, in the order in which they are applied."""
 
-SNAPSHOTS_KEPT = 8.0
+SNAPSHOTS_KEPT = 6.0
 """Seconds that a snapshot stays after it was last served; longer than a round."""
 
 _APPLICATION = """
@@ -61,7 +61,8 @@ def write_crowd(root: Path, seed: int, base: datetime, redis: str | None = None)
     """
     write_project(root, seed, base, redis)
     settings = (root / "antiphon.toml").read_text(encoding="utf-8")
-    settings = settings.replace('snapshots_kept = "2s"', f'snapshots_kept = "{SNAPSHOTS_KEPT:g}s"')
+    settings = settings.replace('snapshots_kept = "1s"', f'snapshots_kept = "{SNAPSHOTS_KEPT:g}s"')
+    settings = settings.replace('_timeout = "1s"', '_timeout = "2s"')
     settings += '\n[engine]\nkind = "simulated"\nmodels = ["simulated"]\n'
     (root / "antiphon.toml").write_text(settings, encoding="utf-8")
     with (root / "definitions.py").open("a", encoding="utf-8") as definitions:

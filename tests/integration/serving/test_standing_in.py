@@ -152,6 +152,20 @@ async def test_after_the_first_byte_nobody_else_is_asked(make: Make, engines: En
     assert ("".join(shown), engines.standby.asked) == ("half a", [])
 
 
+async def test_an_engine_that_dies_in_the_middle_is_replaced_while_nobody_has_seen_its_text(
+    make: Make, engines: Engines
+) -> None:
+    engines.main._script = [Says("half a", error=EngineFailed("died"))]
+    desk = make(changed(fallback=CHAIN), plain_fallback=("standby",))
+    answer = await desk.answerer.answer(PLAIN)
+    assert (answer.text, answer.receipt.engine) == (OTHER, "standby")
+    assert passed(answer) == [("main", "scripted", "engine_failed")]
+    desk = make(changed())
+    with pytest.raises(EngineFailed) as refused:
+        await desk.answerer.answer(PLAIN)
+    assert refused.value.retry_after is not None
+
+
 async def test_a_plain_model_falls_back_as_the_settings_say(make: Make, engines: Engines) -> None:
     engines.main.away = True
     desk = make(changed(), plain_fallback=CHAIN)
