@@ -1,6 +1,7 @@
 """Batch beside online: every policy on the same arrivals, held against batch alone and a clairvoyant oracle.
 
-    python -m benchmarks.colocation --size ci|demo|full [--no-real] [--calibration FILE] [--runs FILE] [--record]
+    python -m benchmarks.colocation --size ci|demo|full [--no-real] [--no-simulated] [--calibration FILE] [--runs FILE]
+                                    [--record]
 
 A table for each trace, a plot, one JSON line last. What was simulated is marked as such. ``ci`` takes seconds and needs
 no model: it simulates the reference machine. ``demo`` takes ten minutes and ``full`` hours: both measure this machine
@@ -25,6 +26,7 @@ from benchmarks.colocation.calibration import Calibration
 from benchmarks.colocation.compare import Told, compared, simulated
 from benchmarks.colocation.figures import Ceilings, Row
 from benchmarks.colocation.kept_runs import KeptRuns
+from benchmarks.colocation.load import MOST_BUSY, bearable
 from benchmarks.colocation.points import CONTENDERS, SIZES, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
 from benchmarks.colocation.traces import SCALING
@@ -48,14 +50,24 @@ def main() -> int:
     print(f"a decode call takes {envelope.alpha * 1e3:.2f} ms + {envelope.beta * 1e3:.2f} ms a sequence,", end=" ")
     print(f"a prompt token {envelope.gamma * 1e3:.2f} ms, a context token read {envelope.delta * 1e6:.2f} µs;")
     print(f"between its points the table is {calibration.residual:.1%} off")
+    every = {*size.traces, *size.real_traces} if options.simulated else set(size.real_traces)
+    # The reference machine bears the declared load.
+    scalings = {trace: bearable(calibration, trace) if size.calibrate_seconds else SCALING[trace] for trace in every}
+    for trace, scaling in scalings.items():
+        told(
+            f"{trace}: {scaling.rate:.0%} of the arrivals; online alone is busy for at most {MOST_BUSY:.0%} of the time"
+        )
     panels: list[tuple[str, Ceilings, list[Row]]] = []
     tables: dict[str, Any] = {}
     real_tables: dict[str, Any] = {}
     for trace in size.real_traces if options.real else ():
+        scaling = scalings[trace]
         really = [contender for contender in CONTENDERS if contender.name in size.real]
         seeds = size.real_seeds if options.seeds is None else tuple(range(options.seeds))
         kept = KeptRuns(options.runs)
-        runs, alone = real_runs(really, trace, seeds, size.real_seconds, threads=options.threads, kept=kept, told=told)
+        runs, alone = real_runs(
+            really, trace, seeds, size.real_seconds, threads=options.threads, scaling=scaling, kept=kept, told=told
+        )
         ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=told)
         panels.append((f"{trace}, real", ceilings, rows))
         print_table(f"{trace}, real, {len(seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
@@ -63,34 +75,41 @@ def main() -> int:
             if found.overhead is not None and found.wasted is not None:
                 print(f"{found.policy}: {found.overhead:.1%} of the engine's time in its own code", end=", ")
                 print(f"{found.wasted:.1%} in calls that were given up")
-        off = validate.errors(calibration, trace, seeds, runs)
+        off = validate.errors(calibration, trace, seeds, runs, scaling)
         late = max(run.latest_sending for each in runs.values() for run in each)
         print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
         real_tables[trace] = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
-    for trace in size.traces:
-        found = {}
+    for trace in size.traces if options.simulated else ():
+        found, scaling = {}, scalings[trace]
         if size.candidates:
             found = search.search(
-                calibration, trace, candidates=size.candidates, seconds=size.search_seconds, told=told
+                calibration, trace, candidates=size.candidates, seconds=size.search_seconds, scaling=scaling, told=told
             )
         contenders = (*CONTENDERS, *search.contenders(calibration, found))
         ceilings, rows = simulated(
-            calibration, trace, size.seeds, size.seconds, contenders=contenders, bucket=size.bucket, told=told
+            calibration,
+            trace,
+            size.seeds,
+            size.seconds,
+            scaling=scaling,
+            contenders=contenders,
+            bucket=size.bucket,
+            told=told,
         )
         panels.append((f"{trace}, simulated", ceilings, rows))
         print_table(f"{trace}, simulated, {len(size.seeds)} windows of {size.seconds:.0f} s", ceilings, rows)
         tables[trace] = as_json(ceilings, rows) | {
             "searched": {slowdown_name(slowdown): asdict(tried.knobs) for slowdown, tried in found.items()}
         }
-    every = [found for table in (*tables.values(), *real_tables.values()) for found in table["rows"]]
-    sound = not any(found["beaten"] for found in every)
+    rows_of_all = [found for table in (*tables.values(), *real_tables.values()) for found in table["rows"]]
+    sound = not any(found["beaten"] for found in rows_of_all)
     print(f"\nNo run beat the bound of the service it gave: {sound}.")
     if options.plot is not None:
         plot.draw(options.plot, panels)
     line = {
         "benchmark": "colocation", "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": options.size,
         "calibration": msgspec.to_builtins(envelope) | {"at": calibration.at, "model": calibration.model},
-        "scaling": {trace: msgspec.to_builtins(SCALING[trace]) for trace in size.traces}, "seeds": size.seeds,
+        "scaling": {trace: msgspec.to_builtins(scaling) for trace, scaling in scalings.items()}, "seeds": size.seeds,
         "seconds": size.seconds, "simulated": tables, "real": real_tables,
         "real_seconds": size.real_seconds * bool(real_tables), "real_seeds": options.seeds or len(size.real_seeds),
         "sound": sound,
@@ -154,6 +173,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=sorted(SIZES), default="ci")
     parser.add_argument("--calibration", type=Path, help="read from this file, or measured and written to it")
     parser.add_argument("--no-real", dest="real", action="store_false", help="only the simulator")
+    parser.add_argument("--no-simulated", dest="simulated", action="store_false", help="only the real engine")
     parser.add_argument("--threads", type=int, default=2, help="of the engine")
     parser.add_argument("--runs", type=Path, help="keep real runs in this file, and do not repeat those that are in it")
     parser.add_argument("--seeds", type=int, help="only so many windows of the real runs")

@@ -5,8 +5,9 @@ Two models come out of one set of measurements.
 - The *envelope*: the largest affine cost that lies at or below the median of every grid point, alpha a decode call,
   beta a decoded token, gamma a prefilled token, delta a context token read. The oracle pays this. Medians, because
   times are skewed to the right: over the thousands of calls of a run the mean counts, and it is not less.
-- The *mean model*: a table by number of sequences and by chunk with a slope in the context, and the distribution of
-  measured over predicted. The simulator pays this.
+- The *mean model*: a table by number of sequences and by chunk with a slope in the context, how much slower and faster
+  the machine was from moment to moment (neighbours stay for seconds, so that draws alone would not show them), and the
+  distribution of what is left. The simulator pays this, and what the engine's own code and callers take.
 
 Grid points are visited in random order, round after round, so that a machine that grows slower in between does not
 tilt the table. The file says how far the mean model is from the measurements.
@@ -28,12 +29,14 @@ import numpy as np
 from scipy.optimize import linprog
 
 from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.runtime import Layout, Runtime
+from antiphon.engine.runtime import Layout
 
 DECODES = (1, 2, 3, 4, 6, 8, 12, 16)
 CHUNKS = (1, 4, 8, 16, 24, 32)
 CONTEXTS = (32, 256, 512, 864)
 RESIDUALS = 201
+PACE_SECONDS = 0.5
+"""How finely the machine's pace is followed."""
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -60,8 +63,10 @@ class Calibration(msgspec.Struct, frozen=True):
 
     Attributes:
         decode, prefill: grid points.
-        decode_residuals, prefill_residuals: ascending quantiles of measured / mean, mean 1.
-        step_seconds, sequence_seconds: what our own loop adds to a turn, and for each sequence that it holds.
+        pace: how many times the mean calls took, in pieces of ``PACE_SECONDS`` one after another; mean 1.
+        decode_residuals, prefill_residuals: ascending quantiles of measured / (mean · pace), mean 1.
+        step_seconds, sequence_seconds: what the engine's own code, the socket and callers add to a turn, and for each
+            sequence that it holds.
         move_seconds: keeping or restoring a state, per context token.
         residual: mean absolute relative distance of the table with its interpolation from held-out grid points.
     """
@@ -80,6 +85,7 @@ class Calibration(msgspec.Struct, frozen=True):
     move_seconds: float
     envelope: Envelope
     residual: float
+    pace: tuple[float, ...] = (1.0,)
 
 
 def read(path: Path) -> Calibration:
@@ -136,15 +142,18 @@ def envelope(decode: tuple[Point, ...], prefill: tuple[Point, ...]) -> Envelope:
 
 
 class _Measured:
-    """Seconds of calls by (kind, size, context)."""
+    """Seconds of calls by (kind, size, context), and in the order in which they were made."""
 
     def __init__(self) -> None:
         self.samples: dict[tuple[str, int, int], list[float]] = {}
+        self._calls: list[tuple[float, tuple[str, int, int], float]] = []
 
     def time(self, key: tuple[str, int, int], call: Callable[[], object]) -> None:
         begin = time.perf_counter()
         call()
-        self.samples.setdefault(key, []).append(time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        self.samples.setdefault(key, []).append(seconds)
+        self._calls.append((begin, key, seconds))
 
     def points(self, kind: str) -> tuple[Point, ...]:
         found = []
@@ -153,13 +162,32 @@ class _Measured:
                 found.append(Point(size, context, float(np.mean(samples)), float(np.median(samples)), len(samples)))
         return tuple(found)
 
+    def pace(self) -> tuple[float, ...]:
+        """What calls took over what such calls take on average, piece of time by piece of time."""
+        taken, usual = self._pieces()
+        return tuple(float(value) for value in taken[usual > 0] / usual[usual > 0])
+
     def ratios(self, kind: str) -> tuple[float, ...]:
-        """Quantiles of measured / mean over all grid points of a kind, scaled to mean 1."""
-        pooled = np.concatenate(
-            [np.array(samples) / np.mean(samples) for (of, _, _), samples in self.samples.items() if of == kind]
-        )
+        """Quantiles of measured / (mean · pace) over all calls of a kind, scaled to mean 1."""
+        means = {key: np.mean(samples) for key, samples in self.samples.items()}
+        taken, usual = self._pieces()
+        pace = taken / np.maximum(usual, 1e-12)
+        pooled = [
+            seconds / (means[key] * pace[self._piece(begin)]) for begin, key, seconds in self._calls if key[0] == kind
+        ]
         quantiles = np.quantile(pooled, np.linspace(0, 1, RESIDUALS))
         return tuple(float(value) for value in quantiles / quantiles.mean())
+
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds that the calls of each piece of time took, and that they take on average."""
+        means = {key: np.mean(samples) for key, samples in self.samples.items()}
+        pieces = [self._piece(begin) for begin, _, _ in self._calls]
+        count = pieces[-1] + 1
+        taken = np.bincount(pieces, [seconds for _, _, seconds in self._calls], count)
+        return taken, np.bincount(pieces, [means[key] for _, key, _ in self._calls], count)
+
+    def _piece(self, begin: float) -> int:
+        return int((begin - self._calls[0][0]) / PACE_SECONDS)
 
 
 def measure(
@@ -211,7 +239,9 @@ def measure(
     for slot in range(layout.slots):
         runtime.drop(slot)
     moves = [np.mean(samples) / key[2] for key, samples in measured.samples.items() if key[0] == "move"]
-    step_seconds, sequence_seconds = overhead(len(runtime.vocabulary.pieces))
+    from benchmarks.colocation.own_time import own_time
+
+    step_seconds, sequence_seconds = own_time(len(runtime.vocabulary.pieces))
     return calibrated(
         measured.points("decode"),
         measured.points("prefill"),
@@ -222,6 +252,7 @@ def measure(
         step_seconds=step_seconds,
         sequence_seconds=sequence_seconds,
         move_seconds=float(np.mean(moves)),
+        pace=measured.pace(),
     )
 
 
@@ -236,6 +267,7 @@ def calibrated(
     step_seconds: float = 0.0,
     sequence_seconds: float = 0.0,
     move_seconds: float = 0.0,
+    pace: tuple[float, ...] = (1.0,),
 ) -> Calibration:
     """A calibration from its grid points, with the envelope and the error of interpolation."""
     return Calibration(
@@ -253,6 +285,7 @@ def calibrated(
         move_seconds=move_seconds,
         envelope=envelope(decode, prefill),
         residual=held_out(decode, prefill),
+        pace=pace,
     )
 
 
@@ -269,18 +302,6 @@ def held_out(decode: tuple[Point, ...], prefill: tuple[Point, ...]) -> float:
                 if point.size == left_out
             ]
     return float(np.mean(errors)) if errors else 0.0
-
-
-def overhead(vocabulary: int) -> tuple[float, float]:
-    """Seconds that planning, sampling and telling add to a turn of our loop: (a turn, each sequence decoded in it)."""
-    from benchmarks.colocation.simulator import Costless, turns
-
-    seconds = {}
-    for sequences in (1, 8, 16):
-        runtime: Runtime = Costless(Layout(slots=16, context_tokens=4096), vocabulary)
-        seconds[sequences] = turns(runtime, sequences, 60)
-    slope, base = np.polyfit(list(seconds), list(seconds.values()), 1)
-    return max(float(base), 0.0), max(float(slope), 0.0)
 
 
 def reference() -> Calibration:

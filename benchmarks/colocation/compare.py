@@ -12,7 +12,7 @@ from benchmarks.colocation.outcome import Outcome
 from benchmarks.colocation.points import CONTENDERS, ONLINE_ONLY, SERVICE, SLOWDOWNS, Contender, slowdown_name
 from benchmarks.colocation.policies import ours, priority_only
 from benchmarks.colocation.simulator import simulate
-from benchmarks.colocation.traces import arrivals
+from benchmarks.colocation.traces import Scaling, arrivals
 
 Told = Callable[[str], None]
 
@@ -23,15 +23,16 @@ def simulated(
     seeds: Sequence[int],
     seconds: float,
     *,
+    scaling: Scaling | None = None,
     contenders: Sequence[Contender] = CONTENDERS,
     bucket: float = oracle.BUCKET,
     told: Told = lambda _: None,
 ) -> tuple[Ceilings, list[Row]]:
     """Every contender over every seed in the simulator."""
+    windows = {seed: arrivals(trace, seed, seconds, scaling) for seed in seeds}
     runs = {
         contender.name: [
-            simulate(calibration, contender.make(), arrivals(trace, seed, seconds), seconds, seed=seed)
-            for seed in seeds
+            simulate(calibration, contender.make(), online, seconds, seed=seed) for seed, online in windows.items()
         ]
         for contender in contenders
     }

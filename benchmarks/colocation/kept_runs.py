@@ -1,7 +1,7 @@
 """Real runs on disk, so that hours of them can be made in parts: what ran already is not run again.
 
-A file of JSON lines, one run each, under the engine's sources, the trace, the window and the policy. Runs of other
-sources stay in the file and are not read.
+A file of JSON lines, one run each, under the engine's sources, the trace, the window, the share of its arrivals and the
+policy. Runs of other sources stay in the file and are not read.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Key(msgspec.Struct, frozen=True):
     engine: str
     trace: str
     seed: int
+    rate: float
     seconds: float
     policy: str
 
@@ -47,9 +48,11 @@ class KeptRuns:
                 line = msgspec.json.decode(text, type=_Line)
                 self._runs[line.key] = line.outcome
 
-    def run(self, trace: str, seed: int, seconds: float, policy: str, make: Callable[[], Outcome]) -> Outcome:
+    def run(
+        self, trace: str, seed: int, rate: float, seconds: float, policy: str, make: Callable[[], Outcome]
+    ) -> Outcome:
         """The kept run, or one that is made and kept."""
-        key = Key(self._engine, trace, seed, seconds, policy)
+        key = Key(self._engine, trace, seed, rate, seconds, policy)
         if key not in self._runs:
             self._runs[key] = make()
             if self._path is not None:

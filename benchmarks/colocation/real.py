@@ -23,6 +23,7 @@ from benchmarks.colocation.points import Contender
 from benchmarks.colocation.traces import (
     BATCH_IN_FLIGHT,
     Request,
+    Scaling,
     arrivals,
 )
 
@@ -120,6 +121,7 @@ def real_runs(
     seconds: float,
     *,
     threads: int,
+    scaling: Scaling,
     kept: KeptRuns | None = None,
     told: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, list[Outcome]], list[float]]:
@@ -131,12 +133,12 @@ def real_runs(
 
     def ran(contender: Contender, online: Sequence[Request], seed: int, seconds: float, name: str) -> Outcome:
         run = partial(real_run, contender, online, seconds, seed=seed, threads=threads)
-        return kept.run(trace, seed, seconds, name, lambda: asyncio.run(run()))
+        return kept.run(trace, seed, scaling.rate, seconds, name, lambda: asyncio.run(run()))
 
     runs: dict[str, list[Outcome]] = {contender.name: [] for contender in contenders}
     alone = []
     for turn, seed in enumerate(seeds):
-        online = arrivals(trace, seed, seconds)
+        online = arrivals(trace, seed, seconds, scaling)
         for contender in (*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]):
             outcome = ran(contender, online, seed, seconds, contender.name)
             runs[contender.name].append(outcome)

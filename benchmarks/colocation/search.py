@@ -22,7 +22,7 @@ from benchmarks.colocation.outcome import slowdowns
 from benchmarks.colocation.points import SLOWDOWNS, Contender, slowdown_name
 from benchmarks.colocation.policies import Policy, chunks, online_only, online_part, placed
 from benchmarks.colocation.simulator import simulate
-from benchmarks.colocation.traces import arrivals
+from benchmarks.colocation.traces import Scaling, arrivals
 
 from antiphon.engine.scheduler import Budget, Plan, State
 from antiphon.engine.service_level import ServiceLevel
@@ -130,6 +130,7 @@ def search(
     *,
     candidates: int,
     seconds: float,
+    scaling: Scaling | None = None,
     seeds: Sequence[int] = TRAINING_SEEDS,
     seed: int = 0,
     told: Callable[[str], None] = lambda _: None,
@@ -139,7 +140,7 @@ def search(
     A slowdown that no candidate keeps has no entry.
     """
     draw = np.random.default_rng(seed)
-    windows = [arrivals(trace, number, seconds) for number in seeds]
+    windows = [arrivals(trace, number, seconds, scaling) for number in seeds]
     alone = [simulate(calibration, online_only(), window, seconds, residuals=False) for window in windows]
 
     def tried(knobs: Knobs) -> Tried:

@@ -1,25 +1,24 @@
 """The product's own step loop, lane and sequences under a virtual clock: only the model's calls are replaced.
 
-Invariant: nothing here decides. A call of the runtime advances the clock by the calibrated mean times a drawn
-residual; arrivals enter the loop's inbox when the clock has passed them, as they do in a real engine, and when
-there is nothing to do the clock jumps to the next one. The same seed gives the same run.
+Invariant: nothing here decides. A call of the runtime advances the clock by the calibrated mean times the machine's
+pace of the moment and a drawn residual; arrivals enter the loop's inbox when the clock has passed them, as they do in a
+real engine, and when there is nothing to do the clock jumps to the next one. The same seed gives the same run.
 """
 
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from benchmarks.colocation.calibration import Calibration, Table
+from benchmarks.colocation.calibration import PACE_SECONDS, Calibration, Table
 from benchmarks.colocation.outcome import Outcome, Served
-from benchmarks.colocation.policies import Policy, static_cap
+from benchmarks.colocation.policies import Policy
 from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
 
 from antiphon.engine.lane import Emission
-from antiphon.engine.messages import Delta, Failed, Finished, Generate, ModelDescription, Priority
+from antiphon.engine.messages import Delta, Failed, Generate, ModelDescription, Priority
 from antiphon.engine.prefixes import chain_of
 from antiphon.engine.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
 from antiphon.engine.sequence import Sequence as Generation
@@ -132,8 +131,8 @@ class Costless:
 class Costed(Costless):
     """Each call takes what the calibration says it takes here.
 
-    ``draw=None`` leaves the residuals out: every call takes its mean. ``pace`` says by how much calls are slower than
-    calibrated at a moment of the run.
+    ``draw=None`` leaves the machine's noise out: every call takes its mean. ``pace`` says by how much calls are slower
+    than calibrated at a moment of the run.
     """
 
     def __init__(
@@ -148,6 +147,8 @@ class Costed(Costless):
         self._clock = clock
         self._draw = draw
         self._pace = pace
+        # The machine's pace as it was measured, from a moment that is drawn.
+        self._measured = np.roll(calibration.pace, 0 if draw is None else -int(draw.integers(len(calibration.pace))))
         self._decode, self._prefill = Table(calibration.decode), Table(calibration.prefill)
         self._residuals = {
             "decode": np.array(calibration.decode_residuals),
@@ -173,16 +174,17 @@ class Costed(Costless):
         self._clock.advance(self._calibration.move_seconds * self._held[slot])
 
     def _spend(self, kind: str, mean: float, sequences: int) -> None:
-        residual = 1.0
+        now = self._clock.now
+        residual, measured = 1.0, 1.0
         if self._draw is not None:
+            measured = self._measured[int(now / PACE_SECONDS) % len(self._measured)]
             quantiles = self._residuals[kind]
             at = self._draw.random() * (len(quantiles) - 1)
             left = min(int(at), len(quantiles) - 2)
             residual = quantiles[left] + (at - left) * (quantiles[left + 1] - quantiles[left])
         own = self._calibration.step_seconds + self._calibration.sequence_seconds * sequences
-        if not self._clock.advance(
-            float(mean * residual) * self._pace(self._clock.now) + own, lambda: self._interrupted
-        ):
+        computing = float(mean * residual * measured) * self._pace(now)
+        if not self._clock.advance(computing + own, lambda: self._interrupted):
             raise Interrupted
 
 
@@ -303,8 +305,8 @@ def simulate(
 
     Args:
         online: open-loop arrivals by ascending ``at``.
-        residuals: draw them; otherwise every call takes its mean.
-        pace: how many times as long calls take at a moment of the run.
+        residuals: draw the machine's noise; otherwise every call takes its mean.
+        pace: how many times as long calls take at a moment of the run, beside that noise.
     """
     run = _Run(online, seconds, policy)
     runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None, pace)
@@ -322,20 +324,3 @@ def simulate(
         steps=lane.counters.steps,
         simulated=True,
     )
-
-
-def turns(runtime: Any, sequences: int, tokens: int) -> float:
-    """Wall seconds of one turn of the real loop over a costless runtime with ``sequences`` decoding in it."""
-    ended: list[int] = []
-
-    def told(emissions: list[Emission]) -> None:
-        ended.extend(ticket for ticket, event in emissions if isinstance(event, Finished))
-        if len(ended) == sequences:
-            loop.stop()
-
-    loop = static_cap(sequences).loop(runtime, time.perf_counter, told)
-    for ticket in range(1, sequences + 1):
-        loop.submit(loop.lanes[0], generation(runtime, ticket, Request(0.0, 32, tokens), "batch"))
-    begin = time.perf_counter()
-    loop.run()
-    return (time.perf_counter() - begin) / loop.lanes[0].counters.steps

@@ -9,13 +9,13 @@ from benchmarks.colocation.figures import pooled
 from benchmarks.colocation.outcome import Outcome
 from benchmarks.colocation.points import CONTENDERS
 from benchmarks.colocation.simulator import simulate
-from benchmarks.colocation.traces import arrivals
+from benchmarks.colocation.traces import Scaling, arrivals
 
 FIGURES = ("TTFT p50", "TTFT p90", "TTFT p99", "TPOT p50", "TPOT p90", "TPOT p99", "batch tok/s")
 
 
 def errors(
-    calibration: Calibration, trace: str, seeds: Sequence[int], runs: dict[str, list[Outcome]]
+    calibration: Calibration, trace: str, seeds: Sequence[int], runs: dict[str, list[Outcome]], scaling: Scaling
 ) -> dict[str, dict[str, float | None]]:
     """Simulated over real, minus 1, by policy and figure; ``None`` where the real figure is 0 or infinite."""
     found = {}
@@ -24,7 +24,7 @@ def errors(
         if real is None:
             continue
         again = [
-            simulate(calibration, contender.make(), arrivals(trace, seed, run.seconds), run.seconds, seed=seed)
+            simulate(calibration, contender.make(), arrivals(trace, seed, run.seconds, scaling), run.seconds, seed=seed)
             for seed, run in zip(seeds, real, strict=True)
         ]
         sides = [

@@ -1,4 +1,4 @@
-"""One model's sequences and the slots they live in; carries out plans.
+"""One model's sequences; carries out plans.
 
 Invariants:
 - The order of a step is fixed: states moved out, slots given, prompts and forced runs each in calls of their
@@ -6,8 +6,6 @@ Invariants:
   in which shape, depends on itself alone.
 - A call that computes batch sequences alone gives way to whoever arrives: it is not begun when somebody waits to be
   taken in, and given up when somebody comes meanwhile. What was given up is as if it had not begun.
-- Sequences that decode together sit in neighbouring slots: llama.cpp cuts a call at every gap, which costs up
-  to 80 %. Moving one is a copy of its state, about 0.2 ms per 100 tokens.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from antiphon.engine.prefixes import Prefixes
 from antiphon.engine.runtime import Interrupted, Kept, Logits, Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
+from antiphon.engine.slots import Slots
 
 _REMEMBERED_OUTPUTS = 16
 """Batch sequences from which it is told how many tokens the next ones will generate."""
@@ -83,9 +82,8 @@ class Lane:
         self.latency_model = LatencyModel()
         self._monotonic = monotonic
         self._prefixes = Prefixes() if share_prefixes else None
-        self._kept = kept or KeptStates()
+        self._places = Slots(runtime, kept or KeptStates())
         self._sequences: dict[int, Sequence] = {}
-        self._slots: list[Sequence | None] = [None] * runtime.layout.slots
         self._emissions: list[Emission] = []
         self._budget = Budget()
         self._batch_output = 0.0
@@ -120,7 +118,7 @@ class Lane:
     @property
     def kept_on_disk(self) -> int:
         """Sequences that are on disk; all lanes' where they share the place."""
-        return self._kept.on_disk
+        return self._places.kept.on_disk
 
     @property
     def idle(self) -> bool:
@@ -245,7 +243,7 @@ class Lane:
     def run(self, decided: Plan) -> None:
         """Carry out a plan."""
         for ticket in decided.keep:
-            self._keep(self._sequences[ticket])
+            self._places.keep(self._sequences[ticket])
         for ticket in decided.admit:
             self._admit(self._sequences[ticket])
         decoding: list[Sequence] = []
@@ -265,32 +263,14 @@ class Lane:
         if decoding or prefilled:
             self.counters.steps += 1
 
-    def _keep(self, sequence: Sequence) -> None:
-        if sequence.slot is not None and sequence.position:
-            self._kept.put(sequence.ticket, self.runtime.keep(sequence.slot))
-            sequence.kept = True
-        self._free(sequence)
-
     def _admit(self, sequence: Sequence) -> None:
-        slot = self._slots.index(None)
-        if sequence.kept:
-            try:
-                state = self._kept.take(sequence.ticket)
-            except EngineFailed as error:
-                self._fail(sequence, error)  # The others have theirs.
-                return
-            sequence.kept = False
-            self.runtime.restore(slot, state)
-        self._slots[slot] = sequence
-        sequence.slot = slot
+        try:
+            self._places.give(sequence)
+        except EngineFailed as error:
+            self._fail(sequence, error)  # The others have theirs.
+            return
         if sequence.spent.admitted is None:
             sequence.spent.admitted = self._monotonic()
-
-    def _free(self, sequence: Sequence) -> None:
-        if sequence.slot is not None:
-            self.runtime.drop(sequence.slot)
-            self._slots[sequence.slot] = None
-            sequence.slot = None
 
     def _begin(self, who: list[Sequence], expected: float) -> float:
         """Before a call for some sequences that is expected to take so many seconds: when it begins.
@@ -374,7 +354,7 @@ class Lane:
 
     def _decode(self, sequences: list[Sequence]) -> None:
         begin = self._monotonic()
-        ordered = self._side_by_side(sequences)
+        ordered = self._places.side_by_side(sequences)
         positions = [sequence.position for _, sequence in ordered]
         expected = self.latency_model.decode(len(ordered), sum(positions))
         called = self._begin(sequences, expected)
@@ -394,38 +374,6 @@ class Lane:
             sequence.spent.engine_seconds += share
             sequence.spent.steps += 1
             self._accept(sequence, logits)
-
-    def _side_by_side(self, sequences: list[Sequence]) -> list[tuple[int, Sequence]]:
-        """Bring the sequences into neighbouring slots; returns them by ascending slot."""
-        wanted = {sequence.ticket for sequence in sequences}
-        occupied = sorted(sequence.slot for sequence in sequences if sequence.slot is not None)
-        count = len(occupied)
-        # The window of slots that already holds most of them needs the fewest moves.
-        begin = max(
-            range(len(self._slots) - count + 1),
-            key=lambda start: sum(1 for slot in occupied if start <= slot < start + count),
-        )
-        outside = [slot for slot in occupied if not begin <= slot < begin + count]
-        for slot in range(begin, begin + count):
-            resident = self._slots[slot]
-            if resident is None or resident.ticket not in wanted:
-                self._swap(outside.pop(), slot)
-        return [(slot, resident) for slot in range(begin, begin + count) if (resident := self._slots[slot]) is not None]
-
-    def _swap(self, left: int, right: int) -> None:
-        one, other = self._slots[left], self._slots[right]
-        states = [
-            self.runtime.keep(slot) if resident is not None and resident.position else None
-            for slot, resident in ((left, one), (right, other))
-        ]
-        for slot, moved, state in ((right, one, states[0]), (left, other, states[1])):
-            self._slots[slot] = moved
-            if moved is not None:
-                moved.slot = slot
-            if state is None:
-                self.runtime.drop(slot)
-            else:
-                self.runtime.restore(slot, state)
 
     def _accept(self, sequence: Sequence, logits: Logits) -> None:
         before = len(sequence.tokens)
@@ -460,8 +408,7 @@ class Lane:
         self._forget(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
-        self._free(sequence)
-        self._kept.drop(sequence.ticket)
+        self._places.leave(sequence)
         del self._sequences[sequence.ticket]
         if sequence.request.priority == "online":
             spent = sequence.spent
