@@ -25,6 +25,7 @@ from benchmarks.colocation import figures, plot, search, validate
 from benchmarks.colocation.calibration import Calibration
 from benchmarks.colocation.compare import Told, compared, simulated
 from benchmarks.colocation.figures import Ceilings, Row
+from benchmarks.colocation.goals import goals, told
 from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.load import MOST_BUSY, bearable
 from benchmarks.colocation.points import CONTENDERS, SIZES, slowdown_name
@@ -41,10 +42,10 @@ def main() -> int:
     size = SIZES[options.size]
     began = time.monotonic()
 
-    def told(text: str) -> None:
+    def progress(text: str) -> None:
         print(f"  {time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
-    calibration = _calibration(options, size.calibrate_seconds, told)
+    calibration = _calibration(options, size.calibrate_seconds, progress)
     envelope = calibration.envelope
     print(f"{calibration.model} on {calibration.machine}, measured {calibration.at}; at the least,")
     print(f"a decode call takes {envelope.alpha * 1e3:.2f} ms + {envelope.beta * 1e3:.2f} ms a sequence,", end=" ")
@@ -54,7 +55,7 @@ def main() -> int:
     # The reference machine bears the declared load.
     scalings = {trace: bearable(calibration, trace) if size.calibrate_seconds else SCALING[trace] for trace in every}
     for trace, scaling in scalings.items():
-        told(
+        progress(
             f"{trace}: {scaling.rate:.0%} of the arrivals; online alone is busy for at most {MOST_BUSY:.0%} of the time"
         )
     panels: list[tuple[str, Ceilings, list[Row]]] = []
@@ -66,9 +67,9 @@ def main() -> int:
         seeds = size.real_seeds if options.seeds is None else tuple(range(options.seeds))
         kept = KeptRuns(options.runs)
         runs, alone = real_runs(
-            really, trace, seeds, size.real_seconds, threads=options.threads, scaling=scaling, kept=kept, told=told
+            really, trace, seeds, size.real_seconds, threads=options.threads, scaling=scaling, kept=kept, told=progress
         )
-        ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=told)
+        ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=progress)
         panels.append((f"{trace}, real", ceilings, rows))
         print_table(f"{trace}, real, {len(seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
         for found in rows:
@@ -83,7 +84,12 @@ def main() -> int:
         found, scaling = {}, scalings[trace]
         if size.candidates:
             found = search.search(
-                calibration, trace, candidates=size.candidates, seconds=size.search_seconds, scaling=scaling, told=told
+                calibration,
+                trace,
+                candidates=size.candidates,
+                seconds=size.search_seconds,
+                scaling=scaling,
+                told=progress,
             )
         contenders = (*CONTENDERS, *search.contenders(calibration, found))
         ceilings, rows = simulated(
@@ -94,7 +100,7 @@ def main() -> int:
             scaling=scaling,
             contenders=contenders,
             bucket=size.bucket,
-            told=told,
+            told=progress,
         )
         panels.append((f"{trace}, simulated", ceilings, rows))
         print_table(f"{trace}, simulated, {len(size.seeds)} windows of {size.seconds:.0f} s", ceilings, rows)
@@ -136,6 +142,7 @@ def print_table(title: str, ceilings: Ceilings, rows: list[Row]) -> None:
     for found in rows:
         print(figures.line(found))
     print("own: share of the most that any scheduler could have done with the service that this policy gave")
+    print(told(goals(rows)))
 
 
 def as_json(ceilings: Ceilings, rows: list[Row]) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def as_json(ceilings: Ceilings, rows: list[Row]) -> dict[str, Any]:
     return {
         "alone": round(ceilings.alone, 2), "rho": round(ceilings.rho, 4), "gaps": round(ceilings.gaps, 2),
         "oracle": {name: round(bound, 2) for name, bound in ceilings.oracle.items()},
-        "rows": [found.as_json() for found in rows],
+        "rows": [found.as_json() for found in rows], "goals": goals(rows),
     }  # fmt: skip
 
 

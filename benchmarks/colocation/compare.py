@@ -32,7 +32,8 @@ def simulated(
     windows = {seed: arrivals(trace, seed, seconds, scaling) for seed in seeds}
     runs = {
         contender.name: [
-            simulate(calibration, contender.make(), online, seconds, seed=seed) for seed, online in windows.items()
+            simulate(calibration, contender.make(), online, seconds, seed=seed, noise=contender.noise)
+            for seed, online in windows.items()
         ]
         for contender in contenders
     }

@@ -17,11 +17,17 @@ SERVICE = "service level"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy made anew for each run. ``declared`` names the oracle for its level of service."""
+    """A policy made anew for each run.
+
+    Attributes:
+        declared: names the oracle for its level of service.
+        noise: other than 0 for a simulated machine with neighbours of its own.
+    """
 
     make: Callable[[], Policy]
     declared: str | None = None
     slowdown: float | None = None
+    noise: int = 0
 
     @property
     def name(self) -> str:
@@ -60,10 +66,13 @@ def slowdown_name(slowdown: float) -> str:
 
 
 ONLINE_ONLY = Contender(online_only)
+AGAIN = Contender(partial(online_only, "online only, again"), noise=1)
+"""What the machine's noise alone does to requests that are paired with themselves: nobody can be held to less."""
 CONTENDERS = (
     ONLINE_ONLY,
     *(Contender(partial(static_cap, most)) for most in (1, 4, 8)),
     Contender(priority_only),
+    AGAIN,
     Contender(partial(ours, ServiceLevel(SERVICE_TTFT, SERVICE_TPOT), f"ours, {SERVICE}"), SERVICE),
     *(
         Contender(
@@ -74,7 +83,14 @@ CONTENDERS = (
         for slowdown in SLOWDOWNS
     ),
 )
-REAL = ("online only", "static cap 4", "priority only", f"ours, {SERVICE}", f"ours, {slowdown_name(0.25)}")
+REAL = (
+    "online only",
+    "static cap 4",
+    "priority only",
+    "online only, again",
+    f"ours, {SERVICE}",
+    f"ours, {slowdown_name(0.25)}",
+)
 
 
 def named(name: str) -> Contender:

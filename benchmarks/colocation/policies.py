@@ -71,9 +71,9 @@ def priority_only() -> Policy:
     return Policy("priority only", lambda state, budget: online_first(state, budget, most_batch=state.slots))
 
 
-def online_only() -> Policy:
+def online_only(name: str = "online only") -> Policy:
     """The reference: the engine as it is shipped, and nobody offers it any batch work."""
-    return Policy("online only", plan, takes_batch=False, gives_way=True)
+    return Policy(name, plan, takes_batch=False, gives_way=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,6 +298,7 @@ def simulate(
     seconds: float,
     *,
     seed: int = 0,
+    noise: int = 0,
     residuals: bool = True,
     pace: Pace = lambda _: 1.0,
 ) -> Outcome:
@@ -305,11 +306,12 @@ def simulate(
 
     Args:
         online: open-loop arrivals by ascending ``at``.
+        seed, noise: of the machine's noise, which the policies of one seed share.
         residuals: draw the machine's noise; otherwise every call takes its mean.
         pace: how many times as long calls take at a moment of the run, beside that noise.
     """
     run = _Run(online, seconds, policy)
-    runtime = Costed(calibration, run.clock, np.random.default_rng(seed) if residuals else None, pace)
+    runtime = Costed(calibration, run.clock, np.random.default_rng([seed, noise]) if residuals else None, pace)
     loop = run.loop = policy.loop(runtime, run.clock, run.told, _Inbox(run.clock, seconds, run.more))
     lane = loop.lanes[0]
     loop.run()

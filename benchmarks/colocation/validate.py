@@ -24,7 +24,14 @@ def errors(
         if real is None:
             continue
         again = [
-            simulate(calibration, contender.make(), arrivals(trace, seed, run.seconds, scaling), run.seconds, seed=seed)
+            simulate(
+                calibration,
+                contender.make(),
+                arrivals(trace, seed, run.seconds, scaling),
+                run.seconds,
+                seed=seed,
+                noise=contender.noise,
+            )
             for seed, run in zip(seeds, real, strict=True)
         ]
         sides = [

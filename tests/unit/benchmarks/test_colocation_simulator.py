@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from benchmarks.colocation import calibration as calibrations
-from benchmarks.colocation import policies, simulator
+from benchmarks.colocation import load, own_time, policies, simulator
 from benchmarks.colocation.calibration import Point, Table, reference
 from benchmarks.colocation.outcome import slowdowns
-from benchmarks.colocation.traces import LONGEST_OUTPUT, LONGEST_PROMPT, Request, arrivals, prompt_text
+from benchmarks.colocation.traces import LONGEST_OUTPUT, LONGEST_PROMPT, SCALING, Request, arrivals, prompt_text
 
 from antiphon.engine.runtime import Layout
 
@@ -141,3 +142,52 @@ def test_windows_are_declared_pieces_of_the_trace() -> None:
 
 def test_prompts_share_no_beginning() -> None:
     assert len({prompt_text(256, number)[:40] for number in range(200)}) == 200
+
+
+def test_the_machines_pace_is_replayed_from_a_moment_that_the_seed_draws() -> None:
+    paced = msgspec.structs.replace(FLAT, pace=(1.0, 3.0))
+    online = tuple(Request(number * calibrations.PACE_SECONDS, 1, 1) for number in range(6))
+    firsts = set()
+    for seed in range(8):
+        served = simulator.simulate(paced, policies.online_only(), online, 4.0, seed=seed).served
+        latencies = [one.ttft for one in served]
+        assert latencies == pytest.approx([latencies[0], latencies[1]] * 3)
+        assert sorted(latencies[:2]) == pytest.approx([0.002, 0.006])
+        firsts.add(round(latencies[0], 3))
+    assert firsts == {0.002, 0.006}
+    by_noise = [simulator.simulate(paced, policies.online_only(), online, 4.0, noise=noise) for noise in range(8)]
+    assert {round(run.served[0].ttft, 3) for run in by_noise} == {0.002, 0.006}
+    mean = simulator.simulate(paced, policies.online_only(), online, 4.0, residuals=False).served
+    assert {round(one.ttft, 4) for one in mean} == {0.002}
+
+
+def test_pace_and_what_is_left_of_a_measurement_say_it_again() -> None:
+    measured = calibrations._Measured()
+    measured.samples[("decode", 1, 0)] = [0.1, 0.1, 0.2, 0.2]
+    measured._calls = [
+        (float(at), ("decode", 1, 0), seconds) for at, seconds in ((0.0, 0.1), (0.2, 0.1), (0.7, 0.2), (2.1, 0.2))
+    ]
+    # Nothing was measured from 1.0 to 2.0.
+    assert measured.pace() == pytest.approx((2 / 3, 4 / 3, 4 / 3))
+    assert set(measured.ratios("decode")) == {1.0}
+
+
+def test_a_load_is_what_the_machine_bears() -> None:
+    def machine(times: float) -> calibrations.Calibration:
+        points = {
+            kind: tuple(msgspec.structs.replace(point, mean=times * point.mean) for point in getattr(reference(), kind))
+            for kind in ("decode", "prefill")
+        }
+        return msgspec.structs.replace(reference(), **points)
+
+    assert load.bearable(machine(0.5), "conv") == SCALING["conv"]
+    fewer = load.bearable(machine(4.0), "conv")
+    assert fewer.rate < SCALING["conv"].rate
+    assert 0.4 < load.busy(machine(4.0), "conv", fewer) <= load.MOST_BUSY
+
+
+def test_what_the_engine_takes_beside_its_model_is_measured_through_a_socket() -> None:
+    turn, sequence = own_time.own_time(len(simulator.Costless(Layout()).vocabulary.pieces))
+    assert 0 <= turn < 0.01
+    assert 0 <= sequence < 0.001
+    assert turn + 16 * sequence > 1e-5
