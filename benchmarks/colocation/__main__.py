@@ -16,6 +16,8 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.load import MOST_BUSY, bearable
 from benchmarks.colocation.points import CONTENDERS, SIZES, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
-from benchmarks.colocation.traces import SCALING
+from benchmarks.colocation.traces import SCALING, pieces
 
 from antiphon.engine.runtime import Layout
 
@@ -64,19 +66,20 @@ def main() -> int:
     for trace in size.real_traces if options.real else ():
         scaling = scalings[trace]
         really = [contender for contender in CONTENDERS if contender.name in size.real]
-        seeds = size.real_seeds if options.seeds is None else tuple(range(options.seeds))
-        kept = KeptRuns(options.runs)
-        runs, alone = real_runs(
-            really, trace, seeds, size.real_seconds, threads=options.threads, scaling=scaling, kept=kept, told=progress
-        )
+        windows = pieces(trace, size.real_seeds, size.real_seconds, size.piece_seconds, scaling)
+        seconds = size.real_seconds * len(size.real_seeds) / len(windows)
+        windows = dict(islice(windows.items(), options.windows))
+        kept = partial(KeptRuns(options.runs).run, trace, scaling.rate)
+        runs, alone = real_runs(really, trace, windows, seconds, threads=options.threads, kept=kept, told=progress)
         ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=progress)
         panels.append((f"{trace}, real", ceilings, rows))
-        print_table(f"{trace}, real, {len(seeds)} windows of {size.real_seconds:.0f} s", ceilings, rows)
+        print_table(f"{trace}, real, {len(windows)} windows of {seconds:.0f} s", ceilings, rows)
         for found in rows:
             if found.overhead is not None and found.wasted is not None:
                 print(f"{found.policy}: {found.overhead:.1%} of the engine's time in its own code", end=", ")
-                print(f"{found.wasted:.1%} in calls that were given up")
-        off = validate.errors(calibration, trace, seeds, runs, scaling)
+                print(f"{found.wasted:.1%} in calls that were given up", end=", ")
+                print(f"calls took {found.pace or 0.0:.2f} times the least that they take")
+        off = validate.errors(calibration, windows, runs)
         late = max(run.latest_sending for each in runs.values() for run in each)
         print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
         real_tables[trace] = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
@@ -117,7 +120,7 @@ def main() -> int:
         "calibration": msgspec.to_builtins(envelope) | {"at": calibration.at, "model": calibration.model},
         "scaling": {trace: msgspec.to_builtins(scaling) for trace, scaling in scalings.items()}, "seeds": size.seeds,
         "seconds": size.seconds, "simulated": tables, "real": real_tables,
-        "real_seconds": size.real_seconds * bool(real_tables), "real_seeds": options.seeds or len(size.real_seeds),
+        "piece_seconds": size.piece_seconds * bool(real_tables),
         "sound": sound,
         "took": round(time.monotonic() - began, 1),
     }  # fmt: skip
@@ -183,7 +186,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-simulated", dest="simulated", action="store_false", help="only the real engine")
     parser.add_argument("--threads", type=int, default=2, help="of the engine")
     parser.add_argument("--runs", type=Path, help="keep real runs in this file, and do not repeat those that are in it")
-    parser.add_argument("--seeds", type=int, help="only so many windows of the real runs")
+    parser.add_argument("--windows", type=int, help="only so many windows of the real runs")
     parser.add_argument("--plot", type=Path, help="write the picture to this SVG file")
     parser.add_argument("--record", action="store_true", help="append the JSON line to benchmarks/results")
     return parser.parse_args()

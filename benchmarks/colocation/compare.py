@@ -68,7 +68,9 @@ def compared(
     for name, level in levels.items():
         bounds[name] = float(np.mean([_bound(calibration, run, level(run), bucket) for run in references]))
         told(f"{trace}: oracle for {name}")
-    ceilings = Ceilings(float(np.mean(batch_alone)), float(np.mean([run.busy for run in references])), bounds)
+    ceilings = Ceilings(
+        float(np.mean(batch_alone)), float(np.mean([run.busy for run in references])), bounds, calibration.envelope
+    )
     rows = []
     for contender in contenders:
         if contender.name not in runs:
@@ -91,7 +93,7 @@ def compared(
 
 
 LATER = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Where a burst kept the machine full and its calls were quicker than their medians, the programme cannot follow: what
+"""Where a burst kept the machine full and its calls were quicker than the envelope, the programme cannot follow: what
 is due is put off by the smallest of these shares with which it can. The bound is then a little weaker, and valid."""
 
 

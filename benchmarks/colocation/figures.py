@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from benchmarks.colocation.calibration import Envelope
 from benchmarks.colocation.outcome import Outcome, slowdowns
 from numpy.typing import NDArray
 
@@ -26,11 +27,13 @@ class Ceilings:
         alone: the engine with batch work only, X.
         rho: share of time that online work takes by itself.
         oracle: the bound for each level of service that was declared, by name.
+        envelope: what calls take at the least.
     """
 
     alone: float
     rho: float
     oracle: dict[str, float]
+    envelope: Envelope | None = None
 
     @property
     def gaps(self) -> float:
@@ -50,6 +53,7 @@ class Row:
         kept: share of requests whose slowdown is inside the declared one, for a policy that declares it.
         kept_by: the same for a slowdown of 5, 10, 25 and 50 %, whatever was declared.
         oracle: the bound for the declared service, and for the service that was given.
+        pace: what calls took over what they take at the least; unlike from run to run where the machine is.
         beaten: seeds in which the run did more than the bound for the service that it gave: the calibration is void.
     """
 
@@ -78,6 +82,7 @@ class Row:
     beaten: int
     overhead: float | None
     wasted: float | None
+    pace: float | None
 
     def as_json(self) -> dict[str, Any]:
         """For the JSON line, with four significant digits."""
@@ -142,7 +147,16 @@ def row(
         beaten=sum(run.batch_rate > bound for run, bound in zip(runs, own_bounds, strict=True)),
         overhead=_mean([run.overhead for run in runs]),
         wasted=_mean([run.wasted for run in runs]),
+        pace=None if ceilings.envelope is None else _mean([paced(run, ceilings.envelope) for run in runs]),
     )
+
+
+def paced(run: Outcome, envelope: Envelope) -> float | None:
+    """How many times the least that its calls take a run's calls took; ``None`` where it is not known."""
+    work = run.work
+    if work is None or not work.seconds:
+        return None
+    return work.seconds / envelope.least(work.steps, work.decoded, work.prefilled)
 
 
 def pooled(runs: Sequence[Outcome], name: str) -> tuple[float, float, float]:

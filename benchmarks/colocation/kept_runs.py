@@ -21,8 +21,8 @@ class Key(msgspec.Struct, frozen=True):
 
     engine: str
     trace: str
-    seed: int
     rate: float
+    window: int
     seconds: float
     policy: str
 
@@ -49,10 +49,10 @@ class KeptRuns:
                 self._runs[line.key] = line.outcome
 
     def run(
-        self, trace: str, seed: int, rate: float, seconds: float, policy: str, make: Callable[[], Outcome]
+        self, trace: str, rate: float, window: int, seconds: float, policy: str, make: Callable[[], Outcome]
     ) -> Outcome:
         """The kept run, or one that is made and kept."""
-        key = Key(self._engine, trace, seed, rate, seconds, policy)
+        key = Key(self._engine, trace, rate, window, seconds, policy)
         if key not in self._runs:
             self._runs[key] = make()
             if self._path is not None:

@@ -50,11 +50,22 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a run's calls of the model were: how many steps, tokens decoded and prefilled in them, and their seconds."""
+
+    steps: int
+    decoded: int
+    prefilled: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One run. ``batch_tokens``, ``busy_seconds``, ``overhead`` and ``wasted`` are those inside the window.
 
     Attributes:
         latest_sending: by how many seconds a request was sent later than it was due, at most; it counts as latency.
+        work: what its calls were.
         overhead: share of the engine's busy time in which the model did not compute: planning, sampling, telling.
         wasted: share of it in calls that were given up for somebody who arrived.
     """
@@ -69,6 +80,7 @@ class Outcome:
     latest_sending: float = 0.0
     overhead: float | None = None
     wasted: float | None = None
+    work: Work | None = None
 
     @property
     def busy(self) -> float:

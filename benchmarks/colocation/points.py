@@ -41,6 +41,7 @@ class Size:
     Attributes:
         traces, seeds, seconds: of simulated windows.
         real_traces, real_seeds, real_seconds, real: windows and contenders of real runs; none when empty.
+        piece_seconds: how long contenders run in turns.
         calibrate_seconds: how long the bare loop measures; 0 takes the reference instead.
         bucket: of the oracle's programme, in seconds.
         candidates: causal policies that are tried in search of the best; none is searched for when 0.
@@ -54,6 +55,7 @@ class Size:
     real_seeds: tuple[int, ...] = ()
     real_seconds: float = 0.0
     real: tuple[str, ...] = ()
+    piece_seconds: float = 60.0
     calibrate_seconds: float = 0.0
     bucket: float = 0.01
     candidates: int = 0
@@ -100,6 +102,6 @@ def named(name: str) -> Contender:
 
 SIZES = {
     "ci": Size(("conv",), (0, 1), 12.0, bucket=0.02),
-    "demo": Size(("conv", "code"), (0, 1, 2), 60.0, ("conv",), (0,), 45.0, REAL, 45.0, 0.02, 60, 40.0),
-    "full": Size(("conv", "code"), (0, 1, 2), 360.0, ("conv",), (0, 1, 2), 360.0, REAL, 240.0, 0.01, 400, 120.0),
+    "demo": Size(("conv", "code"), (0, 1, 2), 60.0, ("conv",), (0,), 45.0, REAL, 45.0, 45.0, 0.02, 60, 40.0),
+    "full": Size(("conv", "code"), (0, 1, 2), 360.0, ("conv",), (0, 1, 2), 360.0, REAL, 60.0, 240.0, 0.01, 400, 120.0),
 }

@@ -1,7 +1,7 @@
 """The same runs against a real engine process: open-loop arrivals over its socket, batch kept saturated beside them.
 
-Runs of one seed follow one another in an order that is turned from seed to seed, each in a fresh
-process, so that a machine that grows slower meets every policy.
+Runs of one window follow one another in an order that is turned from window to window, each in a fresh process, so that
+a machine that grows slower meets every policy.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.open_loop import MODEL, OpenLoop
-from benchmarks.colocation.outcome import Outcome
+from benchmarks.colocation.outcome import Outcome, Work
 from benchmarks.colocation.points import Contender
 from benchmarks.colocation.traces import (
     BATCH_IN_FLIGHT,
     Request,
-    Scaling,
-    arrivals,
 )
 
 from antiphon.core.errors import Unavailable
@@ -32,6 +29,8 @@ from antiphon.engine.client import EngineClient
 
 START_SECONDS = 120.0
 WARM_UP = 4
+ALONE_EVERY = 3
+"""Windows from one run of batch alone to the next."""
 
 
 @contextlib.asynccontextmanager
@@ -109,6 +108,15 @@ async def real_run(
         after.steps - before.steps,
         False,
         run.latest_sending,
+        work=Work(
+            after.steps - before.steps,
+            after.generated_tokens_online
+            - before.generated_tokens_online
+            + after.generated_tokens_batch
+            - before.generated_tokens_batch,
+            after.prefilled_tokens - before.prefilled_tokens,
+            computed,
+        ),
         overhead=1.0 - (computed + lost) / busy if busy else None,
         wasted=lost / busy if busy else None,
     )
@@ -117,31 +125,31 @@ async def real_run(
 def real_runs(
     contenders: Sequence[Contender],
     trace: str,
-    seeds: Sequence[int],
+    windows: Mapping[int, Sequence[Request]],
     seconds: float,
     *,
     threads: int,
-    scaling: Scaling,
-    kept: KeptRuns | None = None,
+    kept: Callable[[int, float, str, Callable[[], Outcome]], Outcome],
     told: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, list[Outcome]], list[float]]:
-    """Every contender over every seed, interleaved; and batch alone, in tokens a second by seed, of the last contender.
+    """Every contender over every window, interleaved; and batch alone, in tokens a second, of the last contender.
 
-    A window without online work is at most a minute long.
+    A machine whose neighbours come and go is another one after some minutes: windows are short, so that the runs which
+    are paired lie close together, and each begins with another contender.
+
+    Args:
+        windows: arrivals by number.
+        kept: asked with a window's number, its seconds, a name and how the run is made.
     """
-    kept = kept or KeptRuns(None)
-
-    def ran(contender: Contender, online: Sequence[Request], seed: int, seconds: float, name: str) -> Outcome:
-        run = partial(real_run, contender, online, seconds, seed=seed, threads=threads)
-        return kept.run(trace, seed, scaling.rate, seconds, name, lambda: asyncio.run(run()))
-
     runs: dict[str, list[Outcome]] = {contender.name: [] for contender in contenders}
     alone = []
-    for turn, seed in enumerate(seeds):
-        online = arrivals(trace, seed, seconds, scaling)
+    for turn, (number, online) in enumerate(windows.items()):
         for contender in (*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]):
-            outcome = ran(contender, online, seed, seconds, contender.name)
+            run = partial(real_run, contender, online, seconds, seed=number, threads=threads)
+            outcome = kept(number, seconds, contender.name, lambda run=run: asyncio.run(run()))
             runs[contender.name].append(outcome)
-            told(f"{trace}, seed {seed}: {contender.name} ran, {outcome.batch_rate:.1f} batch tok/s")
-        alone.append(ran(contenders[-1], (), seed, min(seconds, 60.0), "batch alone").batch_rate)
+            told(f"{trace}, window {number}: {contender.name} ran, {outcome.batch_rate:.1f} batch tok/s")
+        if turn % ALONE_EVERY == 0:
+            run = partial(real_run, contenders[-1], (), min(seconds, 60.0), seed=number, threads=threads)
+            alone.append(kept(number, min(seconds, 60.0), "batch alone", lambda run=run: asyncio.run(run())).batch_rate)
     return runs, alone

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.colocation.calibration import PACE_SECONDS, Calibration, Table
-from benchmarks.colocation.outcome import Outcome, Served
+from benchmarks.colocation.outcome import Outcome, Served, Work
 from benchmarks.colocation.policies import Policy
 from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
 
@@ -325,4 +325,10 @@ def simulate(
         busy_seconds=run.busy_seconds,
         steps=lane.counters.steps,
         simulated=True,
+        work=Work(
+            lane.counters.steps,
+            lane.counters.generated_online + lane.counters.generated_batch,
+            lane.counters.prefilled_tokens,
+            lane.counters.call_seconds,
+        ),
     )

@@ -8,7 +8,9 @@ would turn a burst of the code trace into minutes. A seed is a window's offset a
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,23 @@ def arrivals(trace: str, seed: int, seconds: float, scaling: Scaling | None = No
             output = round(int(row["output_tokens"]) * scaling.output)
             requests.append(Request(at, min(max(prompt, 1), LONGEST_PROMPT), min(max(output, 1), LONGEST_OUTPUT)))
     return tuple(requests)
+
+
+def pieces(
+    trace: str, seeds: Sequence[int], seconds: float, most: float, scaling: Scaling
+) -> dict[int, tuple[Request, ...]]:
+    """Windows of ``seconds`` cut into pieces of at most ``most`` seconds, by number; a request belongs to the piece in
+    which it arrives."""
+    count = ceil(seconds / most)
+    found = {}
+    for seed in seeds:
+        whole = arrivals(trace, seed, seconds, scaling)
+        for piece in range(count):
+            begin, end = piece * seconds / count, (piece + 1) * seconds / count
+            found[seed * count + piece] = tuple(
+                replace(request, at=request.at - begin) for request in whole if begin <= request.at < end
+            )
+    return found
 
 
 def prompt_text(tokens: int, number: int) -> str:

@@ -20,9 +20,9 @@ def test_a_run_is_made_once_for_the_same_sources(tmp_path: Path, monkeypatch: py
         made.append(1)
         return outcome(len(made))
 
-    first = KeptRuns(path).run("conv", 0, 0.2, 10.0, "ours", make)
-    assert KeptRuns(path).run("conv", 0, 0.2, 10.0, "ours", make) == first
-    assert KeptRuns(path).run("conv", 1, 0.2, 10.0, "ours", make).batch_tokens == 2
+    first = KeptRuns(path).run("conv", 0.2, 0, 10.0, "ours", make)
+    assert KeptRuns(path).run("conv", 0.2, 0, 10.0, "ours", make) == first
+    assert KeptRuns(path).run("conv", 0.2, 1, 10.0, "ours", make).batch_tokens == 2
     monkeypatch.setattr(kept_runs, "sources", lambda: "changed")
-    assert KeptRuns(path).run("conv", 0, 0.2, 10.0, "ours", make).batch_tokens == 3
-    assert KeptRuns(None).run("conv", 0, 0.2, 10.0, "ours", make).batch_tokens == 4
+    assert KeptRuns(path).run("conv", 0.2, 0, 10.0, "ours", make).batch_tokens == 3
+    assert KeptRuns(None).run("conv", 0.2, 0, 10.0, "ours", make).batch_tokens == 4
