@@ -200,7 +200,7 @@ def _short(value: Any) -> Any:
 
 HEAD = (
     f"{'policy':<22}{'within':>8}{'lost':>7}{'TTFT p50/p90/p99 ms':>24}{'TPOT p50/p90/p99 ms':>22}"
-    f"{'slowdown mean/p50/p90':>24}{'≤ 5/10/25/50 %':>20}"
+    f"{'slowdown mean/p50/p90':>24}{'≤ 5/10/25/50 %':>23}"
     f"{'batch tok/s':>13}{'of X':>7}{'X(1-ρ)':>8}{'oracle':>8}{'own':>6}"
 )
 
@@ -213,7 +213,7 @@ def line(found: Row) -> str:
     oracle = "–" if found.of_oracle is None else f"{found.of_oracle:.0%}"
     return (
         f"{found.policy:<22}{found.within:>8.1%}{found.within_lost:>7.1%}"
-        f"{_milliseconds(found.ttft):>24}{_milliseconds(found.tpot):>22}{slowdown:>24}{kept:>20}"
+        f"{_milliseconds(found.ttft):>24}{_milliseconds(found.tpot):>22}{slowdown:>24}{kept:>23}"
         f"{found.rate:>13.1f}{found.of_alone:>7.0%}{found.of_gaps:>8.0%}{oracle:>8}{found.of_own_bound:>6.0%}"
         f"{'  BEATS ITS BOUND' if found.beaten else ''}"
     )
