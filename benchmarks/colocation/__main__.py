@@ -30,11 +30,13 @@ from benchmarks.colocation.figures import Ceilings, Row
 from benchmarks.colocation.goals import goals, told
 from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.load import MOST_BUSY, bearable
-from benchmarks.colocation.points import CONTENDERS, SIZES, slowdown_name
+from benchmarks.colocation.points import CONTENDERS, SIZES, Size, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
-from benchmarks.colocation.traces import SCALING, pieces
+from benchmarks.colocation.traces import SCALING, Scaling, pieces
 
 from antiphon.engine.runtime import Layout
+
+Panel = tuple[str, Ceilings, list[Row]]
 
 RESULTS = Path(__file__).parents[1] / "results" / "colocation.jsonl"
 
@@ -60,56 +62,15 @@ def main() -> int:
         progress(
             f"{trace}: {scaling.rate:.0%} of the arrivals; online alone is busy for at most {MOST_BUSY:.0%} of the time"
         )
-    panels: list[tuple[str, Ceilings, list[Row]]] = []
+    panels: list[Panel] = []
     tables: dict[str, Any] = {}
     real_tables: dict[str, Any] = {}
     for trace in size.real_traces if options.real else ():
-        scaling = scalings[trace]
-        really = [contender for contender in CONTENDERS if contender.name in size.real]
-        windows = pieces(trace, size.real_seeds, size.real_seconds, size.piece_seconds, scaling)
-        seconds = size.real_seconds * len(size.real_seeds) / len(windows)
-        windows = dict(islice(windows.items(), options.windows))
-        kept = partial(KeptRuns(options.runs).run, trace, scaling.rate)
-        runs, alone = real_runs(really, trace, windows, seconds, threads=options.threads, kept=kept, told=progress)
-        ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=progress)
-        panels.append((f"{trace}, real", ceilings, rows))
-        print_table(f"{trace}, real, {len(windows)} windows of {seconds:.0f} s", ceilings, rows)
-        for found in rows:
-            if found.overhead is not None and found.wasted is not None:
-                print(f"{found.policy}: {found.overhead:.1%} of the engine's time in its own code", end=", ")
-                print(f"{found.wasted:.1%} in calls that were given up", end=", ")
-                print(f"calls took {found.pace or 0.0:.2f} times the least that they take")
-        off = validate.errors(calibration, windows, runs)
-        late = max(run.latest_sending for each in runs.values() for run in each)
-        print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
-        real_tables[trace] = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
+        panel, real_tables[trace] = _real(options, calibration, trace, scalings[trace], progress)
+        panels.append(panel)
     for trace in size.traces if options.simulated else ():
-        found, scaling = {}, scalings[trace]
-        if size.candidates:
-            found = search.search(
-                calibration,
-                trace,
-                candidates=size.candidates,
-                seconds=size.search_seconds,
-                scaling=scaling,
-                told=progress,
-            )
-        contenders = (*CONTENDERS, *search.contenders(calibration, found))
-        ceilings, rows = simulated(
-            calibration,
-            trace,
-            size.seeds,
-            size.seconds,
-            scaling=scaling,
-            contenders=contenders,
-            bucket=size.bucket,
-            told=progress,
-        )
-        panels.append((f"{trace}, simulated", ceilings, rows))
-        print_table(f"{trace}, simulated, {len(size.seeds)} windows of {size.seconds:.0f} s", ceilings, rows)
-        tables[trace] = as_json(ceilings, rows) | {
-            "searched": {slowdown_name(slowdown): asdict(tried.knobs) for slowdown, tried in found.items()}
-        }
+        panel, tables[trace] = _simulated(size, calibration, trace, scalings[trace], progress)
+        panels.append(panel)
     rows_of_all = [found for table in (*tables.values(), *real_tables.values()) for found in table["rows"]]
     sound = not any(found["beaten"] for found in rows_of_all)
     print(f"\nNo run beat the bound of the service it gave: {sound}.")
@@ -131,6 +92,50 @@ def main() -> int:
             results.write(text + "\n")
     print(text)
     return 0 if sound else 1
+
+
+def _real(
+    options: argparse.Namespace, calibration: Calibration, trace: str, scaling: Scaling, progress: Told
+) -> tuple[Panel, dict[str, Any]]:
+    """One trace on the real engine, and how far the simulator is from it."""
+    size = SIZES[options.size]
+    really = [contender for contender in CONTENDERS if contender.name in size.real]
+    windows = pieces(trace, size.real_seeds, size.real_seconds, size.piece_seconds, scaling)
+    seconds = size.real_seconds * len(size.real_seeds) / len(windows)
+    windows = dict(islice(windows.items(), options.windows))
+    kept = partial(KeptRuns(options.runs).run, trace, scaling.rate)
+    runs, alone = real_runs(really, trace, windows, seconds, threads=options.threads, kept=kept, told=progress)
+    ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=progress)
+    print_table(f"{trace}, real, {len(windows)} windows of {seconds:.0f} s", ceilings, rows)
+    for found in rows:
+        if found.overhead is not None and found.wasted is not None:
+            print(f"{found.policy}: {found.overhead:.1%} of the engine's time in its own code", end=", ")
+            print(f"{found.wasted:.1%} in calls that were given up", end=", ")
+            print(f"calls took {found.pace or 0.0:.2f} times the least that they take")
+    off = validate.errors(calibration, windows, runs)
+    late = max(run.latest_sending for each in runs.values() for run in each)
+    print(f"\n{validate.table(off)}\nrequests were sent up to {late * 1e3:.0f} ms late")
+    told = as_json(ceilings, rows) | {"simulator_error": off, "latest_sending": round(late, 4)}
+    return (f"{trace}, real", ceilings, rows), told
+
+
+def _simulated(
+    size: Size, calibration: Calibration, trace: str, scaling: Scaling, progress: Told
+) -> tuple[Panel, dict[str, Any]]:
+    """One trace in the simulator, beside the best causal policies that a search finds there."""
+    found: dict[float, search.Tried] = {}
+    if size.candidates:
+        found = search.search(
+            calibration, trace, candidates=size.candidates, seconds=size.search_seconds, scaling=scaling, told=progress
+        )
+    contenders = (*CONTENDERS, *search.contenders(calibration, found))
+    ceilings, rows = simulated(
+        calibration, trace, size.seeds, size.seconds,
+        scaling=scaling, contenders=contenders, bucket=size.bucket, told=progress,
+    )  # fmt: skip
+    print_table(f"{trace}, simulated, {len(size.seeds)} windows of {size.seconds:.0f} s", ceilings, rows)
+    searched = {slowdown_name(slowdown): asdict(tried.knobs) for slowdown, tried in found.items()}
+    return (f"{trace}, simulated", ceilings, rows), as_json(ceilings, rows) | {"searched": searched}
 
 
 def print_table(title: str, ceilings: Ceilings, rows: list[Row]) -> None:
