@@ -82,7 +82,7 @@ def write_project(root: Path, seed: int, base: datetime, redis: str | None = Non
     online = f'online = "{redis}"\n' if redis is not None else ""
     features = f'[features]\nsnapshots_kept = "1s"\nquarantine_kept = "4s"\n{online}'
     gateway = '\n[gateway]\nrequest_timeout = "1s"\nflex_timeout = "1s"\n'
-    (root / "antiphon.toml").write_text(f'[project]\nname = "chaos"\n\n{features}{gateway}', encoding="utf-8")
+    (root / "antiphon.toml").write_text(f'[project]\nname = "chaos"\n{gateway}\n{features}', encoding="utf-8")
     write_rows(root / "orders.parquet", history(seed, base), "ordered", ("order_id", "shop", "amount"))
     write_stock(root, seed, base, 0)
 

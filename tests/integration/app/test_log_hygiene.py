@@ -57,17 +57,17 @@ if "antiphon.app.gateway" in sys.orig_argv:
     from antiphon.core import logs
     from antiphon.serving.answerer import Answerer
 
-    whole = Answerer.stream
+    whole = Answerer._stream
 
-    def stream(self, request):
+    def stream(self, request, **how):
         if "exploding" in (request.question or "") + "".join(message.content for message in request.messages):
             try:
                 {}[str(request)]
             except KeyError as error:
                 raise ValueError(f"cannot use {request!r}") from error
-        return whole(self, request)
+        return whole(self, request, **how)
 
-    Answerer.stream = stream
+    Answerer._stream = stream
     if os.environ.get("HYGIENE") == "off":
         logs.configure = lambda level=20: logging.basicConfig(level=level, force=True)
 '''

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,42 @@ def test_a_query_reads_more_than_memory_may_hold(tmp_path: Path) -> None:
         assert connection.execute(f"SELECT count(*) FROM features WHERE {total} > 0").fetchall() == [(50_000,)]
         with pytest.raises(Unavailable, match="0 MiB"):
             _ = values.table
+
+
+class Slow:
+    """A file whose every call lets other threads go first."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def seek(self, *where: int) -> int:
+        place: int = self._stream.seek(*where)
+        time.sleep(0.002)
+        return place
+
+    def read(self, size: int = -1) -> bytes:
+        time.sleep(0.002)
+        content: bytes = self._stream.read(size)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def test_scans_of_one_query_that_run_at_once_read_their_own_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = LocalLake(tmp_path)
+    file = in_lake(lake, VALUES)
+    whole = lake.open
+    monkeypatch.setattr(lake, "open", lambda path: contextlib.closing(Slow(whole(path))))
+    with (
+        compute(ComputeLimits(memory=200, threads=4)) as connection,
+        snapshot_values(connection, lake, file, "sales", folder=None, most_bytes=0),
+    ):
+        query = (
+            "SELECT (SELECT count(DISTINCT shop) FROM features), (SELECT count(*) FROM features WHERE open), "
+            "(SELECT max(amount) FROM features WHERE isfinite(amount)), (SELECT count(note) FROM features)"
+        )
+        for _ in range(3):
+            assert connection.execute(query).fetchall() == [(ROWS, ROWS // 2, ROWS - 4.0, ROWS - 1)]

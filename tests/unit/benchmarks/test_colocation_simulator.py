@@ -172,7 +172,9 @@ def test_pace_and_what_is_left_of_a_measurement_say_it_again() -> None:
     assert set(measured.ratios("decode")) == {1.0}
 
 
-def test_a_load_is_what_the_machine_bears() -> None:
+def test_a_load_is_what_the_machine_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_SECONDS", 20.0)
+
     def machine(times: float) -> calibrations.Calibration:
         points = {
             kind: tuple(msgspec.structs.replace(point, mean=times * point.mean) for point in getattr(reference(), kind))

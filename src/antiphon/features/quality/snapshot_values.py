@@ -7,11 +7,13 @@ again. Where nothing clear may reach a disk a function's table is in memory, wit
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from antiphon.catalog.snapshots import SnapshotFile
 from antiphon.core.disk import room_needed
@@ -27,6 +29,48 @@ if TYPE_CHECKING:
 VALUES = "features"
 """The view that rules read: a row an entity, a column a feature."""
 _FILE = "values_file"
+
+
+class _Places:
+    """A file that several threads read at once, each at its own place.
+
+    A query that names the view more than once scans it as often at the same time, and pyarrow asks a Python file to
+    seek and then to read: another thread may do the same in between.
+    """
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._reading = threading.Lock()
+        self._own = threading.local()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(getattr(self._own, "place", 0))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            with self._reading:
+                self._own.place = self._stream.seek(offset, whence)
+        else:
+            self._own.place = offset + (self.tell() if whence == os.SEEK_CUR else 0)
+        return self.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        with self._reading:
+            self._stream.seek(self.tell())
+            content = self._stream.read(size)
+        self._own.place = self.tell() + len(content)
+        return content
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class SnapshotValues:
@@ -121,7 +165,7 @@ def snapshot_values(
     with ExitStack() as held:
         stream = held.enter_context(lake.open(file.path))
         form = pyarrow.dataset.ParquetFileFormat()
-        fragment = form.make_fragment(pyarrow.PythonFile(stream, mode="r"))
+        fragment = form.make_fragment(pyarrow.PythonFile(_Places(stream), mode="r"))
         schema = fragment.physical_schema
         connection.register(_FILE, pyarrow.dataset.FileSystemDataset([fragment], schema, form))
         held.callback(connection.unregister, _FILE)
