@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
@@ -53,6 +54,7 @@ class FeaturePlatform:
         self._lock = threading.Lock()
         self._readers: dict[Scope, FeastReader] = {}
         self._published: dict[Scope, FeatureReader] = {}
+        self._looked = float("-inf")
 
     @property
     def lake(self) -> LocalLake | S3Lake:
@@ -299,9 +301,16 @@ class FeaturePlatform:
         paths = [path for view in self.views().values() for path in view.source.paths]
         return [pattern for path in paths for pattern in (path, f"{path}/*")]
 
-    def consume(self, limit: int) -> int:
-        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning."""
-        self.consumer.follow(self.views().values())
+    def consume(self, limit: int, *, believed: float = 0.0) -> int:
+        """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning.
+
+        Args:
+            believed: seconds for which no newly applied view is looked for.
+        """
+        now = time.monotonic()
+        if now >= self._looked + believed:
+            self.consumer.follow(self.views().values())
+            self._looked = now
         return self.consumer.poll(limit)
 
     def refresh(

@@ -53,6 +53,10 @@ EXPIRY_SECONDS = 60.0
 EMBARGO_SECONDS = 1.0
 """How often snapshots are looked for whose embargo is over."""
 
+VIEWS_SECONDS = 1.0
+"""How often the streams' consumer looks which views there are: a worker with nothing to do polls logs twenty times as
+often."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Work until SIGTERM or SIGINT; returns the exit code."""
@@ -102,7 +106,7 @@ async def _work(root: Path, name: str) -> None:
     learning.register(registry)
     executor = Executor(store.database, registry, name, lease=parse_duration(settings.lease))
     streams = Streams(
-        wired.features.consume,
+        partial(wired.features.consume, believed=VIEWS_SECONDS),
         poll=parse_duration(settings.stream_poll).total_seconds(),
         batch=settings.stream_batch,
         budget=parse_duration(settings.stream_budget).total_seconds(),
