@@ -162,13 +162,14 @@ class Slow:
         return getattr(self._stream, name)
 
 
-def test_scans_of_one_query_that_run_at_once_read_their_own_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake = LocalLake(tmp_path)
+class SlowLake(LocalLake):
+    def open(self, relative: str) -> Any:
+        return contextlib.closing(Slow(super().open(relative)))
+
+
+def test_scans_of_one_query_that_run_at_once_read_their_own_places(tmp_path: Path) -> None:
+    lake = SlowLake(tmp_path)
     file = in_lake(lake, VALUES)
-    whole = lake.open
-    monkeypatch.setattr(lake, "open", lambda path: contextlib.closing(Slow(whole(path))))
     with (
         compute(ComputeLimits(memory=200, threads=4)) as connection,
         snapshot_values(connection, lake, file, "sales", folder=None, most_bytes=0),

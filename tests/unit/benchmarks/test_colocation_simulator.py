@@ -172,8 +172,7 @@ def test_pace_and_what_is_left_of_a_measurement_say_it_again() -> None:
     assert set(measured.ratios("decode")) == {1.0}
 
 
-def test_a_load_is_what_the_machine_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_SECONDS", 20.0)
+def test_a_load_is_what_the_machine_bears() -> None:
 
     def machine(times: float) -> calibrations.Calibration:
         points = {
@@ -182,10 +181,10 @@ def test_a_load_is_what_the_machine_bears(monkeypatch: pytest.MonkeyPatch) -> No
         }
         return msgspec.structs.replace(reference(), **points)
 
-    assert load.bearable(machine(0.5), "conv") == SCALING["conv"]
-    fewer = load.bearable(machine(4.0), "conv")
+    assert load.bearable(machine(0.5), "conv", 20.0) == SCALING["conv"]
+    fewer = load.bearable(machine(4.0), "conv", 20.0)
     assert fewer.rate < SCALING["conv"].rate
-    assert 0.4 < load.busy(machine(4.0), "conv", fewer) <= load.MOST_BUSY
+    assert 0.4 < load.busy(machine(4.0), "conv", fewer, 20.0) <= load.MOST_BUSY
 
 
 def test_what_the_engine_takes_beside_its_model_is_measured_through_a_socket() -> None:
