@@ -94,13 +94,13 @@ def pieces(
     trace: str, seeds: Sequence[int], seconds: float, most: float, scaling: Scaling
 ) -> dict[int, tuple[Request, ...]]:
     """Windows of ``seconds`` cut into pieces of at most ``most`` seconds, by number; a request belongs to the piece in
-    which it arrives."""
+    which it arrives. Every seed's first piece comes before the second ones, so that who runs a part has of each seed."""
     count = ceil(seconds / most)
+    wholes = {seed: arrivals(trace, seed, seconds, scaling) for seed in seeds}
     found = {}
-    for seed in seeds:
-        whole = arrivals(trace, seed, seconds, scaling)
-        for piece in range(count):
-            begin, end = piece * seconds / count, (piece + 1) * seconds / count
+    for piece in range(count):
+        begin, end = piece * seconds / count, (piece + 1) * seconds / count
+        for seed, whole in wholes.items():
             found[seed * count + piece] = tuple(
                 replace(request, at=request.at - begin) for request in whole if begin <= request.at < end
             )

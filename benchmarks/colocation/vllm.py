@@ -224,11 +224,13 @@ def decisions(trace: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
     beside = [line for line in lines if line["online_tokens"]]
     deciding = [line["deciding_ms"] for line in lines]
+    passes = sum(line["predicted_ms"] for line in lines)
     return {
         "passes_held": len(lines),
         "beside_online": len(beside),
         "batch_tokens_held": sum(line["batch_tokens_by_priority_alone"] - line["batch_tokens"] for line in beside),
         "deciding_ms": [round(float(each), 2) for each in np.percentile(deciding, [50, 99])] if deciding else None,
+        "deciding_share": round(sum(deciding) / passes, 4) if passes else None,
     }
 
 
@@ -279,6 +281,8 @@ def main() -> int:
     late = max(run.latest_sending for of in runs.values() for run in of)
     print(f"\nour policy held batch back in {held['beside_online']} passes beside online work, and there")
     print(f"{held['batch_tokens_held']} tokens that priority alone would have computed;", end=" ")
+    if held["deciding_share"] is not None:
+        print(f"deciding took {held['deciding_share']:.1%} of those passes;", end=" ")
     print(f"requests were sent up to {late * 1e3:.0f} ms late")
     line = {
         "benchmark": "colocation_vllm", "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": options.size,
