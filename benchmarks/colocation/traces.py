@@ -94,7 +94,8 @@ def pieces(
     trace: str, seeds: Sequence[int], seconds: float, most: float, scaling: Scaling
 ) -> dict[int, tuple[Request, ...]]:
     """Windows of ``seconds`` cut into pieces of at most ``most`` seconds, by number; a request belongs to the piece in
-    which it arrives. Every seed's first piece comes before the second ones, so that who runs a part has of each seed."""
+    which it arrives. Every seed's first piece comes before the second ones: who runs a part has of each seed.
+    """
     count = ceil(seconds / most)
     wholes = {seed: arrivals(trace, seed, seconds, scaling) for seed in seeds}
     found = {}

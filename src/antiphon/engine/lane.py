@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, inf
+from math import inf
 from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
@@ -23,15 +23,12 @@ from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Delta, Embedded, Failed, Finished
 from antiphon.engine.pacing import Pacing
 from antiphon.engine.prefixes import Prefixes
+from antiphon.engine.recent_work import RecentWork
 from antiphon.engine.runtime import Interrupted, Kept, Logits, Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
 from antiphon.engine.slots import Slots
 
-_REMEMBERED_OUTPUTS = 16
-"""Batch sequences from which it is told how many tokens the next ones will generate."""
-_REMEMBERED_SECONDS = 30.0
-"""Time over which the share of it with somebody online is followed."""
 _AHEAD = 1 << 62
 """Earlier than any arrival: where a request stands that goes ahead of the others."""
 
@@ -86,8 +83,7 @@ class Lane:
         self._sequences: dict[int, Sequence] = {}
         self._emissions: list[Emission] = []
         self._budget = Budget()
-        self._batch_output = 0.0
-        self._online_share = 0.5
+        self._recent = RecentWork()
         self._called = 0.0
 
     @property
@@ -143,8 +139,8 @@ class Lane:
                 most=sequence.request.max_tokens,
                 order=_order(sequence),
             )
-        elif not self._batch_output:
-            self._batch_output = float(sequence.request.max_tokens)
+        else:
+            self._recent.batch_came(sequence.prompt_tokens, sequence.request.max_tokens)
 
     def cancel(self, ticket: int) -> list[Emission]:
         """Free the sequence's slot now; it ends as cancelled with what was generated."""
@@ -179,15 +175,9 @@ class Lane:
         self.run(self._planner(self.state(budget, slack_elsewhere=slack_elsewhere), bounds))
         end = self._monotonic()
         self.counters.busy_seconds += (self.counters.steps > steps) * (end - begin)
-        self._follow(begin, end, serves_online)
-        return self._emitted()
-
-    def _follow(self, begin: float, end: float, serves_online: bool) -> None:
-        """A step has ended; what lies between two steps was idle."""
-        idle = exp((self.latest_step[1] - begin) / _REMEMBERED_SECONDS)
-        step = exp((begin - end) / _REMEMBERED_SECONDS)
-        self._online_share = serves_online + (self._online_share * idle - serves_online) * step
+        self._recent.stepped(self.latest_step[1], begin, end, online=serves_online)
         self.latest_step = (begin, end)
+        return self._emitted()
 
     def held_up(self, other: Held) -> None:
         """Another lane has made a step for somebody online, as it would have without batch work."""
@@ -237,7 +227,8 @@ class Lane:
             model,
             slack_elsewhere,
             interruptible=True,
-            batch_spacing=self._online_share * self._batch_output / layout.slots,
+            online_share=self._recent.online_share,
+            batch_prompt=self._recent.batch_prompt,
         )
 
     def run(self, decided: Plan) -> None:
@@ -416,7 +407,8 @@ class Lane:
                 sequence.ticket, spent.accepted, spent.first_token, spent.last_token, self.latency_model, self._budget
             )
         else:
-            self._batch_output += (sequence.spent.accepted - self._batch_output) / _REMEMBERED_OUTPUTS
+            computed = sequence.prompt_tokens - sequence.spent.cached_tokens
+            self._recent.batch_ended(computed, sequence.spent.accepted)
 
     def _emitted(self) -> list[Emission]:
         emissions, self._emissions = self._emissions, []

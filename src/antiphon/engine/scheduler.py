@@ -5,6 +5,7 @@ Invariants:
   time. Time is what lies between the moment each online sequence's next token would be out if batch did nothing from
   now on (:func:`forecast`) and the moment it is due: batch work is added while the *predicted* step, with the margin
   that the latency model has learnt, moves no token past its due time.
+- Nobody is delayed for nothing: beside online work batch takes part only where that saves time (:func:`saves_time`).
 - No step is longer for batch's sake than somebody who arrives meanwhile may wait.
 - Batch sequences that find no place keep their KV; when online needs their slot, those with the least computed are kept
   in host memory.
@@ -20,6 +21,11 @@ from math import inf
 
 from antiphon.engine.latency_model import LatencyModel, StepTimes
 from antiphon.engine.messages import Priority
+
+_WORTH = 0.05
+"""Of what a batch token costs, prompt included, the least share that riding along has to save."""
+_GAPS_END = 0.9
+"""The share of time with somebody online above which batch cannot wait for gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,8 @@ class State:
         slack_elsewhere: seconds by which the other models of this process could be held up now; infinite when none
             of them serves anybody online.
         interruptible: a call that computes batch sequences alone gives way to who arrives.
-        batch_spacing: tokens that a batch sequence shall have generated before the next one's prompt is begun.
+        online_share: of the time of late there was somebody online.
+        batch_prompt: prompt tokens that batch computes for each token that it generates.
     """
 
     sequences: tuple[SequenceView, ...]
@@ -67,7 +74,8 @@ class State:
     model: StepTimes = field(default_factory=LatencyModel)
     slack_elsewhere: float = inf
     interruptible: bool = False
-    batch_spacing: float = 0.0
+    online_share: float = 0.0
+    batch_prompt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +143,7 @@ def plan(state: State, budget: Budget) -> Plan:
     if state.model.mixed:
         add_batch_mixed(step, batch, limit)
     else:
-        add_batch(step, batch, limit, beside=bool(online), spacing=state.batch_spacing)
+        add_batch(step, batch, limit, beside=bool(online), riding=bool(online) and saves_time(state))
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
@@ -206,26 +214,50 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
-def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool, spacing: float) -> None:
+def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool, riding: bool) -> None:
     """Fill the step up to ``limit`` seconds.
 
-    A call of batch's own takes as long now as in the next gap: beside online work it would delay and gain nothing. What
-    gains is a batch token in a decode call that runs for online anyway. So ``beside`` online, batch sequences decode
-    along, and a prompt is computed only when none is left that could.
+    With nobody online prompts go first, so that every decode call is as full as it can be.
 
-    With nobody online, a prompt is begun every ``spacing`` tokens. Where gaps are short, sequences so end one after
-    another and not all at once, and there is always somebody to decode along; where nobody ever asks, prompts come
-    first, so that every decode call is as full as it can be.
+    Beside online work, where ``riding`` along saves time, all batch sequences take part in a decode call that runs for
+    online anyway, or none: one delay of many tokens costs nobody more than many delays of one, and the first to be
+    added to a call are the dearest. A prompt is computed only when no sequence is left that could decode: a call of
+    batch's own takes as long now as in the next gap.
     """
     limit /= step.excess
     generating = [sequence for sequence in batch if sequence.generating]
     prompt = next((sequence for sequence in batch if not sequence.generating), None)
-    spaced = not generating if beside else all(sequence.emitted >= spacing for sequence in generating)
-    if prompt is not None and spaced:
+    if beside and not riding:
+        return
+    if prompt is not None and not (beside and generating):
         step.add_chunks(prompt, limit, prompt.pending, first_free=False)
-    elif step.decode or not beside:
+    elif not beside:
         for sequence in generating:
             step.add_decode(sequence, limit)
+    elif step.decode:
+        step.add_together(generating, limit)
+
+
+def saves_time(state: State) -> bool:
+    """Whether batch work beside online work is worth a delay.
+
+    What batch takes beside online work, the next gap is shorter by: a delay alone gains nothing. What is saved is what
+    a decode call costs whatever is in it, which tokens that ride along do not pay. On an accelerator that is most of a
+    batch token's cost; where computing is what takes time, next to nothing of it. Where gaps hardly ever come, batch
+    cannot wait for them, and any time is gained.
+    """
+    if state.online_share > _GAPS_END:
+        return True
+    model = state.model
+    batch = [sequence for sequence in state.sequences if sequence.priority == "batch"]
+    if not batch:
+        return False
+    count = min(len(batch), state.slots)
+    context = round(count * sum(sequence.position for sequence in batch) / len(batch))
+    call = model.decode(count, context)
+    saved = call / count - (model.decode(count + 1, context) - call)
+    prompt = state.batch_prompt * model.feed(state.chunk_tokens, 0) / state.chunk_tokens
+    return saved >= _WORTH * (call / count + prompt)
 
 
 def add_batch_mixed(step: _Step, batch: Sequence[SequenceView], limit: float) -> None:
@@ -327,6 +359,12 @@ class _Step:
         if run:
             self.prefill[sequence.ticket] = run
         return True
+
+    def add_together(self, sequences: Sequence[SequenceView], limit: float) -> None:
+        """Decode all of the sequences, if the step stays inside ``limit``, or none."""
+        before = self.decode.copy(), self.prefill.copy(), self._context, self._decoding, self._feeding
+        if not all(self.add_decode(sequence, limit) for sequence in sequences):
+            self.decode, self.prefill, self._context, self._decoding, self._feeding = before
 
     def add_chunks(self, sequence: SequenceView, limit: float, most: int, *, first_free: bool) -> int:
         """Add the prompt's next chunks while they fit ``limit`` and ``most`` tokens; returns the tokens added."""

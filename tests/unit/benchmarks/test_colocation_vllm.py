@@ -33,10 +33,17 @@ def test_a_request_that_was_never_served_counts_as_infinitely_slow() -> None:
 
 def test_the_trace_comes_to_what_was_held_back_beside_online(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    line = {"online_tokens": 2, "batch_tokens": 3, "batch_tokens_by_priority_alone": 40, "deciding_ms": 0.5}
+    line = {
+        "online_tokens": 2,
+        "batch_tokens": 3,
+        "batch_tokens_by_priority_alone": 40,
+        "deciding_ms": 0.5,
+        "predicted_ms": 50.0,
+    }
     trace.write_text("".join(json.dumps(line | {"online_tokens": each}) + "\n" for each in (2, 2, 0)))
     assert vllm.decisions(trace) == {
         "passes_held": 3, "beside_online": 2, "batch_tokens_held": 74, "deciding_ms": [0.5, 0.5],
+        "deciding_share": 0.01,
     }  # fmt: skip
 
 

@@ -1,5 +1,3 @@
-from math import inf
-
 from antiphon.engine.latency_model import CallModel, LatencyModel
 from antiphon.engine.scheduler import Budget, SequenceView, State, forecast, plan
 
@@ -69,14 +67,12 @@ def test_a_kept_batch_sequence_comes_back_before_a_younger_one_starts() -> None:
     assert decided.decode == (1,)
 
 
-def test_batch_decodes_beside_online_only_while_no_token_is_late() -> None:
-    model = costs(decode=0.010)
-    batch = [decoding(ticket, "batch") for ticket in range(2, 10)]
-    online = decoding(1, "online", due=0.060, batch_until=0.045)
-    decided = plan(state(online, *batch, slots=16, model=model), Budget())
-    assert decided.decode == (1, 2, 3, 4)
-    late = decoding(1, "online", due=0.009, batch_until=0.009)
-    assert plan(state(late, *batch, slots=16, model=model), Budget()).decode == (1,)
+def test_batch_decodes_beside_online_all_at_once_and_only_while_no_token_is_late() -> None:
+    model = costs(call=0.010, decode=0.010)
+    batch = [decoding(ticket, "batch") for ticket in range(2, 5)]
+    for until, riding in ((0.055, (1, 2, 3, 4)), (0.045, (1,)), (0.009, (1,))):
+        online = decoding(1, "online", due=0.060, batch_until=until)
+        assert plan(state(online, *batch, slots=16, model=model), Budget()).decode == riding
 
 
 def test_beside_online_batch_decodes_along_and_computes_a_prompt_only_when_none_is_left_that_could() -> None:
@@ -89,27 +85,50 @@ def test_beside_online_batch_decodes_along_and_computes_a_prompt_only_when_none_
     assert (decided.decode, decided.prefill) == ((), ((1, 20),))
 
 
+def test_nobody_is_delayed_where_riding_along_saves_next_to_nothing() -> None:
+    sequences = [decoding(1, "online"), *(decoding(ticket, "batch") for ticket in range(2, 10))]
+    dear = costs(call=0.005, decode=0.005, token=0.003)
+
+    def decided(model: LatencyModel, **changes: float) -> tuple[int, ...]:
+        return plan(state(*sequences, slots=16, model=model, **changes), Budget()).decode
+
+    # An eighth of the call's 5 ms, of 17.6 ms that a token costs with four prompt tokens.
+    assert decided(dear, batch_prompt=4.0) == (1,)
+    everybody = tuple(range(1, 10))
+    assert decided(dear, batch_prompt=0.0) == everybody
+    assert decided(costs(call=0.008, decode=0.0003, token=0.0005), batch_prompt=4.0) == everybody
+    # There are hardly any gaps to wait for.
+    assert decided(dear, batch_prompt=4.0, online_share=0.95) == everybody
+
+
+def test_who_is_not_to_be_delayed_sees_no_prompt_of_batch_either() -> None:
+    model = costs(call=0.005, decode=0.005, token=0.003)
+    decided = plan(state(decoding(1, "online"), view(2, "batch"), model=model, batch_prompt=90.0), Budget())
+    assert (decided.decode, decided.prefill) == ((1,), ())
+
+
 def test_the_learnt_margin_is_kept_free() -> None:
-    model = LatencyModel(CallModel((0.0, 0.0, 0.0), excess=1.0), CallModel((0.0, 0.010, 0.0), excess=1.5))
-    sequences = [decoding(1, "online", batch_until=0.045), *(decoding(ticket, "batch") for ticket in range(2, 10))]
-    assert plan(state(*sequences, slots=16, model=model), Budget()).decode == (1, 2, 3)
+    for excess, riding in ((1.0, (1, 2, 3)), (1.5, (1,))):
+        model = LatencyModel(CallModel((0.0, 0.0, 0.0), excess=1.0), CallModel((0.010, 0.010, 0.0), excess=excess))
+        sequences = [decoding(1, "online", batch_until=0.045), decoding(2, "batch"), decoding(3, "batch")]
+        assert plan(state(*sequences, slots=16, model=model), Budget()).decode == riding
 
 
 def test_a_prompt_that_waits_for_a_slot_is_in_the_time_that_batch_may_take() -> None:
-    model = costs(decode=0.010, token=0.001)
-    online = decoding(1, "online", batch_until=inf)
-    waiting = view(2, "online", place="waiting", pending=32, batch_until=0.050)
-    sequences = [online, waiting, *(decoding(ticket, "batch") for ticket in range(3, 9))]
-    decided = plan(state(*sequences, slots=16, model=model), Budget())
-    # The prompt's chunk takes 32 ms: 18 ms are left, one more sequence of 10 ms fits.
-    assert decided.decode == (1, 3)
+    model = costs(call=0.005, decode=0.010, token=0.001)
+    waiting = view(2, "online", place="waiting", pending=32, batch_until=0.065)
+    for others, riding in (((3,), (1, 3)), ((3, 4, 5), (1, 3, 4, 5)), ((3, 4, 5, 6), (1,))):
+        sequences = [decoding(1, "online"), waiting, *(decoding(ticket, "batch") for ticket in others)]
+        decided = plan(state(*sequences, slots=16, model=model), Budget())
+        # The prompt's chunk takes 32 ms: 33 ms are left.
+        assert decided.decode == riding
 
 
 def test_who_arrives_waits_no_longer_than_is_allowed_for_a_step_with_batch() -> None:
-    model = costs(decode=0.010)
-    sequences = [decoding(1, "online"), *(decoding(ticket, "batch") for ticket in range(2, 10))]
-    decided = plan(state(*sequences, slots=16, model=model), Budget(arrival_seconds=0.030))
-    assert decided.decode == (1, 2, 3)
+    model = costs(call=0.005, decode=0.010)
+    for others, riding in (((2, 3), (1, 2, 3)), ((2, 3, 4), (1,))):
+        sequences = [decoding(1, "online"), *(decoding(ticket, "batch") for ticket in others)]
+        assert plan(state(*sequences, slots=16, model=model), Budget(arrival_seconds=0.040)).decode == riding
 
 
 def test_batch_alone_is_as_long_as_it_likes_where_it_gives_way() -> None:
@@ -153,17 +172,6 @@ def test_one_online_prompt_advances_even_past_the_budget() -> None:
 def test_without_online_prompts_go_first_so_that_decode_steps_are_full() -> None:
     decided = plan(state(decoding(1, "batch"), view(2, "batch", pending=20)), Budget())
     assert decided.prefill == ((2, 20),)
-    assert decided.decode == ()
-
-
-def test_without_online_a_prompt_is_begun_every_few_tokens_so_that_sequences_end_one_after_another() -> None:
-    young = [decoding(1, "batch", emitted=30), decoding(2, "batch", emitted=3), view(3, "batch"), view(4, "batch")]
-    decided = plan(state(*young, batch_spacing=8.0), Budget())
-    assert decided.decode == (1, 2)
-    assert decided.prefill == ()
-    older = [decoding(1, "batch", emitted=30), decoding(2, "batch", emitted=8), view(3, "batch"), view(4, "batch")]
-    decided = plan(state(*older, batch_spacing=8.0), Budget())
-    assert [ticket for ticket, _ in decided.prefill] == [3]
     assert decided.decode == ()
 
 
