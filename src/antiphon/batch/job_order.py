@@ -50,7 +50,8 @@ class Claim(msgspec.Struct, frozen=True):
         return self.deadline - now - self.seconds_left
 
     def escalates(self, now: float) -> bool:
-        """Whether its laxity is short."""
+        """Whether its laxity is short. Its rows then go ahead of other batch work in the engine too, and beside
+        online."""
         return self.laxity(now) < max(SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE * self.seconds_left)
 
 

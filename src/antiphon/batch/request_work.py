@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,12 +22,16 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.governance.principal import Principal
 from antiphon.serving import several
+from antiphon.serving.embedding import EmbeddingRequest
+from antiphon.serving.request import AnswerRequest
 
 if TYPE_CHECKING:
     from antiphon.batch.batch_job import BatchParts
     from antiphon.batch.ports import Run
 
 _log = logging.getLogger(__name__)
+
+Asked = AnswerRequest | EmbeddingRequest
 
 FLUSH_ROWS, FLUSH_SECONDS = 16, 0.5
 """A commit of rows comes after so many, or so long: what a crash can cost."""
@@ -109,7 +113,7 @@ class RequestWork:
                 await asyncio.wait({turn, *self._under_way}, timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
                 await self._pulse()
             if self._ending is None:
-                task = asyncio.create_task(self._one(request))
+                task = asyncio.create_task(self._one(request, claim))
                 task.add_done_callback(lambda _: turns.give_back(claim))
                 self._under_way.add(task)
                 handed = True
@@ -130,6 +134,15 @@ class RequestWork:
             seconds_left=self._meter.seconds_left,
             prefix=row.prefixes[0].digest if row is not None and row.prefixes else 0,
         )
+
+    def _pressing(self, requests: Sequence[Asked], claim: Claim) -> Sequence[Asked]:
+        """The requests; they go ahead of others when the batch's deadline is near. Vectors are made in idle time."""
+        if not claim.escalates(self._parts.shared.clock.now().timestamp()):
+            return requests
+        return [
+            msgspec.structs.replace(request, tier="priority") if isinstance(request, AnswerRequest) else request
+            for request in requests
+        ]
 
     async def _pulse(self) -> None:
         """Take in what has ended, write what is due, and look whether to go on."""
@@ -177,7 +190,7 @@ class RequestWork:
         self._measured = self._now()
         await asyncio.to_thread(self._meter.keep)
 
-    async def _one(self, request: Request) -> JobRow:
+    async def _one(self, request: Request, claim: Claim) -> JobRow:
         """Answer one request. What is wrong with it is its answer; an engine that is away is waited for."""
         batch, endpoints, name = self._batch, self._parts.endpoints, new_id("req")
         waited, pause = 0.0, 0.25
@@ -186,7 +199,7 @@ class RequestWork:
             while True:
                 try:
                     with self._meter.row():
-                        answers = await several.answers(self._parts.answer, asked.requests)
+                        answers = await several.answers(self._parts.answer, self._pressing(asked.requests, claim))
                     self._meter.took(request.row, *(answer.usage for answer in answers))
                     return row_of(batch, request, _response(200, name, asked.answered(answers)), None)
                 except PASSING:

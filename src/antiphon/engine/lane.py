@@ -217,6 +217,7 @@ class Lane:
                     sequence.spent.accepted,
                     due - now,
                     until - now,
+                    sequence.request.priority == "batch" and sequence.request.ahead,
                 )
             )
         layout = self.runtime.layout

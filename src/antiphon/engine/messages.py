@@ -74,7 +74,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
             (its description has an empty ``chat_template``).
         cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
             takes would tell whether somebody else had sent this beginning before.
-        ahead: it goes before other online requests that wait.
+        ahead: it goes before others of its priority that wait. Batch work that does also takes time beside online
+            requests that it would otherwise leave to them, inside of what their levels allow.
         ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
             (or a stop sequence). Benchmarks force lengths with it.
         prompt_ids: the prompt as tokens, instead of ``prompt``; nothing is added to them.

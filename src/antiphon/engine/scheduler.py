@@ -42,6 +42,7 @@ class SequenceView:
         emitted: tokens that it has generated.
         due: seconds from now until its next token is due; infinite when nobody waits for it.
         batch_until: seconds from now until which batch may hold that token up: at most ``due``.
+        pressed: it is batch whose deadline is near, and takes all the time that online leaves it.
     """
 
     ticket: int
@@ -54,6 +55,7 @@ class SequenceView:
     emitted: int = 0
     due: float = inf
     batch_until: float = inf
+    pressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,9 @@ def plan(state: State, budget: Budget) -> Plan:
     if state.model.mixed:
         add_batch_mixed(step, batch, limit)
     else:
-        add_batch(step, batch, limit, beside=bool(online), riding=bool(online) and saves_time(state))
+        if online and not saves_time(state):
+            batch = [sequence for sequence in batch if sequence.pressed]
+        add_batch(step, batch, limit, beside=bool(online))
     return Plan(
         keep=tuple(keep),
         admit=tuple(admit),
@@ -214,21 +218,19 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
-def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool, riding: bool) -> None:
+def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, beside: bool) -> None:
     """Fill the step up to ``limit`` seconds.
 
     With nobody online prompts go first, so that every decode call is as full as it can be.
 
-    Beside online work, where ``riding`` along saves time, all batch sequences take part in a decode call that runs for
-    online anyway, or none: one delay of many tokens costs nobody more than many delays of one, and the first to be
-    added to a call are the dearest. A prompt is computed only when no sequence is left that could decode: a call of
-    batch's own takes as long now as in the next gap.
+    Beside online work all batch sequences take part in a decode call that runs for online anyway, or none: one delay of
+    many tokens costs nobody more than many delays of one, and the first to be added to a call are the dearest. A prompt
+    is computed only when no sequence is left that could decode: a call of batch's own takes as long now as in the next
+    gap.
     """
     limit /= step.excess
     generating = [sequence for sequence in batch if sequence.generating]
     prompt = next((sequence for sequence in batch if not sequence.generating), None)
-    if beside and not riding:
-        return
     if prompt is not None and not (beside and generating):
         step.add_chunks(prompt, limit, prompt.pending, first_free=False)
     elif not beside:
@@ -244,7 +246,7 @@ def saves_time(state: State) -> bool:
     What batch takes beside online work, the next gap is shorter by: a delay alone gains nothing. What is saved is what
     a decode call costs whatever is in it, which tokens that ride along do not pay. On an accelerator that is most of a
     batch token's cost; where computing is what takes time, next to nothing of it. Where gaps hardly ever come, batch
-    cannot wait for them, and any time is gained.
+    cannot wait for them, and any time is gained. So it is for batch whose deadline is near.
     """
     if state.online_share > _GAPS_END:
         return True

@@ -164,7 +164,7 @@ def to_engine(
         traceparent=traceparent,
         cache_salt=asked.cache_salt,
         level=None if slo is None or priority == "batch" else service_level(slo),
-        ahead=tier == "priority" and priority == "online",
+        ahead=tier == "priority",
         prompt_ids=asked.prompt_ids,
         prompt_logprobs=asked.prompt_logprobs,
         penalties=asked.penalties,

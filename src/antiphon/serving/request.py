@@ -74,7 +74,7 @@ class AnswerRequest(msgspec.Struct, frozen=True):
         prompt_ids: the same as tokens.
         role: ``evaluation`` and ``shadow`` neither read nor leave stored answers; both must name a ``release``.
         only: answer no further than these properties of the output, which is then no whole answer.
-        tier: of an online request; ``flex`` may wait.
+        tier: ``flex`` of an online request may wait; ``priority`` goes ahead of others of its path.
         timeout: seconds after which nobody wants the answer any more; the gateway's bound holds as well.
         mirrors: the online answer that this request, a shadow, is compared with.
     """

@@ -289,6 +289,16 @@ async def test_expiry_ends_with_the_files_of_what_was_done_and_an_error_for_the_
     assert {"finalizing_at", "expired_at"} <= set(ended.moments)
 
 
+@pytest.mark.parametrize(("left", "ahead"), [(timedelta(hours=1), False), (timedelta(minutes=1), True)])
+async def test_requests_of_a_batch_whose_time_runs_out_go_ahead_in_the_engine(
+    bench: Bench, left: timedelta, ahead: bool
+) -> None:
+    batch = bench.order()
+    bench.desk.clock.advance(timedelta(hours=24) - left)
+    assert (await bench.work(batch)).status == "completed"
+    assert {(request.priority, request.ahead) for request in bench.engine.asked} == {("batch", ahead)}
+
+
 async def test_a_crash_before_each_commit_leaves_a_batch_that_another_ends(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,15 @@ async def test_one_row_out_per_row_in_in_order(bench: Bench) -> None:
     assert 1 < bench.engine.most_in_flight <= 4
 
 
+@pytest.mark.parametrize(("within", "ahead"), [("1h", False), ("1m", True)])
+async def test_rows_of_a_job_whose_deadline_is_near_go_ahead_in_the_engine(
+    bench: Bench, within: str, ahead: bool
+) -> None:
+    job = bench.order(within=within)
+    await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert {(request.priority, request.ahead) for request in bench.engine.asked} == {("batch", ahead)}
+
+
 async def test_the_job_and_its_run_are_placed_together(bench: Bench) -> None:
     job = bench.order(key="dawn")
     assert bench.order(key="dawn").id == job.id

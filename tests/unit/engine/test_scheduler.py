@@ -107,6 +107,13 @@ def test_who_is_not_to_be_delayed_sees_no_prompt_of_batch_either() -> None:
     assert (decided.decode, decided.prefill) == ((1,), ())
 
 
+def test_batch_whose_deadline_is_near_takes_what_online_leaves_whether_that_saves_time_or_not() -> None:
+    sequences = [decoding(1, "online"), decoding(2, "batch"), decoding(3, "batch", pressed=True), view(4, "batch")]
+    assert plan(state(*sequences, model=costs(decode=0.005)), Budget()).decode == (1, 3)
+    late = [decoding(1, "online", batch_until=0.004), *sequences[1:]]
+    assert plan(state(*late, model=costs(decode=0.005)), Budget()).decode == (1,)
+
+
 def test_the_learnt_margin_is_kept_free() -> None:
     for excess, riding in ((1.0, (1, 2, 3)), (1.5, (1,))):
         model = LatencyModel(CallModel((0.0, 0.0, 0.0), excess=1.0), CallModel((0.010, 0.010, 0.0), excess=excess))
