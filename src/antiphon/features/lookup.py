@@ -291,7 +291,8 @@ class FeatureReader:
                 raise FeatureUnavailable(
                     f"The view {view!r} is not published in definition version {version}.",
                     where=f"publication {publication.number}",
-                    next_step=f"Run `antiphon features refresh {view}`.",
+                    next_step=f"Run `antiphon features refresh {view}`; a held view is set free by "
+                    f"`antiphon features resume {view}` first.",
                 )
             found = self._snapshots.get((view, snapshot))
             if found is None:

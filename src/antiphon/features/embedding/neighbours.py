@@ -126,7 +126,8 @@ class NeighbourLookup:
             raise FeatureUnavailable(
                 f"The view {spec.name!r} is not published in definition version {spec.definition_version}.",
                 where=f"publication {publication.number}",
-                next_step=f"Run `antiphon features refresh {spec.name}`.",
+                next_step=f"Run `antiphon features refresh {spec.name}`; a held view is set free by "
+                f"`antiphon features resume {spec.name}` first.",
             )
         space = self._spaces.open(snapshot, question.feature)
         vector, without = self._asked(spec, space, question)
