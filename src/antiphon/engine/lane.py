@@ -214,7 +214,6 @@ class Lane:
                     len(sequence.pending),
                     sequence.generating,
                     place,
-                    sequence.spent.accepted,
                     due - now,
                     until - now,
                     sequence.request.priority == "batch" and sequence.request.ahead,

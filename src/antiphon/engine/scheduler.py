@@ -39,7 +39,6 @@ class SequenceView:
             grammar forced after it.
         generating: the prompt is done. A generating sequence takes part in decode steps.
         place: ``waiting`` (never started), ``resident`` (has a slot) or ``kept`` (state in host memory).
-        emitted: tokens that it has generated.
         due: seconds from now until its next token is due; infinite when nobody waits for it.
         batch_until: seconds from now until which batch may hold that token up: at most ``due``.
         pressed: it is batch whose deadline is near, and takes all the time that online leaves it.
@@ -52,7 +51,6 @@ class SequenceView:
     pending: int
     generating: bool
     place: str
-    emitted: int = 0
     due: float = inf
     batch_until: float = inf
     pressed: bool = False

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon.engine.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecast, plan
+from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecast, plan, saves_time
 
 CHUNK = 32
 
@@ -26,14 +26,16 @@ def states(draw: st.DrawFn) -> State:
         position = draw(st.integers(1, 500)) if generating or place == "kept" else 0
         pending = draw(st.integers(1, 8)) if generating else draw(st.integers(1, 300))
         due = due_times(draw, priority)
-        sequences.append(SequenceView(number, priority, order, position, pending, generating, place, *due))  # type: ignore[arg-type]
+        pressed = priority == "batch" and draw(st.booleans())
+        sequences.append(SequenceView(number, priority, order, position, pending, generating, place, *due, pressed))  # type: ignore[arg-type]
     weights = st.tuples(*[st.floats(0, 0.01)] * 3)
     excess = st.floats(1, 2)
     model = LatencyModel(
         draw(st.builds(CallModel, weights, excess=excess)), draw(st.builds(CallModel, weights, excess=excess))
     )
     slack = draw(st.one_of(st.just(inf), st.floats(-1, 1)))
-    return State(tuple(sequences), slots, CHUNK, model, slack, draw(st.booleans()))
+    late = draw(st.floats(0, 1)), draw(st.floats(0, 8))
+    return State(tuple(sequences), slots, CHUNK, model, slack, draw(st.booleans()), *late)
 
 
 def due_times(draw: st.DrawFn, priority: str) -> tuple[float, float]:
@@ -134,6 +136,16 @@ def test_batch_makes_no_token_late_and_no_step_longer_than_an_arrival_may_wait(s
         assert added <= max(allowed, 0.0) * (1 + 1e-9) + 1e-9
         if online or state.slack_elsewhere < inf or not state.interruptible:
             assert decided.predicted_seconds <= max(budget.arrival_seconds, alone.predicted_seconds) * (1 + 1e-9)
+
+
+@given(states(), budgets)
+def test_nobody_online_is_delayed_unless_that_saves_time_or_a_deadline_is_near(state: State, budget: Budget) -> None:
+    decided = plan(state, budget)
+    views = by_ticket(state)
+    worked = {views[ticket] for ticket in (*decided.decode, *(ticket for ticket, _ in decided.prefill))}
+    beside = any(views[ticket].priority == "online" for ticket in residents_after(state, decided))
+    riding = [view for view in worked if view.priority == "batch"]
+    assert not (beside and riding) or saves_time(state) or all(view.pressed for view in riding)
 
 
 @given(states(), budgets)

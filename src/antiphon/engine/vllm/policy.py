@@ -168,7 +168,6 @@ class StepPolicy:
             each.pending,
             each.computed > 0 and each.pending == 1,
             "resident" if each.running else "waiting",
-            each.emitted,
             due - begins,
             until - begins,
         )
