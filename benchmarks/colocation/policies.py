@@ -43,9 +43,9 @@ class Policy:
     def loop(self, runtime: Runtime, monotonic: Monotonic, emit: Emit, inbox: Inbox | None = None) -> StepLoop:
         """A step loop with one lane that follows this policy."""
         if not self.gives_way:
-            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], Budget(), emit, inbox)
+            return StepLoop([Insistent(runtime, monotonic, planner=self.planner)], Budget(), emit, inbox, monotonic)
         lane = Lane(runtime, monotonic, planner=self.planner, awaited=lambda: loop.awaited())
-        loop = StepLoop([lane], Budget(), emit, inbox)
+        loop = StepLoop([lane], Budget(), emit, inbox, monotonic)
         return loop
 
 

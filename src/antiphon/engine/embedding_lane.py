@@ -162,11 +162,12 @@ class EmbeddingLane:
         waits = [work.last or work.arrived for work in self._works.values() if work.request.priority == "online"]
         return budget.arrival_seconds - (self._monotonic() - min(waits)) if waits else inf
 
-    def step(self, budget: Budget, *, slack_elsewhere: float = inf) -> list[Emission]:
+    def step(self, budget: Budget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
         """Embed one text, if it is its turn.
 
         Args:
             slack_elsewhere: seconds by which the other lanes can be held up.
+            leaves_gaps: batch can wait for a time with nobody online.
 
         Raises:
             EngineFailed: the model failed; the requests cannot go on.
@@ -174,7 +175,7 @@ class EmbeddingLane:
         begin = self._monotonic()
         self.latest_step = (begin, begin)
         work = self._next()
-        if work is None or not self._may(work, budget, slack_elsewhere):
+        if work is None or not self._may(work, budget, slack_elsewhere, leaves_gaps):
             return []
         tokens = work.texts[work.done]
         work.vectors += self.encoder.vector(tokens)
@@ -198,11 +199,13 @@ class EmbeddingLane:
         works = self._works.values()
         return next((work for work in works if work.request.priority == "online"), next(iter(works), None))
 
-    def _may(self, work: EmbeddingWork, budget: Budget, slack_elsewhere: float) -> bool:
+    def _may(self, work: EmbeddingWork, budget: Budget, slack_elsewhere: float, leaves_gaps: bool) -> bool:
         seconds = self._latency_model.feed(len(work.texts[work.done]), 0) * self._latency_model.feeding.excess
         fits = seconds <= slack_elsewhere
         if work.request.priority == "batch":
-            return fits and not self._awaited()
+            # Beside somebody online a text takes as long as in the next gap: it would delay and gain nothing.
+            waits = slack_elsewhere < inf and leaves_gaps
+            return fits and not waits and not self._awaited()
         return fits or work.begun is None or self._monotonic() - work.last >= budget.arrival_seconds
 
     def _embedded(self, work: EmbeddingWork, begun: float) -> Embedded:

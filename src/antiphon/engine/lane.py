@@ -23,7 +23,7 @@ from antiphon.engine.latency_model import LatencyModel
 from antiphon.engine.messages import Delta, Embedded, Failed, Finished
 from antiphon.engine.pacing import Pacing
 from antiphon.engine.prefixes import Prefixes
-from antiphon.engine.recent_work import RecentWork
+from antiphon.engine.recent_work import BatchLengths
 from antiphon.engine.runtime import Interrupted, Kept, Logits, Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
@@ -83,7 +83,7 @@ class Lane:
         self._sequences: dict[int, Sequence] = {}
         self._emissions: list[Emission] = []
         self._budget = Budget()
-        self._recent = RecentWork()
+        self._batch_lengths = BatchLengths()
         self._called = 0.0
 
     @property
@@ -140,7 +140,7 @@ class Lane:
                 order=_order(sequence),
             )
         else:
-            self._recent.batch_came(sequence.prompt_tokens, sequence.request.max_tokens)
+            self._batch_lengths.came(sequence.prompt_tokens, sequence.request.max_tokens)
 
     def cancel(self, ticket: int) -> list[Emission]:
         """Free the sequence's slot now; it ends as cancelled with what was generated."""
@@ -157,11 +157,12 @@ class Lane:
             self._fail(sequence, error)
         return self._emitted()
 
-    def step(self, budget: Budget, *, slack_elsewhere: float = inf) -> list[Emission]:
+    def step(self, budget: Budget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
         """Plan one step, run it and return what callers are to be told.
 
         Args:
             slack_elsewhere: seconds by which the other lanes can be held up.
+            leaves_gaps: batch can wait for a time with nobody online.
 
         Raises:
             EngineFailed: the runtime failed; the lane's sequences cannot go on.
@@ -171,11 +172,9 @@ class Lane:
         self._budget = budget
         bounds = self.pacing.budget(budget)
         begin, steps = self._monotonic(), self.counters.steps
-        serves_online = self.serves_online
-        self.run(self._planner(self.state(budget, slack_elsewhere=slack_elsewhere), bounds))
+        self.run(self._planner(self.state(budget, slack_elsewhere=slack_elsewhere, leaves_gaps=leaves_gaps), bounds))
         end = self._monotonic()
         self.counters.busy_seconds += (self.counters.steps > steps) * (end - begin)
-        self._recent.stepped(self.latest_step[1], begin, end, online=serves_online)
         self.latest_step = (begin, end)
         return self._emitted()
 
@@ -194,7 +193,7 @@ class Lane:
         """Seconds by which this lane can be held up now; infinite when nobody online waits for it."""
         return online_slack(self.state(budget), budget) if self.serves_online else inf
 
-    def state(self, budget: Budget, *, slack_elsewhere: float = inf) -> State:
+    def state(self, budget: Budget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> State:
         """The scheduler's view, as of now."""
         now, model = self._monotonic(), self.latency_model
         self.pacing.advance(now, model, budget)
@@ -227,8 +226,8 @@ class Lane:
             model,
             slack_elsewhere,
             interruptible=True,
-            online_share=self._recent.online_share,
-            batch_prompt=self._recent.batch_prompt,
+            leaves_gaps=leaves_gaps,
+            batch_prompt=self._batch_lengths.prompt_per_token,
         )
 
     def run(self, decided: Plan) -> None:
@@ -408,7 +407,7 @@ class Lane:
             )
         else:
             computed = sequence.prompt_tokens - sequence.spent.cached_tokens
-            self._recent.batch_ended(computed, sequence.spent.accepted)
+            self._batch_lengths.ended(computed, sequence.spent.accepted)
 
     def _emitted(self) -> list[Emission]:
         emissions, self._emissions = self._emissions, []

@@ -5,7 +5,8 @@ Invariants:
   time. Time is what lies between the moment each online sequence's next token would be out if batch did nothing from
   now on (:func:`forecast`) and the moment it is due: batch work is added while the *predicted* step, with the margin
   that the latency model has learnt, moves no token past its due time.
-- Nobody is delayed for nothing: beside online work batch takes part only where that saves time (:func:`saves_time`).
+- Nobody is delayed for nothing: beside online work batch takes part only where that is worth it
+  (:func:`worth_a_delay`).
 - No step is longer for batch's sake than somebody who arrives meanwhile may wait.
 - Batch sequences that find no place keep their KV; when online needs their slot, those with the least computed are kept
   in host memory.
@@ -24,8 +25,6 @@ from antiphon.engine.messages import Priority
 
 _WORTH = 0.05
 """Of what a batch token costs, prompt included, the least share that riding along has to save."""
-_GAPS_END = 0.9
-"""The share of time with somebody online above which batch cannot wait for gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class State:
         slack_elsewhere: seconds by which the other models of this process could be held up now; infinite when none
             of them serves anybody online.
         interruptible: a call that computes batch sequences alone gives way to who arrives.
-        online_share: of the time of late there was somebody online.
+        leaves_gaps: of late there was time with nobody online, so that batch can wait for it.
         batch_prompt: prompt tokens that batch computes for each token that it generates.
     """
 
@@ -74,7 +73,7 @@ class State:
     model: StepTimes = field(default_factory=LatencyModel)
     slack_elsewhere: float = inf
     interruptible: bool = False
-    online_share: float = 0.0
+    leaves_gaps: bool = True
     batch_prompt: float = 0.0
 
 
@@ -122,7 +121,7 @@ def plan(state: State, budget: Budget) -> Plan:
 
     Raises:
         Nothing; an empty state gives an empty plan. With any sequence present, the plan makes progress, unless all of
-        them are batch's and somebody elsewhere cannot wait.
+        them are batch's and there is somebody online elsewhere.
     """
     keep, admit = place(state)
     moved, kept = set(admit), set(keep)
@@ -143,7 +142,7 @@ def plan(state: State, budget: Budget) -> Plan:
     if state.model.mixed:
         add_batch_mixed(step, batch, limit)
     else:
-        if online and not saves_time(state):
+        if not alone and not worth_a_delay(state, shared=bool(online)):
             batch = [sequence for sequence in batch if sequence.pressed]
         add_batch(step, batch, limit, beside=bool(online))
     return Plan(
@@ -238,21 +237,23 @@ def add_batch(step: _Step, batch: Sequence[SequenceView], limit: float, *, besid
         step.add_together(generating, limit)
 
 
-def saves_time(state: State) -> bool:
+def worth_a_delay(state: State, *, shared: bool) -> bool:
     """Whether batch work beside online work is worth a delay.
 
-    What batch takes beside online work, the next gap is shorter by: a delay alone gains nothing. What is saved is what
-    a decode call costs whatever is in it, which tokens that ride along do not pay. On an accelerator that is most of a
-    batch token's cost; where computing is what takes time, next to nothing of it. Where gaps hardly ever come, batch
-    cannot wait for them, and any time is gained. So it is for batch whose deadline is near.
+    What batch takes beside online work, the next gap is shorter by: a delay alone gains nothing. What can be gained is
+    what a decode call costs whatever is in it, which tokens that ride along do not pay. On an accelerator that is most
+    of a batch token's cost; where computing is what takes time, next to nothing of it. Where gaps hardly ever come,
+    batch cannot wait for them, and any time is gained. So it is for batch whose deadline is near.
+
+    Args:
+        shared: the calls that run for online are this model's, so that batch sequences can ride along.
     """
-    if state.online_share > _GAPS_END:
+    if not state.leaves_gaps:
         return True
-    model = state.model
     batch = [sequence for sequence in state.sequences if sequence.priority == "batch"]
-    if not batch:
+    if not batch or not shared:
         return False
-    count = min(len(batch), state.slots)
+    model, count = state.model, min(len(batch), state.slots)
     context = round(count * sum(sequence.position for sequence in batch) / len(batch))
     call = model.decode(count, context)
     saved = call / count - (model.decode(count + 1, context) - call)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
@@ -20,6 +21,7 @@ from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.counters import Counters
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.messages import Load
+from antiphon.engine.recent_work import OnlineShare
 from antiphon.engine.scheduler import Budget
 
 _log = logging.getLogger("antiphon.engine")
@@ -58,7 +60,7 @@ class ServedLane(Protocol):
     def fail_all(self, error: AntiphonError) -> list[Emission]: ...
     def give_way(self) -> None: ...
     def slack(self, budget: Budget) -> float: ...
-    def step(self, budget: Budget, *, slack_elsewhere: float = inf) -> list[Emission]: ...
+    def step(self, budget: Budget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]: ...
     def close(self) -> None: ...
 
 
@@ -120,6 +122,7 @@ class StepLoop:
         budget: Budget,
         emit: Callable[[list[Emission]], None],
         inbox: Inbox | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         # In one value, so that other threads see a lane either at work or counted among those that are gone.
         self._roster: tuple[tuple[ServedLane, ...], Counters] = (tuple(lanes), Counters())
@@ -129,6 +132,8 @@ class StepLoop:
         self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
         self._stopping = False
         self._awaited = False
+        self._monotonic = monotonic
+        self._online_share = OnlineShare(monotonic())
 
     @property
     def lanes(self) -> tuple[ServedLane, ...]:
@@ -205,17 +210,20 @@ class StepLoop:
                 self._tell(emissions)
                 return
             online = [lane for lane in busy if lane.serves_online]
+            begin, serves_online = self._monotonic(), bool(online)
             for lane in online + [lane for lane in busy if lane not in online]:
                 slack = min((other.slack(self._budget) for other in online if other is not lane), default=inf)
                 emissions += self._step(lane, slack)
                 for other in online if lane in online else ():
                     if other is not lane:
                         other.held_up(lane)
+            self._online_share.turned(begin, self._monotonic(), online=serves_online)
             self._tell(emissions)
 
     def _step(self, lane: ServedLane, slack_elsewhere: float) -> list[Emission]:
         try:
-            return lane.step(self._budget, slack_elsewhere=slack_elsewhere)
+            leaves_gaps = self._online_share.leaves_gaps
+            return lane.step(self._budget, slack_elsewhere=slack_elsewhere, leaves_gaps=leaves_gaps)
         except AntiphonError as error:
             _log.error("A step failed: %s", error)
             return lane.fail_all(error)

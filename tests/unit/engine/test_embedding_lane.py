@@ -86,7 +86,8 @@ def test_online_goes_before_batch_that_came_first() -> None:
 def test_batch_waits_for_time_that_online_work_leaves() -> None:
     world = World()
     ticket = world.ask("a text of five words", priority="batch")
-    assert world.lane.step(BUDGET, slack_elsewhere=0.0) == []
+    assert world.lane.step(BUDGET, slack_elsewhere=0.0, leaves_gaps=False) == []
+    assert world.lane.step(BUDGET, slack_elsewhere=9.0) == [], "the next gap is as good"
     world.awaited = True
     assert world.lane.step(BUDGET, slack_elsewhere=inf) == []
     assert world.lane.counters.embedded_texts == 0
@@ -100,8 +101,8 @@ def test_what_a_text_takes_is_learnt() -> None:
         world.ask("one two three four", priority="batch")
         world.lane.step(BUDGET)
     world.ask("one two three four", priority="batch")
-    assert world.lane.step(BUDGET, slack_elsewhere=0.06) == []
-    assert world.lane.step(BUDGET, slack_elsewhere=0.2) != []
+    assert world.lane.step(BUDGET, slack_elsewhere=0.06, leaves_gaps=False) == []
+    assert world.lane.step(BUDGET, slack_elsewhere=0.2, leaves_gaps=False) != []
 
 
 def test_the_first_online_text_is_embedded_at_once_and_the_rest_give_way_for_a_bounded_time() -> None:

@@ -89,7 +89,7 @@ def test_nobody_is_delayed_where_riding_along_saves_next_to_nothing() -> None:
     sequences = [decoding(1, "online"), *(decoding(ticket, "batch") for ticket in range(2, 10))]
     dear = costs(call=0.005, decode=0.005, token=0.003)
 
-    def decided(model: LatencyModel, **changes: float) -> tuple[int, ...]:
+    def decided(model: LatencyModel, **changes: object) -> tuple[int, ...]:
         return plan(state(*sequences, slots=16, model=model, **changes), Budget()).decode
 
     # An eighth of the call's 5 ms, of 17.6 ms that a token costs with four prompt tokens.
@@ -98,7 +98,7 @@ def test_nobody_is_delayed_where_riding_along_saves_next_to_nothing() -> None:
     assert decided(dear, batch_prompt=0.0) == everybody
     assert decided(costs(call=0.008, decode=0.0003, token=0.0005), batch_prompt=4.0) == everybody
     # There are hardly any gaps to wait for.
-    assert decided(dear, batch_prompt=4.0, online_share=0.95) == everybody
+    assert decided(dear, batch_prompt=4.0, leaves_gaps=False) == everybody
 
 
 def test_who_is_not_to_be_delayed_sees_no_prompt_of_batch_either() -> None:
@@ -185,9 +185,14 @@ def test_without_online_prompts_go_first_so_that_decode_steps_are_full() -> None
 def test_another_models_online_work_bounds_this_models_batch_step() -> None:
     model = costs(decode=0.010)
     batch = [decoding(ticket, "batch") for ticket in range(8)]
-    assert len(plan(state(*batch, slots=8, model=model, slack_elsewhere=0.025), Budget()).decode) == 2
+
+    def decided(slack: float, **changes: object) -> tuple[int, ...]:
+        return plan(state(*batch, slots=8, model=model, slack_elsewhere=slack, **changes), Budget()).decode
+
+    assert decided(9.0) == (), "no call of theirs can be shared, and the next gap is as good"
+    assert len(decided(0.025, leaves_gaps=False)) == 2
     # Somebody elsewhere is late already: nothing, not even one sequence.
-    assert plan(state(*batch, slots=8, model=model, slack_elsewhere=-0.1), Budget()).decode == ()
+    assert decided(-0.1, leaves_gaps=False) == ()
 
 
 def test_forced_tokens_of_a_decoding_sequence_are_planned_as_a_call_of_their_own() -> None:

@@ -304,19 +304,34 @@ async def test_what_online_computes_is_not_interrupted() -> None:
 
 
 class Timed(SimulatedRuntime):
-    """Each call takes 10 ms of a clock that the test owns."""
+    """Each call takes as long, of a clock that the test owns."""
 
-    def __init__(self, clock: list[float]) -> None:
-        super().__init__("words", Layout(chunk_tokens=8, slots=4, context_tokens=1024), words=40)
+    def __init__(self, clock: list[float], seconds: float = 0.01) -> None:
+        super().__init__("words", Layout(chunk_tokens=8, slots=4, context_tokens=1024), words=2000)
         self._clock = clock
+        self._seconds = seconds
 
     def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
-        self._clock[0] += 0.01
+        self._clock[0] += self._seconds
         return super().feed(slot, position, tokens, want_logits)
 
     def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
-        self._clock[0] += 0.01
+        self._clock[0] += self._seconds
         return super().step(slots, positions, tokens)
+
+
+def generation(lane: Lane, ticket: int, request: Generate, arrived: float) -> Generation:
+    prompt = lane.runtime.tokenize(request.prompt)
+    return Generation(
+        ticket=ticket,
+        request=request,
+        prompt=prompt,
+        forced=[],
+        constraint=None,
+        vocabulary=lane.runtime.vocabulary,
+        chain=chain_of(prompt, 8),
+        arrived=arrived,
+    )
 
 
 def test_what_another_model_serves_online_is_no_harm_of_batchs() -> None:
@@ -325,25 +340,31 @@ def test_what_another_model_serves_online_is_no_harm_of_batchs() -> None:
     loop = StepLoop(lanes, Budget(), lambda emissions: None)
     for ticket in range(1, 41):
         lane = lanes[ticket % 2]
-        request = asking(str(ticket), max_tokens=12)
-        prompt = lane.runtime.tokenize(request.prompt)
-        loop.submit(
-            lane,
-            Generation(
-                ticket=ticket,
-                request=request,
-                prompt=prompt,
-                forced=[],
-                constraint=None,
-                vocabulary=lane.runtime.vocabulary,
-                chain=chain_of(prompt, 8),
-                arrived=clock[0],
-            ),
-        )
+        loop.submit(lane, generation(lane, ticket, asking(str(ticket), max_tokens=12), clock[0]))
     loop.stop()
     before = lanes[0].pacing.factors.slowdown
     loop.run()
     assert all(lane.pacing.factors.slowdown > before for lane in lanes)
+
+
+@pytest.mark.parametrize(("seconds", "first"), [(0.01, "online"), (0.2, "batch")])
+def test_batch_of_another_model_waits_for_a_gap_unless_none_comes_for_long(seconds: float, first: str) -> None:
+    """An answer of 500 tokens takes 5 or 100 s."""
+    clock, ends = [1.0], list[int]()
+    lanes = [Lane(Timed(clock, seconds), lambda: clock[0]) for _ in range(2)]
+    loop = StepLoop(
+        lanes,
+        Budget(),
+        lambda emissions: ends.extend(ticket for ticket, event in emissions if isinstance(event, Finished)),
+        monotonic=lambda: clock[0],
+    )
+    online = asking("online", max_tokens=500)
+    batch = asking("batch", max_tokens=10, priority="batch")
+    for ticket, (lane, request) in enumerate(zip(lanes, (online, batch), strict=True), start=1):
+        loop.submit(lane, generation(lane, ticket, msgspec.structs.replace(request, ignore_end=True), clock[0]))
+    loop.stop()
+    loop.run()
+    assert ends == ([1, 2] if first == "online" else [2, 1])
 
 
 async def test_the_latency_model_learns_nothing_from_prompts_that_are_measured() -> None:
