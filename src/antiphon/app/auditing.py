@@ -13,6 +13,7 @@ import msgspec
 from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
+from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.core.settings import ProjectPaths, Settings
 from antiphon.governance import audit_check, audit_proof, checkpoint_key
@@ -41,7 +42,9 @@ _log = logging.getLogger("antiphon.audit")
 class AuditTrail:
     """The log with its writer, its key and its witness. Close it before the catalog."""
 
-    def __init__(self, log: AuditLog, settings: Settings, paths: ProjectPaths) -> None:
+    def __init__(
+        self, log: AuditLog, settings: Settings, paths: ProjectPaths, *, renewer: Renewer | None = None
+    ) -> None:
         witness = Path(settings.audit.witness)
         self.log = log
         self.writer = AuditWriter(log)
@@ -52,7 +55,7 @@ class AuditTrail:
         self.witness = Witness(witness if witness.is_absolute() else paths.root / witness)
         every = parse_duration(settings.audit.every).total_seconds()
         self.checkpointing = Checkpointing(log, self._key, self.witness, every=every)
-        self.newest = NewestCheckpoint(log, log.database.clock)
+        self.newest = NewestCheckpoint(log, log.database.clock, renewer=renewer)
 
     @property
     def key(self) -> CheckpointKey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -45,10 +46,14 @@ async def _serve(root: Path) -> None:
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())
+    store.renewer.start()
     wired = Wired(store, "gateway")
     app = create_app(wired.gateway_services(confined=True))
     server = server_of(app, store.settings.gateway, transport)
     watching = None if transport is None else asyncio.create_task(_watch(transport, server))
+    # What there is by now stays as long as the process: the collector need not look through it beside requests.
+    gc.collect()
+    gc.freeze()
     try:
         await server.serve()
     finally:

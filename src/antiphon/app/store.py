@@ -24,6 +24,7 @@ from antiphon.catalog.snapshots import Snapshots
 from antiphon.catalog.verdicts import StagedSnapshots, Verdicts
 from antiphon.core import settings
 from antiphon.core.clock import parse_duration
+from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.durable.runs import Runs
 from antiphon.features.log.nats_log import NatsEventLog
@@ -75,6 +76,11 @@ class Store:
     @cached_property
     def database(self) -> Database:
         return Database.open(self.settings.catalog.url or f"sqlite:///{self.paths.catalog}")
+
+    @cached_property
+    def renewer(self) -> Renewer:
+        """Renews leases ahead in a process that starts it: one that answers."""
+        return Renewer()
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -153,7 +159,7 @@ class Store:
     @cached_property
     def keys(self) -> Keys:
         bound = parse_duration(self.settings.identity.revocation_bound).total_seconds()
-        return Keys(self.database, self.secret("server"), revocation_bound=bound)
+        return Keys(self.database, self.secret("server"), revocation_bound=bound, renewer=self.renewer)
 
     @cached_property
     def policy_sets(self) -> PolicySets:
@@ -161,7 +167,7 @@ class Store:
 
     @cached_property
     def decider(self) -> LivePolicies:
-        return LivePolicies(self.policy_sets, self.database.clock, self.scope)
+        return LivePolicies(self.policy_sets, self.database.clock, self.scope, renewer=self.renewer)
 
     @cached_property
     def recent_requests(self) -> RecentRequests:
@@ -174,7 +180,7 @@ class Store:
     @cached_property
     def trail(self) -> AuditTrail:
         """The audit log with its writer, its key and its witness file."""
-        return AuditTrail(self.audit, self.settings, self.paths)
+        return AuditTrail(self.audit, self.settings, self.paths, renewer=self.renewer)
 
     def secret(self, name: str) -> bytes:
         """One of the project's secrets, made on first use."""
@@ -182,6 +188,7 @@ class Store:
 
     def close(self) -> None:
         """Write what the audit log has accepted and close the catalog."""
+        self.renewer.close()
         if "recent_requests" in self.__dict__:
             self.recent_requests.close()
         if "trail" in self.__dict__:

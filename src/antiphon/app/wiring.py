@@ -61,7 +61,7 @@ class Wired:
         self.engine = engines.connect(store, peer)
         self.standbys = engines.standbys(store)
         self.commit = GroupCommit(store.database)
-        self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts)
+        self.live = LiveReleases(store.releases, store.database.clock, rollouts=store.rollouts, renewer=store.renewer)
         self.features = FeaturePlatform(store)
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)

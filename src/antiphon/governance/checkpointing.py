@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
+from math import inf
 
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError
+from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
 from antiphon.governance import merkle
 from antiphon.governance.audit import AuditLog
@@ -25,6 +26,7 @@ _log = logging.getLogger("antiphon.audit")
 
 LEASE_SECONDS = 1.0
 """How long a process believes that a checkpoint is the newest."""
+_MOST_REMEMBERED = 1_000
 
 
 class Checkpointing:
@@ -101,29 +103,18 @@ class Checkpointing:
 class NewestCheckpoint:
     """The newest signed checkpoint of a scope, for receipts: read at most once a second."""
 
-    def __init__(self, log: AuditLog, clock: Clock) -> None:
+    def __init__(self, log: AuditLog, clock: Clock, *, renewer: Renewer | None = None) -> None:
         self._log = log
-        self._clock = clock
-        self._reading = threading.Lock()
-        self._known: dict[Scope, tuple[float, str | None]] = {}
+        self._leases: Leases[Scope, str] = Leases(
+            clock, seconds=LEASE_SECONDS, bound=inf, most=_MOST_REMEMBERED, renewer=renewer
+        )
 
     def __call__(self, scope: Scope) -> str | None:
         """The note's text; ``None`` before the first. A log that cannot be read keeps the one that was known."""
-        known = self._known.get(scope)
-        now = self._clock.monotonic()
-        if known is not None and now - known[0] <= LEASE_SECONDS:
-            return known[1]
-        if not self._reading.acquire(blocking=known is None):
-            return known[1] if known is not None else None
         try:
-            try:
-                newest = self._log.head(scope).checkpoint or None
-            except AntiphonError:
-                newest = known[1] if known is not None else None
-            self._known[scope] = (now, newest)
-            return newest
-        finally:
-            self._reading.release()
+            return self._leases.look(scope, lambda: self._log.head(scope).checkpoint or "") or None
+        except AntiphonError:
+            return self._leases.last(scope) or None
 
 
 def newest(log: AuditLog, scope: Scope) -> Checkpoint | None:

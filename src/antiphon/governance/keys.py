@@ -24,6 +24,7 @@ from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from antiphon.core.ids import new_id
+from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.governance.allowance import NO_ALLOWANCE, Allowance, check_allowance
 from antiphon.governance.key_records import KeyRecord, Rotated, key_record, select_keys
@@ -37,7 +38,7 @@ from antiphon.governance.principal import (
     check_limits,
 )
 from antiphon.governance.principals import Principals
-from antiphon.governance.revocation import REVOCATION_BOUND_SECONDS, Leases, NewestTime
+from antiphon.governance.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
 
 PREFIX = "ak_"
 LONGEST_OVERLAP = timedelta(days=30)
@@ -58,6 +59,7 @@ class Keys:
         revocation_bound: for how many seconds a key that was valid is believed while the catalog is away.
         newest: the time that expiry is judged by; shared with sessions and tokens.
         last_use: takes note of uses.
+        renewer: reads again what is believed of keys before that ends.
     """
 
     def __init__(
@@ -68,14 +70,15 @@ class Keys:
         revocation_bound: float = REVOCATION_BOUND_SECONDS,
         newest: NewestTime | None = None,
         last_use: LastUse | None = None,
+        renewer: Renewer | None = None,
     ) -> None:
         self._database = database
         self._secret = secret
         self.principals = Principals(database)
         self.newest = newest or NewestTime(database.clock)
         self.last_use = last_use or LastUse(database)
-        self._leases: Leases[_Known] = Leases(database.clock, revocation_bound)
-        self._standing: Leases[bool] = Leases(database.clock, revocation_bound)
+        self._leases: CredentialLeases[_Known] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
+        self._standing: CredentialLeases[bool] = CredentialLeases(database.clock, revocation_bound, renewer=renewer)
 
     def create(
         self,
@@ -186,7 +189,7 @@ class Keys:
                 next_step="Send `Authorization: Bearer ak_…`; make a key with `antiphon keys create`.",
             )
         digest = self._hash(text)
-        known = self._leases.look(digest, lambda: self._known(schema.api_keys.c.hash == digest))
+        known = self._leases.look(digest, lambda: self._of_hash(digest))
         if known is None:
             raise Unauthenticated(
                 "The API key is unknown.", where="Authorization", next_step="Make one with `antiphon keys create`."
@@ -205,7 +208,8 @@ class Keys:
         """Whom a key speaks for, if that is known within the lease; reads nothing and refuses nothing."""
         if not _SHAPE.match(text):
             return None
-        known = self._leases.fresh(self._hash(text))
+        digest = self._hash(text)
+        known = self._leases.fresh(digest, lambda: self._of_hash(digest))
         if known is None or known.record.refusal(self.newest.now()) is not None:
             return None
         return known.principal
@@ -227,7 +231,7 @@ class Keys:
 
     def known(self, text: str, *, within: Connection | None = None) -> KeyRecord | None:
         """The record of a key's text, if the catalog has it, valid or not."""
-        found = self._known(schema.api_keys.c.hash == self._hash(text), within)
+        found = self._of_hash(self._hash(text), within)
         return None if found is None else found.record
 
     def get(self, tenant: str, key: str, *, within: Connection | None = None) -> KeyRecord:
@@ -345,9 +349,9 @@ class Keys:
     def _hash(self, text: str) -> bytes:
         return hmac.digest(self._secret, text.encode(errors="surrogatepass"), "sha256")
 
-    def _known(self, condition: Any, within: Connection | None = None) -> _Known | None:
+    def _of_hash(self, digest: bytes, within: Connection | None = None) -> _Known | None:
         with self._database.reading(within) as connection:
-            row = connection.execute(select_keys().where(condition)).first()
+            row = connection.execute(select_keys().where(schema.api_keys.c.hash == digest)).first()
         if row is None:
             return None
         self.newest.saw(row.newest_at)

@@ -7,15 +7,14 @@ asked is decided by one version from beginning to end.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Unavailable
+from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider
 from antiphon.governance.policy_request import Decision, Resource
@@ -37,7 +36,6 @@ class Versions(Protocol):
 class _Leased(msgspec.Struct, frozen=True):
     number: int | None
     decider: Decider
-    checked: float
 
 
 class LivePolicies:
@@ -48,15 +46,23 @@ class LivePolicies:
         clock: only its monotonic reading is used.
         scope: whose policies :attr:`digest` is of; its environment is every request's.
         bound: for how many seconds known policies are believed while the catalog is away.
+        renewer: reads again which are in force before a lease ends.
     """
 
-    def __init__(self, versions: Versions, clock: Clock, scope: Scope, *, bound: float = BOUND_SECONDS) -> None:
+    def __init__(
+        self,
+        versions: Versions,
+        clock: Clock,
+        scope: Scope,
+        *,
+        bound: float = BOUND_SECONDS,
+        renewer: Renewer | None = None,
+    ) -> None:
         self._versions = versions
-        self._clock = clock
         self._scope = scope
-        self._bound = bound
-        self._leased: dict[str, _Leased] = {}
-        self._renewing = threading.Lock()
+        self._leases: Leases[str, _Leased] = Leases(
+            clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
+        )
 
     @property
     def digest(self) -> str:
@@ -74,25 +80,9 @@ class LivePolicies:
             Unavailable: the catalog is away and the policies were not seen within the bound.
         """
         tenant = self._scope.tenant if tenant is None else tenant
-        leased = self._leased.get(tenant)
-        if leased is not None and self._clock.monotonic() - leased.checked <= LEASE_SECONDS:
-            return leased.decider
-        with self._renewing:
-            # Of many requests that find the lease over at once, one asks the catalog.
-            leased = self._leased.get(tenant)
-            now = self._clock.monotonic()
-            if leased is not None and now - leased.checked <= LEASE_SECONDS:
-                return leased.decider
-            try:
-                renewed = self._read(tenant, leased, now)
-            except Unavailable:
-                if leased is None or now - leased.checked > self._bound:
-                    raise
-                return leased.decider
-            if len(self._leased) >= _MOST_REMEMBERED:
-                self._leased.clear()
-            self._leased[tenant] = renewed
-        return renewed.decider
+        leased = self._leases.look(tenant, partial(self._read, tenant))
+        assert leased is not None
+        return leased.decider
 
     def decide(
         self, principal: Principal, action: str, resource: str | Resource, context: Mapping[str, Any] | None = None
@@ -117,21 +107,21 @@ class LivePolicies:
 
     def forget(self) -> None:
         """Ask the catalog at the next request, for a process that approved policies itself."""
-        self._leased.clear()
+        self._leases.forget()
 
     def _here(self, context: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if context is not None and context.get("environment") == self._scope.environment:
             return context
         return {**(context or {}), "environment": self._scope.environment}
 
-    def _read(self, tenant: str, leased: _Leased | None, now: float) -> _Leased:
+    def _read(self, tenant: str) -> _Leased:
         scope = Scope(tenant, self._scope.environment)
-        number = self._versions.in_force_number(scope)
-        if leased is not None and leased.number == number:
-            return _Leased(number, leased.decider, now)
+        number, before = self._versions.in_force_number(scope), self._leases.last(tenant)
+        if before is not None and before.number == number:
+            return before
         if number is None:
-            return _Leased(None, _default(), now)
-        return _Leased(number, Decider(self._versions.get(scope, number).document), now)
+            return _Leased(None, _default())
+        return _Leased(number, Decider(self._versions.get(scope, number).document))
 
 
 @cache

@@ -13,10 +13,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import Unavailable
+from antiphon.core.leases import Leases, Renewer
 
 V = TypeVar("V")
 
@@ -28,59 +29,34 @@ LEEWAY = timedelta(seconds=30)
 _MOST_REMEMBERED = 10_000
 
 
-class Leases(Generic[V]):
-    """What was found for a digest, and when. Bounded; safe to share between threads.
+class CredentialLeases(Leases[bytes, V]):
+    """What the catalog said about credentials, by digest.
 
     Args:
-        bound: for how many seconds something found is believed while the catalog is away.
+        bound: for how many seconds a credential is believed while the catalog is away.
     """
 
-    def __init__(self, clock: Clock, bound: float = REVOCATION_BOUND_SECONDS) -> None:
-        self._clock = clock
-        self._bound = bound
-        self._found: dict[bytes, tuple[V, float]] = {}
+    def __init__(
+        self, clock: Clock, bound: float = REVOCATION_BOUND_SECONDS, *, renewer: Renewer | None = None
+    ) -> None:
+        super().__init__(clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer)
+        self._bound_seconds = bound
 
-    def fresh(self, digest: bytes) -> V | None:
-        """What was found within the lease; never reads the catalog."""
-        found = self._found.get(digest)
-        if found is None or self._clock.monotonic() - found[1] > LEASE_SECONDS:
-            return None
-        return found[0]
-
-    def look(self, digest: bytes, find: Callable[[], V | None]) -> V | None:
-        """What ``find`` reads from the catalog, at most once a lease; ``None`` is not remembered.
+    def look(self, key: bytes, read: Callable[[], V | None]) -> V | None:
+        """As :meth:`Leases.look`.
 
         Raises:
             Unavailable: the catalog is away, and nothing was found within the bound.
         """
-        fresh = self.fresh(digest)
-        if fresh is not None:
-            return fresh
-        # Before the read: what is revoked while it runs must not be believed for longer than the lease.
-        asked = self._clock.monotonic()
         try:
-            value = find()
+            return super().look(key, read)
         except Unavailable as error:
-            found = self._found.get(digest)
-            if found is not None and asked - found[1] <= self._bound:
-                return found[0]
             raise Unavailable(
                 "The catalog is away, so nobody can be recognised: a key that was seen is believed for "
-                f"{self._bound:.0f} s at most.",
+                f"{self._bound_seconds:.0f} s at most.",
                 where="catalog",
                 next_step="Try again once it is back.",
             ) from error
-        if value is None:
-            self._found.pop(digest, None)
-            return None
-        if len(self._found) >= _MOST_REMEMBERED:
-            self._found.clear()
-        self._found[digest] = (value, asked)
-        return value
-
-    def forget(self) -> None:
-        """Ask the catalog again for everything."""
-        self._found.clear()
 
 
 class NewestTime:

@@ -25,7 +25,7 @@ from antiphon.governance.key_records import KeyRecord, key_record, select_keys
 from antiphon.governance.keys import Keys
 from antiphon.governance.last_use import ANY, SESSION_SECONDS
 from antiphon.governance.principal import Principal
-from antiphon.governance.revocation import LEEWAY, REVOCATION_BOUND_SECONDS, Leases
+from antiphon.governance.revocation import LEEWAY, REVOCATION_BOUND_SECONDS, CredentialLeases
 
 LASTS = timedelta(hours=12)
 IDLE = timedelta(hours=1)
@@ -77,7 +77,7 @@ class Sessions:
         self._secret = secret
         self._lasts = lasts
         self._idle = idle
-        self._leases: Leases[_Row] = Leases(database.clock, revocation_bound)
+        self._leases: CredentialLeases[_Row] = CredentialLeases(database.clock, revocation_bound)
         self._seen: dict[bytes, int] = {}
 
     def begin(self, key: str, previous: str | None = None, *, within: Connection | None = None) -> str:

@@ -23,7 +23,7 @@ from antiphon.core.settings import OidcSettings
 from antiphon.governance.issuer_keys import IssuerKey, IssuerKeys
 from antiphon.governance.principal import Principal, Role, check_name
 from antiphon.governance.principals import Principals
-from antiphon.governance.revocation import REVOCATION_BOUND_SECONDS, Leases, NewestTime
+from antiphon.governance.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
 
 ALGORITHMS = {
     "RS256": "RSA",
@@ -92,7 +92,7 @@ class Tokens:
         self._tenant = tenant
         self._newest = newest or NewestTime(clock)
         self._leeway = int(parse_duration(settings.leeway) / timedelta(microseconds=1))
-        self._leases: Leases[_Checked] = Leases(clock, revocation_bound)
+        self._leases: CredentialLeases[_Checked] = CredentialLeases(clock, revocation_bound)
         self._signed: dict[bytes, _Checked] = {}
 
     def authenticate(self, text: str) -> Principal:

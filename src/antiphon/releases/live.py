@@ -7,24 +7,22 @@ immutable, for at most ``bound`` seconds. The pointer and the rollout are always
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol
 
 import msgspec
 
 from antiphon.catalog.releases import Activation, Release, standing_of
 from antiphon.catalog.rollouts import Assigned, Rollout, Standing
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Unavailable
+from antiphon.core.leases import Leases, Renewer
 from antiphon.core.scope import Scope
 from antiphon.releases.router import assign
 
 LEASE_SECONDS = 0.25
 BOUND_SECONDS = 30.0
 _MOST_REMEMBERED = 1_000
-
-T = TypeVar("T")
 
 
 class ReleaseReader(Protocol):
@@ -47,7 +45,6 @@ class _Leased(msgspec.Struct, frozen=True):
     live: Release | None
     rollout: Rollout | None
     candidate: Release | None
-    checked: float
 
 
 class LiveReleases:
@@ -58,6 +55,7 @@ class LiveReleases:
         clock: only its monotonic reading is used.
         rollouts: where the truth about rollouts is; ``None`` where there are none.
         bound: for how many seconds a known pointer is believed while the catalog is away.
+        renewer: reads the pointer again before a lease ends.
     """
 
     def __init__(
@@ -67,14 +65,14 @@ class LiveReleases:
         *,
         rollouts: StandingReader | None = None,
         bound: float = BOUND_SECONDS,
+        renewer: Renewer | None = None,
     ) -> None:
         self._releases = releases
-        self._clock = clock
         self._rollouts = rollouts
-        self._bound = bound
-        self._standing: dict[tuple[Scope, str], _Leased] = {}
+        self._leases: Leases[tuple[Scope, str], _Leased] = Leases(
+            clock, seconds=LEASE_SECONDS, bound=bound, most=_MOST_REMEMBERED, renewer=renewer
+        )
         self._pinned: dict[tuple[Scope, str], Release] = {}
-        self._renewing = threading.Lock()
 
     def live(self, scope: Scope, application: str) -> Release | None:
         """The live release, ``None`` when the application has none.
@@ -114,48 +112,25 @@ class LiveReleases:
         pinned = self._pinned.get(key)
         if pinned is None:
             pinned = self._releases.get(scope, release)
-            _keep(self._pinned, key, pinned)
+            if len(self._pinned) >= _MOST_REMEMBERED:
+                self._pinned.clear()
+            self._pinned[key] = pinned
         return pinned
 
     def forget(self) -> None:
         """Ask the catalog at the next request, for a process that moved the pointer itself."""
-        self._standing.clear()
+        self._leases.forget()
 
     def _leased(self, scope: Scope, application: str) -> _Leased:
-        key = (scope, application)
-        leased = self._standing.get(key)
-        if leased is not None and self._age(leased) <= LEASE_SECONDS:
-            return leased
-        with self._renewing:
-            # Of many requests that find the lease over at once, one asks the catalog.
-            leased = self._standing.get(key)
-            if leased is not None and self._age(leased) <= LEASE_SECONDS:
-                return leased
-            now = self._clock.monotonic()
-            try:
-                renewed = self._read(scope, application, now)
-            except Unavailable:
-                if leased is None or self._age(leased) > self._bound:
-                    raise
-                return leased
-            _keep(self._standing, key, renewed)
-        return renewed
+        leased = self._leases.look((scope, application), partial(self._read, scope, application))
+        assert leased is not None
+        return leased
 
-    def _read(self, scope: Scope, application: str, now: float) -> _Leased:
+    def _read(self, scope: Scope, application: str) -> _Leased:
         if self._rollouts is None:
-            return _Leased(self._releases.live(scope, application), None, None, now)
+            return _Leased(self._releases.live(scope, application), None, None)
         standing = self._rollouts.standing(scope, application)
         # A bundle is decoded once: a renewal reads ids, and the releases behind them never change.
         live = None if standing.live is None else self.get(scope, standing.live)
         candidate = None if standing.rollout is None else self.get(scope, standing.rollout.candidate)
-        return _Leased(live, standing.rollout, candidate, now)
-
-    def _age(self, leased: _Leased) -> float:
-        return self._clock.monotonic() - leased.checked
-
-
-def _keep(remembered: dict[tuple[Scope, str], T], key: tuple[Scope, str], value: T) -> None:
-    # Names come from requests: without a bound, unknown ones would fill the memory.
-    if len(remembered) >= _MOST_REMEMBERED:
-        remembered.clear()
-    remembered[key] = value
+        return _Leased(live, standing.rollout, candidate)

@@ -1,0 +1,155 @@
+"""What was read is believed for a while, and then read again.
+
+Invariants:
+- Nothing is believed for longer than a lease after the moment when its reading *began*. Only where the source is away
+  is it believed for longer, up to a bound.
+- What was forgotten is read anew: a reading that began before does not bring it back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from antiphon.core.clock import Clock
+from antiphon.core.errors import Unavailable
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_AHEAD = 0.7
+"""The share of a lease after which whoever asks has it renewed."""
+
+_log = logging.getLogger(__name__)
+
+
+class Renewer:
+    """A thread that renews leases before they end, so that nobody who asks waits for a reading. Until it is started,
+    and once it is closed, it renews none: whoever asks after a lease's end reads."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Renew from now on."""
+        self._thread = ThreadPoolExecutor(1, "leases")
+
+    def submit(self, work: Callable[[], None]) -> bool:
+        """Do it soon, after what was submitted before; whether it will be done."""
+        thread = self._thread
+        if thread is None:
+            return False
+        try:
+            thread.submit(work)
+        except RuntimeError:  # Closed meanwhile.
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the reading under way and begin none."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(cancel_futures=True)
+
+
+class Leases(Generic[K, V]):
+    """What was read for each key, and when. Bounded; safe to share between threads.
+
+    Args:
+        clock: only its monotonic reading is used.
+        seconds: how long what was read is believed.
+        bound: for how many seconds it is believed while the source is away.
+        most: keys that are remembered.
+        renewer: reads again before a lease ends, for readings that any thread may do.
+    """
+
+    def __init__(
+        self, clock: Clock, *, seconds: float, bound: float, most: int, renewer: Renewer | None = None
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._bound = bound
+        self._most = most
+        self._renewer = renewer
+        self._found: dict[K, tuple[V, float]] = {}
+        self._readings: dict[K, threading.Lock] = {}
+        self._renewing: set[K] = set()
+        self._forgotten = 0
+
+    def fresh(self, key: K, read: Callable[[], V | None] | None = None) -> V | None:
+        """What was read within the lease; never reads now. With ``read`` it may be renewed ahead."""
+        found = self._found.get(key)
+        if found is None:
+            return None
+        age = self._clock.monotonic() - found[1]
+        if age > self._seconds:
+            return None
+        if read is not None and self._renewer is not None and age > _AHEAD * self._seconds:
+            self._renew(key, read, self._renewer)
+        return found[0]
+
+    def last(self, key: K) -> V | None:
+        """What was read last, however long ago."""
+        found = self._found.get(key)
+        return None if found is None else found[0]
+
+    def look(self, key: K, read: Callable[[], V | None]) -> V | None:
+        """What was read within the lease, or what ``read`` gives now; ``None`` is not remembered.
+
+        Raises:
+            Unavailable: the source is away, and nothing was read within the bound.
+        """
+        fresh = self.fresh(key, read)
+        if fresh is not None:
+            return fresh
+        # Of many who find a lease over at once, one reads.
+        with self._readings.setdefault(key, threading.Lock()):
+            fresh = self.fresh(key)
+            if fresh is not None:
+                return fresh
+            try:
+                return self._read(key, read)
+            except Unavailable:
+                found = self._found.get(key)
+                if found is None or self._clock.monotonic() - found[1] > self._bound:
+                    raise
+                return found[0]
+            finally:
+                self._readings.pop(key, None)
+
+    def forget(self) -> None:
+        """Read everything anew."""
+        self._forgotten += 1
+        self._found.clear()
+
+    def _read(self, key: K, read: Callable[[], V | None]) -> V | None:
+        # Before the reading: what changes while it runs must not be believed for longer than the lease.
+        asked, forgotten = self._clock.monotonic(), self._forgotten
+        value = read()
+        if value is None:
+            self._found.pop(key, None)
+        elif forgotten == self._forgotten:
+            # Keys may come from requests: without a bound, unknown ones would fill the memory.
+            if len(self._found) >= self._most:
+                self._found.clear()
+            self._found[key] = (value, asked)
+        return value
+
+    def _renew(self, key: K, read: Callable[[], V | None], renewer: Renewer) -> None:
+        def renewed() -> None:
+            try:
+                self._read(key, read)
+            except Unavailable:
+                pass  # Whoever asks once the lease is over finds that out.
+            except Exception:
+                _log.exception("A lease was not renewed")
+            finally:
+                self._renewing.discard(key)
+
+        if key not in self._renewing:
+            self._renewing.add(key)
+            if not renewer.submit(renewed):
+                self._renewing.discard(key)
