@@ -18,7 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ SIZES = {"ci": (3, 60, 3), "demo": (20, 500, 10), "full": (200, 2_000, 20)}
 """Kills, requests of a batch, kills of a batch."""
 SEED = 20130410
 WAIT_SECONDS = 120.0
+RESULTS = Path(__file__).parent / "results" / "batch_kills.jsonl"
 _CHAT = "/v1/chat/completions"
 _SETTINGS = """[project]
 name = "kills"
@@ -124,7 +127,16 @@ def requests(chance: random.Random, count: int) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-async def run(root: Path, *, kills: int, count: int, each: int, concurrency: int = 16, seed: int = SEED) -> Report:
+async def run(
+    root: Path,
+    *,
+    kills: int,
+    count: int,
+    each: int,
+    concurrency: int = 16,
+    seed: int = SEED,
+    told: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Order batches one after the other until so many kills were made, ``each`` of them in one batch."""
     port, report = free_port(), Report()
     root.mkdir(parents=True, exist_ok=True)
@@ -143,6 +155,7 @@ async def run(root: Path, *, kills: int, count: int, each: int, concurrency: int
                 content = requests(chance, count)
                 due = [victims.pop() for _ in range(min(each, len(victims)))]
                 await _one(client, root, supervisor, content, due, chance, report)
+                told(f"{time.monotonic() - began:6.0f} s  {report.batches} batches, {kills - len(victims)} kills")
             report.seconds = time.monotonic() - began
         finally:
             await client.close()
@@ -226,24 +239,34 @@ def main() -> int:
     options = parser.parse_args()
     kills, count, each = SIZES[options.size]
     with scratch() as folder:
-        report = asyncio.run(run(Path(folder) / "project", kills=kills, count=count, each=each, seed=options.seed))
-    print(table(report))
-    print(
-        json.dumps(
-            {
-                "benchmark": "batch_kills",
-                "size": options.size,
-                "seed": options.seed,
-                "holds": report.holds,
-                "kills": report.kills,
-                "batches": report.batches,
-                "requests": report.requests,
-                "seconds": round(report.seconds, 1),
-                "back_seconds": {"median": statistics.median(report.back), "longest": max(report.back)},
-                "violations": {name: len(wrong) for name, wrong in report.violations.items()},
-            }
+        made = run(
+            Path(folder) / "project",
+            kills=kills,
+            count=count,
+            each=each,
+            seed=options.seed,
+            told=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
         )
+        report = asyncio.run(made)
+    print(table(report))
+    line = json.dumps(
+        {
+            "benchmark": "batch_kills",
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "size": options.size,
+            "seed": options.seed,
+            "holds": report.holds,
+            "kills": report.kills,
+            "batches": report.batches,
+            "requests": report.requests,
+            "seconds": round(report.seconds, 1),
+            "back_seconds": {"median": statistics.median(report.back), "longest": max(report.back)},
+            "violations": {name: len(wrong) for name, wrong in report.violations.items()},
+        }
     )
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    print(line)
     return 0 if report.holds else 1
 
 
