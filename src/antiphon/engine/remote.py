@@ -12,12 +12,10 @@ itself; of any other, batch requests wait here while it has as many as :mod:`~an
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import ssl
-import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
 import aiohttp
@@ -25,13 +23,8 @@ import msgspec
 
 from antiphon.core import outgoing
 from antiphon.core.errors import (
-    AntiphonError,
     EngineFailed,
-    InvalidInput,
-    NotFound,
     Overloaded,
-    PromptTooLong,
-    Unavailable,
     UnsupportedParameter,
 )
 from antiphon.core.ids import new_id
@@ -50,8 +43,10 @@ from antiphon.engine.messages import (
     Tokenise,
     Tokenised,
 )
-from antiphon.engine.remote_reading import Reading, fingerprint, message
-from antiphon.engine.vllm import arguments
+from antiphon.engine.remote_asking import generation_body
+from antiphon.engine.remote_reading import Reading, fingerprint
+from antiphon.engine.remote_refusals import refusal_of, unreachable
+from antiphon.engine.remote_vectors import vectors_of
 
 Serves = Literal["openai", "vllm"]
 _LOOK_AGAIN = 1.0
@@ -116,9 +111,9 @@ class RemoteEngine:
             async with self._http().get(f"{self._url}/models", allow_redirects=False) as response:
                 content = await response.read()
         except _BROKEN as error:
-            raise self._unreachable(error) from error
+            raise unreachable(error, self._url) from error
         if response.status != 200:
-            raise self._refused(response.status, response.headers, content)
+            raise refusal_of(response.status, response.headers, content, self._url)
         try:
             listed = msgspec.json.decode(content)["data"]
             found = {str(entry["id"]): entry for entry in listed}
@@ -154,7 +149,8 @@ class RemoteEngine:
         return served
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
-        content = msgspec.json.encode(self._body(request))
+        model = self._models.get(request.model, request.model)
+        content = msgspec.json.encode(generation_body(request, model, vllm=self._serves == "vllm"))
         async with self._admitted(request) as begun:
             began = self._monotonic()
             reading = Reading(request, began)
@@ -162,7 +158,7 @@ class RemoteEngine:
                 path = "/chat/completions" if request.messages else "/completions"
                 async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
                     if response.status != 200:
-                        raise self._refused(response.status, response.headers, await response.read())
+                        raise refusal_of(response.status, response.headers, await response.read(), self._url)
                     async for payload in _events(response.content):
                         delta = reading.read(payload, self._monotonic())
                         if delta is not None:
@@ -171,7 +167,7 @@ class RemoteEngine:
                                 begun = None
                             yield delta
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-                raise self._unreachable(error) from error
+                raise unreachable(error, self._url) from error
             except _BROKEN as error:
                 raise EngineFailed(
                     f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
@@ -218,27 +214,27 @@ class RemoteEngine:
     async def embed(self, request: Embed) -> Embedded:
         """See :class:`~antiphon.engine.port.TextEmbedding`; tokens are told of the request as a whole."""
         began = self._monotonic()
-        body: dict[str, Any] = {
+        asked: dict[str, Any] = {
             "model": self._models.get(request.model, request.model),
             "input": list(request.texts),
             "encoding_format": "base64",
         }
         if request.dimensions is not None:
-            body["dimensions"] = request.dimensions
+            asked["dimensions"] = request.dimensions
         try:
             async with self._http().post(
-                self._url + "/embeddings", data=msgspec.json.encode(body), allow_redirects=False
+                self._url + "/embeddings", data=msgspec.json.encode(asked), allow_redirects=False
             ) as response:
                 content = await response.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
-            raise self._unreachable(error) from error
+            raise unreachable(error, self._url) from error
         except _BROKEN as error:
             raise EngineFailed(
                 f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
             ) from error
         if response.status != 200:
-            raise self._refused(response.status, response.headers, content)
-        return _vectors_of(content, request, self._monotonic() - began)
+            raise refusal_of(response.status, response.headers, content, self._url)
+        return vectors_of(content, request, self._monotonic() - began)
 
     async def tokenise(self, request: Tokenise) -> Tokenised:
         """See :class:`~antiphon.engine.port.Tokenising`: OpenAI's protocol has no way to ask."""
@@ -259,98 +255,6 @@ class RemoteEngine:
                 cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=_BUFFER,
             )  # fmt: skip
         return self._session
-
-    def _body(self, request: Generate) -> dict[str, Any]:
-        vllm = self._serves == "vllm"
-        if request.ignore_end and not vllm:
-            raise UnsupportedParameter("A remote engine cannot be told to go on after the end.", where="ignore_end")
-        if request.grammar is not None:
-            raise UnsupportedParameter("OpenAI's protocol carries no grammar.", where="grammar")
-        body: dict[str, Any] = {
-            "model": self._models.get(request.model, request.model),
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "seed": request.seed,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        penalties = request.penalties
-        if penalties.frequency:
-            body["frequency_penalty"] = penalties.frequency
-        if penalties.presence:
-            body["presence_penalty"] = penalties.presence
-        if penalties.bias:
-            body["logit_bias"] = {str(token): bias for token, bias in penalties.bias}
-        if vllm:
-            body |= arguments.body(request.priority, request.level)
-            if request.ignore_end:
-                body["ignore_eos"] = True
-            if request.cache_salt:
-                body["cache_salt"] = request.cache_salt
-        if request.stop:
-            body["stop"] = list(request.stop)
-        if request.messages:
-            body["messages"] = [message(turn) for turn in request.messages]
-            if request.tools is not None:
-                body |= msgspec.json.decode(request.tools)
-            if request.logprobs is not None:
-                body |= {"logprobs": True, "top_logprobs": request.logprobs}
-        else:
-            body["prompt"] = list(request.prompt_ids) or request.prompt
-            if request.logprobs is not None:
-                body["logprobs"] = request.logprobs
-            if request.prompt_logprobs is not None:
-                body |= {"echo": True, "logprobs": max(request.prompt_logprobs, request.logprobs or 0)}
-        if request.json_schema is not None:
-            try:
-                schema = msgspec.json.decode(request.json_schema)
-            except msgspec.DecodeError as error:
-                raise InvalidInput(f"The schema is no JSON: {error}.", where="json_schema") from error
-            body["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "output", "schema": schema, "strict": True},
-            }
-        return body
-
-    def _unreachable(self, error: Exception) -> Unavailable:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return Unavailable(
-                "The remote engine's certificate is not accepted.",
-                where=self._url,
-                next_step="Check its name and dates; `authority` under [engine] names whom to trust.",
-            )
-        if "ALERT" in str(error):
-            return Unavailable(
-                "The remote engine refused the connection by a TLS alert.",
-                where=self._url,
-                next_step="If it asks for a certificate, set `client_certificate` and `client_key` under [engine].",
-            )
-        return Unavailable(
-            f"The remote engine cannot be reached ({type(error).__name__}).",
-            where=self._url,
-            next_step="See whether the server runs and the URL is right.",
-        )
-
-    def _refused(self, status: int, headers: Mapping[str, str], content: bytes) -> AntiphonError:
-        """The error a non-200 answer stands for."""
-        message, code, parameter = _complaint(content)
-        # Its own words may repeat the prompt or the key; the status and what it means are what is passed on.
-        text = f"The remote engine answered {status}."
-        if status == 429:
-            retry_after = headers.get("retry-after", "")
-            return Overloaded(text, where=self._url, retry_after=float(retry_after) if retry_after.isdigit() else 1.0)
-        if status == 404:
-            return NotFound(text, where=self._url)
-        if status in (401, 403):
-            return Unavailable(text, where=self._url, next_step="Check the key of the remote engine.")
-        if code == PromptTooLong.code or "context length" in message:
-            return PromptTooLong(text, where=self._url)
-        if status in (400, 422):
-            return InvalidInput(text, where=parameter if parameter in _SENT else self._url)
-        if status == 503:
-            return Unavailable(text, where=self._url)
-        return EngineFailed(text, where=self._url)
 
 
 async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
@@ -374,59 +278,3 @@ async def _read_off(content: aiohttp.StreamReader) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_ENDING_SECONDS):
             await content.read()
-
-
-_SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}
-    | {"messages", "response_format", "stop", "temperature", "tool_choice", "tools", "top_p", "echo"})  # fmt: skip
-"""Parameters that a server may say to be wrong; anything else it says is not passed on."""
-
-
-def _complaint(content: bytes) -> tuple[str, str | None, str | None]:
-    """(message, code, parameter) of an OpenAI-shaped error, or the text itself."""
-    try:
-        error = msgspec.json.decode(content)["error"]
-        if not isinstance(error, dict):
-            return str(error), None, None
-        return str(error.get("message", error)), error.get("code"), error.get("param")
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return content[:200].decode("utf-8", "replace") or "nothing", None, None
-
-
-class _RemoteVector(msgspec.Struct):
-    index: int
-    embedding: str | list[float]
-
-
-class _RemoteVectors(msgspec.Struct):
-    data: list[_RemoteVector]
-    usage: dict[str, Any] = {}
-
-
-def _vectors_of(content: bytes, request: Embed, seconds: float) -> Embedded:
-    """The vectors of an answer; a server that does not know base64 sends numbers.
-
-    Raises:
-        EngineFailed: they cannot be read, or are not one vector of the same length for each text.
-    """
-    try:
-        read = msgspec.json.decode(content, type=_RemoteVectors)
-        rows = {
-            one.index: base64.b64decode(one.embedding, validate=True)
-            if isinstance(one.embedding, str)
-            else struct.pack(f"<{len(one.embedding)}f", *one.embedding)
-            for one in read.data
-        }
-        tokens = int(read.usage.get("prompt_tokens") or 0)
-    except (ValueError, TypeError, struct.error, OverflowError) as error:
-        raise EngineFailed("The remote engine sent vectors that cannot be read.") from error
-    sizes = {len(row) for row in rows.values()}
-    if sorted(rows) != list(range(len(request.texts))) or len(sizes) != 1 or not sizes or min(sizes) % 4:
-        raise EngineFailed("The remote engine sent other vectors than one for each text.")
-    return Embedded(
-        id=request.id,
-        vectors=b"".join(rows[place] for place in range(len(rows))),
-        dimensions=sizes.pop() // 4,
-        tokens=(tokens,),
-        fingerprint=fingerprint(request.model, None),
-        engine_seconds=seconds,
-    )

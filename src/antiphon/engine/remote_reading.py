@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.messages import Alternative, Delta, Finished, Generate, TokenOut, Turn, Usage
+from antiphon.engine.messages import Alternative, Delta, Finished, Generate, TokenOut, Usage
 from antiphon.engine.tool_text import ToolWriter
 
 
@@ -154,22 +154,6 @@ class Reading:
             )
             for text, logprob, top in zip(texts, chosen, tops, strict=True)
         )
-
-
-def message(turn: Turn) -> dict[str, Any]:
-    """A turn as the protocol writes it."""
-    written: dict[str, Any] = {"role": turn.role, "content": turn.content}
-    if turn.tool_calls:
-        written["content"] = turn.content or None
-        written["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in turn.tool_calls
-        ]
-    if turn.tool_call_id is not None:
-        written["tool_call_id"] = turn.tool_call_id
-    if turn.name is not None:
-        written["name"] = turn.name
-    return written
 
 
 def fingerprint(model: str, system: str | None) -> str:
