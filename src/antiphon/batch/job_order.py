@@ -22,6 +22,8 @@ from math import inf
 
 import msgspec
 
+from antiphon.serving.request import Tier
+
 MOST_WAIT_SECONDS = 60.0
 ESCALATED_SHARE = 0.75
 SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE = 120.0, 0.5
@@ -50,9 +52,13 @@ class Claim(msgspec.Struct, frozen=True):
         return self.deadline - now - self.seconds_left
 
     def escalates(self, now: float) -> bool:
-        """Whether its laxity is short. Its rows then go ahead of other batch work in the engine too, and beside
-        online."""
+        """Whether its laxity is short."""
         return self.laxity(now) < max(SHORT_LAXITY_SECONDS, SHORT_LAXITY_SHARE * self.seconds_left)
+
+    def tier(self, now: float) -> Tier:
+        """Of a row that is asked now: when its laxity is short it goes ahead of other batch work in the engine too, and
+        beside online."""
+        return "priority" if self.escalates(now) else "default"
 
 
 class Turned(msgspec.Struct, frozen=True):

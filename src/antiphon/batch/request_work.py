@@ -135,12 +135,11 @@ class RequestWork:
             prefix=row.prefixes[0].digest if row is not None and row.prefixes else 0,
         )
 
-    def _pressing(self, requests: Sequence[Asked], claim: Claim) -> Sequence[Asked]:
-        """The requests; they go ahead of others when the batch's deadline is near. Vectors are made in idle time."""
-        if not claim.escalates(self._parts.shared.clock.now().timestamp()):
-            return requests
+    def _of_tier(self, requests: Sequence[Asked], claim: Claim) -> list[Asked]:
+        """The requests in the tier that the deadline gives them; a line's own says nothing. Vectors have none."""
+        tier = claim.tier(self._parts.shared.clock.now().timestamp())
         return [
-            msgspec.structs.replace(request, tier="priority") if isinstance(request, AnswerRequest) else request
+            msgspec.structs.replace(request, tier=tier) if isinstance(request, AnswerRequest) else request
             for request in requests
         ]
 
@@ -199,7 +198,7 @@ class RequestWork:
             while True:
                 try:
                     with self._meter.row():
-                        answers = await several.answers(self._parts.answer, self._pressing(asked.requests, claim))
+                        answers = await several.answers(self._parts.answer, self._of_tier(asked.requests, claim))
                     self._meter.took(request.row, *(answer.usage for answer in answers))
                     return row_of(batch, request, _response(200, name, asked.answered(answers)), None)
                 except PASSING:

@@ -199,8 +199,7 @@ class TableJobs:
                                 yield finished
                             if failure is not None:
                                 raise failure
-                    if claim.escalates(self._shared.clock.now().timestamp()):
-                        request = msgspec.structs.replace(request, tier="priority")
+                    request = msgspec.structs.replace(request, tier=claim.tier(self._shared.clock.now().timestamp()))
                     task = asyncio.create_task(self._row(request, line, row, meter))
                     task.add_done_callback(partial(self._end_turn, claim))
                     under_way.add(task)

@@ -3,7 +3,8 @@
 Invariants:
 - Nothing is believed for longer than a lease after the moment when its reading *began*. Only where the source is away
   is it believed for longer, up to a bound.
-- What was forgotten is read anew: a reading that began before does not bring it back.
+- What was forgotten is read anew: a reading that began before does not bring it back, nor does it replace what a later
+  one found.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Leases(Generic[K, V]):
         self._found: dict[K, tuple[V, float]] = {}
         self._readings: dict[K, threading.Lock] = {}
         self._renewing: set[K] = set()
+        self._writing = threading.Lock()
         self._forgotten = 0
 
     def fresh(self, key: K, read: Callable[[], V | None] | None = None) -> V | None:
@@ -122,20 +124,23 @@ class Leases(Generic[K, V]):
 
     def forget(self) -> None:
         """Read everything anew."""
-        self._forgotten += 1
-        self._found.clear()
+        with self._writing:
+            self._forgotten += 1
+            self._found.clear()
 
     def _read(self, key: K, read: Callable[[], V | None]) -> V | None:
         # Before the reading: what changes while it runs must not be believed for longer than the lease.
         asked, forgotten = self._clock.monotonic(), self._forgotten
         value = read()
-        if value is None:
-            self._found.pop(key, None)
-        elif forgotten == self._forgotten:
-            # Keys may come from requests: without a bound, unknown ones would fill the memory.
-            if len(self._found) >= self._most:
-                self._found.clear()
-            self._found[key] = (value, asked)
+        with self._writing:
+            found = self._found.get(key)
+            if value is None:
+                self._found.pop(key, None)
+            elif forgotten == self._forgotten and (found is None or found[1] <= asked):
+                # Keys may come from requests: without a bound, unknown ones would fill the memory.
+                if len(self._found) >= self._most:
+                    self._found.clear()
+                self._found[key] = (value, asked)
         return value
 
     def _renew(self, key: K, read: Callable[[], V | None], renewer: Renewer) -> None:
@@ -143,7 +148,7 @@ class Leases(Generic[K, V]):
             try:
                 self._read(key, read)
             except Unavailable:
-                pass  # Whoever asks once the lease is over finds that out.
+                pass  # The lease holds as long as before. Whoever asks once it is over reads, and is told.
             except Exception:
                 _log.exception("A lease was not renewed")
             finally:

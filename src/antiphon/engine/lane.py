@@ -405,7 +405,7 @@ class Lane:
             self.pacing.ended(
                 sequence.ticket, spent.accepted, spent.first_token, spent.last_token, self.latency_model, self._budget
             )
-        else:
+        elif sequence.spent.accepted:  # One that was cancelled before says nothing of how long they are.
             computed = sequence.prompt_tokens - sequence.spent.cached_tokens
             self._batch_lengths.ended(computed, sequence.spent.accepted)
 

@@ -56,7 +56,8 @@ def mirrored(arrival: Arrival, assigned: Assigned, answer: Answer) -> AnswerRequ
     """The same question to the candidate; ``None`` when it is not to be mirrored: a candidate is compared with what
     the live release says, not with what stood in for it.
 
-    It has the moment of the answered one and sees at least its publication. Its decoding is the candidate's own.
+    It has the moment of the answered one and sees at least its publication. Its decoding is the candidate's own. Nobody
+    waits for it, whatever tier the answered one had.
     """
     if assigned.mirror is None or assigned.rollout is None or answer.receipt.role in STAND_IN_ROLES:
         return None
@@ -65,6 +66,7 @@ def mirrored(arrival: Arrival, assigned: Assigned, answer: Answer) -> AnswerRequ
         arrival.request,
         request_id=arrival.request_id,
         path="batch",
+        tier="default",
         role="shadow",
         release=assigned.mirror.id,
         as_of=answer.receipt.as_of,

@@ -293,7 +293,7 @@ async def test_expiry_ends_with_the_files_of_what_was_done_and_an_error_for_the_
 async def test_requests_of_a_batch_whose_time_runs_out_go_ahead_in_the_engine(
     bench: Bench, left: timedelta, ahead: bool
 ) -> None:
-    batch = bench.order()
+    batch = bench.order([line("plain"), line("tier", service_tier="flex")])
     bench.desk.clock.advance(timedelta(hours=24) - left)
     assert (await bench.work(batch)).status == "completed"
     assert {(request.priority, request.ahead) for request in bench.engine.asked} == {("batch", ahead)}

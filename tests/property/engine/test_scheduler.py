@@ -1,10 +1,12 @@
 from dataclasses import replace
 from math import inf
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon.engine.latency_model import CallModel, LatencyModel
+from antiphon.engine.messages import Priority
 from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecast, plan, worth_a_delay
 
 CHUNK = 32
@@ -19,7 +21,7 @@ def states(draw: st.DrawFn) -> State:
     orders = draw(st.permutations(range(resident + absent)))
     sequences = []
     for number, order in enumerate(orders):
-        priority = draw(st.sampled_from(["online", "batch"]))
+        priority: Priority = draw(st.sampled_from(get_args(Priority)))
         places = ["resident"] if number < resident else ["waiting", "kept"] if priority == "batch" else ["waiting"]
         place = draw(st.sampled_from(places))
         generating = place != "waiting" and draw(st.booleans())
@@ -27,7 +29,7 @@ def states(draw: st.DrawFn) -> State:
         pending = draw(st.integers(1, 8)) if generating else draw(st.integers(1, 300))
         due = due_times(draw, priority)
         pressed = priority == "batch" and draw(st.booleans())
-        sequences.append(SequenceView(number, priority, order, position, pending, generating, place, *due, pressed))  # type: ignore[arg-type]
+        sequences.append(SequenceView(number, priority, order, position, pending, generating, place, *due, pressed))
     weights = st.tuples(*[st.floats(0, 0.01)] * 3)
     excess = st.floats(1, 2)
     model = LatencyModel(

@@ -112,6 +112,21 @@ def test_a_reading_that_began_before_it_was_forgotten_does_not_bring_it_back() -
     assert leases.look("a", source.read) == "new"
 
 
+def test_a_reading_that_began_earlier_does_not_replace_what_a_later_one_found() -> None:
+    source = Source()
+    leases = source.leases()
+
+    def slow() -> str | None:
+        found = source.read()
+        source.passes(0.1)
+        source.value = "new"
+        leases._read("a", source.read)
+        return found
+
+    assert leases.look("a", slow) == "old"
+    assert leases.fresh("a") == "new"
+
+
 def test_of_many_who_find_a_lease_over_one_reads() -> None:
     source = Source()
     leases, found = source.leases(), list[str | None]()

@@ -74,12 +74,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_the_candidate_is_asked_the_same_at_the_same_moment() -> None:
-    arrival = asked(originating_user="user-7", overrides=DecodingOverrides(max_tokens=500), minimum_publication=3)
+    own = DecodingOverrides(max_tokens=500)
+    arrival = asked(originating_user="user-7", overrides=own, minimum_publication=3, tier="priority")
     answer = answer_to(arrival)
     request = mirrored(arrival, ASSIGNED, answer)
     assert request == msgspec.structs.replace(
         arrival.request,
         path="batch",
+        tier="default",
         role="shadow",
         release="rel_2",
         as_of=answer.receipt.as_of,
