@@ -58,10 +58,11 @@ READERS = {"asking": (0.0, 0), "leased": (0.25, 4_096)}
 
 
 class Size(NamedTuple):
-    """Batches of all readers, entities of a view, generations, flips with nobody reading, reads of the client, seconds
-    of Feast, and the most seconds that readers may take."""
+    """Least batches of all readers and least moves that each of them sees, entities of a view, generations, flips with
+    nobody reading, reads of the client, seconds of Feast, and the most seconds that readers may take."""
 
     batches: int
+    moves: int
     entities: int
     generations: int
     quiet: int
@@ -71,9 +72,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "ci": Size(1_000, 100, 4, 30, 200, 5.0, 60.0),
-    "demo": Size(10_000, 500, 5, 100, 500, 15.0, 150.0),
-    "full": Size(100_000, 2_000, 6, 500, 3_000, 60.0, 3_600.0),
+    "ci": Size(1_000, 10, 100, 4, 30, 200, 5.0, 60.0),
+    "demo": Size(10_000, 50, 500, 5, 100, 500, 15.0, 150.0),
+    "full": Size(100_000, 500, 2_000, 6, 500, 3_000, 60.0, 3_600.0),
 }
 
 
@@ -208,7 +209,9 @@ def measure(folder: Path, redis: str, size: Size, *, atomic: bool = True) -> dic
     place = (str(folder), redis)
     results = {name: folder / f"{name}.json" for name in (*READERS, "client")}
     readers = {
-        name: start("hammer", *place, str(results[name]), each, str(SEED + number), str(lease), str(kept))
+        name: start(
+            "hammer", *place, str(results[name]), each, str(size.moves), str(SEED + number), str(lease), str(kept)
+        )
         for number, (name, (lease, kept)) in enumerate(READERS.items())
     }
     readers["client"] = start("client", *place, str(results["client"]), str(size.reads), str(SEED))

@@ -1,7 +1,8 @@
 """Readers of published features, each in a process of its own; ``benchmarks/feature_flips.py`` starts them.
 
-``hammer FOLDER REDIS RESULT BATCHES SEED LEASE KEPT``
-    Reads batches of random entities of both views until there are so many, and judges each by its values.
+``hammer FOLDER REDIS RESULT BATCHES MOVES SEED LEASE KEPT``
+    Reads batches of random entities of both views until there are so many, of so many publications, and judges each
+    by its values.
 ``serve FOLDER REDIS``
     A gateway: answers ``{"minimum": N}`` lines with the publication and the generations that it read.
 ``client FOLDER REDIS RESULT READS SEED``
@@ -86,16 +87,17 @@ def begin() -> None:
     sys.stdin.readline()
 
 
-def hammer(folder: Path, redis: str, batches: int, seed: int, lease: float, kept: int) -> dict[str, Any]:
+def hammer(folder: Path, redis: str, batches: int, moves: int, seed: int, lease: float, kept: int) -> dict[str, Any]:
     gateway, chance = Gateway(folder, redis, lease, kept), random.Random(seed)
     many = min(50, gateway.entities)
     gateway.read([0])
     begin()
-    torn = backward = last = 0
+    read = torn = backward = last = 0
     seen: list[tuple[int, float]] = []
     told: dict[int, int] = {}
     wrong: list[list[int]] = []
-    for _ in range(batches):
+    while read < batches or len(seen) <= moves:
+        read += 1
         number, found = gateway.read(chance.sample(range(gateway.entities), many))
         torn += is_torn(found)
         if number != last:
@@ -107,7 +109,7 @@ def hammer(folder: Path, redis: str, batches: int, seed: int, lease: float, kept
             assert generation is not None
             if told.setdefault(number, generation) != generation:
                 wrong.append([number, generation])
-    found = {"batches": batches, "torn": torn, "backward": backward, "wrong": wrong}
+    found = {"batches": read, "torn": torn, "backward": backward, "wrong": wrong}
     return {**found, "seen": seen, "told": sorted(told.items())}
 
 
@@ -177,8 +179,8 @@ def main(arguments: list[str]) -> int:
         return 0
     result, numbers = Path(arguments[3]), arguments[4:]
     if what == "hammer":
-        batches, seed, lease, kept = int(numbers[0]), int(numbers[1]), float(numbers[2]), int(numbers[3])
-        found = hammer(folder, redis, batches, seed, lease, kept)
+        batches, moves, seed, lease, kept = numbers
+        found = hammer(folder, redis, int(batches), int(moves), int(seed), float(lease), int(kept))
     else:
         found = client(folder, redis, int(numbers[0]), int(numbers[1]))
     result.write_text(json.dumps(found))

@@ -9,7 +9,7 @@ from benchmarks.feature_flips import Size, measure
 from benchmarks.torn import generations, is_torn
 from tests.servers import RedisProcess
 
-SMALL = Size(batches=300, entities=60, generations=3, quiet=4, reads=60, peer_seconds=0, longest=60)
+SMALL = Size(batches=300, moves=8, entities=60, generations=3, quiet=4, reads=60, peer_seconds=0, longest=60)
 
 
 def told(view: str, generation: int) -> dict[str, float]:
@@ -46,8 +46,9 @@ def test_no_batch_is_torn_while_publications_flip(store: str, tmp_path: Path) ->
     finally:
         if server is not None:
             server.remove()
-    assert (found["batches"], found["torn"], found["of_another_publication"]) == (300, 0, 0)
-    assert found["flips"] > 0
+    assert found["batches"] >= SMALL.batches
+    assert found["flips"] >= SMALL.moves
+    assert (found["torn"], found["of_another_publication"]) == (0, 0)
     assert found["backward_in_one_reader"] == found["client"]["backward"] == 0
     assert found["client"]["reads"] == 60
 
