@@ -1,5 +1,7 @@
 # Every target does its own set-up on a fresh machine; a second run reuses it.
 SHELL := /bin/bash
+# Hundreds of processes start from here: each would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
