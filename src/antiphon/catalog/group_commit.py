@@ -1,7 +1,7 @@
 """Group commit: one writer thread, and one disk flush for everything that waits for it.
 
 Invariants: ``submit`` returns only after the commit that contains its effect; an item that fails is undone by
-itself (a savepoint each); items are applied in the order in which they were submitted.
+itself (a savepoint each, a lone one with its transaction); items are applied in the order in which they were submitted.
 
 Method: group commit as in DeWitt et al., "Implementation techniques for main memory database systems" (1984):
 while one group is being flushed the next one gathers, so that groups grow with load and a lone item never waits
@@ -39,7 +39,8 @@ class GroupCommit:
     def __init__(self, database: Database, *, largest_group: int = 256, most_waiting: int = 10_000) -> None:
         self._database = database
         self._largest = largest_group
-        self._waiting: queue.Queue[_Item | None] = queue.Queue(most_waiting)
+        self._most_waiting = most_waiting
+        self._waiting: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="group-commit", daemon=True)
@@ -63,12 +64,11 @@ class GroupCommit:
         with self._closing:
             if self._closed:
                 raise Unavailable("The writer is closed.", where="catalog", next_step="Send it to a process that runs.")
-            try:
-                self._waiting.put_nowait((effect, future))
-            except queue.Full:
+            if self._waiting.qsize() >= self._most_waiting:
                 raise Overloaded(
                     "Too many effects wait for the catalog.", where="catalog", next_step="Try again in a second."
-                ) from None
+                )
+            self._waiting.put((effect, future))
         return future
 
     def close(self) -> None:
@@ -76,7 +76,6 @@ class GroupCommit:
         with self._closing:
             if not self._closed:
                 self._closed = True
-                # The queue may be full; its reader makes room.
                 self._waiting.put(None)
         self._thread.join()
 
@@ -104,8 +103,11 @@ class GroupCommit:
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             with self._database.transaction() as connection:
-                for effect, future in group:
-                    outcomes.append((future, *self._apply(connection, effect)))
+                if len(group) == 1:  # Nobody else's effects are to be kept when it fails.
+                    ((effect, future),) = group
+                    outcomes.append((future, effect(connection), None))
+                else:
+                    outcomes += [(future, *self._apply(connection, effect)) for effect, future in group]
         except BaseException as error:
             if isinstance(error, Corrupt) and len(group) > 1:
                 # What one of them gathered cannot be kept (a tenant's damaged log): the others are not its.

@@ -78,14 +78,12 @@ class Answerer:
                     return event
         raise Unavailable("The answer ended without a receipt.", where="serving")
 
-    async def stream(self, request: AnswerRequest) -> AsyncGenerator[TextDelta | Answer, None]:
+    def stream(self, request: AnswerRequest) -> AsyncGenerator[TextDelta | Answer, None]:
         """Text as it may be shown, then the :class:`Answer`. Closing the iterator frees the engine's slot.
 
         A guarded or structured application's text is shown only once it has passed: in one piece.
         """
-        async with aclosing(self._stream(request, showing=True)) as events:
-            async for event in events:
-                yield event
+        return self._stream(request, showing=True)
 
     async def _stream(self, request: AnswerRequest, *, showing: bool) -> AsyncGenerator[TextDelta | Answer, None]:
         arrived = time.perf_counter()

@@ -79,6 +79,8 @@ class Breaker:
         self._monotonic = monotonic
         self._chance = chance
         self._ended: deque[tuple[float, bool]] = deque()
+        self._failures = 0
+        """Of those."""
         self._period = 0
         self._opened_until: float | None = None
         self._waits = 0
@@ -112,10 +114,10 @@ class Breaker:
             return
         now = self._monotonic()
         self._ended.append((now, failed))
+        self._failures += failed
         while self._ended[0][0] < now - self._policy.window:
-            self._ended.popleft()
-        failures = sum(failure for _, failure in self._ended)
-        if len(self._ended) >= self._policy.least and failures >= self._policy.share * len(self._ended):
+            self._failures -= self._ended.popleft()[1]
+        if len(self._ended) >= self._policy.least and self._failures >= self._policy.share * len(self._ended):
             self._open()
 
     @property
@@ -149,3 +151,4 @@ class Breaker:
         self._period += 1
         self._probing = False
         self._ended.clear()
+        self._failures = 0

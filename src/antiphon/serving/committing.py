@@ -1,14 +1,13 @@
 """What an answer leaves in the catalog, in one transaction: texts, receipt, stored answer, and a rollout's evidence.
 
-Invariant: an :class:`Answer` exists only once its receipt is committed. The exposure of a user in a rollout is
-committed with the receipt of the answer, or by itself when there is none: once either way.
+Invariant: an :class:`Answer` exists only once its receipt is committed; a client that goes away during the commit
+leaves a whole receipt, for what was submitted is committed whatever becomes of its caller. The exposure of a user in a
+rollout is committed with the receipt of the answer, or by itself when there is none: once either way.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -115,17 +114,18 @@ class Committer:
 
     async def failed(self, arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception) -> None:
         """The exposure of a user who gets no answer. Never raises: the error that is being raised says more."""
-        exposure = evidence.failed(arrival, assigned, publication, error, self._services.clock.now())
+        services = self._services
+        exposure = evidence.failed(arrival, assigned, publication, error, services.clock.now())
         if exposure is None:
             return
         try:
-            await self._submit(lambda connection: self._services.exposures.add(exposure, within=connection))
+            await services.commit.submit(lambda connection: services.exposures.add(exposure, within=connection))
         except Exception:
             _log.exception("the exposure of request %s is not recorded", arrival.request_id)
 
     async def unpaired(self, pair: ShadowPair) -> None:
         """An online answer that the candidate had no answer beside."""
-        await self._submit(lambda connection: self._services.pairs.add(pair, within=connection))
+        await self._services.commit.submit(lambda connection: self._services.pairs.add(pair, within=connection))
 
     async def _commit(
         self, prepared: Prepared, receipt: Receipt, content: bytes, attempts: tuple[Generated, ...],
@@ -149,7 +149,7 @@ class Committer:
                 services.pairs.add(pair, within=connection)
 
         with span("commit"):
-            await self._submit(effect)
+            await services.commit.submit(effect)
         return Answer(
             prediction=whole.prediction,
             request=whole.request,
@@ -159,11 +159,3 @@ class Committer:
             receipt=whole,
             publication=whole.publication,
         )
-
-    async def _submit(self, effect: Callable[[Any], None]) -> None:
-        # Shielded: a client that goes away during the commit leaves a whole receipt, not half of one.
-        await asyncio.shield(asyncio.ensure_future(_as_coroutine(self._services.commit.submit(effect))))
-
-
-async def _as_coroutine(awaitable: Any) -> Any:
-    return await awaitable

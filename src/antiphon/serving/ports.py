@@ -170,6 +170,7 @@ class ShadowPairs(Protocol):
 
 
 class Commit(Protocol):
-    """Commits what belongs together in one transaction, many requests' at a time."""
+    """Commits what belongs together in one transaction, many requests' at a time; what was submitted is committed
+    even if its caller is cancelled meanwhile."""
 
     def submit(self, effect: Callable[[Any], T]) -> Awaitable[T]: ...
