@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -28,12 +29,20 @@ class Reading:
         self._echoed = 0
         """Characters of the prompt that came back."""
 
-    def read(self, payload: bytes, now: float) -> Delta | None:
-        """One event of the stream.
+    def read(self, payloads: Sequence[bytes], now: float) -> Delta | None:
+        """What events of the stream that came together tell.
 
         Raises:
-            EngineFailed: it says that the server failed, or cannot be read.
+            EngineFailed: one says that the server failed, or cannot be read.
         """
+        told = [delta for payload in payloads if (delta := self._event(payload, now)) is not None]
+        if len(told) < 2:
+            return told[0] if told else None
+        text = "".join(delta.text for delta in told)
+        tokens = tuple(token for delta in told for token in delta.tokens)
+        return Delta(self._request.id, text, tokens, next((delta.prompt for delta in told if delta.prompt), ()))
+
+    def _event(self, payload: bytes, now: float) -> Delta | None:
         try:
             chunk = msgspec.json.decode(payload)
             if "error" in chunk:
