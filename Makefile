@@ -10,6 +10,8 @@ comma := ,
 
 # TRAIN=no leaves fine-tuning (and torch) out: the demo then says what it does not show.
 TRAIN ?= yes
+# Processes that tests run in, one a core; 0 runs them one after another.
+WORKERS ?= auto
 DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
 .PHONY: help demo demo-full demo-environment environment test test-clients check format serve bench-engine bench-gateway bench-desk \
@@ -34,8 +36,7 @@ demo: demo-environment  ## the flight desk end to end, four ways to answer and t
 demo-full: demo-environment  ## the story of learning with the full samples
 	@$(BIN)/python -m examples.flight_desk.run --learning-only --size full
 
-# Files of tests side by side, one process a core, the slow folders first; WORKERS=0 runs them one after another.
-WORKERS ?= auto
+# Files of tests side by side, the slow folders first.
 test: environment  ## every test
 	@scripts/servers
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -55,7 +56,7 @@ check: environment  ## format, lint, strict types, import contracts, documentati
 	@$(BIN)/ruff check src tests benchmarks examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q tests/documentation
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/documentation
 
 format: environment  ## put the code into the house's form
 	@$(BIN)/ruff format src tests benchmarks examples

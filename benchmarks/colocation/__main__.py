@@ -30,7 +30,7 @@ from benchmarks.colocation.compare import Told, compared, simulated
 from benchmarks.colocation.figures import Ceilings, Row
 from benchmarks.colocation.goals import goals, told
 from benchmarks.colocation.kept_runs import KeptRuns
-from benchmarks.colocation.load import MOST_BUSY, bearable
+from benchmarks.colocation.load import LEAST_WITHIN, MOST_BUSY, bearable
 from benchmarks.colocation.points import CONTENDERS, SIZES, Size, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
 from benchmarks.colocation.traces import SCALING, Scaling, pieces
@@ -61,7 +61,8 @@ def main() -> int:
     scalings = {trace: bearable(calibration, trace) if size.calibrate_seconds else SCALING[trace] for trace in every}
     for trace, scaling in scalings.items():
         progress(
-            f"{trace}: {scaling.rate:.0%} of the arrivals; online alone is busy for at most {MOST_BUSY:.0%} of the time"
+            f"{trace}: {scaling.rate:.1%} of the arrivals, {scaling.prompt:.1%} of their prompts: online alone is busy "
+            f"for at most {MOST_BUSY:.0%} of the time and keeps its service level in {LEAST_WITHIN:.0%} of the requests"
         )
     panels: list[Panel] = []
     tables: dict[str, Any] = {}
@@ -104,7 +105,7 @@ def _real(
     windows = pieces(trace, size.real_seeds, size.real_seconds, size.piece_seconds, scaling)
     seconds = size.real_seconds * len(size.real_seeds) / len(windows)
     windows = dict(islice(windows.items(), options.windows))
-    kept = partial(KeptRuns(options.runs).run, trace, scaling.rate)
+    kept = partial(KeptRuns(options.runs).run, trace, scaling)
     runs, alone = real_runs(really, trace, windows, seconds, threads=options.threads, kept=kept, told=progress)
     ceilings, rows = compared(calibration, trace, runs, alone, bucket=size.bucket, told=progress)
     print_table(f"{trace}, real, {len(windows)} windows of {seconds:.0f} s", ceilings, rows)

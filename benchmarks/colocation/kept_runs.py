@@ -1,7 +1,7 @@
 """Real runs on disk, so that hours of them can be made in parts: what ran already is not run again.
 
-A file of JSON lines, one run each, under the engine's sources, the trace, the window, the share of its arrivals and the
-policy. Runs of other sources stay in the file and are not read.
+A file of JSON lines, one run each, under the engine's sources, the trace, its scaling, the window and the policy. Runs
+of other sources stay in the file and are not read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 from benchmarks.colocation.outcome import Outcome
+from benchmarks.colocation.traces import Scaling
 
 import antiphon.engine
 
@@ -21,7 +22,7 @@ class Key(msgspec.Struct, frozen=True):
 
     engine: str
     trace: str
-    rate: float
+    scaling: Scaling
     window: int
     seconds: float
     policy: str
@@ -49,10 +50,10 @@ class KeptRuns:
                 self._runs[line.key] = line.outcome
 
     def run(
-        self, trace: str, rate: float, window: int, seconds: float, policy: str, make: Callable[[], Outcome]
+        self, trace: str, scaling: Scaling, window: int, seconds: float, policy: str, make: Callable[[], Outcome]
     ) -> Outcome:
         """The kept run, or one that is made and kept."""
-        key = Key(self._engine, trace, rate, window, seconds, policy)
+        key = Key(self._engine, trace, scaling, window, seconds, policy)
         if key not in self._runs:
             self._runs[key] = make()
             if self._path is not None:

@@ -149,6 +149,11 @@ def test_bad_definitions_are_told_all_at_once_with_file_and_line(antiphon, proje
         definitions.write_text(before)
 
 
+@pytest.fixture(scope="module")
+def applied(project) -> None:
+    assert run_in(project)("apply").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -168,8 +173,7 @@ def test_bad_definitions_are_told_all_at_once_with_file_and_line(antiphon, proje
         (("status", "--project", "/nonexistent"), 3, "antiphon init"),
     ],
 )
-def test_errors_have_a_next_step_and_an_exit_code(antiphon, arguments, code, says) -> None:
-    antiphon("apply")
+def test_errors_have_a_next_step_and_an_exit_code(antiphon, applied, arguments, code, says) -> None:
     failed = antiphon(*arguments)
     assert failed.code == code, failed.err
     assert says in failed.err

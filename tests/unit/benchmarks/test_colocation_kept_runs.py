@@ -4,6 +4,7 @@ import pytest
 from benchmarks.colocation import kept_runs
 from benchmarks.colocation.kept_runs import KeptRuns
 from benchmarks.colocation.outcome import Outcome, Served
+from benchmarks.colocation.traces import Scaling
 
 
 def outcome(rate: int) -> Outcome:
@@ -20,9 +21,9 @@ def test_a_run_is_made_once_for_the_same_sources(tmp_path: Path, monkeypatch: py
         made.append(1)
         return outcome(len(made))
 
-    first = KeptRuns(path).run("conv", 0.2, 0, 10.0, "ours", make)
-    assert KeptRuns(path).run("conv", 0.2, 0, 10.0, "ours", make) == first
-    assert KeptRuns(path).run("conv", 0.2, 1, 10.0, "ours", make).batch_tokens == 2
+    first = KeptRuns(path).run("conv", Scaling(), 0, 10.0, "ours", make)
+    assert KeptRuns(path).run("conv", Scaling(), 0, 10.0, "ours", make) == first
+    assert KeptRuns(path).run("conv", Scaling(), 1, 10.0, "ours", make).batch_tokens == 2
     monkeypatch.setattr(kept_runs, "sources", lambda: "changed")
-    assert KeptRuns(path).run("conv", 0.2, 0, 10.0, "ours", make).batch_tokens == 3
-    assert KeptRuns(None).run("conv", 0.2, 0, 10.0, "ours", make).batch_tokens == 4
+    assert KeptRuns(path).run("conv", Scaling(), 0, 10.0, "ours", make).batch_tokens == 3
+    assert KeptRuns(None).run("conv", Scaling(), 0, 10.0, "ours", make).batch_tokens == 4

@@ -181,10 +181,14 @@ def test_a_load_is_what_the_machine_bears() -> None:
         }
         return msgspec.structs.replace(reference(), **points)
 
-    assert load.bearable(machine(0.5), "conv", 20.0) == SCALING["conv"]
-    fewer = load.bearable(machine(4.0), "conv", 20.0)
-    assert fewer.rate < SCALING["conv"].rate
-    assert 0.4 < load.busy(machine(4.0), "conv", fewer, 20.0) <= load.MOST_BUSY
+    assert load.bearable(machine(0.25), "conv", 20.0) == SCALING["conv"]
+    slow = machine(4.0)
+    less = load.bearable(slow, "conv", 20.0)
+    assert less.rate * less.prompt < SCALING["conv"].rate * SCALING["conv"].prompt
+    assert load.within(load.alone(slow, "conv", SCALING["conv"], 20.0)) < load.LEAST_WITHIN
+    runs = load.alone(slow, "conv", less, 20.0)
+    assert load.within(runs) >= load.LEAST_WITHIN
+    assert 0.3 < load.busy(runs) <= load.MOST_BUSY
 
 
 def test_what_the_engine_takes_beside_its_model_is_measured_through_a_socket() -> None:
