@@ -117,24 +117,25 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
 
 
 async def test_each_word_is_told_when_it_comes_and_what_came_together_at_once() -> None:
-    said = asyncio.Event()
+    heard, said = asyncio.Semaphore(0), asyncio.Event()
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(HEAD)
-        for events in (WORD, WORD * 3, END):
+        for events in (WORD, WORD * 3):
             writer.write(b"%x\r\n%b\r\n" % (len(events), events))
-            await writer.drain()
-            if events is not END:
-                await asyncio.sleep(0.2)
-        writer.write(b"0\r\n\r\n")
+            await heard.acquire()  # Nothing more is said before the last was told.
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(END), END))
         writer.close()
         await writer.wait_closed()
         said.set()
 
+    told = []
     async with asyncio.timeout(30), await asyncio.start_server(speak, "127.0.0.1", 0) as listening:
         engine = RemoteEngine(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-        told = [event async for event in engine.generate(Generate("r", "any", "Say.", 8))]
+        async for event in engine.generate(Generate("r", "any", "Say.", 8)):
+            told.append(event.text)
+            heard.release()
         await engine.close()
         await said.wait()
-    assert [event.text for event in told] == [" word", " word word word", " word" * 4]
+    assert told == [" word", " word word word", " word" * 4]
