@@ -4,8 +4,8 @@
                                     [--record]
 
 A table for each trace, a plot, one JSON line last. What was simulated is marked as such. ``ci`` takes seconds and needs
-no model: it simulates the reference machine. ``demo`` takes ten to fifteen minutes and ``full`` hours: both measure this machine
-first and run the real engine too, for which nothing else should run here.
+no model: it simulates the reference machine. ``demo`` takes ten to fifteen minutes and ``full`` hours: both measure
+this machine first and run the real engine too, for which nothing else should run here.
 """
 
 from __future__ import annotations
