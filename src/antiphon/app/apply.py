@@ -248,7 +248,7 @@ def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
         return ModelPin(application.model, None)
     if application.model not in engine.models:
         raise InvalidInput(
-            f"It names the model {application.model!r}, which the engine is not given.",
+            f"The application names the model {application.model!r}, which the engine is not given.",
             where=f"application {application.name}",
             next_step=f"Add it to [engine] models in antiphon.toml (now: {', '.join(engine.models)}).",
         )

@@ -257,7 +257,7 @@ class Encryption:
     def _encrypted(self) -> Protection:
         if self._protection.mode != "encrypted":
             raise InvalidInput(
-                "This project is in plaintext: there are no keys.",
+                "The project is in plaintext: there are no keys.",
                 where="antiphon.toml, [encryption]",
                 next_step='Set mode = "encrypted" and run `antiphon encryption enable`.',
             )

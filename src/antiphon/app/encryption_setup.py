@@ -32,7 +32,7 @@ def initialise(root: Path, environment: Mapping[str, str] | None = None) -> str:
     wanted = project.encryption
     if mode_of(wanted, project.project.environment) != "encrypted":
         raise InvalidInput(
-            "This project is in plaintext.", where="antiphon.toml, [encryption]", next_step='Set mode = "encrypted".'
+            "The project is in plaintext.", where="antiphon.toml, [encryption]", next_step='Set mode = "encrypted".'
         )
     variables = os.environ if environment is None else environment
     if wanted.provider == "file":

@@ -81,7 +81,7 @@ def require_servable(store: Store, project: ProjectSpec) -> None:
         for view, contract in application.freshness.items():
             if view in named and contract.min_source_quality > 0:
                 raise InvalidInput(
-                    f"Its contract for {view!r} asks how good the source was, which Feast does not keep.",
+                    f"The freshness contract for {view!r} asks how good the source was, which Feast does not keep.",
                     where=f"application {application.name}",
                     next_step="Leave min_source_quality out of that contract.",
                 )

@@ -343,7 +343,7 @@ class FeaturePlatform:
         keys = [key for key, view in known.items() if (not views or view.name in views) and view.source.kind != "feast"]
         if not keys:
             raise InvalidInput(
-                "These views are read from Feast, which refreshes them.",
+                f"Feast refreshes {', '.join(views) or 'every view that is applied'}, not Antiphon.",
                 where=str(scope),
                 next_step="`feast materialize-incremental` does.",
             )

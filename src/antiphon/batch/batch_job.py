@@ -186,7 +186,7 @@ class BatchJobs:
         parts, scope = self._parts, batch.scope
         if batch.ending != "cancelled" and batch.job.rows_done != batch.job.total:
             raise Corrupt(
-                f"It has {batch.job.rows_done} rows for {batch.job.total} requests.",
+                f"The batch {batch.id} has {batch.job.rows_done} rows for {batch.job.total} requests.",
                 where=batch.id,
                 next_step="Create a new batch from the same file.",
             )

@@ -178,8 +178,8 @@ ACCEPT_LATE = "Order fewer rows or a longer window, or accept_late to have done 
 def too_late(estimate: Estimate) -> str:
     """Why an order cannot be kept."""
     return (
-        f"It would end about {estimate.ends_at:%Y-%m-%d %H:%M} UTC, at the earliest {estimate.earliest:%H:%M}, after "
-        f"{estimate.deadline:%Y-%m-%d %H:%M}."
+        f"The order would end about {estimate.ends_at:%Y-%m-%d %H:%M} UTC, at the earliest {estimate.earliest:%H:%M}, "
+        f"after {estimate.deadline:%Y-%m-%d %H:%M}."
     )
 
 

@@ -291,7 +291,7 @@ def check_lifetime(seconds: int | None, where: str) -> timedelta | None:
     """
     if seconds is not None and not SHORTEST <= seconds <= LONGEST:
         raise InvalidInput(
-            f"It is not between {SHORTEST} and {LONGEST} seconds.",
+            f"`{where}` is {seconds}, not between {SHORTEST} and {LONGEST} seconds.",
             where=where,
             next_step="A file stays between an hour and thirty days.",
         )
@@ -306,7 +306,7 @@ def _checked_name(filename: str) -> str:
     name = filename.replace("\\", "/").rpartition("/")[2]
     if not name or len(name) > LONGEST_FILENAME or not name.isprintable():
         raise InvalidInput(
-            "It is no name of a file.",
+            "The upload's `filename` is no name of a file.",
             where="file",
             next_step=f"Send a filename of at most {LONGEST_FILENAME} printable characters.",
         )

@@ -193,7 +193,7 @@ class _Findings:
         if given is None:
             self.add("missing_required_parameter", "There is no custom_id.", line, "custom_id")
         elif not isinstance(given, str) or not 0 < len(given) <= LONGEST_ID:
-            self.add("invalid_type", f"It is a text of 1 to {LONGEST_ID} characters.", line, "custom_id")
+            self.add("invalid_type", f"`custom_id` must be a text of 1 to {LONGEST_ID} characters.", line, "custom_id")
         else:
             digest = hashlib.blake2b(given.encode(errors="surrogatepass"), digest_size=16).digest()
             if digest in self._seen:
@@ -210,7 +210,7 @@ class _Findings:
         if body is None:
             self.add("missing_required_parameter", "There is no body.", line, "body")
         elif not isinstance(body, dict):
-            self.add("invalid_type", "It is a JSON object.", line, "body")
+            self.add("invalid_type", "`body` must be a JSON object.", line, "body")
         elif not isinstance(body.get("model"), str) or not body["model"]:
             self.add("missing_required_parameter", "The body names no model.", line, "body.model")
         elif self._model and body["model"] != self._model:

@@ -216,7 +216,11 @@ class Orders:
 
     def _absolute(self, scope: Scope, path: str) -> Path:
         if "\0" in path:
-            raise InvalidInput("It holds a NUL character.", where="input or output", next_step="Name a file.")
+            raise InvalidInput(
+                "The path of the input or output holds a NUL character.",
+                where="input or output",
+                next_step="Name a file.",
+            )
         if not self._confined:
             return (self._root / path).resolve()
         root = self._root.resolve()
@@ -227,7 +231,7 @@ class Orders:
         others = base == root and within is not None and within[:1] == ("tenants",) and self._owner is not None
         if within is None or hidden or others or any(absolute.is_relative_to(path) for path in self._private):
             raise InvalidInput(
-                "It lies outside the project's folder." if within is None else "It lies where no table may lie.",
+                f"The path {path!r} lies {'outside the project' if within is None else 'where no table may lie'}.",
                 where=path,
                 next_step="Put the file into the project and name it by a relative path, or send the rows themselves.",
             )

@@ -157,7 +157,7 @@ class TableJobs:
         await write()
         if job.total is not None and finished != job.total:
             raise InvalidInput(
-                f"It has {finished} rows now and had {job.total} when it was ordered.",
+                f"The input {job.input} has {finished} rows now and had {job.total} when the job was ordered.",
                 where=job.input,
                 next_step="Order a new job; do not change a job's input while it runs.",
             )

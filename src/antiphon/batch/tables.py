@@ -53,7 +53,9 @@ def read(path: Path) -> Iterator[Row]:
     rows = {".jsonl": _read_lines, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
     for number, row in enumerate(rows):
         if number >= MOST_ROWS:
-            raise TooLarge(f"It has more than {MOST_ROWS} rows.", where=str(path), next_step="Split the table.")
+            raise TooLarge(
+                f"The table {path} has more than {MOST_ROWS} rows.", where=str(path), next_step="Split the table."
+            )
         yield row
 
 
@@ -102,7 +104,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield from batch.to_pylist()
     # KeyError: a time zone that does not exist.
     except (arrow.ArrowException, OSError, MemoryError, OverflowError, ValueError, KeyError) as error:
-        raise InvalidInput(f"This is no Parquet file: {error}.", where=str(path)) from None
+        raise InvalidInput(f"{path} is no Parquet file: {error}.", where=str(path)) from None
 
 
 def _require_readable(metadata: Any, path: Path) -> None:
@@ -110,7 +112,7 @@ def _require_readable(metadata: Any, path: Path) -> None:
     groups = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
     if metadata.num_rows > MOST_ROWS or max(groups, default=0) > LARGEST_ROW_GROUP:
         raise TooLarge(
-            f"It declares {metadata.num_rows} rows and row groups of up to {max(groups, default=0)} bytes.",
+            f"{path} declares {metadata.num_rows} rows and row groups of up to {max(groups, default=0)} bytes.",
             where=str(path),
             next_step=f"Write at most {MOST_ROWS} rows, in row groups of at most {LARGEST_ROW_GROUP} bytes.",
         )
@@ -128,8 +130,8 @@ def write(path: Path, rows: Iterable[Row]) -> int:
         return _write(path, rows)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise Unavailable(f"It cannot be written: {error.strerror}.", where=str(path)) from error
-        raise InvalidInput(f"It cannot be written: {error.strerror}.", where=str(path)) from error
+            raise Unavailable(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
 
 
 def _write(path: Path, rows: Iterable[Row]) -> int:

@@ -274,7 +274,9 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except sa.exc.ArgumentError:
         raise InvalidInput(
-            "This is not a database URL.", where="catalog.url", next_step="Write sqlite:////absolute/path/catalog.db."
+            "`catalog.url` is no database URL.",
+            where="catalog.url",
+            next_step="Write sqlite:////absolute/path/catalog.db.",
         ) from None  # the URL may hold a password
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise InvalidInput(

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import Corrupt, InvalidInput, SetupError, WriteConflict
 from antiphon.core.scope import Scope
 
 _SCHEMA = "event/1"
@@ -219,12 +219,12 @@ class StreamHomes:
         """Say that a stream whose events through ``end`` were copied is in a log from now on, and drop them here.
 
         Raises:
-            Conflict: it does not end there any more.
+            WriteConflict: it does not end there any more.
         """
         events, streams = schema.events, schema.streams
         with self._database.writing(None) as connection:
             if home_of(self._database, scope, stream, connection) != StreamHome(None, end):
-                raise Conflict(
+                raise WriteConflict(
                     f"Events came to stream {stream!r} while it was copied.",
                     where="catalog",
                     next_step="Stop what appends to it and move it again.",

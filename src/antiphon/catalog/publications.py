@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import NotFound, WriteConflict
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
@@ -94,7 +94,7 @@ class Publications:
             expected: the number the caller saw as current, 0 before the first.
 
         Raises:
-            Conflict: another publication came first; read the current one and rebase.
+            WriteConflict: another publication came first; read the current one and rebase.
             NotFound: a snapshot is not recorded in this scope, or was pruned.
         """
         with self._database.writing(within) as connection:
@@ -122,7 +122,7 @@ class Publications:
 
         Raises:
             NotFound: there is no publication ``to``, or one of its snapshots was pruned.
-            Conflict: ``expected`` was given and is not current any more.
+            WriteConflict: ``expected`` was given and is not current any more.
         """
         with self._database.writing(within) as connection:
             back = self.get(scope, to, within=connection)
@@ -198,8 +198,8 @@ def _publication(row: Row[tuple[object, ...]]) -> Publication:
     )
 
 
-def _lost(scope: Scope, expected: int, number: int) -> Conflict:
-    return Conflict(
+def _lost(scope: Scope, expected: int, number: int) -> WriteConflict:
+    return WriteConflict(
         f"Publication {expected} is not current any more; {number} is.",
         where=str(scope),
         next_step="Read the current publication and apply the changes to it.",

@@ -79,7 +79,7 @@ def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
     happened = _moment(row, source.event_time, where)
     known = _moment(row, source.available_at, where) if source.available_at else happened
     if source.event_id is None or row.get(source.event_id) in (None, ""):
-        raise InvalidInput("It has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}.")
+        raise InvalidInput(f"{where} has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}.")
     return Event(str(row[source.event_id]), happened, known, {name: _plain(value) for name, value in row.items()})
 
 

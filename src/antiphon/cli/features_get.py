@@ -13,7 +13,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import InvalidInput, NotFound, WriteConflict
 
 if TYPE_CHECKING:
     from antiphon.gateway.lookup import FeatureLookupAnswer
@@ -81,7 +81,7 @@ async def _look_up(
                 parts.append(answer(await lookups.look_up(request), part))
             if len({part.publication for part in parts}) == 1:
                 return msgspec.structs.replace(parts[0], entities=[line for part in parts for line in part.entities])
-    raise Conflict(
+    raise WriteConflict(
         "Every time another publication became current before all entities were read.",
         where="publication",
         next_step="Try again, or look up fewer entities at a time.",
@@ -137,7 +137,9 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
                     try:
                         yield msgspec.json.decode(line, type=dict[str, Any])
                     except msgspec.DecodeError as error:
-                        raise InvalidInput(f"It is no JSON object: {error}.", where=f"{file}:{number}") from None
+                        raise InvalidInput(
+                            f"Line {number} of {file} is no JSON object: {error}.", where=f"{file}:{number}"
+                        ) from None
         case ending:
             raise InvalidInput(
                 f"{ending or 'No ending'} is no kind of file that is read here.",

@@ -34,7 +34,7 @@ def init(
     try:
         files = write(target, name, port)
     except OSError as error:
-        raise SetupError(f"It cannot be written: {error.strerror}.", where=str(error.filename or target)) from None
+        raise SetupError(f"{error.filename or target} cannot be written: {error.strerror}.") from None
     steps = [f"cd {target}", "antiphon up"]
     show(
         {"project": name, "directory": str(target.resolve()), "files": files, "next": steps},

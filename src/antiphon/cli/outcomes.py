@@ -253,7 +253,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
     value = found(wished.value, "value", outcome.property if outcome is not None else None, *_KINDS)
     if row and not value:
         raise InvalidInput(
-            f"It has no column with a value: {', '.join(row)}.", where=str(file), next_step="Name one with --value."
+            f"{file} has no column with a value: {', '.join(row)}.", where=str(file), next_step="Name one with --value."
         )
     return Columns(
         value=value,
@@ -277,7 +277,9 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
     missing = [key for key in declared.entity_keys if row.get(key) in (None, "")] if of_moment else []
     if missing:
         raise InvalidInput(
-            f"It has neither a prediction nor {', '.join(missing)}.", where="prediction", next_step="Fill the row."
+            f"The row names neither a prediction nor {', '.join(missing)}.",
+            where="prediction",
+            next_step="Fill the row.",
         )
     known = row.get(columns.available_at) if columns.available_at else None
     identity = row.get(columns.id) if columns.id else None

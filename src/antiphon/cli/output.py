@@ -56,8 +56,7 @@ def fail(error: AntiphonError, as_json: bool) -> int:
         problem = {"code": error.code, "message": error.what, "where": error.where, "next_step": error.next_step}
         typer.echo(msgspec.json.encode({"error": problem}).decode(), err=True)
         return error.exit_code
-    where = f"{error.where}: " if error.where else ""
-    typer.echo(typer.style("error", fg="red", bold=True) + f": {where}{error.what}", err=True)
+    typer.echo(typer.style("error", fg="red", bold=True) + f": {error.located}", err=True)
     if error.next_step:
         typer.echo(f"  next: {error.next_step.strip()}", err=True)
     return error.exit_code

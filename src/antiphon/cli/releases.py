@@ -107,7 +107,7 @@ def validate(
     show(found, as_json, lambda: table(("gate", "passed", "reason"), gates))
     if not verdict.passed:
         raise GatesNotPassed(
-            f"It stays a draft: {' '.join(verdict.reasons)}",
+            f"The release {release} stays a draft: {' '.join(verdict.reasons)}",
             where=release,
             next_step="Train further or mend the definitions; `antiphon releases rollout --force --reason …` goes past "
             "the gates.",

@@ -38,7 +38,11 @@ def init(
 
     loaded, paths = settings.load(project)
     if write and _has_section(project / settings.FILE_NAME):
-        raise Conflict("It has a section [tls] already.", where=str(project / settings.FILE_NAME), next_step=_BY_HAND)
+        raise Conflict(
+            f"{settings.FILE_NAME} has a section [tls] already.",
+            where=str(project / settings.FILE_NAME),
+            next_step=_BY_HAND,
+        )
     asked = certificates.Asked(tuple(name), tuple(ip), client, loaded.project.tenant, days)
     current = certificates.init(paths.directory / FOLDER, asked, SystemClock().now())
     lines = certificates.settings_lines(_written(current.parent, paths), mutual=mutual)
@@ -175,7 +179,7 @@ def _content(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise SetupError(
-            f"It cannot be read: {error.strerror}.", where=str(file), next_step="`antiphon tls init`."
+            f"{file} cannot be read: {error.strerror}.", where=str(file), next_step="`antiphon tls init`."
         ) from None
 
 

@@ -2,6 +2,9 @@
 
 The HTTP status, the process exit code and the OpenAI-shaped ``type`` hang on the class, so that the
 gateway and the command line translate without deciding anything.
+
+OpenAI's clients repeat a request that was answered 408, 409, 429 or 5xx. Those are for what a repetition may mend, and
+say after how long; what is wrong with data, state or request is another 4xx.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ class AntiphonError(Exception):
     """Base of every error Antiphon raises on purpose.
 
     Args:
-        what: what was wrong, one sentence.
+        what: what was wrong, one sentence that names its subject: clients print it without ``where``.
         where: the file, field, parameter or process it concerns.
         next_step: what the reader can do about it.
     """
@@ -31,9 +34,13 @@ class AntiphonError(Exception):
         self.where = where
         self.next_step = next_step
 
+    @property
+    def located(self) -> str:
+        """What was wrong, after where it was unless the sentence says that itself."""
+        return self.what if not self.where or self.where in self.what else f"{self.where}: {self.what}"
+
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text} {self.next_step}" if self.next_step else text
+        return f"{self.located} {self.next_step}" if self.next_step else self.located
 
 
 class InvalidInput(AntiphonError):
@@ -118,18 +125,29 @@ class NotFound(AntiphonError):
 
 
 class Conflict(AntiphonError):
-    """Somebody else changed it first, or a unique name is taken."""
+    """The state of what is named does not permit this: it ended, exists already, or is in use.
 
-    http_status = 409
+    The same request fails again until something else was done. :class:`WriteConflict` is the one that may be repeated.
+    """
+
+    http_status = 422
     exit_code = 5
     code = "conflict"
     kind = "invalid_request_error"
 
 
-class FeatureUnavailable(AntiphonError):
-    """A feature is missing, or stale beyond what its freshness contract accepts."""
+class WriteConflict(Conflict):
+    """Another process changed or held it in the same moment; the same request may succeed when it is repeated."""
 
     http_status = 409
+    code = "write_conflict"
+    retry_after = 1.0
+
+
+class FeatureUnavailable(AntiphonError):
+    """A feature is missing, or stale beyond what its freshness contract accepts; a repeated request finds the same."""
+
+    http_status = 422
     exit_code = 5
     code = "feature_unavailable"
     kind = "invalid_request_error"
@@ -200,6 +218,7 @@ class Unavailable(AntiphonError):
     exit_code = 6
     code = "unavailable"
     kind = "server_error"
+    retry_after = 1.0
 
 
 class DeadlineExceeded(AntiphonError):

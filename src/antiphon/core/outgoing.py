@@ -173,9 +173,9 @@ def _resolved(host: str, port: int, where: str) -> Sequence[str]:
 
 
 def _parsed(url: str, where: str) -> SplitResult:
-    wrong = "It is not an http or https URL."
+    wrong = "The URL is not one of http or https."
     if any(ord(letter) <= 0x20 or letter in "\\\x7f" for letter in url):
-        wrong = "It holds white space, a control character or a backslash."
+        wrong = "The URL holds white space, a control character or a backslash."
     else:
         try:
             parsed = urlsplit(url)
@@ -185,7 +185,7 @@ def _parsed(url: str, where: str) -> SplitResult:
         if parsed is not None and parsed.scheme in ("http", "https") and parsed.hostname:
             if parsed.username is None and parsed.password is None and not parsed.fragment and "@" not in parsed.netloc:
                 return parsed
-            wrong = "It carries a user name or a fragment."
+            wrong = "The URL carries a user name or a fragment."
     raise InvalidInput(wrong, where=where, next_step="Write http://HOST:PORT/PATH or https://HOST/PATH.")
 
 

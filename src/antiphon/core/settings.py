@@ -395,10 +395,10 @@ def load(root: Path, environment: Mapping[str, str] | None = None) -> tuple[Sett
             next_step="Run `antiphon init NAME` to make a project, or pass --project DIRECTORY.",
         ) from None
     except RecursionError:
-        raise InvalidInput("This is nested too deeply.", where=str(file)) from None
+        raise InvalidInput(f"{FILE_NAME} is nested too deeply.", where=str(file)) from None
     # Of TOML and of UTF-8, and of a number with more digits than Python reads.
     except ValueError as error:
-        raise InvalidInput(f"This is not TOML: {error}.", where=str(file)) from None
+        raise InvalidInput(f"{FILE_NAME} is not TOML: {error}.", where=str(file)) from None
     _overlay(document, os.environ if environment is None else environment)
     try:
         settings = msgspec.convert(document, Settings, strict=False)

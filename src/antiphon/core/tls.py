@@ -48,7 +48,7 @@ class ClientTls(msgspec.Struct, frozen=True):
                 context.load_verify_locations(self.authority)
         except (OSError, ssl.SSLError) as error:
             raise InvalidInput(
-                f"These certificates of authorities cannot be used ({_reason(error)}).",
+                f"The certificates of authorities in {self.authority} cannot be used ({_reason(error)}).",
                 where=str(self.authority),
                 next_step="Name a PEM file of certificates.",
             ) from None
@@ -57,7 +57,7 @@ class ClientTls(msgspec.Struct, frozen=True):
                 self._show(context, self.certificate)
             except (OSError, ssl.SSLError) as error:
                 raise InvalidInput(
-                    f"This client certificate and its key cannot be used ({_reason(error)}).",
+                    f"The client certificate {self.certificate} and its key cannot be used ({_reason(error)}).",
                     where=str(self.certificate),
                     next_step="Name a certificate and the key that belongs to it, both PEM files.",
                 ) from None

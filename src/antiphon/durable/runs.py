@@ -208,7 +208,7 @@ class Runs:
                             scope,
                             ERROR,
                             row.id,
-                            f"Its worker died or lost its lease in each of {row.attempts} attempts.",
+                            f"The run's worker died or lost its lease in each of {row.attempts} attempts.",
                         ),
                     }
                 else:

@@ -73,7 +73,7 @@ def write(weights: Path, tokenizer: Path, shape: Shape, target: Path) -> None:
             tokens = sorted(vocabulary, key=vocabulary.__getitem__)
             entries = list(_metadata(tensors, vocabulary, tokens, shape))
         except (KeyError, ValueError, TypeError, struct.error) as error:
-            raise SetupError(f"This is no BERT sentence encoder ({error!r}).", where=str(weights)) from error
+            raise SetupError(f"{weights.name} is no BERT sentence encoder ({error!r}).", where=str(weights)) from error
         with target.open("xb") as out:
             out.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries)))
             for name, kind, value in entries:

@@ -187,7 +187,8 @@ class LlamaCppEncoder:
         if self._model.dimensions != dimensions:
             self._model.close()
             raise SetupError(
-                f"It makes vectors of {self._model.dimensions} numbers, not {dimensions}.", where=str(weights.path)
+                f"The model {name!r} makes vectors of {self._model.dimensions} numbers, not {dimensions}.",
+                where=str(weights.path),
             )
         self._description = EmbedderDescription(name, self._model.fingerprint, tokens, dimensions)
 

@@ -333,7 +333,7 @@ class LocalEngine:
             missing = self._missing(wanted)
             if missing and self._load is None:
                 raise UnsupportedParameter(
-                    f"This engine cannot be told to serve {', '.join(model.name for model in missing)}.", where="models"
+                    f"The engine cannot be told to serve {', '.join(model.name for model in missing)}.", where="models"
                 )
             if self._keep is not None:
                 await asyncio.to_thread(self._keep, wanted)

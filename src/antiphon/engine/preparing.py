@@ -73,7 +73,7 @@ def prepared(lane: Lane, ticket: int, request: Generate, arrived: float) -> Sequ
     """
     if request.messages or request.tools is not None:
         raise InvalidInput(
-            "This engine has no chat template of its own to apply.",
+            "The engine has no chat template of its own to apply to `messages`.",
             where="messages",
             next_step="Render them with the template of its description, and send a prompt.",
         )

@@ -59,7 +59,9 @@ def refusal_of(status: int, headers: Mapping[str, str], content: bytes, url: str
     if code == PromptTooLong.code or "context length" in message:
         return PromptTooLong(text, where=url)
     if status in (400, 422):
-        return InvalidInput(text, where=parameter if parameter in _SENT else url)
+        if parameter in _SENT:
+            return InvalidInput(f"The remote engine refused `{parameter}` ({status}).", where=parameter)
+        return InvalidInput(text, where=url)
     if status == 503:
         return Unavailable(text, where=url)
     return EngineFailed(text, where=url)

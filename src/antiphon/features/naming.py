@@ -27,14 +27,14 @@ def naming(source: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise Unavailable(
-            f"It cannot be read: {error.strerror or type(error).__name__}.",
+            f"The source {source} cannot be read: {error.strerror or type(error).__name__}.",
             where=f"source {source}",
             next_step="Look at the file and at the disk's space, and refresh again.",
         ) from error
     except (ValueError, ArithmeticError) as error:
         # What they say may quote somebody's value, and errors are kept and shown.
         raise InvalidInput(
-            f"It cannot be read: {type(error).__name__}.",
+            f"The source {source} cannot be read: {type(error).__name__}.",
             where=f"source {source}",
             next_step="Compare its values with the definition; nothing was published.",
         ) from error

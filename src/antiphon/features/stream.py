@@ -18,7 +18,7 @@ import msgspec
 
 from antiphon.catalog.events import StoredEvent, set_back
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import AntiphonError, Conflict
+from antiphon.core.errors import AntiphonError, WriteConflict
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import StreamedEvent
@@ -234,14 +234,14 @@ class StreamConsumer:
             How many log events were read again.
 
         Raises:
-            Conflict: others pruned each time meanwhile.
+            WriteConflict: others pruned each time meanwhile.
         """
         follower = self._followers.get(spec.key) or _Follower(spec)
         for _ in range(_ATTEMPTS):
             read = self._restore(follower, after)
             if read is not None:
                 return read
-        raise Conflict(
+        raise WriteConflict(
             f"The streamed events of {spec.name!r} were pruned while they were put back.",
             where="overlay",
             next_step="Try again in a moment.",

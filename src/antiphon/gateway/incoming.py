@@ -89,7 +89,7 @@ def typed(value: Mapping[str, Any], shape: type[T], *, from_text: bool = False) 
         message, _, path = str(error).rpartition(" - at ") if " - at `$" in str(error) else (str(error), "", "")
         where = path.strip("`").removeprefix("$").lstrip(".") or "body"
         raise InvalidInput(
-            f"{_without_value(message)}.", where=where, next_step="See /openapi.json for the types."
+            f"`{where}`: {_without_value(message)}.", where=where, next_step="See /openapi.json for the types."
         ) from None
 
 
@@ -172,7 +172,7 @@ def timeout(request: Request) -> float | None:
         seconds = 0.0
     if not 0.0 < seconds <= _LONGEST_TIMEOUT:
         raise InvalidInput(
-            "It is not a time to wait.",
+            "The header X-Antiphon-Timeout is not a time to wait.",
             where="x-antiphon-timeout",
             next_step=f"Send seconds, more than 0 and at most {_LONGEST_TIMEOUT}, such as 2.5.",
         )

@@ -147,7 +147,9 @@ class _Parts:
         try:
             self.fields[self._name] = self._value.decode()
         except UnicodeDecodeError:
-            raise InvalidInput("It is not UTF-8.", where=self._name[:100], next_step="Send it in UTF-8.") from None
+            raise InvalidInput(
+                f"The field {self._name[:100]!r} is not UTF-8.", where=self._name[:100], next_step="Send it in UTF-8."
+            ) from None
 
     def _end(self) -> None:
         self.ended = True

@@ -349,7 +349,7 @@ def _bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InvalidInput(
-            f"It cannot be read: {error.strerror}.",
+            f"{file} cannot be read: {error.strerror}.",
             where=str(file),
             next_step="`antiphon tls init` makes certificates.",
         ) from None

@@ -44,11 +44,11 @@ class CertificateFacts(msgspec.Struct, frozen=True):
         """What is wrong with its dates at this moment, as a sentence."""
         if now < self.not_before:
             return (
-                f"It holds from {self.not_before:%Y-%m-%d %H:%M:%SZ} on, and this machine's clock says "
+                f"The certificate holds from {self.not_before:%Y-%m-%d %H:%M:%SZ} on, and this machine's clock says "
                 f"{now:%Y-%m-%d %H:%M:%SZ}: the certificate is not valid yet, or the clock is behind."
             )
         if now >= self.not_after:
-            return f"It expired at {self.not_after:%Y-%m-%d %H:%M:%SZ}."
+            return f"The certificate expired at {self.not_after:%Y-%m-%d %H:%M:%SZ}."
         return None
 
 
@@ -104,7 +104,7 @@ def chain(pem: bytes, where: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise InvalidInput(
-            "This is no PEM certificate.", where=where, next_step="It begins with -----BEGIN CERTIFICATE-----."
+            f"{where} is no PEM certificate.", where=where, next_step="It begins with -----BEGIN CERTIFICATE-----."
         ) from None
 
 
@@ -146,7 +146,7 @@ def check(certificate: bytes, key: bytes, authorities: Sequence[bytes], host: st
         Finding(
             "name",
             f"holds for {host}",
-            None if named else f"It holds for {', '.join(facts.names) or 'no name'}, not for {host}.",
+            None if named else f"The certificate holds for {', '.join(facts.names) or 'no name'}, not for {host}.",
             None if named else f"Reach the gateway by one of its names, or make one with --name {host}.",
         ),
     ]
@@ -211,7 +211,7 @@ def _unverified(
         return "The client trusts nobody."
     asked = host or next((name for name in facts.names if ":" not in name), None)
     if asked is None:
-        return "It holds for no name."
+        return "The certificate holds for no name."
     try:
         subject: x509.DNSName | x509.IPAddress = x509.IPAddress(ipaddress.ip_address(asked))
     except ValueError:

@@ -287,7 +287,9 @@ def _authority(current: Path) -> tuple[EllipticCurvePrivateKey, list[x509.Certif
         ) from None
     roots = _certificates(current / AUTHORITY)
     if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != roots[0].public_key():
-        raise Corrupt("This key is not the authority's.", where=str(file), next_step="Restore the one made with it.")
+        raise Corrupt(
+            f"The key in {file} is not the authority's.", where=str(file), next_step="Restore the one made with it."
+        )
     return key, roots
 
 
@@ -305,7 +307,7 @@ def _certificates(file: Path) -> list[x509.Certificate]:
             "There is no certificate here.", where=str(file), next_step="`antiphon tls init` makes an authority."
         ) from None
     except (OSError, ValueError):
-        raise Corrupt("This is no certificate.", where=str(file), next_step="Restore it from a backup.") from None
+        raise Corrupt(f"{file} is no certificate.", where=str(file), next_step="Restore it from a backup.") from None
 
 
 def _require_usable(asked: Asked) -> None:

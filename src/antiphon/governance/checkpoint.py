@@ -57,7 +57,7 @@ def parse(note: str) -> Checkpoint:
             raise ValueError
     except (ValueError, binascii.Error):
         raise InvalidInput(
-            "This is no signed checkpoint.",
+            "The text is no signed checkpoint.",
             where="checkpoint",
             next_step="Give the whole text, from the origin line to the end of the signature line.",
         ) from None

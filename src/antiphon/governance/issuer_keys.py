@@ -193,9 +193,11 @@ def fetch(url: SplitResult) -> bytes:
         connection.request("GET", target, headers={"accept": "application/json", "accept-encoding": "identity"})
         response = connection.getresponse()
         if response.status != 200:
-            raise InvalidInput(f"It answered with status {response.status}.", where=url.geturl())
+            raise InvalidInput(f"The issuer's key server answered with status {response.status}.", where=url.geturl())
         if response.getheader("content-encoding", "identity").lower() != "identity":
-            raise InvalidInput("It answered with an encoding that was not asked for.", where=url.geturl())
+            raise InvalidInput(
+                "The issuer's key server answered with an encoding that was not asked for.", where=url.geturl()
+            )
         content = response.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise InvalidInput(f"The key set is larger than {MOST_BYTES} bytes.", where=url.geturl())
@@ -219,7 +221,7 @@ def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
     try:
         listed = msgspec.json.decode(content, type=dict[str, Any])["keys"]
     except (msgspec.DecodeError, KeyError, RecursionError):
-        raise InvalidInput("This is not a JSON Web Key Set.", where="jwks") from None
+        raise InvalidInput("The issuer's keys are not a JSON Web Key Set.", where="jwks") from None
     if not isinstance(listed, list) or len(listed) > MOST_KEYS:
         raise InvalidInput(f"A key set is a list of at most {MOST_KEYS} keys.", where="jwks")
     found: dict[str, IssuerKey] = {}

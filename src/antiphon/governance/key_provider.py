@@ -161,7 +161,7 @@ class EnvironmentKeys:
             key = b""
         if len(key) != KEY_BYTES:
             raise SetupError(
-                f"It does not hold {KEY_BYTES} bytes in base64.",
+                f"The variable {self._variable} does not hold {KEY_BYTES} bytes in base64.",
                 where=self._variable,
                 next_step="Make one with `openssl rand -base64 32`.",
             )

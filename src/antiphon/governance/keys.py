@@ -184,7 +184,7 @@ class Keys:
         """
         if not _SHAPE.match(text):
             raise Unauthenticated(
-                "This is no API key." if text else "No API key was sent.",
+                "What was sent is no API key." if text else "No API key was sent.",
                 where="Authorization",
                 next_step="Send `Authorization: Bearer ak_…`; make a key with `antiphon keys create`.",
             )

@@ -145,7 +145,7 @@ class KmsKeys:
             )
         if status in (404, 405) and path == "rotate":
             raise InvalidInput(
-                "This key service rotates its keys by itself.", where=where,
+                "The key service rotates its keys by itself.", where=where,
                 next_step="Rotate there, then run `antiphon encryption rewrap`.",
             )  # fmt: skip
         if status != 200 or len(content) > _MOST_BYTES:

@@ -135,7 +135,7 @@ def read_document(files: Sequence[Path], tests: Sequence[Path] = (), *, defaults
             attributes.update(_typed(path, _toml(path), _Attributes).attributes)
         else:
             raise InvalidInput(
-                "This is neither a .cedar nor a .toml file.",
+                f"{path} is neither a .cedar nor a .toml file.",
                 where=str(path),
                 next_step="Policies go into .cedar files, attributes of principals into .toml files.",
             )
@@ -155,7 +155,7 @@ def read_cases(path: Path) -> tuple[PolicyCase, ...]:
         try:
             document = msgspec.json.decode(_text(path))
         except msgspec.DecodeError as error:
-            raise InvalidInput(f"This is not JSON: {error}.", where=str(path)) from None
+            raise InvalidInput(f"{path} is not JSON: {error}.", where=str(path)) from None
     else:
         document = _toml(path)
     cases = tuple(_expanded(_typed(path, document, _Cases).case))
@@ -198,7 +198,7 @@ def _toml(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"This is not TOML: {error}.", where=str(path)) from None
+        raise InvalidInput(f"{path} is not TOML: {error}.", where=str(path)) from None
 
 
 def _typed(path: Path, document: Any, shape: type[T]) -> T:

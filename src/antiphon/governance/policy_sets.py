@@ -86,7 +86,7 @@ class PolicySets:
             now = self.in_force(scope, within=connection)
             if now is not None and now.document == document:
                 raise Conflict(
-                    f"These policies are in force already, as version {now.number}.",
+                    f"The policies are in force already, as version {now.number}.",
                     where="policy",
                     next_step="There is nothing to do.",
                 )
@@ -204,7 +204,7 @@ class PolicySets:
         checked = check(document, tenant=scope.tenant, environment=scope.environment)
         if not checked.sound:
             raise InvalidInput(
-                f"These policies may not act: {'; '.join(checked.problems)}.",
+                f"The policies may not act: {'; '.join(checked.problems)}.",
                 where="policy",
                 next_step="Mend them; `antiphon policy check` and `antiphon policy test` show the same.",
             )

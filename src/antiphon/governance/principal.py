@@ -122,7 +122,7 @@ def check_name(name: str, where: str = "name") -> None:
     """
     if not _NAME.match(name):
         raise InvalidInput(
-            "This is not a principal's name." if len(name) > 128 else f"{name!r} is not a principal's name.",
+            "The given name is not a principal's name." if len(name) > 128 else f"{name!r} is not a principal's name.",
             where=where,
             next_step="Use letters, digits and @ . _ : | + -, at most 128, first a letter or digit.",
         )
@@ -178,7 +178,7 @@ def originator(principal: Principal, *named: str | None) -> str | None:
     name = given.pop()
     if not _ORIGINATOR.match(name):
         raise InvalidInput(
-            "It is not a user's name.",
+            "The value of X-Antiphon-User or `user` is not a user's name.",
             where="user",
             next_step="Use at most 128 visible ASCII characters without spaces, first a letter or digit.",
         )

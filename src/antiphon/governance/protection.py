@@ -70,7 +70,7 @@ def mode_of(settings: EncryptionSettings, environment: str) -> Mode:
     if environment == "dev":
         return "plaintext"
     raise SetupError(
-        f"It is not said whether payloads are encrypted in the environment {environment!r}.",
+        f"`[encryption] mode` is not set, and the environment {environment!r} has no default.",
         where="antiphon.toml, [encryption] mode",
         next_step='Set mode = "encrypted" and run `antiphon encryption init`; or mode = "plaintext": then whoever gets '
         "the disk can read it.",

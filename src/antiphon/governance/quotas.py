@@ -219,7 +219,7 @@ class _Account:
         per = "day" if meter.calendar else "minute"
         if wait == inf:
             return RateLimited(
-                f"This request may take {of} {what}; the key has {meter.capacity} per {per}.",
+                f"The request may take {of} {what}; the key has {meter.capacity} per {per}.",
                 retry_after=wait,
                 where=name,
                 next_step="Ask for fewer tokens (`max_completion_tokens`), or use a key with a larger quota.",

@@ -128,14 +128,14 @@ def check_whose(sent: ArrivingOutcome, application: ApplicationSpec) -> None:
     if sent.prediction is not None:
         if sent.entity is not None or sent.at is not None:
             raise InvalidInput(
-                "It names a prediction and also a subject and moment.",
+                "The outcome names a prediction and also a subject and moment.",
                 where="prediction",
                 next_step="Send either prediction, or entity and at.",
             )
         return
     if sent.entity is None or sent.at is None:
         raise InvalidInput(
-            "It says neither which prediction it is of, nor of which subject and moment.",
+            "The outcome says neither which prediction it is of, nor of which subject and moment.",
             where="prediction",
             next_step="Send prediction, or entity and at.",
         )

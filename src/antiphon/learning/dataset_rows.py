@@ -16,7 +16,7 @@ from antiphon.catalog.datasets import DatasetSource, DatasetSpec
 from antiphon.catalog.outcomes import Outcome, Outcomes
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import NotFound, WriteConflict
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -189,7 +189,7 @@ class RowMaker:
 
         Raises:
             NotFound: a view's definition was never applied here.
-            Conflict: a source file changed while it was read.
+            WriteConflict: a source file changed while it was read.
             As :meth:`gather`.
         """
         views = [self._definitions.get(self._scope, view, version) for view, version in sorted(spec.views.items())]
@@ -206,7 +206,9 @@ class RowMaker:
         kept = [one for one in candidates if one.origin == "history" or receipts[one.example] is not None]
         read += [spec.history] if spec.history is not None else []
         if {*_sources(read, spec.offsets)} - {*sources}:
-            raise Conflict("A source changed while it was read.", where="sources", next_step="Build the dataset again.")
+            raise WriteConflict(
+                "A source changed while it was read.", where="sources", next_step="Build the dataset again."
+            )
         gone = len(candidates) - len(kept)
         dropped = dict(gathered.survey.dropped)
         if gone:

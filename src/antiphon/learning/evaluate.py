@@ -105,7 +105,11 @@ class Evaluator:
         whole = whole if whole is not None else 0
         rows = await asyncio.to_thread(read_rows, dataset, services.files, limit)
         if not rows:
-            raise InvalidInput("It has no rows.", where=dataset.id, next_step="Build an evaluation set with rows.")
+            raise InvalidInput(
+                f"The dataset {dataset.id} has no rows.",
+                where=dataset.id,
+                next_step="Build an evaluation set with rows.",
+            )
         subject = {
             "release": release.id, "dataset": dataset.id, "mode": mode, "limit": limit, "whole": whole,
             "attacks": with_attacks,
@@ -258,7 +262,7 @@ class Evaluator:
             id = f"eval_{content_hash([str(scope), subject, number])[:26]}"
             if self._known(scope, id) is None:
                 return id
-        raise Conflict("These things were evaluated too often.", where=str(scope))
+        raise Conflict("The same release and dataset were evaluated too often.", where=str(scope))
 
 
 def check_fits(release: Release, dataset: Dataset) -> None:
@@ -272,7 +276,7 @@ def check_fits(release: Release, dataset: Dataset) -> None:
     outcome = application.outcome
     if outcome is None:
         raise InvalidInput(
-            "It declares no outcome, so nothing says what is true.",
+            f"The application {application.name} declares no outcome, so nothing says what is true.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(…) in definitions.py and apply it.",
         )
@@ -293,7 +297,7 @@ def check_fits(release: Release, dataset: Dataset) -> None:
     ]
     if wrong:
         raise InvalidInput(
-            f"It was built for something else: {'; '.join(wrong)}.",
+            f"The dataset {dataset.id} was built for something else: {'; '.join(wrong)}.",
             where=dataset.id,
             next_step=f"Build one for this release: `antiphon datasets build {application.name} --kind evaluation`.",
         )

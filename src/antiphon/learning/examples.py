@@ -103,7 +103,7 @@ def completion(
     outcome = application.outcome
     if outcome is None or outcome.property not in properties:
         raise InvalidInput(
-            "It has no outcome to learn from.",
+            f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(...) naming a property of the output.",
         )
@@ -171,7 +171,7 @@ def _inner(text: str) -> str:
 def _fine_tune(application: ApplicationSpec) -> FineTune:
     if application.fine_tune is None:
         raise InvalidInput(
-            "It is not declared how its model is fine-tuned.",
+            f"The application {application.name} does not declare how its model is fine-tuned.",
             where=f"application {application.name}",
             next_step='Declare model=FineTune(base="smollm2-135m", ...) and `antiphon apply`.',
         )

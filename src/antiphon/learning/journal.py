@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import Conflict, SetupError
+from antiphon.core.errors import Conflict, SetupError, WriteConflict
 from antiphon.core.scope import Scope
 
 _SCHEMA = "journal/1"
@@ -64,7 +64,7 @@ class Journal:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Conflict(
+            raise WriteConflict(
                 "Another process is at this evaluation.",
                 where=self._path.stem,
                 next_step="Wait until it has ended, or end it; what it has answered is kept.",

@@ -112,13 +112,13 @@ def fine_tune_of(application: ApplicationSpec) -> FineTune:
     """
     if application.fine_tune is None:
         raise InvalidInput(
-            "It is not declared how its model is fine-tuned.",
+            f"The application {application.name} does not declare how its model is fine-tuned.",
             where=f"application {application.name}",
             next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
         )
     if application.outcome is None:
         raise InvalidInput(
-            "It has no outcome to learn from.",
+            f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
         )

@@ -30,7 +30,7 @@ def directory_lock(run: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise SetupError(
-                f"This project is already up (process {holder}).",
+                f"The project is already up (process {holder}).",
                 where=str(run.parent.parent),
                 next_step="Use it as it is, or stop the other one with Ctrl-C first.",
             ) from None

@@ -167,9 +167,9 @@ class Supervisor:
     def _give_up_if_hopeless(self, child: Child, code: int, failures: int) -> None:
         if code in HOPELESS_EXIT_CODES or failures >= self._first_attempts:
             log = self._logs / f"{child.spec.name}.log"
-            words = child.last_words() or "It wrote nothing."
+            words = child.last_words() or "(none)"
             raise SetupError(
-                f"It ended before it was ready ({_ending(code)}). Its last words:\n{words}\n",
+                f"The process {child.spec.name} ended before it was ready ({_ending(code)}). Last words:\n{words}\n",
                 where=child.spec.name,
                 next_step=f"The whole log is {log}.",
             )

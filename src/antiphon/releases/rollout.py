@@ -166,7 +166,7 @@ class RolloutTransitions:
             live = self._releases.live(scope, before.application, within=connection)
             if live is None or live.id != before.control:
                 raise Conflict(
-                    f"Its control {before.control} is no longer live, so that it compares with nothing.",
+                    f"The rollout's control {before.control} is no longer live, so that nothing is compared with it.",
                     where=rollout,
                     next_step=f"`antiphon releases abort {before.application}` and begin again.",
                 )

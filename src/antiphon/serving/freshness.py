@@ -55,7 +55,7 @@ def apply(
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
     if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
         raise FeatureUnavailable(
-            "This entity has no features.",
+            f"The application {application.name} has no features of the entity that was asked about.",
             where=f"application {application.name}",
             next_step="Check the entity's keys; `antiphon features status` shows what is published.",
         )
@@ -163,7 +163,9 @@ def _judge(
         kept = None if outcome == "defaulted" else kept
     if outcome == "rejected" or (outcome == "absent" and contract is not None and contract.withheld == "reject"):
         raise FeatureUnavailable(
-            _why(contract, age, quality) if outcome == "rejected" and contract is not None else "It has no value.",
+            _why(name, contract, age, quality)
+            if outcome == "rejected" and contract is not None
+            else f"The feature {name} has no value.",
             where=f"feature {name}",
             next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
         )
@@ -206,8 +208,8 @@ def _poor(contract: Freshness, quality: float | None) -> bool:
     return contract.min_source_quality > 0 and (quality is None or quality < contract.min_source_quality)
 
 
-def _why(contract: Freshness, age: float | None, quality: float | None) -> str:
+def _why(name: str, contract: Freshness, age: float | None, quality: float | None) -> str:
     if _stale(contract, age):
-        return f"It is {age:.0f} s old, its contract allows {contract.max_age}."
+        return f"The feature {name} is {age:.0f} s old, its contract allows {contract.max_age}."
     found = "unknown" if quality is None else f"{quality:.1%}"
-    return f"The quality of its source is {found}, its contract asks for {contract.min_source_quality:.1%}."
+    return f"The quality of the source of {name} is {found}, its contract asks for {contract.min_source_quality:.1%}."

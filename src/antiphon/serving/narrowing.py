@@ -40,7 +40,7 @@ def narrowed(application: ApplicationSpec, only: Sequence[str]) -> ApplicationSp
     schema = application.schema
     if schema is None:
         raise InvalidInput(
-            "Its output is free text and has no properties.",
+            f"The output of the application {application.name} is free text and has no properties.",
             where=f"application {application.name}",
             next_step="Ask for the whole answer.",
         )
@@ -71,7 +71,7 @@ def _cut(schema_text: str, only: tuple[str, ...], name: str) -> tuple[str, froze
     unknown = [each for each in only if each not in properties]
     if unknown:
         raise InvalidInput(
-            f"Its output has no property {', '.join(unknown)}.",
+            f"The output of the {where} has no property {', '.join(unknown)}.",
             where=where,
             next_step=f"It has {', '.join(order) or 'none that are declared'}.",
         )
@@ -81,14 +81,14 @@ def _cut(schema_text: str, only: tuple[str, ...], name: str) -> tuple[str, froze
     clash = _clash([str(label) for label in properties[kept[-1]].get("enum", ())])
     if clash is not None:
         raise InvalidInput(
-            f"Its label {clash[0]!r} begins its label {clash[1]!r}, so the two are told apart by what follows.",
+            f"The label {clash[0]!r} begins the label {clash[1]!r}, so the two are told apart by what follows.",
             where=f"{where}, output {kept[-1]}",
             next_step="Ask for the whole answer, or rename one of the labels.",
         )
     relating = sorted(set(schema) - _KEPT)
     if relating:
         raise InvalidInput(
-            f"Its output schema says {', '.join(relating)}, which may relate properties to each other.",
+            f"The output schema of the {where} says {', '.join(relating)}, which may relate properties to each other.",
             where=where,
             next_step="Ask for the whole answer.",
         )

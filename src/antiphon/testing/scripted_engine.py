@@ -131,11 +131,11 @@ class ScriptedEngine:
 
     async def embed(self, request: Embed) -> Embedded:
         """It has no embedding model."""
-        raise NotFound("This engine embeds nothing.", where="model")
+        raise NotFound("The engine embeds nothing.", where="model")
 
     async def tokenise(self, request: Tokenise) -> Tokenised:
         """It reads nothing."""
-        raise NotFound("This engine has no tokens.", where="model")
+        raise NotFound("The engine has no tokens.", where="model")
 
     async def close(self) -> None:
         self.away = True

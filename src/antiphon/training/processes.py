@@ -128,7 +128,7 @@ class TrainingProcesses:
         folder = Path(order.folder)
         key = str(folder.resolve())
         if key in self._folders:
-            raise Conflict("This folder is being trained in.", where=key, next_step="Wait for that training.")
+            raise Conflict(f"The folder {key} is being trained in.", where=key, next_step="Wait for that training.")
         self._folders.add(key)
         try:
             trained, wrong = await asyncio.to_thread(read_result, order)

@@ -152,7 +152,7 @@ async def test_a_view_is_taken_back_over_http_and_on_its_page(project: Project) 
     await project.refresh("today")
     async with project.http() as http:
         path = "/admin/features/today"
-        assert (await http.post(f"{path}/rollback", json={"reason": "worse", "seen": 1})).status_code == 409
+        assert (await http.post(f"{path}/rollback", json={"reason": "worse", "seen": 1})).status_code == 422
         assert (await http.post(f"{path}/rollback", json={"reason": "worse", "to": 9})).status_code == 404
         assert (
             told(await http.post(f"{path}/rollback", json={"reason": "worse", "dry_run": True}))["publication"] is None
@@ -175,7 +175,7 @@ async def test_a_view_is_taken_back_over_http_and_on_its_page(project: Project) 
         assert "Let it go on" in page
         assert (await browser.post("/features/today", data={**form, "act": "resume"})).status_code == 303
         late = await browser.post("/features/today", data={**form, "act": "rollback", "seen": "2"})
-        assert late.status_code == 409
+        assert late.status_code == 422
         assert "Publication 2 is not current any more; 3 is." in late.text
         assert 'value="on again"' in late.text, "what was written is not lost"
         done = await browser.post("/features/today", data={**form, "act": "rollback", "hold": "yes"})

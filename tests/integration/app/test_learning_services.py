@@ -49,5 +49,5 @@ async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Wir
         lost = await client.post("/admin/train", json={"application": "gone"})
         assert (lost.status_code, "Applied here: desk" in lost.text) == (404, True)
         refused = await client.post("/admin/releases/desk/rollback", json={"reason": "r"})
-        assert refused.status_code == 409
+        assert refused.status_code == 422
     assert store.releases.live(store.scope, "desk") == live

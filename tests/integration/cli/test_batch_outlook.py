@@ -25,7 +25,7 @@ def test_an_order_is_foreseen_and_refused_when_it_cannot_be_kept(antiphon, proje
     assert (estimate["late"], estimate["cost"] >= 0, estimate["currency"]) == ("no", True, "USD")
     late = antiphon(*ORDER, "--within", "1s", "--no-wait")
     assert late.code == 2, late.out
-    assert "It would end about" in late.err
+    assert "The order would end about" in late.err
     assert "accept_late" in late.err
     made = antiphon(*ORDER, "--within", "1s", "--no-wait", "--accept-late", "--json")
     assert made.code == 0, made.err

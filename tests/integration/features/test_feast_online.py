@@ -180,7 +180,7 @@ async def test_a_ttl_that_feast_ignores_online_holds_here(desk: Desk, served: di
 
 
 async def test_what_feast_cannot_know_is_not_made_up(desk: Desk) -> None:
-    with pytest.raises(FeatureUnavailable, match="This entity has no features"):
+    with pytest.raises(FeatureUnavailable, match="no features of the entity"):
         await desk.ask("feast-only", {"driver_id": "77", "rider_id": "a"})
     with pytest.raises(InvalidInput, match="not of the type"):
         await desk.ask("feast-only", {"driver_id": "x", "rider_id": "a"})

@@ -115,7 +115,7 @@ def test_an_answer_is_read(told: Told, feast: FeastServer, response: dict[str, A
         (500, b"\"'Feature rate not found in projection stats'\"", FeatureUnavailable, "does not serve"),
         (500, b"\"invalid literal for int() with base 10: 'SECRET'\"", InvalidInput, "not of the type"),
         (404, b'"SECRET does not exist"', FeatureUnavailable, "does not serve"),
-        (401, b"", FeatureUnavailable, "refuses us"),
+        (401, b"", FeatureUnavailable, "refuses our token"),
         (302, b"", FeatureUnavailable, "does not serve"),
     ],
 )

@@ -42,7 +42,7 @@ async def test_a_wrong_key_is_said_on_the_page(browser) -> None:
     answer = await sign_in(browser, "ak_wrong<script>")
     assert answer.status_code == 401
     assert 'role="alert"' in answer.text
-    assert "This is no API key." in answer.text
+    assert "What was sent is no API key." in answer.text
     assert "Authorization" not in answer.text
     assert "<script>" not in answer.text.replace('<script src="/static', "")
 

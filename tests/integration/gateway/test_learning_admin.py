@@ -115,7 +115,7 @@ async def test_a_rollout_from_its_beginning_to_its_end(desk: LearnedDesk, http: 
     assert (begun.json()["state"], begun.json()["weight"], begun.json()["control"]) == ("canary", 0.05, live.id)
     path = f"/admin/rollouts/{begun.json()['id']}"
     other = await http.post("/admin/rollouts", json={"release": desk.validated(4).id})
-    assert (other.status_code, "is under way" in other.text) == (409, True)
+    assert (other.status_code, "is under way" in other.text) == (422, True)
     rollout = desk.rollouts.get(DEV, begun.json()["id"])
     desk.expose(rollout, 20)
     desk.look()
@@ -134,7 +134,7 @@ async def test_a_rollout_from_its_beginning_to_its_end(desk: LearnedDesk, http: 
     assert (await http.post(f"{path}/undo", json={"reason": ""})).status_code == 400
     undone = await http.post(f"{path}/undo", json={"reason": "users complain"})
     assert (undone.json()["state"], undone.json()["reason"]) == ("rolled_back", "users complain")
-    assert (await http.post(f"{path}/abort", json={"reason": "late"})).status_code == 409
+    assert (await http.post(f"{path}/abort", json={"reason": "late"})).status_code == 422
     assert [line["id"] for line in (await got(http, "/admin/rollouts", application="desk"))["rollouts"]] == [rollout.id]
     acts = [entry.action for entry in desk.audit.list(DEV) if entry.action.startswith("rollout.")]
     assert sorted(acts) == ["rollout.begin", "rollout.hold", "rollout.resume", "rollout.undo"]
@@ -163,14 +163,14 @@ async def test_a_rollback_ends_the_rollout_under_way_and_then_goes_further_back(
     }  # fmt: skip
     assert desk.rollouts.active(DEV, "desk") is None
     refused = await http.post("/admin/releases/desk/rollback", json={"reason": "no"})
-    assert (refused.status_code, "no earlier live release" in refused.text) == (409, True)
+    assert (refused.status_code, "no earlier live release" in refused.text) == (422, True)
     second = desk.release(5)
     body = {"application": "desk", "release": second.id, "reason": "yes"}
     assert (await http.post("/admin/releases/activate", json=body)).status_code == 200
     again = desk.validated(6)
     desk.transitions.begin(DEV, again.id, principal="ada", reason="r")
     blocked = await http.post("/admin/releases/activate", json={**body, "release": control})
-    assert (blocked.status_code, "under way" in blocked.text) == (409, True)
+    assert (blocked.status_code, "under way" in blocked.text) == (422, True)
     body = {"application": "desk", "reason": "oh no"}
     listed = (await http.post("/admin/releases/rollback", json=body)).json()["releases"]
     assert next(line["id"] for line in listed if line["live"]) == second.id

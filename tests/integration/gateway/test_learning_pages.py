@@ -194,7 +194,7 @@ async def test_rolling_back_goes_to_the_release_before(desk: LearnedDesk, browse
     assert live is not None
     assert live.id == first.id
     answer = await press(browser, "rollback", "again")
-    assert (answer.status_code, "no earlier live release" in answer.text) == (409, True)
+    assert (answer.status_code, "no earlier live release" in answer.text) == (422, True)
     assert 'value="again"' in answer.text
 
 
@@ -203,8 +203,8 @@ async def test_what_may_not_be_pressed_changes_nothing(desk: LearnedDesk, browse
     for wanted, status, told in (
         ({"act": "hold", "reason": " "}, 400, "There is no reason."),
         ({"act": "promote"}, 400, "is nothing to do"),
-        ({"act": "undo", "seen": f"{rollout.id}.canary.1.going"}, 409, "Something moved"),
-        ({"act": "undo", "live": rollout.candidate}, 409, "Something moved"),
+        ({"act": "undo", "seen": f"{rollout.id}.canary.1.going"}, 422, "Something moved"),
+        ({"act": "undo", "live": rollout.candidate}, 422, "Something moved"),
         ({"act": "undo", "site": "cross-site"}, 403, "another site"),
     ):
         answer = await press(browser, **wanted)

@@ -9,12 +9,28 @@ import httpx
 import openai
 import pytest
 
-from antiphon.core.errors import EngineFailed, FeatureUnavailable, Overloaded
+from antiphon.core.errors import (
+    AntiphonError,
+    Conflict,
+    EngineFailed,
+    FeatureUnavailable,
+    NotFound,
+    OutputInvalid,
+    Overloaded,
+    Unavailable,
+    WriteConflict,
+)
 from antiphon.testing.fakes import FakeAnswerer
 
 MESSAGES = [{"role": "user", "content": "Will it be on time?"}]
 TOOL = {"type": "function", "function": {"name": "delay"}}
 CALLED = {"id": "call_1", "type": "function", "function": {"name": "delay", "arguments": "{}"}}
+
+
+def soon(error: AntiphonError) -> AntiphonError:
+    """The error, worth a repetition after a moment that a test can wait for."""
+    error.retry_after = 0.01
+    return error
 
 
 @pytest.fixture
@@ -145,7 +161,7 @@ async def test_models_are_listed_and_found(client) -> None:
         ({"max_tokens": 0}, "max_tokens", ">= 1"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "Invalid enum value."),
-        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "no schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing"),
         ({"entity": {"shop": [1]}}, "entity[...]", "Expected"),
         ({"as_of": "yesterday"}, "as_of", "RFC3339"),
         ({"as_of": "2013-04-10T08:00:00"}, "as_of", "no time zone"),
@@ -235,7 +251,7 @@ async def test_a_wrong_key_is_refused(running, key, raised) -> None:
 async def test_errors_before_the_first_word_have_their_status_streaming_or_not(client, answerer) -> None:
     answerer.failure = FeatureUnavailable("weather.wind is 4 h old.", where="weather.wind", next_step="Wait.")
     for stream in (False, True):
-        with pytest.raises(openai.ConflictError) as caught:
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
             await client.chat.completions.create(model="desk", messages=MESSAGES, stream=stream)
         assert caught.value.code == "feature_unavailable"
         assert caught.value.param == "weather.wind"
@@ -243,6 +259,32 @@ async def test_errors_before_the_first_word_have_their_status_streaming_or_not(c
     with pytest.raises(openai.RateLimitError) as limited:
         await client.chat.completions.create(model="desk", messages=MESSAGES)
     assert limited.value.response.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("failure", "requests"),
+    [
+        (FeatureUnavailable("The feature weather.wind has no value.", where="feature weather.wind"), 1),
+        (FeatureUnavailable("The view today is not published in version 1.", where="publication 7"), 1),
+        (Conflict("The release rel_1 is live already.", where="desk"), 1),
+        (NotFound("There is no release 'rel_1'.", where="release"), 1),
+        (OutputInvalid("The output failed its schema.", where="output_schema"), 1),
+        (Overloaded("256 questions wait.", retry_after=0.01), 3),
+        (soon(WriteConflict("Another publication came first.")), 3),
+        (soon(Unavailable("The engine cannot be reached.")), 3),
+    ],
+)
+async def test_the_official_client_repeats_what_may_succeed_and_prints_the_subject_of_the_rest(
+    running, keys, answerer, failure, requests, stream
+) -> None:
+    answerer.failure = failure
+    async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=keys["service"]) as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(model="desk", messages=MESSAGES, stream=stream)
+    assert len(answerer.asked) == requests
+    assert (requests > 1) == ("retry-after" in caught.value.response.headers)
+    assert failure.what in str(caught.value)
 
 
 async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alone(client, answerer, running) -> None:

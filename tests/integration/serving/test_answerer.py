@@ -429,7 +429,7 @@ async def test_a_stale_feature_does_what_its_contract_says(make: Make, when_stal
 
 async def test_a_stale_feature_beyond_a_strict_contract_is_refused(make: Make) -> None:
     desk = make(application=changed(freshness={"congestion": Freshness("30m", "reject")}))
-    with pytest.raises(FeatureUnavailable, match=r"congestion\.delay: It is 3600 s old, its contract allows 30m"):
+    with pytest.raises(FeatureUnavailable, match=r"congestion\.delay is 3600 s old, its contract allows 30m"):
         await desk.answerer.answer(desk.request(as_of=START + timedelta(hours=1)))
     assert desk.receipts.count(SCOPE) == 0
 

@@ -27,9 +27,9 @@ def test_results_are_json_or_text(capsys) -> None:
 
 
 def test_an_error_is_one_line_a_next_step_and_its_exit_code(capsys) -> None:
-    error = NotFound("It is not there.", where="here", next_step="Look elsewhere.")
+    error = NotFound("The table is gone.", where="here", next_step="Look elsewhere.")
     assert output.fail(error, False) == 3
-    assert capsys.readouterr().err == "error: here: It is not there.\n  next: Look elsewhere.\n"
+    assert capsys.readouterr().err == "error: here: The table is gone.\n  next: Look elsewhere.\n"
     assert output.fail(error, True) == 3
     captured = capsys.readouterr()
     assert json.loads(captured.err)["error"]["next_step"] == "Look elsewhere."

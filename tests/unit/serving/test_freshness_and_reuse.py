@@ -49,7 +49,7 @@ def test_a_default_prints_nothing_even_when_it_is_all_there_is() -> None:
 
 def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
     with pytest.raises(
-        FeatureUnavailable, match=r"feature congestion\.delay: It is 3600 s old, its contract allows 1m"
+        FeatureUnavailable, match=r"^The feature congestion\.delay is 3600 s old, its contract allows 1m"
     ):
         reading(Freshness("1m", "reject"))
     with pytest.raises(FeatureUnavailable, match="has no value"):
@@ -130,7 +130,9 @@ def test_a_contract_may_ask_for_the_quality_of_the_source() -> None:
     assert contract_of(apply(poor, contract)) == "defaulted"
     assert contract_of(apply({}, contract)) == "defaulted"  # nothing is known about it
     assert contract_of(apply({}, contract, publication=None)) == "fresh"  # a dataset's value has no snapshot
-    with pytest.raises(FeatureUnavailable, match=r"quality of its source is 60.0%, its contract asks for 90.0%"):
+    with pytest.raises(
+        FeatureUnavailable, match=r"quality of the source of congestion.delay is 60.0%, its contract asks for 90.0%"
+    ):
         apply(poor, Freshness("1d", "reject", min_source_quality=0.9))
 
 

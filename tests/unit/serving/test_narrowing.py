@@ -58,7 +58,7 @@ def test_what_comes_before_the_last_named_one_stays_in_its_order() -> None:
         (with_schema({"type": "object"}), ("outlook",), "no property outlook"),
         (with_schema({**SCHEMA, "dependentRequired": {"outlook": ["notice"]}}), ("outlook",), "dependentRequired"),
         (with_schema({**SCHEMA, "minProperties": 2}), ("outlook",), "minProperties"),
-        (labelled("late", "on_time", "late_again"), ("outlook",), "'late' begins its label 'late_again'"),
+        (labelled("late", "on_time", "late_again"), ("outlook",), "'late' begins the label 'late_again'"),
     ],
 )
 def test_what_cannot_be_cut_is_said(application: ApplicationSpec, only: tuple[str, ...], what: str) -> None:

@@ -207,7 +207,7 @@ class NeighbourLookup:
         vector = None if row is None else space.vector_of_row(row)
         if row is None or vector is None:
             raise NotFound(
-                "This entity has no vector in the snapshot.",
+                f"The entity that was named has no vector in the snapshot of {spec.name!r}.",
                 where="entity",
                 next_step="It is unknown, or its latest text is empty; ask with a text.",
             )

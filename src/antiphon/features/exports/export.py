@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from antiphon.core.errors import Conflict, InvalidInput, SetupError
+from antiphon.core.errors import Conflict, InvalidInput, SetupError, WriteConflict
 from antiphon.features.exports.exported import About, ExportedRows
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
             commit_properties=lake.CommitProperties(custom_metadata=what.properties),
         )
     except lake.exceptions.CommitFailedError as error:
-        raise Conflict(
+        raise WriteConflict(
             "Somebody else wrote the table meanwhile.", where=str(target), next_step="Run the export again."
         ) from error
     except OSError as error:
@@ -152,7 +152,7 @@ def _name(what: About) -> str:
 
 def _unwritable(target: Path, error: OSError) -> SetupError:
     return SetupError(
-        f"It cannot be written: {error.strerror or type(error).__name__}.",
+        f"{target} cannot be written: {error.strerror or type(error).__name__}.",
         where=str(target),
         next_step="Check the folder and the free space.",
     )

@@ -82,7 +82,7 @@ class ExportedRows:
             schema = self._schema(file.schema_arrow)
         except pyarrow.ArrowInvalid as error:
             stream.close()
-            raise Corrupt(f"This is no Parquet file: {error}.", where=self._file.path) from error
+            raise Corrupt(f"{self._file.path} is no Parquet file: {error}.", where=self._file.path) from error
         except BaseException:
             stream.close()
             raise

@@ -59,7 +59,7 @@ def to_arrow(frame: Any) -> pyarrow.Table:
             return pyarrow.Table.from_pylist([dict(row) for row in frame])
     except (pyarrow.ArrowException, ValueError, TypeError) as error:
         raise InvalidInput(
-            f"These rows are no table: {str(error).splitlines()[0]}.",
+            f"The rows are no table: {str(error).splitlines()[0]}.",
             where="rows",
             next_step="Give every column values of one type.",
         ) from None

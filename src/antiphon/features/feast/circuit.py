@@ -63,7 +63,7 @@ class Circuit:
             wait = self._closed_from - self._monotonic()
             if wait > 0 or self._probing:
                 raise Unavailable(
-                    f"It failed {self._failed} times in a row and is not asked for {max(wait, 0.0):.1f} s more.",
+                    f"{self._where} failed {self._failed} times in a row and rests for {max(wait, 0.0):.1f} s more.",
                     where=self._where,
                     next_step="See that the server runs and is reached from here.",
                 )

@@ -94,7 +94,7 @@ def write(target: Path, text: str, settings: str, *, replace: bool) -> list[str]
             written.append(FILE_NAME)
         _place(file, text)
     except OSError as error:
-        raise SetupError(f"It cannot be written: {error.strerror}.", where=str(error.filename or target)) from None
+        raise SetupError(f"{error.filename or target} cannot be written: {error.strerror}.") from None
     return [*written, DEFINITIONS]
 
 

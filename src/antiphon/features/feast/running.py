@@ -31,7 +31,9 @@ def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> Fe
         ended = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
     except OSError as error:
         raise SetupError(
-            f"It does not run: {error.strerror}.", where=str(python), next_step="Name a Python that has Feast."
+            f"The Python {python} does not run: {error.strerror}.",
+            where=str(python),
+            next_step="Name a Python that has Feast.",
         ) from None
     except subprocess.TimeoutExpired:
         raise DeadlineExceeded(f"Reading the repository took longer than {seconds:.0f} s.", where=str(root)) from None

@@ -124,11 +124,11 @@ class FeastServer:
                 try:
                     response = _decoder.decode(content)
                 except msgspec.DecodeError as error:
-                    raise self._unavailable("Its answer is not that of a feature server.") from error
+                    raise self._unavailable("The feature server's answer is not one of Feast's.") from error
                 found = dict(zip(response.metadata.feature_names, response.results, strict=False))
                 return self._rows(found, features, rows)
             if status in _AWAY:
-                raise self._unavailable(f"It answered {status}.")
+                raise self._unavailable(f"The feature server answered {status}.")
         # It answered, and quickly: whatever it says no to, others need not wait for it less.
         raise self._refused(status, content, features)
 
@@ -146,9 +146,9 @@ class FeastServer:
                 # was kept may be closed at this moment. To read twice changes nothing.
                 return self._posted(asked, until)
         except httpx.TimeoutException as error:
-            raise self._unavailable(f"It did not answer within {self._timeout:g} s.") from error
+            raise self._unavailable(f"The feature server did not answer within {self._timeout:g} s.") from error
         except (httpx.HTTPError, OSError) as error:
-            raise self._unavailable(f"It is not reached ({type(error).__name__}).") from error
+            raise self._unavailable(f"The feature server is not reached ({type(error).__name__}).") from error
 
     def _posted(self, asked: Mapping[str, Any], until: float) -> tuple[int, bytes]:
         left = max(until - self._monotonic(), 0.001)
@@ -158,9 +158,9 @@ class FeastServer:
             for piece in response.iter_bytes():
                 content += piece
                 if len(content) > _MOST_BYTES:
-                    raise self._unavailable("Its answer is too large.")
+                    raise self._unavailable("The feature server's answer is too large.")
                 if self._monotonic() > until:
-                    raise self._unavailable(f"It did not answer within {self._timeout:g} s.")
+                    raise self._unavailable(f"The feature server did not answer within {self._timeout:g} s.")
             return response.status_code, bytes(content)
 
     def _rows(
@@ -170,7 +170,9 @@ class FeastServer:
         for view, feature in features:
             column = found.get(f"{view}__{feature}")
             if column is None or not len(column.values) == len(column.statuses) == len(column.event_timestamps) == rows:
-                raise self._unavailable(f"Its answer does not hold {view}:{feature} for {rows} entities.")
+                raise self._unavailable(
+                    f"The feature server's answer does not hold {view}:{feature} for {rows} entities."
+                )
             for row, (value, status, moment) in enumerate(
                 zip(column.values, column.statuses, column.event_timestamps, strict=True)
             ):
@@ -181,7 +183,7 @@ class FeastServer:
         if status == "NOT_FOUND":
             return OnlineValue(None, None)
         if status not in ("PRESENT", "NULL_VALUE", "OUTSIDE_MAX_AGE"):
-            raise self._unavailable(f"It says {status} of {view}:{feature}.")
+            raise self._unavailable(f"The feature server says {status} of {view}:{feature}.")
         event_time = self._moment(moment)
         if event_time is None:
             return OnlineValue(None, None)
@@ -197,7 +199,7 @@ class FeastServer:
     def _moment(self, text: str) -> datetime | None:
         matched = _TIME.match(text)
         if matched is None:
-            raise self._unavailable("Its answer holds an instant that cannot be read.")
+            raise self._unavailable("The feature server's answer holds an instant that cannot be read.")
         whole = datetime.fromisoformat(matched[1]).replace(tzinfo=UTC)
         found = whole.replace(microsecond=int((matched[2] or "").ljust(6, "0")[:6]))
         return found if found.timestamp() > 0 else None
@@ -207,7 +209,7 @@ class FeastServer:
         another type and to an unknown feature as it does to a store that is away."""
         if status in (401, 403):
             return FeatureUnavailable(
-                f"It refuses us ({status}).",
+                f"The feature server refuses our token ({status}).",
                 where=self._where,
                 next_step="Set [feast] token_variable to a valid token.",
             )
@@ -216,10 +218,10 @@ class FeastServer:
                 "An entity key is not of the type that Feast's entity has.", where="entity", next_step="Compare them."
             )
         if status >= 500 and _NO_FEATURE not in content:
-            return self._unavailable(f"It failed ({status}).")
+            return self._unavailable(f"The feature server failed ({status}).")
         views = ", ".join(sorted({view for view, _ in features}))
         return FeatureUnavailable(
-            f"It does not serve these features of {views} ({status}).",
+            f"The feature server does not serve these features of {views} ({status}).",
             where=self._where,
             next_step="Compare them with `feast feature-views describe VIEW`.",
         )

@@ -104,10 +104,10 @@ def project_of(root: Path) -> str:
             f"There is no {SETTINGS} here.", where=str(root), next_step="Name the folder of a Feast feature repository."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"It cannot be read: {error}.", where=str(file)) from None
+        raise InvalidInput(f"{file} cannot be read: {error}.", where=str(file)) from None
     project = re.search(r"^project:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE)
     if project is None:
-        raise InvalidInput("It names no project.", where=str(file))
+        raise InvalidInput(f"{file} names no project.", where=str(file))
     return project[1]
 
 

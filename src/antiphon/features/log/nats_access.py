@@ -139,7 +139,7 @@ def read_key(text: str, where: str) -> Key:
     found = seed.group(1) if seed is not None else text.strip()
     if len(text) > _LONGEST or not _BARE.match(found) or (seed is not None and jwt is None):
         raise SetupError(
-            "These are no credentials of a NATS user.",
+            "The credentials are not those of a NATS user.",
             where=where,
             next_step="Use a .creds file with JWT and seed, as it was written, or a seed, which begins with SU.",
         )

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from antiphon.core.errors import Conflict, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import InvalidInput, SetupError, Unavailable, WriteConflict
 from antiphon.core.tls import ClientTls, problem_of
 
 TIMEOUT_SECONDS = 2.0
@@ -117,7 +117,7 @@ class RedisServer:
             Unavailable: it does not answer, is full, is loading, or does not write.
             SetupError: it does not let us in, or one side does not take the other's certificate.
             InvalidInput: a certificate of ours cannot be used.
-            Conflict: a key that a transaction watched was changed by somebody else.
+            WriteConflict: a key that a transaction watched was changed by somebody else.
         """
         import redis
 
@@ -126,7 +126,7 @@ class RedisServer:
         try:
             yield
         except redis.WatchError as error:
-            raise Conflict("A key that was watched changed meanwhile.", where="online store") from error
+            raise WriteConflict("A key that was watched changed meanwhile.", where="online store") from error
         except redis.AuthenticationError as error:
             raise self._refused(error) from error
         except redis.exceptions.NoPermissionError as error:

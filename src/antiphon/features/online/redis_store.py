@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, PlainCodec, unpack
-from antiphon.core.errors import Conflict, Corrupt
+from antiphon.core.errors import Corrupt, WriteConflict
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.building import copy_records, entity_hash, entity_hashes, fill
@@ -211,7 +211,7 @@ class RedisStore:
 
         Raises:
             Corrupt: it is missing, or does not open.
-            Conflict: somebody else did the same.
+            WriteConflict: somebody else did the same.
         """
         before = self._opened_anew(scope, view, snapshot)
         place = Place(scope, view, snapshot)
@@ -222,7 +222,7 @@ class RedisStore:
             writer.discard()
             raise
         if not writer.seal(instead_of=before.stored_seal):
-            raise Conflict(f"{snapshot} was sealed anew by somebody else.", where="online store")
+            raise WriteConflict(f"{snapshot} was sealed anew by somebody else.", where="online store")
 
     def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
         return RedisSnapshot(self._server, Place(scope, view, snapshot), self._codec)

@@ -17,7 +17,7 @@ from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.catalog.skew_reports import Difference, Path, SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import AntiphonError, Conflict, NotFound
+from antiphon.core.errors import AntiphonError, NotFound, WriteConflict
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import Computed
@@ -119,10 +119,10 @@ class Skew:
             seconds: how long it may take; what is left by then counts as not comparable.
 
         Raises:
-            Conflict: a comparison is under way.
+            WriteConflict: a comparison is under way.
         """
         if not self._busy.acquire(blocking=False):
-            raise Conflict(
+            raise WriteConflict(
                 "Batch and online are being compared already.", where="skew", next_step="Try again when it is done."
             )
         try:

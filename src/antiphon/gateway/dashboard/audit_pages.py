@@ -56,7 +56,7 @@ def filter_of(given: dict[str, str]) -> AuditFilter:
             raise InvalidInput(f"{len(text)} characters are too many.", where=name, next_step="Write less.")
     before = given["before"]
     if before and (not before.isdecimal() or len(before) > 18):
-        raise InvalidInput("This is no page.", where="before", next_step="Follow the link again.")
+        raise InvalidInput("`before` names no page.", where="before", next_step="Follow the link again.")
     return AuditFilter(
         who=given["who"] or None,
         action=given["action"] or None,

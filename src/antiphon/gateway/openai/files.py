@@ -148,9 +148,13 @@ def _expires_after(fields: dict[str, str]) -> int | None:
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        raise InvalidInput("It is not 'created_at'.", where="expires_after[anchor]", next_step="Send created_at.")
+        raise InvalidInput(
+            "`expires_after[anchor]` is not 'created_at'.", where="expires_after[anchor]", next_step="Send created_at."
+        )
     if seconds is None or not (seconds.isascii() and seconds.isdigit() and len(seconds) < 12):
-        raise InvalidInput("It is no whole number.", where="expires_after[seconds]", next_step="Send seconds.")
+        raise InvalidInput(
+            "`expires_after[seconds]` is no whole number.", where="expires_after[seconds]", next_step="Send seconds."
+        )
     return int(seconds)
 
 

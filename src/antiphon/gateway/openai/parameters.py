@@ -80,7 +80,7 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             InvalidInput: a field is missing that its role needs, or there is one that it does not have.
         """
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise InvalidInput("It has no content.", where=f"{where}.content")
+            raise InvalidInput(f"`{where}` has no content.", where=f"{where}.content")
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise InvalidInput(
                 "A turn of the role `tool` names the call that it is the result of, and no other turn does.",
@@ -122,7 +122,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def schema(self) -> dict[str, Any] | None:
         if self.type == "json_schema":
             if self.json_schema is None:
-                raise InvalidInput("It has no schema.", where="response_format.json_schema")
+                raise InvalidInput("`response_format.json_schema` is missing.", where="response_format.json_schema")
             return self.json_schema.schema
         return {"type": "object"} if self.type == "json_object" else None
 
@@ -190,7 +190,8 @@ class CompletionParameters(Common, frozen=True, kw_only=True):
             given = [given]  # one prompt, as tokens
         if not given or not (_texts(given) or _tokens(given)):
             raise InvalidInput(
-                "It is a text, tokens, or an array of several of one kind, none of them empty.", where="prompt"
+                "`prompt` must be a text, tokens, or an array of several of one kind, none of them empty.",
+                where="prompt",
             )
         return tuple(each if isinstance(each, str) else tuple(each) for each in given)
 
@@ -232,7 +233,7 @@ def chat_request(
 ) -> AnswerRequest:
     """The question behind a chat completion; an application sees the last user turn as its question."""
     if parameters.top_logprobs is not None and not parameters.logprobs:
-        raise InvalidInput("It needs `logprobs: true`.", where="top_logprobs")
+        raise InvalidInput("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
     turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
     asked = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
     return _request(
@@ -312,7 +313,11 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     if parameters.tools is None:
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(parameters, name) is not None:
-                raise InvalidInput("There are no tools.", where=name, next_step="Send `tools` too, or leave it out.")
+                raise InvalidInput(
+                    f"`{name}` is given, but no tools are.",
+                    where=name,
+                    next_step="Send `tools` too, or leave it out.",
+                )
         return None
     callable_now = offered(parameters.tools, parameters.tool_choice, parameters.parallel_tool_calls)
     if not parameters.calls:
@@ -325,7 +330,7 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     for name, value in wanted.items():
         if value:
             raise UnsupportedParameter(
-                "It does not go with `tools`: a turn that may call is written as JSON of its own.",
+                f"`{name}` does not go with `tools`: a turn that may call is written as JSON of its own.",
                 where=name,
                 next_step='Leave it out, or send `tool_choice: "none"`.',
             )
@@ -334,9 +339,9 @@ def _tools(parameters: ChatParameters) -> Tools | None:
 
 def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any) -> AnswerRequest:
     if parameters.stream_options is not None and not parameters.stream:
-        raise InvalidInput("It needs `stream: true`.", where="stream_options")
+        raise InvalidInput("`stream_options` needs `stream: true`.", where="stream_options")
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
-        raise InvalidInput("It has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z.")
+        raise InvalidInput("`as_of` has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z.")
     return AnswerRequest(
         scope=scope,
         principal=principal,
@@ -373,7 +378,7 @@ def _overrides(parameters: Common, **asked: Any) -> DecodingOverrides:
 
 def _biased(token: str, bias: float) -> tuple[int, float]:
     if not (token.isascii() and token.isdigit() and len(token) < 10):
-        raise InvalidInput("Its keys are tokens, as numbers.", where="logit_bias")
+        raise InvalidInput("The keys of `logit_bias` are tokens, as numbers.", where="logit_bias")
     return int(token), bias
 
 

@@ -118,6 +118,6 @@ def _check_schema(schema: dict[str, Any], where: str) -> None:
     try:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
-        raise InvalidInput(f"It is no JSON schema: {error.message[:200]}.", where=where) from None
+        raise InvalidInput(f"`{where}` is no JSON schema: {error.message[:200]}.", where=where) from None
     if schema.get("type") != "object":
-        raise InvalidInput('It describes no object (`"type": "object"`).', where=where)
+        raise InvalidInput(f'`{where}` describes no object (`"type": "object"`).', where=where)
