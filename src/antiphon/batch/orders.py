@@ -13,6 +13,7 @@ import msgspec
 from antiphon.batch import tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
 from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
+from antiphon.batch.prompt_sizes import prompt_tokens, scaled
 from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.jobs import BatchJob
 from antiphon.catalog.releases import Release
@@ -30,6 +31,9 @@ MOST_ATTEMPTS = 1_000
 
 
 LONGEST_WINDOW = timedelta(days=30)
+
+SAMPLED_ROWS = 32
+"""Rows whose prompts are written to estimate the length of all."""
 
 
 class TableOrder(msgspec.Struct, frozen=True):
@@ -59,11 +63,18 @@ class TableOrder(msgspec.Struct, frozen=True):
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What an order would be: how many rows, until when, and what is estimated of them where enough is known."""
+    """What an order would be: how many rows, until when, and what is estimated of them where enough is known.
+
+    Attributes:
+        prompt_tokens: by the length of the prompts alone, which needs no measurement.
+        output_limit: tokens that may be written at most.
+    """
 
     rows: int
     deadline: datetime | None
     estimate: Estimate | None
+    prompt_tokens: int = 0
+    output_limit: int = 0
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -144,6 +155,7 @@ class Orders:
         inputs = input_types(release.bundle.application)
         rows = tables.read(source) if source is not None else iter(order.rows)
         total = 0
+        sampled: list[float] = []
         for line, row in enumerate(rows):
             missing = [key for key in release.bundle.application.entity_keys if row.get(key) in (None, "")]
             missing += [name for name in inputs if name not in row]
@@ -153,11 +165,15 @@ class Orders:
                     next_step=f"Every row needs {', '.join((*release.bundle.application.entity_keys, *inputs))}.",
                 )  # fmt: skip
             total += 1
+            if len(sampled) < SAMPLED_ROWS:
+                sampled.append(prompt_tokens(release.bundle.application, row))
         if total == 0:
             raise InvalidInput("There is no row to answer.", where=str(source or "rows"))
         sizes = Sizes(total)
         estimate = self._estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
-        return _Checked(release, source, output, sizes, Outlook(total, deadline, estimate))
+        limit = total * release.bundle.application.decoding.max_tokens
+        outlook = Outlook(total, deadline, estimate, scaled(sampled, total), limit)
+        return _Checked(release, source, output, sizes, outlook)
 
     def place(self, scope: Scope, principal: Principal, order: TableOrder) -> BatchJob:
         """Record the job and its run together; a worker takes it from there.

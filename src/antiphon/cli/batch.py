@@ -13,7 +13,7 @@ from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, note, show, table
 from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import BatchLine, BatchOutlook
@@ -35,10 +35,19 @@ class JobFailed(AntiphonError):
 def run(
     application: Annotated[str, typer.Argument(help="The application that answers.")],
     input: Annotated[Path, typer.Option(help="Parquet, CSV or JSON Lines with the entity's key columns.")],
-    output: Annotated[Path, typer.Option(help="Where the answers go, one row out per row in.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the answers go, one row out per row in; --precompute needs none.", show_default=False),
+    ] = None,
     as_of: entities.AsOf = "",
     release: Annotated[str, typer.Option(help="A release other than the live one.")] = "",
-    precompute: Annotated[bool, typer.Option(help="Keep the answers for the online path too.")] = False,
+    precompute: Annotated[
+        bool,
+        typer.Option(
+            "--precompute",
+            help="Store the answers for the online path, and make anew only those whose figures have changed.",
+        ),
+    ] = False,
     key: Annotated[str, typer.Option(help="Orders with the same key are one job.")] = "",
     within: Annotated[str, typer.Option(help="How soon it should have ended, for example 6h.")] = "",
     accept_late: Annotated[bool, typer.Option("--accept-late", help="Order it even if it cannot end in time.")] = False,
@@ -50,10 +59,16 @@ def run(
     """Answer every row of a table. It survives a crash; Ctrl-C stops the waiting, not the job."""
     from antiphon.gateway.ports import BatchOrder
 
+    if output is None and not (precompute or dry_run):
+        raise InvalidInput(
+            "`antiphon batch run` is not told where the answers go.",
+            where="--output",
+            next_step="Name a file with --output, or pass --precompute to store the answers for the online path alone.",
+        )
     order = BatchOrder(
         application=application,
         input=str(input.resolve()),
-        output=str(output.resolve()),
+        output=None if output is None else str(output.resolve()),
         as_of=entities.moment(as_of),
         release=release or None,
         precompute=precompute,
@@ -74,7 +89,8 @@ def run(
             next_step="Look into .antiphon/logs/worker.log, mend the cause, run the command again.",
         )
     if wait and job.rows_failed:
-        note(f"{job.rows_failed} row(s) failed; their rows in {output} say why.")
+        said = f"their rows in {output} say why" if output is not None else "run it with --output to see why"
+        note(f"{job.rows_failed} row(s) failed; {said}.")
 
 
 @app.command("list")
@@ -117,11 +133,10 @@ def cancel(job: JobId, project: Project = HERE, as_json: Json = False) -> None:
 
 
 async def _outlook(project: Path, order: BatchOrder) -> BatchOutlook:
-    from antiphon.gateway.admin.shapes import BatchOutlook, batch_estimate
+    from antiphon.gateway.admin.work import batch_outlook
 
     async with services(project) as (ports, store):
-        found = await asyncio.to_thread(ports.batches.outlook, store.scope, order)
-        return BatchOutlook(found.rows, found.deadline, batch_estimate(found.estimate, ports.prices))
+        return batch_outlook(await asyncio.to_thread(ports.batches.outlook, store.scope, order), ports.prices)
 
 
 def _foreseen(outlook: BatchOutlook) -> str:
@@ -129,7 +144,11 @@ def _foreseen(outlook: BatchOutlook) -> str:
     lines = [("rows", f"{outlook.rows:,}")]
     estimate = outlook.estimate
     if estimate is None:
-        lines.append(("ends", "nobody can say: too little batch work of this application was measured yet"))
+        lines += [
+            ("tokens", f"about {outlook.prompt_tokens:,} to compute, by the prompt's length (4 bytes a token)"),
+            ("", f"at most {outlook.output_limit:,} to write, by the release's max_tokens"),
+            ("ends", "not known, nor what it costs: too little batch work was measured yet; run some rows first"),
+        ]
     else:
         late = {"no": "", "likely": "  likely late", "certain": "  too late"}[estimate.late]
         lines += [

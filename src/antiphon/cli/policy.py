@@ -95,7 +95,10 @@ def propose(
         note(f"warning: {warning}")
     show(_plain(found), as_json, lambda: f"Version {found.number} is proposed.")
     if not as_json:
-        note(f"`antiphon policy diff {found.number}` shows what it changes; `antiphon policy approve {found.number}`.")
+        note(
+            f"`antiphon policy diff {found.number}` shows what it changes; "
+            f"`antiphon policy approve {found.number} --reason …` puts it in force."
+        )
 
 
 @app.command("list")

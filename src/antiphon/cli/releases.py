@@ -109,8 +109,8 @@ def validate(
         raise GatesNotPassed(
             f"The release {release} stays a draft: {' '.join(verdict.reasons)}",
             where=release,
-            next_step="Train further or mend the definitions; `antiphon releases rollout --force --reason …` goes past "
-            "the gates.",
+            next_step="Train further or mend the definitions; "
+            f"`antiphon releases rollout {release} --force --reason …` goes past the gates.",
         )
 
 

@@ -130,7 +130,7 @@ class Runs:
         with self._database.reading(within) as connection:
             row = connection.execute(select(_runs).where(schema.owned(_runs, scope), _runs.c.id == run)).first()
         if row is None:
-            raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs`.")
+            raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
         return read_run(row, self._database)
 
     def list(

@@ -292,7 +292,7 @@ class FeatureReader:
                     f"The view {view!r} is not published in definition version {version}.",
                     where=f"publication {publication.number}",
                     next_step=f"Run `antiphon features refresh {view}`; a held view is set free by "
-                    f"`antiphon features resume {view}` first.",
+                    f"`antiphon features resume {view} --reason …` first.",
                 )
             found = self._snapshots.get((view, snapshot))
             if found is None:

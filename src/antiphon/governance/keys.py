@@ -303,7 +303,9 @@ class Keys:
             return
         if there.disabled_at is not None:
             raise Conflict(
-                f"{name!r} is disabled.", where=tenant, next_step=f"`antiphon principals enable {name}` enables it."
+                f"{name!r} is disabled.",
+                where=tenant,
+                next_step=f"`antiphon principals enable {name} --reason …` enables it.",
             )
         if there.role == role:
             return

@@ -126,7 +126,7 @@ class PolicySets:
                 raise Forbidden(
                     f"Version {number} was written by {principal}: somebody else must approve it.",
                     where="policy",
-                    next_step=f"Ask another administrator to run `antiphon policy approve {number}`.",
+                    next_step=f"Ask another administrator to run `antiphon policy approve {number} --reason …`.",
                 )
             if found.state in ("rejected", "in_force"):
                 raise Conflict(

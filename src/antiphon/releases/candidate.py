@@ -22,7 +22,7 @@ def check_candidate(
         raise Conflict(
             f"Nothing is live in {application.name!r} that the release could be compared with.",
             where=candidate.id,
-            next_step=f"`antiphon releases activate {application.name} {candidate.id}` makes it the first.",
+            next_step=f"`antiphon releases activate {application.name} {candidate.id} --reason …` makes it the first.",
         )
     if live.id == candidate.id:
         raise Conflict(
@@ -46,5 +46,6 @@ def check_candidate(
         raise InvalidInput(
             f"The release {candidate.id} is {candidate.stage.replace('_', ' ')}: it has not passed its gates.",
             where=application.name,
-            next_step=f"Run `antiphon evaluate {candidate.id}`, or go past the gates with --force and a --reason.",
+            next_step=f"`antiphon releases validate {candidate.id}` holds it against them; `antiphon releases rollout "
+            f"{candidate.id} --force --reason …` goes past them.",
         )

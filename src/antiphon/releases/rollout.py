@@ -161,14 +161,14 @@ class RolloutTransitions:
                 raise Conflict(
                     f"The rollout is held: {before.reason}",
                     where=rollout,
-                    next_step=f"`antiphon releases resume {before.application}` lets it go on.",
+                    next_step=f"`antiphon releases resume {before.application} --reason …` lets it go on.",
                 )
             live = self._releases.live(scope, before.application, within=connection)
             if live is None or live.id != before.control:
                 raise Conflict(
                     f"The rollout's control {before.control} is no longer live, so that nothing is compared with it.",
                     where=rollout,
-                    next_step=f"`antiphon releases abort {before.application}` and begin again.",
+                    next_step=f"`antiphon releases abort {before.application} --reason …` and begin again.",
                 )
             state, step = following(before)
             moved = self._move(connection, before, state, step, False, principal, reason)
@@ -300,7 +300,7 @@ class RolloutTransitions:
             raise Conflict(
                 f"A rollout of {application!r} is under way: {active.candidate} is {described(active)}.",
                 where=active.id,
-                next_step=f"Wait for it, or end it with `antiphon releases abort {application}` or "
+                next_step=f"Wait for it, or end it with `antiphon releases abort {application} --reason …` or "
                 f"`antiphon rollback {application}`.",
             )
 

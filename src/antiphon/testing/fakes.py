@@ -314,7 +314,7 @@ class NoRuns:
     """A place where no workflow has run."""
 
     def get(self, scope: Scope, run: str) -> Any:
-        raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs`.")
+        raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]:
         return ()

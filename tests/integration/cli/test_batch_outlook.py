@@ -15,7 +15,9 @@ ORDER = ("batch", "run", "desk", "--input", "orders.csv", "--output", "x.jsonl")
 
 def test_an_order_is_foreseen_and_refused_when_it_cannot_be_kept(antiphon, project) -> None:
     antiphon("apply")
-    assert "nobody can say" in antiphon(*ORDER, "--dry-run").out
+    before = antiphon(*ORDER, "--dry-run").out
+    assert "not known" in before
+    assert "to compute, by the prompt" in before
     measured(project)
     told = json.loads(antiphon(*ORDER, "--dry-run", "--within", "30d", "--json").out)
     estimate = told["estimate"]
@@ -57,3 +59,21 @@ def measured(project) -> None:
             work.supply(store.scope, "worker", Supplied(began - 300.0 * bucket, 300.0, 150.0))
     finally:
         store.close()
+
+
+def test_before_any_measurement_the_prompts_length_says_how_many_tokens(antiphon) -> None:
+    antiphon("apply")
+    told = antiphon(*ORDER, "--dry-run", "--json").json()
+    # system, two examples and a line of figures: about 600 characters a row, and the blueprint's 80 tokens written
+    assert 150 < told["prompt_tokens"] / told["rows"] < 250
+    assert told["output_limit"] == 80 * told["rows"]
+
+
+def test_precomputing_needs_no_file(antiphon) -> None:
+    antiphon("apply")
+    made = antiphon("batch", "run", "desk", "--input", "orders.csv", "--precompute", "--no-wait", "--json")
+    assert made.code == 0, made.err
+    assert (made.json()["kind"], made.json()["output"]) == ("precompute", "")
+    refused = antiphon("batch", "run", "desk", "--input", "orders.csv", "--no-wait")
+    assert refused.code == 2
+    assert "--precompute" in refused.err

@@ -127,7 +127,7 @@ class NeighbourLookup:
                 f"The view {spec.name!r} is not published in definition version {spec.definition_version}.",
                 where=f"publication {publication.number}",
                 next_step=f"Run `antiphon features refresh {spec.name}`; a held view is set free by "
-                f"`antiphon features resume {spec.name}` first.",
+                f"`antiphon features resume {spec.name} --reason …` first.",
             )
         space = self._spaces.open(snapshot, question.feature)
         vector, without = self._asked(spec, space, question)

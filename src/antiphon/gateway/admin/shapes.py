@@ -163,11 +163,16 @@ class BatchEstimate(msgspec.Struct, frozen=True):
 
 
 class BatchOutlook(msgspec.Struct, frozen=True):
-    """What an order would be; ``estimate`` is ``None`` while too little batch work was seen to say."""
+    """What an order would be; ``estimate`` is ``None`` while too little batch work was seen to say.
+
+    ``prompt_tokens`` is by the length of the prompts alone, ``output_limit`` what may be written at most.
+    """
 
     rows: int
     deadline: datetime | None
     estimate: BatchEstimate | None
+    prompt_tokens: int
+    output_limit: int
 
 
 class BatchLine(msgspec.Struct, frozen=True):

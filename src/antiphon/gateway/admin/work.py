@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from antiphon.batch.orders import Outlook
+from antiphon.core.settings import PriceSettings
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import BatchOrder
@@ -36,9 +38,13 @@ def _lines(call: Call, jobs: Sequence[Any]) -> tuple[shapes.BatchLine, ...]:
 
 
 def _outlook(call: Call) -> shapes.BatchOutlook:
-    outlook = call.services.batches.outlook(call.scope, call.body)
-    estimate = shapes.batch_estimate(outlook.estimate, call.services.prices)
-    return shapes.BatchOutlook(outlook.rows, outlook.deadline, estimate)
+    return batch_outlook(call.services.batches.outlook(call.scope, call.body), call.services.prices)
+
+
+def batch_outlook(found: Outlook, prices: PriceSettings) -> shapes.BatchOutlook:
+    """The outlook with its estimate priced."""
+    estimate = shapes.batch_estimate(found.estimate, prices)
+    return shapes.BatchOutlook(found.rows, found.deadline, estimate, found.prompt_tokens, found.output_limit)
 
 
 def _create(call: Call) -> shapes.BatchLine:
