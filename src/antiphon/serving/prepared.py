@@ -109,7 +109,28 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
     for name, (wished, has) in pinned.items():
         if wished is not None and wished != has and name not in granted:
             raise UnsupportedParameter(
-                f"The application {application.name!r} pins its own.",
+                f"The application {application.name!r} pins its own `{name}`.",
                 where=name,
                 next_step="Leave the parameter out, or ask the plain model.",
             )
+    _check_turns(request, application)
+
+
+def _check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
+    """An application reads one user's turn as its question; what it would not read is refused, never dropped."""
+    for number, turn in enumerate(request.messages):
+        where = f"messages[{number}]"
+        if turn.role != "user":
+            what = f"`{where}` is a turn of the role `{turn.role}`"
+        elif number:
+            what = f"`{where}` is a second turn of the user"
+        elif turn.name is not None:
+            what, where = f"`{where}` has a `name`", f"{where}.name"
+        else:
+            continue
+        raise UnsupportedParameter(
+            f"The application {application.name!r} reads one turn of the user as its question, and {what}.",
+            where=where,
+            next_step="Send that one turn alone: what else the model is told is in its release, and conversations are "
+            "not kept. A plain model takes any turns.",
+        )

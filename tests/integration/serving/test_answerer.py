@@ -402,6 +402,40 @@ async def test_a_wish_that_the_release_grants_anyway_is_no_error(make: Make, ove
     assert (await desk.answerer.answer(desk.request(overrides=overrides))).text == GOOD
 
 
+USER = Message("user", "Will it be late?")
+
+
+@pytest.mark.parametrize("asked", ["online", "streamed", "in a batch"])
+@pytest.mark.parametrize(
+    ("messages", "where"),
+    [
+        ((Message("system", "Answer in French."), USER), r"`messages\[0\]` is a turn of the role `system`"),
+        ((USER, Message("assistant", "It will."), USER), r"`messages\[1\]` is a turn of the role `assistant`"),
+        ((USER, Message("tool", "{}", tool_call_id="call_1")), r"`messages\[1\]` is a turn of the role `tool`"),
+        ((USER, USER), r"`messages\[1\]` is a second turn of the user"),
+        ((Message("user", "Will it be late?", name="ada"),), r"`messages\[0\]` has a `name`"),
+        ((Message("system", "Answer in French."),), r"`messages\[0\]` is a turn of the role `system`"),
+    ],
+)
+async def test_a_turn_that_an_application_would_not_read_is_refused_by_name(
+    make: Make, messages: tuple[Message, ...], where: str, asked: str
+) -> None:
+    desk = make()
+    request = desk.request(messages=messages, path="batch" if asked == "in a batch" else "online")
+    with pytest.raises(UnsupportedParameter, match=where):
+        if asked == "streamed":
+            async for _ in desk.answerer.stream(request):
+                raise AssertionError("a word was shown")
+        else:
+            await desk.answerer.answer(request)
+    assert desk.receipts.count(SCOPE) == 0
+
+
+async def test_one_turn_of_the_user_is_an_applications_question(make: Make) -> None:
+    desk = make()
+    assert (await desk.answerer.answer(desk.request(messages=(USER,), question=USER.content))).text == GOOD
+
+
 async def test_a_release_of_another_application_is_refused(make: Make) -> None:
     desk = make()
     other = desk.publish(changed(name="other"))

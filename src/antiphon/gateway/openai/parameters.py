@@ -231,7 +231,7 @@ def read(content: bytes, shape: type[P]) -> P:
 def chat_request(
     parameters: ChatParameters, scope: Scope, principal: Principal, request: str, user: str | None = None
 ) -> AnswerRequest:
-    """The question behind a chat completion; an application sees the last user turn as its question."""
+    """The question behind a chat completion; an application takes one user turn, which is its question."""
     if parameters.top_logprobs is not None and not parameters.logprobs:
         raise InvalidInput("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
     turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
