@@ -318,6 +318,7 @@ async def test_the_fingerprint_is_the_models(engine: Engine) -> None:
         ({"json_schema": '{"enum": []}'}, InvalidInput),
         ({"json_schema": SCHEMA, "max_tokens": 4}, InvalidInput),
         ({"json_schema": SCHEMA, "ignore_end": True}, InvalidInput),
+        ({"parameters": '{"top_k": 3}'}, UnsupportedParameter),
     ],
 )
 async def test_what_cannot_be_used_is_refused(engine: Engine, changes: dict[str, object], error: type) -> None:

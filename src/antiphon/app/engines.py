@@ -91,7 +91,7 @@ def _remote(
         return None if file is None else store.paths.root / file
 
     tls = ClientTls(at(engine.authority), at(engine.client_certificate), at(engine.client_key))
-    return RemoteEngine(url, key=key, models=models, serves=engine.serves, tls=tls)
+    return RemoteEngine(url, key=key, models=models, serves=engine.serves, parameters=engine.parameters, tls=tls)
 
 
 def command(store: Store) -> tuple[str, ...]:

@@ -95,6 +95,8 @@ class Explaining:
                     "logit_bias": dict(attempt.logit_bias),
                     "tools": self._text(scope, attempt.tools_blob),
                     "grammar": self._text(scope, attempt.grammar_blob),
+                    "ignore_end": attempt.ignore_end,
+                    "parameters": self._text(scope, attempt.parameters_blob),
                 }
                 for attempt in origin.attempts
             ],

@@ -72,7 +72,8 @@ class Attempt(msgspec.Struct, frozen=True):
     """One generation, enough to replay it: prompt and text are blobs, decoding as it ran.
 
     ``prompt_form`` says what the prompt's blob is: text, the JSON of token ids or of turns, ``None`` where an older
-    receipt does not say. ``tools_blob`` is what an engine with a chat template of its own was told.
+    receipt does not say. ``tools_blob`` is what an engine with a chat template of its own was told, ``parameters_blob``
+    the JSON of request fields beyond OpenAI's.
     """
 
     prompt_blob: str
@@ -94,6 +95,8 @@ class Attempt(msgspec.Struct, frozen=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     tools_blob: str | None = None
     grammar_blob: str | None = None
+    ignore_end: bool = False
+    parameters_blob: str | None = None
 
 
 class GuardReceipt(msgspec.Struct, frozen=True):

@@ -127,6 +127,8 @@ class EngineSettings(_Section, frozen=True):
         rest_after: without requests for so long, a model's weights are let go until the next one; ``None`` keeps them.
         serves: what listens at ``url``: ``vllm`` (started with ``--scheduling-policy priority``), which is told
             priorities and service levels, or ``openai``, any other: batch requests are held back here for its sake.
+        parameters: request fields beyond OpenAI's (``top_k``, ``min_p``, ``ignore_eos`` …) that what listens at ``url``
+            takes; of a vLLM none needs to be named.
         api_key_variable: name of the environment variable that holds the remote engine's key.
         authority: PEM file of whom to trust for the remote engine's certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show to a remote engine that asks for them (mutual TLS).
@@ -144,6 +146,7 @@ class EngineSettings(_Section, frozen=True):
     rest_after: str | None = None
     url: str | None = None
     serves: Literal["openai", "vllm"] = "openai"
+    parameters: tuple[str, ...] = ()
     api_key_variable: str | None = None
     authority: str | None = None
     client_certificate: str | None = None
@@ -157,7 +160,7 @@ class StandbyEngineSettings(_Section, frozen=True):
 
     Attributes:
         models: names of models here to that server's own names; a name that is not listed is sent as it is.
-        serves: as of ``[engine]``.
+        serves, parameters: as of ``[engine]``.
         api_key_variable: name of the environment variable that holds its key.
         authority: PEM file of whom to trust for its certificate; ``None`` trusts whom the machine does.
         client_certificate, client_key: PEM files to show when it asks for them (mutual TLS).
@@ -166,6 +169,7 @@ class StandbyEngineSettings(_Section, frozen=True):
     url: str
     models: dict[str, str] = {}
     serves: Literal["openai", "vllm"] = "openai"
+    parameters: tuple[str, ...] = ()
     api_key_variable: str | None = None
     authority: str | None = None
     client_certificate: str | None = None
@@ -414,4 +418,4 @@ def _overlay(document: dict[str, Any], environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if name.startswith("ANTIPHON_") and "__" in name:
             section, field = name.removeprefix("ANTIPHON_").lower().split("__", 1)
-            document.setdefault(section, {})[field] = value.split(",") if field == "models" else value
+            document.setdefault(section, {})[field] = value.split(",") if field in ("models", "parameters") else value

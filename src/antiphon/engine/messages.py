@@ -82,6 +82,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
         prompt_logprobs: report the prompt's own tokens, each with so many alternatives; the prompt is then computed in
             full. Neither the completion's text nor its bits change.
         tools: JSON of OpenAI's ``tools``, ``tool_choice`` and ``parallel_tool_calls``, beside ``messages`` only.
+        parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; an engine that does not know them
+            refuses them.
     """
 
     id: str
@@ -107,6 +109,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     tools: str | None = None
     grammar: str | None = None
     ahead: bool = False
+    parameters: str = ""
 
 
 class Embed(msgspec.Struct, frozen=True, tag="embed"):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import InvalidInput, PromptTooLong, SchemaUnsatisfiable
+from antiphon.engine import parameters
 from antiphon.engine.lane import Lane
 from antiphon.engine.messages import Generate
 from antiphon.engine.prefixes import chain_of
@@ -44,6 +45,7 @@ def check(request: Generate) -> None:
         "prompt_logprobs",
         f"between 0 and {MOST_LOGPROBS}",
     )
+    parameters.refuse(*parameters.fields(request))
     constrained = request.json_schema is not None or request.grammar is not None
     require(not (scored and constrained), "prompt_logprobs", "left out with a schema")
     require(request.json_schema is None or request.grammar is None, "grammar", "left out with a schema")

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Literal
 
 import aiohttp
@@ -73,6 +73,7 @@ class RemoteEngine:
         context_tokens: reported when the server does not say.
         timeout_seconds: longest silence within a stream.
         serves: ``vllm`` for a vLLM server with ``--scheduling-policy priority``, ``openai`` for any.
+        parameters: names of request fields beyond OpenAI's that the server takes; a vLLM takes all that are known here.
         tls: whom to trust when the URL is https.
 
     Raises:
@@ -89,6 +90,7 @@ class RemoteEngine:
         context_tokens: int = 4096,
         timeout_seconds: float = 60.0,
         serves: Serves = "openai",
+        parameters: Collection[str] = (),
         tls: ClientTls | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,6 +105,7 @@ class RemoteEngine:
         self._context_tokens = context_tokens
         self._monotonic = monotonic
         self._serves = serves
+        self._parameters = frozenset(parameters)
         self._admission = Admission()
         self._changed = asyncio.Condition()
 
@@ -150,7 +153,8 @@ class RemoteEngine:
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         model = self._models.get(request.model, request.model)
-        content = msgspec.json.encode(generation_body(request, model, vllm=self._serves == "vllm"))
+        body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
+        content = msgspec.json.encode(body)
         async with self._admitted(request) as begun:
             began = self._monotonic()
             reading = Reading(request, began)
@@ -158,7 +162,7 @@ class RemoteEngine:
                 path = "/chat/completions" if request.messages else "/completions"
                 async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
                     if response.status != 200:
-                        raise refusal_of(response.status, response.headers, await response.read(), self._url)
+                        raise refusal_of(response.status, response.headers, await response.read(), self._url, body)
                     async for payloads in _events(response.content):
                         delta = reading.read(payloads, self._monotonic())
                         if delta is not None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
+from antiphon.engine import parameters
 from antiphon.engine.messages import Generate, Turn
 from antiphon.engine.vllm import arguments
 
 
-def generation_body(request: Generate, model: str, *, vllm: bool) -> dict[str, Any]:
+def generation_body(request: Generate, model: str, *, vllm: bool, takes: Collection[str] = ()) -> dict[str, Any]:
     """A generation as the protocol asks for it, streamed; under the server's own name of the model.
 
     Args:
         vllm: the server is a vLLM, and is told what only that understands.
+        takes: names of fields beyond OpenAI's that the server understands besides.
 
     Raises:
         UnsupportedParameter: the protocol cannot say it.
         InvalidInput: the schema is no JSON.
     """
-    if request.ignore_end and not vllm:
-        raise UnsupportedParameter("A remote engine cannot be told to go on after the end.", where="ignore_end")
+    more = parameters.fields(request) | ({"ignore_eos": True} if request.ignore_end else {})
+    if not vllm:
+        parameters.refuse(*(name for name in more if name not in takes))
     if request.grammar is not None:
         raise UnsupportedParameter("OpenAI's protocol carries no grammar.", where="grammar")
     body: dict[str, Any] = {
@@ -34,6 +38,7 @@ def generation_body(request: Generate, model: str, *, vllm: bool) -> dict[str, A
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    body |= more
     penalties = request.penalties
     if penalties.frequency:
         body["frequency_penalty"] = penalties.frequency
@@ -43,8 +48,6 @@ def generation_body(request: Generate, model: str, *, vllm: bool) -> dict[str, A
         body["logit_bias"] = {str(token): bias for token, bias in penalties.bias}
     if vllm:
         body |= arguments.body(request.priority, request.level)
-        if request.ignore_end:
-            body["ignore_eos"] = True
         if request.cache_salt:
             body["cache_salt"] = request.cache_salt
     if request.stop:

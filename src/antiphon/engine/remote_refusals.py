@@ -5,7 +5,7 @@ Invariant: the server's own words are not passed on. They may repeat the prompt 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -45,8 +45,10 @@ def unreachable(error: Exception, url: str) -> Unavailable:
     )
 
 
-def refusal_of(status: int, headers: Mapping[str, str], content: bytes, url: str) -> AntiphonError:
-    """The error a non-200 answer stands for."""
+def refusal_of(
+    status: int, headers: Mapping[str, str], content: bytes, url: str, sent: Collection[str] = ()
+) -> AntiphonError:
+    """The error a non-200 answer stands for; ``sent`` names parameters besides OpenAI's that were sent."""
     message, code, parameter = _complaint(content)
     text = f"The remote engine answered {status}."
     if status == 429:
@@ -59,7 +61,7 @@ def refusal_of(status: int, headers: Mapping[str, str], content: bytes, url: str
     if code == PromptTooLong.code or "context length" in message:
         return PromptTooLong(text, where=url)
     if status in (400, 422):
-        if parameter in _SENT:
+        if parameter in _SENT or parameter in sent:
             return InvalidInput(f"The remote engine refused `{parameter}` ({status}).", where=parameter)
         return InvalidInput(text, where=url)
     if status == 503:

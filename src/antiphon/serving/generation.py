@@ -44,6 +44,7 @@ class Asked(msgspec.Struct, frozen=True):
     penalties: Penalties = Penalties()
     tools: str | None = None
     grammar: str | None = None
+    parameters: str = ""
 
 
 class Generated(msgspec.Struct, frozen=True):
@@ -122,7 +123,13 @@ def ask(
         penalties=overrides.penalties or Penalties(),
         tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
         grammar=grammar,
+        parameters=overrides.engine,
     )
+
+
+def engine_fields(parameters: str) -> dict[str, Any]:
+    """Request fields beyond OpenAI's, by name."""
+    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
 
 
 def service_level(slo: SLO) -> ServiceLevel:
@@ -147,6 +154,8 @@ def to_engine(
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
     decoding = asked.decoding
     priority = "batch" if tier == "flex" else path
+    parameters = engine_fields(asked.parameters)
+    ignore_end = bool(parameters.pop("ignore_eos", False))
     return Generate(
         id=new_id("gen"),
         model=asked.model,
@@ -170,6 +179,8 @@ def to_engine(
         penalties=asked.penalties,
         tools=asked.tools,
         grammar=asked.grammar,
+        ignore_end=ignore_end,
+        parameters=canonical(parameters).decode() if parameters else "",
     )
 
 

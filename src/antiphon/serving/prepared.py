@@ -12,6 +12,7 @@ from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.messages import Penalties
+from antiphon.serving import generation
 from antiphon.serving.arrival import Arrival
 from antiphon.serving.freshness import Reading
 from antiphon.serving.ports import Decision
@@ -100,6 +101,7 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
         "logit_bias": (penalties.bias or None, None),
         "tools": (overrides.tools, None),
         "prompt": (request.prompt_ids or None, None),
+        **{name: (value, None) for name, value in generation.engine_fields(overrides.engine).items()},
     }
     granted = set()
     if overrides.max_tokens is not None and overrides.max_tokens >= decoding.max_tokens:

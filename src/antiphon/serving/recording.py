@@ -147,6 +147,8 @@ def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
         logit_bias=sent.penalties.bias,
         tools_blob=text(sent.tools.encode()) if sent.tools else None,
         grammar_blob=text(sent.grammar.encode()) if sent.grammar else None,
+        ignore_end=sent.ignore_end,
+        parameters_blob=text(sent.parameters.encode()) if sent.parameters else None,
     )
 
 

@@ -134,6 +134,8 @@ async def _generated_again(
         penalties=Penalties(attempt.frequency_penalty, attempt.presence_penalty, attempt.logit_bias),
         tools=texts.get(origin.scope, attempt.tools_blob).decode() if attempt.tools_blob else None,
         grammar=texts.get(origin.scope, attempt.grammar_blob).decode() if attempt.grammar_blob else None,
+        ignore_end=attempt.ignore_end,
+        parameters=texts.get(origin.scope, attempt.parameters_blob).decode() if attempt.parameters_blob else "",
     )
     text, fingerprint = "", ""
     async with aclosing(generation.stream(engine, request)) as events:

@@ -27,6 +27,7 @@ class DecodingOverrides(msgspec.Struct, frozen=True):
         prompt_logprobs: report the prompt's own tokens, each with so many alternatives.
         choices: how many answers the request as a whole asks for; this one is one of them, with a seed of its own.
         penalties: ``None`` for none.
+        engine: JSON object of request fields beyond OpenAI's, by vLLM's names, for an engine that knows them.
     """
 
     max_tokens: int | None = None
@@ -40,6 +41,7 @@ class DecodingOverrides(msgspec.Struct, frozen=True):
     choices: int | None = None
     penalties: Penalties | None = None
     tools: Tools | None = None
+    engine: str = ""
 
 
 class Mirrored(msgspec.Struct, frozen=True):

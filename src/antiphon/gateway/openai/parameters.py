@@ -18,6 +18,7 @@ from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Penalties
 from antiphon.gateway import incoming
+from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
 from antiphon.gateway.openai.tools import Called, Named, Offered, offered
 from antiphon.governance.principal import Principal
 from antiphon.serving import tiers
@@ -127,7 +128,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {"type": "object"} if self.type == "json_object" else None
 
 
-class Common(msgspec.Struct, frozen=True, kw_only=True):
+class Common(EngineParameters, msgspec.Struct, frozen=True, kw_only=True):
     """What both endpoints accept."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -372,6 +373,7 @@ def _overrides(parameters: Common, **asked: Any) -> DecodingOverrides:
         seed=parameters.seed,
         stop=None if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         penalties=None if penalties == Penalties() else penalties,
+        engine=engine_parameters(parameters),
         **asked,
     )
 
