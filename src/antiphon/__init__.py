@@ -42,6 +42,7 @@ _HOMES = {
     "min": ("feature", "min_"),
     "frequency": ("feature", "frequency"),
     "greatest": ("functions", "greatest"),
+    "Input": ("on_demand", "Input"),
     "least": ("functions", "least"),
     "now": ("functions", "now"),
     "one_hot": ("on_demand", "one_hot"),
@@ -57,7 +58,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 -- the order of the vocabulary
     "Entity", "Source", "feature_view", "count", "sum", "mean", "min", "max", "std", "last", "first",
     "distinct", "quantile", "frequency", "target", "embed", "EmbeddingModel", "col", "when", "least", "greatest",
-    "on_demand_view", "on_demand", "one_hot", "request", "now",
+    "on_demand_view", "Input", "on_demand", "one_hot", "request", "now",
     "Application", "Prompt", "Decoding", "Figure", "FigureGuard", "Freshness", "Reuse", "SLO",
     "WhenUnavailable",
     "Outcome", "FineTune", "TrainingWindow", "Gates", "Rollout", "Quality", "expect",
@@ -86,7 +87,7 @@ if TYPE_CHECKING:
     from antiphon.definitions.feature_view import feature_view
     from antiphon.definitions.functions import greatest, least, now, request, when
     from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout, TrainingWindow
-    from antiphon.definitions.on_demand import on_demand, on_demand_view, one_hot
+    from antiphon.definitions.on_demand import Input, on_demand, on_demand_view, one_hot
     from antiphon.definitions.prompt import Prompt
     from antiphon.definitions.quality import Quality
     from antiphon.definitions.source import Source

@@ -21,6 +21,7 @@ from antiphon.core.clock import Clock, parse_duration, utc
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
+from antiphon.definitions.on_demand import defaults_of
 from antiphon.governance.principal import Principal
 from antiphon.serving.on_demand import input_types
 
@@ -152,7 +153,9 @@ class Orders:
             tables.check_format(output)
             self._require_writable(output, str(order.output))
         source = self._absolute(scope, order.input) if order.input else None
-        inputs = input_types(release.bundle.application)
+        application = release.bundle.application
+        defaults = defaults_of(application.on_demand)
+        inputs = [name for name in input_types(application) if name not in defaults]
         rows = tables.read(source) if source is not None else iter(order.rows)
         total = 0
         sampled: list[float] = []

@@ -139,6 +139,7 @@ def _mistakes(application: Application) -> Iterator[str]:
 def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]:
     """Inputs of one name have one type, and what is read is a stored feature of the application."""
     types: dict[str, object] = {}
+    defaults: dict[str, object] = {}
     for view in views.values():
         if not isinstance(view, OnDemandView) or list(view.mistakes()):
             continue
@@ -146,6 +147,9 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
         for name, declared in spec.inputs.items():
             if types.setdefault(name, declared) != declared:
                 yield f"the input {name!r} is a {types[name]} in one view and a {declared} in {spec.name!r}."
+            default = spec.defaults.get(name, msgspec.UNSET)
+            if defaults.setdefault(name, default) != default:
+                yield f"the input {name!r} has another default in {spec.name!r} than in another view."
         for name in sorted(spec.reads()):
             yield from _unknown_feature(views, name, f"view {spec.name!r}")
             if isinstance(views.get(name.partition(".")[0]), OnDemandView):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -31,12 +31,23 @@ LONGEST_TEXT = 10_000
 """Characters of one input."""
 
 
+class Input(msgspec.Struct, frozen=True):
+    """An input of a request: its type, and what stands for it where a request leaves it out.
+
+    Without a ``default`` a request must have it; ``None`` is a missing value.
+    """
+
+    type: InputType
+    default: Any = msgspec.UNSET
+
+
 class OnDemandSpec(msgspec.Struct, frozen=True):
     """A declared on-demand view as a value: what a release pins.
 
     Attributes:
-        inputs: what a request says, by name. Each must be there; it may be null, which is a missing value.
+        inputs: what a request says, by name; it may be null, which is a missing value.
         features: name to expression over inputs, ``now`` and ``view.feature`` of the application's views.
+        defaults: what stands for inputs that a request leaves out; any other must be there.
     """
 
     name: str
@@ -44,6 +55,7 @@ class OnDemandSpec(msgspec.Struct, frozen=True):
     features: dict[str, Expression]
     description: str
     definition_version: str
+    defaults: dict[str, Value] = {}
 
     def reads(self) -> frozenset[str]:
         """Full names of the features that are read."""
@@ -130,7 +142,9 @@ class OnDemandView:
     def __init__(self, place: Place, name: str, inputs: Any, body: dict[str, Any]) -> None:
         self.place = place
         self.name = name
-        self.inputs = inputs
+        self.inputs: Any = inputs
+        if isinstance(inputs, Mapping):
+            self.inputs = {name: one if isinstance(one, Input) else Input(one) for name, one in inputs.items()}
         self.description = str(body.get("__doc__") or "").strip()
         self.body: dict[str, Any] = {}
         self._wrong: list[tuple[Place, str]] = []
@@ -159,9 +173,16 @@ class OnDemandView:
         if problems:
             raise DefinitionErrors(problems)
         features = {name: node_of(declaration.expression) for name, declaration in self.body.items()}
-        inputs: dict[str, InputType] = dict(self.inputs)
-        meaning = {"inputs": inputs, "features": features, "rules": 1}
-        return OnDemandSpec(self.name, inputs, features, self.description, content_hash(meaning)[:16])
+        inputs: dict[str, InputType] = {name: one.type for name, one in self.inputs.items()}
+        defaults = {
+            name: plain(checked_input(name, one.type, one.default))
+            for name, one in self.inputs.items()
+            if one.default is not msgspec.UNSET
+        }
+        meaning: dict[str, Any] = {"inputs": inputs, "features": features, "rules": 1}
+        meaning |= {"defaults": defaults} if defaults else {}
+        version = content_hash(meaning)[:16]
+        return OnDemandSpec(self.name, inputs, features, self.description, version, defaults)
 
     def mistakes(self) -> Iterator[tuple[Place, str]]:
         """What is wrong with the view by itself; whether the features it reads are there, the application knows."""
@@ -171,12 +192,14 @@ class OnDemandView:
         if not isinstance(self.inputs, Mapping):
             yield self.place, f"{label}: inputs must map names to types, not {self.inputs!r}."
             return
-        for name, declared_type in self.inputs.items():
+        for name, one in self.inputs.items():
             if not isinstance(name, str) or not NAME.match(name):
                 yield self.place, f"{label}: the input {name!r} is no lower-case name with underscores."
-            if declared_type not in get_args(InputType):
+            if one.type not in get_args(InputType):
                 known = ", ".join(get_args(InputType))
-                yield self.place, f"{label}: the input {name!r} is of type {declared_type!r}; types are {known}."
+                yield self.place, f"{label}: the input {name!r} is of type {one.type!r}; types are {known}."
+            elif one.default is not msgspec.UNSET:
+                yield from ((self.place, f"{label}, default: {text}") for text in _default_mistakes(name, one))
         yield from self._wrong
         if not self.body and not self._wrong:
             yield self.place, f"{label} declares no feature."
@@ -208,11 +231,19 @@ class OnDemandView:
                 yield f"{found.name} is of this very view; write its expression out."
 
 
-def on_demand_view(*, inputs: Mapping[str, InputType]) -> Callable[[type], OnDemandView]:
+def _default_mistakes(name: str, declared: Input) -> Iterator[str]:
+    try:
+        checked_input(name, declared.type, declared.default)
+    except InvalidInput as error:
+        yield error.what
+
+
+def on_demand_view(*, inputs: Mapping[str, InputType | Input]) -> Callable[[type], OnDemandView]:
     """Declare on-demand features: the decorated class's attributes, each an ``on_demand(...)``.
 
     Args:
-        inputs: what a request must say: name to ``"number"``, ``"boolean"``, ``"text"`` or ``"instant"``.
+        inputs: what a request says: name to ``"number"``, ``"boolean"``, ``"text"`` or ``"instant"``, or to an
+            :class:`Input` with a default for requests that leave it out.
     """
     place = caller()
 
@@ -220,6 +251,11 @@ def on_demand_view(*, inputs: Mapping[str, InputType]) -> Callable[[type], OnDem
         return OnDemandView(place, snake_case(body.__name__), inputs, dict(vars(body)))
 
     return declare
+
+
+def defaults_of(views: Iterable[OnDemandSpec]) -> dict[str, Value]:
+    """What stands for inputs that a request to these views leaves out."""
+    return {name: value for view in views for name, value in view.defaults.items()}
 
 
 def checked_input(name: str, declared_type: InputType, value: object) -> InputValue:

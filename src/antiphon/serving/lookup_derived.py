@@ -13,7 +13,7 @@ import msgspec
 
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.errors import InvalidInput
-from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec
+from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, defaults_of
 from antiphon.features.embedding.reading import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
 from antiphon.serving.lookup_judge import held, masked
@@ -40,15 +40,19 @@ def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
     derived = request.plan.derived
     assert derived is not None
     types, given = input_types(derived.on_demand, derived.keys), request.inputs
+    defaults = defaults_of(derived.on_demand)
     if isinstance(given, Mapping):
-        return [checked_against(types, given, _LOOKUP)] * len(request.entities)
+        return [checked_against(types, given, _LOOKUP, defaults=defaults)] * len(request.entities)
     if len(given) != len(request.entities):
         raise InvalidInput(
             f"{len(request.entities)} entities but {len(given)} inputs.",
             where="inputs",
             next_step="Give one object for all entities, or a list with one for each.",
         )
-    return [checked_against(types, each, _LOOKUP, f"inputs[{number}]") for number, each in enumerate(given)]
+    return [
+        checked_against(types, each, _LOOKUP, f"inputs[{number}]", defaults=defaults)
+        for number, each in enumerate(given)
+    ]
 
 
 def require_no_inputs(request: LookupRequest) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.on_demand import InputType, InputValue, checked_input
+from antiphon.definitions.on_demand import InputType, InputValue, checked_input, defaults_of
 from antiphon.features.expressions.on_demand import payload, values
 
 
@@ -28,13 +28,21 @@ def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> di
     Raises:
         InvalidInput: one is missing, unknown or of another type; ``where`` names it.
     """
-    return checked_against(input_types(application), given, f"The application {application.name!r}")
+    defaults = defaults_of(application.on_demand)
+    return checked_against(input_types(application), given, f"The application {application.name!r}", defaults=defaults)
 
 
 def checked_against(
-    types: Mapping[str, InputType], given: Mapping[str, Any], what: str, where: str = "inputs"
+    types: Mapping[str, InputType],
+    given: Mapping[str, Any],
+    what: str,
+    where: str = "inputs",
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, InputValue]:
     """Inputs as these types have them; ``what`` has them, in words, and ``where`` they stand.
+
+    ``defaults`` stand for inputs that are left out.
 
     Raises:
         InvalidInput: as :func:`checked_inputs`.
@@ -47,14 +55,15 @@ def checked_against(
                 where=f"{where}.{str(name)[:100]}",
                 next_step=f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(types) or 'none'}.",
             )
+    said = {**(defaults or {}), **given}
     for name, declared in types.items():
-        if name not in given:
+        if name not in said:
             raise InvalidInput(
                 f"The input {name!r} is missing.",
                 where=f"{where}.{name}",
                 next_step=f"Send a {declared}, or null when it is not known.",
             )
-    return {name: checked_input(name, declared, given[name]) for name, declared in types.items()}
+    return {name: checked_input(name, declared, said[name]) for name, declared in types.items()}
 
 
 def computed(

@@ -381,5 +381,9 @@ async def test_a_tables_columns_are_inputs_of_on_demand_features(bench: Bench) -
         found = {feature.name: feature.value for feature in features}
         assert (found["asked.each"], found["asked.web"]) == (each, web)
     assert out[2]["answer_error"].startswith("invalid_input: inputs.seats: The input 'seats' must be a number")
+    rows = ({"flight": "B6 1", "origin": "JFK", "seats": 3},)
     with pytest.raises(InvalidInput, match="Row 0 lacks web"):
-        bench.order(input=None, rows=({"flight": "B6 1", "origin": "JFK", "seats": 3},))
+        bench.order(input=None, rows=rows)
+    defaulted = msgspec.structs.replace(seats, defaults={"web": True}, definition_version="v2")
+    bench.desk.publish(msgspec.structs.replace(FREE, on_demand=(defaulted,)))
+    assert (await bench.jobs.run(FakeRun(), {"job": bench.order(input=None, rows=rows).id}))["failed"] == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 from antiphon import Figure, on_demand_view, one_hot, request
@@ -17,7 +18,9 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.expression import FeatureName, Term
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, Literal, RequestInput
 from antiphon.definitions.on_demand import checked_input, input_of_text
-from antiphon.features.expressions.on_demand import payload, values
+from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.expressions.on_demand import payload, values, with_on_demand
+from antiphon.serving.on_demand import checked_inputs
 
 TEXT = """
 from antiphon import *
@@ -203,3 +206,61 @@ def test_categories_that_make_no_features_are_refused(categories: Any) -> None:
 
     with pytest.raises(DefinitionErrors, match=r"ask\.carrier"):
         Ask.spec()
+
+
+def test_a_default_is_part_of_the_version_and_stands_for_what_is_left_out(tmp_path: Path) -> None:
+    (bare,) = load(tmp_path).on_demand
+    (same,) = load(tmp_path, inputs='{"amount": Input("number"), "shop": "text"}').on_demand
+    assert same == bare, "an input without a default is the type alone"
+    application = load(tmp_path, inputs='{"amount": Input("number", default=0), "shop": Input("text", default=None)}')
+    (view,) = application.on_demand
+    assert view.defaults == {"amount": 0.0, "shop": None}
+    (other,) = load(tmp_path, inputs='{"amount": Input("number", default=1), "shop": "text"}').on_demand
+    assert len({bare.definition_version, view.definition_version, other.definition_version}) == 3
+    assert checked_inputs(application, {}) == {"amount": 0.0, "shop": None}
+    assert checked_inputs(application, {"amount": 3}) == {"amount": 3.0, "shop": None}
+    assert checked_inputs(application, {"amount": None}) == {"amount": None, "shop": None}, "null is said, not left out"
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ('Input("number", default="much")', "must be a number, not str"),
+        ('Input("instant", default="soon")', "must be an instant"),
+        ('Input("colour", default=1)', "types are number"),
+    ],
+)
+def test_a_default_that_is_not_of_its_type_is_refused(tmp_path: Path, declared: str, says: str) -> None:
+    with pytest.raises(DefinitionErrors, match=says):
+        load(tmp_path, inputs=f'{{"amount": {declared}, "shop": "text"}}')
+
+
+def test_two_views_with_two_defaults_of_one_input_are_refused(tmp_path: Path) -> None:
+    first = TEXT.replace("{INPUTS}", '{"amount": Input("number", default=0), "shop": "text"}')
+    second = """
+@on_demand_view(inputs={"amount": "number"})
+class Again:
+    twice = on_demand(request.amount * 2)
+
+app = """
+    text = first.replace("{RATIO}", RATIO).replace("{MORE}", "").replace("\napp = ", second, 1)
+    (tmp_path / "definitions.py").write_text(text.replace("[Spend, Purchase]", "[Spend, Purchase, Again]"))
+    with pytest.raises(DefinitionErrors, match="another default in 'again'"):
+        project.load(tmp_path)
+
+
+def test_a_frame_without_the_column_has_the_default(tmp_path: Path) -> None:
+    defaults = '{"amount": Input("number", default=12.5), "shop": Input("text", default="it\'s")}'
+    (view,) = load(tmp_path, inputs=defaults).on_demand
+    stamp = pa.timestamp("us", tz="UTC")
+    frame = {
+        "at": pa.array([datetime(2013, 4, 1, tzinfo=UTC)], stamp),
+        "spend.mean_7d": pa.array([1.5]),
+        "spend.shop": pa.array(["it's"]),
+    }
+    with compute(ComputeLimits()) as connection:
+        bare = with_on_demand(connection, pa.table(frame), [view], as_of="at", event_times=False)
+        said = {"amount": pa.array([12.5]), "shop": pa.array(["it's"])}
+        full = with_on_demand(connection, pa.table(frame | said), [view], as_of="at", event_times=False)
+    assert bare.column("purchase.ratio").to_pylist() == full.column("purchase.ratio").to_pylist() == [5.0]
+    assert bare.column("purchase.same_shop").to_pylist() == full.column("purchase.same_shop").to_pylist() == [True]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.nodes import Expression, FeatureValue, Value, outside
-from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec
+from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
 from antiphon.features.compute import ComputeLimits, compute, types_of
 from antiphon.features.expressions.expression_python import NOW, Evaluate, compile_expression, request_place
 from antiphon.features.expressions.expression_sql import ExpressionSql, column_kind, quoted
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _MOST_COMPILED = 1_000
+_SQL_TYPES = {"number": "DOUBLE", "instant": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR"}
 _compiled: dict[tuple[str, str], tuple[tuple[str, tuple[str, ...], Evaluate], ...]] = {}
 
 
@@ -89,7 +90,8 @@ def with_on_demand(
     """The table with a column for each on-demand feature, rows in their order.
 
     Args:
-        table: has a column of each input, each feature that is read by its full name, and the moment ``as_of``.
+        table: has a column of each input without a default, each feature that is read by its full name, and the moment
+            ``as_of``.
         event_times: also append ``view.feature.event_time``: the latest of the features that are read.
 
     Raises:
@@ -103,7 +105,8 @@ def with_on_demand(
     for spec in specs:
         types.update(spec.inputs)
     names = sorted({name for spec in specs for name in spec.reads()})
-    missing = [name for name in (*types, *names) if name not in table.column_names]
+    defaults = defaults_of(specs)
+    missing = [name for name in (*types, *names) if name not in table.column_names and name not in defaults]
     if missing:
         raise InvalidInput(
             f"The frame has no column {missing[0]!r}.",
@@ -112,7 +115,10 @@ def with_on_demand(
         )
     connection.register("given_rows", table)
     given = types_of(connection, "given_rows")
-    picked = [_input_sql(name, declared, given) for name, declared in types.items()]
+    picked = [
+        _input_sql(name, declared, given) if name in given else _default_sql(name, declared, defaults[name])
+        for name, declared in types.items()
+    ]
     picked += [quoted(name) for name in names]
     picked.append(f"CAST(epoch_us(CAST({quoted(as_of)} AS TIMESTAMPTZ)) AS DOUBLE) AS {NOW}")
     connection.execute(f"CREATE OR REPLACE TEMP VIEW asked_rows AS SELECT {', '.join(picked)} FROM given_rows")
@@ -149,12 +155,23 @@ def _latest(times: Sequence[datetime | None]) -> datetime | None:
     return max((time for time in times if time is not None), default=None)
 
 
+def _default_sql(name: str, declared: InputType, default: Value) -> str:
+    """The default of an input of which the table has no column."""
+    value = checked_input(name, declared, default)
+    place = quoted(request_place(name))
+    if value is None:
+        return f"CAST(NULL AS {_SQL_TYPES[declared]}) AS {place}"
+    if isinstance(value, datetime):
+        value = float(microseconds(value))
+    literal = f"'{value.replace(chr(39), chr(39) * 2)}'" if isinstance(value, str) else repr(value)
+    return f"CAST({literal} AS {_SQL_TYPES[declared]}) AS {place}"
+
+
 def _input_sql(name: str, declared: InputType, given: Mapping[str, str]) -> str:
     column, found = quoted(name), column_kind(given[name])
     place = quoted(request_place(name))
     if found == "null":
-        sql_type = {"number": "DOUBLE", "instant": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR"}[declared]
-        return f"CAST(NULL AS {sql_type}) AS {place}"
+        return f"CAST(NULL AS {_SQL_TYPES[declared]}) AS {place}"
     if found != declared:
         raise InvalidInput(
             f"The column {name!r} is {given[name]}, but the input is declared a {declared}.",
