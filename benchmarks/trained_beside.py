@@ -23,11 +23,13 @@ from typing import Any
 import psutil
 
 from antiphon.core.clock import SystemClock
+from antiphon.core.paths import cache_directory
 from antiphon.core.priority import lower_session
 from antiphon.engine import weights
 from antiphon.engine.client import EngineClient
 from antiphon.orchestration.governor import Governor
 from antiphon.training import examples
+from antiphon.training.arithmetic import of_this_machine
 from antiphon.training.examples import Example, Part
 from antiphon.training.order import TrainingOrder, read_order, write_order
 from antiphon.training.processes import TrainingProcesses
@@ -142,7 +144,11 @@ async def trainer(folder: Path, model: str, batch: int, seed: int) -> AsyncItera
     place = folder / "training"
     place.mkdir()
     digest = examples.write(folder / "examples.jsonl", learned)
-    recipe = Recipe(batch=batch, steps=100_000, checkpoint_every=100_000, seed=seed)
+    arithmetic = of_this_machine("auto", Recipe().threads, cache_directory())
+    recipe = Recipe(
+        batch=batch, steps=100_000, checkpoint_every=100_000, seed=seed,
+        dtype=arithmetic.dtype, device=arithmetic.device,
+    )  # fmt: skip
     write_order(
         TrainingOrder(
             str(place), "bench.v1", str(found.path), found.sha256, str(folder / "examples.jsonl"), digest, recipe

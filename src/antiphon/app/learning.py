@@ -25,6 +25,7 @@ from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import InvalidInput, NotFound, Unavailable
+from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED
@@ -46,6 +47,8 @@ from antiphon.releases.changelog import Changelog
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.ports import FeatureReader
 from antiphon.serving.repeated import GeneratesOnce
+from antiphon.training.arithmetic import of_this_machine
+from antiphon.training.recipe import Arithmetic
 
 MOST_THREADS = 8
 """More threads make a small model's steps no shorter."""
@@ -145,7 +148,8 @@ class Learning:
             clock=store.database.clock,
             folder=store.paths.directory / "training",
             models_folder=models_folder(store),
-            threads=store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS),
+            threads=self._threads,
+            arithmetic=self._arithmetic,
             policy_digest=store.decider.digest,
             declared=declared.get,
             datasets=self.builder,
@@ -258,6 +262,13 @@ class Learning:
             reader=lambda scope: features,
         )
         return wired.answer
+
+    @property
+    def _threads(self) -> int:
+        return self._store.settings.engine.threads or min(os.cpu_count() or 1, MOST_THREADS)
+
+    def _arithmetic(self) -> Arithmetic:
+        return of_this_machine(self._store.settings.worker.training_dtype, self._threads, cache_directory())
 
     def _base(self, name: str) -> tuple[Path, str]:
         if self._store.settings.engine.kind == "remote":

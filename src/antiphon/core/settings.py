@@ -232,6 +232,10 @@ class WorkerSettings(_Section, frozen=True):
         training_governed: whether training is stopped while the engine serves online requests.
         training_quiet: how long there must have been none before it goes on.
         training_poll: how often the engine is asked while there is training.
+        training_dtype: what models are computed in while they are trained: ``bf16``, ``fp32``, or whichever a short
+            measurement finds quicker here.
+        training_min_share: of a core, that a training is to get beside other work on the machine; when it gets less for
+            a minute its priority is raised. 0: it takes only what others leave.
         demand_half_life: after so long a question counts half in telling which entities will be asked about.
     """
 
@@ -243,6 +247,8 @@ class WorkerSettings(_Section, frozen=True):
     training_governed: bool = True
     training_quiet: str = "1s"
     training_poll: str = "50ms"
+    training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    training_min_share: float = 0.0
     demand_half_life: str = "6h"
 
 

@@ -17,7 +17,7 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
 from antiphon.learning.dataset_reader import DatasetRow
 from antiphon.training.examples import Example
-from antiphon.training.recipe import Recipe
+from antiphon.training.recipe import Arithmetic, Recipe
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ def converted(value: Any, kind: type[T], where: str) -> T:
         raise InvalidInput(f"{error}.", where=where) from None
 
 
-def recipe(tune: FineTune, *, new: int, old: int, threads: int) -> Recipe:
+def recipe(tune: FineTune, *, new: int, old: int, threads: int, arithmetic: Arithmetic) -> Recipe:
     """Every setting of the training. New examples are gone through ``epochs`` times, whatever else is in a batch."""
     replay = tune.replay if old else 0.0
     fresh = tune.batch - min(round(tune.batch * replay), tune.batch - 1)
@@ -120,6 +120,8 @@ def recipe(tune: FineTune, *, new: int, old: int, threads: int) -> Recipe:
         precision=tune.precision,
         seed=tune.seed,
         threads=threads,
+        dtype=arithmetic.dtype,
+        device=arithmetic.device,
     )
 
 

@@ -47,7 +47,7 @@ from antiphon.learning.retraining_ports import (
 from antiphon.training import examples as example_files
 from antiphon.training.folder_seal import folder_seal
 from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
-from antiphon.training.recipe import Recipe
+from antiphon.training.recipe import Arithmetic, Recipe
 
 EXAMPLES = "examples.jsonl"
 """The file of examples in a run's folder."""
@@ -69,7 +69,7 @@ class Services:
 
     Attributes:
         folder: where runs work, a folder each. ``models``: where versions' files lie.
-        threads: that compute a training.
+        threads: that compute a training. ``arithmetic``: what this machine trains quickest in.
         policy_digest: of the policy in force.
         declared: an application as it was applied last. ``base``: the weights of a base model.
         dataset: a dataset by id, ``rows`` its rows. ``evaluation``: one by
@@ -82,6 +82,7 @@ class Services:
     folder: Path
     models_folder: Path
     threads: int
+    arithmetic: Callable[[], Arithmetic]
     policy_digest: str
     declared: Callable[[Scope, str], ApplicationSpec]
     datasets: BuildDatasets

@@ -19,7 +19,7 @@ from antiphon.learning.retraining import Retraining
 from antiphon.learning.retraining_plan import TrainArguments, recipe
 from antiphon.learning.retraining_ports import Submit
 from antiphon.learning.retraining_steps import Services, fine_tune_of
-from antiphon.training.recipe import require_libraries
+from antiphon.training.recipe import Arithmetic, require_libraries
 
 ATTEMPTS = 20
 """A run counts an attempt for every worker that died with it: a training is long, and goes on where it was."""
@@ -112,7 +112,9 @@ class TrainingOrders:
         )
         replayed = sum(dataset.rows for dataset in self._retraining.replays(scope, pinned.parent))
         tune = fine_tune_of(pinned.application)
-        settings = recipe(tune, new=training.rows, old=replayed, threads=self._services.threads)
+        settings = recipe(
+            tune, new=training.rows, old=replayed, threads=self._services.threads, arithmetic=Arithmetic()
+        )
         problems = [
             f"The {spec.kind} set would have {_counts(survey)}: both labels are needed."
             for survey in (training, evaluation)

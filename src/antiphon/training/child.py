@@ -51,6 +51,7 @@ def environment(threads: int) -> dict[str, str]:
         "MKL_DYNAMIC": "FALSE",
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # Without it a GPU's sums differ from run to run.
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",

@@ -148,8 +148,8 @@ class Training:
         self.model.round()
         self._optimizer.state[self.model.masters] = {
             "step": self._torch.tensor(float(standing.step)),
-            "exp_avg": tensors["first_moment"],
-            "exp_avg_sq": tensors["second_moment"],
+            "exp_avg": tensors["first_moment"].to(self._recipe.device),
+            "exp_avg_sq": tensors["second_moment"].to(self._recipe.device),
         }
         return standing
 
@@ -157,9 +157,9 @@ class Training:
         """What a checkpoint keeps."""
         moments = self._optimizer.state[self.model.masters]
         return {
-            "masters": self.model.masters.detach(),
-            "first_moment": moments["exp_avg"],
-            "second_moment": moments["exp_avg_sq"],
+            "masters": self.model.masters.detach().cpu(),
+            "first_moment": moments["exp_avg"].cpu(),
+            "second_moment": moments["exp_avg_sq"].cpu(),
         }
 
     def backward(self, batch: list[batches.Encoded]) -> float:
@@ -169,8 +169,9 @@ class Training:
         for group in batches.groups([len(example.tokens) for example in batch]):
             members = [batch[position] for position in group]
             longest = max(len(example.tokens) for example in members)
-            tokens = self._torch.tensor([e.tokens + (0,) * (longest - len(e.tokens)) for e in members])
-            weights = self._torch.tensor([e.weights + (0.0,) * (longest - len(e.weights)) for e in members])
+            place = {"device": self._recipe.device}
+            tokens = self._torch.tensor([e.tokens + (0,) * (longest - len(e.tokens)) for e in members], **place)
+            weights = self._torch.tensor([e.weights + (0.0,) * (longest - len(e.weights)) for e in members], **place)
             loss += self.model.backward(tokens, weights, 1.0 / len(batch))
         return loss
 
@@ -286,6 +287,8 @@ def _finish(order: TrainingOrder, base: Any, training: Training, standing: Stand
             **libraries(),
             "python": sys.version.split()[0],
             "threads": str(order.recipe.threads),
+            "dtype": order.recipe.dtype,
+            "device": order.recipe.device,
             "processor": child.processor(),
         },
         notices=told.notices(standing.notices),
@@ -309,6 +312,12 @@ def _torch(recipe: Recipe) -> Any:
     torch: Any = library
     silence: Any = reports.set_verbosity_error
     silence()
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            "The training was ordered for a GPU and torch finds none here.",
+            where="recipe.device",
+            next_step="Train where there is one, or order a new training: it takes what this machine has.",
+        )
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # Nothing here reads memory it did not write.

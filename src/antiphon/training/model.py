@@ -1,8 +1,8 @@
 """The base model with LoRA matrices on every linear layer, and their float32 masters.
 
-The model computes in bfloat16. What is trained is one flat float32 vector, the *masters*; after each update the model's
-matrices are its values rounded. With float32 matrices inside the model a step takes twice as long, and updates of a
-bfloat16 matrix smaller than its last bit would be lost.
+The model computes in the recipe's number format. What is trained is one flat float32 vector, the *masters*; after each
+update the model's matrices are its values, rounded to that format. Updates of a bfloat16 matrix smaller than its last
+bit would be lost. In float32 nothing is rounded, and the same steps are taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from antiphon.core.errors import Corrupt, InvalidInput
 from antiphon.training.base import Base
 from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.order import ParentAdapter
-from antiphon.training.recipe import Recipe
+from antiphon.training.recipe import Recipe, torch_dtype
 
 
 class LoraModel:
@@ -32,7 +32,7 @@ class LoraModel:
 
         torch.manual_seed(recipe.seed)
         adapted: Any = get_peft_model(
-            _llama(base),
+            _llama(base, recipe),
             LoraConfig(
                 r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
             ),
@@ -95,9 +95,10 @@ class LoraModel:
         tensors: dict[str, Any] = {}
         position = 0
         with torch.no_grad():
+            masters = self.masters.cpu()
             for name, matrix in zip(self._names, self._matrices, strict=True):
                 size = matrix.numel()
-                tensors[name] = self.masters[position : position + size].view_as(matrix).clone()
+                tensors[name] = masters[position : position + size].view(matrix.shape).clone()
                 position += size
         made_of = {"alpha": self._recipe.alpha, "base_sha256": self._base_sha256, "rank": self._recipe.rank}
         replace_file(path, save(tensors, {"adapter": json.dumps(made_of)}))
@@ -149,8 +150,8 @@ def read_adapter(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[s
     return tensors, made_of
 
 
-def _llama(base: Base) -> Any:
-    """The base model in bfloat16, its matrices frozen by peft."""
+def _llama(base: Base, recipe: Recipe) -> Any:
+    """The base model in the recipe's number format and on its device, its matrices frozen by peft."""
     import torch
     import transformers
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -160,7 +161,8 @@ def _llama(base: Base) -> Any:
     configuration = library.LlamaConfig(**base.configuration(), attn_implementation="eager")
     with torch.device("meta"):
         model: Any = library.LlamaForCausalLM(configuration)
-    state = {name: torch.from_numpy(matrix.copy()).to(torch.bfloat16) for name, matrix in base.tensors()}
+    place = {"device": recipe.device, "dtype": torch_dtype(torch, recipe.dtype)}
+    state = {name: torch.from_numpy(matrix.copy()).to(**place) for name, matrix in base.tensors()}
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     tied = {"lm_head.weight"} if configuration.tie_word_embeddings else set()
     if unexpected or set(missing) - tied:
@@ -170,5 +172,5 @@ def _llama(base: Base) -> Any:
             next_step="Take another base model.",
         )
     model.tie_weights()
-    model.model.rotary_emb = LlamaRotaryEmbedding(configuration)
+    model.model.rotary_emb = LlamaRotaryEmbedding(configuration).to(recipe.device)
     return model

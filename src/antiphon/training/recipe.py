@@ -9,6 +9,7 @@ import functools
 import hashlib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,16 @@ from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.core.ids import content_hash
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
+DTYPES = ("bf16", "fp32")
+DEVICES = ("cpu", "cuda")
 _LIBRARIES = ("gguf", "numpy", "peft", "torch", "transformers")
+
+
+class Arithmetic(msgspec.Struct, frozen=True):
+    """The number format that a model is computed in while it is trained, and the device (see ``arithmetic``)."""
+
+    dtype: str = "bf16"
+    device: str = "cpu"
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +41,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: of the initial values and of the order.
         threads: that compute; another number rounds differently, so it is part of what is trained.
         checkpoint_every: steps between two checkpoints.
+        dtype, device: what the model is computed in and on, chosen for the machine before the recipe is written. The
+            values of versions that were trained before there was a choice are the defaults.
     """
 
     rank: int = 16
@@ -44,6 +56,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     threads: int = 2
     checkpoint_every: int = 10
+    dtype: str = "bf16"
+    device: str = "cpu"
 
     def check(self) -> None:
         """Refuse settings that cannot be trained with.
@@ -61,8 +75,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, share in {"warmup": self.warmup, "replay": self.replay}.items():
             if not 0.0 <= share < 1.0:
                 raise _outside(name, share, "at least 0 and below 1")
-        if self.precision not in PRECISIONS:
-            raise _outside("precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        named = {"precision": (self.precision, PRECISIONS), "dtype": (self.dtype, DTYPES)}
+        for name, (chosen, accepted) in (named | {"device": (self.device, DEVICES)}).items():
+            if chosen not in accepted:
+                raise _outside(name, chosen, f"one of {', '.join(accepted)}")
 
 
 @functools.cache
@@ -86,6 +102,11 @@ def libraries() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "absent"
     return versions
+
+
+def torch_dtype(torch: Any, name: str) -> Any:
+    """The torch type of a dtype's name in a recipe."""
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
 
 
 def require_libraries() -> None:

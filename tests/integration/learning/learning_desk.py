@@ -44,7 +44,7 @@ from antiphon.releases.rollout import RolloutTransitions
 from antiphon.testing.scripted_engine import MODEL
 from antiphon.testing.small_desk import SCOPE, START
 from antiphon.training.order import Progress, Trained, TrainedFile, TrainingOrder
-from antiphon.training.recipe import code_identity, libraries
+from antiphon.training.recipe import Arithmetic, code_identity, libraries
 
 TRAINS: ApplicationSpec = msgspec.structs.replace(
     LEARNS,
@@ -175,6 +175,7 @@ class LearningDesk(EvaluatedDesk):
         self.rollouts = Rollouts(self.database)
         self.flights = PastFlights(self)
         self.trainer = WritingTrainer()
+        self.arithmetic = Arithmetic()
         self.serving_fails: Exception | None = None
         self.audit = AuditLog(self.database, b"s" * 32)
         self.transitions = RolloutTransitions(
@@ -189,6 +190,7 @@ class LearningDesk(EvaluatedDesk):
             folder=directory / "training",
             models_folder=directory / "models",
             threads=1,
+            arithmetic=lambda: self.arithmetic,
             policy_digest=self.decider.digest,
             declared=self._declared,
             datasets=self.flights,

@@ -19,6 +19,7 @@ from antiphon.learning.retraining_steps import in_words
 from antiphon.testing.small_desk import START
 from antiphon.training.examples import Example, Part
 from antiphon.training.order import Progress
+from antiphon.training.recipe import Arithmetic
 
 
 def specification(**fields: Any) -> DatasetSpec:
@@ -37,12 +38,14 @@ def specification(**fields: Any) -> DatasetSpec:
 def test_every_new_example_is_gone_through_as_often_as_declared(
     new: int, old: int, batch: int, replay: float, epochs: float
 ) -> None:
-    made = recipe(FineTune("m", batch=batch, replay=replay, epochs=epochs), new=new, old=old, threads=2)
+    tune, chosen = FineTune("m", batch=batch, replay=replay, epochs=epochs), Arithmetic("fp32")
+    made = recipe(tune, new=new, old=old, threads=2, arithmetic=chosen)
     made.check()
     replays = min(round(batch * made.replay), batch - 1)
     seen = made.steps * (batch - replays)
     assert new * epochs <= seen < new * epochs + (batch - replays) + 1
     assert made.replay == (replay if old else 0.0)
+    assert (made.dtype, made.device) == ("fp32", "cpu")
 
 
 def test_what_is_new_begins_after_the_earlier_cutoff_and_not_after_its_last_example() -> None:

@@ -23,6 +23,8 @@ from antiphon.training.recipe import Recipe, code_identity, identity
         ("warmup", 1.0),
         ("replay", -0.1),
         ("precision", "q2_k"),
+        ("dtype", "fp16"),
+        ("device", "abacus"),
     ],
 )
 def test_a_setting_outside_its_range_is_named(field: str, value: object) -> None:
@@ -39,8 +41,10 @@ def test_everything_that_decides_the_weights_is_in_the_identity() -> None:
         identity(Recipe(), "other", "dataset", None),
         identity(Recipe(), "base", "other", None),
         identity(Recipe(), "base", "dataset", "parent"),
+        identity(Recipe(dtype="fp32"), "base", "dataset", None),
+        identity(Recipe(device="cuda"), "base", "dataset", None),
     }
-    assert len(others | {first}) == 5
+    assert len(others | {first}) == 7
 
 
 def test_the_code_is_named_by_version_and_hash() -> None:

@@ -1,0 +1,121 @@
+"""Seconds a training step takes in bfloat16 and in float32 on this machine, with and without its newest instructions.
+
+Run ``python -m benchmarks.training_speed`` (about three minutes on two cores): a table, then one JSON line (kept in
+``benchmarks/results/training_speed.jsonl``). Steps are real ones of the base model: 16 examples of the flight desk,
+LoRA on every linear layer. "Masked" stands for a processor without AVX-512: the variables in ``MASK`` keep torch and
+oneDNN from it. Each contender has a process of its own, and the two formats take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from benchmarks.training_kills import ordered
+
+from antiphon.training import examples
+from antiphon.training.arithmetic import choose, measure
+from antiphon.training.base import Base
+from antiphon.training.batches import encode
+from antiphon.training.child import environment, processor
+from antiphon.training.fine_tune import Training
+from antiphon.training.recipe import DTYPES, Recipe
+from antiphon.training.vocabulary import Vocabulary
+
+RESULTS = Path(__file__).parent / "results" / "training_speed.jsonl"
+MASK = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+THREADS = 2
+STEPS = 3
+ROUNDS = 2
+
+
+def step_seconds(dtype: str) -> list[float]:
+    """Seconds of each of a few steps after the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        order = ordered(Path(folder) / dtype, Recipe(batch=16, steps=STEPS + 1, threads=THREADS, dtype=dtype))
+        learned = examples.read(Path(order.examples_path), order.examples_sha256)
+        base = Base(Path(order.base_path), order.base_sha256)
+        vocabulary = Vocabulary(base)
+        encoded = [encode(example, vocabulary, base.context_tokens) for example in learned]
+        training = Training(order, base)
+        seconds = []
+        for step in range(STEPS + 1):
+            began = time.perf_counter()
+            loss = training.backward(encoded[step * 16 : step * 16 + 16])
+            training.update(loss, step)
+            seconds.append(time.perf_counter() - began)
+        return seconds[1:]
+
+
+def contender(masked: bool, *arguments: str) -> Any:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training_speed", *arguments],
+        env={**os.environ, **environment(THREADS), **(MASK if masked else {})},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def compare() -> dict[str, Any]:
+    """Both formats with and without the newest instructions, in turns, and what the measurement chooses."""
+    found: dict[str, Any] = {}
+    for masked in (False, True):
+        taken: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
+        for _ in range(ROUNDS):
+            for dtype in DTYPES:
+                taken[dtype] += contender(masked, "--one", dtype)
+        found["masked" if masked else "unmasked"] = {
+            "chosen": contender(masked, "--choose"),
+            "step_seconds": {
+                dtype: {"median": round(statistics.median(seconds), 3), "best": round(min(seconds), 3)}
+                for dtype, seconds in taken.items()
+            },
+        }
+    return found
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--one", choices=DTYPES, help="time steps in this format in this process alone")
+    parser.add_argument("--choose", action="store_true", help="only print what the measurement chooses")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(step_seconds(options.one)))
+        return 0
+    if options.choose:
+        print(json.dumps(msgspec.to_builtins(choose(measure(THREADS)))))
+        return 0
+    load = os.getloadavg()[0]
+    found = compare()
+    print(f"{'instructions':<14}{'bf16, s a step':>16}{'fp32, s a step':>16}  chosen")
+    for name, one in found.items():
+        bf16, fp32 = (one["step_seconds"][dtype]["median"] for dtype in DTYPES)
+        print(f"{name:<14}{bf16:>16.2f}{fp32:>16.2f}  {one['chosen']['dtype']} on {one['chosen']['device']}")
+    line = json.dumps(
+        {
+            "benchmark": "training_speed", "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processor": processor(), "threads": THREADS, "load_before": round(load, 1),
+            "load_after": round(os.getloadavg()[0], 1), **found,
+        }
+    )  # fmt: skip
+    with RESULTS.open("a", encoding="utf-8") as kept:
+        kept.write(line + "\n")
+    print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
