@@ -28,7 +28,6 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from typing import Any
 import psutil
 from benchmarks.trained_beside import RAISED, Trainer, spent, trainer
 
+from antiphon.core.child_process import start_child
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.engine.client import EngineClient
 from antiphon.engine.messages import Delta, Finished, Generate
@@ -290,7 +290,7 @@ async def engine_process(folder: Path) -> AsyncIterator[tuple[EngineClient, psut
     """An engine as a project runs it."""
     path = folder / "engine.sock"
     command = [sys.executable, "-m", "antiphon.engine", "--socket", str(path), "--model", MODEL, "--slots", "8"]
-    process = subprocess.Popen([*command, "--context", "512", "--log-level", "warning"], env=dict(os.environ))
+    process = start_child([*command, "--context", "512", "--log-level", "warning"], env=dict(os.environ))
     client = EngineClient(path)
     try:
         async with asyncio.timeout(60):

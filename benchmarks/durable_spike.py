@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from antiphon.core.child_process import start_child
+
 STEPS = 5
 
 
@@ -229,7 +231,7 @@ def child(name: str, mode: str, folder: Path, executor: str, steps: int) -> None
 
 def spawn(name: str, mode: str, folder: Path, executor: str = "one", steps: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--child", name, mode, str(folder), executor, str(steps)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return start_child(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 60.0) -> dict[str, Any]:

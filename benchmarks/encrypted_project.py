@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from antiphon.core.child_process import die_with_parent, start_child
 from antiphon.testing.running import free_port, ready, until
 
 ROOT = Path(__file__).parents[1]
@@ -176,7 +177,7 @@ def run(project: EncryptedProject, act: str, *arguments: str, code: int = 0) -> 
         RuntimeError: it ended with another code.
     """
     done = subprocess.run(
-        (sys.executable, "-m", "benchmarks.encrypted_project", act, str(project.root), *arguments),
+        die_with_parent((sys.executable, "-m", "benchmarks.encrypted_project", act, str(project.root), *arguments)),
         cwd=project.folder, env=project.environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if done.returncode != code:
@@ -214,7 +215,7 @@ _PROCESS = (sys.executable, "-m", "benchmarks.encrypted_project", "process")
 
 def _start(project: EncryptedProject, log: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
     with log.open("ab") as out:
-        return subprocess.Popen(
+        return start_child(
             command, cwd=project.folder, env=project.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             start_new_session=True,
         )  # fmt: skip

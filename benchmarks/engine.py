@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from antiphon.core.child_process import start_child
 from antiphon.core.errors import Unavailable
 from antiphon.engine import weights
 from antiphon.engine.client import EngineClient
@@ -227,7 +227,7 @@ async def engine_process(slots: int, threads: int) -> AsyncIterator[tuple[Engine
         path = Path(folder) / "engine.sock"
         command = [sys.executable, "-m", "antiphon.engine", "--socket", str(path), "--model", MODEL, "--log-level"]
         command += ["warning", "--slots", str(slots), "--threads", str(threads), "--context", str(CONTEXT)]
-        process = subprocess.Popen(command, env=dict(os.environ))
+        process = start_child(command, env=dict(os.environ))
         client = EngineClient(path)
         try:
             while True:

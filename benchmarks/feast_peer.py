@@ -52,6 +52,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from antiphon.core.child_process import start_child
+
 warnings.filterwarnings("ignore")
 os.environ.setdefault("FEAST_USAGE", "False")
 
@@ -194,7 +196,7 @@ def torn(request: dict[str, Any]) -> dict[str, Any]:
     step = max(1, count // asked)
     entities = [{"entity": number} for number in range(0, count, step)][:asked]
     batches = broken = between = errors = 0
-    writer = subprocess.Popen(
+    writer = start_child(
         [sys.executable, __file__, "rewrite", str(folder), "--entities", str(count)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

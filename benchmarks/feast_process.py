@@ -18,6 +18,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from antiphon.core.child_process import start_child
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -44,7 +46,7 @@ class FeastProcess:
 
     def __init__(self, log: Path | None = None) -> None:
         self._log = (log or Path("/dev/null")).open("ab")
-        self._process = subprocess.Popen(
+        self._process = start_child(
             [feast_python(), str(ROOT / "benchmarks/feast_peer.py"), "serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

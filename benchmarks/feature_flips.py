@@ -40,6 +40,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import DefinitionVersions
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
+from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -183,7 +184,7 @@ class Flipper:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+    process = start_child(
         [sys.executable, "-m", "benchmarks.flip_reader", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -30,6 +30,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from antiphon.core.child_process import start_child
+
 RESULTS = Path(__file__).parent / "results"
 SEED = 20240101
 KINDS = ("last", "windows", "late")
@@ -162,7 +164,7 @@ def spawn(which: str, folder: Path, kind: str, threads: int) -> dict[str, Any]:
     """:func:`child` in a fresh process, and its greatest anonymous memory in MiB."""
     command = [sys.executable, "-m", "benchmarks.feature_pit", "--child", which, str(folder), kind, str(threads)]
     peak = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) as process:
+    with start_child(command, stdout=subprocess.PIPE, env=os.environ) as process:
         status = Path(f"/proc/{process.pid}/status")
         deadline = time.monotonic() + 170
         while process.poll() is None:

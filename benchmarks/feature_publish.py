@@ -31,6 +31,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from antiphon.core.child_process import die_with_parent
+
 RESULTS = Path(__file__).parent / "results"
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {
     "million": ((1_000_000, 1),),
@@ -204,7 +206,7 @@ def _case(source: Path, entities: int, rounds: int, threads: int, redis: str | N
                 # A snapshot is named by its content: what an earlier round sealed would not be built again.
                 client.Redis.from_url(redis).flushall()
                 command += ["--redis", redis]
-            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            told = subprocess.run(die_with_parent(command), check=True, stdout=subprocess.PIPE, text=True).stdout
             found.append(json.loads(told.splitlines()[-1]))
     found.sort(key=lambda each: each["seconds"])
     middle = found[len(found) // 2]

@@ -39,6 +39,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from antiphon.core.child_process import start_child
+
 RESULTS = Path(__file__).parent / "results"
 STORES = ("embedded", "servers")
 GOAL_P99_SECONDS = 1.0
@@ -208,7 +210,7 @@ def load(opened: Opened, rate: int, seconds: float, run: str) -> None:
 @contextmanager
 def child(kind: str, places: list[str], *more: str) -> Iterator[subprocess.Popen[str]]:
     """A process of this file, ended at the end."""
-    started = subprocess.Popen(
+    started = start_child(
         [sys.executable, "-m", "benchmarks.feature_stream", "--child", kind, *places, *more],
         stdout=subprocess.PIPE,
         text=True,

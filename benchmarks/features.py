@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from antiphon.core.child_process import start_child
+
 RESULTS = Path(__file__).parent / "results"
 SIZES = ("ci", "demo", "full")
 LIMIT = 3_600.0
@@ -232,7 +234,7 @@ def run_part(part: Part, size: str, peer: bool) -> dict[str, Any] | None:
     """The part's last line; ``None`` when it failed. What it prints is passed on."""
     command, last = part.command(size, peer), ""
     deadline = time.monotonic() + LIMIT
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with start_child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip():

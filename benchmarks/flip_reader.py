@@ -28,6 +28,7 @@ from benchmarks.torn import generations, is_torn
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.publications import Publications
+from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
@@ -127,7 +128,7 @@ def serve(folder: Path, redis: str) -> None:
 
 def client(folder: Path, redis: str, reads: int, seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.flip_reader", "serve", str(folder), redis]
-    gateways = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    gateways = [start_child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     chance = random.Random(seed)
     found = {"reads": reads, "backward": 0, "behind": 0, "torn": 0, "backward_without_minimum": 0, "moves": 0}
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.catalog.database import Database
+from antiphon.core.child_process import start_child
 from antiphon.core.scope import Scope
 from antiphon.core.settings import OidcSettings
 from antiphon.governance.audit import AuditLog
@@ -170,9 +171,7 @@ def gateways(folder: Path) -> Iterator[list[int]]:
         for port in ports:
             environment = {**os.environ, "OTEL_SDK_DISABLED": "true", "ANTIPHON_GATEWAY__PORT": str(port)}
             command = [sys.executable, "-m", "antiphon.app.gateway", "--project", str(folder)]
-            started.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
+            started.append(start_child(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for port in ports:
             wait_for(port)
         yield ports

@@ -30,6 +30,7 @@ from typing import Any
 import msgspec
 from benchmarks.kill_harness_command import command
 
+from antiphon.core.child_process import start_child
 from antiphon.testing import feature_chaos_checks as checks
 from antiphon.testing.feature_chaos_evidence import Event, Looker, read_orders, read_stock
 from antiphon.testing.feature_chaos_project import STREAM, batch, write_project
@@ -74,7 +75,7 @@ class Lives:
     def __init__(self, folder: Path) -> None:
         self.log = folder / "lives.log"
         with self.log.open("ab") as log:
-            self._zygote = subprocess.Popen(
+            self._zygote = start_child(
                 [sys.executable, "-m", "antiphon.testing.log_chaos_child"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip

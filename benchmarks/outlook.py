@@ -225,7 +225,7 @@ def _train(project: Path, say: host.Say, cutoff: str, examples: int, sizes: Size
 
 
 def _command(project: Path, *words: str, say: host.Say | None = None) -> Any:
-    return json.loads(host.command(*words, "--json", "--project", str(project), timeout=7_200, say=say))
+    return json.loads(asyncio.run(host.command(*words, "--json", "--project", str(project), timeout=7_200, say=say)))
 
 
 def _version(trained: Mapping[str, Any], forecasts: Any, late: Any, seed: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from antiphon.core.child_process import die_with_parent
 from antiphon.core.clock import SystemClock
 from antiphon.core.paths import cache_directory
 from antiphon.core.priority import lower_session
@@ -154,9 +155,9 @@ async def trainer(folder: Path, model: str, batch: int, seed: int) -> AsyncItera
             str(place), "bench.v1", str(found.path), found.sha256, str(folder / "examples.jsonl"), digest, recipe
         )
     )
-    command = [sys.executable, "-m", "benchmarks.trained_beside", str(place)]
+    command = (sys.executable, "-m", "benchmarks.trained_beside", str(place), str(folder / "engine.sock"))
     process = await asyncio.create_subprocess_exec(
-        *command, str(folder / "engine.sock"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        *die_with_parent(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         training = Trainer(process)

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 from benchmarks.training_kills import ordered
 
+from antiphon.core.child_process import die_with_parent
 from antiphon.training import examples
 from antiphon.training.arithmetic import choose, measure
 from antiphon.training.base import Base
@@ -60,7 +61,7 @@ def step_seconds(dtype: str) -> list[float]:
 def contender(masked: bool, *arguments: str) -> Any:
     """What a process of its own prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training_speed", *arguments],
+        die_with_parent([sys.executable, "-m", "benchmarks.training_speed", *arguments]),
         env={**os.environ, **environment(THREADS), **(MASK if masked else {})},
         stdout=subprocess.PIPE,
         check=True,

@@ -45,6 +45,7 @@ from benchmarks.encrypted_project import Client, EncryptedProject, make, serving
 from benchmarks.gateway.contenders import Cores
 from benchmarks.gateway.figures import cpu_seconds, paired_ratio, rank
 
+from antiphon.core.child_process import start_child
 from antiphon.testing.running import free_port, ready, scratch, until
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -187,7 +188,7 @@ async def without_trust(project: EncryptedProject) -> AsyncIterator[Gateway]:
         sys.executable, "-m", "benchmarks.trustless_gateway", "--project", str(project.root), "--port", str(port),
     )  # fmt: skip
     with log.open("ab") as out:
-        process = subprocess.Popen(
+        process = start_child(
             command, cwd=project.folder, env=project.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
         )
     try:

@@ -16,6 +16,8 @@ import httpx
 import pyarrow
 import pyarrow.parquet
 
+from antiphon.core.child_process import start_child
+
 DEFINITIONS = """
 from datetime import timedelta
 
@@ -207,7 +209,7 @@ class FeastWorld:
                 self.port = int(probe.getsockname()[1])
         feast = self.python.with_name("feast")
         with (self.root / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = start_child(
                 [str(feast), "serve", "--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"],
                 cwd=self.root, env=self._environment(), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

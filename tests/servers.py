@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from antiphon.core.child_process import start_child
+
 STARTS_WITHIN = 30.0
 _SBIN = ("/usr/sbin", "/usr/local/sbin")
 
@@ -67,7 +69,7 @@ class ServerProcess:
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
         with log:
-            self.process = subprocess.Popen(
+            self.process = start_child(
                 self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.as_user
             )
         until(self._answers_or_ended)
@@ -220,7 +222,7 @@ rgw frontends = beast endpoint=127.0.0.1:{self.port}
         """Its administration sometimes hangs after it has done what it was asked, so it is not waited for then."""
         said = self.folder / f"user-{name}.json"
         with said.open("wb") as out, (self.folder / "admin.log").open("ab") as log:
-            admin = subprocess.Popen(
+            admin = start_child(
                 [self.admin, *self._options, "user", "create", "--uid", name, "--display-name", name,
                  "--access-key", access, "--secret", secret],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=log,

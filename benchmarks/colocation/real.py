@@ -24,6 +24,7 @@ from benchmarks.colocation.traces import (
     Request,
 )
 
+from antiphon.core.child_process import start_child
 from antiphon.core.errors import Unavailable
 from antiphon.engine.client import EngineClient
 
@@ -46,7 +47,7 @@ async def engine(contender: Contender, *, threads: int, simulated: bool = False)
         if not contender.make().gives_way:
             module = ["benchmarks.colocation.engine_process", "--policy", contender.name]
         command = [sys.executable, "-m", *module, "--socket", str(path), "--model", MODEL, "--threads", str(threads)]
-        process = subprocess.Popen(command + ["--simulated"] * simulated, env=dict(os.environ))
+        process = start_child(command + ["--simulated"] * simulated, env=dict(os.environ))
         client = EngineClient(path)
         try:
             async with asyncio.timeout(START_SECONDS):

@@ -41,6 +41,7 @@ from benchmarks.colocation.traces import (
     arrivals,
 )
 
+from antiphon.core.child_process import start_child
 from antiphon.engine.remote import RemoteEngine
 from antiphon.engine.service_level import ServiceLevel
 
@@ -124,7 +125,7 @@ async def server(*, ours: bool, eager: bool, trace: Path, log: Path) -> AsyncIte
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     with log.open("w") as written:
-        process = subprocess.Popen(command, env=environment, stdout=written, stderr=subprocess.STDOUT)
+        process = start_child(command, env=environment, stdout=written, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + START_SECONDS

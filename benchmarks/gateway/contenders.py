@@ -21,6 +21,7 @@ from benchmarks.gateway.load import Target
 from antiphon.app import engines
 from antiphon.app.store import Store
 from antiphon.app.up import first_key
+from antiphon.core.child_process import start_child
 from antiphon.testing.running import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +206,7 @@ def running(
         RuntimeError: it ended, or did not answer in time; with its last words.
     """
     with log.open("ab") as out:
-        process = subprocess.Popen(
+        process = start_child(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment() | (more or {}), cwd=log.parent
         )
     try:

@@ -24,6 +24,8 @@ from typing import Any, Self
 import msgspec
 import uvloop
 
+from antiphon.core.child_process import start_child
+
 OPEN_AT_ONCE = 64
 LONGEST_SECONDS = 150.0
 """For one answer; what takes longer counts as refused."""
@@ -206,7 +208,7 @@ class Loader(AbstractContextManager["Loader"]):
 
     def __init__(self, prefix: tuple[str, ...], environment: Mapping[str, str], file: Path) -> None:
         self._file = file
-        self._process = subprocess.Popen(
+        self._process = start_child(
             (*prefix, sys.executable, "-m", "benchmarks.gateway.load", str(file)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -10,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ import httpx
 import msgspec
 
 from antiphon.core import settings as project_settings
+from antiphon.core.child_process import die_with_parent, start_child, unwind_on_termination
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.core.tls import gateway_url, own_client
 from examples.flight_desk import data
@@ -96,14 +97,14 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
             "Something else listens there.", where=url, next_step="End the other platform (`make serve`?), then go on."
         )
     say("weights: smollm2-135m")
-    command("models", "pull", "smollm2-135m")
+    asyncio.run(command("models", "pull", "smollm2-135m"))
     say("definitions: apply")
-    command("apply", "--project", str(project))
+    asyncio.run(command("apply", "--project", str(project)))
     log = paths.logs / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say("platform: up")
     with log.open("ab") as output:
-        child = subprocess.Popen(
+        child = start_child(
             [*_ANTIPHON, "up", "--project", str(project)],
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -121,35 +122,37 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
 _ANTIPHON = (sys.executable, "-m", "antiphon.cli.main")
 
 
-def command(*words: str, timeout: float = 600.0, say: Say | None = None) -> str:
+async def command(*words: str, timeout: float = 600.0, say: Say | None = None) -> str:
     """Run one command of ``antiphon``; its standard output. ``say`` hears each line of its progress as it comes.
+
+    A command that is no longer waited for is ended.
 
     Raises:
         CommandFailed: it ended with an error, or not within ``timeout`` seconds.
     """
+    unwind_on_termination()
     heard: list[str] = []
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
-        subprocess.Popen(
-            [*_ANTIPHON, *words],
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        child = await asyncio.create_subprocess_exec(
+            *die_with_parent([*_ANTIPHON, *words]),
             stdout=output,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"NO_COLOR": "1"},
-        ) as child,
-    ):
-        # Its end closes the pipe, so reading ends with it; a command that hangs is ended by the timer.
-        timer = threading.Timer(timeout, child.kill)
-        timer.start()
+        )
         try:
             assert child.stderr is not None
-            for line in child.stderr:
-                heard.append(line)
-                if say is not None and line.strip():
-                    say(line.strip())
-            code = child.wait()
+            async with asyncio.timeout(timeout):
+                async for line in child.stderr:
+                    heard.append(line.decode(errors="replace"))
+                    if say is not None and heard[-1].strip():
+                        say(heard[-1].strip())
+                code = await child.wait()
+        except TimeoutError:
+            raise CommandFailed(f"It did not end within {timeout:.0f} s.", where=" ".join(words)) from None
         finally:
-            timer.cancel()
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
         if code != 0:
             raise CommandFailed("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
         output.seek(0)

@@ -24,7 +24,10 @@ def main() -> int:
             asyncio.run(_refresh(platform, start))
             say(f"Ask with as_of between {start.isoformat()} and three hours later; Ctrl-C stops.")
             say(f"dashboard: {platform.url}   key: {platform.key}")
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            while True:
+                signal.pause()  # Until SIGINT or SIGTERM unwinds this.
+    except KeyboardInterrupt:
+        return 0
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -37,5 +40,4 @@ async def _refresh(platform: host.Platform, start: datetime) -> None:
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     sys.exit(main())

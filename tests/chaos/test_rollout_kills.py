@@ -22,6 +22,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts
+from antiphon.core.child_process import start_child
 from antiphon.definitions.application import SLO, Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.governance.audit import AuditLog
@@ -62,7 +63,7 @@ class Child:
     """One process of :mod:`tests.chaos.rollout_child`, spoken to line by line."""
 
     def __init__(self, mode: str, folder: Path) -> None:
-        self._process = subprocess.Popen(
+        self._process = start_child(
             [sys.executable, "-m", "tests.chaos.rollout_child", mode, str(folder)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"},

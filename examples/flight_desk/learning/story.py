@@ -221,7 +221,7 @@ class Teller:
 
     async def _command(self, *words: str, say: Say | None = None) -> Any:
         arguments = (*words, "--json", "--project", str(self._project))
-        return json.loads(await asyncio.to_thread(host.command, *arguments, timeout=3_600.0, say=say))
+        return json.loads(await host.command(*arguments, timeout=3_600.0, say=say))
 
 
 def prepare(folder: Path, settings: Settings, events: Events) -> Path:

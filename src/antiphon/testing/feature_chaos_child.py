@@ -27,6 +27,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.catalog.publications import Publication, Publications
+from antiphon.core.child_process import end_with_parent
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError, NotFound
 from antiphon.core.scope import Scope
@@ -281,8 +282,10 @@ def zygote(live: Callable[[dict[str, Any]], None]) -> None:
     if not pairs:
         _begin_lives(live)
         return
+    first = os.getpid()
     for mine in pairs:
         if os.fork() == 0:
+            end_with_parent(first)
             for place, one in enumerate(mine):
                 os.dup2(one, place)
             os.closerange(3, max(map(max, pairs)) + 1)
@@ -297,10 +300,12 @@ def zygote(live: Callable[[dict[str, Any]], None]) -> None:
 def _begin_lives(live: Callable[[dict[str, Any]], None]) -> None:
     """One JSON order a line, one forked life each; ``pid N`` and in the end ``ended CODE`` are said, which is answered
     by an empty line."""
+    zygote = os.getpid()
     say("ready")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
+            end_with_parent(zygote)
             code = 1
             with suppress(BaseException):
                 try:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from antiphon.core.child_process import start_child
+
 _LONGEST = 60.0
 """Seconds that a life may be silent."""
 
@@ -123,7 +125,7 @@ class Lives(Voice):
         """Start the zygote; what its lives complain of goes to a file in ``folder``."""
         self.log = folder / "lives.log"
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = start_child(
                 [sys.executable, "-m", "antiphon.testing.feature_chaos_child"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
@@ -146,7 +148,7 @@ class Crowd:
         pipes = [(os.pipe(), os.pipe()) for _ in names]
         theirs = [(ears[0], mouth[1]) for ears, mouth in pipes]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = start_child(
                 [sys.executable, "-m", "antiphon.testing.feature_crowd_child", *(f"{a},{b}" for a, b in theirs)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[one for pair in theirs for one in pair],
             )  # fmt: skip

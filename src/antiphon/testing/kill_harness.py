@@ -23,6 +23,7 @@ from typing import Literal, TextIO
 
 import msgspec
 
+from antiphon.core.child_process import start_child
 from antiphon.testing import chaos_evidence
 from antiphon.testing.chaos_checks import check_all
 from antiphon.testing.chaos_evidence import Evidence
@@ -80,7 +81,7 @@ async def run(root: Path, *, kills: int, seed: int, engine: str, say: TextIO | N
     began = time.monotonic()
     project = write_project(root, engine)
     log = (root / "up.log").open("wb")
-    supervisor = subprocess.Popen(
+    supervisor = start_child(
         [sys.executable, "-m", "antiphon.cli.main", "up", "--project", str(root), "--json"],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from typing import Any
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.events import Event
+from antiphon.core.child_process import end_with_parent
 from antiphon.core.errors import SetupError, Unavailable
 from antiphon.features.lookup import FeatureReader
 from antiphon.testing import feature_chaos_broken, feature_chaos_child
@@ -189,6 +190,7 @@ def main() -> None:
 
     assert all((duckdb, lmdb, nats, pyarrow))
     running: dict[str, int] = {}
+    zygote = os.getpid()
     os.write(1, b"zygote ready\n")
     for line in sys.stdin:
         order = json.loads(line)
@@ -199,6 +201,7 @@ def main() -> None:
             continue
         pid = os.fork()
         if pid == 0:
+            end_with_parent(zygote)
             code = 1
             with suppress(BaseException):
                 try:

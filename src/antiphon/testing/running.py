@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from antiphon.core.child_process import start_child
+
 _POLL = 0.05
 READY_SECONDS = 240.0
 """The first start may fetch a model."""
@@ -112,7 +114,7 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 @asynccontextmanager
 async def _process(command: Sequence[str], log: Path, drain_seconds: float) -> AsyncIterator[subprocess.Popen[bytes]]:
     with log.open("ab") as out:
-        process = subprocess.Popen(
+        process = start_child(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )  # fmt: skip
     try:

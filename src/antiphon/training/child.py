@@ -5,11 +5,9 @@ Invariant: it gives way to everything else, ends with its parent, and is alone i
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core.child_process import end_with_parent
 from antiphon.core.disk import FULL
 from antiphon.core.errors import AntiphonError, Conflict, SetupError
 from antiphon.core.logs import described
@@ -28,7 +27,6 @@ from antiphon.training.order import ERROR, failure
 LOCK = "process.json"
 FAILED, DISK_FULL, OUT_OF_MEMORY = 10, 11, 12
 """Exit codes: an error that ``error.json`` tells, and two that may have kept it from being written."""
-_PR_SET_PDEATHSIG = 1
 
 
 class ProcessMark(msgspec.Struct, frozen=True):
@@ -72,11 +70,7 @@ def confine(parent: int | None, memory_bytes: int | None) -> None:
     with suppress(OSError):  # Of all processes the kernel should end this one when memory runs out.
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     if parent is not None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # The parent may have died before it could be named.
-        if os.getppid() != parent:
-            os._exit(FAILED)
+        end_with_parent(parent, signal.SIGKILL)
     if memory_bytes is not None:
         import resource
 

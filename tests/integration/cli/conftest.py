@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from antiphon.core.child_process import start_child
+
 PROGRAM = (sys.executable, "-m", "antiphon.cli.main")
 
 
@@ -83,7 +85,7 @@ class Up:
         )
         self.told_file = project.parent / "up.jsonl"
         self._out = self.told_file.open("w+")
-        self.process = subprocess.Popen(
+        self.process = start_child(
             [*PROGRAM, "up", "--json"],
             cwd=project,
             stdout=self._out,
