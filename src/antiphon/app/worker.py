@@ -100,7 +100,9 @@ async def _work(root: Path, name: str) -> None:
     registry.add(REFRESH, wired.features.refresher.refresh)
     skew = FeatureSkew(store, wired.features)
     registry.add(SKEW, skew.compare)
-    training = TrainingProcesses(store.database.clock, codec=store.database.codec, scope=store.scope)
+    training = TrainingProcesses(
+        store.database.clock, codec=store.database.codec, scope=store.scope, floor=settings.training_min_share
+    )
     served = ServedModels.of(store, wired.engine)
     learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=training, served=served)
     learning.register(registry)

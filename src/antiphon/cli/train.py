@@ -142,21 +142,24 @@ async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
 
 
 class _Line:
-    """How far a run is: one line that is rewritten on a terminal; elsewhere a line a stage, and each tenth of it."""
+    """How far a run is: one line that is rewritten on a terminal; elsewhere a line a stage, each tenth of it, and each
+    notice."""
 
     def __init__(self, run: str) -> None:
         self._run = run
         self._terminal = sys.stderr.isatty()
         self._said: tuple[str, int] | str | None = None
+        self._notice = ""
 
     def __call__(self, run: Run) -> None:
         words = run.note or run.status
         text = f"{self._run} {words}" + (f" ({run.done} of {run.total})" if run.total and run.total > 1 else "")
         tenth = int(10 * run.done / run.total) if run.total else 0
-        said = text if self._terminal else (words.partition(":")[0], tenth)
-        if said == self._said:
+        said = text if self._terminal else (words.partition(":")[0].partition(";")[0], tenth)
+        notice = words.partition("; ")[2]
+        if said == self._said and notice in ("", self._notice):
             return
-        self._said = said
+        self._said, self._notice = said, notice or self._notice
         typer.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=not self._terminal)
 
     def end(self) -> None:

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -248,7 +248,7 @@ class WorkerSettings(_Section, frozen=True):
     training_quiet: str = "1s"
     training_poll: str = "50ms"
     training_dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    training_min_share: float = 0.0
+    training_min_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     demand_half_life: str = "6h"
 
 

@@ -77,6 +77,31 @@ def confine(parent: int | None, memory_bytes: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 
+def processor_seconds(pid: int) -> float | None:
+    """Seconds of processor that all threads of a process have used, ``None`` when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def set_priority(pid: int, nice: int) -> bool:
+    """Take a training from the lowest priority to an ordinary one of this nice value.
+
+    Returns:
+        Whether it was permitted: in its session against others, or for its threads.
+    """
+    permitted = lower_session(pid, nice)
+    with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
+        for thread in [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]:
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
+        permitted = True
+    return permitted
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go of it however the process ends.

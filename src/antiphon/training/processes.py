@@ -7,6 +7,7 @@ so every way of ending it is safe; asking first only saves the steps since the l
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -37,12 +38,17 @@ from antiphon.training.order import (
     write_order,
 )
 from antiphon.training.recipe import require_libraries
+from antiphon.training.starvation import WINDOW_SECONDS, StarvationWatch, nice_for
 
 _COMMAND = (sys.executable, "-m", "antiphon.training.fine_tune")
 _RESTARTS = 2
 _POLL_SECONDS = 0.1
 _LOG_BOUND = 1_000_000
 _LEFT_OVER_LOOKS = 1_000
+_STARVATION_SECONDS = 1.0
+"""Between two readings of a process's processor time."""
+
+_log = logging.getLogger("antiphon.worker")
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -64,6 +70,10 @@ class TrainingProcesses:
         command: what is run with the folder as its argument.
         stop_seconds: how long a process that was asked to stop may take before it is killed.
         codec, scope: open the key of a folder whose examples and checkpoints are sealed.
+        floor: share of a core that a training is to get beside other work; one that gets less for a minute has its
+            priority raised. 0: it takes only what others leave.
+        window: seconds over which its share is taken.
+        processor_seconds, set_priority: read and raise a process (``child``).
     """
 
     def __init__(
@@ -74,12 +84,17 @@ class TrainingProcesses:
         stop_seconds: float = 60.0,
         codec: Codec | None = None,
         scope: Scope | None = None,
+        floor: float = 0.0,
+        window: float = WINDOW_SECONDS,
+        processor_seconds: Callable[[int], float | None] = child.processor_seconds,
+        set_priority: Callable[[int, int], bool] = child.set_priority,
     ) -> None:
         self._clock = clock
         self._codec: Codec = codec or PlainCodec()
         self._scope = scope or Scope()
         self._command = tuple(command)
         self._stop_seconds = stop_seconds
+        self._sharing = _Sharing(floor, window, processor_seconds, set_priority)
         self._children: dict[str, _Child] = {}
         self._folders: set[str] = set()
         self._paused = False
@@ -204,6 +219,7 @@ class TrainingProcesses:
             process.stdin.write(key_of_folder.hex().encode() + b"\n")
             process.stdin.close()
         one = self._children[key] = _Child(order, process)
+        share = _Share(self._sharing, process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
         asked_at: float | None = None
         try:
@@ -214,6 +230,11 @@ class TrainingProcesses:
                 for progress in follower.new():
                     one.latest = progress
                     on_progress(progress)
+                notice = share.notice(self._clock.monotonic(), self._paused)
+                if notice is not None:
+                    _log.warning("Training %s: %s.", order.name, notice)
+                    latest = one.latest or Progress("loading", 0, order.recipe.steps)
+                    on_progress(msgspec.structs.replace(latest, notice=notice))
                 if asked_at is None and stopping():
                     asked_at = self._clock.monotonic()
                     one.ask_to_stop()
@@ -254,6 +275,47 @@ class _Child:
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+
+class _Sharing(msgspec.Struct, frozen=True):
+    """How trainings share the processor with other work: what they are to get, and how that is read and changed."""
+
+    floor: float
+    window: float
+    processor_seconds: Callable[[int], float | None]
+    set_priority: Callable[[int, int], bool]
+
+
+class _Share:
+    """What a process gets of the processor: tells when that is too little, and raises its priority towards a floor."""
+
+    def __init__(self, sharing: _Sharing, pid: int, now: float) -> None:
+        self._sharing = sharing
+        self._pid = pid
+        self._looked_at = now
+        self._watch = StarvationWatch(sharing.floor, now, sharing.processor_seconds(pid) or 0.0, sharing.window)
+        # First what gives the floor beside one busy neighbor a core, then the priority of everything else.
+        self._left = sorted({nice_for(sharing.floor), 0}) if sharing.floor else []
+
+    def notice(self, now: float, paused: bool) -> str | None:
+        """What is to be told now."""
+        if now - self._looked_at < _STARVATION_SECONDS:
+            return None
+        self._looked_at, floor = now, self._sharing.floor
+        used = self._sharing.processor_seconds(self._pid)
+        starved = None if used is None else self._watch.look(now, used, paused)
+        if starved is None or used is None:
+            return None
+        if not floor:
+            return f"{starved}; [worker] training_min_share in antiphon.toml gives it a part of a core"
+        if not self._left:
+            return f"{starved}; its priority cannot be raised further towards the floor of {floor:.0%}"
+        nice = self._left.pop()
+        if not self._sharing.set_priority(self._pid, nice):
+            self._left = []
+            return f"{starved}; raising its priority is not permitted (that takes CAP_SYS_NICE or a limit on `nice`)"
+        self._watch.begin_again(used)
+        return f"{starved}; its priority is raised to nice {nice}, towards the floor of {floor:.0%}"
 
 
 class _Follower:

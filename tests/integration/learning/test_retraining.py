@@ -17,6 +17,7 @@ from antiphon.durable.run import ENDED
 from antiphon.learning import retraining
 from antiphon.testing.small_desk import SCOPE, START
 from antiphon.training.examples import read
+from antiphon.training.recipe import Arithmetic
 
 
 @pytest.fixture
@@ -62,6 +63,18 @@ async def test_the_recipe_follows_from_the_declaration_and_the_number_of_example
     assert (order.recipe.steps, order.recipe.batch, order.recipe.rank) == (5, 8, 4)
     assert (order.recipe.seed, order.recipe.replay, order.parent) == (7, 0.0, None)
     assert desk.versions.get(SCOPE, "desk.v1").recipe == msgspec.to_builtins(order.recipe)
+
+
+async def test_a_run_that_goes_on_keeps_the_number_format_it_began_with(desk: LearningDesk) -> None:
+    desk.arithmetic, desk.trainer.waits_after = Arithmetic("fp32"), 1
+    run = desk.orders.place(SCOPE, "me", ORDER)
+    await desk.work(run, lambda _: bool(desk.trainer.steps))
+    desk.arithmetic, desk.trainer.waits_after = Arithmetic("bf16"), None
+    ended = await desk.work(run)
+    assert ended.status == "succeeded", ended.error
+    assert [order.recipe.dtype for order in desk.trainer.orders] == ["fp32", "fp32"]
+    assert len({order.identity for order in desk.trainer.orders}) == 1
+    assert desk.versions.get(SCOPE, "desk.v1").recipe["dtype"] == "fp32"
 
 
 async def test_the_same_things_are_trained_once(desk: LearningDesk) -> None:

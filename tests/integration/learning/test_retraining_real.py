@@ -171,9 +171,9 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             store.scope, store.releases, ModelVersions(store.database), Rollouts(store.database), wired.engine,
             store.paths.directory / "models", store.database.clock,
         )  # fmt: skip
-        learning = Learning(
-            store, wired.engine, wired.commit, wired.features, trainer=TrainingProcesses(SystemClock()), served=served
-        )
+        # Beside the other tests the training gets its part of the machine, or the bound below would measure them.
+        trainer = TrainingProcesses(SystemClock(), floor=0.5, window=5.0)
+        learning = Learning(store, wired.engine, wired.commit, wired.features, trainer=trainer, served=served)
         async with engine_of(store, wired):
             order = TrainOrder("desk", rows=8, texts=1)
             run = await work(store, learning, learning.orders.place(store.scope, "me", order))
@@ -182,6 +182,8 @@ async def test_a_model_is_trained_served_evaluated_validated_and_trained_again_t
             assert (found["model"], found["stage"]) == ("desk.v1", "validated"), found["reasons"]
             assert found["examples"] == {"new": 8, "replayed": 0, "refused": 0}
             version = learning.versions.get(store.scope, "desk.v1")
+            chosen = learning.services.arithmetic()
+            assert (version.recipe["dtype"], version.recipe["device"]) == (chosen.dtype, chosen.device)
             first, *_, last = version.losses  # Every step is over the same eight examples: their losses compare.
             assert (first[0], last[0]) == (1, 3)
             assert last[1] < first[1]
