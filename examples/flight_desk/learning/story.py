@@ -22,6 +22,7 @@ from examples.flight_desk import data, host
 from examples.flight_desk.data import Events
 from examples.flight_desk.desk_client import Desk
 from examples.flight_desk.host import Platform, Say
+from examples.flight_desk.learning.foreseen import UNPLANNED, Foreseen
 from examples.flight_desk.learning.traffic import APPLICATION, Traffic, span
 from examples.flight_desk.records import Answered
 from examples.flight_desk.settings import LearningSize, Settings
@@ -51,6 +52,10 @@ class Story(msgspec.Struct, frozen=True):
         """The phase of this name."""
         return next(phase for phase in self.phases if phase.name == name)
 
+    def has(self, name: str) -> bool:
+        """Whether the phase was told, or left out."""
+        return any(phase.name == name for phase in self.phases)
+
 
 class StoryFailed(AntiphonError):
     """A phase did not come to the end that the story needs."""
@@ -60,7 +65,14 @@ class Teller:
     """Tells the story once. ``project`` is prepared, ``platform`` runs on it."""
 
     def __init__(
-        self, settings: Settings, size: LearningSize, events: Events, project: Path, platform: Platform, say: Say
+        self,
+        settings: Settings,
+        size: LearningSize,
+        events: Events,
+        project: Path,
+        platform: Platform,
+        say: Say,
+        foreseen: Foreseen = UNPLANNED,
     ) -> None:
         self._settings = settings
         self._size = size
@@ -68,6 +80,7 @@ class Teller:
         self._project = project
         self._platform = platform
         self._say = say
+        self._foreseen = foreseen
         self._phases: list[Phase] = []
 
     async def tell(self) -> Story:
@@ -81,15 +94,16 @@ class Teller:
             await desk.refresh(traffic.now)
             await self._phase("train on history", self._train("--cutoff", traffic.now.isoformat(), *self._examples()))
             await self._phase("first release", self._release_trained(traffic, "fine-tuned on history"))
-            await self._phase("collect outcomes", self._collect(traffic))
-            await self._phase("learn from outcomes", self._delta(traffic))
-            await self._phase("second release", self._release_trained(traffic, "learned from outcomes"))
+            if self._size.learns_again and self._foreseen.in_time("collect outcomes", self._say):
+                await self._phase("collect outcomes", self._collect(traffic))
+                await self._phase("learn from outcomes", self._delta(traffic))
+                await self._phase("second release", self._release_trained(traffic, "learned from outcomes"))
             await self._phase("bad release", self._bad_release(traffic))
             await self._phase("roll back and forth", self._flip(traffic))
             return Story(tuple(self._phases), tuple(traffic.answered), dict(traffic.statuses))
 
     async def _phase(self, name: str, work: Awaitable[dict[str, Any]]) -> None:
-        self._say(f"— {name}")
+        self._foreseen.begin(name, self._say)
         started = time.monotonic()
         found = await work
         self._phases.append(Phase(name, time.monotonic() - started, found))

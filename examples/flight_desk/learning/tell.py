@@ -13,13 +13,17 @@ from antiphon.catalog.rollouts import Judgement
 from examples.flight_desk import data, host, truth
 from examples.flight_desk.host import Say
 from examples.flight_desk.learning import measure, report, story
+from examples.flight_desk.learning.foreseen import UNPLANNED, Foreseen
 from examples.flight_desk.settings import Settings
 
 
-def tell(out: Path, size_name: str, settings: Settings, say: Say, *, fresh: bool = False) -> dict[str, Any]:
+def tell(out: Path, size_name: str, settings: Settings, say: Say, foreseen: Foreseen = UNPLANNED) -> dict[str, Any]:
     """Run the story of this size in a folder of its own; prints a table, writes ``learning.html``.
 
     The story is told anew each time: its releases and rollouts are its own, so an earlier one's are removed.
+
+    Args:
+        foreseen: how long each phase was predicted to take, and what is left out when too little time is left.
     """
     size = settings.learning.size(size_name)
     events = data.prepare(out / "events", settings.sources, settings.zone)
@@ -28,13 +32,15 @@ def tell(out: Path, size_name: str, settings: Settings, say: Say, *, fresh: bool
     started = time.monotonic()
     project = story.prepare(folder, settings, events)
     with host.running(project, say) as platform:
-        told = asyncio.run(story.Teller(settings, size, events, project, platform, say).tell())
+        told = asyncio.run(story.Teller(settings, size, events, project, platform, say, foreseen).tell())
         before = time.monotonic()
+        foreseen.begin("measurement", say)
         releases = {
             measure.UNTUNED: str(told.phase("first release").found["control"]),
             measure.TUNED: str(told.phase("first release").found["release"]),
-            measure.LEARNED: str(told.phase("second release").found["release"]),
         }
+        if told.has("second release"):
+            releases[measure.LEARNED] = str(told.phase("second release").found["release"])
         measured = asyncio.run(
             measure.measure(project, settings, size, events, truth.read(events), releases, say)
         )  # fmt: skip

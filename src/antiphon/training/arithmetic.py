@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -38,10 +39,16 @@ _MASKS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """How long one layer's forward and backward pass takes with an arithmetic, in milliseconds (the best round)."""
+    """How long one layer's forward and backward pass takes with an arithmetic.
+
+    Attributes:
+        milliseconds: of the best round, which other work on the machine hardly changes: for choosing.
+        mean_milliseconds: of all rounds, with whatever else the machine does: for predicting.
+    """
 
     arithmetic: Arithmetic
     milliseconds: float
+    mean_milliseconds: float = 0.0
 
 
 def choose(speeds: tuple[Speed, ...], wanted: Wanted = "auto") -> Arithmetic:
@@ -78,7 +85,7 @@ def speeds_of_this_machine(
     try:
         return msgspec.json.decode(kept.read_bytes(), type=tuple[Speed, ...])
     except (FileNotFoundError, msgspec.DecodeError):
-        speeds = (measured or _measured_apart)(threads)
+        speeds = (measured or measure_apart)(threads)
     kept.parent.mkdir(parents=True, exist_ok=True)
     replace_file(kept, msgspec.json.encode(speeds))
     return speeds
@@ -104,15 +111,18 @@ def measure(threads: int) -> tuple[Speed, ...]:
     layers = {arithmetic: _Layer(torch, arithmetic) for arithmetic in arithmetics}
     for layer in layers.values():
         layer.milliseconds()  # The first pass allocates and compiles.
-    best = dict.fromkeys(arithmetics, float("inf"))
+    rounds: dict[Arithmetic, list[float]] = {arithmetic: [] for arithmetic in arithmetics}
     # In turns, and the best of each: what else runs on the machine slows some rounds of both and not all of one.
     end = time.perf_counter() + _SECONDS
     for _ in range(_ROUNDS):
         for arithmetic, layer in layers.items():
-            best[arithmetic] = min(best[arithmetic], layer.milliseconds())
+            rounds[arithmetic].append(layer.milliseconds())
         if time.perf_counter() > end:
             break
-    return tuple(Speed(arithmetic, round(milliseconds, 3)) for arithmetic, milliseconds in best.items())
+    return tuple(
+        Speed(arithmetic, round(min(taken), 3), round(statistics.fmean(taken), 3))
+        for arithmetic, taken in rounds.items()
+    )
 
 
 class _Layer:
@@ -139,8 +149,12 @@ class _Layer:
         return 1_000 * (time.perf_counter() - began)
 
 
-def _measured_apart(threads: int) -> tuple[Speed, ...]:
-    """Measure in a process of its own: torch would stay in the worker's memory for good."""
+def measure_apart(threads: int) -> tuple[Speed, ...]:
+    """:func:`measure` in a process of its own: torch would stay in the worker's memory for good.
+
+    Raises:
+        SetupError: torch cannot be loaded or used.
+    """
     command = (sys.executable, "-m", "antiphon.training.arithmetic", "--threads", str(threads))
     try:
         done = subprocess.run(
