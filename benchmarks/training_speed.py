@@ -3,7 +3,8 @@
 Run ``python -m benchmarks.training_speed`` (about three minutes on two cores): a table, then one JSON line (kept in
 ``benchmarks/results/training_speed.jsonl``). Steps are real ones of the base model: 16 examples of the flight desk,
 LoRA on every linear layer. "Masked" stands for a processor without AVX-512: the variables in ``MASK`` keep torch and
-oneDNN from it. Each contender has a process of its own, and the two formats take turns.
+oneDNN from it. Each contender has a process of its own, and the two formats take turns. Processor time (both cores
+together) is told beside wall time: other work on the machine changes it less.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,12 +36,12 @@ from antiphon.training.vocabulary import Vocabulary
 RESULTS = Path(__file__).parent / "results" / "training_speed.jsonl"
 MASK = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 THREADS = 2
-STEPS = 3
+STEPS = 1
 ROUNDS = 2
 
 
-def step_seconds(dtype: str) -> list[float]:
-    """Seconds of each of a few steps after the first."""
+def step_seconds(dtype: str) -> list[tuple[float, float]]:
+    """Wall and processor seconds of each of a few steps after the first."""
     with tempfile.TemporaryDirectory() as folder:
         order = ordered(Path(folder) / dtype, Recipe(batch=16, steps=STEPS + 1, threads=THREADS, dtype=dtype))
         learned = examples.read(Path(order.examples_path), order.examples_sha256)
@@ -51,10 +51,10 @@ def step_seconds(dtype: str) -> list[float]:
         training = Training(order, base)
         seconds = []
         for step in range(STEPS + 1):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             loss = training.backward(encoded[step * 16 : step * 16 + 16])
             training.update(loss, step)
-            seconds.append(time.perf_counter() - began)
+            seconds.append((time.perf_counter() - began, time.process_time() - used))
         return seconds[1:]
 
 
@@ -73,15 +73,18 @@ def compare() -> dict[str, Any]:
     """Both formats with and without the newest instructions, in turns, and what the measurement chooses."""
     found: dict[str, Any] = {}
     for masked in (False, True):
-        taken: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
+        taken: dict[str, list[list[float]]] = {dtype: [] for dtype in DTYPES}
         for _ in range(ROUNDS):
             for dtype in DTYPES:
                 taken[dtype] += contender(masked, "--one", dtype)
         found["masked" if masked else "unmasked"] = {
-            "chosen": contender(masked, "--choose"),
-            "step_seconds": {
-                dtype: {"median": round(statistics.median(seconds), 3), "best": round(min(seconds), 3)}
-                for dtype, seconds in taken.items()
+            **contender(masked, "--choose"),
+            "step": {
+                dtype: {
+                    "wall_seconds": round(min(wall for wall, _ in steps), 3),
+                    "processor_seconds": round(min(used for _, used in steps), 3),
+                }
+                for dtype, steps in taken.items()
             },
         }
     return found
@@ -97,14 +100,18 @@ def main() -> int:
         print(json.dumps(step_seconds(options.one)))
         return 0
     if options.choose:
-        print(json.dumps(msgspec.to_builtins(choose(measure(THREADS)))))
+        speeds = measure(THREADS)
+        print(json.dumps(msgspec.to_builtins({"chosen": choose(speeds), "layer": speeds})))
         return 0
     load = os.getloadavg()[0]
     found = compare()
-    print(f"{'instructions':<14}{'bf16, s a step':>16}{'fp32, s a step':>16}  chosen")
+    print(f"{'instructions':<14}{'bf16, wall and processor s':>28}{'fp32':>16}  chosen")
     for name, one in found.items():
-        bf16, fp32 = (one["step_seconds"][dtype]["median"] for dtype in DTYPES)
-        print(f"{name:<14}{bf16:>16.2f}{fp32:>16.2f}  {one['chosen']['dtype']} on {one['chosen']['device']}")
+        bf16, fp32 = (
+            f"{one['step'][dtype]['wall_seconds']:.1f} {one['step'][dtype]['processor_seconds']:.1f}"
+            for dtype in DTYPES
+        )
+        print(f"{name:<14}{bf16:>28}{fp32:>16}  {one['chosen']['dtype']} on {one['chosen']['device']}")
     line = json.dumps(
         {
             "benchmark": "training_speed", "at": datetime.now(UTC).isoformat(timespec="seconds"),

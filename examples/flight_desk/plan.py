@@ -17,8 +17,12 @@ from examples.flight_desk.machine import Machine
 from examples.flight_desk.settings import LearningSize, Settings
 
 FILE = "plan.json"
-_SHARES = tuple(share / 20 for share in range(20, 7, -1))
+_SHARES = tuple(share / 20 for share in range(20, 4, -1))
 """Of the declared sizes, tried from the largest."""
+_LEAST_AGAIN = 0.4
+"""With smaller ones learning again is left out instead."""
+_LEAST_EXAMPLES = 640
+"""With fewer a model has hardly learned to tell late flights from others."""
 
 WAYS, TRAIN, FIRST, COLLECT, LEARN, SECOND, BAD, FLIP, MEASURE = (
     "four ways", "train on history", "first release", "collect outcomes", "learn from outcomes", "second release",
@@ -75,6 +79,7 @@ def make(
         _plan(settings, machine, share, again=again, ways=ways, learning=learning, asks=asks)
         for again in ((True, False) if learning else (True,))
         for share in _SHARES
+        if share >= _LEAST_AGAIN or not (learning and again)
     )
     smallest = None
     for smallest in plans:
@@ -119,7 +124,7 @@ def _plan(
     if learning:
         story = msgspec.structs.replace(
             full,
-            train_examples=round(full.train_examples * share),
+            train_examples=max(min(_LEAST_EXAMPLES, full.train_examples), round(full.train_examples * share)),
             gate_texts=max(6, round(full.gate_texts * share)),
             measured_flights=round(full.measured_flights * share),
             measured_notices=max(8, round(full.measured_notices * share)),
