@@ -309,10 +309,11 @@ class _Share:
         if not floor:
             return f"{starved}; [worker] training_min_share in antiphon.toml gives it a part of a core"
         if not self._left:
+            # Once more: a process that is slow to start lowers itself after it was raised.
+            self._sharing.set_priority(self._pid, 0)
             return f"{starved}; its priority cannot be raised further towards the floor of {floor:.0%}"
         nice = self._left.pop()
         if not self._sharing.set_priority(self._pid, nice):
-            self._left = []
             return f"{starved}; raising its priority is not permitted (that takes CAP_SYS_NICE or a limit on `nice`)"
         self._watch.begin_again(used)
         return f"{starved}; its priority is raised to nice {nice}, towards the floor of {floor:.0%}"
