@@ -18,7 +18,7 @@ DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
   bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
   bench-beside-training bench-embeddings bench-outlook bench-governance \
   bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-skew bench-feature-stream bench-features bench-batch-order bench-batches bench-admission pentest chaos chaos-batches chaos-features \
+  bench-feature-skew bench-feature-stream bench-features bench-read-paths bench-batch-order bench-batches bench-admission pentest chaos chaos-batches chaos-features \
   chaos-log clean vllm-environment test-vllm bench-vllm
 
 help:  ## what can be made
@@ -105,6 +105,9 @@ bench-feature-faults: environment  ## 22 faults of data against the gates, and f
 
 bench-feature-lookup: environment  ## full-stack lookups of 1 and 100 entities beside Feast, on LMDB and Redis
 	@$(BIN)/python -m benchmarks.feature_lookup --size demo
+
+bench-read-paths: environment  ## every way to read a feature on 10⁶ generated cells, bit for bit (SIZE=ci|demo|full)
+	@$(BIN)/python -m benchmarks.read_paths --size $(SIZE) --record
 
 bench-feature-publish: environment  ## rows a second from Parquet to a sealed file, the gates' share, memory
 	@$(BIN)/python -m benchmarks.feature_publish --size demo

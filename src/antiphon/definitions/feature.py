@@ -29,6 +29,8 @@ FITTED: frozenset[str] = frozenset({"frequency", "target"})
 """Encodings of a category: aggregates that are set against those of all entities together."""
 COUNTING: frozenset[str] = frozenset({"count", "frequency"})
 """Aggregates of events, which have no expression."""
+LONGEST_WINDOW = timedelta(days=3_652_059)
+"""All days from year 1 to 9999: instants and windows added up stay inside 64 bits."""
 _OPTIONS: dict[str, tuple[str, ...]] = {"quantile": ("q",), "target": ("smoothing",), "embed": ("model",)}
 """What an aggregate is told beside window, where and scale."""
 
@@ -91,7 +93,7 @@ class FeatureDeclaration:
             yield f"{self.aggregation} has no option {name!r}; it has {', '.join(known[:-1])} and {known[-1]}."
         window = self.options.get("window")
         if window is not None:
-            yield from duration_mistakes(window, "window")
+            yield from _window_mistakes(window)
         elif "window" not in self.options and self.aggregation not in (*LATEST, "first"):
             yield f"{self.aggregation} needs a window, such as window='2h' (or window=None for all time)."
         if self.options.get("where") is not None:
@@ -188,6 +190,13 @@ def _normal_smoothing(smoothing: object) -> str:
     if not number.is_finite() or not 0 <= number <= 1_000_000:
         raise told
     return f"{number.normalize():f}"
+
+
+def _window_mistakes(window: object) -> Iterator[str]:
+    found = list(duration_mistakes(window, "window"))
+    if not found and isinstance(window, str) and parse_duration(window) > LONGEST_WINDOW:
+        found = [f"window: {window!r} is more than {LONGEST_WINDOW.days}d; window=None takes all time."]
+    yield from found
 
 
 def duration_mistakes(text: object, label: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from tests.property.features.test_columns import batch_of, bits, entities, kind_
 from antiphon import Entity, Source, col, count, distinct, feature_view, first, last, max, mean, min, quantile, std, sum
 from antiphon.features.batch_values import BatchValues, holds_until
 from antiphon.features.entity_rows import SnapshotRows
-from antiphon.features.evaluate import EVER, EntityRow, Evaluator
+from antiphon.features.evaluate import EVER, NEVER, EntityRow, Evaluator
 from antiphon.features.online.encoding import FEW, RecordDecoder, block_key, decode_block
 from antiphon.features.online.finished import PackedRows, RowLayout, ValuesAlong, codes_of
 from antiphon.features.online.packing import event_records, events_are_few
@@ -49,6 +49,14 @@ class Wide:
     """More features than one word has bits."""
 
     locals().update({f"f{number:02}": last(col.x, window=f"{1 + number % 3}s", scale="0.01") for number in range(70)})
+
+
+@feature_view(entity=Entity("stop", ["stop"]), source=Source.table("passes", path="p.parquet", event_time="due"))
+class Rush:
+    """Counts alone: of nothing they have values and no time."""
+
+    passes_1s = count(window="1s")
+    passes_10s = count(window="10s")
 
 
 SECOND = 1_000_000
@@ -110,7 +118,7 @@ def same(finished: EntityRow, made: EntityRow) -> None:
 @settings(deadline=None, max_examples=60)
 def test_a_finished_row_is_what_the_state_gives_for_as_long_as_it_says(told: list[list[Any]], second: int) -> None:
     as_of = second * SECOND
-    for spec in (Windowed.spec(), Wide.spec()):
+    for spec in (Windowed.spec(), Wide.spec(), Rush.spec()):
         plan = plan_of(spec)
         case, evaluator = Told(plan, told, as_of), Evaluator(plan)
         for row, state, changes in zip(case.layout.rows(case.packed), case.states, case.changes, strict=True):
@@ -122,6 +130,13 @@ def test_a_finished_row_is_what_the_state_gives_for_as_long_as_it_says(told: lis
                 if as_of <= moment < row.until:
                     same(row, evaluator.row(state, (), moment))
             assert row.until == EVER or row.until in changes
+
+
+def test_counts_of_an_empty_window_have_no_time() -> None:
+    case = Told(plan_of(Rush.spec()), [[(0, 0, 3, None, None, None)]], 20 * SECOND)
+    (row,) = case.layout.rows(case.packed)
+    assert row is not None
+    assert (row.values, row.event_times, row.oldest) == ((0, 0), (None, None), NEVER)
 
 
 def test_a_record_goes_on_after_its_row() -> None:

@@ -7,7 +7,9 @@ sums are HUGEINT, never floating.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
+from antiphon.core.clock import microseconds
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.nodes import Expression, Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
@@ -16,6 +18,10 @@ from antiphon.features.plan import LIMIT, Measure, Plan
 from antiphon.features.tiles.sketches import hashed_sql
 
 __all__ = ["column_kind", "quoted", "rows_sql", "text"]
+
+INSTANT_TYPES = ("TIMESTAMP", "DATE", "VARCHAR")
+"""Beginnings of the DuckDB types that a time column may have."""
+_EARLIEST, _LATEST = microseconds(datetime.min.replace(tzinfo=UTC)), microseconds(datetime.max.replace(tzinfo=UTC))
 
 
 def rows_sql(
@@ -81,9 +87,16 @@ def condition_sql(node: Expression, types: Mapping[str, str], where: str) -> str
     return ExpressionSql(types, where).condition(node)
 
 
+def instant_sql(column: str) -> str:
+    """Microseconds since 1970 of a column that may hold instants; null for what is none, infinite, or outside the years
+    1 to 9999, which no reader could print."""
+    instant = f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ))"
+    return f"CASE WHEN {instant} BETWEEN {_EARLIEST} AND {_LATEST} THEN {instant} END"
+
+
 def _instant(column: str, sql_type: str) -> str:
-    if sql_type.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
-        return f"epoch_us(TRY_CAST({column} AS TIMESTAMPTZ))"
+    if sql_type.startswith(INSTANT_TYPES):
+        return instant_sql(column)
     raise InvalidInput(
         f"The time column {column} is {sql_type}.", next_step="Store instants as timestamps (without zone: UTC)."
     )

@@ -103,10 +103,11 @@ class RowLayout:
                 append(absent)
                 continue
             words = unpack(record)
-            if words[1] or texts:
+            time = words[2]
+            # Counts of an empty window have values without a time: only ``_one`` turns the mark into none.
+            if words[1] or texts or time == NO_TIME:
                 append(one(record, words[1]))
             else:
-                time = words[2]
                 append(made(words[_HEAD:], (time,) * width, None, since, words[0], time))
         return found
 

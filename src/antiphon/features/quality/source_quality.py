@@ -32,7 +32,14 @@ from antiphon.definitions.quality import (
     Unique,
 )
 from antiphon.features.compute import types_of
-from antiphon.features.expressions.compile_sql import column_kind, condition_sql, quoted, text
+from antiphon.features.expressions.compile_sql import (
+    INSTANT_TYPES,
+    column_kind,
+    condition_sql,
+    instant_sql,
+    quoted,
+    text,
+)
 from antiphon.features.ports import LogReader
 from antiphon.features.quality.row_rules import offends, relational, require, stages
 from antiphon.features.quality.statistics import StatisticsBuilder
@@ -331,9 +338,9 @@ def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str) -> 
 
 
 def _instant(column: str, types: Mapping[str, str]) -> str:
-    if not types.get(column, "").startswith(("TIMESTAMP", "DATE", "VARCHAR")):
+    if not types.get(column, "").startswith(INSTANT_TYPES):
         return "NULL::BIGINT"  # reading the rows says what is wrong
-    return f"epoch_us(TRY_CAST(this_row.{quoted(column)} AS TIMESTAMPTZ))"
+    return instant_sql(f"this_row.{quoted(column)}")
 
 
 def _any(conditions: list[str]) -> str:

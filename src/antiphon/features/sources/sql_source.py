@@ -15,6 +15,7 @@ from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
 from antiphon.definitions.sql_query import require_query
 from antiphon.features.compute import files_of, one_row, relation_of, types_of
+from antiphon.features.expressions.compile_sql import instant_sql
 from antiphon.features.expressions.expression_sql import ExpressionSql, quoted
 from antiphon.features.sources.object_source import object_source
 
@@ -72,8 +73,7 @@ def _table(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_by: 
             f"There is no column {known!r}; there are {', '.join(types)}.", where=f"source {source.name}"
         )
     if known_by is not None:
-        instant = f"epoch_us(TRY_CAST(this_row.{quoted(known)} AS TIMESTAMPTZ))"
-        conditions.append(f"{instant} <= {known_by}")
+        conditions.append(f"{instant_sql(f'this_row.{quoted(known)}')} <= {known_by}")
     filtered = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     return f"SELECT * FROM {relation} AS this_row{filtered}"
 
