@@ -16,6 +16,7 @@ from antiphon.core import logs, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.settings import GatewaySettings
+from antiphon.core.supervision import Supervision, inherited_listeners
 from antiphon.gateway.application import create_app
 from antiphon.gateway.transport_security import TransportSecurity, require_protection, tls_files
 
@@ -29,18 +30,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m antiphon.app.gateway", description="Serve HTTP.")
     parser.add_argument("--project", type=Path, default=Path("."))
     options = parser.parse_args(arguments)
+    supervision = Supervision.inherited()
     logs.configure()
     try:
         import uvloop
 
-        uvloop.run(_serve(options.project))
+        uvloop.run(_serve(options.project, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.gateway").error("%s", error)
         return error.exit_code
     return 0
 
 
-async def _serve(root: Path) -> None:
+async def _serve(root: Path, supervision: Supervision) -> None:
     store = await asyncio.to_thread(Store.open, root)
     telemetry.configure("gateway", store.paths.logs)
     require_protection(store.settings)
@@ -54,9 +56,11 @@ async def _serve(root: Path) -> None:
     # What there is by now stays as long as the process: the collector need not look through it beside requests.
     gc.collect()
     gc.freeze()
+    beating = asyncio.create_task(supervision.beat())
     try:
-        await server.serve()
+        await server.serve(inherited_listeners())
     finally:
+        beating.cancel()
         if watching is not None:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -14,6 +14,7 @@ import msgspec
 from antiphon.app import engines
 from antiphon.app.identity import key_detail
 from antiphon.app.store import Store
+from antiphon.core.clock import parse_duration
 from antiphon.core.errors import SetupError
 from antiphon.core.tls import ClientTls, own_client
 from antiphon.governance.key_records import KeyRecord
@@ -28,6 +29,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
     """Engine (unless it is remote), gateway and worker of this project."""
     settings, paths = store.settings, store.paths
     project = ("--project", str(paths.root))
+    silence = parse_duration(settings.supervision.silence).total_seconds() or None
     specs: list[ChildSpec] = []
     if settings.engine.kind != "remote":
         specs.append(
@@ -38,6 +40,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 # A small spin count: waiting threads must not hold the cores of a shared machine.
                 environment={"GOMP_SPINCOUNT": "1000"},
                 sockets=(paths.engine_socket,),
+                silence=silence,
             )
         )
     after = tuple(spec.name for spec in specs)
@@ -47,6 +50,8 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             command=(sys.executable, "-m", "antiphon.app.gateway", *project),
             ready=HttpAnswers(settings.gateway.host, settings.gateway.port, tls=_probing(store)),
             after=after,
+            listens=(settings.gateway.host, settings.gateway.port),
+            silence=silence,
         )
     )
     specs.append(
@@ -56,6 +61,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             ready=FileExists(paths.worker_ready),
             nice=15,
             after=after,
+            silence=silence,
         )
     )
     return tuple(specs)
@@ -117,13 +123,11 @@ async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Call
     Raises:
         SetupError: another ``up`` runs here, the port is taken, or a process never became ready.
     """
-    gateway = store.settings.gateway
     supervisor = Supervisor(
         children(store),
         run=store.paths.run,
         logs=store.paths.logs,
         drain_order=DRAIN_ORDER,
-        listens=((gateway.host, gateway.port),),
         tell=tell,
     )
     await supervisor.supervise(stop, hurry)

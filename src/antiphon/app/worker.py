@@ -28,6 +28,7 @@ from antiphon.core import logs, telemetry
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
+from antiphon.core.supervision import Supervision
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.features.refresh import WORKFLOW as REFRESH
@@ -68,16 +69,17 @@ def main(arguments: list[str] | None = None) -> int:
         help="unique among workers; one that is started again under its name takes its runs back at once",
     )
     options = parser.parse_args(arguments)
+    supervision = Supervision.inherited()
     logs.configure()
     try:
-        asyncio.run(_work(options.project, options.name))
+        asyncio.run(_work(options.project, options.name, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.worker").error("%s", error)
         return error.exit_code
     return 0
 
 
-async def _work(root: Path, name: str) -> None:
+async def _work(root: Path, name: str, supervision: Supervision) -> None:
     store = Store.open(root)
     telemetry.configure("worker", store.paths.logs)
     stop = asyncio.Event()
@@ -146,10 +148,12 @@ async def _work(root: Path, name: str) -> None:
         parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
     if settings.refresh:
         parts.append(RefreshSchedule(store.scope, wired.features.views, wired.features.refresh, store.database.clock))
+    beating = asyncio.create_task(supervision.beat())
     _say_ready(store.paths.worker_ready)
     try:
         await work(parts, stop)
     finally:
+        beating.cancel()
         await wired.close()
 
 

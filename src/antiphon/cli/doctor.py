@@ -147,7 +147,7 @@ def _encryption(project: Path) -> str:
 
 def _port(project: Path) -> str:
     from antiphon.core import settings
-    from antiphon.operations.preflight import require_free_port
+    from antiphon.operations.listening import require_free_port
     from antiphon.operations.processes import statuses
 
     loaded, paths = settings.load(project)

@@ -41,13 +41,17 @@ def up(
 
 
 def _prepare(store: Store, apply: bool) -> None:
-    """What a first start needs, before anything runs: the model, a key, the definitions."""
+    """Make what a first start needs, before anything runs: the model, a key, the definitions."""
+    import asyncio
+
     from antiphon.gateway.transport_security import require_protection, tls_files
-    from antiphon.operations.preflight import require_free_port, require_not_up
+    from antiphon.operations.listening import require_free_port
+    from antiphon.operations.preflight import end_left_over
 
     require_protection(store.settings)
     tls_files(store.settings.tls, store.paths.root)
-    require_not_up(store.paths.run)
+    for left in asyncio.run(end_left_over(store.paths.run)):
+        note(f"ended the {left} that an earlier run left behind")
     require_free_port(store.settings.gateway.host, store.settings.gateway.port)
     if store.settings.engine.kind == "llamacpp":
         from antiphon.engine import weights
@@ -122,7 +126,9 @@ def _line(happened: Happened, as_json: bool) -> None:
         typer.echo(msgspec.json.encode(happened).decode())
         return
     detail = f"  {happened.detail}" if happened.detail else ""
-    colour = {"ready": "green", "died": "red", "killed": "red", "restarting": "yellow"}.get(happened.event)
+    colour = {"ready": "green", "died": "red", "hung": "red", "killed": "red", "restarting": "yellow"}.get(
+        happened.event
+    )
     event = typer.style(f"{happened.event:<10}", fg=colour) if colour else f"{happened.event:<10}"
     typer.echo(f"{happened.at:%H:%M:%S}  {happened.process:<8} {event}{detail}".rstrip())
 

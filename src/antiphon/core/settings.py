@@ -252,6 +252,12 @@ class WorkerSettings(_Section, frozen=True):
     demand_half_life: str = "6h"
 
 
+class SupervisionSettings(_Section, frozen=True):
+    """How `antiphon up` watches its processes. ``silence``: how long one may give no sign of life; ``0s``: for ever."""
+
+    silence: str = "60s"
+
+
 class OidcSettings(_Section, frozen=True):
     """An OpenID Connect issuer whose JWTs are accepted. ``None`` for ``issuer`` accepts none.
 
@@ -375,6 +381,7 @@ class Settings(_Section, frozen=True):
     gateway: GatewaySettings = GatewaySettings()
     batch: BatchSettings = BatchSettings()
     worker: WorkerSettings = WorkerSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
     prices: PriceSettings = PriceSettings()
     identity: IdentitySettings = IdentitySettings()
     policy: PolicySettings = PolicySettings()

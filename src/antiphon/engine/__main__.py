@@ -14,6 +14,7 @@ from pathlib import Path
 
 from antiphon.core import logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
 from antiphon.engine.declared import DeclaredModels, checked
 from antiphon.engine.embedding_lane import Encoder
@@ -23,13 +24,17 @@ from antiphon.engine.runtime import Layout, Runtime
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.weights import Weights
 
+_LONG_TURN = 2 * BEAT_SECONDS
+"""A turn of the step loop that lasts longer gives no sign of life; how long that may go on, the supervisor says."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     options = _parser().parse_args(arguments)
+    supervision = Supervision.inherited()
     logs.configure(options.log_level.upper())
     try:
-        asyncio.run(_serve(options))
+        asyncio.run(_serve(options, supervision))
     except AntiphonError as error:
         logging.getLogger("antiphon.engine").error("%s", error)
         return error.exit_code
@@ -135,7 +140,7 @@ def _declared(options: argparse.Namespace, kept: DeclaredModels | None, model: S
         return _loaded(options, model.name, checked(model))
 
 
-async def _serve(options: argparse.Namespace) -> None:
+async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     from antiphon.engine.local import LocalEngine
     from antiphon.engine.server import serve
 
@@ -184,15 +189,19 @@ async def _serve(options: argparse.Namespace) -> None:
         except AntiphonError as error:
             # The others are served; whoever declared the models declares them again.
             log.error("Not all of the models in %s are served: %s", options.models_file, error)
-    await serve(
-        engine,
-        options.socket,
-        stop,
-        drain_seconds=options.drain_seconds,
-        ready=lambda: log.info(
-            "The engine serves %s on %s.", ", ".join(model.name for model in engine.models()), options.socket
-        ),
-    )
+    beating = asyncio.create_task(supervision.beat(lambda: engine.turn_seconds < _LONG_TURN))
+    try:
+        await serve(
+            engine,
+            options.socket,
+            stop,
+            drain_seconds=options.drain_seconds,
+            ready=lambda: log.info(
+                "The engine serves %s on %s.", ", ".join(model.name for model in engine.models()), options.socket
+            ),
+        )
+    finally:
+        beating.cancel()
     log.info("The engine has drained and stops.")
 
 

@@ -158,6 +158,11 @@ class LocalEngine:
         """How busy the engine is now."""
         return self._step_loop.load()
 
+    @property
+    def turn_seconds(self) -> float:
+        """How long the step loop's present turn has lasted so far; 0 while it has nothing to do."""
+        return self._step_loop.turn_seconds
+
     async def serve(self, models: Several[ServedModel]) -> Described:
         wanted = validated(models)
         # A caller who goes away in the middle must not leave a model half loaded.

@@ -134,11 +134,18 @@ class StepLoop:
         self._awaited = False
         self._monotonic = monotonic
         self._online_share = OnlineShare(monotonic())
+        self._turn_began: float | None = None
 
     @property
     def lanes(self) -> tuple[ServedLane, ...]:
         """Those that are not closed; from any thread."""
         return self._roster[0]
+
+    @property
+    def turn_seconds(self) -> float:
+        """How long the present turn has lasted; 0 while the loop waits for messages. From any thread."""
+        began = self._turn_began
+        return 0.0 if began is None else self._monotonic() - began
 
     def submit(self, lane: ServedLane, work: Any) -> None:
         """Hand over what its lane adds; from any thread. The lane must have joined and not been told to leave.
@@ -203,6 +210,7 @@ class StepLoop:
     def run(self) -> None:
         """The loop."""
         while True:
+            self._turn_began = self._monotonic()
             emissions = self._drain()
             self._release()
             busy = [lane for lane in self.lanes if not lane.idle]
@@ -236,10 +244,14 @@ class StepLoop:
         self._awaited = False  # Before the messages are taken: who comes later sets it again.
         wait = not self._stopping and not self._leaving and all(lane.idle for lane in self.lanes)
         while True:
+            if wait:
+                self._turn_began = None
             try:
                 message = self._inbox.get(block=wait)
             except queue.Empty:
                 return emissions
+            if wait:
+                self._turn_began = self._monotonic()
             wait = False
             match message:
                 case _Arrival(lane, work):

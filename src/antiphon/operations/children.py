@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import msgspec
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.core.priority import lower_session
+from antiphon.core.supervision import LISTENERS, SUPERVISOR
 from antiphon.core.tls import ClientTls
-from antiphon.operations.processes import ProcessRecord, started_ticks, write_record
+from antiphon.operations.processes import ProcessRecord, boot, started_ticks, write_record
 
 LOG_BOUND = 20_000_000
 """Bytes after which a log is set aside (one older log is kept)."""
@@ -58,6 +60,8 @@ class ChildSpec(msgspec.Struct, frozen=True):
         ready_seconds: how long one start may take.
         drain_seconds: how long it may finish its work after SIGTERM before it is killed.
         sockets: Unix sockets it makes; left-over ones are removed before a start.
+        listens: host and port that the supervisor binds for it.
+        silence: seconds without a sign of life after which it counts as hung, once ready; ``None``: it gives none.
     """
 
     name: str
@@ -69,14 +73,19 @@ class ChildSpec(msgspec.Struct, frozen=True):
     ready_seconds: float = 180.0
     drain_seconds: float = 20.0
     sockets: tuple[Path, ...] = ()
+    listens: tuple[str, int] | None = None
+    silence: float | None = None
 
 
 class Child:
     """A running process of a :class:`ChildSpec`, in a session and process group of its own."""
 
-    def __init__(self, spec: ChildSpec, process: asyncio.subprocess.Process, log: Path, log_start: int) -> None:
+    def __init__(
+        self, spec: ChildSpec, process: asyncio.subprocess.Process, channel: socket.socket, log: Path, log_start: int
+    ) -> None:
         self.spec = spec
         self.process = process
+        self._channel = channel
         self._log = log
         self._log_start = log_start
 
@@ -88,7 +97,15 @@ class Child:
         """The exit code, once it has ended; whatever is left of its group is killed with it."""
         code = await self.process.wait()
         self._signal_group(signal.SIGKILL)
+        self._channel.close()
         return code
+
+    def heard(self) -> bool:
+        """Whether it has given a sign of life since this was asked last."""
+        try:
+            return bool(self._channel.recv(65_536))
+        except (BlockingIOError, ConnectionError):
+            return False
 
     async def drain(self, hurry: asyncio.Event) -> bool:
         """Ask it to finish, then kill its group after ``drain_seconds`` or when ``hurry`` is set.
@@ -124,8 +141,13 @@ class Child:
             os.killpg(self.process.pid, number)
 
 
-async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: int) -> Child:
-    """Start a child with its log and its process record.
+async def start(
+    spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: int, listeners: Sequence[socket.socket] = ()
+) -> Child:
+    """Start a child with its log, its process record and its end of the socket over which it shows signs of life.
+
+    Args:
+        listeners: sockets that listen already, which it inherits.
 
     Raises:
         SetupError: the program does not exist or may not be run.
@@ -137,7 +159,13 @@ async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: 
         left_over.unlink(missing_ok=True)
     if isinstance(spec.ready, FileExists):
         spec.ready.path.unlink(missing_ok=True)
-    with log.open("ab") as out:
+    ours, its = socket.socketpair()
+    ours.setblocking(False)
+    inherited = [one.fileno() for one in listeners]
+    environment = {**os.environ, **spec.environment, SUPERVISOR: f"{os.getpid()}:{its.fileno()}"}
+    if inherited:
+        environment[LISTENERS] = ",".join(map(str, inherited))
+    with log.open("ab") as out, its:
         log_start = out.tell()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -145,10 +173,12 @@ async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: 
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **spec.environment},
+                env=environment,
+                pass_fds=(its.fileno(), *inherited),
                 start_new_session=True,
             )
         except OSError as error:
+            ours.close()
             raise SetupError(
                 f"{spec.command[0]} cannot be run: {error.strerror}.",
                 where=spec.name,
@@ -158,9 +188,10 @@ async def start(spec: ChildSpec, run: Path, logs: Path, clock: Clock, restarts: 
         with suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PROCESS, process.pid, spec.nice)
         lower_session(process.pid, spec.nice)
-    record = ProcessRecord(spec.name, process.pid, started_ticks(process.pid) or 0, clock.now(), restarts)
-    write_record(run, record)
-    return Child(spec, process, log, log_start)
+    ticks = started_ticks(process.pid) or 0
+    folder = str(run.resolve())
+    write_record(run, ProcessRecord(spec.name, process.pid, ticks, clock.now(), restarts, boot(), folder))
+    return Child(spec, process, ours, log, log_start)
 
 
 async def is_ready(readiness: Readiness, timeout: float = 2.0) -> bool:

@@ -1,19 +1,21 @@
-"""What is checked before anything is started: nobody else runs this project, the port is free, no orphans."""
+"""Checks before anything is started: nobody else runs this project, and nothing of an earlier run is left."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 import signal
-import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from antiphon.core.errors import SetupError
 from antiphon.operations.processes import is_running, read_records, signal_group
+
+_KILLED_SECONDS = 5.0
+"""How long a killed process may take to be gone."""
 
 
 @contextmanager
@@ -52,45 +54,35 @@ def require_not_up(run: Path) -> None:
         pass
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raise when something listens there already.
+async def end_left_over(run: Path) -> tuple[str, ...]:
+    """End what an earlier supervisor of this project left behind.
+
+    Returns:
+        The names of those that were still running.
 
     Raises:
-        SetupError: the port is taken, may not be used, or the host is not one of this machine's.
+        SetupError: another supervisor runs here.
     """
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise SetupError(f"{host!r} is no address: {error.strerror}.", where="gateway.host") from None
-    family, kind, protocol, _, address = addresses[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            reason = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise SetupError(
-                f"Port {port} on {host} {reason}.",
-                where="gateway.port",
-                next_step="Stop what listens there, or set another `port` under [gateway] in antiphon.toml.",
-            ) from None
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with directory_lock(run):
+        return await end_orphans(run)
 
 
 async def end_orphans(run: Path, grace: float = 10.0) -> tuple[str, ...]:
     """End children that an earlier supervisor left behind when it was killed, and forget their records.
 
+    Call it while :func:`directory_lock` is held: then no living supervisor has made them.
+
     Returns:
         The names of those that were still running.
     """
     orphans = [record for record in read_records(run) if is_running(record)]
-    for orphan in orphans:
-        signal_group(orphan, signal.SIGTERM)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + grace
-    while any(is_running(orphan) for orphan in orphans) and loop.time() < deadline:
-        await asyncio.sleep(0.05)
-    for orphan in orphans:
-        signal_group(orphan, signal.SIGKILL)
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILLED_SECONDS)):
+        for orphan in orphans:
+            signal_group(orphan, number)
+        deadline = time.monotonic() + patience
+        while any(is_running(orphan) for orphan in orphans) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
     for record in run.glob("*.pid"):
         record.unlink(missing_ok=True)
     return tuple(orphan.name for orphan in orphans)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -15,13 +16,21 @@ import msgspec
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
-    """What ``NAME.pid`` holds. ``started_ticks`` is field 22 of ``/proc/PID/stat``, 0 where there is no /proc."""
+    """What ``NAME.pid`` holds.
+
+    Attributes:
+        started_ticks: field 22 of ``/proc/PID/stat``, since the machine was started; 0 where there is no /proc.
+        boot: which start of the machine that was.
+        run: the folder it was written to: of a project that was copied, the records are still the other one's.
+    """
 
     name: str
     pid: int
     started_ticks: int
     started_at: datetime
     restarts: int = 0
+    boot: str = ""
+    run: str = ""
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
@@ -56,20 +65,22 @@ def write_record(run: Path, record: ProcessRecord) -> None:
 
 
 def read_records(run: Path) -> tuple[ProcessRecord, ...]:
-    """Every readable record under ``run``, by name."""
-    records = []
+    """Every readable record of this folder's own processes, by name."""
+    records, own = [], str(run.resolve())
     for file in sorted(run.glob("*.pid")):
         try:
-            records.append(msgspec.json.decode(file.read_bytes(), type=ProcessRecord))
+            record = msgspec.json.decode(file.read_bytes(), type=ProcessRecord)
         except (msgspec.DecodeError, FileNotFoundError):
             continue
+        if record.run in ("", own):
+            records.append(record)
     return tuple(records)
 
 
 def is_running(record: ProcessRecord) -> bool:
     """Whether the very process of this record still runs."""
     ticks = started_ticks(record.pid)
-    return ticks is not None and ticks == record.started_ticks
+    return ticks is not None and ticks == record.started_ticks and record.boot in ("", boot())
 
 
 def statuses(run: Path) -> tuple[ProcessStatus, ...]:
@@ -107,6 +118,24 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         resident_bytes=resident,
         nice=nice,
     )
+
+
+def waited_seconds(pid: int) -> dict[int, float]:
+    """For how many seconds each thread of a process has waited for a processor so far (``/proc/PID/task/*/schedstat``,
+    the second figure); empty where the kernel does not say."""
+    found = {}
+    for thread in Path(f"/proc/{pid}/task").glob("[0-9]*"):
+        with suppress(OSError, IndexError):  # It ends as it is read.
+            found[int(thread.name)] = int((thread / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    return found
+
+
+def boot() -> str:
+    """A name of this start of the machine: pids and start times count anew after the next; empty where it has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _answers_signal(pid: int) -> bool:

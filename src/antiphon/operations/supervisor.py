@@ -3,13 +3,15 @@
 Invariant: a child is started only while its name is wanted; from the moment draining begins nothing is started
 again, and the supervisor returns only when every process group it made has ended.
 
-What dies is restarted after a delay that doubles; a start that was ready for long enough resets it. A child that
-fails before it has ever been ready ends the whole start with its last words, because nobody is served yet.
+What dies, or gives no sign of life for too long, is restarted after a delay that doubles; a start that was ready for
+long enough resets it. Children end with their supervisor, however it ends (``core.supervision``). A child that fails
+before it has ever been ready ends the whole start with its last words, because nobody is served yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,12 +22,17 @@ import msgspec
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import SetupError
 from antiphon.operations.children import Child, ChildSpec, is_ready, start
-from antiphon.operations.preflight import directory_lock, end_orphans, require_free_port
+from antiphon.operations.listening import listen
+from antiphon.operations.liveness import Silence
+from antiphon.operations.preflight import directory_lock, end_orphans
+from antiphon.operations.processes import waited_seconds
 
 HOPELESS_EXIT_CODES = frozenset({2, 7})
 """Invalid input and a machine that lacks something: trying again cannot help."""
 
-Kind = Literal["orphan_ended", "starting", "waiting", "ready", "died", "restarting", "draining", "killed", "stopped"]
+Kind = Literal[
+    "orphan_ended", "starting", "waiting", "ready", "hung", "died", "restarting", "draining", "killed", "stopped"
+]
 
 
 class Happened(msgspec.Struct, frozen=True):
@@ -60,7 +67,6 @@ class Supervisor:
         run: Path,
         logs: Path,
         drain_order: Sequence[str],
-        listens: Sequence[tuple[str, int]] = (),
         clock: Clock | None = None,
         backoff: Backoff | None = None,
         first_attempts: int = 4,
@@ -72,7 +78,6 @@ class Supervisor:
         self._logs = logs
         self._drain_order = [name for name in drain_order if name in self._specs]
         self._drain_order += [name for name in self._specs if name not in self._drain_order]
-        self._listens = listens
         self._clock = clock or SystemClock()
         self._backoff = backoff or Backoff()
         self._first_attempts = first_attempts
@@ -82,6 +87,7 @@ class Supervisor:
         self._starting: dict[str, asyncio.Task[Child]] = {}
         self._was_ready = {name: asyncio.Event() for name in self._specs}
         self._draining: set[str] = set()
+        self._listeners: dict[str, list[socket.socket]] = {}
 
     async def supervise(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
         """Start everything, keep it running until ``stop`` is set, drain; ``hurry`` kills instead of draining.
@@ -95,8 +101,9 @@ class Supervisor:
         with directory_lock(self._run):
             for name in await end_orphans(self._run):
                 self._report(name, "orphan_ended", "left behind by an earlier run")
-            for host, port in self._listens:
-                require_free_port(host, port)
+            for name, spec in self._specs.items():
+                if spec.listens is not None:
+                    self._listeners[name] = listen(*spec.listens)
             keepers = {name: asyncio.create_task(self._keep(spec), name=name) for name, spec in self._specs.items()}
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -122,6 +129,7 @@ class Supervisor:
             exited = asyncio.create_task(child.exited())
             try:
                 ready_at = await self._until_ready(child, exited)
+                await self._watch(child, exited)
                 code = await exited
             finally:
                 exited.cancel()
@@ -130,7 +138,7 @@ class Supervisor:
             stable = ready_at is not None and self._clock.monotonic() - ready_at >= self._backoff.stable
             failures = 1 if stable else failures + 1
             restarts += 1
-            self._report(spec.name, "died", _ending(code), child.pid)
+            self._report(spec.name, "died", _died(child, code), child.pid)
             if not self._was_ready[spec.name].is_set():
                 self._give_up_if_hopeless(child, code, failures)
             delay = self._backoff.delay(failures)
@@ -139,7 +147,8 @@ class Supervisor:
 
     async def _start(self, spec: ChildSpec, restarts: int) -> Child:
         # Shielded: a drain that comes while the process is being made must find it, not lose it.
-        starting = asyncio.create_task(start(spec, self._run, self._logs, self._clock, restarts))
+        listeners = self._listeners.get(spec.name, ())
+        starting = asyncio.create_task(start(spec, self._run, self._logs, self._clock, restarts, listeners))
         self._starting[spec.name] = starting
         child = self._running[spec.name] = await asyncio.shield(starting)
         return child
@@ -164,6 +173,18 @@ class Supervisor:
             await asyncio.wait({exited}, timeout=self._poll)
         return None
 
+    async def _watch(self, child: Child, exited: asyncio.Task[int]) -> None:
+        """Wait until it has exited, and kill it when it gives no sign of life for too long."""
+        if child.spec.silence is None:
+            return
+        silence = Silence(child.spec.silence, self._clock.monotonic())
+        while not (await asyncio.wait({exited}, timeout=silence.look_every))[0]:
+            too_long = silence.look(child.heard(), self._clock.monotonic(), waited_seconds(child.pid))
+            if too_long and child.spec.name not in self._draining:
+                self._report(child.spec.name, "hung", f"no sign of life for {child.spec.silence:.0f} s", child.pid)
+                child.kill()
+                return
+
     def _give_up_if_hopeless(self, child: Child, code: int, failures: int) -> None:
         if code in HOPELESS_EXIT_CODES or failures >= self._first_attempts:
             log = self._logs / f"{child.spec.name}.log"
@@ -177,6 +198,8 @@ class Supervisor:
     async def _drain(self, keepers: dict[str, asyncio.Task[None]], hurry: asyncio.Event) -> None:
         # Wanted no more, all of them, before the first is asked to go: nothing may be restarted behind our back.
         self._draining.update(self._specs)
+        for listener in [one for listeners in self._listeners.values() for one in listeners]:
+            listener.close()  # The children have theirs, and close them as they drain.
         for name in self._drain_order:
             child = self._running.get(name)
             if child is not None and child.process.returncode is None:
@@ -196,6 +219,12 @@ class Supervisor:
 
     def _report(self, process: str, event: Kind, detail: str = "", pid: int | None = None) -> None:
         self._tell(Happened(self._clock.now(), process, event, detail, pid))
+
+
+def _died(child: Child, code: int) -> str:
+    """How it ended, and the last line that it wrote if it ended by itself."""
+    last = child.last_words(1).strip() if code > 0 else ""
+    return f"{_ending(code)}: {last}" if last else _ending(code)
 
 
 def _ending(code: int) -> str:

@@ -12,6 +12,8 @@ import openai
 import pytest
 from tests.integration.cli.conftest import Up, run_in
 
+from antiphon.operations.processes import started_ticks
+
 QUESTION = {"model": "desk", "entity": {"shop": "tea"}, "messages": [{"role": "user", "content": "Late?"}]}
 
 
@@ -58,8 +60,24 @@ def test_a_question_a_kill_and_the_same_state_after_ctrl_c(project, antiphon, up
         again.until(lambda told: any(line.get("event") == "up" for line in told))
         found = httpx.get(f"{url}/admin/predictions/{made}", headers=key(project), timeout=10)
         assert found.json()["receipt"]["prediction"] == made
+        a_kill_of_the_supervisor_ends_everything(again)
     finally:
         again.stop()
+    after = Up(project)
+    try:
+        after.until(lambda told: any(line.get("event") == "up" for line in told))
+    finally:
+        assert after.stop() == 0
+
+
+def a_kill_of_the_supervisor_ends_everything(up: Up) -> None:
+    pids = {line["process"]: line["pid"] for line in up.told() if line.get("event") == "ready"}
+    assert set(pids) == {"engine", "gateway", "worker"}
+    up.process.kill()
+    deadline = monotonic() + 20
+    while left := [name for name, pid in pids.items() if started_ticks(pid) is not None]:
+        assert monotonic() < deadline, left
+        sleep(0.01)
 
 
 def test_a_batch_job_from_the_terminal(project, antiphon, up) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 
 from antiphon.core.errors import SetupError
 from antiphon.core.priority import session_nice
+from antiphon.core.supervision import SUPERVISOR
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
+from antiphon.operations.preflight import end_left_over
 from antiphon.operations.processes import read_records, started_ticks
 from antiphon.operations.supervisor import Backoff, Happened, Supervisor
 
@@ -97,7 +100,8 @@ async def test_children_start_after_what_they_need_and_drain_in_order(tmp_path) 
 
 
 async def test_what_dies_is_restarted_and_the_delay_doubles(tmp_path) -> None:
-    async with Watched(tmp_path, child(tmp_path, "one"), backoff=Backoff(first=0.02, last=0.05)) as watched:
+    spec = child(tmp_path, "one", silence=60.0)
+    async with Watched(tmp_path, spec, backoff=Backoff(first=0.02, last=0.05)) as watched:
         for restarts in range(4):
             await watched.until(lambda: len(watched.of("ready")) == restarts + 1)  # noqa: B023
             os.kill(watched.pid("one"), signal.SIGKILL)
@@ -196,15 +200,15 @@ async def test_a_taken_port_is_said_before_anything_starts(tmp_path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        watched = Watched(tmp_path, child(tmp_path, "one"), listens=[listener.getsockname()])
-        with pytest.raises(SetupError, match="already in use") as caught:
+        watched = Watched(tmp_path, child(tmp_path, "one", listens=listener.getsockname()))
+        with pytest.raises(SetupError, match=f"already in use by process {os.getpid()} ") as caught:
             await watched.supervisor.supervise(watched.stop)
     assert watched.happened == []
     assert "antiphon.toml" in str(caught.value.next_step)
 
 
 async def test_a_host_that_is_not_ours_is_said(tmp_path) -> None:
-    watched = Watched(tmp_path, child(tmp_path, "one"), listens=[("192.0.2.1", 8700)])
+    watched = Watched(tmp_path, child(tmp_path, "one", listens=("192.0.2.1", 8700)))
     with pytest.raises(SetupError, match="cannot be used"):
         await watched.supervisor.supervise(watched.stop)
 
@@ -246,6 +250,7 @@ async def test_readiness_over_a_socket_and_over_http_and_a_left_over_socket(tmp_
         port = probe.getsockname()[1]
     server = """
         import asyncio, sys
+        from antiphon.core.supervision import inherited_listeners
         async def main():
             stop = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(15, stop.set)
@@ -258,13 +263,15 @@ async def test_readiness_over_a_socket_and_over_http_and_a_left_over_socket(tmp_
             if sys.argv[1] == "one":
                 server = await asyncio.start_unix_server(answer, PATH)
             else:
-                server = await asyncio.start_server(answer, "127.0.0.1", PORT)
+                [listener] = inherited_listeners()
+                server = await asyncio.start_server(answer, sock=listener)
             await stop.wait()
         asyncio.run(main())
-    """.replace("PATH", repr(str(path))).replace("PORT", str(port))
+    """.replace("PATH", repr(str(path)))
     one = child(tmp_path, "one", server, ready=SocketAnswers(path), sockets=(path,))
-    two = child(tmp_path, "two", server, ready=HttpAnswers("127.0.0.1", port), nice=15, after=("one",))
-    async with Watched(tmp_path, one, two, listens=[("127.0.0.1", port)]) as watched:
+    address = ("127.0.0.1", port)
+    two = child(tmp_path, "two", server, ready=HttpAnswers(*address), nice=15, after=("one",), listens=address)
+    async with Watched(tmp_path, one, two) as watched:
         await watched.until(lambda: len(watched.of("ready")) == 2)
         assert os.getpriority(os.PRIO_PROCESS, watched.pid("two")) == 15
         # Where Linux weighs sessions against each other, that of a process gives way as the process does.
@@ -288,3 +295,161 @@ def test_the_delay_is_bounded() -> None:
     assert delays[:3] == [0.25, 0.5, 1.0]
     assert delays == sorted(delays)
     assert delays[-1] == 15.0
+
+
+# Shows signs of life from its event loop, has a child of its own that ends with it, and says both pids.
+SUPERVISED = """
+import asyncio, os, subprocess, sys
+from antiphon.core.supervision import Supervision
+supervision = Supervision.inherited()
+code = "import os, signal, sys; from antiphon.core.child_process import end_with_parent; "
+code += "end_with_parent(int(sys.argv[1]), signal.SIGKILL); print('x', flush=True); signal.pause()"
+grandchild = subprocess.Popen(
+    [sys.executable, "-c", code, str(os.getpid())], stdout=subprocess.PIPE, start_new_session=True
+)
+grandchild.stdout.readline()
+async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(15, stop.set)
+    beating = asyncio.create_task(supervision.beat())
+    with open(f"{sys.argv[2]}/{sys.argv[1]}.partial", "w") as told:
+        told.write(f"{os.getpid()} {grandchild.pid}")
+    os.rename(f"{sys.argv[2]}/{sys.argv[1]}.partial", f"{sys.argv[2]}/{sys.argv[1]}.ready")
+    await stop.wait()
+asyncio.run(main())
+grandchild.kill()
+"""
+
+
+async def gone(*pids: int) -> None:
+    async with asyncio.timeout(20):
+        while any(started_ticks(pid) is not None for pid in pids):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped by SIGSTOP"])
+async def test_children_and_grandchildren_end_with_a_killed_supervisor(tmp_path, stopped) -> None:
+    code = f"""
+        import asyncio, sys
+        from pathlib import Path
+        from antiphon.operations.children import ChildSpec, FileExists
+        from antiphon.operations.supervisor import Supervisor
+        folder = Path({str(tmp_path)!r})
+        spec = ChildSpec("one", (sys.executable, "-c", {SUPERVISED!r}, "one", str(folder)),
+                         FileExists(folder / "one.ready"))
+        asyncio.run(Supervisor([spec], run=folder / "run", logs=folder / "logs", drain_order=[])
+            .supervise(asyncio.Event()))
+    """
+    killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    async with asyncio.timeout(20):
+        while not (tmp_path / "one.ready").exists():
+            await asyncio.sleep(0.01)
+    pids = [int(pid) for pid in (tmp_path / "one.ready").read_text().split()]
+    assert all(started_ticks(pid) is not None for pid in pids)
+    if stopped:
+        os.kill(pids[0], signal.SIGSTOP)
+    killed.kill()
+    killed.wait()
+    await gone(*pids)
+
+
+async def test_where_the_kernel_does_not_say_so_the_end_of_the_socket_does(tmp_path) -> None:
+    ours, its = socket.socketpair()
+    with ours:
+        started = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISED, "one", str(tmp_path)],
+            env=os.environ | {SUPERVISOR: f"{os.getpid()}:{its.fileno()}"},
+            pass_fds=(its.fileno(),),
+            start_new_session=True,
+        )
+        its.close()
+        assert (await asyncio.to_thread(ours.recv, 1)) == b"."  # and its supervisor, this process, goes on
+    assert await asyncio.to_thread(started.wait, 20) == -signal.SIGKILL
+
+
+async def test_a_child_whose_supervisor_died_before_it_could_say_so_ends(tmp_path) -> None:
+    ours, its = socket.socketpair()
+    with ours, its:
+        started = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISED, "one", str(tmp_path)],
+            env=os.environ | {SUPERVISOR: f"{2**22 + 1}:{its.fileno()}"},  # past the highest pid there can be
+            pass_fds=(its.fileno(),),
+        )
+        assert await asyncio.to_thread(started.wait, 20) == -signal.SIGKILL
+    assert not (tmp_path / "one.ready").exists()
+
+
+async def test_what_hangs_is_killed_and_started_again_and_what_beats_is_left_alone(tmp_path) -> None:
+    hanging = child(tmp_path, "hanging", SUPERVISED, silence=2.5)
+    beating = child(tmp_path, "beating", SUPERVISED, silence=2.5)
+    async with Watched(tmp_path, hanging, beating) as watched:
+        await watched.until(lambda: len(watched.of("ready")) == 2)
+        os.kill(watched.pid("hanging"), signal.SIGSTOP)
+        await watched.until(lambda: watched.of("ready").count("hanging") == 2)
+        assert watched.of("hung") == ["hanging"]
+        assert watched.of("died") == ["hanging"]
+        assert "no sign of life for 2 s" in next(one.detail for one in watched.happened if one.event == "hung")
+
+
+async def test_of_two_that_begin_on_one_port_one_is_told_by_what_it_is_taken(tmp_path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    both = [Watched(folder, child(folder, "one", listens=address)) for folder in folders]
+    async with both[0], both[1]:
+        async with asyncio.timeout(20):
+            while not any(one.task.done() for one in both):
+                await asyncio.sleep(0.01)
+        loser, winner = sorted(both, key=lambda one: not one.task.done())
+        with pytest.raises(SetupError, match=rf"Port {address[1]} on 127.0.0.1 is already in use by process \d+ "):
+            await loser.task
+        assert loser.happened == []
+        await winner.until(lambda: winner.of("ready"))
+
+
+async def test_connections_wait_while_what_serves_them_is_started_again(tmp_path) -> None:
+    server = """
+        import socket, sys
+        from antiphon.core.supervision import inherited_listeners
+        [listener] = inherited_listeners()
+        listener.setblocking(True)
+        open(f"{sys.argv[2]}/{sys.argv[1]}.ready", "w").close()
+        while True:
+            connection, _ = listener.accept()
+            if connection.recv(1) == b"x":
+                sys.exit(9)
+            connection.sendall(b"y")
+            connection.close()
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+
+    def ask(word: bytes) -> bytes:
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(word)
+            return connection.recv(1)
+
+    spec = child(tmp_path, "one", server, listens=address)
+    async with Watched(tmp_path, spec, backoff=Backoff(first=0.3, last=0.3)) as watched:
+        await watched.until(lambda: watched.of("ready"))
+        assert await asyncio.to_thread(ask, b"x") == b""
+        await watched.until(lambda: watched.of("died"))
+        assert await asyncio.to_thread(ask, b"?") == b"y"
+        watched.stop.set()
+        await watched.task
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(ask, b"?")
+
+
+async def test_the_processes_of_a_project_that_was_copied_are_not_ended(tmp_path) -> None:
+    original, copied = tmp_path / "original", tmp_path / "copied"
+    original.mkdir()
+    async with Watched(original, child(original, "one")) as watched:
+        await watched.until(lambda: watched.of("ready"))
+        shutil.copytree(original, copied)
+        assert await end_left_over(copied / "run") == ()
+        assert started_ticks(watched.pid("one")) is not None

@@ -115,6 +115,21 @@ async def test_a_cancelled_request_frees_its_slot_before_the_next_step() -> None
         assert prompts <= Budget().online_prefill_tokens + len("About second.\n")
 
 
+async def test_a_turn_that_does_not_end_is_told_and_waiting_is_none() -> None:
+    async with running() as (engine, runtime):
+        runtime.gate.clear()
+        asked = asyncio.create_task(collect(engine, asking("first")))
+        await runtime.in_a_call()
+        async with asyncio.timeout(5):
+            while engine.turn_seconds < 0.05:
+                await asyncio.sleep(0)
+        runtime.open()
+        await asked
+        async with asyncio.timeout(5):
+            while engine.turn_seconds > 0:
+                await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("memory", [1 << 30, 0])
 async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged(memory: int, tmp_path: Path) -> None:
     async with running(slots=1) as (engine, _):

@@ -1,0 +1,77 @@
+"""A supervised process's connection with its supervisor: an inherited socket over which it shows that it is alive.
+
+Invariant: a process does not outlive its supervisor, however that ends. On Linux the kernel kills it when the thread
+that started it ends (``PR_SET_PDEATHSIG``, prctl(2)); everywhere the end of the socket says so, because only the
+supervisor holds the other end. One that died before either was set up is no longer the parent, which is asked then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from antiphon.core.child_process import end_with_parent
+
+SUPERVISOR, LISTENERS = "ANTIPHON_SUPERVISOR", "ANTIPHON_LISTENERS"
+"""Environment variables of a supervised process: ``PID:DESCRIPTOR`` of its supervisor, and descriptors of sockets that
+listen already."""
+
+BEAT_SECONDS = 1.0
+"""How often a supervised process shows that its main loop turns."""
+
+
+class Supervision:
+    """A process's end of the socket. Of a process that nobody supervises every call does nothing."""
+
+    def __init__(self, end: socket.socket | None) -> None:
+        self._end = end
+
+    @classmethod
+    def inherited(cls) -> Supervision:
+        """Take over what the supervisor passed on, and end with it from now on. Call it once, first of all."""
+        told = os.environ.pop(SUPERVISOR, None)
+        if told is None:
+            return cls(None)
+        parent, descriptor = (int(part) for part in told.split(":"))
+        end = socket.socket(fileno=descriptor)
+        end.set_inheritable(False)
+        end_with_parent(parent, signal.SIGKILL)
+        threading.Thread(target=_end_with_socket, args=(end,), name="supervision", daemon=True).start()
+        return cls(end)
+
+    async def beat(self, turns: Callable[[], bool] = lambda: True) -> None:
+        """Show the supervisor, until cancelled, that the running event loop turns.
+
+        Args:
+            turns: asked before each sign of life: whether everything else in this process turns as well.
+        """
+        while self._end is not None:
+            if turns():
+                with suppress(BlockingIOError):  # Unread signs of life fill the socket: one more says nothing.
+                    self._end.send(b".", socket.MSG_DONTWAIT)
+            await asyncio.sleep(BEAT_SECONDS)
+
+
+def inherited_listeners() -> list[socket.socket] | None:
+    """Sockets that the supervisor bound for this process, and keeps while it is restarted; ``None`` without any."""
+    told = os.environ.pop(LISTENERS, None)
+    if told is None:
+        return None
+    listeners = [socket.socket(fileno=int(descriptor)) for descriptor in told.split(",")]
+    for listener in listeners:
+        listener.set_inheritable(False)
+    return listeners
+
+
+def _end_with_socket(end: socket.socket) -> None:
+    with suppress(ConnectionError):
+        while end.recv(64):  # Nothing is ever sent this way: only its end says something.
+            pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
