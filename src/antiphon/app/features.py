@@ -40,6 +40,7 @@ from antiphon.features.publish import Publisher
 from antiphon.features.refresh import WORKFLOW, Refresher, made_by
 from antiphon.features.stream import StreamConsumer
 from antiphon.gateway.ports import ViewFreshness
+from antiphon.orchestration.refreshing import RefreshSlot
 
 _OPEN: tuple[Literal["queued", "running"], ...] = ("queued", "running")
 _ALL = 1_000_000
@@ -284,6 +285,10 @@ class FeaturePlatform:
                 views[key] = store.definitions.get(scope, name, version)
         return views
 
+    def scheduled(self) -> Mapping[str, FeatureViewSpec]:
+        """Views that are refreshed here; what Feast keeps, Feast refreshes."""
+        return {key: view for key, view in self.views().items() if view.source.kind != "feast"}
+
     def _read_by(self) -> dict[str, list[str]]:
         """What releases in use read, by ``view@definition_version`` to their ids."""
         store, scope = self._store, self._store.scope
@@ -353,6 +358,29 @@ class FeaturePlatform:
         if whole:
             arguments["whole"] = True
         return self._store.runs.submit(scope, WORKFLOW, arguments, key=key)
+
+    def refresh_slot(self, slot: RefreshSlot) -> None:
+        """Start a durable refresh of those views of a slot that no run of it has taken and that are older than it.
+
+        What is due may change within a slot: definitions are applied, a rollout ends. A run of the slot that stands
+        keeps its key; what it lacks is the next run's. So is everything when somebody took the key for something else.
+        """
+        runs, scope = self._store.runs, self._store.scope
+        views, key = set(slot.views), slot.key
+        while (found := runs.find(scope, key)) is not None:
+            if found.workflow == WORKFLOW and "as_of" not in found.arguments:
+                views -= set(found.arguments["views"])
+            key = f"{slot.key}:{found.id}"
+        made = self._made_since(slot.begins) if views and key != slot.key else set()
+        if wanted := sorted(views - made):
+            runs.submit(scope, WORKFLOW, {"views": wanted, "reason": "schedule", "principal": "worker"}, key=key)
+
+    def _made_since(self, moment: datetime) -> set[str]:
+        """Views whose published snapshot is of this moment or a later one."""
+        scope = self._store.scope
+        current = self._store.publications.current(scope)
+        published = {} if current is None else current.snapshots
+        return {key for key, one in published.items() if self._store.snapshots.get(scope, one).as_of >= moment}
 
     def freshness(self, scope: Scope) -> Sequence[ViewFreshness]:
         """How fresh each view is that a live application uses or the project declares; of another scope, none."""

@@ -147,7 +147,8 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
         parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))
     if settings.refresh:
-        parts.append(RefreshSchedule(store.scope, wired.features.views, wired.features.refresh, store.database.clock))
+        features = wired.features
+        parts.append(RefreshSchedule(features.scheduled, features.refresh_slot, store.database.clock))
     beating = asyncio.create_task(supervision.beat())
     _say_ready(store.paths.worker_ready)
     try:

@@ -133,6 +133,14 @@ class Runs:
             raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
         return read_run(row, self._database)
 
+    def find(self, scope: Scope, key: str, *, within: Connection | None = None) -> Run | None:
+        """The run that was submitted with a key."""
+        with self._database.reading(within) as connection:
+            row = connection.execute(
+                select(_runs).where(schema.owned(_runs, scope), RUN_KEY.is_(self._database, scope, key))
+            ).first()
+        return None if row is None else read_run(row, self._database)
+
     def list(
         self,
         scope: Scope,

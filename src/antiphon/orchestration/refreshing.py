@@ -1,4 +1,4 @@
-"""The refresh schedule: each view's declared cadence becomes durable runs, one a slot, never two."""
+"""The refresh schedule: each view's declared cadence becomes durable runs, for each view one a slot, never two."""
 
 from __future__ import annotations
 
@@ -7,66 +7,100 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from antiphon.core.clock import Clock, microseconds
-from antiphon.core.errors import AntiphonError
-from antiphon.core.scope import Scope
+import msgspec
+
+from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.orchestration.ports import Refresh
 from antiphon.orchestration.streams import wait
 
 _log = logging.getLogger("antiphon.worker")
 
 
-def due(views: Mapping[str, FeatureViewSpec], now: datetime) -> dict[str, tuple[str, ...]]:
-    """Run key to the views to refresh in it: views of one cadence share a run, and so a publication.
+class RefreshSlot(msgspec.Struct, frozen=True):
+    """The views of one cadence (microseconds) that are due in its ``number``-th slot since 1970.
 
-    The key names the slot (a multiple of the cadence since 1970), so every worker computes the same.
+    They share a run, and so a publication. Every worker computes the same slots.
+
+    Attributes:
+        views: ``view@definition_version`` each.
     """
-    groups: dict[str, list[str]] = {}
-    for _, view in sorted(views.items()):
-        if view.refresh is None:
-            continue
-        slot = microseconds(now) // view.refresh
-        groups.setdefault(f"refresh:{view.refresh}:{slot}", []).append(view.name)
-    return {key: tuple(dict.fromkeys(names)) for key, names in groups.items()}
+
+    cadence: int
+    number: int
+    views: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of its first run."""
+        return f"refresh:{self.cadence}:{self.number}"
+
+    @property
+    def begins(self) -> datetime:
+        """When the slot began."""
+        return from_microseconds(self.cadence * self.number)
+
+
+def due(views: Mapping[str, FeatureViewSpec], now: datetime) -> tuple[RefreshSlot, ...]:
+    """The present slot of each cadence that a view declares; views are by ``view@definition_version``."""
+    groups: dict[int, list[str]] = {}
+    for key, view in sorted(views.items()):
+        if view.refresh is not None:
+            groups.setdefault(view.refresh, []).append(key)
+    moment = microseconds(now)
+    return tuple(RefreshSlot(cadence, moment // cadence, tuple(keys)) for cadence, keys in groups.items())
 
 
 class RefreshSchedule:
-    """Starts refreshes when they are due.
+    """Orders refreshes when they are due. A slot that cannot be ordered is tried again, and keeps no other waiting.
 
     Args:
-        views: the views to keep fresh, by key.
-        refresh: starts a durable refresh; a key that was used before starts nothing.
+        views: the views to keep fresh, by ``view@definition_version``.
+        order: orders what of a slot was not ordered yet; called in a thread, again and again after a restart.
     """
 
     def __init__(
         self,
-        scope: Scope,
         views: Callable[[], Mapping[str, FeatureViewSpec]],
-        refresh: Refresh,
+        order: Callable[[RefreshSlot], None],
         clock: Clock,
         *,
         look_every: float = 1.0,
     ) -> None:
-        self._scope = scope
         self._views = views
-        self._refresh = refresh
+        self._order = order
         self._clock = clock
         self._look_every = look_every
-        self._started: set[str] = set()
+        self._ordered: set[RefreshSlot] = set()
+        self._failed: dict[str, str] = {}
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Look for due views until ``stop``."""
         while not stop.is_set():
-            try:
-                await asyncio.to_thread(self._look)
-            except AntiphonError:
-                _log.exception("The refresh schedule cannot be read; trying again.")
+            await asyncio.to_thread(self._look)
             await wait(stop, self._look_every)
 
     def _look(self) -> None:
-        wanted = due(self._views(), self._clock.now())
-        for key, names in wanted.items():
-            if key not in self._started:
-                self._refresh(self._scope, views=names, reason="schedule", key=key)
-        self._started = set(wanted)
+        try:
+            slots = due(self._views(), self._clock.now())
+        except Exception as error:
+            self._say("The refresh schedule cannot be read; it is tried again.", "", error)
+            return
+        self._failed.pop("", None)
+        for slot in slots:
+            if slot in self._ordered:
+                continue
+            try:
+                self._order(slot)
+            except Exception as error:  # Whatever is wrong with one, the others are due as well.
+                self._say(f"The refresh {slot.key} cannot be ordered; it is tried again.", slot.key, error)
+            else:
+                self._ordered.add(slot)
+                self._failed.pop(slot.key, None)
+        self._ordered &= set(slots)
+        self._failed = {key: said for key, said in self._failed.items() if key in ("", *(slot.key for slot in slots))}
+
+    def _say(self, what: str, key: str, error: Exception) -> None:
+        """Log an error, once until it is another one: it may come back every second."""
+        if self._failed.get(key) != str(error):
+            self._failed[key] = str(error)
+            _log.error("%s", what, exc_info=error)

@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -6,10 +8,9 @@ from typing import Any
 import pytest
 
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Unavailable
-from antiphon.core.scope import Scope
+from antiphon.core.errors import Conflict, Unavailable
 from antiphon.orchestration.housekeeping import Housekeeping
-from antiphon.orchestration.refreshing import RefreshSchedule, due
+from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
 from antiphon.orchestration.streams import Streams
 from antiphon.orchestration.worker import work
 
@@ -31,32 +32,69 @@ VIEWS = {
 def test_views_of_one_cadence_share_a_run_and_a_slot_names_it_once() -> None:
     at = datetime(2026, 1, 1, 10, 7, tzinfo=UTC)
     wanted = due(VIEWS, at)
-    assert sorted(wanted.values()) == [("a", "b"), ("c",)]
+    assert [slot.views for slot in wanted] == [("a@1", "b@1"), ("c@1",)]
+    assert [slot.begins.minute for slot in wanted] == [0, 0]
     assert due(VIEWS, at + timedelta(minutes=7)) == wanted
     later = due(VIEWS, at + timedelta(minutes=8))
-    assert len(set(later) & set(wanted)) == 1
+    assert len({slot.key for slot in later} & {slot.key for slot in wanted}) == 1
 
 
-async def test_the_schedule_starts_each_slot_once() -> None:
+async def test_the_schedule_orders_each_slot_once() -> None:
     clock = ManualClock(datetime(2026, 1, 1, 10, 7, tzinfo=UTC))
-    started: list[tuple[tuple[str, ...], str]] = []
+    ordered: list[RefreshSlot] = []
+    async with _scheduled(lambda: VIEWS, ordered.append, clock):
+        await _until(lambda: len(ordered) == 2)
+        clock.advance(timedelta(minutes=15))
+        await _until(lambda: len(ordered) == 3)
+    assert [slot.views for slot in ordered] == [("a@1", "b@1"), ("c@1",), ("a@1", "b@1")]
+    assert len({slot.key for slot in ordered}) == 3
+
+
+@pytest.mark.parametrize("error", [Conflict("The key was used."), OverflowError("date value out of range")])
+async def test_a_slot_that_cannot_be_ordered_keeps_no_other_waiting(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    ordered: list[RefreshSlot] = []
+    tries: list[RefreshSlot] = []
+
+    def order(slot: RefreshSlot) -> None:
+        if slot.views[0] == "a@1":
+            tries.append(slot)
+            if len(tries) < 4:
+                raise error
+        ordered.append(slot)
+
+    async with _scheduled(lambda: VIEWS, order, ManualClock(datetime(2026, 1, 1, 10, 7, tzinfo=UTC))):
+        await _until(lambda: len(ordered) == 2)
+    assert [slot.views[0] for slot in ordered] == ["c@1", "a@1"]
+    assert sum("cannot be ordered" in record.message for record in caplog.records) == 1, "said once, not once a second"
+
+
+async def test_views_that_are_applied_within_a_slot_are_ordered_in_it() -> None:
+    views = dict(VIEWS)
+    ordered: list[RefreshSlot] = []
+    async with _scheduled(lambda: views, ordered.append, ManualClock(datetime(2026, 1, 1, 10, 7, tzinfo=UTC))):
+        await _until(lambda: len(ordered) == 2)
+        views["a@2"] = view("a", 15 * MINUTE)
+        await _until(lambda: len(ordered) == 3)
+    assert (ordered[2].key, ordered[2].views) == (ordered[0].key, ("a@1", "a@2", "b@1"))
+
+
+@asynccontextmanager
+async def _scheduled(views: Any, order: Any, clock: ManualClock) -> AsyncIterator[None]:
     stop = asyncio.Event()
+    task = asyncio.create_task(RefreshSchedule(views, order, clock, look_every=0.001).run_until(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
 
-    def refresh(scope: Scope, *, views: Any = (), reason: str = "", key: str | None = None) -> str:
-        started.append((tuple(views), str(key)))
-        return "run"
 
-    schedule = RefreshSchedule(Scope(), lambda: VIEWS, refresh, clock, look_every=0.001)
-    task = asyncio.create_task(schedule.run_until(stop))
-    while len(started) < 2:
-        await asyncio.sleep(0)
-    clock.advance(timedelta(minutes=15))
-    while len(started) < 3:
-        await asyncio.sleep(0)
-    stop.set()
-    await task
-    assert [views for views, _ in started] == [("a", "b"), ("c",), ("a", "b")]
-    assert len({key for _, key in started}) == 3
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 async def test_streams_go_on_after_a_failure() -> None:
