@@ -1,22 +1,41 @@
-"""plan and apply: from ``definitions.py`` to definition versions and releases in an environment."""
+"""plan and apply: from ``definitions.py`` to definition versions and releases in an environment.
+
+Invariant: whatever is answered before definitions are applied is answered all the while. Where a new definition version
+takes the place of one that is published, it is materialized and published first (``app.apply_run``); until then what
+was in force stays so.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
+from sqlalchemy.engine import Connection
 
+from antiphon.app.apply_run import (
+    Activation,
+    ApplyArguments,
+    ApplyResult,
+    cancel_open,
+    open_applies,
+    order,
+    put_in_force,
+)
 from antiphon.app.compatibility import consequences, require_unbroken
 from antiphon.app.engines import require_named
 from antiphon.app.feast import require_servable
 from antiphon.app.feature_stores import object_store
+from antiphon.app.materialization import PlannedMaterialization, foreseen, unpublished
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.ids import content_hash
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.compatibility import Level, compare
+from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.governance.principal import Principal
 from antiphon.releases import bundle as bundles
 
@@ -36,12 +55,19 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The difference between what is declared and what is applied."""
+    """The difference between what is declared and what is applied.
+
+    Attributes:
+        consequences: for releases in use that pin what is declared no longer, a sentence each.
+        materializes: what is published before anything goes live; until then what is live goes on answering.
+        under_way: the run of an apply that has not ended; applying something else takes its place.
+    """
 
     project: str
     changes: tuple[Planned, ...]
     consequences: tuple[str, ...] = ()
-    """For releases in use that pin what is declared no longer, a sentence each."""
+    materializes: tuple[PlannedMaterialization, ...] = ()
+    under_way: str | None = None
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -50,6 +76,7 @@ class Applied(msgspec.Struct, frozen=True):
     Attributes:
         plan: what it carried out. ``releases``: the release that each application has of what is declared.
         activated: applications whose release went live.
+        run: the durable run that materializes what is new and then puts all of this in force; ``None``: it is.
         waiting: applications whose new release is a draft, because it reaches everybody by a rollout.
         notes: what the reader should know or do next, a sentence each.
     """
@@ -59,6 +86,7 @@ class Applied(msgspec.Struct, frozen=True):
     activated: tuple[str, ...]
     waiting: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    run: str | None = None
 
 
 def plan(store: Store) -> Plan:
@@ -67,15 +95,33 @@ def plan(store: Store) -> Plan:
     Raises:
         DefinitionErrors: every mistake of ``definitions.py`` at once.
     """
-    return _compare(store, _load(store))
+    project = _load(store)
+    planned = _compare(store, project)
+    before, current = _in_force(store), store.publications.current(store.scope)
+    replaced = [
+        (live, application.features)
+        for application in project.applications.values()
+        if not _declares_rollout(application)
+        and (live := store.releases.live(store.scope, application.name)) is not None
+    ]
+    keys = unpublished(project.views, before, replaced, current)
+    waiting = open_applies(store)
+    return msgspec.structs.replace(
+        planned,
+        materializes=foreseen(store, keys, before, current),
+        under_way=waiting[0].id if waiting else None,
+    )
 
 
 def apply(store: Store, *, principal: str, rationale: str = "", activate: bool | None = None) -> Applied:
     """Record the definitions and make a release of every changed application.
 
-    The release goes live at once, unless the application declares a rollout and a release is live already: then it
-    is a draft, for its gates and its rollout. An application whose fine-tuned model is live keeps that model.
-    Applying what is applied changes nothing.
+    The release goes live, unless the application declares a rollout and a release is live already: then it is a draft,
+    for its gates and its rollout. An application whose fine-tuned model is live keeps that model. Applying what is
+    applied changes nothing.
+
+    Where views must be published first, nothing is in force on return: the run that is named does the rest, in the
+    worker or with ``apply_waiting.finish``.
 
     Args:
         activate: make every release live, or none; ``None`` is the rule above.
@@ -97,11 +143,12 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     # Whoever can run this in the project's folder reads its secrets, and so is its administrator.
     by = Principal(principal, scope.tenant, "admin", "person", "restricted")
     releases: list[Release] = []
-    activated: list[str] = []
+    activations: list[Activation] = []
+    replaced: list[tuple[Release, Mapping[str, str]]] = []
     waiting: list[str] = []
     notes: list[str] = []
     with store.database.transaction() as connection:
-        store.applied.apply(scope, project, principal=principal, within=connection)
+        before = _in_force(store, connection)
         for application in project.applications.values():
             live = store.releases.live(scope, application.name, within=connection)
             spec, pin, said = _with_live_model(application, pins[application.model], live)
@@ -115,8 +162,8 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
             at_once = live is None or not _declares_rollout(application)
             if at_once if activate is None else activate:
                 try:
-                    transitions.activate(
-                        scope, application.name, release.id, principal=principal, reason=why, by=by, within=connection
+                    transitions.require_permission(
+                        scope, application.name, release.id, reason=why, by=by, within=connection
                     )
                 except Forbidden as error:
                     if activate:
@@ -124,14 +171,26 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
                     waiting.append(application.name)
                     notes.append(_for_another(release, error))
                     continue
-                activated.append(application.name)
+                activations.append(Activation(application.name, release.id, None if live is None else live.id))
+                if live is not None:
+                    replaced.append((live, spec.features))
             elif activate is None:
                 waiting.append(application.name)
                 notes.append(_next(release))
-    notes += consequences(store, project.views)  # of those that are in use now
-    return Applied(
-        plan=planned, releases=tuple(releases), activated=tuple(activated), waiting=tuple(waiting), notes=tuple(notes)
-    )
+        current = store.publications.current(scope, within=connection)
+        first = unpublished(project.views, before, replaced, current)
+        run: str | None = None
+        done = ApplyResult(())
+        if first:
+            arguments = ApplyArguments(content_hash(project), first, tuple(activations), principal, why)
+            run = order(store, project, arguments, connection)
+        else:
+            cancel_open(store, connection)
+            done = put_in_force(store, project, tuple(activations), principal, why, connection)
+    # Of those that are in use now.
+    told = (*notes, *done.notes, *consequences(store, project.views))
+    planned = msgspec.structs.replace(planned, materializes=foreseen(store, first, before, current))
+    return Applied(planned, tuple(releases), done.activated, tuple(waiting), told, run)
 
 
 def _with_live_model(
@@ -204,6 +263,12 @@ def _load(store: Store) -> definitions.ProjectSpec:
     )
     require_servable(store, project)
     return project
+
+
+def _in_force(store: Store, within: Connection | None = None) -> Mapping[str, FeatureViewSpec]:
+    """The applied views, by name."""
+    applied = store.applied.current(store.scope, within=within)
+    return {} if applied is None else applied.project.views
 
 
 def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:

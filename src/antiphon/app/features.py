@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 from antiphon.app import feast
+from antiphon.app.apply_run import APPLY, open_applies
 from antiphon.app.embedding import LocalEmbedders
 from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.neighbours import ProjectNeighbours
@@ -192,8 +193,9 @@ class FeaturePlatform:
         runs = self._store.runs
         steps = (
             step
+            for workflow in (WORKFLOW, APPLY)
             for status in _OPEN
-            for run in runs.list(scope, _ALL, workflow=WORKFLOW, status=status)
+            for run in runs.list(scope, _ALL, workflow=workflow, status=status)
             for step in runs.steps(scope, run.id)
         )
         made = [path for step in steps for path in made_by(step.name, step.result)]
@@ -289,6 +291,13 @@ class FeaturePlatform:
         """Views that are refreshed here; what Feast keeps, Feast refreshes."""
         return {key: view for key, view in self.views().items() if view.source.kind != "feast"}
 
+    def _coming(self) -> list[FeatureViewSpec]:
+        """Definition versions that an apply under way publishes: their events are taken in before they are served."""
+        store = self._store
+        keys = {key for run in open_applies(store) for key in run.arguments["views"]}
+        found = [key.partition("@") for key in sorted(keys)]
+        return [store.definitions.get(store.scope, view, version) for view, _, version in found]
+
     def _read_by(self) -> dict[str, list[str]]:
         """What releases in use read, by ``view@definition_version`` to their ids."""
         store, scope = self._store, self._store.scope
@@ -314,7 +323,7 @@ class FeaturePlatform:
         """
         now = time.monotonic()
         if now >= self._looked + believed:
-            self.consumer.follow(self.views().values())
+            self.consumer.follow([*self.views().values(), *self._coming()])
             self._looked = now
         return self.consumer.poll(limit)
 

@@ -19,7 +19,7 @@ from antiphon.app.chosen_features import Chosen, choose
 from antiphon.app.exporting import published, require_export, require_rows
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.project import at_terminal
-from antiphon.app.refreshing import refresh_now
+from antiphon.app.refreshing import finish_apply, refresh_now
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
 from antiphon.core.errors import InvalidInput, Unavailable
@@ -83,12 +83,15 @@ class Project:
         return None if number is None else int(number)
 
     def apply(self, reason: str = "") -> tuple[str, ...]:
-        """Record `definitions.py` as `antiphon apply` does; the names of the views.
+        """Record `definitions.py` as `antiphon apply` does, wait until it is in force; the names of the views.
 
         Raises:
             DefinitionErrors: every mistake of the file at once.
+            InvalidInput: a new view cannot be materialized; nothing was applied.
         """
-        applying.apply(self._store, principal=self._principal.id, rationale=reason)
+        applied = applying.apply(self._store, principal=self._principal.id, rationale=reason)
+        if applied.run is not None:
+            finish_apply(self._store, applied.run, platform=self._platform)
         return tuple(self.views)
 
     def training_set(

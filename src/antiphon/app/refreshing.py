@@ -1,4 +1,4 @@
-"""A refresh that the caller waits for: in this process, or in a worker's that claims it first."""
+"""A refresh or an apply that the caller waits for: done in this process, or by a worker that claims it first."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+from antiphon.app.apply_run import APPLY, NOTHING_CHANGED, ApplyResult, ApplyWorkflow
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.core.errors import InvalidInput
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.durable.run import ENDED
+from antiphon.durable.run import ENDED, Run
 from antiphon.features.refresh import WORKFLOW
+from antiphon.operations.processes import statuses
 
 _LOOK_SECONDS = 0.05
 
@@ -22,24 +27,14 @@ _LOOK_SECONDS = 0.05
 def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, Any]:
     """Work until a run of the refresh workflow has ended; its result.
 
-    Another run that waits may be worked off beside it. The loop is a thread's own, because a notebook has one already.
+    Another run that waits may be worked off beside it.
 
     Raises:
         InvalidInput: the run failed or was cancelled; says why.
     """
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            asyncio.run(_work(store, platform, run))
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work, name="refresh")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    with_worker = _Worker(store, platform, run)
+    with_worker.start()
+    with_worker.join()
     ended = store.runs.get(store.scope, run)
     if ended.status != "succeeded":
         raise InvalidInput(
@@ -50,15 +45,98 @@ def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, 
     return ended.result or {}
 
 
-async def _work(store: Store, platform: FeaturePlatform, run: str) -> None:
-    registry = Registry()
-    registry.add(WORKFLOW, platform.refresher.refresh)
-    executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}")
-    stop = asyncio.Event()
-    working = asyncio.create_task(executor.run_until(stop))
+def finish_apply(
+    store: Store, run: str, tell: Callable[[Run], None] = lambda run: None, platform: FeaturePlatform | None = None
+) -> ApplyResult:
+    """Wait until an apply is in force. The work is the worker's; while none runs here, it is done in this process.
+
+    Whoever stops waiting changes nothing: a worker, the next `antiphon up` or the next apply goes on with the run.
+
+    Args:
+        tell: called with the run whenever it was looked at.
+        platform: what a project's own process has open; else one is opened when there is no worker.
+
+    Raises:
+        InvalidInput: the run failed or was cancelled; says why. What was in force still is.
+    """
+    here: _Worker | None = None
+    own: FeaturePlatform | None = None
+    pause = threading.Event()
     try:
-        while (await asyncio.to_thread(store.runs.get, store.scope, run)).status not in ENDED and not working.done():
-            await asyncio.sleep(_LOOK_SECONDS)
+        while True:
+            found = store.runs.get(store.scope, run)
+            tell(found)
+            if found.status in ENDED:
+                break
+            if here is None and not any(one.name == "worker" and one.alive for one in statuses(store.paths.run)):
+                if platform is None:
+                    platform = own = FeaturePlatform(store)
+                here = _Worker(store, platform, run)
+                here.start()
+            pause.wait(_LOOK_SECONDS)
     finally:
-        stop.set()
-        await working
+        if here is not None:
+            here.stop()
+            here.join()
+        if own is not None:
+            own.close()
+    if found.status == "succeeded":
+        return msgspec.convert(found.result, ApplyResult)
+    if found.status == "cancelled":
+        raise InvalidInput(
+            f"It was cancelled, by somebody or by another apply. {NOTHING_CHANGED}",
+            where=run,
+            next_step="`antiphon plan` shows what is not applied.",
+        )
+    raise InvalidInput(
+        found.error or NOTHING_CHANGED, where=run, next_step=f"`antiphon runs show {run}` has its steps."
+    )
+
+
+class _Worker:
+    """An executor until a run ends, in a thread of its own because a notebook has an event loop already."""
+
+    def __init__(self, store: Store, platform: FeaturePlatform, run: str) -> None:
+        self._store = store
+        self._platform = platform
+        self._run = run
+        self._left = threading.Event()
+        self._failed: list[BaseException] = []
+        self._thread = threading.Thread(target=self._work, name="in-process worker")
+
+    def start(self) -> None:
+        """Claim the run, and others that wait."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give back what has not ended."""
+        self._left.set()
+
+    def join(self) -> None:
+        """Wait for its end; raises what ended it."""
+        self._thread.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._until_ended())
+        except BaseException as error:
+            self._failed.append(error)
+
+    async def _until_ended(self) -> None:
+        store, refresher = self._store, self._platform.refresher
+        registry = Registry()
+        registry.add(WORKFLOW, refresher.refresh)
+        registry.add(APPLY, ApplyWorkflow(store, refresher).run)
+        executor = Executor(store.database, registry, f"in-process-{os.getpid()}-{secrets.token_hex(4)}")
+        stop = asyncio.Event()
+        working = asyncio.create_task(executor.run_until(stop))
+        try:
+            while not self._left.is_set() and not working.done():
+                if (await asyncio.to_thread(store.runs.get, store.scope, self._run)).status in ENDED:
+                    break
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            stop.set()
+            await working

@@ -17,14 +17,16 @@ from antiphon.releases.rollout import RolloutTransitions
 
 
 def feature_exists(store: Store) -> FeatureExists:
-    """Whether a definition version of a view is known here."""
+    """Whether a definition version of a view is known here and, once anything is published, published."""
 
     def exists(scope: Scope, view: str, version: str) -> bool:
+        within = store.database.writer  # definitions may be applied in the transaction that asks
         try:
-            store.definitions.get(scope, view, version)
+            spec = store.definitions.get(scope, view, version, within=within)
         except NotFound:
             return False
-        return True
+        current = store.publications.current(scope, within=within)
+        return current is None or spec.source.kind == "feast" or spec.key in current.snapshots
 
     return exists
 

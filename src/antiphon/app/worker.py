@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from antiphon.app.apply_run import APPLY, ApplyWorkflow
 from antiphon.app.batches import batch_executor, batch_shared
 from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.learning import Learning
@@ -100,6 +101,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     registry = Registry()
     registry.add(TABLE_JOB, jobs.run)
     registry.add(REFRESH, wired.features.refresher.refresh)
+    registry.add(APPLY, ApplyWorkflow(store, wired.features.refresher).run)
     skew = FeatureSkew(store, wired.features)
     registry.add(SKEW, skew.compare)
     training = TrainingProcesses(

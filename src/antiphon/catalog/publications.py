@@ -1,7 +1,8 @@
 """Publications: numbered, atomic sets of snapshots that are current online.
 
 Invariant: publication N is written by compare-and-swap on N − 1 and never changes. It holds every snapshot of
-N − 1 with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1.
+N − 1 with the given changes applied, so one row is the whole truth of what is current. Rollback is N + 1. A view that
+was published stays so, in every definition version, until it is withdrawn by name.
 """
 
 from __future__ import annotations
@@ -120,6 +121,8 @@ class Publications:
     ) -> Publication:
         """Publish the snapshots of publication ``to`` again, as N + 1.
 
+        A definition version that was published later stays: a release that pins it goes on being answered from it.
+
         Raises:
             NotFound: there is no publication ``to``, or one of its snapshots was pruned.
             WriteConflict: ``expected`` was given and is not current any more.
@@ -129,10 +132,11 @@ class Publications:
             self._require_snapshots(connection, scope, set(back.snapshots.values()))
             if expected is None:
                 current = self.current(scope, within=connection)
-                expected = current.number if current is not None else 0
             else:
-                self._expect(connection, scope, expected)
-            return self._write(connection, scope, expected + 1, to, back.snapshots, reason, principal)
+                current = self._expect(connection, scope, expected)
+            number, later = (0, {}) if current is None else (current.number, current.snapshots)
+            snapshots = {**later, **back.snapshots}
+            return self._write(connection, scope, number + 1, to, snapshots, reason, principal)
 
     def _expect(self, connection: Connection, scope: Scope, expected: int) -> Publication | None:
         current = self.current(scope, within=connection)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import show, table
+from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
-    from antiphon.app.apply import Plan, Planned
+    from antiphon.app.apply import Applied, Plan, Planned
+    from antiphon.app.store import Store
+    from antiphon.durable.run import Run
 
 
 def plan(project: Project = HERE, as_json: Json = False) -> None:
-    """Show how the definitions differ from what is applied; change nothing."""
+    """Show how the definitions differ from what is applied, and what applying them takes; change nothing."""
     from antiphon.app import apply as applying
 
     with stores(project) as store:
@@ -33,24 +35,67 @@ def apply(
             help="Make the new releases live, or none. By default those whose application declares no rollout.",
         ),
     ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait",
+            help="Wait until it is in force, or leave that to the worker of `antiphon up`. Only new versions of "
+            "published views take time: they are published first.",
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Record the definitions and release every changed application: live at once, or a draft for its rollout."""
+    """Record the definitions and release every changed application: live, or a draft for its rollout.
+
+    New versions of published views are materialized and published first; until then what is live goes on answering.
+    """
     from antiphon.app import apply as applying
 
     with stores(project) as store:
         applied = applying.apply(store, principal=at_terminal(store).id, rationale=rationale, activate=activate)
+        if applied.run is not None and wait:
+            applied = _finished(store, applied)
 
     def text() -> str:
-        live = ", ".join(applied.activated) or "nothing new"
         releases = table(
             ("application", "release", "number"),
             [(release.bundle.application.name, release.id, release.number) for release in applied.releases],
         )
-        notes = "".join(f"\n{note}" for note in applied.notes)
-        return f"{_text(applied.plan)}\n\n{releases}\n\nWent live: {live}.{notes}"
+        notes = "".join(f"\n{each}" for each in applied.notes)
+        return f"{_text(applied.plan)}\n\n{releases}\n\n{_outcome(applied, wait)}{notes}"
 
     show(applied, as_json, text)
+
+
+def _finished(store: Store, applied: Applied) -> Applied:
+    """Wait for an apply, with progress on standard error."""
+    import msgspec
+
+    from antiphon.app.refreshing import finish_apply
+
+    said: list[str] = []
+
+    def tell(run: Run) -> None:
+        line = f"{run.note} ({run.done} of {run.total})" if run.note else ""
+        if run.status == "queued" and run.error:
+            line = f"attempt {run.attempts} of {run.max_attempts} failed and is repeated: {run.error}"
+        if line and line not in said[-1:]:
+            said.append(line)
+            note(line)
+
+    assert applied.run is not None
+    note(f"features first, what is live goes on answering: run {applied.run}")
+    done = finish_apply(store, applied.run, tell)
+    return msgspec.structs.replace(applied, activated=done.activated, notes=(*applied.notes, *done.notes))
+
+
+def _outcome(applied: Applied, waited: bool) -> str:
+    if applied.run is not None and not waited:
+        return (
+            f"Not in force yet: run {applied.run} materializes features first, in the worker of `antiphon up`. What is "
+            f"live goes on answering. `antiphon runs show {applied.run}` follows it; `antiphon apply` waits for it."
+        )
+    return f"Went live: {', '.join(applied.activated) or 'nothing new'}."
 
 
 def _text(planned: Plan) -> str:
@@ -59,7 +104,16 @@ def _text(planned: Plan) -> str:
         for change in planned.changes
     ]
     head = ("change", "noun", "name", "fields", "readers", "what differs")
-    return "\n".join([table(head, rows, "Nothing is declared."), *planned.consequences])
+    parts = [table(head, rows, "Nothing is declared."), *planned.consequences]
+    if planned.materializes:
+        first = [(one.view, one.definition_version, one.rows, one.seconds) for one in planned.materializes]
+        parts.append(
+            "\nMaterialized and published first, while what is live goes on answering (rows and seconds of the version "
+            f"before):\n{table(('view', 'version', 'rows', 'seconds'), first)}"
+        )
+    if planned.under_way is not None:
+        parts.append(f"\nAn apply is under way, run {planned.under_way}; applying other definitions takes its place.")
+    return "\n".join(parts)
 
 
 def _level(change: Planned) -> str:

@@ -75,11 +75,13 @@ def _apply(store: Store) -> None:
     from antiphon.cli.project import at_terminal
 
     planned = applying.plan(store)
+    if planned.under_way is not None:
+        note(f"an apply is under way (run {planned.under_way}): the worker finishes it")
     changes = [change for change in planned.changes if change.change != "unchanged"]
     if store.applied.current(store.scope) is None:
         applied = applying.apply(store, principal=at_terminal(store).id, rationale="first start")
         note(f"applied the definitions: {', '.join(applied.activated) or 'no application'} live")
-    elif changes:
+    elif changes and planned.under_way is None:
         names = ", ".join(change.name for change in changes)
         note(f"the definitions differ from what is applied ({names}): `antiphon plan`, then `antiphon apply`")
 

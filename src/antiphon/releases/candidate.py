@@ -15,7 +15,7 @@ def check_candidate(
 
     Raises:
         Conflict: nothing is live to compare with, or the release is.
-        InvalidInput: it reads features that are gone, or has not passed its gates and is not forced.
+        InvalidInput: it reads features that are not there, or has not passed its gates and is not forced.
     """
     application = candidate.bundle.application
     if live is None:
@@ -30,18 +30,7 @@ def check_candidate(
             where=application.name,
             next_step="There is nothing to do.",
         )
-    gone = [
-        f"{view}@{version}"
-        for view, version in sorted(application.features.items())
-        if not feature_exists(scope, view, version)
-    ]
-    if gone:
-        raise InvalidInput(
-            f"The release reads features that no longer exist: {', '.join(gone)}.",
-            where=candidate.id,
-            next_step="Apply definitions that have them, or make a release from the present ones with "
-            "`antiphon apply`.",
-        )
+    check_features(feature_exists, scope, candidate)
     if candidate.stage != "validated" and not force:
         raise InvalidInput(
             f"The release {candidate.id} is {candidate.stage.replace('_', ' ')}: it has not passed its gates.",
@@ -49,3 +38,24 @@ def check_candidate(
             next_step=f"`antiphon releases validate {candidate.id}` holds it against them; `antiphon releases rollout "
             f"{candidate.id} --force --reason …` goes past them.",
         )
+
+
+def check_features(feature_exists: FeatureExists, scope: Scope, release: Release) -> None:
+    """Refuse a release that reads what cannot be read now, so that it would answer nobody.
+
+    Raises:
+        InvalidInput: names the views.
+    """
+    if gone := unread(feature_exists, scope, release):
+        raise InvalidInput(
+            f"The release {release.id} reads features that are not published: {', '.join(gone)}.",
+            where=release.bundle.application.name,
+            next_step="`antiphon features refresh` publishes what is declared now; what is declared no longer, apply "
+            "again.",
+        )
+
+
+def unread(feature_exists: FeatureExists, scope: Scope, release: Release) -> list[str]:
+    """Definition versions that a release pins and that cannot be read now."""
+    features = sorted(release.bundle.application.features.items())
+    return [f"{view}@{version}" for view, version in features if not feature_exists(scope, view, version)]

@@ -24,7 +24,7 @@ from antiphon.core.errors import Conflict, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.governance.principal import Principal
-from antiphon.releases.candidate import check_candidate
+from antiphon.releases.candidate import check_candidate, check_features, unread
 from antiphon.releases.ports import Audit, FeatureExists, Promoting
 
 Expected = tuple[RolloutState, int]
@@ -69,7 +69,7 @@ class RolloutTransitions:
     Args:
         database: the catalog, whose transactions hold each transition together.
         audit: records each transition in its transaction.
-        feature_exists: asked about every view that a candidate pins, before it sees traffic.
+        feature_exists: asked about every view that a release pins, before it sees traffic in place of another.
         promoting: policy, asked before anybody makes a release reach users; ``None`` permits.
     """
 
@@ -111,7 +111,7 @@ class RolloutTransitions:
             Forbidden: policy does not let this principal promote this release.
             NotFound: there is no such release here.
             Conflict: it is live already, nothing is live, or a rollout of the application is under way.
-            InvalidInput: it did not pass its gates, a feature it pins no longer exists, or forcing has no reason.
+            InvalidInput: it did not pass its gates, a feature it pins is not there, or forcing has no reason.
         """
         if force and not reason.strip():
             raise InvalidInput(
@@ -244,15 +244,39 @@ class RolloutTransitions:
             Forbidden: policy does not let this principal promote this release.
             NotFound: the application has no such release.
             Conflict: a rollout is under way, whose control would be taken away.
+            InvalidInput: it would take the place of one that answers, and a view that it pins is not published.
+        """
+        with self._database.writing(within) as connection:
+            self.require_permission(scope, application, release, reason=reason, by=by, within=connection)
+            live = self._releases.live(scope, application, within=connection)
+            if live is not None and not unread(self._feature_exists, scope, live):
+                check_features(self._feature_exists, scope, self._releases.get(scope, release, within=connection))
+            moved = self._releases.activate(scope, application, release, principal, reason, within=connection)
+            detail = {"application": application, "reason": reason}
+            self._audit(scope, principal, "release.activate", release, detail, within=connection)
+        return moved
+
+    def require_permission(
+        self,
+        scope: Scope,
+        application: str,
+        release: str,
+        *,
+        reason: str,
+        by: Principal | None,
+        within: Connection | None = None,
+    ) -> None:
+        """Refuse to make a release live now or, once its features are published, later.
+
+        Raises:
+            Forbidden: policy does not let this principal promote this release.
+            NotFound: the application has no such release.
+            Conflict: a rollout is under way, whose control would be taken away.
         """
         with self._database.writing(within) as connection:
             if by is not None:
                 self._ask(connection, scope, self._releases.get(scope, release, within=connection), by, reason, None)
             self._no_other(scope, application, connection)
-            moved = self._releases.activate(scope, application, release, principal, reason, within=connection)
-            detail = {"application": application, "reason": reason}
-            self._audit(scope, principal, "release.activate", release, detail, within=connection)
-        return moved
 
     def rollback(
         self, scope: Scope, application: str, *, principal: str, reason: str, within: Connection | None = None

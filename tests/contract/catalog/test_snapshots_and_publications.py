@@ -89,3 +89,13 @@ def test_rollback_is_a_new_publication_with_old_snapshots(database: Database) ->
         publications.rollback(DEV, 1, "again", "me", expected=2)
     with pytest.raises(NotFound):
         publications.rollback(DEV, 9, "r", "me")
+
+
+def test_a_rollback_withdraws_nothing_that_was_published_since(database: Database) -> None:
+    snapshots, publications = Snapshots(database), Publications(database)
+    for name in ("a1", "a2", "b1"):
+        snapshots.add(manifest(name))
+    publications.publish(DEV, {"a@v": "a1"}, expected=0, reason="r", principal="me")
+    publications.publish(DEV, {"a@v": "a2", "a@w": "b1"}, expected=1, reason="r", principal="me")
+    back = publications.rollback(DEV, 1, "drift", "me")
+    assert back.snapshots == {"a@v": "a1", "a@w": "b1"}, "a release pins a@w"

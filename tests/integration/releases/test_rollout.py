@@ -185,7 +185,7 @@ def test_a_refused_candidate_leaves_everything_as_it_was(desk: Desk) -> None:
     refused(NotFound, "rel_none", "rel_none")
     desk.gone = {"congestion@0123456789abcdef"}
     for force in (False, True):
-        refused(InvalidInput, "no longer exist: congestion@0123456789abcdef", other, force=force)
+        refused(InvalidInput, "that are not published: congestion@0123456789abcdef", other, force=force)
     with pytest.raises(InvalidInput, match="needs a reason"):
         desk.transitions.begin(DEV, draft, principal="me", reason=" ", force=True)
     assert (desk.live(), desk.rollouts.list(DEV), desk.acts()) == (desk.control, [], [])

@@ -1,0 +1,223 @@
+"""The durable workflow of an apply: materialize what is new, publish it, and only then put definitions and releases in
+force.
+
+Invariants:
+- The last step is one transaction, and the only one that changes what is answered. Before it the definitions and the
+  releases of before are in force, after it the new ones, wherever a process was killed.
+- A release goes live only when every definition version that it pins is in the current publication.
+- Of several applies the latest counts: it cancels those that have not ended, and a cancelled one changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from antiphon.app.rollouts import rollout_transitions
+from antiphon.app.store import Store
+from antiphon.core.errors import Conflict, InvalidInput
+from antiphon.core.ids import canonical
+from antiphon.definitions.project import ProjectSpec
+from antiphon.durable.context import RunContext
+from antiphon.durable.run import Run
+from antiphon.features.refresh import Refreshed, Refresher
+
+APPLY = "apply"
+"""The workflow's name in the registry."""
+
+_LOOK_SECONDS = 0.2
+_MOST_OPEN = 1_000
+NOTHING_CHANGED = "Nothing was applied: what was live goes on answering."
+
+
+class Activation(msgspec.Struct, frozen=True):
+    """A release that is to go live, in place of the one that was live when this was ordered."""
+
+    application: str
+    release: str
+    instead_of: str | None
+
+
+class ApplyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An apply that waits for features.
+
+    Attributes:
+        project: the blob with the definitions.
+        views: what must be published first, ``view@definition_version`` each.
+    """
+
+    project: str
+    views: tuple[str, ...]
+    activations: tuple[Activation, ...]
+    principal: str
+    reason: str
+
+
+class ApplyResult(msgspec.Struct, frozen=True):
+    """What an apply put in force: applications whose release went live, and what else there is to say."""
+
+    activated: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class ApplyWorkflow:
+    """The workflow with what it needs, for one project."""
+
+    def __init__(self, store: Store, refresher: Refresher) -> None:
+        self._store = store
+        self._refresher = refresher
+
+    async def run(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Materialize, publish, put in force; an :class:`ApplyResult` as JSON.
+
+        Raises:
+            InvalidInput: a view's source cannot be read, or its gates block it.
+            Conflict: a view is held, a rollout began meanwhile, or the apply was superseded.
+        """
+        wanted = msgspec.convert(arguments, ApplyArguments)
+        refresh = {"views": wanted.views, "reason": wanted.reason, "principal": wanted.principal}
+        try:
+            refreshed = msgspec.convert(await self._refresher.refresh(run, refresh), Refreshed)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{error.what} {NOTHING_CHANGED}", where=error.where, next_step=_again(error.next_step)
+            ) from error
+        _require_passed(refreshed)
+        while missing := await asyncio.to_thread(self._missing, wanted.views):
+            until = max((refreshed.staged[key] for key in missing if key in refreshed.staged), default=None)
+            if until is None:
+                raise Conflict(
+                    f"{', '.join(missing)} was withdrawn as it was published. {NOTHING_CHANGED}", where="apply",
+                    next_step="`antiphon apply` tries again.",
+                )  # fmt: skip
+            run.progress(
+                len(wanted.views), len(wanted.views) + 1, f"waits for the embargo until {until:%Y-%m-%d %H:%MZ}"
+            )
+            if run.stopping:
+                raise asyncio.CancelledError
+            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.to_thread(self._refresher.release_staged)
+        return await run.transaction("put in force", partial(self._put_in_force, run.id, wanted))
+
+    def _missing(self, views: tuple[str, ...], within: Connection | None = None) -> list[str]:
+        current = self._store.publications.current(self._store.scope, within=within)
+        published = {} if current is None else current.snapshots
+        return [key for key in views if key not in published]
+
+    def _put_in_force(self, run: str, wanted: ApplyArguments, connection: Connection) -> dict[str, Any]:
+        store = self._store
+        if store.runs.get(store.scope, run, within=connection).cancel_requested:
+            raise Conflict(f"It was cancelled. {NOTHING_CHANGED}", where=run, next_step="`antiphon apply` tries again.")
+        if missing := self._missing(wanted.views, connection):
+            raise Conflict(
+                f"{', '.join(missing)} is not published any more. {NOTHING_CHANGED}",
+                where=run,
+                next_step="`antiphon apply` tries again.",
+            )
+        document = store.blobs.get(store.scope, wanted.project, within=connection)
+        project = msgspec.json.decode(document, type=ProjectSpec)
+        result = put_in_force(store, project, wanted.activations, wanted.principal, wanted.reason, connection)
+        found: dict[str, Any] = msgspec.to_builtins(result)
+        return found
+
+
+def put_in_force(
+    store: Store,
+    project: ProjectSpec,
+    activations: tuple[Activation, ...],
+    principal: str,
+    reason: str,
+    connection: Connection,
+) -> ApplyResult:
+    """Record the definitions as applied and move the live pointers, in one transaction. Whether this principal may was
+    asked when it was ordered.
+
+    Raises:
+        Conflict: a rollout of one of the applications is under way.
+    """
+    scope, transitions = store.scope, rollout_transitions(store)
+    store.applied.apply(scope, project, principal=principal, within=connection)
+    activated: list[str] = []
+    notes: list[str] = []
+    for one in activations:
+        live = store.releases.live(scope, one.application, within=connection)
+        if (None if live is None else live.id) != one.instead_of:
+            assert live is not None, "a live pointer never goes away"
+            release = store.releases.get(scope, one.release, within=connection)
+            notes.append(
+                f"{one.application}: release {release.number} stays a draft, because release {live.number} went live "
+                f"meanwhile. `antiphon releases activate {one.application} {one.release} --reason …` makes it live."
+            )
+            continue
+        transitions.activate(scope, one.application, one.release, principal=principal, reason=reason, within=connection)
+        activated.append(one.application)
+    return ApplyResult(tuple(activated), tuple(notes))
+
+
+def open_applies(store: Store, *, within: Connection | None = None) -> list[Run]:
+    """Applies that have not ended, the latest first."""
+    found = [
+        run
+        for status in ("queued", "running")
+        for run in store.runs.list(store.scope, _MOST_OPEN, workflow=APPLY, status=status, within=within)
+    ]
+    return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
+
+
+def cancel_open(store: Store, connection: Connection) -> None:
+    """Cancel every apply that has not ended: definitions that were applied since take its place."""
+    for run in open_applies(store, within=connection):
+        store.runs.cancel(store.scope, run.id, within=connection)
+
+
+def order(store: Store, project: ProjectSpec, arguments: ApplyArguments, connection: Connection) -> str:
+    """Queue an apply in place of every other that has not ended; the one under way for the same goes on.
+
+    Returns:
+        The run's id.
+    """
+    scope = store.scope
+    document = store.blobs.put(scope, canonical(project), within=connection)
+    assert document == arguments.project
+    what = (arguments.project, arguments.views, arguments.activations)
+    same: str | None = None
+    for run in open_applies(store, within=connection):
+        other = msgspec.convert(run.arguments, ApplyArguments)
+        if what == (other.project, other.views, other.activations) and same is None and not run.cancel_requested:
+            same = run.id
+        else:
+            store.runs.cancel(scope, run.id, within=connection)
+    if same is not None:
+        return same
+    known = store.publications.current(scope, within=connection)
+    published = {} if known is None else known.snapshots
+    for view in project.views.values():
+        if view.key in arguments.views and view.key not in published:
+            store.definitions.put(scope, view, within=connection)
+    return store.runs.submit(scope, APPLY, msgspec.to_builtins(arguments), within=connection)
+
+
+def _require_passed(refreshed: Refreshed) -> None:
+    if refreshed.blocked:
+        key, reasons = next(iter(refreshed.blocked.items()))
+        raise InvalidInput(
+            f"{key.partition('@')[0]} is not published: {'; '.join(reasons)}. {NOTHING_CHANGED}",
+            where=f"view {key}",
+            next_step=_again("Mend the source or the rule; `antiphon features history` shows what was found"),
+        )
+    if refreshed.held:
+        name = refreshed.held[0].partition("@")[0]
+        raise Conflict(
+            f"The view {name!r} is held, so its new version is not published. {NOTHING_CHANGED}",
+            where=f"view {refreshed.held[0]}",
+            next_step=f"`antiphon features resume {name}`, then `antiphon apply` again.",
+        )
+
+
+def _again(step: str | None) -> str:
+    first = "" if not step else f"{step.rstrip('. ')}. Then "
+    return f"{first}`antiphon apply` tries again."
