@@ -23,7 +23,7 @@ from antiphon.serving.admission import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.engine_gate import Gate, GatedEngine
 from antiphon.serving.engines import Breaking
-from antiphon.serving.ports import Decide, Engine, FeatureReader, LiveReleases
+from antiphon.serving.ports import Decide, EmbeddingEngine, Engine, FeatureReader, LiveReleases
 from antiphon.serving.services import Services
 
 _VERSION = re.compile(r"\.v\d+\Z")
@@ -55,7 +55,7 @@ def deciding(store: Store) -> Decide:
     return decide
 
 
-def gated(store: Store, engine: Engine) -> GatedEngine:
+def gated(store: Store, engine: EmbeddingEngine) -> GatedEngine:
     """The engine behind a gate that lets as many online requests in as it can use."""
     settings = store.settings
     # Whoever waits here must not look to the breaker as if the engine were late.

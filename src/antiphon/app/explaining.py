@@ -13,9 +13,9 @@ from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
-from antiphon.engine.port import ServingEngine
 from antiphon.features.lineage import Lineage
 from antiphon.operations.cost import price
+from antiphon.serving.ports import EmbeddingEngine
 from antiphon.serving.replay import replay as make_again
 
 MOST_SOURCE_ROWS = 20
@@ -28,7 +28,7 @@ class Explaining:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def explain(self, scope: Scope, prediction: str, *, source_rows: bool = True) -> Mapping[str, Any]:
+    def explain(self, scope: Scope, prediction: str, source_rows: bool = True) -> Mapping[str, Any]:
         """Everything about one prediction. A text that was erased is ``None`` and nothing else is missing.
 
         Without ``source_rows`` the sources are not read again (a third of a second) and ``lineage`` is ``None``.
@@ -116,10 +116,10 @@ class Explaining:
 
     async def replay(
         self,
-        engine: ServingEngine,
+        engine: EmbeddingEngine,
         scope: Scope,
         prediction: str,
-        standbys: Mapping[str, ServingEngine] | None = None,
+        standbys: Mapping[str, EmbeddingEngine] | None = None,
     ) -> Mapping[str, Any]:
         """Make a prediction's text again, by the engine that wrote it, and compare.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.app.store import Store
+from antiphon.catalog.batches import Batches
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.scope import Scope
@@ -24,6 +25,15 @@ from antiphon.governance.policy_request import Resource, application_resource, r
 from antiphon.governance.policy_sets import PolicySets, PolicyVersion
 from antiphon.governance.principal import Principal
 from antiphon.governance.recent_requests import RecentRequests
+from antiphon.serving.records import Records
+
+
+def records(store: Store) -> Records:
+    """Who may read what was kept of this project's answers."""
+    return Records(
+        store.decider.decider, store.receipts, store.blobs, store.releases, Batches(store.database), store.applied
+    )
+
 
 DEFAULT = 0
 """The number of the default policies, which are in force while no version is."""

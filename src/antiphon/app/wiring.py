@@ -25,7 +25,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.identity import project_identity
 from antiphon.app.learning_services import learning_services
 from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
-from antiphon.app.policy_service import PolicyService
+from antiphon.app.policy_service import PolicyService, records
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.app.streams import Streams
@@ -68,6 +68,7 @@ class Wired:
         self.lookups = Lookups(store, self.features, self.live)
         self.gated = gated(store, self.engine)
         services = serving_services(store, self.gated, self.commit, self.live, self.features, standbys=self.standbys)
+        self.admission = services.admission
         self.answerer = Answerer(services)
         self.embeddings = Embeddings(services, self.engine, lambda scope: embedding_models(store))
         self.quotas = Quotas(QuotaLevels(store.database), store.database.clock)
@@ -80,13 +81,16 @@ class Wired:
             store.decider.require(principal, action, resource, {"environment": store.settings.project.environment})
 
         async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
-            return await explaining.replay(self.engine, scope, prediction, self.standbys)
+            # A replay is an answer to the engine: it has a place among the answers, and waits at the gate.
+            async with self.admission.enter("online"):
+                return await explaining.replay(self.gated, scope, prediction, self.standbys)
 
         return GatewayServices(
             environment=store.settings.project.environment,
             clock=SystemClock(),
             answering=self.answerer,
             authorise=authorise,
+            records=records(store),
             models=lambda scope: [*askable(store, scope), *embedding_models(store)],
             engine=self.engine.describe,
             receipts=store.receipts,

@@ -306,6 +306,15 @@ class Batches:
             found: str | None = connection.execute(statement.limit(1)).scalar()
         return found
 
+    def maker(self, scope: Scope, file: str, *, within: Connection | None = None) -> Batch | None:
+        """The batch that made a file; ``None`` for one that was uploaded."""
+        statement = select(_batches.c.id).where(
+            schema.owned(_batches, scope), or_(_batches.c.output_file == file, _batches.c.error_file == file)
+        )
+        with self._database.reading(within) as connection:
+            batch: str | None = connection.execute(statement).scalar()
+            return None if batch is None else self.get(scope, batch, within=connection)
+
     def erase_rows(
         self, scope: Scope, file: str, after: int = -1, limit: int = 500, *, within: Connection | None = None
     ) -> int | None:

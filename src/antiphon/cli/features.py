@@ -13,7 +13,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli import feast, features_export, features_get, features_neighbours, features_watch
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
-from antiphon.cli.project import allowed, services, stores
+from antiphon.cli.project import allowed, at_terminal, refusals_on_record, services, stores
 from antiphon.cli.pruned import pruned
 
 if TYPE_CHECKING:
@@ -153,8 +153,14 @@ def quarantine(
     as_json: Json = False,
 ) -> None:
     """Source rows that rules kept out, with the rule that each offends."""
-    with _history(project) as (scope, reading):
-        found = reading.quarantine(scope, view, version, limit)
+    from antiphon.app.features import FeaturePlatform
+    from antiphon.app.policy_service import records
+
+    with stores(project) as store:
+        reader = at_terminal(store)
+        with refusals_on_record(store, reader, "read_source_rows", f"view/{view}"):
+            records(store).require_view(store.scope, reader, view)
+        found = FeaturePlatform(store).history.quarantine(store.scope, view, version, limit)
     rows: list[dict[str, Any]] = [] if found is None else [{"rule": row.rule, **row.columns} for row in found.rows]
 
     def text() -> str:

@@ -10,7 +10,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import moment, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import at_terminal, refusals_on_record, stores
 from antiphon.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def lineage(
     """Which source rows made a value, and whether they make it again; leaves with 1 when they do not."""
     from antiphon.app.feature_lineage import FeatureLineage
     from antiphon.app.features import FeaturePlatform
+    from antiphon.app.policy_service import records
 
     if bool(prediction) == bool(entity) or not (prediction or feature):
         raise InvalidInput(
@@ -41,14 +42,22 @@ def lineage(
     with stores(project) as store:
         platform = FeaturePlatform(store)
         try:
-            reading = FeatureLineage(store, platform)
+            reading, reader, access = FeatureLineage(store, platform), at_terminal(store), records(store)
+            subject = f"prediction/{prediction}" if prediction else f"view/{feature.partition('.')[0]}"
+            with refusals_on_record(store, reader, "read_source_rows", subject):
+                if prediction:
+                    receipt = access.require_prediction(store.scope, reader, prediction)
+                    access.require_source_rows(store.scope, reader, receipt)
+                else:
+                    view = feature.partition(".")[0]
+                    access.require_view(store.scope, reader, view, entities.keys(entity))
             if prediction:
                 found = reading.of_prediction(store.scope, prediction, feature or None, limit)
             else:
                 keys, at = entities.keys(entity), entities.moment(as_of)
                 found = (reading.of_entity(store.scope, feature, keys, at, limit),)
             detail = {"route": "antiphon features lineage", "count": len(found)}
-            store.trail.record(store.scope, at_terminal(store).id, "data.read", prediction or "features", detail)
+            store.trail.record(store.scope, reader.id, "data.read", prediction or "features", detail)
         finally:
             platform.close()
     show(found, as_json, lambda: "\n\n".join("\n".join(_told(one)) for one in found) or "It used no features.")

@@ -10,7 +10,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import show
-from antiphon.cli.project import at_terminal, services
+from antiphon.cli.project import at_terminal, refusals_on_record, services
 
 Prediction = Annotated[str, typer.Argument(metavar="PREDICTION", help="Its id, pred_….")]
 
@@ -21,9 +21,12 @@ def explain(prediction: Prediction, project: Project = HERE, as_json: Json = Fal
 
     async def found() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
-            reader = at_terminal(store).id
-            store.trail.record(store.scope, reader, "data.read", prediction, {"route": "antiphon explain"})
-            return await asyncio.to_thread(ports.explain, store.scope, prediction)
+            reader = at_terminal(store)
+            with refusals_on_record(store, reader, "read", f"prediction/{prediction}"):
+                receipt = ports.records.require_prediction(store.scope, reader, prediction)
+            source_rows = ports.records.may_read_source_rows(store.scope, reader, receipt)
+            store.trail.record(store.scope, reader.id, "data.read", prediction, {"route": "antiphon explain"})
+            return await asyncio.to_thread(ports.explain, store.scope, prediction, source_rows)
 
     explained = asyncio.run(found())
     show(explained, as_json, lambda: outline(explained))
@@ -35,8 +38,10 @@ def replay(prediction: Prediction, project: Project = HERE, as_json: Json = Fals
 
     async def made() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
-            reader = at_terminal(store).id
-            store.trail.record(store.scope, reader, "data.read", prediction, {"route": "antiphon replay"})
+            reader = at_terminal(store)
+            with refusals_on_record(store, reader, "answer", f"prediction/{prediction}"):
+                ports.records.require_replay(store.scope, reader, prediction)
+            store.trail.record(store.scope, reader.id, "data.read", prediction, {"route": "antiphon replay"})
             return await ports.replay(store.scope, prediction)
 
     replayed = asyncio.run(made())

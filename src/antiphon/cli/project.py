@@ -52,13 +52,20 @@ def allowed(store: Store, action: Action, resource: str) -> Principal:
     Raises:
         Forbidden: it does not.
     """
+    who = at_terminal(store)
+    with refusals_on_record(store, who, action, resource):
+        store.decider.require(who, action, resource, {"environment": store.scope.environment})
+    return who
+
+
+@contextmanager
+def refusals_on_record(store: Store, who: Principal, action: Action, resource: str) -> Iterator[None]:
+    """Keep evidence of what policy refuses within the block."""
     from antiphon.core.errors import Forbidden
 
-    who = at_terminal(store)
     try:
-        store.decider.require(who, action, resource, {"environment": store.scope.environment})
+        yield
     except Forbidden as error:
         detail = {"action": action, "code": error.code, "reason": error.what}
         store.audit.append(store.scope, who.id, "denied", resource, detail, outcome="denied")
         raise
-    return who

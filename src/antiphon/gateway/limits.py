@@ -10,6 +10,7 @@ from math import ceil
 
 from starlette.concurrency import run_in_threadpool
 
+from antiphon.catalog.receipts import Receipt
 from antiphon.core.errors import DeadlineExceeded
 from antiphon.gateway.departure import Departed
 from antiphon.gateway.ports import GatewayServices
@@ -95,6 +96,13 @@ async def reserve(
 async def reserve_texts(services: GatewayServices, principal: Principal, texts: Sequence[str]) -> Reservation | None:
     """The same for texts of which vectors are wanted."""
     grant = await _granted(services, principal, ceil(sum(len(text.encode()) / _BYTES_PER_TOKEN + 1 for text in texts)))
+    return None if grant is None else Reservation((), grant, PromptSizes())
+
+
+async def reserve_again(services: GatewayServices, principal: Principal, receipt: Receipt) -> Reservation | None:
+    """The same for a prediction that is to be made again, by what it took and may take at most."""
+    tokens = receipt.usage.prompt_tokens + sum(attempt.max_tokens for attempt in receipt.attempts)
+    grant = await _granted(services, principal, tokens)
     return None if grant is None else Reservation((), grant, PromptSizes())
 
 

@@ -40,6 +40,7 @@ from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.embedding import Embedding as Embedded
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.engine_gate import GateStatus
+from antiphon.serving.records import Records
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 
 T = TypeVar("T")
@@ -261,10 +262,12 @@ class GatewayServices:
     Attributes:
         environment: of every request; the tenant is the principal's.
         authorise: raises ``Forbidden`` unless the principal may do the action to the resource (``kind/name``).
+        records: who may read what was kept of answers.
         audit: ``governance.audit.AuditLog.append``, for the changes that a port does not record itself in the
             transaction of the change.
         models: names a request may use as ``model``: applications first, then plain models.
-        explain, replay: everything a prediction was made from; its text made again and compared.
+        explain, replay: everything a prediction was made from, with or without source rows; its text made again and
+            compared.
         freshness: of each served view.
         processes: the children under supervision.
         ready: part to what is wrong with it, ``None`` when it is fine.
@@ -288,11 +291,12 @@ class GatewayServices:
     clock: Clock
     answering: Answering
     authorise: Callable[[Principal, str, str], None]
+    records: Records
     models: Callable[[Scope], Sequence[str]]
     engine: Callable[[], Awaitable[Described]]
     receipts: Receipts
     texts: Texts
-    explain: Callable[[Scope, str], Mapping[str, Any]]
+    explain: Callable[[Scope, str, bool], Mapping[str, Any]]
     replay: Callable[[Scope, str], Awaitable[Mapping[str, Any]]]
     releases: Releases
     transitions: Transitions

@@ -39,7 +39,7 @@ from antiphon.governance.principal import KEY_SCOPE, Principal
 __all__ = ["Action", "Column", "Decider", "Decision", "Resource"]
 
 ACTIONS = frozenset(get_args(Action))
-READING = frozenset({"answer", "train", "export"})
+READING = frozenset({"answer", "train", "export", "read_source_rows"})
 """Actions that disclose the columns of their resource."""
 
 MASKING = frozenset({"answer"})
@@ -202,8 +202,17 @@ class Decider:
             return {}
         return dict(keys) if self.parts.any_key else {name: keys[name] for name in self.parts.keys if name in keys}
 
-    def partial(self, principal: Principal, action: str, met: Effective, context: str, tags: Mapping[str, Any]) -> Any:
-        """The engine's partial evaluation, whose answer is never final; ``context`` and ``tags`` hold the unknowns."""
+    def partial(
+        self,
+        principal: Principal,
+        action: str,
+        met: Effective,
+        context: str,
+        tags: Mapping[str, Any],
+        policies: Any = None,
+    ) -> Any:
+        """The engine's partial evaluation, whose answer is never final; ``context`` and ``tags`` hold the unknowns, and
+        ``policies`` is a parsed set other than the own one."""
         # With the schema the handle also holds the actions, which would be taken for unknown otherwise.
         base = self._cedar.Entities.from_json_str(self._principal_json(principal), self._schema)
         entities = base.with_added_json_str(f'[{{{_resource_text(met)},"tags":{json.dumps(dict(tags))}}}]')
@@ -214,7 +223,7 @@ class Decider:
                 "resource": f"Resource::{_quoted(_resource_id(met))}",
                 "context": context,
             },
-            self._policies,
+            policies or self._policies,
             entities,
         )
 

@@ -95,22 +95,22 @@ def never_matches(part: Part) -> str | None:
     if actions["op"] == "in" and not actions.get("entities") and "entity" not in actions:
         return "its list of actions is empty"
     for condition in part.tree.get("conditions", []):
-        constant = _constant(condition["body"])
-        if constant is not None and constant != (condition["kind"] == "when"):
-            return f"its {condition['kind']} is always {'true' if constant else 'false'}"
+        value = constant(condition["body"])
+        if value is not None and value != (condition["kind"] == "when"):
+            return f"its {condition['kind']} is always {'true' if value else 'false'}"
     return None
 
 
-def _constant(tree: Mapping[str, Any]) -> bool | None:
+def constant(tree: Mapping[str, Any]) -> bool | None:
     """The value of a condition that depends on nothing."""
     operator, operands = next(iter(tree.items()))
     if operator == "Value" and isinstance(operands, bool):
         return operands
     if operator == "!":
-        inner = _constant(operands["arg"])
+        inner = constant(operands["arg"])
         return None if inner is None else not inner
     if operator in ("&&", "||"):
-        sides = [_constant(operands["left"]), _constant(operands["right"])]
+        sides = [constant(operands["left"]), constant(operands["right"])]
         absorbing = operator == "||"
         if absorbing in sides:
             return absorbing

@@ -26,6 +26,7 @@ Action = Literal[
     "propose",
     "approve",
     "see",
+    "read_source_rows",
 ]
 LEVELS: dict[str, int] = {"public": 0, "internal": 1, "confidential": 2, "restricted": 3}
 """How policies compare sensitivity and clearance."""

@@ -18,10 +18,10 @@ from contextlib import aclosing
 import msgspec
 
 from antiphon.core.errors import Overloaded
-from antiphon.engine.messages import Delta, Described, Finished, Generate
+from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished, Generate
 from antiphon.serving.drain import Drain
 from antiphon.serving.gradient import Gradient, Window
-from antiphon.serving.ports import Engine
+from antiphon.serving.ports import EmbeddingEngine
 
 WINDOW_SECONDS = 0.25
 WINDOW_SAMPLES = 10
@@ -149,13 +149,15 @@ class Gate:
 
 
 class GatedEngine:
-    """An engine behind a gate; implements ``serving.ports.Engine``.
+    """An engine behind a gate; implements ``serving.ports.EmbeddingEngine``.
 
     Args:
         tells_queue: whether the engine's usage says how long a request waited in it.
     """
 
-    def __init__(self, engine: Engine, gate: Gate, monotonic: Callable[[], float], *, tells_queue: bool) -> None:
+    def __init__(
+        self, engine: EmbeddingEngine, gate: Gate, monotonic: Callable[[], float], *, tells_queue: bool
+    ) -> None:
         self._engine = engine
         self.gate = gate
         self._monotonic = monotonic
@@ -164,6 +166,10 @@ class GatedEngine:
     async def describe(self) -> Described:
         """What the engine says of itself."""
         return await self._engine.describe()
+
+    async def embed(self, request: Embed) -> Embedded:
+        """As the engine does: texts to embed take no slot, and wait in the engine in their own order."""
+        return await self._engine.embed(request)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
         """As the engine does, once there is a place.

@@ -95,6 +95,10 @@ class TextEmbedding(Protocol):
         ...
 
 
+class EmbeddingEngine(Engine, TextEmbedding, Protocol):
+    """Generates text and turns texts into vectors."""
+
+
 class Decision(Protocol):
     """What policy said."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -20,11 +20,7 @@ from antiphon.engine.messages import Delta, Embed, Generate, Penalties, Turn
 from antiphon.serving import generation, prompts
 from antiphon.serving.embedding import EMBEDDING, vectors_text
 from antiphon.serving.narrowing import as_asked
-from antiphon.serving.ports import Engine, TextEmbedding, Texts
-
-
-class ReplayingEngine(Engine, TextEmbedding, Protocol):
-    """What generations and vectors are made again with."""
+from antiphon.serving.ports import EmbeddingEngine, Texts
 
 
 class ReplayedAttempt(msgspec.Struct, frozen=True):
@@ -52,12 +48,12 @@ class Replay(msgspec.Struct, frozen=True):
 async def replay(
     receipt: Receipt,
     *,
-    engine: ReplayingEngine,
+    engine: EmbeddingEngine,
     texts: Texts,
     receipt_of: Callable[[Scope, str], Receipt],
     release_of: Callable[[Scope, str], Release | None],
     priority: Path = "online",
-    standbys: Mapping[str, ReplayingEngine] | None = None,
+    standbys: Mapping[str, EmbeddingEngine] | None = None,
 ) -> Replay:
     """Generate again what the receipt records, through the engine that wrote it as it is now.
 
@@ -85,7 +81,7 @@ async def replay(
 
 
 async def _again(
-    attempt: Attempt, origin: Receipt, engine: ReplayingEngine, texts: Texts, priority: Path
+    attempt: Attempt, origin: Receipt, engine: EmbeddingEngine, texts: Texts, priority: Path
 ) -> ReplayedAttempt:
     content = texts.get(origin.scope, attempt.prompt_blob)
     recorded = texts.get(origin.scope, attempt.text_blob).decode()
@@ -104,14 +100,14 @@ async def _again(
     )
 
 
-async def _embedded_again(attempt: Attempt, content: bytes, engine: ReplayingEngine, priority: Path) -> tuple[str, str]:
+async def _embedded_again(attempt: Attempt, content: bytes, engine: EmbeddingEngine, priority: Path) -> tuple[str, str]:
     asked = msgspec.json.decode(content, type=tuple[str, ...])
     embedded = await engine.embed(Embed(new_id("replay"), attempt.model, asked, priority=priority))
     return vectors_text(embedded).decode(), embedded.fingerprint
 
 
 async def _generated_again(
-    attempt: Attempt, content: bytes, origin: Receipt, engine: ReplayingEngine, texts: Texts, priority: Path
+    attempt: Attempt, content: bytes, origin: Receipt, engine: EmbeddingEngine, texts: Texts, priority: Path
 ) -> tuple[str, str]:
     turns = _turns(content) if attempt.prompt_form in ("turns", None) else ()
     ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()

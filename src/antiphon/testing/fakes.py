@@ -18,9 +18,11 @@ import msgspec
 from antiphon.app.identity import ProjectIdentity
 from antiphon.batch.estimates import Estimates
 from antiphon.catalog.batch_work import BatchWork
+from antiphon.catalog.batches import Batches
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.definitions import AppliedProjects
 from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.jobs import Jobs
 from antiphon.catalog.publications import Publications
@@ -55,6 +57,7 @@ from antiphon.governance.policy import Decider
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.serving.records import Records
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.testing.fake_batches import FakeBatches
 from antiphon.testing.stored_files import file_store, request_batches
@@ -265,12 +268,17 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
         "clock": clock,
         "answering": answering or FakeAnswerer(receipts, clock),
         "authorise": decider.require,
+        "records": Records(
+            decider.decider, receipts, Blobs(database), Releases(database), Batches(database), AppliedProjects(database)
+        ),
         "audit": AuditLog(database, SECRET).append,
         "models": lambda scope: (APPLICATION, MODEL),
         "engine": engine,
         "receipts": receipts,
         "texts": Blobs(database),
-        "explain": lambda scope, prediction: {"receipt": msgspec.to_builtins(receipts.get(scope, prediction))},
+        "explain": lambda scope, prediction, source_rows: {
+            "receipt": msgspec.to_builtins(receipts.get(scope, prediction))
+        },
         "replay": replay,
         "releases": Releases(database),
         "transitions": RolloutTransitions(

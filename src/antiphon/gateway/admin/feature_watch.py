@@ -10,6 +10,7 @@ import msgspec
 from antiphon.catalog.holds import Hold
 from antiphon.catalog.skew_reports import SkewReport, ViewSkew
 from antiphon.core.errors import Forbidden
+from antiphon.core.scope import Scope
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
 from antiphon.gateway.operation import Call, Operation
@@ -119,9 +120,9 @@ def _resume(call: Call) -> Holding:
 def _last(call: Call) -> LastSkew:
     view = call.path["view"]
     found = call.services.watched().skew.last(call.scope, view)
-    if found is None or may_publish(call.services, call.principal, view):
-        return LastSkew(view, found)
-    return LastSkew(view, found.without_entities())
+    return LastSkew(
+        view, None if found is None else differences_shown(call.services, call.scope, call.principal, found)
+    )
 
 
 def _skew_history(call: Call) -> SkewHistory:
@@ -131,9 +132,10 @@ def _skew_history(call: Call) -> SkewHistory:
 
 def _skew(call: Call) -> SkewReport:
     wanted: Comparison = call.body
-    return call.services.watched().skew.measure(
+    view = call.path["view"]
+    found = call.services.watched().skew.measure(
         call.scope,
-        [call.path["view"]],
+        [view],
         as_of=wanted.as_of,
         since=wanted.since,
         sample=wanted.sample,
@@ -141,10 +143,12 @@ def _skew(call: Call) -> SkewReport:
         seed=wanted.seed,
         trigger=call.principal.id,
     )
+    return differences_shown(call.services, call.scope, call.principal, found)
 
 
 def _lineage(call: Call) -> Lineage:
     wanted: OfEntity = call.body
+    call.services.records.require_view(call.scope, call.principal, call.path["view"], wanted.entity)
     found = call.services.watched().lineage.of_entity(
         call.scope, f"{call.path['view']}.{wanted.feature}", wanted.entity, wanted.as_of, wanted.limit
     )
@@ -153,12 +157,40 @@ def _lineage(call: Call) -> Lineage:
 
 def _of_prediction(call: Call) -> LineageList:
     prediction, wanted = call.path["prediction"], call.query
-    found = call.services.watched().lineage.of_prediction(call.scope, prediction, wanted.feature, wanted.limit)
+    found = lineage_of_prediction(call.services, call.scope, call.principal, prediction, wanted.feature, wanted.limit)
     return LineageList(prediction, tuple(one.placeless() for one in found))
 
 
+def lineage_of_prediction(
+    services: GatewayServices, scope: Scope, who: Principal, prediction: str, feature: str | None, limit: int
+) -> tuple[Lineage, ...]:
+    """The source rows behind one feature of a prediction or all, for somebody who may read them.
+
+    Raises:
+        NotFound: no such prediction or feature. Forbidden: policy keeps them from this principal.
+    """
+    receipt = services.records.require_prediction(scope, who, prediction)
+    services.records.require_source_rows(scope, who, receipt)
+    return services.watched().lineage.of_prediction(scope, prediction, feature, limit)
+
+
+def differences_shown(services: GatewayServices, scope: Scope, who: Principal, report: SkewReport) -> SkewReport:
+    """A comparison with the examples of views whose values this principal may read; their entities are named to those
+    who may publish the view."""
+    views = {feature.view for feature in report.features}
+    readable = {view for view in views if services.records.may_read_view(scope, who, view)}
+    shown = msgspec.structs.replace(
+        report,
+        features=tuple(
+            feature if feature.view in readable else msgspec.structs.replace(feature, examples=())
+            for feature in report.features
+        ),
+    )
+    return shown if all(may_publish(services, who, view) for view in views) else shown.without_entities()
+
+
 def may_publish(services: GatewayServices, who: Principal, view: str) -> bool:
-    """Whether policy lets somebody publish a view: they may see whose values differ, and order work."""
+    """Whether policy lets somebody publish a view, and order work on it."""
     try:
         services.authorise(who, "publish", f"view/{view}")
     except Forbidden:

@@ -58,7 +58,8 @@ def _list(call: Call) -> OutcomeList:
     found = call.services.outcomes.list(
         call.scope, call.path["application"], wanted.status, wanted.before, wanted.limit
     )
-    return OutcomeList(tuple(line(outcome) for outcome in found))
+    readable = call.services.records.readable_outcomes(call.scope, call.principal, call.path["application"], found)
+    return OutcomeList(tuple(line(outcome) for outcome in readable))
 
 
 def _performance(call: Call) -> Performance:
@@ -69,6 +70,7 @@ def _performance(call: Call) -> Performance:
 
 
 def _drift(call: Call) -> DriftReport:
+    call.services.records.require_application(call.scope, call.principal, call.path["application"])
     return call.services.outcomes.drift(call.scope, call.path["application"])
 
 

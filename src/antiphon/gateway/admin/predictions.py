@@ -7,13 +7,16 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 
 from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
+from antiphon.gateway import limits
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.principal import Principal
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -36,24 +39,41 @@ def _list(call: Call) -> shapes.PredictionList:
 
 
 def _get(call: Call) -> shapes.PredictionDetail:
-    return detail(call.services, call.scope, call.path["prediction"])
+    return detail(call.services, call.scope, call.principal, call.path["prediction"])
 
 
 def _explain(call: Call) -> Mapping[str, Any]:
-    return call.services.explain(call.scope, call.path["prediction"])
+    records, prediction = call.services.records, call.path["prediction"]
+    receipt = records.require_prediction(call.scope, call.principal, prediction)
+    source_rows = records.may_read_source_rows(call.scope, call.principal, receipt)
+    return call.services.explain(call.scope, prediction, source_rows)
 
 
 async def _replay(call: Call) -> Mapping[str, Any]:
-    return await call.services.replay(call.scope, call.path["prediction"])
+    services, who, prediction = call.services, call.principal, call.path["prediction"]
+    receipt = await run_in_threadpool(services.records.require_replay, call.scope, who, prediction)
+    if receipt.cache.prediction is not None:
+        receipt = await run_in_threadpool(services.receipts.get, call.scope, receipt.cache.prediction)
+    reservation = await limits.reserve_again(services, who, receipt)
+    try:
+        replayed = await services.replay(call.scope, prediction)
+    except BaseException as error:
+        if reservation is not None:
+            reservation.failed(error)
+        raise
+    if reservation is not None:
+        reservation.answered(receipt.usage.prompt_tokens, receipt.usage.completion_tokens)
+    return replayed
 
 
-def detail(services: GatewayServices, scope: Scope, prediction: str) -> shapes.PredictionDetail:
-    """A receipt with its texts.
+def detail(services: GatewayServices, scope: Scope, who: Principal, prediction: str) -> shapes.PredictionDetail:
+    """A receipt with its texts, for somebody who may read them.
 
     Raises:
         NotFound: no such prediction in this scope.
+        Forbidden: policy keeps it from this principal.
     """
-    receipt: Receipt = services.receipts.get(scope, prediction)
+    receipt: Receipt = services.records.require_prediction(scope, who, prediction)
 
     def text(blob: str | None) -> str | None:
         try:
@@ -87,7 +107,7 @@ OPERATIONS = (
     Operation(
         "GET",
         "/admin/predictions/{prediction}/explain",
-        "Everything a prediction was made from, down to the source rows.",
+        "Everything a prediction was made from; down to the source rows for those who may read these.",
         "read",
         dict[str, Any],
         _explain,
@@ -95,7 +115,7 @@ OPERATIONS = (
     Operation(
         "POST",
         "/admin/predictions/{prediction}/replay",
-        "Make the text again and compare.",
+        "Make the text again and compare; asked, bounded and counted like the answer.",
         "read",
         dict[str, Any],
         _replay,

@@ -9,8 +9,11 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import Verdict
+from antiphon.core.scope import Scope
 from antiphon.features.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.principal import Principal
 
 Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
@@ -60,8 +63,46 @@ class KeptAside(msgspec.Struct, frozen=True):
     expired_at: datetime | None = None
 
 
+def description(
+    services: GatewayServices, scope: Scope, who: Principal, view: str, version: str | None = None
+) -> ViewDescription:
+    """A view as it is declared and served; statistics of its values for those who may read these.
+
+    Raises:
+        NotFound: there is no such view or version.
+    """
+    found = services.remembered().describe(scope, view, version)
+    if services.records.may_read_view(scope, who, view):
+        return found
+    latest = found.latest
+    if latest is not None:
+        latest = msgspec.structs.replace(latest, manifest=_without_values(latest.manifest))
+    return msgspec.structs.replace(found, current=_without_values(found.current), latest=latest)
+
+
+def difference(services: GatewayServices, scope: Scope, who: Principal, before: str, after: str) -> ViewDifference:
+    """Two versions of a view; statistics of their values for those who may read these.
+
+    Raises:
+        NotFound: there is no such version.
+    """
+    found = services.remembered().difference(scope, before, after)
+    if services.records.may_read_view(scope, who, found.view):
+        return found
+    return msgspec.structs.replace(found, features=(), columns=())
+
+
+def _without_values(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
+    if manifest is None:
+        return None
+    quality = manifest.source_quality
+    if quality is not None:
+        quality = msgspec.structs.replace(quality, columns={})
+    return msgspec.structs.replace(manifest, statistics={}, checks=(), source_quality=quality)
+
+
 def _describe(call: Call) -> ViewDescription:
-    found = call.services.remembered().describe(call.scope, call.path["view"], call.query.version)
+    found = description(call.services, call.scope, call.principal, call.path["view"], call.query.version)
     # Where files lie on the server is nobody's business over HTTP.
     source = msgspec.structs.replace(found.definition.source, path=None)
     definition = msgspec.structs.replace(found.definition, source=source, quality=None)
@@ -87,11 +128,12 @@ def _history(call: Call) -> History:
 
 
 def _diff(call: Call) -> ViewDifference:
-    return call.services.remembered().difference(call.scope, call.query.before, call.query.after)
+    return difference(call.services, call.scope, call.principal, call.query.before, call.query.after)
 
 
 def _quarantine(call: Call) -> KeptAside:
     view = call.path["view"]
+    call.services.records.require_view(call.scope, call.principal, view)
     found = call.services.remembered().quarantine(call.scope, view, call.query.version, call.query.limit)
     if found is None:
         return KeptAside(view, None, 0, {}, ())

@@ -58,8 +58,13 @@ def _job(call: Call) -> shapes.BatchLine:
 def _rows(call: Call) -> shapes.BatchRows:
     page: Page = call.query
     listed = call.services.batches.rows(call.scope, call.path["job"], page.after, page.limit)
-    rows = shapes.read_all(listed, shapes.BatchRow)
-    return shapes.BatchRows(rows, rows[-1].line if len(rows) == page.limit else None)
+    readable = listed
+    if listed:
+        job = call.services.batches.get(call.scope, call.path["job"])
+        readable = call.services.records.readable_rows(call.scope, call.principal, job, listed)
+    return shapes.BatchRows(
+        shapes.read_all(readable, shapes.BatchRow), listed[-1].line if len(listed) == page.limit else None
+    )
 
 
 def _runs(call: Call) -> shapes.RunList:

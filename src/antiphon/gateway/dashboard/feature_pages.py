@@ -14,6 +14,7 @@ from antiphon.features.history import StatisticsDifference
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.admin.publications import glances
+from antiphon.gateway.admin.views import description, difference
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.plots import Plot
@@ -81,7 +82,7 @@ async def _show(
 ) -> Response:
     services = pages.services
     history = services.remembered()
-    shown = await run_in_threadpool(history.describe, scope, name)
+    shown = await run_in_threadpool(description, services, scope, who, name)
     lines = await run_in_threadpool(history.history, scope, name, _VERSIONS)
     fresh = await run_in_threadpool(pages.services.freshness, scope)
     current = shown.current
@@ -116,7 +117,7 @@ async def _show(
 async def diff(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Two versions: the definition, and every feature's and column's distribution."""
     before, after = (request.query_params.get(name, "") for name in ("before", "after"))
-    found = await run_in_threadpool(pages.services.remembered().difference, scope, before, after)
+    found = await run_in_threadpool(difference, pages.services, scope, who, before, after)
     parts: list[tuple[str, list[tuple[StatisticsDifference, Plot | None]]]] = [
         ("Features", [(one, histogram(one)) for one in found.features]),
         ("Columns of the source", [(one, histogram(one)) for one in found.columns]),

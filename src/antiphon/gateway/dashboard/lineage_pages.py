@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from antiphon.core.scope import Scope
 from antiphon.features.lineage import Lineage
+from antiphon.gateway.admin.feature_watch import lineage_of_prediction
 from antiphon.gateway.dashboard.pages import Pages
 from antiphon.governance.principal import Principal
 
@@ -18,8 +19,7 @@ async def lineage(pages: Pages, request: Request, who: Principal, scope: Scope) 
     """One feature of a prediction, or all; those that an on-demand feature read follow it."""
     prediction = str(request.path_params["prediction"])
     feature = request.query_params.get("feature") or None
-    tracing = pages.services.watched().lineage.of_prediction
-    found = await run_in_threadpool(tracing, scope, prediction, feature, _ROWS)
+    found = await run_in_threadpool(lineage_of_prediction, pages.services, scope, who, prediction, feature, _ROWS)
     shown: list[Lineage] = []
     for one in found:
         shown += [one.placeless(), *(read.placeless() for read in one.reads if feature is not None)]

@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import Forbidden, InvalidInput, NotFound
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.dashboard.pages import Pages
@@ -21,7 +21,8 @@ RUNS = 50
 
 async def outcomes(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Counts, coverage, measures and drift of one application."""
-    found = await run_in_threadpool(_read, pages.services, scope, request.query_params.get("application") or None)
+    wanted = request.query_params.get("application") or None
+    found = await run_in_threadpool(_read, pages.services, scope, who, wanted)
     return pages.render("outcomes.html", 200, page="outcomes", who=who, statuses=STATUSES, **found)
 
 
@@ -40,7 +41,7 @@ async def _runs(pages: Pages, scope: Scope) -> tuple[shapes.RunLine, ...]:
     return shapes.read_all(found, shapes.RunLine)
 
 
-def _read(services: GatewayServices, scope: Scope, wanted: str | None) -> dict[str, object]:
+def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str | None) -> dict[str, object]:
     known = applications(services, scope)
     application = chosen(known, wanted)
     found: dict[str, object] = {"applications": known, "application": application, "performance": None, "why": None}
@@ -48,9 +49,10 @@ def _read(services: GatewayServices, scope: Scope, wanted: str | None) -> dict[s
         return found
     try:
         performance = services.outcomes.performance(scope, application, None, None)
+        services.records.require_application(scope, who, application)
         drift = services.outcomes.drift(scope, application)
-    except (InvalidInput, NotFound) as error:
-        # It declares no outcome, or is applied no more: there is nothing to show, and what to do is said.
+    except (InvalidInput, NotFound, Forbidden) as error:
+        # It declares no outcome, is applied no more, or is not for this reader: nothing is shown, and what to do is.
         return {**found, "why": error}
     releases = {release.id: release for release in services.releases.list(scope, application)}
     return {

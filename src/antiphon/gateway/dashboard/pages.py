@@ -130,7 +130,7 @@ class Pages:
         )
 
     async def prediction(self, request: Request, who: Principal, scope: Scope) -> Response:
-        found = await run_in_threadpool(detail, self.services, scope, str(request.path_params["prediction"]))
+        found = await run_in_threadpool(detail, self.services, scope, who, str(request.path_params["prediction"]))
         return self.render("prediction.html", page="requests", who=who, found=found, receipt=found.receipt)
 
 

@@ -14,7 +14,7 @@ from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
-from antiphon.gateway.admin.feature_watch import may_publish
+from antiphon.gateway.admin.feature_watch import differences_shown, may_publish
 from antiphon.gateway.dashboard import plots
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.governance.principal import Principal
@@ -60,8 +60,8 @@ async def _show(
     lines = compared(await run_in_threadpool(kept.history, scope, view or None, MOST_LINES))
     may = await run_in_threadpool(may_publish, services, who, "*")
     views = sorted({one.view for one in await run_in_threadpool(services.freshness, scope)})
-    if found is not None and not may:
-        found = found.without_entities()
+    if found is not None:
+        found = await run_in_threadpool(differences_shown, services, scope, who, found)
     code = 200 if problem is None else problem.http_status
     return pages.render(
         "skew.html", code, page="features", who=who, found=found, may=may, views=views, problem=problem, most=MOST,

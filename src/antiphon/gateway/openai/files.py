@@ -88,6 +88,7 @@ async def content(request: Request) -> Response:
     file = request.path_params["file"]
     services, principal = await permitted(request, "read", f"file/{file}")
     found = await run_in_threadpool(services.filed().get, services.scope(principal), file)
+    await run_in_threadpool(services.records.require_file, services.scope(principal), principal, found)
     wanted = _range(request.headers.get("range"), found.size)
     first, end = wanted or (0, found.size)
     headers = {
