@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from antiphon.app import workflows
 from antiphon.app.store import Store
 from antiphon.batch.ports import DecideRows
 from antiphon.catalog.releases import Release
@@ -13,13 +14,15 @@ from antiphon.catalog.rollouts import Rollout
 from antiphon.core.errors import Forbidden
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
+from antiphon.durable.run import Run
 from antiphon.governance.policy import Decision, Resource
-from antiphon.governance.policy_request import Row, application_resource
+from antiphon.governance.policy_request import Action, Row, application_resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.residual import RowPolicy
 from antiphon.learning.ports import MayTrain, Withheld
 from antiphon.releases.ports import Promoting
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.serving.records import view_resource
 
 TRAINING = "training"
 """The principal that datasets are read for: what everybody may learn from is decided about it."""
@@ -106,6 +109,43 @@ def promoting(store: Store) -> Promoting:
             )
 
     return ask
+
+
+def require_cancel(store: Store, by: Principal, run: Run) -> None:
+    """Let policy decide about ending a run: it takes the right to order what the run does, on what it does it to.
+
+    Raises:
+        Forbidden: policy denies one of these.
+    """
+    for action, resource in _ordered(store, run):
+        store.decider.require(by, action, resource, _context(store, "", run.scope.tenant))
+
+
+def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
+    """The actions under which a run of this workflow is ordered, and their resources."""
+    match run.workflow:
+        case workflows.REFRESH:
+            for key in run.arguments.get("views", ()):
+                view = str(key).partition("@")[0]
+                yield "publish", view_resource(store.applied, run.scope, view)
+        case workflows.SKEW:
+            yield "publish", Resource("view", "*", run.scope.tenant)
+        case workflows.TRAIN:
+            application = str(run.arguments.get("application", "*"))
+            live = store.releases.live(run.scope, application)
+            yield (
+                "release",
+                Resource("application", application, run.scope.tenant)
+                if live is None
+                else application_resource(live.bundle.application, tenant=run.scope.tenant),
+            )
+        case workflows.REBUILD:
+            yield "release", Resource("model", str(run.arguments.get("model", "*")), run.scope.tenant)
+        case workflows.TABLE_JOB | workflows.OPENAI_BATCH:
+            job = store.jobs.get(run.scope, str(run.arguments.get("job") or run.arguments.get("batch")))
+            yield "batch", Resource("job", job.id, run.scope.tenant, author=job.principal)
+        case _:
+            yield "administer", Resource("run", run.id, run.scope.tenant)
 
 
 def unattended(store: Store, transitions: RolloutTransitions) -> Callable[..., Rollout]:

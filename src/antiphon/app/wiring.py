@@ -25,6 +25,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.identity import project_identity
 from antiphon.app.learning_services import learning_services
 from antiphon.app.outcomes import DatasetAdapter, OutcomeAdapter
+from antiphon.app.policies import require_cancel
 from antiphon.app.policy_service import PolicyService, records
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
@@ -43,6 +44,7 @@ from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
+from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import statuses
@@ -77,7 +79,7 @@ class Wired:
         """Everything the gateway calls; ``confined`` keeps batch files inside the project's folder."""
         store, explaining = self.store, Explaining(self.store)
 
-        def authorise(principal: Principal, action: str, resource: str) -> None:
+        def authorise(principal: Principal, action: str, resource: str | Resource) -> None:
             store.decider.require(principal, action, resource, {"environment": store.settings.project.environment})
 
         async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
@@ -186,7 +188,8 @@ class RunAdapter:
     def list(self, scope: Scope, limit: int = 50) -> Any:
         return self._store.runs.list(scope, limit=limit)
 
-    def cancel(self, scope: Scope, run: str) -> Any:
+    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
+        require_cancel(self._store, by, self._store.runs.get(scope, run))
         with self._store.database.transaction() as connection:
             found = self._store.runs.get(scope, run, within=connection)
             if found.workflow == OPENAI_BATCH:

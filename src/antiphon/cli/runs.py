@@ -10,7 +10,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import show, table
-from antiphon.cli.project import services, stores
+from antiphon.cli.project import at_terminal, services, stores
 
 app = typer.Typer(name="runs", help="Executions of workflows.", no_args_is_help=True)
 
@@ -49,7 +49,7 @@ def cancel(run: RunId, project: Project = HERE, as_json: Json = False) -> None:
     async def cancelled() -> RunLine:
         async with services(project) as (ports, store):
             # What the run works on ends with it: a job over a table, or a batch with the files of what was done.
-            return read(await asyncio.to_thread(ports.runs.cancel, store.scope, run), RunLine)
+            return read(await asyncio.to_thread(ports.runs.cancel, store.scope, run, at_terminal(store)), RunLine)
 
     found = asyncio.run(cancelled())
     show(found, as_json, lambda: f"{found.id} {found.status}")

@@ -33,6 +33,7 @@ from antiphon.gateway.identity_ports import Identity
 from antiphon.gateway.learning_ports import Datasets, Outcomes
 from antiphon.gateway.policy_ports import Policies
 from antiphon.gateway.release_ports import LearningServices, Transitions
+from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
@@ -224,7 +225,9 @@ class Runs(Protocol):
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
 
-    def cancel(self, scope: Scope, run: str) -> Any: ...
+    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
+        """Raises ``Forbidden`` for somebody who may not order what the run does."""
+        ...
 
     def refresh(
         self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
@@ -290,7 +293,7 @@ class GatewayServices:
     environment: str
     clock: Clock
     answering: Answering
-    authorise: Callable[[Principal, str, str], None]
+    authorise: Callable[[Principal, str, str | Resource], object]
     records: Records
     models: Callable[[Scope], Sequence[str]]
     engine: Callable[[], Awaitable[Described]]

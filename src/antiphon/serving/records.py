@@ -104,7 +104,7 @@ class Records:
         Raises:
             Forbidden: it denies.
         """
-        resource = self._view(scope, view)
+        resource = view_resource(self._applied, scope, view)
         said = self._decider(who.tenant).decide(who, SOURCE_ROWS, resource, self._context(scope, keys=keys))
         if said.allowed:
             said = self._of_view(scope, who, resource, keys)
@@ -112,7 +112,7 @@ class Records:
 
     def may_read_view(self, scope: Scope, who: Principal, view: str) -> bool:
         """Whether somebody may see values of any entity of a view, and statistics of all of them."""
-        resource = self._view(scope, view)
+        resource = view_resource(self._applied, scope, view)
         said = self._decider(who.tenant).decide(who, "read", resource, self._context(scope))
         return said.allowed and self._of_view(scope, who, resource, None).allowed
 
@@ -259,13 +259,6 @@ class Records:
         tags = None if declared is None else declared.tags.get(name)
         return Column(feature) if tags is None else Column(feature, tags.sensitivity, tags.purposes)
 
-    def _view(self, scope: Scope, view: str) -> Resource:
-        applied = self._applied.current(scope)
-        declared = None if applied is None else applied.project.views.get(view)
-        tags = {} if declared is None else declared.tags
-        columns = [Column(f"{view}.{name}", tag.sensitivity, tag.purposes) for name, tag in sorted(tags.items())]
-        return Resource("view", view, scope.tenant, tuple(columns or [Column(f"{view}.*")]))
-
     def _release(self, scope: Scope, release: str | None, application: str = "") -> Release | None:
         """A release that is kept; a plain model has none."""
         if release is None:
@@ -299,6 +292,15 @@ class Records:
                 where="policy",
                 next_step=f"`antiphon policy explain {who.id} {action} {record}` says what would have to hold.",
             )
+
+
+def view_resource(applied: AppliedProjects, scope: Scope, view: str) -> Resource:
+    """A view with every feature that it is declared with."""
+    current = applied.current(scope)
+    declared = None if current is None else current.project.views.get(view)
+    tags = {} if declared is None else declared.tags
+    columns = [Column(f"{view}.{name}", tag.sensitivity, tag.purposes) for name, tag in sorted(tags.items())]
+    return Resource("view", view, scope.tenant, tuple(columns or [Column(f"{view}.*")]))
 
 
 def _resource(application: str, release: Release | None) -> Resource:

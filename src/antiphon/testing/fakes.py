@@ -54,6 +54,7 @@ from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy import Decider
+from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
@@ -327,7 +328,7 @@ class NoRuns:
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]:
         return ()
 
-    def cancel(self, scope: Scope, run: str) -> Any:
+    def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
         return self.get(scope, run)
 
     def refresh(

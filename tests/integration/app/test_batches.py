@@ -18,6 +18,9 @@ from antiphon.governance.principal import Principal
 from antiphon.testing.chaos_project import write_project
 
 
+ADA = Principal("ada", "default", "admin")
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_project(tmp_path / "project", "simulated").root
@@ -30,17 +33,17 @@ def test_cancelling_the_run_of_a_batch_lets_its_worker_end_it(root: Path) -> Non
         upload.write(b"{}\n")
         order = BatchOrder(upload.keep("batch", "in.jsonl").id, "/v1/completions", "24h")
         batches = request_batches(store, files)
-        made = batches.create(store.scope, Principal("ada", store.scope.tenant, "admin"), order)
+        made = batches.create(store.scope, ADA, order)
         (run,) = store.runs.list(store.scope, workflow=WORKFLOW)
         runs = RunAdapter(store, None)  # type: ignore[arg-type]
-        assert runs.cancel(store.scope, run.id).status == "queued"
+        assert runs.cancel(store.scope, run.id, ADA).status == "queued"
         assert batches.get(store.scope, made.id).status == "cancelling"
         assert not store.runs.get(store.scope, run.id).cancel_requested, "somebody has to make its files"
         epoch = Batches(store.database).take_over(store.scope, made.id)
         Batches(store.database).settle(store.scope, made.id, epoch, "cancelled")
         Batches(store.database).finish(store.scope, made.id, epoch)
         with pytest.raises(Conflict, match="cancelled"):
-            runs.cancel(store.scope, run.id)
+            runs.cancel(store.scope, run.id, ADA)
         assert askable(store, store.scope) == ["simulated"]
 
 

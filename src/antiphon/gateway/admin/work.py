@@ -76,7 +76,7 @@ def _run(call: Call) -> shapes.RunLine:
 
 
 def _cancel(call: Call) -> shapes.RunLine:
-    call.services.runs.cancel(call.scope, call.path["run"])
+    call.services.runs.cancel(call.scope, call.path["run"], call.principal)
     return _run(call)
 
 
@@ -106,5 +106,13 @@ OPERATIONS = (
     Operation("GET", "/admin/batch/{job}/rows", "Finished rows, in line order.", "read", shapes.BatchRows, _rows, Page),
     Operation("GET", "/admin/runs", "List workflow runs, newest first.", "read", shapes.RunList, _runs, Limit),
     Operation("GET", "/admin/runs/{run}", "One run.", "read", shapes.RunLine, _run),
-    Operation("POST", "/admin/runs/{run}/cancel", "Ask a run to stop.", "batch", shapes.RunLine, _cancel, changes=True),
+    Operation(
+        "POST",
+        "/admin/runs/{run}/cancel",
+        "Ask a run to stop; for those who may order it.",
+        "read",
+        shapes.RunLine,
+        _cancel,
+        changes=True,
+    ),
 )

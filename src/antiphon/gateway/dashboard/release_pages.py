@@ -138,7 +138,7 @@ def _rollout(services: GatewayServices, scope: Scope, application: str) -> Rollo
     return view(found, detail(services, scope, found.id, JUDGEMENTS, USERS), moves)
 
 
-def _may(authorise: Callable[[Principal, str, str], None], who: Principal, application: str) -> bool:
+def _may(authorise: Callable[[Principal, str, str], object], who: Principal, application: str) -> bool:
     try:
         authorise(who, "release", f"release/{application}")
     except Forbidden:

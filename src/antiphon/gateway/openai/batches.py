@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -11,12 +12,15 @@ from starlette.responses import Response
 
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog.batches import Batch
+from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery, batch_object
 from antiphon.gateway.openai.file_shapes import ends_of
 from antiphon.gateway.openai.files import permitted
 from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.policy_request import Resource
+from antiphon.governance.principal import Principal
 
 
 async def create(request: Request) -> Response:
@@ -32,6 +36,7 @@ async def create(request: Request) -> Response:
         accept_late=body.accept_late,
     )
     originator = incoming.originating_user(request, principal)
+    await run_in_threadpool(_require_input, services, principal, order.input_file_id)
     made = await run_in_threadpool(services.batched().create, services.scope(principal), principal, order, originator)
     return _json(batch_object(made))
 
@@ -61,11 +66,21 @@ async def cancel(request: Request) -> Response:
     """``POST /v1/batches/ID/cancel``."""
     batch = request.path_params["batch"]
     services, principal = await permitted(request, "batch", f"job/{batch}")
+    found = await run_in_threadpool(services.batched().get, services.scope(principal), batch)
+    owned = Resource("job", batch, principal.tenant, author=found.job.principal)
+    await run_in_threadpool(services.authorise, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
     stop = services.batched().cancel
     return _json(
         batch_object(await run_in_threadpool(stop, services.scope(principal), batch, principal.id, originator))
     )
+
+
+def _require_input(services: GatewayServices, principal: Principal, file: str) -> None:
+    """A batch shows its input in what comes of it: whoever orders one may read the file."""
+    scope = services.scope(principal)
+    with suppress(NotFound):  # which is said of the field that names it
+        services.records.require_file(scope, principal, services.filed().get(scope, file))
 
 
 def _shown(services: GatewayServices, scope: Scope, found: Sequence[Batch]) -> tuple[BatchObject, ...]:

@@ -17,7 +17,7 @@ from antiphon.core.errors import InvalidInput, RangeUnsatisfiable
 from antiphon.gateway import incoming, multipart
 from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, ends_of, file_object
 from antiphon.gateway.ports import GatewayServices
-from antiphon.governance.policy_request import Action
+from antiphon.governance.policy_request import Action, Resource
 from antiphon.governance.principal import Principal
 
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
@@ -78,6 +78,9 @@ async def delete(request: Request) -> Response:
     """``DELETE /v1/files/ID``."""
     file = request.path_params["file"]
     services, principal = await permitted(request, "batch", f"file/{file}")
+    found = await run_in_threadpool(services.filed().get, services.scope(principal), file)
+    owned = Resource("file", file, principal.tenant, author=found.principal)
+    await run_in_threadpool(services.authorise, principal, "batch", owned)
     originator = incoming.originating_user(request, principal)
     await run_in_threadpool(services.filed().delete, services.scope(principal), file, principal.id, originator)
     return _json(FileDeleted(id=file))

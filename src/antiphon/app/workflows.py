@@ -1,0 +1,10 @@
+"""Every durable workflow of the product, by the name that its runs are kept under."""
+
+from antiphon.batch.orders import WORKFLOW as TABLE_JOB
+from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
+from antiphon.features.refresh import WORKFLOW as REFRESH
+from antiphon.features.skew.schedule import WORKFLOW as SKEW
+from antiphon.learning.rebuilding import WORKFLOW as REBUILD
+from antiphon.learning.retraining import WORKFLOW as TRAIN
+
+__all__ = ["OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN"]
