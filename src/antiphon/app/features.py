@@ -311,8 +311,12 @@ class FeaturePlatform:
         return found
 
     def source_files(self) -> Sequence[str]:
-        """Files, or patterns of them, that an applied view reads; a path may be a Delta table's folder."""
-        paths = [path for view in self.views().values() for path in view.source.paths]
+        """Files, or patterns of them, that an applied view or outcome reads; a path may be a Delta table's folder."""
+        applied = self._store.applied.current(self._store.scope)
+        outcomes = () if applied is None else [one.outcome for one in applied.project.applications.values()]
+        histories = [one.history for one in outcomes if one is not None and one.history is not None]
+        sources = [*(view.source for view in self.views().values()), *histories]
+        paths = [path for source in sources for path in source.paths]
         return [pattern for path in paths for pattern in (path, f"{path}/*")]
 
     def consume(self, limit: int, *, believed: float = 0.0) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 
 from antiphon.batch import tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
+from antiphon.batch.outputs import Outputs
 from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
 from antiphon.batch.prompt_sizes import prompt_tokens, scaled
 from antiphon.catalog.batch_work import Sizes
@@ -93,7 +93,8 @@ class Orders:
         root: where relative paths start.
         confined: refuse paths outside ``root``: whoever orders over HTTP names files of this machine. Tenants other
             than ``owner`` have their files in ``tenants/TENANT`` and see no others; nobody names a hidden file or one
-            in a ``private`` folder, and nobody writes over one that a pattern of ``protected`` names.
+            in a ``private`` folder.
+        protected: patterns of files that the project reads, which no order writes over.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Orders:
         self._confined = confined
         self._owner = owner
         self._private = [path.resolve() for path in private]
-        self._protected = protected
+        self._outputs = Outputs(jobs, protected)
 
     def outlook(self, scope: Scope, order: TableOrder) -> Outlook:
         """What an order would be; nothing is recorded.
@@ -131,9 +132,9 @@ class Orders:
         Raises:
             NotFound, InvalidInput: as :meth:`place`.
         """
-        return self._checked(scope, order).outlook
+        return self._checked(scope, order, None).outlook
 
-    def _checked(self, scope: Scope, order: TableOrder) -> _Checked:
+    def _checked(self, scope: Scope, order: TableOrder, principal: str | None) -> _Checked:
         deadline = None if order.within is None else self._clock.now() + _window(order.within)
         release = (
             self._releases.get(scope, order.release)
@@ -149,10 +150,11 @@ class Orders:
         if (order.input is None) == (not order.rows):
             raise InvalidInput("Give either an input file or rows.", where="input")
         output = self._absolute(scope, order.output) if order.output else None
+        source = self._absolute(scope, order.input) if order.input else None
         if output is not None:
             tables.check_format(output)
-            self._require_writable(output, str(order.output))
-        source = self._absolute(scope, order.input) if order.input else None
+            if principal is not None:
+                self._outputs.require_own(scope, order.application, principal, output, source)
         application = release.bundle.application
         defaults = defaults_of(application.on_demand)
         inputs = [name for name in input_types(application) if name not in defaults]
@@ -183,11 +185,11 @@ class Orders:
 
         Raises:
             NotFound: no such application, release or input file.
-            InvalidInput: no rows, two inputs, a row without a key column (its line is named), or it cannot have ended
-                ``within`` what is asked for.
+            InvalidInput: no rows, two inputs, a row without a key column (its line is named), it cannot have ended
+                ``within`` what is asked for, or its output is a file that is not its own.
             Conflict: the key was used for another order.
         """
-        checked = self._checked(scope, order)
+        checked = self._checked(scope, order, principal.id)
         release, source, output, total = checked.release, checked.source, checked.output, checked.sizes.rows
         deadline = checked.outlook.deadline
         as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
@@ -255,12 +257,6 @@ class Orders:
                 next_step="Put the file into the project and name it by a relative path, or send the rows themselves.",
             )
         return absolute
-
-    def _require_writable(self, output: Path, named: str) -> None:
-        if self._confined and any(fnmatch(str(output), str(Path(pattern).resolve())) for pattern in self._protected()):
-            raise InvalidInput(
-                "A feature view reads this table.", where=named, next_step="Write the answers to another file."
-            )
 
 
 def _window(within: str) -> timedelta:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +23,7 @@ import msgspec
 from antiphon.batch import tables
 from antiphon.batch.gauge import PASSING, JobMeter
 from antiphon.batch.job_order import Claim
+from antiphon.batch.outputs import Outputs
 from antiphon.batch.ports import AnswerRow, Blobs, Decided, DecideRows, Jobs, LiveReleases, Run
 from antiphon.batch.row_order import Row, in_order
 from antiphon.batch.shared import Shared
@@ -75,6 +76,7 @@ class TableJobs:
         shared: with other batch work of this process.
         decide: policy about many rows at once, so that rows that are denied cost no answer; ``None`` leaves it to
             ``answer()``, which decides about every row that is let through in any case.
+        protected: patterns of files that the project reads, which no job writes over.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class TableJobs:
         concurrency: int,
         shared: Shared,
         decide: DecideRows | None = None,
+        protected: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
@@ -94,6 +97,7 @@ class TableJobs:
         self._concurrency = concurrency
         self._shared = shared
         self._decide = decide
+        self._outputs = Outputs(jobs, protected)
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
         """Take the job over, answer the lines that have no row, finish the file.
@@ -162,7 +166,7 @@ class TableJobs:
                 next_step="Order a new job; do not change a job's input while it runs.",
             )
         await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
-        await asyncio.to_thread(self._write_output, scope, job)
+        await asyncio.to_thread(self._write_output, scope, job, epoch)
         ended = await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch))
         return {**_ended(ended), **(await asyncio.to_thread(self._denied, scope, ended))}
 
@@ -292,9 +296,9 @@ class TableJobs:
         ]
         return {"denied": len(denied), "denied_rows": denied[:_DENIED_LISTED]} if denied else {}
 
-    def _write_output(self, scope: Scope, job: BatchJob) -> None:
+    def _write_output(self, scope: Scope, job: BatchJob, epoch: int) -> None:
         if job.output:
-            tables.write(Path(job.output), (row.payload for row in self._jobs.rows(scope, job.id)))
+            self._outputs.write(job, epoch, (row.payload for row in self._jobs.rows(scope, job.id)))
 
 
 def _ordered(

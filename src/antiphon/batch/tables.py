@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,11 @@ def _require_readable(metadata: Any, path: Path) -> None:
         )
 
 
-def write(path: Path, rows: Iterable[Row]) -> int:
+def write(path: Path, rows: Iterable[Row], put: Callable[[Path], object] | None = None) -> int:
     """Write the rows beside the target, sync, and rename: the number of rows.
+
+    Args:
+        put: puts the finished file, which it is given, in the target's place; by default whatever is there is replaced.
 
     Raises:
         InvalidInput: the ending is unknown, or there can be no such file.
@@ -127,29 +131,31 @@ def write(path: Path, rows: Iterable[Row]) -> int:
     """
     check_format(path)
     try:
-        return _write(path, rows)
+        return _write(path, rows, put or (lambda finished: os.replace(finished, path)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise Unavailable(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
         raise InvalidInput(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
 
 
-def _write(path: Path, rows: Iterable[Row]) -> int:
+def _write(path: Path, rows: Iterable[Row], put: Callable[[Path], object]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     writer = {".jsonl": _write_lines, ".csv": _write_csv, ".parquet": _write_parquet}[path.suffix]
+    # New, and no link to something else.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
     try:
-        count = writer(partial, rows)
-        with partial.open("rb") as finished:
+        count = writer(draft, rows)
+        with draft.open("rb") as finished:
             os.fsync(finished.fileno())
-        partial.replace(path)
+        put(draft)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     finally:
-        partial.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     return count
 
 

@@ -33,6 +33,7 @@ ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled", "expired")
 _SCHEMA = "job-row/1"
 _SETTINGS, _ERROR = "job-settings/1", "job-error/1"
 _PAGE = 500
+_WRITTEN = "written"
 
 
 class BatchJob(msgspec.Struct, frozen=True):
@@ -65,6 +66,11 @@ class BatchJob(msgspec.Struct, frozen=True):
     updated_at: datetime
     rows_done: int = 0
     rows_failed: int = 0
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """SHA-256 of what the job has put, or was about to put, into its output file."""
+        return tuple(self.settings.get(_WRITTEN, ()))
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -135,6 +141,29 @@ class Jobs:
                     f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`."
                 )
             return self._job(connection, row)
+
+    def with_output(self, scope: Scope, output: str) -> builtins.list[BatchJob]:
+        """Jobs of a scope that write to this file."""
+        table = schema.jobs
+        statement = select(table).where(schema.owned(table, scope), table.c.output == output)
+        with self._database.read() as connection:
+            return [self._job(connection, row) for row in connection.execute(statement).all()]
+
+    def note_output(self, scope: Scope, job: str, epoch: int, digest: str) -> None:
+        """Keep what a job is about to put into its output file.
+
+        Raises:
+            Conflict: another worker took the job over.
+        """
+        with self._database.writing(None) as connection:
+            self._require_epoch(connection, scope, job, epoch)
+            found = self.get(scope, job, within=connection)
+            settings = {**found.settings, _WRITTEN: sorted({*found.written, digest})}
+            connection.execute(
+                update(schema.jobs)
+                .where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job)
+                .values(settings=self._database.seal(scope, _SETTINGS, job, msgspec.json.encode(settings)))
+            )
 
     def known(self, scope: Scope, job: str) -> bool:
         """Whether there is a job of this id."""

@@ -17,7 +17,6 @@ from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.principal import Principal
 from antiphon.testing.chaos_project import write_project
 
-
 ADA = Principal("ada", "default", "admin")
 
 

@@ -1,0 +1,119 @@
+"""Output files of table jobs: a job writes a file that is new, or that an earlier job of its own wrote.
+
+Invariants: a file that no job of the same application and principal wrote is never replaced, and neither is one that
+was changed since; what is written is known in the catalog, by its hash, before it is put in place. The names that
+views, outcomes and orders read from are refused also while there is no file yet.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from stat import S_ISREG
+
+from antiphon.batch import tables
+from antiphon.batch.ports import Jobs
+from antiphon.catalog.jobs import BatchJob
+from antiphon.core.errors import InvalidInput
+from antiphon.core.scope import Scope
+
+_PIECE = 1 << 20
+_NEXT = "Write the answers to a file that does not exist yet, or remove this one first."
+
+
+class Outputs:
+    """Checks and writes output files.
+
+    Args:
+        protected: patterns of the files that something reads: sources of views, tables of outcomes.
+    """
+
+    def __init__(self, jobs: Jobs, protected: Callable[[], Iterable[str]] = tuple) -> None:
+        self._jobs = jobs
+        self._protected = protected
+
+    def require_own(self, scope: Scope, application: str, principal: str, path: Path, source: Path | None) -> None:
+        """Refuse an output that would take the place of something else.
+
+        Raises:
+            InvalidInput: the project reads the file, the order does, or it is there and is not an earlier output of
+                this application and principal.
+        """
+        if path == source or any(_names(pattern, path) for pattern in self._protected()):
+            raise InvalidInput(
+                "The project reads this table.", where=str(path), next_step="Write the answers to another file."
+            )
+        self._require_unchanged(scope, application, principal, path)
+
+    def write(self, job: BatchJob, epoch: int, rows: Iterable[tables.Row]) -> None:
+        """Write a job's rows to its output file.
+
+        Raises:
+            InvalidInput: the file cannot be written, or is not the job's to replace any more.
+            Unavailable: the disk is full.
+            Conflict: another worker took the job over.
+        """
+        path = Path(job.output)
+        if any(_names(pattern, path) for pattern in self._protected()):
+            raise InvalidInput("The project reads this table.", where=str(path), next_step=_NEXT)
+        tables.write(path, rows, lambda finished: self._put_in_place(job, epoch, finished, path))
+
+    def _put_in_place(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
+        if path.parent.resolve() != path.parent:
+            raise InvalidInput(
+                "A link has come into the path of this file since the job was ordered.", where=str(path),
+                next_step=_NEXT,
+            )  # fmt: skip
+        self._jobs.note_output(job.scope, job.id, epoch, _digest(finished))
+        try:
+            # Unlike a rename it fails when there is a file meanwhile.
+            os.link(finished, path, follow_symlinks=False)
+        except FileExistsError:
+            self._require_unchanged(job.scope, job.application, job.principal, path)
+            finished.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # A file system without links: the name is taken first.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+            finished.replace(path)
+
+    def _require_unchanged(self, scope: Scope, application: str, principal: str, path: Path) -> None:
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InvalidInput(f"It cannot be written: {error.strerror}.", where=str(path)) from error
+        written = {
+            digest
+            for job in self._jobs.with_output(scope, str(path))
+            if (job.application, job.principal) == (application, principal)
+            for digest in job.written
+        }
+        if not written or not S_ISREG(found.st_mode) or _digest(path) not in written:
+            raise InvalidInput(
+                "The file exists, and what it holds was not written by a job of this application and principal.",
+                where=str(path),
+                next_step=_NEXT,
+            )
+
+
+def _names(pattern: str, path: Path) -> bool:
+    known = Path(pattern)
+    # A name in other letters is the same file where the file system says so.
+    return fnmatchcase(str(path).casefold(), str(known.parent.resolve() / known.name).casefold()) or fnmatchcase(
+        str(path).casefold(), str(known.resolve()).casefold()
+    )
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as content:
+        while piece := content.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()
