@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from antiphon.app import engines
@@ -19,6 +20,7 @@ from antiphon.app.batches import (
     request_batches,
 )
 from antiphon.app.explaining import Explaining
+from antiphon.app.feature_health import notices, snapshot_health
 from antiphon.app.feature_lookup import Lookups
 from antiphon.app.feature_watch import feature_watch
 from antiphon.app.features import FeaturePlatform
@@ -128,6 +130,7 @@ class Wired:
             tokenising=self.engine,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
+            notices=partial(notices, snapshot_health(store, self.features)),
             default_tenant=store.settings.project.tenant,
             prices=store.settings.prices,
             max_body_bytes=store.settings.gateway.max_body_bytes,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from antiphon.app.apply_run import APPLY, ApplyWorkflow
 from antiphon.app.batches import batch_executor, batch_shared
+from antiphon.app.feature_health import healer
 from antiphon.app.feature_skew import FeatureSkew
 from antiphon.app.learning import Learning
 from antiphon.app.outcomes import outcome_joiner
@@ -48,6 +49,9 @@ REJOIN_SECONDS = 30.0
 
 SKEW_SECONDS = 15.0
 """How often it is looked whether a comparison of batch and online is due."""
+
+HEALING_SECONDS = 1.0
+"""How often it is looked whether an online snapshot is gone or damaged."""
 
 EXPIRY_SECONDS = 60.0
 """How often files are looked for that have expired."""
@@ -127,6 +131,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         rollout_keeper(store),
         store.trail.checkpointing,
         Housekeeping(lambda: wired.features.prune().said(), name="Pruned"),
+        Housekeeping(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Built again from the lake"),
         Housekeeping(wired.files.expire, every=EXPIRY_SECONDS, name="Removed files that had expired"),
         Housekeeping(wired.files.collect, name="Removed contents that no file names"),
         Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),

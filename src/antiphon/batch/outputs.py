@@ -88,7 +88,7 @@ class Outputs:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise InvalidInput(f"It cannot be written: {error.strerror}.", where=str(path)) from error
+            raise InvalidInput(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
         written = {
             digest
             for job in self._jobs.with_output(scope, str(path))

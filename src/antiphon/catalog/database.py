@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from antiphon.catalog import copies
 from antiphon.catalog.schema import REVISION
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
@@ -195,24 +196,27 @@ class Database:
             return found
 
     def migrate(self) -> None:
-        """Bring the schema to this version's revision. Safe when several processes do it at once.
+        """Bring the schema to this version's revision, after a copy of the file was made. Safe when several processes
+        do it at once; one that fails leaves the catalog as it was.
 
         Raises:
-            SetupError: the file was written by a newer version, or is not an Antiphon catalog.
+            SetupError: the file was written by a newer version, or is not an Antiphon catalog, or a copy has no room.
         """
         if self.revision() == REVISION:
             return
         from antiphon.catalog.migration import upgrade
 
         with self.transaction() as connection:
-            upgrade(connection)
+            upgrade(connection, self.path)
 
     def truncate_log(self) -> bool:
-        """Copy the write-ahead log into the file and empty it, so that erased bytes leave the disk.
+        """Copy the write-ahead log into the file and empty it, so that erased bytes leave the disk; copies that were
+        made before migrations hold them too, and go.
 
         Returns:
             Whether it was emptied; ``False`` while a reader still needs it.
         """
+        copies.remove(self.path)
         with _translated(), self._write_lock:
             raw = self._engine.raw_connection()
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,8 +12,12 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
+from antiphon.catalog import copies
+from antiphon.catalog.earlier_forms import settle
 from antiphon.catalog.schema import REVISION
 from antiphon.core.errors import SetupError
+
+_log = logging.getLogger("antiphon.catalog")
 
 
 def configuration(connection: Connection | None = None) -> Config:
@@ -22,25 +28,42 @@ def configuration(connection: Connection | None = None) -> Config:
     return config
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, catalog: Path) -> None:
     """Bring the schema to :data:`~antiphon.catalog.schema.REVISION` inside the connection's write transaction.
 
+    Args:
+        catalog: the file, of which a copy is made first when there is anything in it.
+
     Raises:
-        SetupError: the file holds a revision this version does not know, or tables that are not Antiphon's.
+        SetupError: the file holds a revision this version does not know, or tables that are not Antiphon's, or there is
+            no room for a copy.
     """
     config = configuration(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    inspector = sa.inspect(connection)
-    if inspector.has_table("alembic_version"):
-        found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-        if found is not None and found not in known:
-            raise SetupError(
-                f"The catalog is at schema revision {found}, this version knows up to {REVISION}.",
-                where="catalog",
-                next_step="Use the newer version of Antiphon that wrote it, or restore a backup.",
-            )
-    elif inspector.get_table_names():
-        raise SetupError(
-            "The database holds tables, but no Antiphon catalog.", where="catalog", next_step="Name another file."
-        )
+    scripts = ScriptDirectory.from_config(config)
+    found = _revision(connection, {script.revision for script in scripts.walk_revisions()})
+    if found == REVISION:
+        return  # Another process was faster.
+    if found is not None:
+        copy = copies.make(catalog, found)
+        _log.warning("The catalog goes from schema revision %s to %s; %s is a copy of it.", found, REVISION, copy)
+        settle(connection, scripts, found)
     command.upgrade(config, REVISION)
+
+
+def _revision(connection: Connection, known: Collection[str]) -> str | None:
+    inspector = sa.inspect(connection)
+    if not inspector.has_table("alembic_version"):
+        if inspector.get_table_names():
+            raise SetupError(
+                "The database holds tables, but no Antiphon catalog.", where="catalog", next_step="Name another file."
+            )
+        return None
+    found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    if found is not None and found not in known:
+        raise SetupError(
+            f"The catalog is at schema revision {found}, this version knows up to {REVISION}.",
+            where="catalog",
+            next_step="Use the newer version of Antiphon that wrote it, or put the copy that it made before back "
+            "(docs/stores.md, Upgrades).",
+        )
+    return found

@@ -46,6 +46,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "models", lambda: _models(project)
     yield "catalog", lambda: _catalog(project)
     yield "stores", lambda: _stores(project)
+    yield "features", lambda: _features(project)
     yield "encryption", lambda: _encryption(project)
     yield "port", lambda: _port(project)
     yield "tls", lambda: _tls(project)
@@ -137,6 +138,17 @@ def _stores(project: Path) -> str:
     from antiphon.app.feature_stores import described
 
     return described(project)
+
+
+def _features(project: Path) -> str:
+    from antiphon.core import settings
+
+    loaded, paths = settings.load(project)
+    if loaded.catalog.url is None and not paths.catalog.exists():
+        return "nothing published yet"
+    from antiphon.app.feature_health import require_whole
+
+    return require_whole(project)
 
 
 def _encryption(project: Path) -> str:

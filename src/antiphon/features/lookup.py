@@ -7,6 +7,7 @@ the catalog being away changes nothing but is said.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -19,15 +20,18 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
+from antiphon.features import lookup_errors
 from antiphon.features.entity_rows import KEPT_ROWS, Entity, SnapshotRows
 from antiphon.features.evaluate import EntityRow
 from antiphon.features.expressions.compile_python import MeasureValue
 from antiphon.features.online.streamed import OverlayReading
-from antiphon.features.ports import OnlineSnapshots, PublicationReader, StreamedOverlay
+from antiphon.features.ports import OnlineSnapshots, OpenedSnapshot, PublicationReader, StreamedOverlay
 from antiphon.features.remedies import EarlierRows
 
 LEASE_SECONDS = 0.25
 """How long a reader takes a publication for current without asking the catalog; at most 0.5."""
+
+_log = logging.getLogger("antiphon.features")
 
 _PREPARED = 256
 """How many sets of views are found once for each publication."""
@@ -116,6 +120,7 @@ class FeatureReader:
         self._asked: float | None = None
         self._away = False
         self._snapshots: dict[tuple[str, str], SnapshotRows] = {}
+        self._condemned_ones: set[tuple[str, str]] = set()
         self._prepared: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[SnapshotRows, ...]] = {}
 
     def read(
@@ -184,21 +189,23 @@ class FeatureReader:
         broken: Corrupt | None = None
         for _ in range(_PASSED_OVER):
             if minimum_publication is not None and publication.number < minimum_publication:
-                raise _not_reached(minimum_publication, publication.number) from broken
+                raise lookup_errors.not_reached(minimum_publication, publication.number) from broken
             try:
                 return FeatureRows(
                     publication.number, self._read(self._opened(publication, views), keys, as_of), self._away
                 )
             except Corrupt as error:
-                broken = error
+                broken = broken or error
+            except FeatureUnavailable as error:
+                if broken is None:
+                    raise
+                raise lookup_errors.damaged(broken) from error
             try:
                 publication = self._publications.get(self._scope, publication.number - 1)
             except NotFound:
                 break
         assert broken is not None
-        raise Unavailable(
-            f"No publication can be read: {broken.what}", where="online store", next_step=broken.next_step
-        ) from broken
+        raise lookup_errors.damaged(broken) from broken
 
     def publication(self) -> Publication | None:
         """The publication currently leased, asked for again when the lease is over."""
@@ -228,7 +235,7 @@ class FeatureReader:
         opened = 0
         for key, snapshot in publication.snapshots.items() if publication is not None else ():
             try:
-                self._online.open(self._scope, key.partition("@")[0], snapshot)
+                self._open(key.partition("@")[0], snapshot)
                 opened += 1
             except Corrupt:
                 continue  # A read of it falls back to the publication before.
@@ -267,15 +274,13 @@ class FeatureReader:
         current = self.publication()
         number = current.number if current is not None else 0
         if minimum is not None and number < minimum:
-            raise _not_reached(minimum, number)
+            raise lookup_errors.not_reached(minimum, number)
         return number
 
     def _first(self) -> Publication:
         publication = self.publication()
         if publication is None:
-            raise FeatureUnavailable(
-                "Nothing is published yet.", where=str(self._scope), next_step="Run `antiphon features refresh`."
-            )
+            raise lookup_errors.nothing_published(self._scope)
         return publication
 
     def _opened(self, publication: Publication, views: Mapping[str, str]) -> tuple[SnapshotRows, ...]:
@@ -288,16 +293,10 @@ class FeatureReader:
         for view, version in views.items():
             snapshot = publication.snapshots.get(f"{view}@{version}")
             if snapshot is None:
-                raise FeatureUnavailable(
-                    f"The view {view!r} is not published in definition version {version}.",
-                    where=f"publication {publication.number}",
-                    next_step=f"Run `antiphon features refresh {view}`; a held view is set free by "
-                    f"`antiphon features resume {view} --reason …` first.",
-                )
+                raise lookup_errors.not_published(view, version, publication.number)
             found = self._snapshots.get((view, snapshot))
             if found is None:
-                store = self._online
-                found = SnapshotRows(view, store.open(self._scope, view, snapshot), store.entity_hashes, self._kept)
+                found = SnapshotRows(view, self._open(view, snapshot), self._online.entity_hashes, self._kept)
                 self._snapshots[view, snapshot] = found
             opened.append(found)
         if len(self._prepared) >= _PREPARED:
@@ -312,14 +311,42 @@ class FeatureReader:
         entities = [one.entities(keys) for one in opened]
         reading = self._streamed(opened, entities)
         return tuple(
-            (
-                one,
-                one.rows(
-                    asked, as_of, one.streamed(asked, reading) if reading is not None and one.offset is not None else {}
-                ),
-            )
-            for one, asked in zip(opened, entities, strict=True)
+            (one, self._rows_of(one, asked, as_of, reading)) for one, asked in zip(opened, entities, strict=True)
         )
+
+    def _rows_of(
+        self, one: SnapshotRows, asked: Sequence[Entity], as_of: int | Sequence[int], reading: OverlayReading | None
+    ) -> list[EntityRow]:
+        streamed = one.streamed(asked, reading) if reading is not None and one.offset is not None else {}
+        try:
+            return one.rows(asked, as_of, streamed)
+        except (FeatureUnavailable, InvalidInput, Unavailable):
+            raise
+        except Exception as error:
+            # Damaged bytes fail in whatever way decodes them; the hash of all of them tells damage from a defect.
+            if not self._condemned(one.view, one.snapshot):
+                raise
+            raise lookup_errors.corrupt(one.view, one.snapshot) from error
+
+    def _open(self, view: str, snapshot: str) -> OpenedSnapshot:
+        try:
+            opened = self._online.open(self._scope, view, snapshot)
+        except Corrupt:
+            self._condemned(view, snapshot)
+            raise
+        self._condemned_ones.discard((view, snapshot))
+        return opened
+
+    def _condemned(self, view: str, snapshot: str) -> bool:
+        """Whether a snapshot is damaged; if so, nothing that was read of it is used any more."""
+        if not self._online.condemn(self._scope, view, snapshot):
+            return False
+        self._snapshots.pop((view, snapshot), None)
+        self._prepared = {}
+        if (view, snapshot) not in self._condemned_ones:
+            self._condemned_ones.add((view, snapshot))
+            _log.error("The online snapshot %s of %s is damaged; it is built again from the lake.", snapshot, view)
+        return True
 
     def _streamed(self, opened: Sequence[SnapshotRows], entities: Sequence[Sequence[Entity]]) -> OverlayReading | None:
         """The events after the snapshots, of the views that follow a stream."""
@@ -334,11 +361,7 @@ class FeatureReader:
         reading = self._overlay.read([one.prefix for one, _, _ in following], wanted)
         for one, offset, _ in following:
             if reading.pruned[one.prefix] > offset:
-                raise Unavailable(
-                    f"Streamed events after the snapshot of {one.view!r} are pruned.",
-                    where="overlay",
-                    next_step="Roll back with `antiphon features rollback`, which restores them first.",
-                )
+                raise lookup_errors.pruned(one.view)
         return reading
 
 
@@ -354,11 +377,3 @@ def _values(one: SnapshotRows, row: EntityRow) -> dict[str, FeatureValue]:
         )
         for name, value, event_time, offset in zip(one.names, row.values, row.event_times, offsets, strict=True)
     }
-
-
-def _not_reached(minimum: int, number: int) -> Unavailable:
-    return Unavailable(
-        f"Publication {minimum} is not readable here yet; {number} is.",
-        where="minimum_publication",
-        next_step="Try again in a moment.",
-    )

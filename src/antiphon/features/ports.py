@@ -280,6 +280,18 @@ class OnlineSnapshots(Protocol):
         """The snapshot, opened once per process; raises ``Corrupt`` when it is missing or damaged."""
         ...
 
+    def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Whether the snapshot is there to be read, as far as that is known without reading it."""
+        ...
+
+    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Whether the snapshot is there and undamaged; all of it is read."""
+        ...
+
+    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read."""
+        ...
+
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Let go of opened snapshots that are not among (view, snapshot) of ``keep``."""
         ...

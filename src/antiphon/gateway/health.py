@@ -40,6 +40,8 @@ async def readyz(request: Request) -> Response:
     services: GatewayServices = request.app.state.services
     parts = dict(await services.ready())
     notices: dict[str, str] = {}
+    with suppress(AntiphonError):  # What does not answer is told by its own part.
+        notices |= await asyncio.to_thread(services.notices)
     transport: TransportSecurity | None = getattr(request.app.state, "transport", None)
     if transport is not None:
         parts["certificate"] = transport.part()

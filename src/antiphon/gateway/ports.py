@@ -273,7 +273,8 @@ class GatewayServices:
             compared.
         freshness: of each served view.
         processes: the children under supervision.
-        ready: part to what is wrong with it, ``None`` when it is fine.
+        ready: part to what is wrong with it, ``None`` when it is fine. ``notices``: part to what ought to be seen to
+            although it serves.
         learning: models, evaluations and rollouts; ``None`` where none of these is wired.
         policies: versions of policies; ``None`` like the trail.
         trail: the audit log; without one, refusals and readings leave no evidence (tests of other parts).
@@ -313,6 +314,7 @@ class GatewayServices:
     identity: Identity
     processes: Callable[[], Sequence[ProcessStatus]]
     ready: Callable[[], Awaitable[Mapping[str, str | None]]]
+    notices: Callable[[], Mapping[str, str]] = dict
     default_tenant: str = "default"
     prices: PriceSettings = field(default_factory=PriceSettings)
     max_body_bytes: int = 4_000_000

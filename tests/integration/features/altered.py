@@ -15,7 +15,8 @@ from antiphon.features.online.encoding import (
     encode_block,
     encode_tiles,
 )
-from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, read_seal
+from antiphon.features.online.sealed import SealedSnapshot, SealedWriter
+from antiphon.features.online.seals import read_seal
 from antiphon.features.plan import Plan
 from antiphon.features.tiles.entity_state import Block, TileRow, block_of
 from antiphon.features.tiles.tile import Tile

@@ -12,7 +12,7 @@ from antiphon.catalog.publications import Publication
 from antiphon.core.errors import FeatureUnavailable, InvalidInput, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.features.lookup import FeatureReader
-from antiphon.features.online.sealed import seal_path
+from antiphon.features.online.seals import seal_path
 
 EWR = {"origin": "EWR", "dest": "SFO"}
 

@@ -18,7 +18,8 @@ from antiphon.core.errors import Corrupt, Unavailable
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.online.encoding import META
-from antiphon.features.online.sealed import SealedWriter, read_seal, seal_path, write_seal
+from antiphon.features.online.sealed import SealedWriter
+from antiphon.features.online.seals import read_seal, seal_path, write_seal
 from antiphon.governance.sealing import AesGcmCodec
 
 WORD = b"PLANTEDWORD"

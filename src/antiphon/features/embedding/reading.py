@@ -195,6 +195,15 @@ class _Texts:
     def build(self, manifest: SnapshotManifest, spec: FeatureViewSpec, lake: Lake) -> bool:
         return self._online.build(manifest, spec, lake)
 
+    def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
+        return self._online.sealed(scope, view, snapshot)
+
+    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
+        return self._online.whole(scope, view, snapshot)
+
+    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
+        return self._online.condemn(scope, view, snapshot)
+
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         pass
 

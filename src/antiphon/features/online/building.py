@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 
 _COPIED = 1_000
+_FILES = 3
+"""Events with values, tiles, and finished values."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -83,6 +85,12 @@ def fill(
         Unavailable: disk or the store ran out or went away.
     """
     plan = plan_of(spec)
+    if len(manifest.files) < _FILES:
+        raise Corrupt(
+            f"The snapshot {manifest.id} has {len(manifest.files)} lake files; this version reads {_FILES}.",
+            where="lake",
+            next_step="Refresh the view: `antiphon features refresh`.",
+        )
     with (
         lake.open(manifest.files[0].path) as events,
         lake.open(manifest.files[1].path) as tiles,

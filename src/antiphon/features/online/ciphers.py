@@ -59,7 +59,7 @@ class SealedValues:
             raise Corrupt(
                 "A value of the online store does not open: it was changed or moved from another place.",
                 where="online store",
-                next_step="Delete the file; it is built again from the lake by publishing the view again.",
+                next_step="`antiphon up` builds the file again from the lake.",
             ) from error
 
 

@@ -33,7 +33,7 @@ def acquire(path: Path, **options: Any) -> Any:
                 environment = lmdb.open(str(path.resolve()), subdir=False, max_dbs=0, **options)
             except lmdb.Error as error:
                 raise Unavailable(
-                    f"The online file {path.name} cannot be opened: {error}.",
+                    f"The online file {path.name} cannot be opened: {said(error)}.",
                     where="online store",
                     next_step="Check the folder's permissions and disk space.",
                 ) from error
@@ -57,8 +57,13 @@ def room_needed(name: str, next_step: str = "Free disk space and try again.") ->
     except lmdb.Error as error:
         # Of a disk without room, as of one that fails, LMDB hands on what the system said.
         full = isinstance(error, lmdb.MapFullError)
-        said = f"{name} is full." if full else f"{name} cannot be written: {error}."
-        raise Unavailable(said, where="online store", next_step=next_step) from error
+        what = f"{name} is full." if full else f"{name} cannot be written: {said(error)}."
+        raise Unavailable(what, where="online store", next_step=next_step) from error
+
+
+def said(error: Exception) -> str:
+    """LMDB's own words without the path before them, which is nothing to a client."""
+    return str(error).rpartition("/")[2]
 
 
 def release(environment: Any) -> None:

@@ -290,7 +290,7 @@ class RedisSnapshot:
         return Corrupt(
             f"The online snapshot {self._place.snapshot} cannot be used: {why}.",
             where=f"online store {self._server.name}",
-            next_step="It is rebuilt from the lake by publishing the view again.",
+            next_step="`antiphon up` builds it again from the lake.",
         )
 
 

@@ -21,6 +21,8 @@ from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.ports import Lake
 
 _SCAN = 1_000
+_ANY_TIME = 1e18
+"""Seconds since 1970 that every seal is older than."""
 
 
 class RedisStore:
@@ -110,6 +112,44 @@ class RedisStore:
             with self._lock:
                 found = self._opened.setdefault(place, opened)
         return found
+
+    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        place = Place(scope, view, snapshot)
+        with self._server.answering():
+            stored = self._server.client.get(place.seal)
+        if self.whole(scope, view, snapshot):
+            return False
+        if stored is not None:
+            self._unseal(place, stored)
+        with self._lock:
+            self._opened.pop(place, None)
+        return True
+
+    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Whether everything that the snapshot's seal names is there as it was; all of it is read.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        try:
+            for _ in self.values(scope, view, snapshot):
+                continue
+        except (Corrupt, msgspec.DecodeError):
+            return False
+        return True
+
+    def _unseal(self, place: Place, stored: bytes) -> None:
+        build = _build_of(stored)
+        if build is not None:
+            self._dropped(place, build, stored, _ANY_TIME)
+            return
+        with self._server.answering():
+            self._server.client.delete(place.seal)
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``."""

@@ -2,8 +2,10 @@
 
 Invariant: a file without a seal that matches its bytes is never read. Order of writing: build under a temporary
 name, fsync, rename, fsync the folder, then the seal by the same steps. A crash leaves garbage, never half a file
-that looks whole. Under a codec that seals, every value is sealed under a key of the file's own, which stands sealed
-in the seal: replacing a seal is replacing the key that protects the file.
+that looks whole. Before every reading the open file is held against its size and time of change as they were when its
+hash was checked: a page of the map that the file no longer has would end the process (SIGBUS). Under a codec that
+seals, every value is sealed under a key of the file's own, which stands sealed in the seal: replacing a seal is
+replacing the key that protects the file.
 
 Keys and values are those of ``encoding``.
 """
@@ -11,16 +13,15 @@ Keys and values are those of ``encoding``.
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import os
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -46,6 +47,7 @@ from antiphon.features.online.encoding import (
     plain_kinds,
 )
 from antiphon.features.online.finished import layout_of
+from antiphon.features.online.seals import Seal, is_sealed, one_at_a_time, read_seal, seal_path, write_seal
 from antiphon.features.online.sorting import SortedRecords
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import StateQuestion
@@ -53,32 +55,6 @@ from antiphon.features.tiles.entity_state import NOTHING, Block, EntityState
 
 _SCHEMA = "online/1"
 _CACHED_ENTITIES = 4_096
-
-
-class Seal(msgspec.Struct, frozen=True):
-    """What stands beside a finished file.
-
-    Attributes:
-        format: of the file; 0 of one older than seals that say it.
-        key: packed envelope of the file's key, in base64; ``None`` for a file in plaintext.
-        otherwise: while a file is being replaced by one of the same content: the seal of the other one. Whichever of
-            the two is there is whole.
-    """
-
-    snapshot: str
-    sha256: str
-    bytes: int
-    key: str | None = None
-    otherwise: Seal | None = None
-    format: int = 0
-
-    @property
-    def alternatives(self) -> tuple[Seal, ...]:
-        """The seals that a file here may match."""
-        return (self,) if self.otherwise is None else (self, self.otherwise)
-
-
-_decode_seal = msgspec.json.Decoder(Seal).decode
 
 
 class SealedWriter:
@@ -148,7 +124,7 @@ class SealedWriter:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
         seal = Seal(self._meta.snapshot, digest, self._temporary.stat().st_size, self._key, format=self._meta.format)
-        with _one_at_a_time(self._target.parent):
+        with one_at_a_time(self._target.parent):
             if instead_of is not None:
                 before = msgspec.structs.replace(instead_of, otherwise=None)
                 write_seal(self._target, msgspec.structs.replace(seal, otherwise=before))
@@ -168,53 +144,9 @@ class SealedWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """The kernel takes the lock back from a process that dies."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def seal_path(file: Path) -> Path:
-    """Where a file's seal stands."""
-    return file.with_name(file.name + ".seal")
-
-
-def write_seal(file: Path, seal: Seal) -> None:
-    """Put a seal beside a file, whole or not at all."""
-    marker = seal_path(file)
-    draft = marker.with_name(f".{marker.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(msgspec.json.encode(seal))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(draft, marker)
-    fsync_folder(file.parent)
-
-
-def read_seal(file: Path) -> Seal:
-    """The seal beside a file; raises ``OSError`` or ``DecodeError``."""
-    return _decode_seal(seal_path(file).read_bytes())
-
-
 def key_context(scope: Scope, file: Path) -> PayloadContext:
     """The place that a file's key is sealed for."""
     return PayloadContext(_SCHEMA, scope, f"{file.parent.name}/{file.stem}")
-
-
-def is_sealed(file: Path, snapshot: str) -> bool:
-    """Whether the file is there with a seal of this snapshot, format and size; its hash is checked when it is
-    opened."""
-    try:
-        size = file.stat().st_size
-        wanted = (snapshot, FORMAT, size)
-        return any((seal.snapshot, seal.format, seal.bytes) == wanted for seal in read_seal(file).alternatives)
-    except (OSError, msgspec.DecodeError):
-        return False
 
 
 class SealedSnapshot:
@@ -230,18 +162,31 @@ class SealedSnapshot:
             Corrupt: the seal is missing or does not match the bytes, or the file's key does not open.
         """
         self._file = file
-        self.seal = self._check(snapshot)
-        self._cipher = _cipher_of(self.seal, file, codec, scope or Scope())
-        self._environment = environments.acquire(
-            file, readonly=True, lock=False, readahead=False, map_size=max(2**20, file.stat().st_size)
-        )
+        self._snapshot = snapshot
+        seals = self._seals()
+        # Of the file that was checked, whatever comes to stand under its name.
+        self._stream = self._opened()
+        self._hashing = threading.Lock()
+        try:
+            self._stamp, digest = self._hashed()
+            self.seal = self._matching(seals, digest)
+            self._cipher = _cipher_of(self.seal, file, codec, scope or Scope())
+            self._environment = environments.acquire(
+                file, readonly=True, lock=False, readahead=False, map_size=max(2**20, self.seal.bytes)
+            )
+            self._closing = weakref.finalize(self, _let_go, self._environment, self._stream)
+        except BaseException:
+            self._stream.close()
+            raise
+        if not os.path.samestat(file.stat(), os.fstat(self._stream.fileno())):
+            self.close()
+            raise self._broken("it was replaced while it was opened")
         self._sealing = self.seal.key is not None
-        self._closing = weakref.finalize(self, environments.release, self._environment)
         with self._environment.begin() as transaction:
             self.meta = decode_meta(self._cipher.open(META, transaction.get(META)))
         if self.meta.format != FORMAT or self.meta.snapshot != snapshot:
             self.close()
-            raise self._broken(snapshot, "it is of another format or snapshot")
+            raise self._broken("it is of another format or snapshot")
         self.plan = plan_of(self.meta.spec)
         self._decoder = RecordDecoder(self.plan, self.meta.kinds)
         self.evaluator = Evaluator(self.plan)
@@ -253,6 +198,7 @@ class SealedSnapshot:
         """The finished row of each entity, all of one transaction."""
         if self._rows is None:
             return [None] * len(entities)
+        self._require_whole()
         with self._environment.begin(buffers=True) as transaction:
             # What is stored is read where it lies, which it does as long as the transaction is open.
             stored = map(transaction.get, entities)
@@ -274,6 +220,7 @@ class SealedSnapshot:
         if found is not None:
             return found
         base = None
+        self._require_whole()
         with self._environment.begin() as transaction:
             record = transaction.get(hashed)
             if self.plan.unbounded:
@@ -293,10 +240,11 @@ class SealedSnapshot:
 
     def _block(self, hashed: bytes, index: int) -> Block:
         key = block_key(hashed, index)
+        self._require_whole()
         with self._environment.begin() as transaction:
             stored = transaction.get(key)
         if stored is None:
-            raise self._broken(self.meta.snapshot, f"the events of tile {index} are missing")
+            raise self._broken(f"the events of tile {index} are missing")
         return decode_block(self._cipher.open(key, stored))
 
     @property
@@ -315,24 +263,59 @@ class SealedSnapshot:
         """Close the file now; only when no request can be reading it."""
         self._closing()
 
-    def _check(self, snapshot: str) -> Seal:
-        try:
-            seals = read_seal(self._file).alternatives
-            with self._file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except (OSError, msgspec.DecodeError) as error:
-            raise self._broken(snapshot, f"it has no seal ({error})") from error
-        for seal in seals:
-            if seal.snapshot == snapshot and seal.sha256 == digest:
-                return seal
-        raise self._broken(snapshot, "its seal does not match its bytes")
+    @property
+    def whole(self) -> bool:
+        """Whether the file that is open still has the bytes that its seal names; all of it is read."""
+        stamp, digest = self._hashed()
+        if digest == self.seal.sha256:
+            self._stamp = stamp
+            return True
+        return False
 
-    def _broken(self, snapshot: str, why: str) -> Corrupt:
+    def _require_whole(self) -> None:
+        found = os.fstat(self._stream.fileno())
+        if (found.st_size, found.st_mtime_ns) == self._stamp:
+            return
+        # Its time changes also when a publication spares it, which changes none of its bytes.
+        if found.st_size != self.seal.bytes or not self.whole:
+            raise self._broken("it was changed while it was open")
+
+    def _seals(self) -> tuple[Seal, ...]:
+        try:
+            return read_seal(self._file).alternatives
+        except (OSError, msgspec.DecodeError) as error:
+            raise self._broken(f"it has no seal ({type(error).__name__})") from error
+
+    def _opened(self) -> BinaryIO:
+        try:
+            return self._file.open("rb")
+        except OSError as error:
+            raise self._broken(f"it cannot be opened ({error.strerror})") from error
+
+    def _hashed(self) -> tuple[tuple[int, int], str]:
+        """Size and time of change from before the bytes were read, and their hash."""
+        with self._hashing:
+            found = os.fstat(self._stream.fileno())
+            self._stream.seek(0)
+            return (found.st_size, found.st_mtime_ns), hashlib.file_digest(self._stream, "sha256").hexdigest()
+
+    def _matching(self, seals: Sequence[Seal], digest: str) -> Seal:
+        for seal in seals:
+            if seal.snapshot == self._snapshot and seal.sha256 == digest:
+                return seal
+        raise self._broken("its seal does not match its bytes")
+
+    def _broken(self, why: str) -> Corrupt:
         return Corrupt(
-            f"The online file of {snapshot} cannot be used: {why}.",
+            f"The online file of {self._snapshot} cannot be used: {why}.",
             where="online store",
-            next_step="It is rebuilt from the lake by publishing the view again.",
+            next_step="`antiphon up` builds it again from the lake.",
         )
+
+
+def _let_go(environment: Any, stream: BinaryIO) -> None:
+    environments.release(environment)
+    stream.close()
 
 
 def _cipher_of(seal: Seal, file: Path, codec: Codec | None, scope: Scope) -> ValueCipher:
@@ -342,7 +325,7 @@ def _cipher_of(seal: Seal, file: Path, codec: Codec | None, scope: Scope) -> Val
             raise Corrupt(
                 f"The online file of {seal.snapshot} is not sealed, and this project is encrypted.",
                 where="online store",
-                next_step="Delete it; it is built again from the lake by publishing the view again.",
+                next_step="Delete it; `antiphon up` builds it again from the lake.",
             )
         return PlainValues()
     return SealedValues(codec.open(codec_unpack(base64.b64decode(seal.key)), key_context(scope, file)))

@@ -18,7 +18,8 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online import environments
 from antiphon.features.online.building import copy_records, entity_hash, entity_hashes, fill
-from antiphon.features.online.sealed import SealedSnapshot, SealedWriter, is_sealed, read_seal, seal_path
+from antiphon.features.online.sealed import SealedSnapshot, SealedWriter
+from antiphon.features.online.seals import is_sealed, is_whole, one_at_a_time, read_seal, seal_path
 from antiphon.features.ports import Lake
 
 
@@ -171,6 +172,29 @@ class OnlineStore:
         except Corrupt:
             # Between its check and its opening the file may have been replaced by one of the same content.
             return SealedSnapshot(file, snapshot, self._codec, scope)
+
+    def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Whether the snapshot's file has the bytes that its seal names; all of it is read."""
+        return is_whole(self.file(scope, view, snapshot), snapshot)
+
+    def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
+        """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read."""
+        file = self.file(scope, view, snapshot)
+        with self._lock:
+            opened = self._opened.get((scope, view, snapshot))
+        damaged = opened is not None and not opened.whole
+        try:
+            with one_at_a_time(file.parent):
+                if not is_whole(file, snapshot):
+                    damaged = True
+                    seal_path(file).unlink(missing_ok=True)
+        except FileNotFoundError:
+            damaged = True  # Its folder is gone.
+        if damaged:
+            with self._lock:
+                if self._opened.get((scope, view, snapshot)) is opened:
+                    self._opened.pop((scope, view, snapshot), None)
+        return damaged
 
     def forget(self, scope: Scope, keep: Iterable[tuple[str, str]]) -> None:
         """Let go of opened snapshots of a scope that are not among (view, snapshot) of ``keep``; each closes when

@@ -1,0 +1,79 @@
+"""Whether the online snapshots of a project can be read, and healing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from antiphon.app.features import FeaturePlatform
+from antiphon.app.store import Store
+from antiphon.core.errors import Corrupt
+from antiphon.features.healing import Damage, Healer, SnapshotHealth
+
+
+def snapshot_health(store: Store, platform: FeaturePlatform) -> SnapshotHealth:
+    """Of the project's own scope."""
+    return SnapshotHealth(
+        store.scope, publications=store.publications, online=platform.online, clock=store.database.clock
+    )
+
+
+def healer(store: Store, platform: FeaturePlatform) -> Healer:
+    """For the worker."""
+
+    def refresh(view: str, key: str) -> str:
+        return platform.refresh(store.scope, views=[view], reason="healing", key=key, whole=True)
+
+    return Healer(
+        store.scope,
+        snapshot_health(store, platform),
+        snapshots=store.snapshots,
+        definitions=store.definitions,
+        online=platform.online,
+        lake=platform.lake,
+        clock=store.database.clock,
+        lock=store.paths.run / "healing.lock",
+        refresh=refresh,
+        reads=not platform.far,  # A server's memory does not rot, and reading all of it is felt.
+    )
+
+
+def notices(health: SnapshotHealth) -> Mapping[str, str]:
+    """For ``/readyz``: what serves only in part, and since when.
+
+    Raises:
+        Unavailable: catalog or online store do not answer.
+    """
+    damaged = health.damaged()
+    if not damaged:
+        return {}
+    return {"features": f"degraded: {_said(damaged)}. The worker builds it again from the lake."}
+
+
+def require_whole(root: Path) -> str:
+    """For ``antiphon doctor``: how many online snapshots are whole; every byte is read.
+
+    Raises:
+        Corrupt: some are gone or damaged.
+    """
+    store = Store.open(root)
+    platform = FeaturePlatform(store)
+    try:
+        current = store.publications.current(store.scope)
+        if current is None:
+            return "nothing published yet"
+        if damaged := snapshot_health(store, platform).unreadable():
+            raise Corrupt(
+                f"{len(damaged)} online snapshot(s) cannot be read: {_said(damaged)}.",
+                where=str(store.paths.online) if not platform.far else store.settings.features.online,
+                next_step="`antiphon up` builds them again from the lake within seconds; while it runs, see its "
+                "worker.log. If the lake is damaged too, it refreshes the view.",
+            )
+        return f"{len(current.snapshots)} online snapshots are whole"
+    finally:
+        platform.close()
+        store.close()
+
+
+def _said(damaged: list[Damage]) -> str:
+    return ", ".join(f"{one.view} ({one.snapshot}, seen {one.since:%Y-%m-%d %H:%M:%SZ})" for one in damaged)
