@@ -9,6 +9,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.core.errors import Corrupt
 from antiphon.features.healing import Damage, Healer, SnapshotHealth
+from antiphon.features.online.overlay import Overlay
 
 
 def snapshot_health(store: Store, platform: FeaturePlatform) -> SnapshotHealth:
@@ -35,6 +36,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
         lock=store.paths.run / "healing.lock",
         refresh=refresh,
         reads=not platform.far,  # A server's memory does not rot, and reading all of it is felt.
+        overlay=platform.overlay if isinstance(platform.overlay, Overlay) else None,
     )
 
 

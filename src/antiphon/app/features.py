@@ -37,7 +37,7 @@ from antiphon.features.online.redis_store import RedisStore
 from antiphon.features.online.store import OnlineStore
 from antiphon.features.ports import StreamedOverlay
 from antiphon.features.prune import Pruned, Pruner
-from antiphon.features.publish import Publisher
+from antiphon.features.publish import Publisher, included_offsets
 from antiphon.features.refresh import WORKFLOW, Refresher, made_by
 from antiphon.features.stream import StreamConsumer
 from antiphon.gateway.ports import ViewFreshness
@@ -87,6 +87,7 @@ class FeaturePlatform:
             overlay=self.overlay,
             online=self.online,
             views=self.views().values(),
+            included=partial(included_offsets, self._store.scope, self._store.publications, self._store.snapshots),
         )
 
     @cached_property

@@ -20,6 +20,7 @@ import msgspec
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, Corrupt, NotFound
 from antiphon.core.scope import Scope
+from antiphon.features.online.overlay import Overlay
 from antiphon.features.ports import DefinitionReader, Lake, OnlineSnapshots, PublicationReader, SnapshotStore
 
 _log = logging.getLogger("antiphon.features")
@@ -111,6 +112,7 @@ class Healer:
         lock: a file that the healer at work holds.
         refresh: starts a refresh of a view by name that reads all of its source; the key makes it start once.
         reads: whether every byte is read now and then.
+        overlay: the file of streamed events, read with them and set aside when it is damaged.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Healer:
         lock: Path,
         refresh: Callable[[str, str], object],
         reads: bool = True,
+        overlay: Overlay | None = None,
     ) -> None:
         self._scope = scope
         self._health = health
@@ -137,6 +140,7 @@ class Healer:
         self._lock = lock
         self._refresh = refresh
         self._reads = reads
+        self._overlay = overlay
         self._read_at = float("-inf")
         self._resting: dict[str, _Rest] = {}
 
@@ -149,6 +153,8 @@ class Healer:
         now = self._clock.monotonic()
         if self._reads and now - self._read_at >= READ_SECONDS:
             self._health.condemn()
+            if self._overlay is not None and (found := self._overlay.check()).unopened:
+                self._overlay.renew(found.problem or "an event does not open")
             self._read_at = now
         damaged = self._health.damaged()
         due = [one for one in damaged if one.snapshot not in self._resting or self._resting[one.snapshot].until <= now]

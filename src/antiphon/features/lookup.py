@@ -359,6 +359,8 @@ class FeatureReader:
             (one.prefix, hashed, offset) for one, offset, asked in following for hashed in one.hashed(asked)
         )
         reading = self._overlay.read([one.prefix for one, _, _ in following], wanted)
+        if reading.replaying:
+            raise lookup_errors.replaying()
         for one, offset, _ in following:
             if reading.pruned[one.prefix] > offset:
                 raise lookup_errors.pruned(one.view)

@@ -362,6 +362,10 @@ class StreamedOverlay(Protocol):
         missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
         ...
 
+    def caught_up(self) -> None:
+        """What a damaged overlay held was read again from the log; readings say ``replaying`` no more."""
+        ...
+
     def reseal(self) -> int:
         """Write every event anew under a new key, unless all are under the present one; how many were written."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 
@@ -256,22 +257,27 @@ class Publisher:
     def _prune(self, keep: int) -> int:
         if self._overlay is None:
             return 0
-        dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in self._included(keep).items())
+        included = partial(included_offsets, self._scope, self._publications, self._snapshots, keep)
+        dropped = sum(self._overlay.prune(view_prefix(key), offset) for key, offset in included().items())
         # Whoever rolled back since has looked before they went; and who was killed here has left that to the next.
         if self._consumer is not None:
-            for key, offset in self._included(keep).items():
+            for key, offset in included().items():
                 self._consumer.restore(self._spec(key), offset)
         return dropped
 
-    def _included(self, keep: int) -> dict[str, int]:
-        """Log offsets up to which every kept snapshot of a view includes the events."""
-        least: dict[str, int] = {}
-        for publication in self._publications.list(self._scope, keep):
-            for key, snapshot in publication.snapshots.items():
-                offset = self._snapshots.get(self._scope, snapshot).stream_offset
-                if offset is not None:
-                    least[key] = min(offset, least.get(key, offset))
-        return least
+
+def included_offsets(
+    scope: Scope, publications: PublicationStore, snapshots: SnapshotStore, keep: int = KEPT_PUBLICATIONS
+) -> dict[str, int]:
+    """``view@definition_version`` to the log offset up to which every snapshot of it in the last ``keep`` publications
+    includes the events."""
+    least: dict[str, int] = {}
+    for publication in publications.list(scope, keep):
+        for key, snapshot in publication.snapshots.items():
+            offset = snapshots.get(scope, snapshot).stream_offset
+            if offset is not None:
+                least[key] = min(offset, least.get(key, offset))
+    return least
 
 
 def _builds(publications: Iterable[Publication]) -> set[tuple[str, str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -87,15 +87,23 @@ class StreamConsumer:
         online: OnlineSnapshots,
         views: Iterable[FeatureViewSpec] = (),
         now: Callable[[], float] = time.monotonic,
+        included: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
+        """
+        Args:
+            included: ``view@definition_version`` to the offset through which every snapshot that is kept includes the
+                log; what a damaged overlay held is read again from there.
+        """
         self._scope = scope
         self._now = now
+        self._included = included
         self._resting: dict[str, _Rest] = {}
         self._log = log
         self._overlay = overlay
         self._online = online
         self._followers: dict[str, _Follower] = {}
         self._turn = 0
+        self._replaying = False
         self.follow(views)
 
     def follow(self, views: Iterable[FeatureViewSpec]) -> None:
@@ -118,7 +126,7 @@ class StreamConsumer:
             streams.setdefault(follower.spec.source.name, []).append(follower)
         names = [name for name in sorted(streams) if name not in self._resting or self._resting[name].until <= now]
         self._turn += 1
-        taken, failed = 0, dict[str, AntiphonError]()
+        taken, failed, self._replaying = 0, dict[str, AntiphonError](), False
         # Each poll begins with another stream, so that what is left over goes round.
         first = self._turn % max(1, len(names))
         for place, stream in enumerate(names[first:] + names[:first]):
@@ -133,6 +141,9 @@ class StreamConsumer:
             self._resting.pop(stream, None)
         for stream, problem in failed.items():
             self._rest(stream, problem, now)
+        if self._replaying and not taken and not self._resting:
+            self._overlay.caught_up()
+            _log.warning("Streamed events that a damaged overlay held were read again from the log.")
         return taken
 
     def _rest(self, stream: str, error: AntiphonError, now: float) -> None:
@@ -143,6 +154,9 @@ class StreamConsumer:
 
     def _poll(self, stream: str, followers: list[_Follower], limit: int) -> int:
         reading = self._overlay.read([follower.prefix for follower in followers])
+        if reading.replaying:
+            self._replaying = True
+            reading = self._begun(followers, reading)
         groups: dict[int, list[_Follower]] = {}
         for follower in followers:
             groups.setdefault(reading.offsets[follower.prefix], []).append(follower)
@@ -160,6 +174,16 @@ class StreamConsumer:
             if ahead is None:
                 ahead = stored[-1].offset if stored else offset
         return taken
+
+    def _begun(self, followers: Sequence[_Follower], reading: OverlayReading) -> OverlayReading:
+        """The state once views that nothing was read for again begin where their snapshots end."""
+        fresh = [one for one in followers if not reading.offsets[one.prefix]]
+        included = self._included() if fresh else {}
+        for one in fresh:
+            if offset := included.get(one.spec.key, 0):
+                self._overlay.prune(one.prefix, offset)  # First: who is killed in between begins here again.
+                self._overlay.apply({one.prefix: offset}, (), {})
+        return self._overlay.read([one.prefix for one in followers]) if included else reading
 
     def _apply(self, followers: list[_Follower], stored: Sequence[StoredEvent], reading: OverlayReading) -> None:
         events: list[OverlayEvent] = []

@@ -61,6 +61,13 @@ def room_needed(name: str, next_step: str = "Free disk space and try again.") ->
         raise Unavailable(what, where="online store", next_step=next_step) from error
 
 
+def damage() -> tuple[type[Exception], ...]:
+    """What LMDB raises when a file is damaged, rather than out of reach."""
+    import lmdb
+
+    return (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, lmdb.PanicError)
+
+
 def said(error: Exception) -> str:
     """LMDB's own words without the path before them, which is nothing to a client."""
     return str(error).rpartition("/")[2]

@@ -6,7 +6,8 @@ takes exactly the events after O, whichever snapshot that is.
 
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
 ``w`` + view: what was seen of its stream (:class:`Progress`; ``x`` + view, rejected events, is an older form);
-``e`` + view + entity hash + offset (8 bytes): event. ``view`` is 8 bytes of the
+``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
+(``overlay_file``). ``view`` is 8 bytes of the
 hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
 overlay's own, sealed by the codec, and an event is the number of its key followed by the sealed value. A new key is
 begun when the scope's data key is rotated.
@@ -23,6 +24,7 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import environments
+from antiphon.features.online.overlay_file import REPLAYING, OverlayFile
 from antiphon.features.online.overlay_keys import OverlayKeys
 from antiphon.features.online.streamed import (
     OverlayCheck,
@@ -36,8 +38,6 @@ from antiphon.features.online.streamed import (
 )
 
 FILE_NAME = "overlay.mdb"
-_MAP_SIZE = 2**34
-"""16 GiB of address space; the file is as large as what is in it."""
 
 
 class Overlay:
@@ -45,17 +45,12 @@ class Overlay:
 
     def __init__(self, root: Path, scope: Scope, codec: Codec | None = None) -> None:
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
-        folder = root / scope.tenant / scope.environment
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / FILE_NAME
-        self._environment = environments.acquire(self._file, map_size=_MAP_SIZE, max_readers=512)
-        # Slots of readers that were killed would keep old pages alive for ever.
-        self._environment.reader_check()
+        self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME)
 
     def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
-        reading = OverlayReading({}, {}, {}, {})
-        with self._environment.begin(buffers=False) as transaction:
+        with self._file.transaction() as transaction:
+            reading = OverlayReading({}, {}, {}, {}, replaying=transaction.get(REPLAYING) is not None)
             for view in views:
                 reading.offsets[view] = _number(transaction.get(b"o" + view))
                 reading.pruned[view] = _number(transaction.get(b"p" + view))
@@ -85,7 +80,7 @@ class Overlay:
         Raises:
             Unavailable: the overlay or its disk is full.
         """
-        with self._room_needed(), self._environment.begin(write=True) as transaction:
+        with self._room_needed(), self._file.transaction(write=True) as transaction:
             self._put(transaction, events)
             for view, offset in offsets.items():
                 if offset > _number(transaction.get(b"o" + view)):
@@ -104,7 +99,7 @@ class Overlay:
             How many were dropped.
         """
         dropped = 0
-        with self._environment.begin(write=True) as transaction:
+        with self._file.transaction(write=True) as transaction:
             prefix = b"e" + view
             cursor = transaction.cursor()
             found = cursor.set_range(prefix)
@@ -121,7 +116,7 @@ class Overlay:
     def restore(self, view: bytes, through: int, events: Iterable[OverlayEvent], pruned: int) -> bool:
         """Put the events with ``through < offset ≤ pruned`` back; from now on only those through ``through`` are
         missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
-        with self._room_needed(), self._environment.begin(write=True) as transaction:
+        with self._room_needed(), self._file.transaction(write=True) as transaction:
             now = _number(transaction.get(b"p" + view))
             if now > pruned:
                 return False
@@ -130,10 +125,19 @@ class Overlay:
                 transaction.put(b"p" + view, through.to_bytes(8, "big"))
         return True
 
+    def caught_up(self) -> None:
+        """What a damaged overlay held was read again."""
+        with self._file.transaction(write=True) as transaction:
+            transaction.delete(REPLAYING)
+
+    def renew(self, why: str) -> None:
+        """Set the overlay aside as damaged, and begin an empty one."""
+        self._file.renew(why)
+
     def reseal(self) -> int:
         """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
         now; returns how many events were written."""
-        with self._environment.begin(write=True) as transaction:
+        with self._file.transaction(write=True) as transaction:
             records = LmdbKeyRecords(transaction)
             if self._keys.current(records):
                 return 0
@@ -163,7 +167,7 @@ class Overlay:
                         return
                     yield bytes(key), bytes(value)
 
-        with self._environment.begin() as transaction:
+        with self._file.transaction() as transaction:
             return self._keys.check(LmdbKeyRecords(transaction), stored(transaction))
 
     def _put(self, transaction: Any, events: Iterable[OverlayEvent]) -> None:
@@ -179,7 +183,7 @@ class Overlay:
 
     def close(self) -> None:
         """Close the file."""
-        environments.release(self._environment)
+        self._file.close()
 
 
 def _number(stored: bytes | None) -> int:

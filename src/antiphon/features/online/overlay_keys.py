@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -19,6 +20,10 @@ from antiphon.features.online.streamed import OverlayCheck, decode_event
 _SCHEMA = "overlay/1"
 _NUMBER = 8
 """Four bytes that count and four random ones: a transaction that was undone never gives its number to another key."""
+
+_CHECKED, _CHECK_BYTES = b"\xc1", 5
+"""A value in plaintext is this byte, which MessagePack never writes, a checksum of its key and itself, and itself; of
+earlier versions it is itself alone."""
 
 
 class KeyRecords(Protocol):
@@ -54,7 +59,7 @@ class OverlayKeys:
     def seal(self, records: KeyRecords, key: bytes, value: bytes) -> bytes:
         """What is stored of a value, inside a write transaction."""
         if not self._codec.sealing:
-            return value
+            return _CHECKED + crc32(value, crc32(key)).to_bytes(4, "big") + value
         current = self._current
         if current is None or current[1] != self._codec.current_key(self._scope) or not records.get(current[0]):
             current = self._latest(records)
@@ -66,6 +71,11 @@ class OverlayKeys:
         Raises:
             Corrupt: it was changed, or moved from another key, or is not sealed.
         """
+        if stored[:1] == _CHECKED and self._codec.accepts_plain:
+            value = stored[_CHECK_BYTES:]
+            if crc32(value, crc32(key)).to_bytes(4, "big") != stored[1:_CHECK_BYTES]:
+                raise _broken()
+            return value
         if stored[:1] != b"\0":
             # A number begins with a zero byte and a MessagePack array does not.
             if not self._codec.accepts_plain:

@@ -233,6 +233,9 @@ class RedisOverlay:
                 return dropped
         return dropped
 
+    def caught_up(self) -> None:
+        """A server holds all of it or nothing; nothing of it is ever set aside."""
+
     def reseal(self) -> int:
         """Write every event anew under a new key and drop the old keys, unless all are under the data key that seals
         now; returns how many events were written. Whoever writes meanwhile starts again, under the new key."""

@@ -73,12 +73,14 @@ class OverlayReading(msgspec.Struct, frozen=True):
         pruned: view to the log offset through which its events are gone.
         progress: view to what was seen of its stream.
         events: (view, entity) to its events after the offset that was asked for, by offset.
+        replaying: it was damaged, and what it held is being read again from the log.
     """
 
     offsets: dict[bytes, int]
     pruned: dict[bytes, int]
     progress: dict[bytes, Progress]
     events: dict[tuple[bytes, bytes], list[StreamedEvent]]
+    replaying: bool = False
 
 
 decode_progress = msgspec.msgpack.Decoder(Progress).decode

@@ -1,0 +1,177 @@
+"""The file of an overlay: opened once a process, held against its size, and set aside when it is damaged.
+
+Invariants: before a transaction the file is where it was opened and no shorter, because a page of the map that the file
+no longer has would end the process (SIGBUS). A damaged file is renamed by one process, under the folder's lock, and an
+empty one takes its place that says so (:data:`REPLAYING`): everything in an overlay is in the log too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core.clock import SystemClock
+from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.features import lookup_errors
+from antiphon.features.online import environments
+from antiphon.features.online.seals import one_at_a_time
+
+REPLAYING = b"r"
+"""The key that a new overlay has until what the damaged one held was read again from the log."""
+
+KEPT = 3
+"""Damaged files that stay to be looked at; older ones go."""
+
+_MAP_SIZE = 2**34
+"""16 GiB of address space; the file is as large as what is in it."""
+
+_HEADS = 2 * 4_096
+"""Bytes without which there is no LMDB file: its two meta pages."""
+
+_MAGIC = 0xBEEFC0DE
+_log = logging.getLogger("antiphon.features")
+
+
+class _Opened:
+    """An open file; it closes when nobody holds it any more, so that a transaction under way never loses it."""
+
+    def __init__(self, file: Path) -> None:
+        self.environment = environments.acquire(file, map_size=_MAP_SIZE, max_readers=512)
+        self.close = weakref.finalize(self, environments.release, self.environment)
+        # Slots of readers that were killed would keep old pages alive for ever.
+        self.environment.reader_check()
+        found = file.stat()
+        self.identity = (found.st_dev, found.st_ino)
+        self.size = found.st_size
+
+
+class OverlayFile:
+    """One overlay's file. Safe to share between threads."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file
+        self._lock = threading.Lock()
+        self._opened = self._open()
+
+    @contextmanager
+    def transaction(self, *, write: bool = False) -> Iterator[Any]:
+        """An LMDB transaction. Damage that shows in it sets the file aside.
+
+        Raises:
+            Unavailable: the file is damaged and was set aside.
+        """
+        opened = self._current()
+        try:
+            with opened.environment.begin(write=write) as transaction:
+                yield transaction
+        except (*environments.damage(), msgspec.DecodeError, Corrupt) as error:
+            self.set_aside(opened, environments.said(error))
+            raise lookup_errors.replaying() from error
+
+    def renew(self, why: str) -> None:
+        """Set the file aside as damaged."""
+        self.set_aside(self._opened, why)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._opened.close()
+
+    def _current(self) -> _Opened:
+        opened = self._opened
+        try:
+            found = os.stat(self._file)
+        except FileNotFoundError:
+            return self._reopened(opened)
+        if (found.st_dev, found.st_ino) != opened.identity:
+            return self._reopened(opened)
+        if found.st_size < opened.size:
+            self.set_aside(opened, "it is shorter than it was")
+            raise lookup_errors.replaying()
+        opened.size = found.st_size
+        return opened
+
+    def _reopened(self, before: _Opened) -> _Opened:
+        """What stands under the name now: another process has set the file aside, or somebody has deleted it."""
+        with self._lock:
+            if self._opened is before:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> _Opened:
+        with one_at_a_time(self._file.parent):
+            if not self._file.exists():
+                # Where snapshots are, there may have been streamed events too.
+                self._put_new(replaying=any(self._file.parent.glob("[!.]*/[!.]*.mdb")))
+            elif not _covered(self._file):
+                self._replace("it is no LMDB file")
+            try:
+                return _Opened(self._file)
+            except Unavailable as error:
+                if not isinstance(error.__cause__, environments.damage()):
+                    raise
+                self._replace(error.what)
+                return _Opened(self._file)
+
+    def set_aside(self, opened: _Opened, why: str) -> None:
+        """Put an empty file in the place of this one, unless somebody has done it."""
+        with suppress(FileNotFoundError), one_at_a_time(self._file.parent):
+            found = os.stat(self._file)
+            if (found.st_dev, found.st_ino) == opened.identity:
+                self._replace(why)
+        self._reopened(opened)
+
+    def _replace(self, why: str) -> None:
+        stamp = SystemClock().now()
+        aside = self._file.with_name(f"{self._file.name}.damaged-{stamp:%Y%m%dT%H%M%S.%f}Z")
+        os.rename(self._file, aside)
+        self._put_new(replaying=True)
+        for older in sorted(self._file.parent.glob(f"{self._file.name}.damaged-*"))[:-KEPT]:
+            older.unlink(missing_ok=True)
+        _log.error(
+            "The overlay of streamed events is damaged (%s); it is set aside as %s and read again from the log.",
+            why, aside.name,
+        )  # fmt: skip
+
+    def _put_new(self, *, replaying: bool) -> None:
+        import lmdb
+
+        draft = self._file.with_name(f".{self._file.name}.new")
+        draft.unlink(missing_ok=True)
+        with lmdb.open(str(draft), subdir=False, lock=False, map_size=_MAP_SIZE) as environment:
+            if replaying:
+                with environment.begin(write=True) as transaction:
+                    transaction.put(REPLAYING, b"")
+        # A lock file belongs to the file it was made for: who has that one open keeps both.
+        self._file.with_name(f"{self._file.name}-lock").unlink(missing_ok=True)
+        os.replace(draft, self._file)
+
+
+def _covered(file: Path) -> bool:
+    """Whether a file begins like one of LMDB's; if so it is made as long as it says it is.
+
+    The pages that it lacks read as zeros then, which LMDB tells, instead of ending the process. They need not have been
+    lost: LMDB leaves out pages at the end that a transaction took and gave back.
+    """
+    with file.open("r+b") as stream:
+        metas = [stream.read(_HEADS // 2) for _ in range(2)]
+        found = [meta for meta in metas if len(meta) == _HEADS // 2 and int.from_bytes(meta[16:20], "little") == _MAGIC]
+        if len(found) < len(metas):
+            return False
+        latest = max(found, key=lambda meta: int.from_bytes(meta[144:152], "little"))
+        page, last = int.from_bytes(latest[40:44], "little"), int.from_bytes(latest[136:144], "little")
+        needed = page * (last + 1)
+        if not 0 < needed <= _MAP_SIZE:
+            return False
+        if os.fstat(stream.fileno()).st_size < needed:
+            # Never shortens a file that another process makes longer at this moment.
+            os.posix_fallocate(stream.fileno(), 0, needed)
+    return True

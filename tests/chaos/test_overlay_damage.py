@@ -1,0 +1,221 @@
+"""Overlays of streamed events that are damaged: set aside, read again from the log, and never answered from in between.
+
+The injectors know files and bytes alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.features.world import NOON, World, event, minutes
+
+from antiphon import Entity, Source, count, feature_view
+from antiphon.core.errors import Unavailable
+from antiphon.features.healing import Healer, SnapshotHealth
+from antiphon.features.online.overlay import Overlay
+from antiphon.features.publish import included_offsets
+from antiphon.features.stream import StreamConsumer
+
+ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
+SHOPS = [f"shop-{number}" for number in range(200)]
+pytestmark = pytest.mark.chaos
+
+
+@feature_view(entity=Entity("shop", ["shop"]), source=ORDERS, owner="test")
+class Busy:
+    """How busy a shop is."""
+
+    orders = count(window="2h")
+
+
+class Desk:
+    """A view with one published and one streamed event a shop, in processes that can be started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder, Busy.spec())
+        self.world.append("orders", *(event(f"a-{shop}", NOON - minutes(30), shop=shop) for shop in SHOPS))
+        self.world.publish(NOON)
+        self.world.consume()
+        self.world.append("orders", *(event(f"b-{shop}", NOON + minutes(1), shop=shop) for shop in SHOPS))
+        self.world.consume()
+
+    @property
+    def file(self) -> Path:
+        (found,) = (self.world.folder / "online").rglob("overlay.mdb")
+        return found
+
+    def orders(self, shop: str) -> object:
+        return self.world.read(NOON + minutes(2), shop=shop).values["busy.orders"].value
+
+    def restart(self) -> None:
+        world = self.world
+        world.overlay.close()
+        world.overlay = Overlay(world.folder / "online", world.scope)
+        self.consumer()
+        world.reader = world.new_reader()
+
+    def consumer(self) -> None:
+        world = self.world
+        world.consumer = StreamConsumer(
+            world.scope,
+            log=world.log,
+            overlay=world.overlay,
+            online=world.online,
+            views=list(world.specs.values()),
+            included=lambda: included_offsets(world.scope, world.publications, world.snapshots),
+        )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.world.close()
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, os.path.getsize(file) // 2 // 4096 * 4096)
+
+
+def truncate_all(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def shorten(file: Path) -> None:
+    os.truncate(file, 5000)
+
+
+def scribble(file: Path) -> None:
+    size = os.path.getsize(file)
+    with file.open("r+b") as stream:
+        stream.write(b"\xff" * size)
+
+
+def empty_pages(file: Path) -> None:
+    size = os.path.getsize(file)
+    with file.open("r+b") as stream:
+        stream.seek(8192)
+        stream.write(bytes(size - 8192))
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, truncate_all, shorten, remove, scribble, empty_pages])
+def test_a_damaged_overlay_is_set_aside_after_a_start_and_read_again(
+    desk: Desk, damage: Callable[[Path], None]
+) -> None:
+    assert desk.orders(SHOPS[0]) == 2
+    desk.world.overlay.close()
+    damage(desk.file)
+    desk.restart()
+    refused = []
+    for shop in SHOPS[:20]:
+        try:
+            assert desk.orders(shop) == 2
+        except Unavailable as error:
+            refused.append(error)
+    assert len(refused) == 20, "values without what had streamed in must not be told"
+    assert {(error.http_status, error.retry_after) for error in refused} == {(503, 1.0)}
+    assert not any("/" in str(error) for error in refused)
+    read = list[int]()
+    log = desk.world.log.read
+    desk.world.log.read = lambda *asked, **named: read.append(asked[2]) or log(*asked, **named)  # type: ignore[method-assign,func-returns-value]
+    desk.world.consume()
+    assert min(read) == len(SHOPS), "what snapshots include is not read again"
+    assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
+    if damage is not remove:
+        assert len(list(desk.file.parent.glob("overlay.mdb.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize("damage", [truncate, truncate_all, shorten, remove])
+def test_damage_under_a_running_process_is_healed_without_a_start(desk: Desk, damage: Callable[[Path], None]) -> None:
+    desk.consumer()
+    assert desk.orders(SHOPS[0]) == 2
+    damage(desk.file)
+    with pytest.raises(Unavailable, match="read again") as told:
+        desk.orders(SHOPS[1])
+    assert told.value.retry_after is not None
+    desk.world.consume()
+    assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
+
+
+def test_two_processes_set_one_overlay_aside_once(desk: Desk) -> None:
+    truncate(desk.file)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            desk.orders(SHOPS[0])
+    desk.restart()
+    assert len(list(desk.file.parent.glob("overlay.mdb.damaged-*"))) == 1
+
+
+def test_only_the_last_damaged_ones_stay(desk: Desk) -> None:
+    for _ in range(5):
+        truncate_all(desk.file)
+        with pytest.raises(Unavailable):
+            desk.orders(SHOPS[0])
+    assert len(list(desk.file.parent.glob("overlay.mdb.damaged-*"))) == 3
+
+
+def test_a_changed_event_is_found_by_its_checksum(desk: Desk) -> None:
+    moment = int((NOON + minutes(1)).timestamp() * 1e6).to_bytes(8, "big")
+    content = desk.file.read_bytes()
+    assert moment in content
+    desk.world.overlay.close()
+    with desk.file.open("r+b") as stream:
+        stream.write(content.replace(moment, moment[:-1] + bytes((moment[-1] ^ 1,))))
+    desk.restart()
+    world = desk.world
+    healer = Healer(
+        world.scope,
+        SnapshotHealth(world.scope, publications=world.publications, online=world.online, clock=world.clock),
+        snapshots=world.snapshots,
+        definitions=world.definitions,
+        online=world.online,
+        lake=world.lake,
+        clock=world.clock,
+        lock=world.folder / "healing.lock",
+        refresh=lambda view, key: None,
+        overlay=world.overlay,
+    )
+    healer.heal()
+    with pytest.raises(Unavailable, match="read again"):
+        desk.orders(SHOPS[0])
+    world.consume()
+    assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
+
+
+_READER = """
+import os, sys
+from pathlib import Path
+from antiphon.core.scope import Scope
+from antiphon.features.online.overlay import Overlay
+
+root, mode = Path(sys.argv[1]), sys.argv[2]
+overlay = Overlay(root, Scope())
+if mode == "undefended":
+    opened = overlay._file._opened
+    overlay._file._current = lambda: opened
+os.truncate(next(root.rglob("overlay.mdb")), 0)
+try:
+    overlay.read([bytes(8)])
+    overlay.check()
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(("mode", "ends"), [("defended", (0, "Unavailable")), ("undefended", (-signal.SIGBUS, ""))])
+def test_the_look_at_the_size_is_needed(desk: Desk, mode: str, ends: tuple[int, str]) -> None:
+    root = desk.world.folder / "online"
+    ended = subprocess.run(
+        [sys.executable, "-c", _READER, str(root), mode], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout.strip()) == ends, ended.stderr
