@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from antiphon.app.features import FeaturePlatform
@@ -40,7 +39,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
     )
 
 
-def notices(health: SnapshotHealth) -> Mapping[str, str]:
+def notices(health: SnapshotHealth) -> dict[str, str]:
     """For ``/readyz``: what serves only in part, and since when.
 
     Raises:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from antiphon.app import engines
@@ -69,6 +68,8 @@ class Wired:
         self.features = FeaturePlatform(store)
         self.contents = file_contents(store)
         self.files = file_store(store, self.contents)
+        self.health = snapshot_health(store, self.features)
+        self._missing_models: Mapping[str, str] = {}
         self.lookups = Lookups(store, self.features, self.live)
         self.gated = gated(store, self.engine)
         services = serving_services(store, self.gated, self.commit, self.live, self.features, standbys=self.standbys)
@@ -130,7 +131,7 @@ class Wired:
             tokenising=self.engine,
             processes=lambda: statuses(store.paths.run),
             ready=self._ready,
-            notices=partial(notices, snapshot_health(store, self.features)),
+            notices=self._notices,
             default_tenant=store.settings.project.tenant,
             prices=store.settings.prices,
             max_body_bytes=store.settings.gateway.max_body_bytes,
@@ -157,6 +158,10 @@ class Wired:
         release = self.live.live(scope, name)
         return PLAIN_DECODING.max_tokens if release is None else release.bundle.application.decoding.max_tokens
 
+    def _notices(self) -> Mapping[str, str]:
+        missing = ", ".join(f"{model} ({why})" for model, why in self._missing_models.items())
+        return notices(self.health) | ({"engine": f"degraded: not loaded: {missing}"} if missing else {})
+
     async def _ready(self) -> Mapping[str, str | None]:
         async def engine() -> Described:
             return await self.engine.describe()
@@ -169,7 +174,7 @@ class Wired:
             found["catalog"] = str(error)
         try:
             async with asyncio.timeout(3.0):
-                await engine()
+                self._missing_models = (await engine()).missing
             found["engine"] = None
         except TimeoutError:
             found["engine"] = "it does not answer within 3 s"

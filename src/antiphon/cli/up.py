@@ -8,6 +8,7 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import Progress, note
+from antiphon.core.errors import AntiphonError
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,20 +55,33 @@ def _prepare(store: Store, apply: bool) -> None:
         note(f"ended the {left} that an earlier run left behind")
     require_free_port(store.settings.gateway.host, store.settings.gateway.port)
     if store.settings.engine.kind == "llamacpp":
-        from antiphon.engine import weights
-
-        for model in (*store.settings.engine.models, *store.settings.engine.embedding_models):
-            if model in weights.REGISTRY:
-                progress = Progress(f"model {model}", " MB", 1e6)
-                weights.pull(model, progress=progress)
-                progress.end()
-            weights.resolve(model)
+        _fetch_models(store)
     from antiphon.app.up import first_key
 
     if (made := first_key(store)) is not None:
         note(f"an administrator's key, shown this once and kept in {store.paths.keys / 'admin.key'}:\n  {made[0]}")
     if apply:
         _apply(store)
+
+
+def _fetch_models(store: Store) -> None:
+    """Fetch what is registered and find the rest; a model that is missing takes none of the others down."""
+    from antiphon.engine import weights
+
+    wanted, missing = store.settings.engine, dict[str, AntiphonError]()
+    for model in (*wanted.models, *wanted.embedding_models):
+        try:
+            if model in weights.REGISTRY:
+                progress = Progress(f"model {model}", " MB", 1e6)
+                weights.pull(model, progress=progress)
+                progress.end()
+            weights.resolve(model)
+        except AntiphonError as error:
+            missing[model] = error
+    if all(model in missing for model in wanted.models):
+        raise next(iter(missing.values()))
+    for model, error in missing.items():
+        note(f"the model {model} is missing and answers 503; the others are served: {error}")
 
 
 def _apply(store: Store) -> None:

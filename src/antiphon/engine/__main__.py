@@ -9,8 +9,11 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+
+import msgspec
 
 from antiphon.core import logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
@@ -140,6 +143,60 @@ def _declared(options: argparse.Namespace, kept: DeclaredModels | None, model: S
         return _loaded(options, model.name, checked(model))
 
 
+class LoadedModels(msgspec.Struct):
+    """The models of the command line that are there, and why the others are not."""
+
+    runtimes: dict[str, Runtime] = {}
+    digests: dict[str, str] = {}
+    encoders: dict[str, Encoder] = {}
+    missing: dict[str, str] = {}
+
+
+def load_configured(
+    options: argparse.Namespace,
+    log: logging.Logger,
+    load: Callable[[argparse.Namespace, str, Weights], Runtime] = _loaded,
+) -> LoadedModels:
+    """Load every model that can be loaded: one that is missing takes none of the others down.
+
+    Args:
+        load: makes the runtime of a file.
+
+    Raises:
+        AntiphonError: what was wrong with the first, when none can be loaded.
+    """
+    found, first = LoadedModels(), None
+    for model in options.model:
+        name, _, source = model.partition("=")
+        try:
+            if options.simulated:
+                found.runtimes[name] = _simulated(options, name)
+            else:
+                there = weights.resolve(source or name, options.cache)
+                found.digests[name], found.runtimes[name] = there.sha256, load(options, name, there)
+        except AntiphonError as error:
+            first = first or error
+            found.missing[name] = error.what
+            log.error("Model %s is not served, the others are: %s", name, error)
+        else:
+            log.info("Model %s is loaded: fingerprint %s.", name, found.runtimes[name].description.fingerprint)
+    for described in options.embedding_model:
+        try:
+            name, encoder = _encoder(options, described)
+        except InvalidInput:
+            raise
+        except AntiphonError as error:
+            first = first or error
+            found.missing[described.partition(":")[0]] = error.what
+            log.error("Embedding model %s is not served, the others are: %s", described, error)
+        else:
+            found.encoders[name] = encoder
+            log.info("Embedding model %s is loaded: fingerprint %s.", name, encoder.description.fingerprint)
+    if first is not None and not found.runtimes:
+        raise first
+    return found
+
+
 async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     from antiphon.engine.local import LocalEngine
     from antiphon.engine.server import serve
@@ -158,26 +215,15 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runtimes: dict[str, Runtime] = {}
-    digests: dict[str, str] = {}
-    for model in options.model:
-        name, _, source = model.partition("=")
-        if options.simulated:
-            runtimes[name] = _simulated(options, name)
-        else:
-            found = weights.resolve(source or name, options.cache)
-            digests[name], runtimes[name] = found.sha256, _loaded(options, name, found)
-        log.info("Model %s is loaded: fingerprint %s.", name, runtimes[name].description.fingerprint)
-    encoders = dict(_encoder(options, described) for described in options.embedding_model)
-    for name, encoder in encoders.items():
-        log.info("Embedding model %s is loaded: fingerprint %s.", name, encoder.description.fingerprint)
+    loaded = load_configured(options, log)
     kept = None if options.models_file is None else DeclaredModels(options.models_file)
     engine = LocalEngine(
-        runtimes,
-        digests=digests,
+        loaded.runtimes,
+        digests=loaded.digests,
         load=functools.partial(_declared, options, kept),
         keep=None if kept is None else kept.write,
-        encoders=encoders,
+        encoders=loaded.encoders,
+        missing=loaded.missing,
         budget=Budget(step_seconds=options.step_milliseconds / 1e3),
         rest_after=options.rest_after,
         kept=KeptStates(options.kept_mib << 20, options.kept_folder),

@@ -79,6 +79,7 @@ class LocalEngine:
         load: how a declared model is loaded; without it none can be declared.
         keep: told the whole declaration before anything is done about it.
         encoders: embedding models by the name callers use.
+        missing: configured models that could not be loaded, and why.
         most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
         kept: where sequences are whose slot somebody online has taken.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
@@ -95,6 +96,7 @@ class LocalEngine:
         load: Loading | None = None,
         keep: Callable[[Several[ServedModel]], None] | None = None,
         encoders: Mapping[str, Encoder] | None = None,
+        missing: Mapping[str, str] | None = None,
         budget: Budget | None = None,
         most_waiting: Mapping[str, int] | None = None,
         share_prefixes: bool = True,
@@ -119,6 +121,7 @@ class LocalEngine:
         }
         lanes: list[ServedLane] = [*(served.lane for served in self._served.values()), *self._embedding.values()]
         self._step_loop = StepLoop(lanes, budget or Budget(), self._emit)
+        self._not_loaded = dict(missing or {})
         self._load = load
         self._keep = keep
         self._rest_after = rest_after
@@ -144,7 +147,7 @@ class LocalEngine:
         return self
 
     async def describe(self) -> Described:
-        return Described(new_id("describe"), self.models(), self.load(), self.embedders())
+        return Described(new_id("describe"), self.models(), self.load(), self.embedders(), self._not_loaded)
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
@@ -221,6 +224,7 @@ class LocalEngine:
         self._require_open()
         lane = self._embedding.get(request.model)
         if lane is None:
+            self._require_present(request.model)
             served = ", ".join(sorted(self._embedding)) or "none"
             raise NotFound(
                 f"The engine does not serve the embedding model {request.model!r}.",
@@ -407,12 +411,21 @@ class LocalEngine:
         self._require_open()
         served = self._served.get(model)
         if served is None:
+            self._require_present(model)
             raise NotFound(
                 f"The engine does not serve the model {model!r}.",
                 where="model",
                 next_step=f"It serves {', '.join(sorted(self._served))}.",
             )
         return served
+
+    def _require_present(self, model: str) -> None:
+        if (why := self._not_loaded.get(model)) is not None:
+            raise Unavailable(
+                f"The model {model!r} is configured and could not be loaded: {why}",
+                where="model",
+                next_step=f"Fetch it (`antiphon models pull {model}`) and restart `antiphon up`; other models answer.",
+            )
 
     def _admit(self, request: Generate) -> _Served:
         served = self._named(request.model)

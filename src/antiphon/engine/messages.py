@@ -328,12 +328,17 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True, tag="described"):
-    """Answer to :class:`Describe` and :class:`Serve`."""
+    """Answer to :class:`Describe` and :class:`Serve`.
+
+    Attributes:
+        missing: configured models that could not be loaded, and why.
+    """
 
     id: str
     models: tuple[ModelDescription, ...]
     load: Load
     embedders: tuple[EmbedderDescription, ...] = ()
+    missing: dict[str, str] = {}
 
 
 ToEngine = Hello | Generate | Embed | Tokenise | Cancel | Describe | Serve
