@@ -106,7 +106,10 @@ def command(store: Store) -> tuple[str, ...]:
         "--socket", str(store.paths.engine_socket),
         "--slots", str(engine.slots),
         "--context", str(engine.context),
-        "--traces", str(store.paths.logs),
+        "--log-file", str(store.paths.logs / "engine.log"),
+        "--file-bytes", str(store.settings.telemetry.max_bytes),
+        "--files", str(store.settings.telemetry.files),
+        *(() if store.traces is None else ("--traces", str(store.traces))),
         "--threads", str(engine.threads or min(os.cpu_count() or 1, 8)),
         "--models-file", str(store.paths.run / "engine.models"),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
-from antiphon.core import logs, telemetry
+from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import AntiphonError
 from antiphon.core.settings import GatewaySettings
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--project", type=Path, default=Path("."))
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
+    disk.make_private()
     logs.configure()
     try:
         import uvloop
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _serve(root: Path, supervision: Supervision) -> None:
     store = await asyncio.to_thread(Store.open, root)
-    telemetry.configure("gateway", store.paths.logs)
+    logs.bound(store.paths.logs / "gateway.log", store.settings.telemetry.bounds)
+    telemetry.configure("gateway", store.traces, store.settings.telemetry.bounds)
     require_protection(store.settings)
     files = tls_files(store.settings.tls, store.paths.root)
     transport = None if files is None else TransportSecurity(files, SystemClock())

@@ -73,6 +73,11 @@ class Store:
         """Tenant and environment this project's commands work in."""
         return self.settings.scope
 
+    @property
+    def traces(self) -> Path | None:
+        """The folder of this project's traces; ``None``: none are recorded."""
+        return self.paths.logs if self.settings.telemetry.traces else None
+
     @cached_property
     def database(self) -> Database:
         return Database.open(self.settings.catalog.url or f"sqlite:///{self.paths.catalog}")

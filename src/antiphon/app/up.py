@@ -41,9 +41,10 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 environment={"GOMP_SPINCOUNT": "1000"},
                 sockets=(paths.engine_socket,),
                 silence=silence,
+                log=settings.telemetry.bounds,
             )
         )
-    after = tuple(spec.name for spec in specs)
+    after, bounds = tuple(spec.name for spec in specs), settings.telemetry.bounds
     specs.append(
         ChildSpec(
             name="gateway",
@@ -52,6 +53,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             after=after,
             listens=(settings.gateway.host, settings.gateway.port),
             silence=silence,
+            log=bounds,
         )
     )
     specs.append(
@@ -62,6 +64,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
             nice=15,
             after=after,
             silence=silence,
+            log=bounds,
         )
     )
     return tuple(specs)

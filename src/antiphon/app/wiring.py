@@ -135,6 +135,7 @@ class Wired:
             default_tenant=store.settings.project.tenant,
             prices=store.settings.prices,
             max_body_bytes=store.settings.gateway.max_body_bytes,
+            metrics=store.settings.metrics,
         )
 
     async def answer_line(self, request: AnswerRequest | EmbeddingRequest) -> Answer | Embedding:

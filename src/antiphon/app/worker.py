@@ -26,7 +26,7 @@ from antiphon.app.wiring import Wired
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.receipt_counts import ReceiptCounts
-from antiphon.core import logs, telemetry
+from antiphon.core import disk, logs, telemetry
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
@@ -75,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     supervision = Supervision.inherited()
+    disk.make_private()
     logs.configure()
     try:
         asyncio.run(_work(options.project, options.name, supervision))
@@ -86,7 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _work(root: Path, name: str, supervision: Supervision) -> None:
     store = Store.open(root)
-    telemetry.configure("worker", store.paths.logs)
+    logs.bound(store.paths.logs / "worker.log", store.settings.telemetry.bounds)
+    telemetry.configure("worker", store.traces, store.settings.telemetry.bounds)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -42,6 +42,7 @@ def _checks(project: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "openmp", _openmp
     yield "disk", lambda: _disk(project)
     yield "settings", lambda: _settings(project)
+    yield "rights", lambda: _rights(project)
     yield "definitions", lambda: _definitions(project)
     yield "models", lambda: _models(project)
     yield "catalog", lambda: _catalog(project)
@@ -97,6 +98,23 @@ def _settings(project: Path) -> str:
 
     loaded, _ = settings.load(project)
     return f"{loaded.project.name}, engine {loaded.engine.kind}"
+
+
+def _rights(project: Path) -> str:
+    from antiphon.core import disk, settings
+
+    loaded, paths = settings.load(project)
+    for path in disk.writable_by_others(paths.root, loaded.project.definitions):
+        raise SetupError(
+            "Other users may write here, and so run programs as you.", where=str(path), next_step=f"chmod go-w {path}"
+        )
+    if disk.open_to_others(paths.directory):
+        raise SetupError(
+            "Other users may look into it: catalog, logs and traces are there.",
+            where=str(paths.directory),
+            next_step=f"chmod -R go-rwx {paths.directory}, or `antiphon up`, which does it.",
+        )
+    return "yours alone to write" if disk.open_to_others(paths.root) else "yours alone"
 
 
 def _definitions(project: Path) -> str:

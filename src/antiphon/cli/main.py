@@ -36,6 +36,7 @@ from antiphon.cli import (
     up,
 )
 from antiphon.cli.output import fail
+from antiphon.core import disk
 from antiphon.core.errors import AntiphonError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -75,6 +76,7 @@ def assemble() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the ``antiphon`` program."""
+    disk.make_private()
     try:
         assemble()()
     except AntiphonError as error:

@@ -49,6 +49,7 @@ def _prepare(store: Store, apply: bool) -> None:
     from antiphon.operations.listening import require_free_port
     from antiphon.operations.preflight import end_left_over
 
+    _keep_private(store)
     require_protection(store.settings)
     tls_files(store.settings.tls, store.paths.root)
     for left in asyncio.run(end_left_over(store.paths.run)):
@@ -82,6 +83,17 @@ def _fetch_models(store: Store) -> None:
         raise next(iter(missing.values()))
     for model, error in missing.items():
         note(f"the model {model} is missing and answers 503; the others are served: {error}")
+
+
+def _keep_private(store: Store) -> None:
+    """Take from other users what an earlier version, or another program, made readable to them; say who may write."""
+    from antiphon.core import disk
+
+    changed = disk.restrict(store.paths.directory)
+    if changed:
+        note(f"{changed} files and folders in {store.paths.directory} were open to other users; now they are not")
+    for path in disk.writable_by_others(store.paths.root, store.settings.project.definitions):
+        note(f"other users may write to {path}, and so run programs as you: chmod go-w {path}")
 
 
 def _apply(store: Store) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from antiphon.core.errors import Unavailable
@@ -38,3 +40,43 @@ def delete_older(path: Path, older_than: float) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def make_private() -> None:
+    """From now on this process makes files and folders that no other user can read. An entry point calls it first."""
+    os.umask(0o077)
+
+
+def restrict(folder: Path) -> int:
+    """Take what a folder holds, and the folder, from every user but its owner; how many files and folders that changed.
+
+    Links are not followed. What belongs to another user stays as it is.
+    """
+    changed = 0
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place), *(Path(place, name) for name in (*files, *folders))):
+            with suppress(FileNotFoundError, PermissionError):
+                found = path.lstat()
+                if not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o077:
+                    path.chmod(stat.S_IMODE(found.st_mode) & 0o700)
+                    changed += 1
+    return changed
+
+
+def writable_by_others(root: Path, definitions: str) -> list[Path]:
+    """Of a project's folder, its settings and its definitions, which are a program: those another user may change."""
+    found = []
+    for path in (root, root / "antiphon.toml", root / definitions):
+        with suppress(FileNotFoundError):
+            mode = path.stat().st_mode
+            if mode & 0o022 and not mode & stat.S_ISVTX:
+                found.append(path)
+    return found
+
+
+def open_to_others(folder: Path) -> bool:
+    """Whether another user may look into a folder."""
+    try:
+        return bool(folder.stat().st_mode & 0o077)
+    except FileNotFoundError:
+        return False

@@ -1,9 +1,13 @@
-"""What a process writes into its log, and what never gets there.
+"""The log of a process, and what never gets there.
 
 Invariant: no line holds a key, a token, a cookie or what somebody sent. Three things see to it. An exception that is
 not Antiphon's own is told by its type and where it was raised, never by its message, because libraries put the value
-that they could not use into it. What looks like a credential is struck out. A control character is escaped, so that
-nothing sent can look like a line of its own.
+that they could not use into it. What looks like a credential is struck out (:func:`without_credentials`, which traces,
+metrics, audit records and error answers go through too). A control character is escaped, so that nothing sent can look
+like a line of its own.
+
+Anybody can cause lines without end, so of one place in the code a minute has at most :data:`LINES_A_MINUTE`; those
+beyond are counted, and the count is a line.
 """
 
 from __future__ import annotations
@@ -12,13 +16,19 @@ import logging
 import re
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from antiphon.core.errors import AntiphonError
+from antiphon.core.log_files import BoundedFile, FileBounds, is_standard_error
+
+LINES_A_MINUTE = 120
+"""Of one place in the code, as they are; far above what any place writes when nobody provokes it."""
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -26,13 +36,18 @@ WITHHELD = "(its message is withheld)"
 
 _MOST_CAUSES = 8
 
+# Every answer's record goes through it: letters of either case are asked for only where people write them so.
 _CREDENTIALS = re.compile(
-    r"(?P<scheme>\b(?:bearer|basic)\s+)[\w.~+/=-]+"
-    r"|\bak_[\w-]+"
-    r"|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)*"
-    r"|(?P<cookie>\b(?:antiphon_\w+|cookie|authorization|passphrase|password)['\"]?\s*[=:]\s*)\S+"
+    r"\b(?:"
+    r"(?P<scheme>(?i:bearer|basic)\s+)[\w.~+/=-]+"
+    r"|ak_[\w-]+"
+    r"|eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)*"
+    r"|(?:sk|pk|rk|hf|gh[opsu]|github_pat|glpat|xox[abeprs])[-_][\w-]{16,}"  # of other services, in the wrong place
+    r"|A(?:KIA|SIA)[0-9A-Z]{16}\b"
+    r"|(?P<cookie>(?:antiphon_\w+|(?i:cookie|authorization|passphrase|password))['\"]?\s*[=:]\s*)\S+"
+    r")"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    re.IGNORECASE | re.DOTALL,
+    re.DOTALL,
 )
 
 _CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), 127, 0x85, 0x2028, 0x2029)}
@@ -46,9 +61,7 @@ def configure(level: int | str = logging.INFO) -> None:
 
     Called once, by the entry point of a process.
     """
-    out = logging.StreamHandler()
-    out.setFormatter(DiscreetFormatter(FORMAT))
-    logging.basicConfig(level=level, handlers=[out], force=True)
+    _write_to(logging.StreamHandler(), level)
     log = logging.getLogger("antiphon")
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -71,6 +84,47 @@ def configure(level: int | str = logging.INFO) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def bound(path: Path, bounds: FileBounds) -> None:
+    """Set this process's log aside at a size, if its standard error is this file (a supervisor has opened it)."""
+    if is_standard_error(path):
+        _write_to(logging.StreamHandler(BoundedFile(path, bounds)), logging.getLogger().level)
+
+
+def _write_to(out: logging.Handler, level: int | str) -> None:
+    out.setFormatter(DiscreetFormatter(FORMAT))
+    out.addFilter(RepeatedLines())
+    logging.basicConfig(level=level, handlers=[out], force=True)
+
+
+class RepeatedLines(logging.Filter):
+    """Lets :data:`LINES_A_MINUTE` lines of one place in the code through in a minute, and counts the others.
+
+    The first line of that place in a later minute says how many were left out.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._minute = 0
+        self._written: dict[tuple[str, int], int] = {}
+        self._left_out: dict[tuple[str, int], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place = (record.pathname, record.lineno)
+        with self._lock:
+            minute = int(self._monotonic() // 60)
+            if minute != self._minute:
+                self._minute = minute
+                self._written.clear()
+            written = self._written[place] = self._written.get(place, 0) + 1
+            if written > LINES_A_MINUTE:
+                self._left_out[place] = self._left_out.get(place, 0) + 1
+                return False
+            record.left_out = self._left_out.pop(place, 0)
+        return True
+
+
 class DiscreetFormatter(logging.Formatter):
     """Formats a record so that the module's invariant holds."""
 
@@ -79,6 +133,8 @@ class DiscreetFormatter(logging.Formatter):
             # What follows are representations of tasks and callbacks, with their arguments and exceptions.
             record.message = record.message.partition("\n")[0].partition("(")[0]
         record.message = record.message.translate(_CONTROL)
+        if left_out := getattr(record, "left_out", 0):
+            record.message += f" ({left_out} more of these lines were left out)"
         return super().formatMessage(record)
 
     def formatException(self, raised: Any) -> str:

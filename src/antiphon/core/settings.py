@@ -14,11 +14,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.log_files import FileBounds
 from antiphon.core.paths import ProjectPaths as ProjectPaths
 from antiphon.core.paths import cache_directory as cache_directory
 from antiphon.core.scope import Scope
 
 FILE_NAME = "antiphon.toml"
+
+MetricsAccess = Literal["open", "key", "off"]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,6 +187,9 @@ class GatewaySettings(_Section, frozen=True):
         request_timeout: how long an answer may take; ``flex_timeout``: one of ``service_tier: flex``.
         queue_timeout: how long an online request may wait for its turn at the engine, but at most half of the
             engine's ``first_token``.
+        metrics: who may read ``/metrics``, which names applications and views: anybody who reaches the port (``open``),
+            a key that may read (``key``), nobody (``off``). ``None`` is ``open`` in the environment ``dev`` and ``key``
+            in any other.
     """
 
     host: str = "127.0.0.1"
@@ -195,6 +201,7 @@ class GatewaySettings(_Section, frozen=True):
     flex_timeout: str = "15m"
     queue_timeout: str = "10s"
     batch_concurrency: int = 8
+    metrics: MetricsAccess | None = None
 
 
 class BatchSettings(_Section, frozen=True):
@@ -221,6 +228,24 @@ class BatchSettings(_Section, frozen=True):
     max_requests: int = 50_000
     batches: int = 8
     concurrency: int = 16
+
+
+class TelemetrySettings(_Section, frozen=True):
+    """Logs and traces of this project's processes, in ``logs`` of its directory.
+
+    Attributes:
+        traces: whether spans are recorded.
+        max_bytes: at this size a file is set aside, while its process runs.
+        files: so many there are of each, with those set aside; the oldest goes.
+    """
+
+    traces: bool = True
+    max_bytes: Annotated[int, msgspec.Meta(ge=10_000, le=2**40)] = 20_000_000
+    files: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 4
+
+    @property
+    def bounds(self) -> FileBounds:
+        return FileBounds(self.max_bytes, self.files)
 
 
 class WorkerSettings(_Section, frozen=True):
@@ -380,6 +405,7 @@ class Settings(_Section, frozen=True):
     engines: dict[str, StandbyEngineSettings] = {}
     gateway: GatewaySettings = GatewaySettings()
     batch: BatchSettings = BatchSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     worker: WorkerSettings = WorkerSettings()
     supervision: SupervisionSettings = SupervisionSettings()
     prices: PriceSettings = PriceSettings()
@@ -388,6 +414,11 @@ class Settings(_Section, frozen=True):
     audit: AuditSettings = AuditSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     tls: TlsSettings = TlsSettings()
+
+    @property
+    def metrics(self) -> MetricsAccess:
+        """Who may read ``/metrics``."""
+        return self.gateway.metrics or ("open" if self.project.environment == "dev" else "key")
 
     @property
     def scope(self) -> Scope:

@@ -3,6 +3,9 @@
 Library code opens spans through :func:`span`; without an SDK configured they cost about a microsecond and
 go nowhere. :func:`configure` is called once by each process's entry point. GenAI attribute names are still
 being renamed upstream, so they live in one table here.
+
+Invariant: an attribute that is a text went through the filter that log lines go through, and is bounded: what a caller
+sends in place of a name (a model, an application) may be a key.
 """
 
 from __future__ import annotations
@@ -11,10 +14,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import IO, cast
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from antiphon.core.log_files import BoundedFile, FileBounds
+from antiphon.core.logs import without_credentials
 
 GENAI = {
     "operation": "gen_ai.operation.name",
@@ -24,6 +31,9 @@ GENAI = {
     "finish_reason": "gen_ai.response.finish_reasons",
 }
 """Our short names to the convention's present ones."""
+
+MOST_CHARACTERS = 200
+"""Of one attribute."""
 
 _UNRECORDED = nullcontext(trace.INVALID_SPAN)
 _tracer = trace.get_tracer("antiphon")
@@ -53,7 +63,7 @@ def _recorded(
         name,
         context=context,
         kind=kind,
-        attributes=dict(attributes or {}),
+        attributes=_discreet(attributes or {}),
         record_exception=False,
         set_status_on_exception=False,
     ) as opened:
@@ -90,14 +100,21 @@ def record(
         started: nanoseconds since 1970 (``time.time_ns``).
     """
     context = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    _tracer.start_span(name, context=context, kind=kind, attributes=dict(attributes), start_time=started).end()
+    _tracer.start_span(name, context=context, kind=kind, attributes=_discreet(attributes), start_time=started).end()
 
 
-def configure(process: str, directory: Path | None) -> None:
+def _discreet(attributes: Mapping[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    return {
+        name: without_credentials(value)[:MOST_CHARACTERS] if isinstance(value, str) else value
+        for name, value in attributes.items()
+    }
+
+
+def configure(process: str, directory: Path | None, bounds: FileBounds | None = None) -> None:
     """Record this process's spans as JSON lines in ``directory/traces-PROCESS.jsonl``.
 
     ``OTEL_SDK_DISABLED=true`` turns recording off. Spans are exported in batches by a thread, so that no
-    request waits for the file.
+    request waits for the file. The file is set aside at a size.
     """
     if directory is None or os.environ.get("OTEL_SDK_DISABLED") == "true":
         return
@@ -105,9 +122,10 @@ def configure(process: str, directory: Path | None) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-    directory.mkdir(parents=True, exist_ok=True)
-    out = (directory / f"traces-{process}.jsonl").open("a", encoding="utf-8")
+    out = BoundedFile(directory / f"traces-{process}.jsonl", bounds or FileBounds())
     provider = TracerProvider(resource=Resource.create({"service.name": f"antiphon-{process}"}))
-    exporter = ConsoleSpanExporter(out=out, formatter=lambda finished: finished.to_json(indent=None) + "\n")
+    exporter = ConsoleSpanExporter(
+        out=cast(IO[str], out), formatter=lambda finished: finished.to_json(indent=None) + "\n"
+    )
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)

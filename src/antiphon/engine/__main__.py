@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core import logs, telemetry
+from antiphon.core import disk, logs, telemetry
 from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.log_files import FileBounds
 from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
 from antiphon.engine.declared import DeclaredModels, checked
@@ -35,7 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     options = _parser().parse_args(arguments)
     supervision = Supervision.inherited()
+    disk.make_private()
     logs.configure(options.log_level.upper())
+    bounds = FileBounds(options.file_bytes, options.files)
+    if options.log_file is not None:
+        logs.bound(options.log_file, bounds)
+    telemetry.configure("engine", options.traces, bounds)
     try:
         asyncio.run(_serve(options, supervision))
     except AntiphonError as error:
@@ -88,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--drain-seconds", type=float, default=30.0)
     parser.add_argument("--traces", type=Path, help="folder for traces-engine.jsonl (default: none)")
+    parser.add_argument("--log-file", type=Path, help="the file that standard error leads to, set aside at a size")
+    parser.add_argument("--file-bytes", type=int, default=FileBounds().max_bytes, help="that size, and one of traces")
+    parser.add_argument("--files", type=int, default=FileBounds().files, help="of each, with those set aside")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument(
         "--simulated", action="store_true", help="no weights: deterministic words under the names given"
@@ -210,7 +219,6 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     for option in ("slots", "context", "chunk", "threads"):
         if getattr(options, option) < 1:
             raise InvalidInput(f"--{option} must be at least 1.", where=f"--{option}")
-    telemetry.configure("engine", options.traces)
     log = logging.getLogger("antiphon.engine")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -75,6 +75,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     """
     measurements = Measurements()
     histories = Histories(services, measurements)
+    denials = Denials(services)
     document = msgspec.json.encode(openapi.document(OPERATIONS))
 
     async def openapi_json(request: Request) -> Response:
@@ -82,13 +83,15 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        sampler = asyncio.create_task(histories.run()) if sampling else None
+        running = [asyncio.create_task(denials.run())]
+        if sampling:
+            running.append(asyncio.create_task(histories.run()))
         try:
             yield
         finally:
-            if sampler is not None:
-                sampler.cancel()
-                await asyncio.gather(sampler, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     app = Starlette(
         routes=[
@@ -131,7 +134,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
     app.state.measurements = measurements
     app.state.sizes = PromptSizes()
     app.state.recognition = Recognition()
-    app.state.denials = Denials(services)
+    app.state.denials = denials
     app.state.histories = histories
     app.state.pages = dashboard.Pages(services, measurements, histories)
     return app

@@ -1,15 +1,23 @@
 """Evidence of who was not let in.
 
-Invariant: a refusal of anybody is a record. Anybody can cause refusals without end, so of one principal (or of nobody
-known, together) at most :data:`MOST_A_SECOND` are records of their own; those beyond are counted, and the next record
-of the same one says how many. So a flood neither fills the disk nor hides what somebody else is refused.
+Invariant: a refusal of anybody is a record, or is counted in one. Anybody can cause refusals without end, and records
+of the audit log stay for good, so in a minute one principal, or one peer that is not known, has at most
+:data:`IN_FULL` refusals of a kind recorded one by one, and all unknown peers together :data:`UNKNOWN_IN_FULL`. Those
+beyond are counted, and the end of the minute writes their numbers: a record for each of whom there were, at most
+:data:`MOST_SUMMARIES`, and one for all others. So a flood grows the log by less than two records a second, and hides
+neither itself nor what somebody else is refused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
+import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
@@ -19,13 +27,29 @@ from antiphon.core.scope import Scope
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
 
-MOST_A_SECOND = 20
+IN_FULL = 20
+UNKNOWN_IN_FULL = 40
+MOST_SUMMARIES = 20
+WINDOW_SECONDS = 60
 ACTION = "denied"
 NOBODY = "anonymous"
+OTHERS = "others"
+SUMMARY = "refusals of a minute"
+"""The subject of a record that counts."""
 MOST_CHARACTERS = 400
 """Of what was refused and why."""
 _MOST_COUNTED = 10_000
+_SETTLE_SECONDS = 5.0
 _log = logging.getLogger("antiphon.gateway")
+
+
+class _Refused(msgspec.Struct, frozen=True):
+    """Who was refused: a principal, or a peer that is not known; and why."""
+
+    tenant: str
+    name: str
+    peer: str
+    code: str
 
 
 class Denials:
@@ -34,7 +58,11 @@ class Denials:
     def __init__(self, services: GatewayServices) -> None:
         self._services = services
         self._lock = threading.Lock()
-        self._counted: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self._minute = self._now()
+        self._began = services.clock.now()
+        self._written: dict[tuple[str, str, str, str], int] = {}
+        self._unknown = 0
+        self._beyond: dict[_Refused, int] = {}
 
     async def record(self, request: Request, error: BaseException, who: Principal | None = None) -> None:
         """Keep that this request was refused, if that is what the error says; it is refused all the same if that fails.
@@ -42,44 +70,82 @@ class Denials:
         Args:
             who: asked; by default whoever the request was found to be of.
         """
-        trail = self._services.trail
-        if not isinstance(error, Unauthenticated | Forbidden) or trail is None:
+        if not isinstance(error, Unauthenticated | Forbidden) or self._services.trail is None:
             return
         who = who or getattr(request.state, "principal", None)
-        name = who.id if who is not None else NOBODY
+        peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
         tenant = who.tenant if who is not None else self._services.default_tenant
-        beyond = self._admit(tenant, name)
-        if beyond is None:
+        refused = _Refused(tenant, who.id if who is not None else NOBODY, peer, error.code)
+        await self.settle()
+        if not self._in_full(refused, known=who is not None):
             return
         # The path as it is routed: what a caller puts in a parameter's place is no evidence, and may be a secret.
         subject = getattr(request.scope.get("route"), "path", "no route")
-        scope = Scope(tenant, self._services.environment)
         detail = {
             "code": error.code,
             "reason": without_credentials(error.what)[:MOST_CHARACTERS],
             "method": request.method,
-            "count": 1 + beyond,
+            "peer": peer,
+            "count": 1,
             "key": who.credential if who is not None else None,
         }
-        originator = getattr(request.state, "originator", None)
+        await self._write(refused, subject, detail, getattr(request.state, "originator", None))
+
+    async def run(self) -> None:
+        """Write what was counted when its minute is over, until cancelled; then what is left."""
+        try:
+            while True:
+                await asyncio.sleep(_SETTLE_SECONDS)
+                await self.settle()
+        finally:
+            await asyncio.shield(self.settle(ended=True))
+
+    async def settle(self, *, ended: bool = False) -> None:
+        """Write the counts of the last minute if it is over, or has ``ended`` with the process."""
+        for refused, count, began in self._counted(ended):
+            until = began + timedelta(seconds=WINDOW_SECONDS)
+            reason = f"{count} more refused from {refused.peer} between {began:%H:%M:%S} and {until:%H:%M:%S} UTC"
+            detail = {"code": refused.code, "reason": reason, "peer": refused.peer, "count": count}
+            await self._write(refused, SUMMARY, detail, None)
+
+    def _counted(self, ended: bool) -> list[tuple[_Refused, int, datetime]]:
+        with self._lock:
+            minute = self._now()
+            if minute == self._minute and not ended:
+                return []
+            counted, began = self._beyond, self._began
+            self._minute, self._began = minute, self._services.clock.now()
+            self._written, self._unknown, self._beyond = {}, 0, {}
+        most = sorted(counted.items(), key=lambda one: -one[1])
+        rest: dict[_Refused, int] = {}
+        for refused, count in most[MOST_SUMMARIES:]:
+            pooled = _Refused(refused.tenant, OTHERS, OTHERS, refused.code)
+            rest[pooled] = rest.get(pooled, 0) + count
+        return [(refused, count, began) for refused, count in (*most[:MOST_SUMMARIES], *rest.items())]
+
+    def _in_full(self, refused: _Refused, *, known: bool) -> bool:
+        """Whether this refusal gets a record of its own; otherwise it is counted here."""
+        key = (refused.tenant, refused.name, "" if known else refused.peer, refused.code)
+        with self._lock:
+            written = self._written.get(key, 0)
+            if written < IN_FULL and (known or self._unknown < UNKNOWN_IN_FULL) and len(self._written) < _MOST_COUNTED:
+                self._written[key] = written + 1
+                self._unknown += not known
+                return True
+            if refused not in self._beyond and len(self._beyond) >= _MOST_COUNTED:
+                refused = _Refused(refused.tenant, OTHERS, OTHERS, refused.code)
+            self._beyond[refused] = self._beyond.get(refused, 0) + 1
+            return False
+
+    async def _write(self, refused: _Refused, subject: str, detail: Mapping[str, Any], originator: str | None) -> None:
+        trail, scope = self._services.trail, Scope(refused.tenant, self._services.environment)
+        assert trail is not None
         try:
             await run_in_threadpool(
-                trail.enqueue, scope, name, ACTION, subject, detail, originator=originator, outcome="denied"
+                trail.enqueue, scope, refused.name, ACTION, subject, detail, originator=originator, outcome="denied"
             )
         except AntiphonError as failure:
             _log.error("a refusal could not be written to the audit log: %s", failure.what)
 
-    def _admit(self, tenant: str, name: str) -> int | None:
-        """How many refusals this record stands for beside its own; ``None`` when it is only counted."""
-        now = int(self._services.clock.monotonic())
-        with self._lock:
-            second, written, beyond = self._counted.get((tenant, name), (now, 0, 0))
-            if second != now:
-                written = 0
-            if written >= MOST_A_SECOND:
-                self._counted[tenant, name] = (now, written, beyond + 1)
-                return None
-            if len(self._counted) >= _MOST_COUNTED:
-                self._counted.clear()
-            self._counted[tenant, name] = (now, written + 1, 0)
-            return beyond
+    def _now(self) -> int:
+        return int(self._services.clock.monotonic() // WINDOW_SECONDS)

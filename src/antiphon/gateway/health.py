@@ -1,4 +1,8 @@
-"""Liveness, readiness, metrics: for supervisors, load balancers and Prometheus; none needs a key."""
+"""Liveness, readiness, metrics: for supervisors, load balancers and Prometheus.
+
+The first two need no key and name the platform's own parts alone. Metrics name applications and views: who may read
+them is a setting.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import asyncio
 from contextlib import suppress
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, NotFound
 from antiphon.core.scope import Scope
+from antiphon.gateway import incoming
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.transport_security import TransportSecurity
@@ -53,9 +59,18 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """``GET /metrics``: Prometheus' text format."""
+    """``GET /metrics``: Prometheus' text format; whom it is open to, ``[gateway] metrics`` says.
+
+    Raises:
+        NotFound: to nobody. Unauthenticated, Forbidden: to a key that may read the platform's state.
+    """
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
+    if services.metrics == "off":
+        raise NotFound("There is nothing at this path.", next_step='[gateway] metrics = "off" in antiphon.toml.')
+    if services.metrics == "key":
+        principal = await incoming.principal(request, services)
+        await run_in_threadpool(services.authorise, principal, "read", "platform/*")
     if services.gate is not None:
         measurements.watch_gate(services.gate())
     measurements.watch(await asyncio.to_thread(services.streams.watched))

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.skew_reports import ViewSkew
+from antiphon.core.logs import without_credentials
 from antiphon.gateway.ports import StreamStatus
 from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.engine_gate import GateStatus
@@ -216,7 +217,9 @@ class Measurements:
         return recent[::-1]
 
     def _label(self, application: str) -> str:
-        # A request may fail before it is known whether its name exists (overload, say): the name alone proves nothing.
+        # A request may fail before it is known whether its name exists (overload, say): the name alone proves nothing,
+        # and may be a key in the wrong place.
+        application = without_credentials(application)
         if application not in self._labels:
             if len(self._labels) >= MOST_APPLICATIONS:
                 return OTHERS

@@ -23,7 +23,7 @@ from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
-from antiphon.core.settings import PriceSettings
+from antiphon.core.settings import MetricsAccess, PriceSettings
 from antiphon.engine.messages import Described, Tokenise, Tokenised
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
@@ -288,6 +288,7 @@ class GatewayServices:
         quotas: of keys; ``None`` like the trail. ``most_tokens``: the longest text that an application or model may
             write, when the request does not say.
         gate: how the gate in front of the engine stands; ``None`` like the trail.
+        metrics: who may read ``/metrics``.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 
@@ -318,6 +319,7 @@ class GatewayServices:
     default_tenant: str = "default"
     prices: PriceSettings = field(default_factory=PriceSettings)
     max_body_bytes: int = 4_000_000
+    metrics: MetricsAccess = "open"
     audit: Callable[..., Any] | None = None
     learning: LearningServices | None = None
     trail: Trail | None = None

@@ -40,9 +40,10 @@ def describe(error: BaseException) -> Problem:
     """The problem to show for an error; what is not an :class:`AntiphonError` stays unexplained to the caller."""
     if isinstance(error, AntiphonError):
         what = _bounded(error.what)
-        message = f"{what} {error.next_step.strip()}" if error.next_step else what
+        next_step = None if error.next_step is None else _bounded(error.next_step)
+        message = f"{what} {next_step.strip()}" if next_step else what
         where = None if error.where is None else _bounded(error.where)
-        return Problem(message, error.kind, error.code, where, error.next_step)
+        return Problem(message, error.kind, error.code, where, next_step)
     return Problem(
         "The gateway failed at this request.",
         "server_error",

@@ -2,7 +2,8 @@
 
 Invariants: what may name a person (principal, originating user, subject, detail) is in the leaf only as a commitment
 ``SHA-256(salt ‖ field ‖ 0x00 ‖ text)`` with 16 random bytes of salt each, so that the leaf stays what it was when
-text and salt are erased, and nobody finds the text by trying; details have allow-listed names and short values.
+text and salt are erased, and nobody finds the text by trying; details have allow-listed names and short values; what
+looks like a credential is struck out of every text, because records stay for good.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInput
 from antiphon.core.ids import canonical
+from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
 from antiphon.governance.merkle import leaf_hash
 
@@ -39,12 +41,13 @@ IDENTIFIERS = frozenset(
     {
         "action", "alias", "application", "approver", "author", "by", "candidate", "clearance", "control",
         "data_key", "dataset", "digest", "environment", "evaluation", "format", "hash", "input", "input_hash",
-        "job", "key", "key_id", "kind", "left", "method", "mode", "model", "name", "output", "parent", "path",
+        "job", "key", "key_id", "kind", "left", "method", "mode", "model", "name", "output", "parent", "path", "peer",
         "policies", "policy", "prediction", "previous", "proposal", "provider", "publication", "purpose", "receipt",
         "release", "resource", "role", "rollout", "route", "run", "scopes", "session", "sha256", "state", "status",
         "stream", "tenant", "trace", "version", "view", "views", "workflow",
     }
 )  # fmt: skip
+HASHES = frozenset({"digest", "hash", "input_hash", "sha256"})
 COUNTS = frozenset(
     {
         "after", "bytes", "count", "deleted", "delta", "errors", "events", "examples", "first", "forced", "items",
@@ -141,7 +144,7 @@ def act(
         at,
         written(principal),
         written(action),
-        written(subject),
+        written(without_credentials(subject)),
         outcome,
         kept,
         None if originator is None else written(originator),
@@ -159,7 +162,11 @@ def _not_a_name(**names: str) -> InvalidInput:
 
 def allowed(detail: Mapping[str, Any]) -> dict[str, Any]:
     """What of a detail is kept: allow-listed names; numbers, moments and short texts; of longer lists their length."""
-    kept = {name: _value(value) for name, value in detail.items() if name in ALLOWED and value is not None}
+    kept = {
+        name: written(value) if name in HASHES and isinstance(value, str) else _value(value)
+        for name, value in detail.items()
+        if name in ALLOWED and value is not None
+    }
     if len(kept) == len(detail):
         return kept
     omitted = sorted(str(name)[:40] for name in detail if name not in ALLOWED)
@@ -273,7 +280,7 @@ def entry(scope: Scope, of: Row) -> AuditEntry:
 
 def _value(value: Any) -> Any:
     if isinstance(value, str):
-        return written(value[:LONGEST_VALUE])
+        return written(without_credentials(value[:LONGEST_VALUE]))
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, datetime):
@@ -285,4 +292,4 @@ def _value(value: Any) -> Any:
         return f"{len(items)} items"
     if isinstance(value, Mapping):
         return f"{len(value)} fields"
-    return written(str(value)[:LONGEST_VALUE])
+    return written(without_credentials(str(value)[:LONGEST_VALUE]))

@@ -14,13 +14,11 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.log_files import FileBounds, set_aside
 from antiphon.core.priority import lower_session
 from antiphon.core.supervision import LISTENERS, SUPERVISOR
 from antiphon.core.tls import ClientTls
 from antiphon.operations.processes import ProcessRecord, boot, started_ticks, write_record
-
-LOG_BOUND = 20_000_000
-"""Bytes after which a log is set aside (one older log is kept)."""
 
 
 class SocketAnswers(msgspec.Struct, frozen=True, tag="socket"):
@@ -62,6 +60,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         sockets: Unix sockets it makes; left-over ones are removed before a start.
         listens: host and port that the supervisor binds for it.
         silence: seconds without a sign of life after which it counts as hung, once ready; ``None``: it gives none.
+        log: bounds of its log, which the process keeps to while it runs, and its start before it does.
     """
 
     name: str
@@ -75,6 +74,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     sockets: tuple[Path, ...] = ()
     listens: tuple[str, int] | None = None
     silence: float | None = None
+    log: FileBounds = FileBounds()
 
 
 class Child:
@@ -133,7 +133,9 @@ class Child:
     def last_words(self, lines: int = 12) -> str:
         """The end of what this start has written to its log."""
         with self._log.open("rb") as log:
-            log.seek(max(self._log_start, self._log.stat().st_size - 8_000))
+            size = self._log.stat().st_size
+            start = self._log_start if self._log_start <= size else 0  # it may have been set aside meanwhile
+            log.seek(max(start, size - 8_000))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -153,8 +155,8 @@ async def start(
         SetupError: the program does not exist or may not be run.
     """
     log = logs / f"{spec.name}.log"
-    if log.exists() and log.stat().st_size > LOG_BOUND:
-        log.replace(log.with_suffix(".log.1"))
+    if log.exists() and log.stat().st_size >= spec.log.max_bytes:
+        set_aside(log, spec.log)
     for left_over in spec.sockets:
         left_over.unlink(missing_ok=True)
     if isinstance(spec.ready, FileExists):

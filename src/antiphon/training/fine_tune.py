@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core import logs
+from antiphon.core import disk, logs
 from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.training import batches, child, examples
 from antiphon.training.checkpoint import Checkpoints, Standing
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, help="end when this process ends")
     parser.add_argument("--sealed", action="store_true", help="read the key of the folder from standard input")
     options = parser.parse_args(arguments)
+    disk.make_private()
     folder: Path = options.folder.resolve()
     seal = given_seal() if options.sealed else PLAIN
     try:

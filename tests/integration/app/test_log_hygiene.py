@@ -45,6 +45,8 @@ PLANTED = {
     "json": f"{MARK}-json",
     "long": f"{MARK}-long",
     "trace": f"{MARK}-trace",
+    "model": f"ak_{MARK}-model",
+    "foreign": f"sk-proj-{MARK}-of-another-service",
 }
 
 _SABOTAGE = '''"""Loaded by Python itself: a gateway whose answerer breaks as libraries do, telling the value."""
@@ -125,6 +127,12 @@ async def provoke(http: httpx.AsyncClient, project: ChaosProject) -> list[tuple[
         ("a wrong key", http.post(chat, json=question(planted["prompt"]), headers=wrong)),
         ("a wrong cookie", http.get("/", headers={"cookie": f"antiphon_session={planted['cookie']}"})),
         ("an unknown path", http.get(f"/{planted['path']}?q={planted['query']}", headers=key)),
+        ("a key as a model", http.post(chat, json={**question("x"), "model": planted["model"]}, headers=key)),
+        ("a foreign key as a model", http.post(chat, json={**question("x"), "model": planted["foreign"]}, headers=key)),
+        ("a key as a model of vectors", http.post("/v1/embeddings", headers=key, json={
+            "model": planted["model"], "input": "x"})),
+        ("a key as a model in a path", http.get(f"/v1/models/{planted['model']}", headers=key)),
+        ("a key as a run", http.get(f"/admin/runs/{planted['foreign']}", headers=key)),
         ("a wrong method", http.put(chat, content=planted["prompt"], headers=key)),
         ("no JSON", http.post(chat, content=f'{{"messages": "{planted["json"]}', headers=key)),
         ("a wrong type", http.post(chat, json=question("x", temperature=planted["enum"]), headers=key)),
@@ -194,6 +202,7 @@ async def test_nothing_that_was_sent_is_written_or_told(monkeypatch: pytest.Monk
         assert _cores_allowed(project) == "0"
 
     assert found(logs) == {}
+    assert "[struck out]" in logs["traces-gateway.jsonl"], "a key in the place of a model left a span"
     # The failures are in the log all the same: where each was raised, and of what type.
     told = logs["processes.log"]
     assert told.count("builtins.ValueError") + told.count("ValueError: (its message is withheld)") >= 2

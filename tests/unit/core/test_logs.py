@@ -34,6 +34,14 @@ def formatted(error: BaseException | None, message: str = "It failed", *argument
         ("-----BEGIN EC PRIVATE KEY-----\nMIG\n-----END EC PRIVATE KEY-----", "[struck out]"),
         ("The key belongs to another certificate.", "The key belongs to another certificate."),
         ("run_01 of key_01m8 failed", "run_01 of key_01m8 failed"),
+        ("sk-proj-abcdefghijklmnop of another service", "[struck out] of another service"),
+        ("AKIAIOSFODNN7EXAMPLE", "[struck out]"),
+        ("BEARER abc, Basic dTpw", "BEARER [struck out], Basic [struck out]"),
+        ("Cookie: a=b", "Cookie: [struck out]"),
+        (
+            "a sk-8 bus, task-force, a risk_of_delay_that_is_long",
+            "a sk-8 bus, task-force, a risk_of_delay_that_is_long",
+        ),
     ],
 )
 def test_credentials_are_struck_out(text: str, left: str) -> None:

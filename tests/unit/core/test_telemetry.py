@@ -34,3 +34,19 @@ def test_who_records_gets_the_span_its_parent_and_the_kind_of_error(monkeypatch:
     assert format(span.parent.trace_id, "032x") == CALLER.split("-")[1]
     assert dict(span.attributes or {}) == {"a": 1, "error.type": "ValueError"}
     assert not span.events
+
+
+def test_a_credential_in_an_attribute_is_struck_out_and_a_long_one_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    key = "ak_" + "a" * 40
+    with telemetry.span("answer", {"antiphon.application": key, "n": 1}):
+        pass
+    telemetry.record("engine.generate", 0, {"gen_ai.request.model": f"Bearer {key}", "long": "x" * 100_000}, None)
+    answer, generate = kept.get_finished_spans()
+    assert dict(answer.attributes or {}) == {"antiphon.application": "[struck out]", "n": 1}
+    found = dict(generate.attributes or {})
+    assert found["gen_ai.request.model"] == "Bearer [struck out]"
+    assert len(str(found["long"])) == telemetry.MOST_CHARACTERS
