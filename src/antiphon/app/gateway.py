@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
@@ -70,19 +71,27 @@ async def _serve(root: Path, supervision: Supervision) -> None:
 
 
 def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSecurity | None = None) -> uvicorn.Server:
-    """The HTTP server of an application, not started yet; over TLS with a ``transport``."""
+    """The HTTP server of an application, not started yet; over TLS with a ``transport``.
+
+    It takes as many connections as there are descriptors for.
+    """
     import uvicorn
 
+    from antiphon.gateway.connections import Connections, affordable_connections, raise_descriptor_limit
     from antiphon.gateway.tls_protocol import TlsAwareConnection
 
     app.state.transport = transport
+    connections = Connections(affordable_connections(settings.max_connections, raise_descriptor_limit()))
+    protocol: Any = functools.partial(
+        TlsAwareConnection, connections=connections, tls=None if transport is None else transport.context
+    )
     return uvicorn.Server(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
-            http=TlsAwareConnection,
-            ssl_context_factory=None if transport is None else lambda config, default: transport.context,
+            http=protocol,
+            ws="none",
             lifespan="on",
             access_log=False,
             log_config=None,

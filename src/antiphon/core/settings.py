@@ -183,6 +183,7 @@ class GatewaySettings(_Section, frozen=True):
     """Where the gateway listens and how much it accepts.
 
     Attributes:
+        max_connections: connections at once; fewer where the limit of descriptors leaves no room for them.
         max_in_flight: answers under way per path; ``max_flex``: of ``service_tier: flex``.
         request_timeout: how long an answer may take; ``flex_timeout``: one of ``service_tier: flex``.
         queue_timeout: how long an online request may wait for its turn at the engine, but at most half of the
@@ -195,6 +196,7 @@ class GatewaySettings(_Section, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8700
     max_body_bytes: int = 4_000_000
+    max_connections: int = 8_192
     max_in_flight: int = 256
     max_flex: int = 64
     request_timeout: str = "120s"

@@ -2,7 +2,10 @@
 
 The file is never in memory as a whole, nor in a temporary file in the clear.
 
-Invariant: what has arrived and was not written yet is at most what the server hands over at once.
+Invariants:
+- What has arrived and was not written yet is at most what the server hands over at once.
+- What is no content of the file (other fields, headers of parts, what stands before the first boundary and after the
+  last one) is at most :data:`MOST_AROUND` bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from antiphon.core.errors import InvalidInput, TooLarge
 MOST_FIELDS = 16
 LONGEST_FIELD = 4_096
 """Bytes of a field that is no file."""
+
+MOST_AROUND = 128 * 1024
+"""Bytes of a form beside its file."""
 
 _PIECE = 1 << 18
 
@@ -38,7 +44,7 @@ async def read(request: Request, file: str, write: Callable[[bytes], None]) -> F
 
     Raises:
         InvalidInput: it is no such form, or is cut off, or has a field twice.
-        TooLarge: a field that is no file is too long, or there are too many.
+        TooLarge: a field that is no file is too long, or there are too many, or too much stands around the file.
         starlette.requests.ClientDisconnect: the client went away before its end.
         Whatever ``write`` raises.
     """
@@ -55,7 +61,9 @@ async def read(request: Request, file: str, write: Callable[[bytes], None]) -> F
     try:
         parser = MultipartParser(boundary, parts.callbacks())
         async for piece in request.stream():
+            parts.arrived += len(piece)
             parser.write(piece)
+            parts.require_little_around()
             if len(parts.content) >= _PIECE:
                 await run_in_threadpool(write, parts.taken())
         parser.finalize()
@@ -77,6 +85,7 @@ class _Parts:
         self.filename: str | None = None
         self.content = bytearray()
         self.ended = False
+        self.arrived = self._file_bytes = 0
         self._file = file
         self._name = ""
         self._is_file = False
@@ -101,6 +110,15 @@ class _Parts:
         content = bytes(self.content)
         self.content.clear()
         return content
+
+    def require_little_around(self) -> None:
+        """Raise when what has arrived beside the file's content is too much."""
+        if self.arrived - self._file_bytes > MOST_AROUND:
+            raise TooLarge(
+                f"The form has more than {MOST_AROUND} bytes beside its file.",
+                where="body",
+                next_step="End the body with the form's closing boundary, and keep fields and headers of parts short.",
+            )
 
     def _begin(self) -> None:
         self._headers, self._header, self._value = {}, (bytearray(), bytearray()), bytearray()
@@ -134,6 +152,7 @@ class _Parts:
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self.content += data[start:end]
+            self._file_bytes += end - start
             return
         self._value += data[start:end]
         if len(self._value) > LONGEST_FIELD:

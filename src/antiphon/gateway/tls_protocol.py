@@ -1,30 +1,111 @@
-"""uvicorn's HTTP protocol, telling the application who is at the other end of its TLS connection."""
+"""uvicorn's HTTP protocol over TLS: the handshake is bounded like a head, and the application is told who is at the
+other end of the connection."""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 from antiphon.gateway.bounded_connection import BoundedConnection
 from antiphon.gateway.peer import EXTENSION, TlsConnection
 from antiphon.governance.certificate_checks import described
 
+HANDSHAKE_SECONDS = 15.0
+
 
 class TlsAwareConnection(BoundedConnection):
-    """Puts a :class:`~antiphon.gateway.peer.TlsConnection` into each scope; read once, at the handshake."""
+    """Puts a :class:`~antiphon.gateway.peer.TlsConnection` into each scope; read once, at the handshake.
 
-    _tls: TlsConnection | None = None
+    Args:
+        tls: makes the handshake of each connection; ``None`` speaks plain HTTP. It is made here, and not by the
+            listener, so that a connection counts from its first moment on and not when its handshake is complete.
+    """
+
+    handshake_seconds = HANDSHAKE_SECONDS
+
+    def __init__(self, *args: Any, tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._context = tls
+        self._tls: TlsConnection | None = None
+        self._ready = False
+        self._early = b""
+        self._handshake: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        connection = transport.get_extra_info("ssl_object")
-        self._tls = None if connection is None else _read(connection)
+        if self._context is None:
+            self._ready = True
+            super().connection_made(transport)
+            return
+        self._register(transport)
+        loop = asyncio.get_running_loop()
+        secured = _EagerCoroutine(
+            loop.start_tls(
+                transport, self, self._context, server_side=True, ssl_handshake_timeout=self.handshake_seconds
+            )
+        )
+        self._handshake = loop.create_task(self._shake_hands(transport, secured))
+
+    def data_received(self, data: bytes) -> None:
+        if not self._ready:
+            self._early += data  # The handshake is complete, and connection_made comes in a moment.
+        else:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ready:
+            self._forget()
+        else:
+            super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._tls is not None:
             extensions: dict[str, Any] = {EXTENSION: self._tls}
             self.scope["extensions"] = extensions
+
+    async def _shake_hands(self, transport: Any, upgrade: _EagerCoroutine) -> None:
+        try:
+            secured: Any = await upgrade
+        except (OSError, asyncio.CancelledError):  # ssl.SSLError is an OSError; TransportSecurity tells why
+            transport.abort()
+            self._forget()
+            return
+        shaken = secured.get_extra_info("ssl_object")
+        if shaken is None or secured.is_closing():  # It was dropped meanwhile, for the sake of others.
+            transport.abort()
+            self._forget()
+            return
+        self._tls = _read(shaken)
+        self._ready = True
+        super().connection_made(secured)
+        if early := self._early:
+            self._early = b""
+            self.data_received(early)
+
+
+class _EagerCoroutine:
+    """A coroutine that has run to its first suspension by now, and goes on when it is awaited.
+
+    uvloop reads from a new connection before any task has run: whoever is to read its first bytes is there at once.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._awaited = coroutine.send(None)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            while True:
+                try:
+                    yield self._awaited
+                except BaseException as error:
+                    self._awaited = self._coroutine.throw(error)
+                else:
+                    self._awaited = self._coroutine.send(None)
+        except StopIteration as end:
+            return end.value
 
 
 def _read(connection: ssl.SSLObject) -> TlsConnection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import ssl
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from cryptography import x509
@@ -134,8 +135,7 @@ async def serve_tls(files: TlsFiles, *, poll: float = 0.02, clock: Any = None) -
     app.state.transport, app.state.services = transport, _Ready()
     config = uvicorn.Config(
         app,
-        http=TlsAwareConnection,
-        ssl_context_factory=lambda config, default: transport.context,
+        http=cast(Any, functools.partial(TlsAwareConnection, tls=transport.context)),
         log_config=None,
         lifespan="off",
         access_log=False,
