@@ -63,7 +63,8 @@ def gated(store: Store, engine: EmbeddingEngine) -> GatedEngine:
     # Another's engine says nothing of its size, nor of how long a request waited in it: it is asked as much as is
     # allowed until the time that answers take says otherwise.
     remote, most = settings.engine.kind == "remote", settings.gateway.max_in_flight
-    gate = Gate(most if remote else settings.engine.slots, most, queued, monotonic)
+    weights = settings.gateway.tenant_weights
+    gate = Gate(most if remote else settings.engine.slots, most, queued, monotonic, weights=weights)
     return GatedEngine(engine, gate, monotonic, tells_queue=not remote)
 
 

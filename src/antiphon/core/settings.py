@@ -191,6 +191,7 @@ class GatewaySettings(_Section, frozen=True):
         metrics: who may read ``/metrics``, which names applications and views: anybody who reaches the port (``open``),
             a key that may read (``key``), nobody (``off``). ``None`` is ``open`` in the environment ``dev`` and ``key``
             in any other.
+        tenant_weights: of tenants whose online requests wait for the engine together; 1 for those not named.
     """
 
     host: str = "127.0.0.1"
@@ -204,6 +205,7 @@ class GatewaySettings(_Section, frozen=True):
     queue_timeout: str = "10s"
     batch_concurrency: int = 8
     metrics: MetricsAccess | None = None
+    tenant_weights: dict[str, Annotated[float, msgspec.Meta(gt=0, le=1000)]] = {}
 
 
 class BatchSettings(_Section, frozen=True):

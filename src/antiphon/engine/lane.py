@@ -28,6 +28,7 @@ from antiphon.engine.runtime import Interrupted, Kept, Logits, Runtime
 from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, online_slack, plan
 from antiphon.engine.sequence import Sequence
 from antiphon.engine.slots import Slots
+from antiphon.engine.tenant_shares import TenantShares
 
 _AHEAD = 1 << 62
 """Earlier than any arrival: where a request stands that goes ahead of the others."""
@@ -84,6 +85,7 @@ class Lane:
         self._emissions: list[Emission] = []
         self._budget = Budget()
         self._batch_lengths = BatchLengths()
+        self._shares = TenantShares()
         self._called = 0.0
 
     @property
@@ -138,7 +140,10 @@ class Lane:
                 pending=len(sequence.pending) - known,
                 most=sequence.request.max_tokens,
                 order=_order(sequence),
+                tenant=sequence.request.tenant,
+                scored=sequence.scored,
             )
+            self._shares.arrived(sequence.request.tenant)
         else:
             self._batch_lengths.came(sequence.prompt_tokens, sequence.request.max_tokens)
 
@@ -216,6 +221,8 @@ class Lane:
                     due - now,
                     until - now,
                     sequence.request.priority == "batch" and sequence.request.ahead,
+                    sequence.request.tenant,
+                    sequence.scored,
                 )
             )
         layout = self.runtime.layout
@@ -228,6 +235,7 @@ class Lane:
             interruptible=True,
             leaves_gaps=leaves_gaps,
             batch_prompt=self._batch_lengths.prompt_per_token,
+            service=self._shares.service,
         )
 
     def run(self, decided: Plan) -> None:
@@ -291,7 +299,8 @@ class Lane:
             room = chunk_tokens if sequence.generating else chunk_tokens - sequence.position % chunk_tokens
             chunk = sequence.pending[:room]
             rest = sequence.pending[room:]
-            expected = self.latency_model.feed(len(chunk), sequence.position)
+            scoring, model = sequence.scoring, self.latency_model
+            expected = (model.score if scoring else model.feed)(len(chunk), sequence.position)
             called = self._begin([sequence], expected)
             try:
                 logits = self._feed(sequence, sequence.slot, chunk, want_logits=not rest)
@@ -299,8 +308,9 @@ class Lane:
                 self.yields_until = None
             ended = self._monotonic()
             self._ran(called, ended, expected)
-            if not sequence.scoring:  # a call with every position's logits costs more, and others do not make it
-                self.latency_model = self.latency_model.observe_feed(len(chunk), sequence.position, ended - called)
+            observe = model.observe_score if scoring else model.observe_feed
+            self.latency_model = observe(len(chunk), sequence.position, ended - called)
+            self._charge([sequence], ended - called)
             sequence.position += len(chunk)
             sequence.pending = rest
             done += len(chunk)
@@ -316,6 +326,11 @@ class Lane:
     def _ran(self, begin: float, end: float, expected: float) -> None:
         self.counters.call_seconds += end - begin
         self.pacing.ran(begin, end, expected)
+
+    def _charge(self, computed: list[Sequence], seconds: float) -> None:
+        for sequence in computed:
+            if sequence.request.priority == "online":
+                self._shares.charge(sequence.request.tenant, seconds / len(computed))
 
     def _feed(self, sequence: Sequence, slot: int, chunk: list[int], *, want_logits: bool) -> Logits | None:
         if not sequence.scoring:
@@ -357,6 +372,7 @@ class Lane:
         now = self._monotonic()
         self._ran(called, now, expected)
         self.latency_model = self.latency_model.observe_decode(len(ordered), sum(positions), now - called)
+        self._charge(sequences, now - called)
         share = (now - begin) / len(ordered)
         for (_, sequence), logits in zip(ordered, every, strict=True):
             sequence.position += 1
@@ -402,6 +418,7 @@ class Lane:
         del self._sequences[sequence.ticket]
         if sequence.request.priority == "online":
             spent = sequence.spent
+            self._shares.left(sequence.request.tenant)
             self.pacing.ended(
                 sequence.ticket, spent.accepted, spent.first_token, spent.last_token, self.latency_model, self._budget
             )

@@ -34,6 +34,7 @@ Matrix = tuple[float, float, float, float, float, float]
 costs a third of what array operations on such small arrays do."""
 
 _FEED: Weights = (0.002, 0.002, 0.0005)
+_SCORE: Weights = (0.002, 0.004, 0.0005)
 _DECODE: Weights = (0.005, 0.003, 0.001)
 
 
@@ -118,6 +119,10 @@ class StepTimes(Protocol):
         """What so many tokens of one prompt add, of which ``context`` tokens are computed already."""
         ...
 
+    def score(self, tokens: int, context: int) -> float:
+        """What :meth:`feed` says, for tokens each of which is measured by its logits."""
+        ...
+
     def decode(self, sequences: int, context: int) -> float:
         """What one token each of several sequences adds, which have ``context`` tokens in all."""
         ...
@@ -125,17 +130,22 @@ class StepTimes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """Seconds of the two kinds of call that a step is made of; implements :class:`StepTimes`."""
+    """Seconds of the kinds of call that a step is made of; implements :class:`StepTimes`."""
 
     mixed: ClassVar[bool] = False
     step: ClassVar[float] = 0.0
 
     feeding: CallModel = field(default_factory=lambda: CallModel(_FEED))
     decoding: CallModel = field(default_factory=lambda: CallModel(_DECODE))
+    scoring: CallModel = field(default_factory=lambda: CallModel(_SCORE))
 
     def feed(self, tokens: int, context: int) -> float:
         """Seconds of a call that computes so many tokens of one sequence, which has ``context`` tokens already."""
         return self.feeding.predict(tokens, tokens * context / 1000.0) if tokens else 0.0
+
+    def score(self, tokens: int, context: int) -> float:
+        """The same with the logits after each token, and what is made of them."""
+        return self.scoring.predict(tokens, tokens * context / 1000.0) if tokens else 0.0
 
     def decode(self, sequences: int, context: int) -> float:
         """Seconds of a call that computes one token each of several sequences, which have ``context`` tokens in all."""
@@ -149,6 +159,10 @@ class LatencyModel:
     def observe_feed(self, tokens: int, context: int, seconds: float) -> LatencyModel:
         """The model after one more measured call that computed a prompt's chunk."""
         return replace(self, feeding=self.feeding.observe(tokens, tokens * context / 1000.0, seconds))
+
+    def observe_score(self, tokens: int, context: int, seconds: float) -> LatencyModel:
+        """The model after one more measured call that computed a prompt's chunk with all its logits."""
+        return replace(self, scoring=self.scoring.observe(tokens, tokens * context / 1000.0, seconds))
 
     def observe_decode(self, sequences: int, context: int, seconds: float) -> LatencyModel:
         """The model after one more measured decode call."""

@@ -111,6 +111,11 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     ahead: bool = False
     parameters: str = ""
 
+    @property
+    def tenant(self) -> str:
+        """Whose it is, for shares of the engine: prompts of one salt are one tenant's."""
+        return self.cache_salt
+
 
 class Embed(msgspec.Struct, frozen=True, tag="embed"):
     """Texts whose vectors are wanted.

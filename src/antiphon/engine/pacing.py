@@ -92,12 +92,23 @@ class Pacing:
         pending: int,
         most: int,
         order: int | None = None,
+        tenant: str = "",
+        scored: bool = False,
     ) -> None:
         """An online request has arrived; see :meth:`Twin.arrive`."""
         expected = self._length(0, most)
         self._requests[ticket] = _Request(level or DEFAULT_LEVEL, now, most, expected)
         moment = self._work.work(now)
-        self._twin.arrive(ticket, moment, position=position, pending=pending, most=expected, order=order)
+        self._twin.arrive(
+            ticket,
+            moment,
+            position=position,
+            pending=pending,
+            most=expected,
+            order=order,
+            tenant=tenant,
+            scored=scored,
+        )
 
     def ran(self, begin: float, end: float, predicted: float) -> None:
         """A call of the model ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""

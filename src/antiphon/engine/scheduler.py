@@ -5,6 +5,8 @@ Invariants:
   time. Time is what lies between the moment each online sequence's next token would be out if batch did nothing from
   now on (:func:`forecast`) and the moment it is due: batch work is added while the *predicted* step, with the margin
   that the latency model has learnt, moves no token past its due time.
+- Tenants share what online work gets (:mod:`~antiphon.engine.tenant_shares`); with one tenant, or none named, requests
+  are served in order of arrival.
 - Nobody is delayed for nothing: beside online work batch takes part only where that is worth it
   (:func:`worth_a_delay`).
 - No step is longer for batch's sake than somebody who arrives meanwhile may wait.
@@ -16,12 +18,15 @@ The planner knows no clock and no service level: both are in the due times that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from antiphon.engine.forecast import forecast, oldest_first, prompt_seconds
 from antiphon.engine.latency_model import LatencyModel, StepTimes
 from antiphon.engine.messages import Priority
+from antiphon.engine.tenant_shares import entitled, in_turns, least_served, slot_to_give_up
 
 _WORTH = 0.05
 """Of what a batch token costs, prompt included, the least share that riding along has to save."""
@@ -41,6 +46,8 @@ class SequenceView:
         due: seconds from now until its next token is due; infinite when nobody waits for it.
         batch_until: seconds from now until which batch may hold that token up: at most ``due``.
         pressed: it is batch whose deadline is near, and takes all the time that online leaves it.
+        tenant: whose it is.
+        scored: the logits of each token of its prompt are wanted, which takes longer.
     """
 
     ticket: int
@@ -53,6 +60,8 @@ class SequenceView:
     due: float = inf
     batch_until: float = inf
     pressed: bool = False
+    tenant: str = ""
+    scored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class State:
         interruptible: a call that computes batch sequences alone gives way to who arrives.
         leaves_gaps: of late there was time with nobody online, so that batch can wait for it.
         batch_prompt: prompt tokens that batch computes for each token that it generates.
+        service: seconds that each tenant has had, where several have online work.
     """
 
     sequences: tuple[SequenceView, ...]
@@ -75,6 +85,7 @@ class State:
     interruptible: bool = False
     leaves_gaps: bool = True
     batch_prompt: float = 0.0
+    service: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +166,9 @@ def plan(state: State, budget: Budget) -> Plan:
 
 
 def place(state: State) -> tuple[list[int], list[int]]:
-    """Who gets a slot: online in order of arrival, at the cost of the batch sequences that have least to copy; then
-    batch, oldest first, into what is free. Nothing is kept and admitted in the same plan for batch's own sake.
+    """Who gets a slot: online in order of arrival, tenant by tenant, at the cost of the batch sequences that have least
+    to copy, or of a tenant that has several where another has none; then batch, oldest first, into what is free.
+    Nothing is kept and admitted in the same plan for batch's own sake.
 
     Returns:
         Tickets to keep in host memory and tickets to admit.
@@ -170,11 +182,14 @@ def place(state: State) -> tuple[list[int], list[int]]:
     )
     keep: list[int] = []
     admit: list[int] = []
-    for sequence in absent:
-        if sequence.priority != "online":
-            continue
+    held = Counter(sequence.tenant for sequence in resident if sequence.priority == "online")
+    for sequence in in_turns((each for each in absent if each.priority == "online"), held, state.service):
         if free == 0 and evictable:
             keep.append(evictable.pop().ticket)
+            free += 1
+        if free == 0 and (other := slot_to_give_up(resident, sequence)) is not None:
+            resident = [each for each in resident if each is not other] + [sequence]
+            keep.append(other.ticket)
             free += 1
         if free == 0:
             break
@@ -199,8 +214,9 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     """
     expected = forecast(online, state.model, state.chunk_tokens, budget)
     spare = {sequence.ticket: sequence.due - expected[sequence.ticket] for sequence in online}
-    generating = [sequence for sequence in online if sequence.generating]
-    prompts = [sequence for sequence in online if not sequence.generating]
+    turn = entitled(online, state.service)
+    generating = [sequence for sequence in turn if sequence.generating]
+    prompts = [sequence for sequence in turn if not sequence.generating]
     least = min((spare[sequence.ticket] for sequence in generating), default=inf)
     hurried = min((spare[sequence.ticket] for sequence in prompts), default=inf) < least
     chunk = state.model.feed(state.chunk_tokens, 0)
@@ -208,10 +224,18 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
         for sequence in generating:
             step.add_decode(sequence, inf)
     left = budget.online_prefill_tokens
-    for sequence in prompts:
-        if left > 0:
-            first = left == budget.online_prefill_tokens
-            left -= step.add_chunks(sequence, budget.step_seconds, left, first_free=first)
+    service = dict(state.service)
+    while prompts and left > 0:
+        sequence = least_served(prompts, service)
+        before, first = step.seconds, left == budget.online_prefill_tokens
+        # Among tenants a chunk each in turn; of one tenant a prompt is computed as far as it may be.
+        most = min(left, state.chunk_tokens) if service else left
+        added = step.add_chunks(sequence, budget.step_seconds, most, first_free=first)
+        left -= added
+        if not service or not added or step.prefill[sequence.ticket] == sequence.pending:
+            prompts.remove(sequence)
+        if service:
+            service[sequence.tenant] = service.get(sequence.tenant, 0.0) + step.seconds - before
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
@@ -280,49 +304,6 @@ def online_slack(state: State, budget: Budget) -> float:
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)
 
 
-def forecast(
-    online: Sequence[SequenceView], model: StepTimes, chunk_tokens: int, budget: Budget
-) -> Mapping[int, float]:
-    """When each sequence's next token would be out, in seconds from now, if these were alone from now on.
-
-    The same rules as :func:`add_online`, step after step, but that nobody starts or ends to generate on the way.
-    """
-    generating = [sequence for sequence in online if sequence.generating]
-    # Of a step whatever is in it, and the tokens of those who generate.
-    tokens = model.step + model.decode(len(generating), sum(sequence.position for sequence in generating))
-    forced = sum(model.feed(each.pending, each.position) for each in generating if each.pending > 1)
-    found: dict[int, float] = {}
-    clock = spent = forced
-    left = budget.online_prefill_tokens
-    first_step: float | None = None
-    for sequence in online:
-        if sequence.generating:
-            continue
-        position, pending = sequence.position, sequence.pending
-        while pending:
-            chunk = min(chunk_tokens - position % chunk_tokens, pending)
-            seconds = model.feed(chunk, position)
-            full = left < budget.online_prefill_tokens and (
-                chunk > left or spent + tokens + seconds > budget.step_seconds
-            )
-            if full:
-                clock += tokens
-                first_step = clock if first_step is None else first_step
-                spent, left = 0.0, budget.online_prefill_tokens
-            clock, spent, left = clock + seconds, spent + seconds, left - chunk
-            position, pending = position + chunk, pending - chunk
-        found[sequence.ticket] = clock + (tokens if model.mixed else 0.0)
-    first_step = clock + tokens if first_step is None else first_step
-    for sequence in generating:
-        found[sequence.ticket] = first_step
-    return found
-
-
-def oldest_first(sequences: Iterable[SequenceView]) -> list[SequenceView]:
-    """In order of arrival."""
-    return sorted(sequences, key=lambda sequence: sequence.order)
-
-
 class _Step:
     """The step under construction. ``seconds`` is what it is predicted to take."""
 
@@ -369,11 +350,11 @@ class _Step:
 
     def add_chunks(self, sequence: SequenceView, limit: float, most: int, *, first_free: bool) -> int:
         """Add the prompt's next chunks while they fit ``limit`` and ``most`` tokens; returns the tokens added."""
-        added = 0
-        position, pending = sequence.position, sequence.pending
+        added, already = 0, self.prefill.get(sequence.ticket, 0)
+        position, pending = sequence.position + already, sequence.pending - already
         while pending:
             chunk = min(self._chunk_tokens - position % self._chunk_tokens, pending)
-            seconds = self._model.feed(chunk, position)
+            seconds = prompt_seconds(self._model, sequence, chunk, position)
             fits = self._model.step + self._feeding + self._decoding + seconds <= limit and added + chunk <= most
             if not fits and (added or not (first_free or (self.empty and limit > 0))):
                 break

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from antiphon.engine.forecast import forecast, oldest_first, prompt_seconds
 from antiphon.engine.latency_model import StepTimes
-from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, forecast, oldest_first, plan
+from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, plan
+from antiphon.engine.tenant_shares import TenantShares
 
 
 @dataclass(slots=True)
@@ -27,6 +29,8 @@ class _Virtual:
     most: int
     generating: bool = False
     resident: bool = False
+    tenant: str = ""
+    scored: bool = False
     times: list[float] = field(default_factory=list)
 
     @property
@@ -36,7 +40,17 @@ class _Virtual:
 
     def view(self) -> SequenceView:
         place = "resident" if self.resident else "waiting"
-        return SequenceView(self.ticket, "online", self.order, self.position, self.pending, self.generating, place)
+        return SequenceView(
+            self.ticket,
+            "online",
+            self.order,
+            self.position,
+            self.pending,
+            self.generating,
+            place,
+            tenant=self.tenant,
+            scored=self.scored,
+        )
 
 
 class Twin:
@@ -50,15 +64,27 @@ class Twin:
         """Those that have all their tokens, and whose real requests go on."""
         self._clock = 0.0
         self._expected: dict[int, float] | None = None
+        self._shares = TenantShares()
 
     def arrive(
-        self, ticket: int, now: float, *, position: int, pending: int, most: int, order: int | None = None
+        self,
+        ticket: int,
+        now: float,
+        *,
+        position: int,
+        pending: int,
+        most: int,
+        order: int | None = None,
+        tenant: str = "",
+        scored: bool = False,
     ) -> None:
         """A request arrives: ``position`` tokens of its prompt are kept already, ``pending`` are to be computed, and it
         is expected to write ``most``. Smaller ``order`` goes first; by ticket unless said."""
         if not self._present:
             self._clock = max(self._clock, now)
-        self._present[ticket] = _Virtual(ticket, ticket if order is None else order, now, position, pending, most)
+        placed = ticket if order is None else order
+        self._present[ticket] = _Virtual(ticket, placed, now, position, pending, most, tenant=tenant, scored=scored)
+        self._shares.arrived(tenant)
         self._expected = None
 
     def goes_on(self, ticket: int, most: int) -> None:
@@ -77,11 +103,14 @@ class Twin:
                 virtual.times.append(last)
                 virtual.position += 1
             self._present[ticket] = virtual
+            self._shares.arrived(virtual.tenant)
             self._expected = None
 
     def leave(self, ticket: int) -> None:
         """The real request has ended."""
-        self._present.pop(ticket, None)
+        virtual = self._present.pop(ticket, None)
+        if virtual is not None:
+            self._shares.left(virtual.tenant)
         self._written.pop(ticket, None)
         self._expected = None
 
@@ -94,7 +123,9 @@ class Twin:
                 if self._clock > now:
                     return
                 continue
-            decided = plan(State(tuple(each.view() for each in here), self._slots, self._chunk_tokens, model), budget)
+            views = tuple(each.view() for each in here)
+            state = State(views, self._slots, self._chunk_tokens, model, service=self._shares.service)
+            decided = plan(state, budget)
             if self._clock + decided.predicted_seconds > now:
                 return
             self._run(decided, model)
@@ -116,22 +147,28 @@ class Twin:
 
     def _run(self, decided: Plan, model: StepTimes) -> None:
         self._expected = None
+        for ticket in decided.keep:
+            self._present[ticket].resident = False
         for ticket in decided.admit:
             self._present[ticket].resident = True
         clock = self._clock + model.step
         begun: list[tuple[_Virtual, float]] = []
         for ticket, tokens in decided.prefill:
-            each, left = self._present[ticket], tokens
+            each, left, before = self._present[ticket], tokens, clock
             while left:
                 chunk = min(self._chunk_tokens - each.position % self._chunk_tokens, left)
-                clock += model.feed(chunk, each.position)
+                clock += prompt_seconds(model, each.view(), chunk, each.position)
                 each.position, each.pending, left = each.position + chunk, each.pending - chunk, left - chunk
+            self._shares.charge(each.tenant, clock - before)
             if not each.pending:
                 each.generating, each.pending = True, 1
                 begun.append((each, clock))
         present = self._present
         decoding = [present[ticket] for ticket in decided.decode if ticket in present]
-        clock += model.decode(len(decoding), sum(each.position for each in decoding))
+        took = model.decode(len(decoding), sum(each.position for each in decoding))
+        clock += took
+        for each in decoding:
+            self._shares.charge(each.tenant, took / len(decoding))
         for each, out in begun:
             self._out(each, clock if model.mixed else out)
         for each in decoding:
@@ -143,3 +180,4 @@ class Twin:
         each.times.append(clock)
         if len(each.times) >= each.most:
             self._written[each.ticket] = self._present.pop(each.ticket)
+            self._shares.left(each.tenant)

@@ -1,6 +1,13 @@
-"""In front of one engine: at most as many online requests inside it as it can use, the others in order of tier.
+"""In front of one engine: at most as many online requests inside it as it can use, the others in order of tier and,
+inside a tier, by turns of tenants.
+
+Turns are start-time fair queueing (Goyal, Vin and Cheng 1996): a request begins where its tenant's last one ended, or
+where the queue is now; it ends so many tokens later, divided by the tenant's weight; the earliest beginning is next.
 
 Invariants:
+- One tenant's requests are let in in order of arrival, and so are all where there is one tenant.
+- Of tenants that have requests waiting, each is let in by its weight, to within one request of each, however many they
+  have. A tenant that has nothing inside does not wait for one that has: a few places beyond the limit are for it.
 - Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
 - Whoever waits here longer than the queue's bound, or would by the engine's measured pace, is refused with the moment
   at which there will be room. Of several that are refused each gets a moment of its own, so that they do not come back
@@ -11,9 +18,11 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import AsyncGenerator, Callable
+from bisect import insort
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import msgspec
 
@@ -29,6 +38,21 @@ HOPE = 0.5
 """Of the queue's bound, what the expected wait may come to: times differ, and who has waited in vain waits again."""
 
 
+BEYOND_SHARE = 8
+"""Of the limit, one in so many places (one at least) is beyond it, for tenants that have nothing inside."""
+CHARACTERS_PER_TOKEN = 4
+MOST_TENANTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Somebody who waits. ``place`` is rank, beginning and number of arrival: the smallest is next."""
+
+    place: tuple[int, float, int]
+    tenant: str
+    future: asyncio.Future[None]
+
+
 class GateStatus(msgspec.Struct, frozen=True):
     """How the gate stands: the limit, who is inside, who waits, and how many a second come out (0: not known yet)."""
 
@@ -42,10 +66,12 @@ class Gate:
     """Counts places. It belongs to one event loop.
 
     Args:
-        start: the limit before anything is measured; ``most``: what it never goes beyond.
+        start: the limit before anything is measured; ``most``: what it never goes beyond, but for tenants that have
+            nothing inside.
         queue_seconds: how long somebody may wait for a place.
         monotonic: the clock, in seconds.
         adaptive: measure and follow; otherwise the limit stays at ``start``.
+        weights: of tenants; 1 for those that are not named.
     """
 
     def __init__(
@@ -57,14 +83,19 @@ class Gate:
         *,
         least: int = 1,
         adaptive: bool = True,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.gradient = Gradient(float(start), float(least), float(max(most, start)))
         self._queue_seconds = queue_seconds
         self._monotonic = monotonic
         self._adaptive = adaptive
+        self._weights = dict(weights or {})
         self._inside = 0
+        self._inside_of: Counter[str] = Counter()
         self._number = 0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._turn = 0.0
+        self._ends: dict[tuple[int, str], float] = {}
+        self._waiting: list[_Waiting] = []
         self._drain = Drain(monotonic)
         self._opened = monotonic()
         self._seconds: list[float] = []
@@ -74,40 +105,49 @@ class Gate:
     @property
     def status(self) -> GateStatus:
         """How the gate stands now."""
-        waiting = sum(not future.done() for _, _, future in self._waiting)
-        return GateStatus(int(self.gradient.limit), self._inside, waiting, self._drain.per_second)
+        return GateStatus(int(self.gradient.limit), self._inside, self._count_waiting(), self._drain.per_second)
 
-    async def enter(self, rank: int) -> None:
-        """Take a place, in order of rank (smaller first) and arrival; :meth:`leave` gives it back.
+    async def enter(self, rank: int, tenant: str = "", tokens: float = 1.0) -> None:
+        """Take a place, in order of rank (smaller first), then by turns; :meth:`leave` gives it back.
+
+        Args:
+            tokens: how much it is expected to take.
 
         Raises:
             Overloaded: there will be none within the queue's bound; ``retry_after`` says when there will.
         """
-        if self._inside < int(self.gradient.limit) and not self._waiting:
-            self._take()
+        begin = max(self._turn, self._ends.get((rank, tenant), 0.0))
+        if self._has_room(tenant) and not self._waiting:
+            self._book(rank, tenant, begin, tokens)
+            self._take(tenant, begin)
             return
-        ahead = sum(not future.done() and before <= rank for before, _, future in self._waiting)
+        self._number += 1
+        place = (rank, begin, self._number)
+        ahead = sum(not other.future.done() and other.place < place for other in self._waiting)
         if self._drain.seconds(ahead + 1) > HOPE * self._queue_seconds:
             raise self._refusal()
+        self._book(rank, tenant, begin, tokens)
         future = asyncio.get_running_loop().create_future()
-        self._number += 1
-        heapq.heappush(self._waiting, (rank, self._number, future))
+        insort(self._waiting, _Waiting(place, tenant, future), key=lambda each: each.place)
         self._admit()
         try:
             async with asyncio.timeout(self._queue_seconds):
                 await asyncio.shield(future)
         except BaseException as error:
             if future.done() and not future.cancelled():
-                self.leave()  # the place came in the same moment
+                self.leave(tenant)  # the place came in the same moment
             future.cancel()
             self._admit()
             if isinstance(error, TimeoutError):
                 raise self._refusal() from None
             raise
 
-    def leave(self) -> None:
+    def leave(self, tenant: str = "") -> None:
         """Give a place back."""
         self._inside -= 1
+        self._inside_of[tenant] -= 1
+        if not self._inside_of[tenant]:
+            del self._inside_of[tenant]
         self._admit()
 
     def measure(self, seconds: float, queued: float | None) -> None:
@@ -126,19 +166,36 @@ class Gate:
         self._opened, self._seconds, self._queued, self._most = now, [], [], self._inside
         self._admit()
 
-    def _take(self) -> None:
+    def _has_room(self, tenant: str) -> bool:
+        limit = int(self.gradient.limit)
+        beyond = 0 if self._inside_of[tenant] else max(limit // BEYOND_SHARE, 1)
+        return self._inside < limit + beyond
+
+    def _book(self, rank: int, tenant: str, begin: float, tokens: float) -> None:
+        if len(self._ends) > MOST_TENANTS:
+            self._ends = {key: end for key, end in self._ends.items() if end > self._turn}
+        self._ends[rank, tenant] = begin + tokens / self._weights.get(tenant, 1.0)
+
+    def _take(self, tenant: str, begin: float) -> None:
         self._inside += 1
+        self._inside_of[tenant] += 1
+        self._turn = max(self._turn, begin)
         self._most = max(self._most, self._inside)
 
     def _admit(self) -> None:
-        while self._waiting and (self._waiting[0][2].done() or self._inside < int(self.gradient.limit)):
-            future = heapq.heappop(self._waiting)[2]
-            if not future.done():
-                self._take()
-                future.set_result(None)
+        while True:
+            self._waiting = [each for each in self._waiting if not each.future.done()]
+            following = next((each for each in self._waiting if self._has_room(each.tenant)), None)
+            if following is None:
+                return
+            self._take(following.tenant, following.place[1])
+            following.future.set_result(None)
+
+    def _count_waiting(self) -> int:
+        return sum(not each.future.done() for each in self._waiting)
 
     def _refusal(self) -> Overloaded:
-        waiting = sum(not future.done() for _, _, future in self._waiting)
+        waiting = self._count_waiting()
         # Not at the first moment at which there may be room, but when the queue has half of what it may have.
         return Overloaded(
             f"The engine has all the requests that it can use ({self._inside}), and {waiting} wait.",
@@ -182,7 +239,7 @@ class GatedEngine:
                 async for event in events:
                     yield event
             return
-        await self.gate.enter(0 if request.ahead else 1)
+        await self.gate.enter(0 if request.ahead else 1, request.tenant, expected_tokens(request))
         began = self._monotonic()
         try:
             async with aclosing(self._engine.generate(request)) as events:
@@ -192,4 +249,10 @@ class GatedEngine:
                         self.gate.measure(self._monotonic() - began, queued)
                     yield event
         finally:
-            self.gate.leave()
+            self.gate.leave(request.tenant)
+
+
+def expected_tokens(request: Generate) -> float:
+    """How many tokens a request may take, prompt and answer."""
+    sent = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
+    return len(request.prompt_ids) + sent / CHARACTERS_PER_TOKEN + request.max_tokens

@@ -1,5 +1,6 @@
+from antiphon.engine.forecast import forecast
 from antiphon.engine.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduler import Budget, SequenceView, State, forecast, plan
+from antiphon.engine.scheduler import Budget, SequenceView, State, plan
 
 CHUNK = 32
 

@@ -382,11 +382,13 @@ def test_batch_of_another_model_waits_for_a_gap_unless_none_comes_for_long(secon
     assert ends == ([1, 2] if first == "online" else [2, 1])
 
 
-async def test_the_latency_model_learns_nothing_from_prompts_that_are_measured() -> None:
+async def test_calls_that_measure_a_prompt_are_learnt_by_themselves() -> None:
     async with running() as (engine, _):
         lane = engine._step_loop.lanes[0]
         before = lane.latency_model
         await collect(engine, msgspec.structs.replace(asking("a", max_tokens=0), prompt_logprobs=1))
-        assert lane.latency_model is before
+        measured = lane.latency_model
+        assert (measured.feeding, measured.scoring.seen > 0) == (before.feeding, True)
         await collect(engine, asking("a", max_tokens=1))
-        assert lane.latency_model is not before
+        assert lane.latency_model.feeding.seen > 0
+        assert lane.latency_model.scoring == measured.scoring

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from antiphon.core.errors import EngineFailed, Overloaded
 from antiphon.engine.messages import Delta, Described, Finished, Generate, Usage
@@ -189,3 +191,83 @@ def test_a_drain_that_stands_still_slows_and_a_calm_one_is_forgotten() -> None:
     assert drain.per_second == pytest.approx(1.0)
     drain.ended(full=False)
     assert drain.per_second == 0.0
+
+
+async def entered(gate: Gate, wanted: list[tuple[str, float]]) -> list[str]:
+    """Ask for a place for each (tenant, tokens) at once; the tenants in the order in which they get one, if one leaves
+    whenever one has come in."""
+    order: list[str] = []
+    settled = asyncio.Event()
+
+    async def one(tenant: str, tokens: float) -> None:
+        await gate.enter(1, tenant, tokens)
+        order.append(tenant)
+        settled.set()
+
+    tasks = []
+    for tenant, tokens in wanted:
+        tasks.append(asyncio.create_task(one(tenant, tokens)))
+        await settle()
+    left = 0
+    while left < len(wanted):
+        while len(order) <= left:
+            settled.clear()
+            await asyncio.wait_for(settled.wait(), 5)
+        gate.leave(order[left])
+        left += 1
+        await settle()
+    await asyncio.gather(*tasks)
+    return order
+
+
+async def test_a_tenant_does_not_wait_behind_all_that_another_has() -> None:
+    gate = Gate(2, 64, 30.0, Ticking(), adaptive=False)
+    order = await entered(gate, [("many", 10.0)] * 10 + [("few", 10.0)] * 3)
+    assert order[:3] == ["many", "many", "few"], "the first of a tenant that has nothing inside does not wait"
+    # From then on by turns.
+    assert order.index("few", 4) <= 6
+    assert max(index for index, tenant in enumerate(order) if tenant == "few") <= 9
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 10), (3.0, 15)])
+async def test_tenants_are_let_in_by_weight(weight: float, share: int) -> None:
+    gate = Gate(8, 64, 30.0, Ticking(), adaptive=False, weights={"b": weight})
+    order = await entered(gate, [("a", 10.0)] * 40 + [("b", 10.0)] * 40)
+    assert abs(order[12:32].count("b") - share) <= 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), min_size=2, max_size=30))
+def test_no_tenant_gets_more_than_a_request_of_each_ahead(wanted: list[tuple[str, int]]) -> None:
+    gate = Gate(1, 64, 30.0, Ticking(), adaptive=False)
+    order = asyncio.run(entered(gate, [(tenant, float(tokens)) for tenant, tokens in wanted]))
+    sizes = {name: [tokens for tenant, tokens in wanted if tenant == name] for name in "ab"}
+    had = dict.fromkeys("ab", 0)
+    seen = dict.fromkeys("ab", 0)
+    for tenant in order:
+        if all(seen[name] < len(sizes[name]) for name in "ab"):
+            assert abs(had["a"] - had["b"]) <= 2 * (max(sizes["a"]) + max(sizes["b"]))
+        had[tenant] += sizes[tenant][seen[tenant]]
+        seen[tenant] += 1
+
+
+async def test_one_tenant_is_let_in_in_order_of_arrival() -> None:
+    world = World(start=1)
+    for number, tokens in enumerate((100, 1, 50)):
+        await world.ask(str(number), cache_salt="a", prompt_ids=tuple(range(tokens)))
+    for number in range(3):
+        assert world.engine.running == [str(number)]
+        await world.end(str(number))
+
+
+async def test_a_tenant_is_not_refused_for_what_another_has_waiting() -> None:
+    world = World(start=1, queue=2.0)
+    for number in range(12):  # one comes out each second
+        await world.ask(f"w{number}", cache_salt="a")
+        world.clock.now += 1.0
+        await world.end(f"w{number}")
+    await world.ask("inside", cache_salt="a")
+    await world.ask("other", cache_salt="b")
+    assert set(world.engine.running) == {"inside", "other"}, "a place beyond the limit is for who has none"
+    for name in ("inside", "other"):
+        await world.end(name)

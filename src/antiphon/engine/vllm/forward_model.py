@@ -55,6 +55,9 @@ class ForwardModel:
         _, of_token, of_context = self.prompt.weights
         return of_token * tokens + of_context * tokens * context / 1000.0
 
+    def score(self, tokens: int, context: int) -> float:
+        return self.feed(tokens, context)
+
     def decode(self, sequences: int, context: int) -> float:
         _, of_sequence, of_context = self.tokens.weights
         return of_sequence * sequences + of_context * context / 1000.0

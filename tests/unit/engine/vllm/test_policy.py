@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from antiphon.engine.forecast import forecast
 from antiphon.engine.messages import Priority
-from antiphon.engine.scheduler import Budget, SequenceView, forecast
+from antiphon.engine.scheduler import Budget, SequenceView
 from antiphon.engine.service_level import ServiceLevel
 from antiphon.engine.vllm.forward_model import Forward, ForwardModel
 from antiphon.engine.vllm.policy import Allowed, StepPolicy, Unfinished

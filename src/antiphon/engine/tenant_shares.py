@@ -1,0 +1,107 @@
+"""Shares of one engine's time for the tenants whose online requests are in it together.
+
+Start-time fair queueing (Goyal, Vin and Cheng 1996) with what calls really took as service: of a prompt's call its
+tenant has all, of a decode call each tenant the part that its sequences are. Who has had the least goes first, and who
+is more than :data:`AHEAD_SECONDS` ahead of that waits.
+
+Invariants:
+- Between two tenants that both have work, what one has had beyond the other stays below :data:`AHEAD_SECONDS` and one
+  step, however many requests either has.
+- Time in which a tenant has no work is not saved up: it comes back at most :data:`AHEAD_SECONDS` behind the others.
+- With one tenant nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from antiphon.engine.scheduler import SequenceView
+
+AHEAD_SECONDS = 0.25
+
+
+class TenantShares:
+    """Seconds that each tenant has had; owned by the step loop's thread."""
+
+    def __init__(self) -> None:
+        self._service: dict[str, float] = {}
+        self._present: Counter[str] = Counter()
+
+    @property
+    def service(self) -> Mapping[str, float]:
+        """Of the tenants that have work here."""
+        if len(self._present) < 2:
+            return {}
+        return {tenant: self._service[tenant] for tenant in self._present}
+
+    def arrived(self, tenant: str) -> None:
+        """One more request of a tenant."""
+        if not self._present[tenant]:
+            others = [self._service[other] for other in self._present if other != tenant]
+            floor = min(others, default=0.0) - AHEAD_SECONDS
+            self._service[tenant] = max(self._service.get(tenant, floor), floor)
+        self._present[tenant] += 1
+
+    def left(self, tenant: str) -> None:
+        """One of its requests has ended."""
+        self._present[tenant] -= 1
+        if not self._present[tenant]:
+            del self._present[tenant]
+            if not self._present:
+                self._service.clear()
+
+    def charge(self, tenant: str, seconds: float) -> None:
+        """A tenant has had so much; one that waits for long, for a slot say, falls behind no further than twice
+        :data:`AHEAD_SECONDS`."""
+        had = self._service[tenant] = self._service[tenant] + seconds
+        for other in self._present:
+            self._service[other] = max(self._service[other], had - 2 * AHEAD_SECONDS)
+
+
+def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Sequence[SequenceView]:
+    """Those whose tenants may have some of the next step."""
+    if not service:
+        return online
+    least = min((service.get(sequence.tenant, 0.0) for sequence in online), default=0.0)
+    return [sequence for sequence in online if service.get(sequence.tenant, 0.0) <= least + AHEAD_SECONDS]
+
+
+def least_served(prompts: Iterable[SequenceView], service: Mapping[str, float]) -> SequenceView:
+    """The oldest prompt of the tenant that has had least; those that go ahead of others come before."""
+    return min(prompts, key=lambda each: (each.order >= 0, service.get(each.tenant, 0.0), each.order))
+
+
+def in_turns(
+    waiting: Iterable[SequenceView], held: Mapping[str, int], service: Mapping[str, float]
+) -> list[SequenceView]:
+    """In which order online sequences get slots: the tenant with fewest of them next, its oldest sequence first.
+
+    Args:
+        held: slots of each tenant now.
+    """
+    left, counts = list(waiting), Counter(held)
+    ordered: list[SequenceView] = []
+    while left:
+        following = min(
+            left, key=lambda each: (each.order >= 0, counts[each.tenant], service.get(each.tenant, 0.0), each.order)
+        )
+        left.remove(following)
+        counts[following.tenant] += 1
+        ordered.append(following)
+    return ordered
+
+
+def slot_to_give_up(resident: Iterable[SequenceView], asking: SequenceView) -> SequenceView | None:
+    """The youngest sequence of the tenant with most slots, for a tenant that has none; ``None``: there is nothing to
+    give."""
+    online = [sequence for sequence in resident if sequence.priority == "online"]
+    counts = Counter(sequence.tenant for sequence in online)
+    if counts[asking.tenant] or not counts:
+        return None
+    tenant, most = max(counts.items(), key=lambda item: item[1])
+    if most < 2:
+        return None
+    return max((sequence for sequence in online if sequence.tenant == tenant), key=lambda each: each.order)

@@ -1,0 +1,114 @@
+"""Tenants on one engine: two that have work are served alike, nobody starves, and a label alone changes nothing."""
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.property.engine.test_scheduler import budgets, states
+
+from antiphon.engine.latency_model import CallModel, LatencyModel
+from antiphon.engine.scheduler import Budget, SequenceView, State, plan
+from antiphon.engine.tenant_shares import AHEAD_SECONDS, TenantShares
+
+CHUNK, SLOTS = 32, 4
+MODEL = LatencyModel(CallModel((0.01, 0.001, 0.0)), CallModel((0.01, 0.004, 0.0)))
+
+
+@given(states(), budgets)
+def test_one_tenant_is_served_as_if_it_had_no_name(state: State, budget: Budget) -> None:
+    named = replace(state, sequences=tuple(replace(sequence, tenant="a") for sequence in state.sequences))
+    assert plan(named, budget) == plan(state, budget)
+
+
+class Simulated:
+    """The lane's rules in virtual time, with requests that are replaced as soon as they end."""
+
+    def __init__(self, requests: list[tuple[str, int, int]]) -> None:
+        self.shares = TenantShares()
+        self.had: dict[str, float] = {}
+        self.waited: dict[int, float] = {}
+        self.clock = 0.0
+        self.requests = requests
+        self.views: dict[int, SequenceView] = {}
+        self.left: dict[int, int] = {}
+        self.number = 0
+        for request in requests:
+            self.arrive(request)
+
+    def arrive(self, request: tuple[str, int, int]) -> None:
+        tenant, tokens, answer = request
+        self.number += 1
+        self.views[self.number] = SequenceView(
+            self.number, "online", self.number, 0, tokens, False, "waiting", tenant=tenant
+        )
+        self.left[self.number] = answer
+        self.waited[self.number] = self.clock
+        self.shares.arrived(tenant)
+
+    def step(self) -> float:
+        state = State(tuple(self.views.values()), SLOTS, CHUNK, MODEL, service=self.shares.service)
+        decided = plan(state, Budget())
+        assert decided.prefill or decided.decode, "there is work, and none was done"
+        for ticket in decided.keep:
+            self.views[ticket] = replace(self.views[ticket], place="kept")
+        for ticket in decided.admit:
+            self.views[ticket] = replace(self.views[ticket], place="resident")
+        took, served = 0.0, list[int]()
+        for ticket, tokens in decided.prefill:
+            each, seconds = self.views[ticket], 0.0
+            for begin in range(0, tokens, CHUNK):
+                seconds += MODEL.feed(min(CHUNK, tokens - begin), 0)
+            took += self.charge(ticket, seconds)
+            served.append(ticket)
+            done = tokens == each.pending
+            self.views[ticket] = replace(
+                each, position=each.position + tokens, pending=1 if done else each.pending - tokens, generating=done
+            )
+        seconds = MODEL.decode(len(decided.decode), 0)
+        for ticket in decided.decode:
+            took += self.charge(ticket, seconds / len(decided.decode))
+            served.append(ticket)
+            self.left[ticket] -= 1
+        self.clock += took
+        for ticket in served:
+            self.waited[ticket] = self.clock
+        for ticket in [ticket for ticket, left in self.left.items() if left <= 0]:
+            tenant = self.views.pop(ticket).tenant
+            del self.left[ticket], self.waited[ticket]
+            answer = next(request for request in self.requests if request[0] == tenant)
+            self.arrive(answer)  # before the other is gone: its tenant always has work
+            self.shares.left(tenant)
+        return took
+
+    def charge(self, ticket: int, seconds: float) -> float:
+        tenant = self.views[ticket].tenant
+        self.shares.charge(tenant, seconds)
+        self.had[tenant] = self.had.get(tenant, 0.0) + seconds
+        return seconds
+
+
+request = st.tuples(st.integers(1, 600), st.integers(1, 40))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(request, min_size=1, max_size=8), st.lists(request, min_size=1, max_size=2))
+def test_of_two_tenants_that_have_work_neither_gets_far_ahead(
+    many: list[tuple[int, int]], few: list[tuple[int, int]]
+) -> None:
+    world = Simulated([("many", *each) for each in many] + [("few", *each) for each in few])
+    longest = 0.0
+    for _ in range(300):
+        longest = max(longest, world.step())
+        apart = abs(world.had.get("many", 0.0) - world.had.get("few", 0.0))
+        assert apart <= 2 * AHEAD_SECONDS + 2 * longest
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from("abc"), request), min_size=1, max_size=SLOTS))
+def test_no_sequence_with_a_slot_is_left_standing(requests: list[tuple[str, tuple[int, int]]]) -> None:
+    world = Simulated([(tenant, *each) for tenant, each in requests])
+    tenants = len({tenant for tenant, _ in requests})
+    for _ in range(300):
+        world.step()
+        resident = [ticket for ticket, view in world.views.items() if view.generating]
+        assert all(world.clock - world.waited[ticket] < (tenants + 1) * 3 * AHEAD_SECONDS for ticket in resident)

@@ -1,0 +1,81 @@
+"""Shares of the engine among tenants: whose turn it is, who gets a slot, what is never saved up."""
+
+from antiphon.engine.latency_model import CallModel, LatencyModel
+from antiphon.engine.scheduler import Budget, SequenceView, State, plan
+from antiphon.engine.tenant_shares import AHEAD_SECONDS, TenantShares
+
+FREE = LatencyModel(CallModel((0.0, 1e-6, 0.0)), CallModel((0.0, 1e-6, 0.0)))
+
+
+def prompt(ticket: int, tenant: str, place: str = "resident", **changes: object) -> SequenceView:
+    fields: dict[str, object] = {"position": 0, "pending": 320, "generating": False, **changes}
+    return SequenceView(ticket, "online", ticket, place=place, tenant=tenant, **fields)  # type: ignore[arg-type]
+
+
+def writing(ticket: int, tenant: str) -> SequenceView:
+    return prompt(ticket, tenant, position=100, pending=1, generating=True)
+
+
+def state(*sequences: SequenceView, slots: int = 8, **service: float) -> State:
+    return State(tuple(sequences), slots, 32, FREE, service=service)
+
+
+def test_chunks_of_two_tenants_prompts_alternate_and_the_one_with_less_begins() -> None:
+    decided = plan(state(prompt(1, "a"), prompt(2, "a"), prompt(3, "b"), a=0.1, b=0.0), Budget())
+    assert decided.prefill == ((3, 128),), "b has had less, and its chunks take next to no time"
+    slow = LatencyModel(CallModel((0.02, 0.0, 0.0)))
+    even = State((prompt(1, "a"), prompt(2, "a"), prompt(3, "b")), 8, 32, slow, service={"a": 0.0, "b": 0.0})
+    assert dict(plan(even, Budget()).prefill) == {1: 64, 3: 64}
+
+
+def test_one_tenants_prompts_are_computed_in_order_of_arrival() -> None:
+    assert plan(state(prompt(1, "a"), prompt(2, "a")), Budget()).prefill == ((1, 128),)
+
+
+def test_who_is_ahead_waits_while_the_other_writes() -> None:
+    ahead = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=2 * AHEAD_SECONDS, b=0.0)
+    assert plan(ahead, Budget()).decode == (3,)
+    together = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=AHEAD_SECONDS, b=0.0)
+    assert plan(together, Budget()).decode == (1, 2, 3)
+
+
+def test_a_tenant_without_a_slot_gets_one_of_a_tenant_with_several() -> None:
+    full = [writing(1, "a"), writing(2, "a")]
+    decided = plan(state(*full, prompt(3, "a", "waiting"), prompt(4, "b", "waiting"), slots=2, a=0.0, b=0.0), Budget())
+    assert (decided.keep, decided.admit) == ((2,), (4,))
+    # One slot each: there is nothing to take.
+    shared = [writing(1, "a"), writing(2, "b")]
+    decided = plan(state(*shared, prompt(4, "c", "waiting"), slots=2, a=0.0, b=0.0, c=0.0), Budget())
+    assert (decided.keep, decided.admit) == ((), ())
+
+
+def test_slots_go_to_the_tenant_with_fewest_and_to_what_goes_ahead_first() -> None:
+    waiting = [prompt(number, "a", "waiting") for number in (1, 2, 3)] + [prompt(4, "b", "waiting")]
+    assert plan(state(*waiting, slots=3, a=0.0, b=0.0), Budget()).admit == (1, 4, 2)
+    ahead = SequenceView(9, "online", -5, 0, 32, False, "waiting", tenant="a")
+    assert plan(state(*waiting, ahead, slots=2, a=0.0, b=0.0), Budget()).admit == (9, 4)
+
+
+def test_time_without_work_is_not_saved_up_and_waiting_only_so_far() -> None:
+    shares = TenantShares()
+    shares.arrived("a")
+    assert shares.service == {}, "alone there is nothing to share"
+    shares.charge("a", 100.0)
+    shares.arrived("b")
+    assert shares.service["a"] - shares.service["b"] == AHEAD_SECONDS
+    shares.charge("a", 100.0)
+    assert shares.service["a"] - shares.service["b"] == 2 * AHEAD_SECONDS
+    shares.left("b")
+    shares.arrived("b")
+    assert shares.service["a"] - shares.service["b"] == AHEAD_SECONDS
+
+
+def test_coming_back_does_not_forget_what_was_had() -> None:
+    shares = TenantShares()
+    for tenant in ("a", "b"):
+        shares.arrived(tenant)
+    shares.charge("b", 5.0)
+    had = shares.service["b"] - shares.service["a"]
+    shares.left("b")
+    shares.arrived("b")
+    assert shares.service["b"] - shares.service["a"] == had
