@@ -81,8 +81,8 @@ def _fetch_models(store: Store) -> None:
             missing[model] = error
     if all(model in missing for model in wanted.models):
         raise next(iter(missing.values()))
-    for model, error in missing.items():
-        note(f"the model {model} is missing and answers 503; the others are served: {error}")
+    for model, reason in missing.items():
+        note(f"the model {model} is missing and answers 503; the others are served: {reason}")
 
 
 def _keep_private(store: Store) -> None:
