@@ -121,7 +121,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
     applied changes nothing.
 
     Where views must be published first, nothing is in force on return: the run that is named does the rest, in the
-    worker or with ``apply_waiting.finish``.
+    worker or with ``refreshing.finish_apply``.
 
     Args:
         activate: make every release live, or none; ``None`` is the rule above.
