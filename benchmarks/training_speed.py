@@ -1,6 +1,6 @@
 """Seconds a training step takes in bfloat16 and in float32 on this machine, with and without its newest instructions.
 
-Run ``python -m benchmarks.training_speed`` (about three minutes on two cores): a table, then one JSON line (kept in
+Run ``python -m benchmarks.training_speed`` (about two minutes on two cores): a table, then one JSON line (kept in
 ``benchmarks/results/training_speed.jsonl``). Steps are real ones of the base model: 16 examples of the flight desk,
 LoRA on every linear layer. "Masked" stands for a processor without AVX-512: the variables in ``MASK`` keep torch and
 oneDNN from it. Each contender has a process of its own, and the two formats take turns. Processor time (both cores
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results" / "training_speed.jsonl"
 MASK = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 THREADS = 2
 STEPS = 1
-ROUNDS = 2
+ROUNDS = 1
 
 
 def step_seconds(dtype: str) -> list[tuple[float, float]]:

@@ -17,6 +17,10 @@ from antiphon.training.recipe import Recipe
 TINY = Recipe(rank=4, alpha=8, batch=4, steps=40, learning_rate=0.01, checkpoint_every=1, precision="f16")
 
 
+SHARE = {"floor": 0.5, "window": 5.0}
+"""Beside other tests a training gets its part of the machine, or its bound would measure them."""
+
+
 class Reference(msgspec.Struct, frozen=True):
     order: TrainingOrder
     trained: Trained
@@ -30,5 +34,5 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     ordered = order(tmp_path_factory.mktemp("reference"), base, flights(12), TINY)
-    run = TrainingProcesses(SystemClock()).run(ordered, lambda _: None, lambda: False)
+    run = TrainingProcesses(SystemClock(), **SHARE).run(ordered, lambda _: None, lambda: False)
     return Reference(ordered, asyncio.run(asyncio.wait_for(run, 400)))

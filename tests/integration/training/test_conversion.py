@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.training.conftest import TINY, Reference
+from tests.integration.training.conftest import SHARE, TINY, Reference
 from tests.integration.training.tiny import SPECIAL, flights, order
 
 from antiphon.core.clock import SystemClock
@@ -161,7 +161,7 @@ def test_the_real_base_model_is_trained_and_served(tmp_path: Path) -> None:
         pytest.skip(str(error))
     recipe = Recipe(rank=4, alpha=8, batch=2, steps=3, warmup=0.0, learning_rate=2e-3, precision="q8_0")
     ordered = order(tmp_path, weights.path, flights(8), recipe)
-    run = TrainingProcesses(SystemClock()).run(ordered, lambda _: None, lambda: False)
+    run = TrainingProcesses(SystemClock(), **SHARE).run(ordered, lambda _: None, lambda: False)
     trained = asyncio.run(asyncio.wait_for(run, 400))
     assert trained.losses[-1][1] < trained.losses[0][1]
     assert agreement(Base(weights.path), recipe, trained, PROMPTS) < 1.0  # Logits reach 20.
