@@ -18,7 +18,7 @@ from examples.flight_desk.demand import QUESTION, Flight, Question
 from examples.flight_desk.records import Answered
 
 _AGAIN = {429, 502, 503, 504}
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 """Seconds a busy or restarting platform is waited for."""
 _EVENTS_A_CALL = 2_000
 

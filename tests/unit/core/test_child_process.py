@@ -24,8 +24,8 @@ PARENT = """
 import subprocess, sys
 from antiphon.core.child_process import start_child
 child = start_child([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
-print(child.pid, flush=True)
 try:
+    print(child.pid, flush=True)
     child.wait()
 finally:
     print("unwound", flush=True)
