@@ -59,7 +59,7 @@ def step_seconds(dtype: str) -> list[tuple[float, float]]:
 
 
 def contender(masked: bool, *arguments: str) -> Any:
-    """What a process of its own prints."""
+    """Runs this file in a process of its own; returns what it prints."""
     done = subprocess.run(
         die_with_parent([sys.executable, "-m", "benchmarks.training_speed", *arguments]),
         env={**os.environ, **environment(THREADS), **(MASK if masked else {})},

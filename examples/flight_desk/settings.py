@@ -104,7 +104,7 @@ class Learning(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What the demo may take, and what its parts took on the reference machine, in seconds.
+    """The time that the demo may take, and seconds that its parts took on the reference machine.
 
     Attributes:
         minutes: that all phases are planned to take at most.

@@ -22,7 +22,7 @@ from examples.flight_desk import data, host
 from examples.flight_desk.data import Events
 from examples.flight_desk.desk_client import Desk
 from examples.flight_desk.host import Platform, Say
-from examples.flight_desk.learning.foreseen import UNPLANNED, Foreseen
+from examples.flight_desk.learning.schedule import UNPLANNED, Schedule
 from examples.flight_desk.learning.traffic import APPLICATION, Traffic, span
 from examples.flight_desk.records import Answered
 from examples.flight_desk.settings import LearningSize, Settings
@@ -53,7 +53,7 @@ class Story(msgspec.Struct, frozen=True):
         return next(phase for phase in self.phases if phase.name == name)
 
     def has(self, name: str) -> bool:
-        """Whether the phase was told, or left out."""
+        """True when the phase was told, and not left out."""
         return any(phase.name == name for phase in self.phases)
 
 
@@ -72,7 +72,7 @@ class Teller:
         project: Path,
         platform: Platform,
         say: Say,
-        foreseen: Foreseen = UNPLANNED,
+        schedule: Schedule = UNPLANNED,
     ) -> None:
         self._settings = settings
         self._size = size
@@ -80,7 +80,7 @@ class Teller:
         self._project = project
         self._platform = platform
         self._say = say
-        self._foreseen = foreseen
+        self._schedule = schedule
         self._phases: list[Phase] = []
 
     async def tell(self) -> Story:
@@ -94,7 +94,7 @@ class Teller:
             await desk.refresh(traffic.now)
             await self._phase("train on history", self._train("--cutoff", traffic.now.isoformat(), *self._examples()))
             await self._phase("first release", self._release_trained(traffic, "fine-tuned on history"))
-            if self._size.learns_again and self._foreseen.in_time("collect outcomes", self._say):
+            if self._size.learns_again and self._schedule.in_time("collect outcomes", self._say):
                 await self._phase("collect outcomes", self._collect(traffic))
                 await self._phase("learn from outcomes", self._delta(traffic))
                 await self._phase("second release", self._release_trained(traffic, "learned from outcomes"))
@@ -103,7 +103,7 @@ class Teller:
             return Story(tuple(self._phases), tuple(traffic.answered), dict(traffic.statuses))
 
     async def _phase(self, name: str, work: Awaitable[dict[str, Any]]) -> None:
-        self._foreseen.begin(name, self._say)
+        self._schedule.begin(name, self._say)
         started = time.monotonic()
         found = await work
         self._phases.append(Phase(name, time.monotonic() - started, found))

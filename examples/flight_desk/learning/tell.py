@@ -13,17 +13,17 @@ from antiphon.catalog.rollouts import Judgement
 from examples.flight_desk import data, host, truth
 from examples.flight_desk.host import Say
 from examples.flight_desk.learning import measure, report, story
-from examples.flight_desk.learning.foreseen import UNPLANNED, Foreseen
+from examples.flight_desk.learning.schedule import UNPLANNED, Schedule
 from examples.flight_desk.settings import Settings
 
 
-def tell(out: Path, size_name: str, settings: Settings, say: Say, foreseen: Foreseen = UNPLANNED) -> dict[str, Any]:
+def tell(out: Path, size_name: str, settings: Settings, say: Say, schedule: Schedule = UNPLANNED) -> dict[str, Any]:
     """Run the story of this size in a folder of its own; prints a table, writes ``learning.html``.
 
     The story is told anew each time: its releases and rollouts are its own, so an earlier one's are removed.
 
     Args:
-        foreseen: how long each phase was predicted to take, and what is left out when too little time is left.
+        schedule: how long each phase was predicted to take, and what is left out when too little time is left.
     """
     size = settings.learning.size(size_name)
     events = data.prepare(out / "events", settings.sources, settings.zone)
@@ -32,9 +32,9 @@ def tell(out: Path, size_name: str, settings: Settings, say: Say, foreseen: Fore
     started = time.monotonic()
     project = story.prepare(folder, settings, events)
     with host.running(project, say) as platform:
-        told = asyncio.run(story.Teller(settings, size, events, project, platform, say, foreseen).tell())
+        told = asyncio.run(story.Teller(settings, size, events, project, platform, say, schedule).tell())
         before = time.monotonic()
-        foreseen.begin("measurement", say)
+        schedule.begin("measurement", say)
         releases = {
             measure.UNTUNED: str(told.phase("first release").found["control"]),
             measure.TUNED: str(told.phase("first release").found["release"]),

@@ -142,7 +142,7 @@ async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
 
 
 class _Line:
-    """How far a run is: one line that is rewritten on a terminal; elsewhere a line a stage, each tenth of it, and each
+    """Shows the progress of a run: one line that is rewritten on a terminal; elsewhere a line a stage, each tenth of it, and each
     notice."""
 
     def __init__(self, run: str) -> None:

@@ -58,7 +58,7 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """In a child: get this signal when the process that started it is gone. Exits at once if that is so already.
+    """Have the kernel signal this process, a forked child, when its parent is gone; exits at once if it is already.
 
     Args:
         parent: pid of that process.

@@ -234,7 +234,7 @@ async def train(trainer: Trainer, order: TrainingOrder, run: Run) -> Trained:
 
 
 def in_words(progress: Progress) -> str:
-    """How far a training is: ``training: loss 0.412, 3 min left``, and after a semicolon what else is to be known."""
+    """Progress in words: ``training: loss 0.412, 3 min left``, and after a semicolon what else is to be known."""
     words = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
     words += [f"{minutes(progress.left)} left"] if progress.left is not None else []
     said = f"{progress.stage}: {', '.join(words)}" if words else progress.stage

@@ -28,7 +28,7 @@ from antiphon.training.recipe import Arithmetic, libraries, torch_dtype
 Wanted = Literal["auto", "bf16", "fp32"]
 
 ADVANTAGE = 1.1
-"""How many times as fast as float32 bfloat16 must be to be chosen: rounding less is worth a tenth."""
+"""bfloat16 must be so many times as fast as float32 to be chosen: rounding less is worth a tenth."""
 _WIDTH, _INNER, _TOKENS = 576, 1_536, 512
 """Shape of a layer of the smallest base model, and tokens of a group of examples."""
 _SECONDS = 2.0
@@ -39,7 +39,7 @@ _MASKS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """How long one layer's forward and backward pass takes with an arithmetic.
+    """Time that one layer's forward and backward pass takes with an arithmetic.
 
     Attributes:
         milliseconds: of the best round, which other work on the machine hardly changes: for choosing.

@@ -94,7 +94,7 @@ class TrainingProcesses:
         self._scope = scope or Scope()
         self._command = tuple(command)
         self._stop_seconds = stop_seconds
-        self._sharing = _Sharing(floor, window, processor_seconds, set_priority)
+        self._share_options = _ShareOptions(floor, window, processor_seconds, set_priority)
         self._children: dict[str, _Child] = {}
         self._folders: set[str] = set()
         self._paused = False
@@ -219,7 +219,7 @@ class TrainingProcesses:
             process.stdin.write(key_of_folder.hex().encode() + b"\n")
             process.stdin.close()
         one = self._children[key] = _Child(order, process)
-        share = _Share(self._sharing, process.pid, self._clock.monotonic())
+        share = _Share(self._share_options, process.pid, self._clock.monotonic())
         ended = asyncio.ensure_future(process.wait())
         asked_at: float | None = None
         try:
@@ -277,8 +277,8 @@ class _Child:
                 os.killpg(self.process.pid, number)
 
 
-class _Sharing(msgspec.Struct, frozen=True):
-    """How trainings share the processor with other work: what they are to get, and how that is read and changed."""
+class _ShareOptions(msgspec.Struct, frozen=True):
+    """The part of the processor that trainings are to get beside other work, and functions that read and change it."""
 
     floor: float
     window: float
@@ -287,22 +287,22 @@ class _Sharing(msgspec.Struct, frozen=True):
 
 
 class _Share:
-    """What a process gets of the processor: tells when that is too little, and raises its priority towards a floor."""
+    """Follows one process's part of the processor: tells when it is too little, and raises priority towards a floor."""
 
-    def __init__(self, sharing: _Sharing, pid: int, now: float) -> None:
-        self._sharing = sharing
+    def __init__(self, options: _ShareOptions, pid: int, now: float) -> None:
+        self._share_options = options
         self._pid = pid
         self._looked_at = now
-        self._watch = StarvationWatch(sharing.floor, now, sharing.processor_seconds(pid) or 0.0, sharing.window)
+        self._watch = StarvationWatch(options.floor, now, options.processor_seconds(pid) or 0.0, options.window)
         # First what gives the floor beside one busy neighbor a core, then the priority of everything else.
-        self._left = sorted({nice_for(sharing.floor), 0}) if sharing.floor else []
+        self._left = sorted({nice_for(options.floor), 0}) if options.floor else []
 
     def notice(self, now: float, paused: bool) -> str | None:
-        """What is to be told now."""
+        """Take a reading when one is due, and act on it; returns a sentence when there is something to tell."""
         if now - self._looked_at < _STARVATION_SECONDS:
             return None
-        self._looked_at, floor = now, self._sharing.floor
-        used = self._sharing.processor_seconds(self._pid)
+        self._looked_at, floor = now, self._share_options.floor
+        used = self._share_options.processor_seconds(self._pid)
         starved = None if used is None else self._watch.look(now, used, paused)
         if starved is None or used is None:
             return None
@@ -310,10 +310,10 @@ class _Share:
             return f"{starved}; [worker] training_min_share in antiphon.toml gives it a part of a core"
         if not self._left:
             # Once more: a process that is slow to start lowers itself after it was raised.
-            self._sharing.set_priority(self._pid, 0)
+            self._share_options.set_priority(self._pid, 0)
             return f"{starved}; its priority cannot be raised further towards the floor of {floor:.0%}"
         nice = self._left.pop()
-        if not self._sharing.set_priority(self._pid, nice):
+        if not self._share_options.set_priority(self._pid, nice):
             return f"{starved}; raising its priority is not permitted (that takes CAP_SYS_NICE or a limit on `nice`)"
         self._watch.begin_again(used)
         return f"{starved}; its priority is raised to nice {nice}, towards the floor of {floor:.0%}"

@@ -19,7 +19,7 @@ _STEP = 1.25
 """One nice level more weighs so much less (``sched_prio_to_weight`` in the kernel)."""
 
 
-class Starved(msgspec.Struct, frozen=True):
+class Starvation(msgspec.Struct, frozen=True):
     """A training got ``share`` of a core over the last window, and too little for ``seconds`` of running time."""
 
     share: float
@@ -52,7 +52,7 @@ class StarvationWatch:
         self._starved_since: float | None = None
         self._told_at = -math.inf
 
-    def look(self, at: float, processor_seconds: float, paused: bool) -> Starved | None:
+    def look(self, at: float, processor_seconds: float, paused: bool) -> Starvation | None:
         """Take a reading; what is to be told now, at most once a window."""
         if not paused and not self._was_paused:
             self._running += at - self._at
@@ -73,7 +73,7 @@ class StarvationWatch:
         if self._running - self._told_at < self._window:
             return None
         self._told_at = self._running
-        return Starved(share, self._running - self._starved_since)
+        return Starvation(share, self._running - self._starved_since)
 
     def begin_again(self, processor_seconds: float) -> None:
         """Forget what was: from now on the process runs at another priority."""

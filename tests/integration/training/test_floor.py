@@ -65,7 +65,7 @@ class SteppingClock(SystemClock):
 
 
 async def notices(processes: TrainingProcesses, folder: Path, enough: Callable[[list[Progress]], bool]) -> list[str]:
-    """What a training tells until it is enough."""
+    """Notices of a training that runs until it has told enough."""
     order = TrainingOrder(str(folder / "training"), "desk.v1", "/base", "0", "/examples", "0")
     told: list[Progress] = []
     running = asyncio.create_task(processes.run(order, told.append, lambda: enough(told)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from examples.flight_desk import plan, settings
-from examples.flight_desk.learning.foreseen import Foreseen
+from examples.flight_desk.learning.schedule import Schedule
 from examples.flight_desk.machine import Generation, Machine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,22 +95,22 @@ class Clock:
 def test_learning_again_is_left_out_when_what_came_before_took_too_long() -> None:
     made = plan.make(DECLARED, REFERENCE)
     clock, said = Clock(), []
-    foreseen = Foreseen(made, 840.0, clock)
+    schedule = Schedule(made, 840.0, clock)
     clock.now = made.seconds - made.left(plan.COLLECT)
-    assert foreseen.in_time(plan.COLLECT, said.append)
+    assert schedule.in_time(plan.COLLECT, said.append)
     assert said == []
     clock.now *= 1.5
-    assert not foreseen.in_time(plan.COLLECT, said.append)
+    assert not schedule.in_time(plan.COLLECT, said.append)
     assert "left out for time: collect outcomes" in said[0]
-    assert Foreseen(None).in_time(plan.COLLECT, said.append), "without a plan nothing is left out"
+    assert Schedule(None).in_time(plan.COLLECT, said.append), "without a plan nothing is left out"
 
 
 def test_each_phase_says_how_long_it_and_the_rest_should_take() -> None:
     made = plan.make(DECLARED, QUICK)
     said: list[str] = []
-    foreseen = Foreseen(made)
+    schedule = Schedule(made)
     for name in [*made.phases, "an unplanned one"]:
-        foreseen.begin(name, said.append)
+        schedule.begin(name, said.append)
     assert said[0].startswith(f"— {plan.WAYS} (1 of {len(made.phases)}): about {made.phases[plan.WAYS]:.0f} s;")
     assert said[-1] == "— an unplanned one"
     assert made.left(plan.WAYS) == pytest.approx(made.seconds)

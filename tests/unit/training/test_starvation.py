@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.training.starvation import StarvationWatch, Starved, nice_for
+from antiphon.training.starvation import Starvation, StarvationWatch, nice_for
 
 
-def looks(floor: float, *stretches: tuple[float, float, bool]) -> list[tuple[float, Starved]]:
-    """What is told, and when, over stretches of (seconds, share of a core, paused)."""
+def looks(floor: float, *stretches: tuple[float, float, bool]) -> list[tuple[float, Starvation]]:
+    """Everything that is told, with its moment, over stretches of (seconds, share of a core, paused)."""
     at, used = 100.0, 7.0
     watch = StarvationWatch(floor, at, used)
     told = []

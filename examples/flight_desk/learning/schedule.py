@@ -1,4 +1,4 @@
-"""Where the demo stands against its plan: says at each phase how long it should take, and what no longer fits."""
+"""The demo against its plan: says at each phase how long it should take, and what no longer fits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from examples.flight_desk.host import Say
 from examples.flight_desk.plan import AGAIN, COLLECT, Plan
 
 
-class Foreseen:
+class Schedule:
     """A plan and the moment since which it runs.
 
     Args:
@@ -37,7 +37,7 @@ class Foreseen:
         )
 
     def in_time(self, phase: str, say: Say) -> bool:
-        """Whether there is time for learning again, which begins with this phase; says so when there is not."""
+        """True while there is time for learning again, which begins with this phase; says so when there is not."""
         if self._plan is None or self._limit is None or phase != COLLECT:
             return True
         passed = self._monotonic() - self._began
@@ -53,5 +53,5 @@ class Foreseen:
         return False
 
 
-UNPLANNED = Foreseen()
+UNPLANNED = Schedule()
 """Phases are named and none is left out."""
