@@ -142,8 +142,8 @@ async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
 
 
 class _Line:
-    """Shows the progress of a run: one line that is rewritten on a terminal; elsewhere a line a stage, each tenth of it, and each
-    notice."""
+    """Shows the progress of a run: one line that is rewritten on a terminal; elsewhere a line a stage, each tenth
+    of it, and each notice."""
 
     def __init__(self, run: str) -> None:
         self._run = run

@@ -235,7 +235,7 @@ class Retraining:
         return written
 
     async def _choose_arithmetic(self, run: Run) -> Arithmetic:
-        """Choose the number format and device of the training: a step of its own, so that a resumed run keeps what it began with."""
+        """Choose number format and device in a step of its own, so that a resumed run keeps what it began with."""
         run.progress(0, None, "measuring how quickly this machine trains")
         chosen = await run.step("choose arithmetic", lambda: msgspec.to_builtins(self._services.arithmetic()))
         return converted(chosen, Arithmetic, "choose arithmetic")
