@@ -16,7 +16,7 @@ from antiphon.core import settings as project_settings
 from antiphon.core.errors import Conflict, InvalidInput, SetupError
 from antiphon.governance import keyring
 from antiphon.governance.key_provider import provider_of, secret_in
-from antiphon.governance.protection import Mode, mode_of, opened, protect, record_mode, recorded_mode
+from antiphon.governance.protection import PLAINTEXT_WARNING, Mode, mode_of, opened, protect, record_mode, recorded_mode
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.operations.processes import is_running, read_records
 
@@ -119,7 +119,7 @@ def require_provider_ready(root: Path, environment: Mapping[str, str] | None = N
     project, paths = project_settings.load(root)
     mode = mode_of(project.encryption, project.project.environment)
     if mode == "plaintext":
-        return "plaintext: what is stored can be read by whoever gets the disk"
+        return PLAINTEXT_WARNING
     provider = provider_of(project.encryption, paths.root, environment)
     current = provider.current()
     if not current:

@@ -14,6 +14,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
 from antiphon.features.exports.exported import About, ExportedRows, Permit, about
@@ -148,7 +149,13 @@ def _spec(platform: FeaturePlatform, view: str) -> FeatureViewSpec:
     found = [spec for spec in platform.views().values() if spec.name == view]
     if not found:
         raise NotFound(
-            f"No view named {view} is applied.", where="VIEW", next_step="`antiphon features list` shows the views."
+            f"No view named {view} is applied.",
+            where="VIEW",
+            next_step=nearest(
+                view,
+                {spec.name for spec in platform.views().values()},
+                "`antiphon features list` shows the views.",
+            ),
         )
     if found[0].source.kind == "feast":
         raise InvalidInput(

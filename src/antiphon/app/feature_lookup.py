@@ -19,6 +19,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.definitions import AppliedProject
 from antiphon.core.errors import AntiphonError, NotFound
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.policy_request import application_resource
 from antiphon.governance.principal import Principal
@@ -126,7 +127,7 @@ class Lookups:
             raise NotFound(
                 f"No release of an application {application!r} is live.",
                 where="application",
-                next_step="`antiphon releases list` shows them.",
+                next_step=nearest(application, self._live.applications(scope), "`antiphon releases list` shows them."),
             )
         key = (release.id, asked, "", computed)
         known = self._plans.get(key)

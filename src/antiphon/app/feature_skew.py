@@ -23,6 +23,7 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec, checked_input
 from antiphon.durable.context import RunContext
 from antiphon.features.lookup import FeatureReader
@@ -112,7 +113,11 @@ class FeatureSkew:
             raise NotFound(
                 f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
                 where=str(scope),
-                next_step="`antiphon features list` shows the views.",
+                next_step=nearest(
+                    "".join(unknown[:1]),
+                    {spec.name for spec in known} | on_demand,
+                    "`antiphon features list` shows the views.",
+                ),
             )
         report = report or new_id("skew")
         found = self._skew.measure(

@@ -21,6 +21,7 @@ from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits
@@ -357,7 +358,11 @@ class FeaturePlatform:
             raise NotFound(
                 f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
                 where=str(scope),
-                next_step="`antiphon features list` shows the views; `antiphon apply` applies definitions.",
+                next_step=nearest(
+                    "".join(unknown[:1]),
+                    {view.name for view in known.values()},
+                    "`antiphon features list` shows the views; `antiphon apply` applies definitions.",
+                ),
             )
         keys = [key for key, view in known.items() if (not views or view.name in views) and view.source.kind != "feast"]
         if not keys:

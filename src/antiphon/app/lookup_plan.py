@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.governance.policy_request import Column, Resource
@@ -129,9 +129,8 @@ def _unknown(
         )
     every: list[FeatureViewSpec | OnDemandSpec] = [*views.values(), *computed.values()]
     known = [*views, *computed, *(f"{view.name}.{feature}" for view in every for feature in view.features)]
-    close = difflib.get_close_matches(names[0], known, 1)
     return NotFound(
         f"No such feature is applied: {', '.join(names)}.",
         where="features",
-        next_step=f"Did you mean {close[0]!r}?" if close else "`antiphon features list` shows the views.",
+        next_step=nearest(names[0], known, "`antiphon features list` shows the views."),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from antiphon.app.store import Store
 from antiphon.core.errors import Forbidden, NotFound
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.sensitivity import Tags
 from antiphon.features.embedding.neighbours import NeighbourLookup, Neighbours, Question
 from antiphon.governance.policy_request import Column, Resource
@@ -32,7 +33,13 @@ class ProjectNeighbours:
         spec = applied.project.views.get(view) if applied is not None else None
         if spec is None:
             raise NotFound(
-                f"There is no view {view!r}.", where="view", next_step="`antiphon features list` shows the views."
+                f"There is no view {view!r}.",
+                where="view",
+                next_step=nearest(
+                    view,
+                    applied.project.views if applied is not None else (),
+                    "`antiphon features list` shows the views.",
+                ),
             )
         self._require(principal, f"{view}.{question.feature}", spec.tags.get(question.feature, Tags()), purpose)
         return self._lookup.find(spec, question, see_keys=see_keys)

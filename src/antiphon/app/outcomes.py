@@ -12,6 +12,7 @@ from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets
 from antiphon.catalog.outcomes import Outcome, Outcomes, OutcomeStatus
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.compute import ComputeLimits
 from antiphon.learning.arriving import ArrivingOutcome
@@ -35,11 +36,11 @@ class DeclaredApplications:
         current = self._store.applied.current(scope)
         found = current.project.applications.get(name) if current is not None else None
         if found is None:
-            known = ", ".join(current.project.applications) if current is not None else ""
+            known = current.project.applications if current is not None else ()
             raise NotFound(
                 f"There is no application {name!r}.",
                 where="application",
-                next_step=f"Applied here: {known or 'none'}.",
+                next_step=nearest(name, known, "`antiphon apply` applies those of definitions.py."),
             )
         return found
 

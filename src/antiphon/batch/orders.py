@@ -21,6 +21,7 @@ from antiphon.core.clock import Clock, parse_duration, utc
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import defaults_of
 from antiphon.governance.principal import Principal
 from antiphon.serving.on_demand import input_types
@@ -145,7 +146,11 @@ class Orders:
             raise NotFound(
                 f"There is no live release of an application named {order.application!r}.",
                 where="application",
-                next_step="`antiphon releases list` shows what there is; `antiphon apply` makes one.",
+                next_step=nearest(
+                    order.application,
+                    self._releases.applications(scope),
+                    "`antiphon releases list` shows what there is; `antiphon apply` makes one.",
+                ),
             )
         if (order.input is None) == (not order.rows):
             raise InvalidInput("Give either an input file or rows.", where="input")

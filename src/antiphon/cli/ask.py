@@ -11,6 +11,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show
 from antiphon.cli.project import at_terminal, services
+from antiphon.core.errors import FeatureUnavailable, Unavailable
 
 if TYPE_CHECKING:
     from antiphon.serving.request import Answer
@@ -58,17 +59,25 @@ async def _ask(
 
     keys, moment = entities.keys(entity), entities.moment(as_of)
     async with services(project) as (found, store):
-        return await found.answering.answer(
-            AnswerRequest(
-                scope=store.scope,
-                principal=at_terminal(store),
-                application=application,
-                entity=keys,
-                inputs=inputs,
-                question=question or None,
-                messages=(Message("user", question),) if question else (),
-                as_of=moment,
-                release=release or None,
-                overrides=DecodingOverrides(max_tokens=max_tokens or None),
-            )
+        request = AnswerRequest(
+            scope=store.scope,
+            principal=at_terminal(store),
+            application=application,
+            entity=keys,
+            inputs=inputs,
+            question=question or None,
+            messages=(Message("user", question),) if question else (),
+            as_of=moment,
+            release=release or None,
+            overrides=DecodingOverrides(max_tokens=max_tokens or None),
         )
+        try:
+            return await found.answering.answer(request)
+        except (Unavailable, FeatureUnavailable) as error:
+            if any(process.alive for process in found.processes()):
+                raise
+            raise Unavailable(
+                f"{error.what} Nothing runs in this project.",
+                where=error.where,
+                next_step="Start `antiphon up` in another terminal, and ask again once it is up.",
+            ) from error

@@ -9,7 +9,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.output import moment, note, show, table
-from antiphon.cli.project import stores
+from antiphon.cli.project import require_application, stores
 from antiphon.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def list_datasets(
 
     with stores(project) as store:
         found = Datasets(store.database).list(store.scope, application or None, limit=limit)
+        if not found:
+            require_application(store, application)
     rows = [
         (
             each.id,

@@ -12,6 +12,7 @@ from antiphon.cli.output import show
 from antiphon.cli.project import stores
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.suggestions import nearest
 
 if TYPE_CHECKING:
     from antiphon.catalog.events import Event
@@ -34,12 +35,14 @@ def push(
 
     with stores(project) as store:
         current = store.applied.current(store.scope)
-        source = current.project.sources.get(stream) if current is not None else None
+        sources = current.project.sources if current is not None else {}
+        streams = [name for name, one in sources.items() if one.kind == "stream"]
+        source = sources.get(stream)
         if source is None or source.kind != "stream":
             raise NotFound(
                 f"There is no stream {stream!r}.",
                 where="STREAM",
-                next_step="Declare it with Source.stream, then apply.",
+                next_step=nearest(stream, streams, "Declare it with Source.stream, then apply."),
             )
         before = end = store.events.end(store.scope, stream)
         sent, waiting = 0, list[Any]()

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import entity as entities
-from antiphon.cli import feast, features_export, features_get, features_neighbours, features_watch
+from antiphon.cli import feast, features_export, features_get, features_neighbours, features_refresh, features_watch
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import note, show, table
+from antiphon.cli.output import show, table
 from antiphon.cli.project import allowed, at_terminal, refusals_on_record, services, stores
 from antiphon.cli.pruned import pruned
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="features", help="Feature views and their freshness.", no_args_is_help=True)
 app.command("import-feast")(feast.import_feast)
 app.command("get")(features_get.get)
+app.command("refresh")(features_refresh.refresh)
 features_watch.add_to(app)
 app.command("export")(features_export.export)
 app.command("neighbours")(features_neighbours.neighbours)
@@ -74,35 +74,6 @@ def streams(project: Project = HERE, as_json: Json = False) -> None:
 
     told = asyncio.run(found())
     show(told, as_json, lambda: streams_table(told))
-
-
-@app.command("refresh")
-def refresh(
-    views: Annotated[list[str] | None, typer.Argument(help="Views; all when none is named.")] = None,
-    as_of: entities.AsOf = "",
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Read all of each source; take nothing over from the snapshot before.")
-    ] = False,
-    project: Project = HERE,
-    as_json: Json = False,
-) -> None:
-    """Order a refresh of views; the worker computes, gates and publishes them."""
-    import asyncio
-
-    from antiphon.gateway.admin.shapes import RunLine, read
-
-    moment = entities.moment(as_of)
-
-    async def ordered() -> RunLine:
-        async with services(project) as (ports, store):
-            when = moment.isoformat() if moment else None
-            ordered = await asyncio.to_thread(ports.runs.refresh, store.scope, views or [], when, None, whole)
-            return read(ordered, RunLine)
-
-    run = asyncio.run(ordered())
-    show(run, as_json, lambda: run.id)
-    if not as_json:
-        note(f"`antiphon runs show {run.id}` follows it.")
 
 
 @app.command("describe")

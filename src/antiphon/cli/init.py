@@ -11,7 +11,8 @@ import typer
 
 from antiphon.cli.options import Json
 from antiphon.cli.output import show
-from antiphon.core.errors import Conflict, InvalidInput, SetupError
+from antiphon.core.errors import Conflict, InvalidInput, NotFound, SetupError
+from antiphon.core.suggestions import nearest
 
 _BLUEPRINTS = Path(__file__).parent / "blueprints"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}\Z")
@@ -21,9 +22,15 @@ def init(
     name: Annotated[str, typer.Argument(help="Name of the project and of its new folder.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway.")] = 8700,
     directory: Annotated[Path, typer.Option("--in", metavar="DIR", help="Where the folder is made.")] = Path(),
+    template: Annotated[
+        str, typer.Option(metavar="TEMPLATE", help="desk: a small application that answers; blank: nothing declared.")
+    ] = "desk",
     as_json: Json = False,
 ) -> None:
-    """Write a new project: settings, definitions, a small data set, a README."""
+    """Write a new project: settings, definitions, a README, and with the template `desk` a small data set."""
+    known = sorted(folder.name for folder in _BLUEPRINTS.iterdir() if any(folder.glob("*.template")))
+    if template not in known:
+        raise NotFound(f"There is no template {template!r}.", where="--template", next_step=nearest(template, known))
     if not _NAME.match(name):
         raise InvalidInput(
             f"{name!r} is not a project's name.", where="NAME", next_step="Use lower-case letters, digits and hyphens."
@@ -32,7 +39,7 @@ def init(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(f"{target} exists and is not empty.", next_step="Choose another name, or remove it.")
     try:
-        files = write(target, name, port)
+        files = write(target, name, port, template)
     except OSError as error:
         raise SetupError(f"{error.filename or target} cannot be written: {error.strerror}.") from None
     steps = [f"cd {target}", "antiphon up"]
@@ -43,8 +50,8 @@ def init(
     )
 
 
-def write(target: Path, name: str, port: int) -> list[str]:
-    """Write the blueprint into ``target``; it appears whole or not at all."""
+def write(target: Path, name: str, port: int, template: str = "desk") -> list[str]:
+    """Write a blueprint into ``target``; it appears whole or not at all."""
     from string import Template
 
     from antiphon.cli.blueprints.orders import write_orders
@@ -54,10 +61,11 @@ def write(target: Path, name: str, port: int) -> list[str]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for template in sorted((_BLUEPRINTS / "desk").glob("*.template")):
-            text = Template(template.read_text(encoding="utf-8")).substitute(name=name, port=port)
-            (partial / template.name.removesuffix(".template").replace("dot-", ".")).write_text(text, encoding="utf-8")
-        write_orders(partial / "orders.csv", SystemClock().now())
+        for file in sorted((_BLUEPRINTS / template).glob("*.template")):
+            text = Template(file.read_text(encoding="utf-8")).substitute(name=name, port=port)
+            (partial / file.name.removesuffix(".template").replace("dot-", ".")).write_text(text, encoding="utf-8")
+        if template == "desk":
+            write_orders(partial / "orders.csv", SystemClock().now())
         files = sorted(file.name for file in partial.iterdir())
         if target.exists():
             target.rmdir()

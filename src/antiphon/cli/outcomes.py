@@ -13,7 +13,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.output import Progress, note, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def list_outcomes(
             status=wanted,
             limit=limit,
         )
+        if not found:
+            require_application(store, application)
     rows = [
         (each.status, each.kind, each.value[:40], each.prediction, each.as_of, each.available_at, each.reference)
         for each in found

@@ -15,9 +15,16 @@ from antiphon.cli.project import at_terminal, refusals_on_record, services
 Prediction = Annotated[str, typer.Argument(metavar="PREDICTION", help="Its id, pred_….")]
 
 
-def explain(prediction: Prediction, project: Project = HERE, as_json: Json = False) -> None:
-    """Everything one prediction was made from, down to the source rows."""
+def explain(
+    prediction: Prediction,
+    full: Annotated[bool, typer.Option("--full", help="Everything, down to prompts and source rows.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """What one prediction was made from, on one screen; --full and --json have everything."""
     import asyncio
+
+    from antiphon.cli.explanation import brief
 
     async def found() -> Mapping[str, Any]:
         async with services(project) as (ports, store):
@@ -29,7 +36,7 @@ def explain(prediction: Prediction, project: Project = HERE, as_json: Json = Fal
             return await asyncio.to_thread(ports.explain, store.scope, prediction, source_rows)
 
     explained = asyncio.run(found())
-    show(explained, as_json, lambda: outline(explained))
+    show(explained, as_json, lambda: outline(explained) if full else brief(explained))
 
 
 def replay(prediction: Prediction, project: Project = HERE, as_json: Json = False) -> None:

@@ -39,6 +39,18 @@ async def services(root: Path) -> AsyncIterator[tuple[GatewayServices, Store]]:
         await wired.close()
 
 
+def require_application(store: Store, name: str | None) -> None:
+    """Refuse the name of an application that is not applied, for a list that would be empty of it.
+
+    Raises:
+        NotFound: with the name that may have been meant.
+    """
+    from antiphon.app.outcomes import DeclaredApplications
+
+    if name:
+        DeclaredApplications(store).get(store.scope, name)
+
+
 def at_terminal(store: Store) -> Principal:
     """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
     from antiphon.app import project

@@ -13,7 +13,7 @@ from antiphon.cli import rollouts
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, moment, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import at_terminal, require_application, stores
 from antiphon.core.errors import AntiphonError, InvalidInput
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def history(application: Application, project: Project = HERE, as_json: Json = F
     """Every move of the live pointer, first to last."""
     with stores(project) as store:
         moves = store.releases.history(store.scope, application)
+        if not moves:
+            require_application(store, application)
     rows = [(move.at, move.action, move.release, move.principal, move.reason) for move in moves]
     show(moves, as_json, lambda: table(("at", "action", "release", "by", "reason"), rows, "Nothing was live yet."))
 
@@ -148,6 +150,8 @@ def changelog(application: Application, project: Project = HERE, as_json: Json =
 
     with stores(project) as store:
         entries = Changelog(store.releases, Rollouts(store.database)).of(store.scope, application)
+        if not entries:
+            require_application(store, application)
     lines = [f"{moment(entry.at)}  {entry.sentence}" for entry in entries]
     show(entries, as_json, lambda: "\n".join(lines) or "No release yet: `antiphon apply` makes them.")
 
@@ -212,6 +216,8 @@ async def _validate(project: Path, release: str, rows: int, texts: int) -> Verdi
 def _show(project: Path, application: str | None, as_json: bool) -> None:
     with stores(project) as store:
         found: list[Release] = store.releases.list(store.scope, application)
+        if not found:
+            require_application(store, application)
         names = {release.bundle.application.name for release in found}
         live = {moved.id for name in names if (moved := store.releases.live(store.scope, name)) is not None}
     newest = sorted(found, key=lambda release: release.created_at, reverse=True)

@@ -9,7 +9,7 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import note, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import at_terminal, require_application, stores
 
 if TYPE_CHECKING:
     from antiphon.app.store import Store
@@ -63,6 +63,8 @@ def rollouts(
         found = [
             _line(store, each) for each in Rollouts(store.database).list(store.scope, application or None, limit=20)
         ]
+        if not found:
+            require_application(store, application)
     show(found, as_json, lambda: _text(found))
 
 

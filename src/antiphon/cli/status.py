@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from antiphon.cli.options import HERE, Json, Project
-from antiphon.cli.output import note, show, table
+from antiphon.cli.output import show, table
 from antiphon.cli.project import services
 
 if TYPE_CHECKING:
@@ -25,19 +25,21 @@ async def _status(project: Any) -> Status:
     from antiphon.gateway.measurements import Measurements
 
     async with services(project) as (found, store):
-        if store.protection.warning:
-            note(store.protection.warning)
         return await status_of(found, Measurements(), store.scope)
 
 
 def _text(found: Status) -> str:
     load = found.engine.load
+    runs = any(process.alive for process in found.processes)
     engine = (
         f"{load.running_online} online + {load.running_batch} batch of {load.slots} slots"
         if load
         else found.engine.reason
+        if runs
+        else "not running"
     )
     parts = [
+        *(() if runs else ("Nothing runs here: `antiphon up` starts it.",)),
         f"{found.tenant}/{found.environment}   publication {found.publication or '-'}   engine: {engine}",
         "applications and models: " + ", ".join(found.applications),
         table(
@@ -53,7 +55,7 @@ def _text(found: Status) -> str:
                 )
                 for process in found.processes
             ],
-            "Nothing runs here: `antiphon up` starts it.",
+            "no process",
         ),
     ]
     if found.reuse:

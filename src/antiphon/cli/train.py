@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +13,13 @@ from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import note, show
 from antiphon.cli.project import at_terminal
+from antiphon.cli.run_progress import followed
 from antiphon.core.errors import AntiphonError, Unavailable
 
 if TYPE_CHECKING:
-    from antiphon.app.store import Store
     from antiphon.durable.run import Run
     from antiphon.learning.training_orders import Foreseen, TrainOrder
 
-_POLL = 0.25
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
 Key = Annotated[str, typer.Option(help="Orders with the same key are one run.")]
@@ -104,7 +102,6 @@ def _follow(
 
 async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: list[str], key: str | None) -> Run:
     from antiphon.app.learning import open_learning
-    from antiphon.durable.run import ENDED
     from antiphon.operations.processes import statuses
 
     async with open_learning(project) as (learning, store):
@@ -119,19 +116,7 @@ async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: lis
             placed.append(await asyncio.to_thread(learning.orders.rebuild, store.scope, who.id, order, key))
         else:
             placed.append(await asyncio.to_thread(learning.orders.place, store.scope, who.id, order, who))
-        line = _Line(placed[0])
-        run = await _read(store, placed[0])
-        while wait and run.status not in ENDED:
-            line(run)
-            await asyncio.sleep(_POLL)
-            run = await _read(store, placed[0])
-        line(run)
-        line.end()
-        return run
-
-
-async def _read(store: Store, run: str) -> Run:
-    return await asyncio.to_thread(store.runs.get, store.scope, run)
+        return await followed(store, placed[0], wait)
 
 
 async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
@@ -139,33 +124,6 @@ async def _foresee(project: Path, order: TrainOrder) -> Foreseen:
 
     async with open_learning(project) as (learning, store):
         return await asyncio.to_thread(learning.orders.foresee, store.scope, at_terminal(store).id, order)
-
-
-class _Line:
-    """Shows the progress of a run: one line that is rewritten on a terminal; elsewhere a line a stage, each tenth
-    of it, and each notice."""
-
-    def __init__(self, run: str) -> None:
-        self._run = run
-        self._terminal = sys.stderr.isatty()
-        self._said: tuple[str, int] | str | None = None
-        self._notice = ""
-
-    def __call__(self, run: Run) -> None:
-        words = run.note or run.status
-        text = f"{self._run} {words}" + (f" ({run.done} of {run.total})" if run.total and run.total > 1 else "")
-        tenth = int(10 * run.done / run.total) if run.total else 0
-        said = text if self._terminal else (words.partition(":")[0].partition(";")[0], tenth)
-        notice = words.partition("; ")[2]
-        if said == self._said and notice in ("", self._notice):
-            return
-        self._said, self._notice = said, notice or self._notice
-        typer.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=not self._terminal)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._terminal:
-            typer.echo("", err=True)
 
 
 def _foreseen_text(foreseen: Foreseen) -> str:

@@ -165,7 +165,7 @@ class EngineClient:
             raise Unavailable(
                 "The engine cannot be reached.",
                 where=where,
-                next_step="See whether its process runs: `antiphon status`.",
+                next_step="`antiphon up` starts it; `antiphon status` shows which processes run.",
             ) from error
         if not isinstance(hello, Hello):
             writer.close()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from antiphon.core.errors import NotFound, SetupError
+from antiphon.core.suggestions import nearest
 from antiphon.engine import bert_gguf
 
 Progress = Callable[[int, int], None]
@@ -221,9 +222,7 @@ def _registered(name: str) -> Package:
     try:
         return REGISTRY[name]
     except KeyError:
-        raise NotFound(
-            f"No model {name!r} is registered.", next_step=f"Known models: {', '.join(sorted(REGISTRY))}."
-        ) from None
+        raise NotFound(f"No model {name!r} is registered.", next_step=nearest(name, REGISTRY)) from None
 
 
 def _target(name: str, cache: Path | None) -> Path:

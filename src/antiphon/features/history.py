@@ -17,6 +17,7 @@ from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
 from antiphon.catalog.verdicts import Finding, StagedSnapshots, Verdict, Verdicts
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.compatibility import ViewChange, compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Rule
@@ -228,7 +229,13 @@ class ViewHistory:
         known = self._definitions.list(scope, view)
         if not known:
             raise NotFound(
-                f"There is no view {view!r}.", where=str(scope), next_step="`antiphon features list` shows the views."
+                f"There is no view {view!r}.",
+                where=str(scope),
+                next_step=nearest(
+                    view,
+                    {spec.name for spec in self._definitions.list(scope)},
+                    "`antiphon features list` shows the views.",
+                ),
             )
         return known
 

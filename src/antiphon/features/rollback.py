@@ -21,6 +21,7 @@ from antiphon.catalog.verdicts import StagedSnapshots
 from antiphon.core.clock import Clock
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
 from antiphon.core.scope import Scope
+from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.publish import Publisher
 
@@ -312,9 +313,12 @@ class Rollback:
         found = {key: spec for key, spec in self._declared().items() if spec.name == view}
         if not found:
             raise NotFound(
-                f"No view named {view!r} is applied.", where=str(self._scope),
-                next_step="`antiphon features list` shows the views.",
-            )  # fmt: skip
+                f"No view named {view!r} is applied.",
+                where=str(self._scope),
+                next_step=nearest(
+                    view, {spec.name for spec in self._declared().values()}, "`antiphon features list` shows the views."
+                ),
+            )
         return found
 
 

@@ -40,6 +40,10 @@ class EvaluatedReleases:
     def live(self, scope: Scope, application: str) -> Release | None:
         return None
 
+    def applications(self, scope: Scope) -> Sequence[str]:
+        """None: nothing is live."""
+        return ()
+
     def previous(self, scope: Scope, application: str) -> None:
         """None: what stands in for a release says nothing about it."""
         return None

@@ -34,6 +34,8 @@ class ReleaseReader(Protocol):
 
     def history(self, scope: Scope, application: str) -> Sequence[Activation]: ...
 
+    def applications(self, scope: Scope) -> Sequence[str]: ...
+
 
 class StandingReader(Protocol):
     """The catalog's rollouts (``catalog.rollouts.Rollouts``)."""
@@ -96,6 +98,10 @@ class LiveReleases:
         if leased.live is None:
             return None
         return assign(leased.live, leased.rollout, leased.candidate, unit, request_id)
+
+    def applications(self, scope: Scope) -> Sequence[str]:
+        """Names of the applications that have a live release. Read from the catalog each time."""
+        return self._releases.applications(scope)
 
     def previous(self, scope: Scope, application: str) -> Release | None:
         """What a rollback would return to now, ``None`` when there is nothing. Read from the catalog each time."""

@@ -29,6 +29,7 @@ from antiphon.core.errors import (
     Overloaded,
     Unavailable,
 )
+from antiphon.core.suggestions import nearest
 from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.degradation import Target
@@ -291,10 +292,12 @@ class Answerer:
         fallback = self._services.plain_fallback
         model = await self._engines.plain(request.application, fallback)
         if model is None or not self._services.plain(model.name):
+            known = await asyncio.to_thread(releases.applications, request.scope)
+            listed = "`GET /v1/models` lists what can be asked."
             raise NotFound(
                 f"There is no application or model named {request.application!r}.",
                 where="model",
-                next_step="`GET /v1/models` lists what can be asked.",
+                next_step=f"{nearest(request.application, known)} {listed}".strip(),
             )
         return as_requested(request, implicit_release(request, model, self._services.clock.now(), fallback))
 

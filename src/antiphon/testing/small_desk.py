@@ -7,7 +7,7 @@ that a test says what is read and when it was published.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,9 @@ class CatalogRouting:
 
     def get(self, scope: Scope, release: str) -> Release:
         return self._releases.get(scope, release)
+
+    def applications(self, scope: Scope) -> Sequence[str]:
+        return self._releases.applications(scope)
 
     def previous(self, scope: Scope, application: str) -> Release | None:
         standing = standing_of(self._releases.history(scope, application))

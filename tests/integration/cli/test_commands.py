@@ -160,7 +160,17 @@ def applied(project) -> None:
         (("explain", "pred_none"), 3, "There is no prediction"),
         (("ask", "desk", "hello", "-e", "shop"), 2, "KEY=VALUE"),
         (("ask", "desk", "hello", "-e", "shop=tea", "--as-of", "noon"), 2, "is no time"),
-        (("ask", "desk", "hello", "-e", "shop=tea"), 5, "Nothing is published"),
+        (("ask", "desk", "hello", "-e", "shop=tea"), 6, "Nothing is published yet. Nothing runs in this project."),
+        (("ask", "smollm2-135m", "hello"), 6, "`antiphon up`"),
+        (("releases", "list", "dekc"), 3, "Did you mean 'desk'? There is desk."),
+        (("releases", "changelog", "dekc"), 3, "Did you mean 'desk'?"),
+        (("datasets", "list", "dekc"), 3, "Did you mean 'desk'?"),
+        (("outcomes", "list", "dekc"), 3, "Did you mean 'desk'?"),
+        (("batch", "run", "dekc", "--input", "orders.csv", "--output", "x", "--no-wait"), 3, "Did you mean 'desk'?"),
+        (("features", "describe", "Toda"), 3, "Did you mean 'today'?"),
+        (("features", "refresh", "usualy"), 3, "Did you mean 'usually'?"),
+        (("features", "refresh", "--wait"), 6, "No worker runs"),
+        (("events", "push", "order", "orders.csv"), 3, "Did you mean 'orders'?"),
         (("ask", "smollm2-135m", "hello"), 6, "engine"),
         (("runs", "show", "run_none"), 3, "no run"),
         (("keys", "create", "a b"), 2, "not a principal's name"),
@@ -179,6 +189,28 @@ def test_errors_have_a_next_step_and_an_exit_code(antiphon, applied, arguments, 
     assert says in failed.err
     assert "Traceback" not in failed.err
     assert failed.out == ""
+
+
+def test_status_says_how_to_start_what_does_not_run_and_nothing_of_encryption(antiphon, applied) -> None:
+    told = antiphon("status")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith("Nothing runs here: `antiphon up` starts it.")
+    assert "engine: not running" in told.out
+    assert "ENCRYPTION IS OFF" in antiphon("doctor").out
+
+
+def test_a_blank_project_declares_nothing_and_its_example_is_one(tmp_path) -> None:
+    antiphon = run_in(tmp_path)
+    made = antiphon("init", "mine", "--template", "blank", "--json").json()
+    assert made["files"] == [".gitignore", "README.md", "antiphon.toml", "definitions.py"]
+    assert "Nothing is declared." in antiphon("plan", "--project", "mine").out
+    definitions = tmp_path / "mine" / "definitions.py"
+    lines = [line.removeprefix("#").removeprefix(" ") for line in definitions.read_text().splitlines()]
+    definitions.write_text("\n".join(lines))
+    planned = antiphon("plan", "--project", "mine", "--json").json()["changes"]
+    assert {(change["noun"], change["name"]) for change in planned} == {("view", "spend"), ("application", "helper")}
+    refused = antiphon("init", "other", "--template", "blnak")
+    assert (refused.code, "Did you mean 'blank'? There are blank, desk." in refused.err) == (3, True)
 
 
 def test_misspelt_settings_are_named(antiphon, project) -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from antiphon.core import telemetry
 from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.suggestions import nearest
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.denials import Denials
 from antiphon.gateway.event_stream import EventStream
@@ -58,7 +59,9 @@ async def models(request: Request) -> Response:
         return _json(listed)
     if wanted not in names:
         raise NotFound(
-            f"There is no application or model {wanted!r}.", where="model", next_step="GET /v1/models lists them."
+            f"There is no application or model {wanted!r}.",
+            where="model",
+            next_step=nearest(wanted, names, "GET /v1/models lists them."),
         )
     return _json(shapes.Model(id=wanted))
 

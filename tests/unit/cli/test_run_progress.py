@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from antiphon.cli.train import _Line
+from antiphon.cli.run_progress import RunProgress
 
 
 def at(done: int, note: str) -> Any:
@@ -13,7 +13,7 @@ def at(done: int, note: str) -> Any:
 
 
 def test_a_notice_is_told_once_between_the_tenths(capsys: pytest.CaptureFixture[str]) -> None:
-    line = _Line("run_1")
+    line = RunProgress("run_1")
     starved = "training: loss 0.400, 30 min left; it got 4% of a core for {} min: other work holds it back"
     for done, note in (
         (1, "training: loss 0.410, 30 min left"),

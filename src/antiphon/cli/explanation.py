@@ -1,0 +1,96 @@
+"""What a prediction was made from, on one screen; ``--full`` and ``--json`` have everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from antiphon.cli.output import table
+
+_MOST_FEATURES = 20
+_LONGEST = 400
+
+
+def brief(explained: Mapping[str, Any]) -> str:
+    """The answer, its features, and what decided about them, a line each."""
+    lines = [f"{name:<9} {value}" for name, value in _lines(explained) if value]
+    features = explained["features"]
+    if features:
+        lines += ["", _features(features)]
+        if len(features) > _MOST_FEATURES:
+            lines.append(f"… {len(features)} features")
+    lines += ["", f"`antiphon explain {explained['prediction']} --full` shows prompts, source rows and all else."]
+    return "\n".join(lines)
+
+
+def _lines(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    asked, release, cache = explained["asked_by"], explained["release"], explained["cache"]
+    usage, timing, cost = explained["usage"], explained["timing"], explained["cost"]
+    stands_in = explained["fallback"] or explained["degraded"]
+    yield "answer", _shortened(explained["answer"])
+    yield "origin", _origin(explained, cache)
+    yield "instead", "" if not stands_in else ", ".join(f"{name} {value}" for name, value in stands_in.items() if value)
+    yield "question", _shortened(explained["question"]) if explained["question"] is not None else ""
+    yield "entity", _pairs(explained["entity"])
+    yield "inputs", _shortened(explained["inputs"]) if explained["inputs"] is not None else ""
+    originator = asked["originating_user"]
+    yield "asked by", f"{asked['principal']}{f' for {originator}' if originator else ''}, as of {explained['as_of']}"
+    number = "" if release.get("implicit") else f" {release['number']}"
+    yield "release", f"{release['application']}{number}, {release['id']} ({explained['role']}, {explained['path']})"
+    yield "model", _model(explained)
+    yield "policy", f"{explained['policy']['decision']} by {', '.join(explained['policy']['policies']) or 'default'}"
+    yield "guards", ", ".join(_guard(guard) for guard in explained["guards"])
+    yield (
+        "took",
+        f"{usage['prompt_tokens']:,} tokens read ({usage['cached_prompt_tokens']:,} cached), "
+        f"{usage['completion_tokens']:,} written, {timing['total']:.2f} s, {cost['amount']:.2g} {cost['currency']}",
+    )
+
+
+def _origin(explained: Mapping[str, Any], cache: Mapping[str, Any]) -> str:
+    of = f" as {cache['prediction']}" if cache["prediction"] else ""
+    return f"{cache['origin']}{of}, ended by {explained['finish_reason']}"
+
+
+def _model(explained: Mapping[str, Any]) -> str:
+    generations = explained["generations"]
+    if not generations:
+        return str(explained["release"]["model"]["name"])
+    last = generations[-1]
+    tried = f", {len(generations)} attempts" if len(generations) > 1 else ""
+    decoding = f"temperature {last['temperature']:g}, seed {last['seed']}"
+    return f"{last['model']}, {decoding}, fingerprint {last['fingerprint'][:12]}{tried}"
+
+
+def _guard(guard: Mapping[str, Any]) -> str:
+    reason = f" ({guard['reason']})" if guard["reason"] else ""
+    return f"{guard['guard']} {guard['action']}{reason}"
+
+
+def _features(features: Sequence[Mapping[str, Any]]) -> str:
+    from antiphon.gateway.dashboard.wording import duration
+
+    head = ("feature", "value", "printed", "age", "contract", "snapshot")
+    rows = [
+        (
+            feature["name"],
+            feature["value"],
+            feature["printed"],
+            None if feature["age_seconds"] is None else duration(feature["age_seconds"]),
+            feature["contract"],
+            (feature["snapshot"] or {}).get("id"),
+        )
+        for feature in features[:_MOST_FEATURES]
+    ]
+    return table(head, rows)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _shortened(text: Any) -> str:
+    if text is None:
+        return "(erased)"
+    line = " ".join(str(text).split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"

@@ -1,0 +1,73 @@
+"""``antiphon features refresh``: views computed, gated and published anew by the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import entity as entities
+from antiphon.cli.options import HERE, Json, Project
+from antiphon.cli.output import note, show
+from antiphon.cli.project import services
+from antiphon.core.errors import AntiphonError, Unavailable
+
+if TYPE_CHECKING:
+    from antiphon.durable.run import Run
+
+
+class NotPublished(AntiphonError):
+    """A refresh ended and not every view that it was to publish is."""
+
+    code = "not_published"
+
+
+def refresh(
+    views: Annotated[list[str] | None, typer.Argument(help="Views; all when none is named.")] = None,
+    as_of: entities.AsOf = "",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read all of each source; take nothing over from the snapshot before.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended, and say how far it is.")] = False,
+    project: Project = HERE,
+    as_json: Json = False,
+) -> None:
+    """Order a refresh of views; the worker computes, gates and publishes them."""
+    from antiphon.gateway.admin.shapes import RunLine, read
+
+    run = asyncio.run(_ordered(project, views or [], entities.moment(as_of), whole, wait))
+    show(read(run, RunLine), as_json, lambda: f"{run.id} {run.status}" if wait else run.id)
+    if not wait:
+        if not as_json:
+            note(f"`antiphon runs show {run.id}` follows it.")
+        return
+    if run.status != "succeeded":
+        raise NotPublished(
+            f"The refresh {run.id} {run.status}: {run.error or 'no reason was given'}.",
+            next_step="Look into .antiphon/logs/worker.log, mend the cause, refresh again.",
+        )
+    blocked = (run.result or {}).get("blocked") or {}
+    if blocked:
+        reasons = "; ".join(f"{key.partition('@')[0]}: {' '.join(why)}" for key, why in sorted(blocked.items()))
+        raise NotPublished(
+            f"The refresh {run.id} published no new version of {len(blocked)} view(s): {reasons}",
+            next_step="`antiphon features describe VIEW` shows its rules; correct the source and refresh again.",
+        )
+
+
+async def _ordered(project: Path, views: list[str], moment: datetime | None, whole: bool, wait: bool) -> Run:
+    from antiphon.cli.run_progress import followed
+
+    async with services(project) as (ports, store):
+        if wait and not any(process.name == "worker" and process.alive for process in ports.processes()):
+            raise Unavailable(
+                "No worker runs, so nobody would refresh.",
+                where="worker",
+                next_step="Start `antiphon up` in another terminal, or leave --wait out.",
+            )
+        when = moment.isoformat() if moment else None
+        ordered = await asyncio.to_thread(ports.runs.refresh, store.scope, views, when, None, whole)
+        return await followed(store, ordered.id, wait)
