@@ -31,7 +31,8 @@ def explain(
             reader = at_terminal(store)
             with refusals_on_record(store, reader, "read", f"prediction/{prediction}"):
                 receipt = ports.records.require_prediction(store.scope, reader, prediction)
-            source_rows = ports.records.may_read_source_rows(store.scope, reader, receipt)
+            rows = full or as_json  # the short form shows none
+            source_rows = rows and ports.records.may_read_source_rows(store.scope, reader, receipt)
             store.trail.record(store.scope, reader.id, "data.read", prediction, {"route": "antiphon explain"})
             return await asyncio.to_thread(ports.explain, store.scope, prediction, source_rows)
 

@@ -35,8 +35,15 @@ def test_a_question_a_kill_and_the_same_state_after_ctrl_c(project, antiphon, up
     replayed = antiphon("replay", made, "--json")
     assert (replayed.code, replayed.json()["identical"]) == (0, True), replayed.err
     explained = antiphon("explain", made)
-    for told in ("today.minutes", "late_share", "policy", "prompt", "cost"):
+    for told in ("today.minutes", "late_share", "policy", "smollm2-135m", f"antiphon explain {made} --full"):
         assert told in explained.out
+    assert len(explained.out.splitlines()) < 25, "more than a screen"
+    full = antiphon("explain", made, "--full").out
+    for told in ("<|im_start|>", "orders.csv", "token ids"):
+        assert told in full
+    refreshed = antiphon("features", "refresh", "--wait", "--json")
+    assert (refreshed.code, refreshed.json()["status"]) == (0, "succeeded"), refreshed.err
+    assert "published" in refreshed.err
     assert {process["name"] for process in antiphon("status", "--json").json()["processes"] if process["alive"]} == {
         "engine",
         "gateway",
