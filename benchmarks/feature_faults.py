@@ -56,8 +56,9 @@ SHOP = {"shop": "shop-001"}
 def view(folder: Path, gated: bool = True) -> FeatureViewSpec:
     """What a careful team would declare about payments."""
     payments = Source.table(
-        "payments", path=str(folder / "payments" / "*.parquet"), event_time="paid_at", available_at="known_at"
-    )
+        "payments", path=str(folder / "payments" / "*.parquet"), event_time="paid_at", available_at="known_at",
+        sensitivity="public",
+    )  # fmt: skip
     known = Source.table("shops", path=str(folder / "shops.csv"), event_time="since")
     kept_out = expect.exists_in("shop", known, action="quarantine")
     quality = Quality(
@@ -111,7 +112,7 @@ class Project:
         self.refresher = Refresher(
             SCOPE, definitions=definitions, snapshots=self.snapshots, publications=self.publications,
             publisher=publisher, lake=self.lake, log=EventLog(self.database), clock=self.clock,
-            verdicts=self.verdicts, staged=StagedSnapshots(self.database),
+            verdicts=self.verdicts, staged=StagedSnapshots(self.database), keyed_hash=self.online.entity_hash,
         )  # fmt: skip
         self.definitions = definitions
         self.declare(True)

@@ -152,6 +152,7 @@ class FeaturePlatform:
             verdicts=self._store.verdicts,
             staged=self._store.staged,
             embedders=self.embedders,
+            keyed_hash=self.online.entity_hash,
         )
 
     @cached_property

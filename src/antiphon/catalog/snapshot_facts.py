@@ -8,6 +8,9 @@ import msgspec
 
 from antiphon.definitions.expression import Kind
 
+WITHHELD = "withheld "
+"""What a pseudonym in statistics begins with."""
+
 
 class Statistics(msgspec.Struct, frozen=True):
     """One feature's or column's values.
@@ -17,7 +20,8 @@ class Statistics(msgspec.Struct, frozen=True):
         distinct: different values, counted up to 1,000.
         latest_event_time: of the latest event in any value, microseconds.
         edges: of the histogram, ascending; ``counts`` has one bin more: bin i holds ``edges[i-1] < x <= edges[i]``.
-        top: of a text or boolean, its most frequent values; ``other`` counts the rest.
+        top: of a text or boolean, its most frequent values, and of a text that is not public pseudonyms of them
+            (:data:`WITHHELD` and digits); ``other`` counts the rest.
     """
 
     rows: int = 0

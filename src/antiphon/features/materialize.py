@@ -33,6 +33,7 @@ from antiphon.features.quality.custom_rules import Functions, check_values, need
 from antiphon.features.quality.inspection import Inspection
 from antiphon.features.quality.snapshot_values import snapshot_values
 from antiphon.features.quality.statistics import StatisticsBuilder
+from antiphon.features.quality.text_names import KeyedHash, TextNames
 from antiphon.features.sources.opened import OpenedSource, hashed_files
 from antiphon.features.sources.source_rows import ROWS, load_rows
 from antiphon.features.sources.taking_over import TakenOver, taken_over
@@ -77,8 +78,12 @@ def materialize(
     limits: ComputeLimits | None = None,
     functions: Functions | None = None,
     embedders: Embedders | None = None,
+    keyed_hash: KeyedHash | None = None,
 ) -> SnapshotManifest:
     """Compute a snapshot and store its files. Nothing points at them until the manifest is added to the catalog.
+
+    Args:
+        keyed_hash: makes pseudonyms of texts that are not public, for statistics; without it they have no name there.
 
     Raises:
         SetupError: the source's file is missing, or the model of a vector.
@@ -101,7 +106,8 @@ def materialize(
             rows = hashed_files(connection, wanted.spec.source)
             before = _before(connection, wanted, plan, rows, lake, as_of)
             taken = before if isinstance(before, TakenOver) else None
-            inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous)
+            names = TextNames(wanted.spec, keyed_hash)
+            inspection = Inspection(connection, wanted.spec, scope=wanted.scope, previous=wanted.previous, names=names)
             inspection.read(log, wanted.through, max(microseconds(clock.now()), as_of), taken)
             with inspection.explaining():
                 loaded = load_rows(
@@ -110,7 +116,7 @@ def materialize(
                 )  # fmt: skip
             inspection.require_unchanged()
             quarantined = inspection.keep_aside(lake)
-            written = _written(connection, wanted, plan, as_of, lake, inspection, vectors)
+            written = _written(connection, wanted, plan, as_of, lake, inspection, vectors, names)
             with inspection.timed():
                 if needs_values(wanted.spec):
                     name, allowed = wanted.spec.name, bounds.memory * 2**20
@@ -203,14 +209,16 @@ def _written(
     lake: Lake,
     inspection: Inspection,
     vectors: SnapshotEmbedding,
+    names: TextNames,
 ) -> _Written:
     """Events, tiles and values in one pass over the rows in the order of entities."""
     import pyarrow
 
     cut = plan.retained_from(as_of)
     digest, previous = RowDigest(), wanted.previous
+    features = [feature.name for feature in plan.features]
     statistics = StatisticsBuilder(
-        [feature.name for feature in plan.features], previous.statistics if previous is not None else None
+        features, previous.statistics if previous is not None else None, names.of_features(features)
     )
     values = BatchValues(connection, plan, as_of)
     types = [field.type for field in connection.sql(f"SELECT * FROM {ROWS} LIMIT 0").to_arrow_table().schema]

@@ -36,6 +36,7 @@ from antiphon.features.ports import (
 from antiphon.features.publish import Publisher
 from antiphon.features.quality.custom_rules import Functions
 from antiphon.features.quality.gate import EARLIER, Outcome, gate
+from antiphon.features.quality.text_names import KeyedHash
 
 WORKFLOW = "refresh"
 """The workflow's name in the registry."""
@@ -101,6 +102,7 @@ class Refresher:
         verdicts: VerdictStore | None = None,
         staged: StagedStore | None = None,
         embedders: Embedders | None = None,
+        keyed_hash: KeyedHash | None = None,
     ) -> None:
         self._scope = scope
         self._definitions = definitions
@@ -115,6 +117,7 @@ class Refresher:
         self._verdicts = verdicts
         self._staged = staged
         self._embedders = embedders
+        self._keyed_hash = keyed_hash
 
     async def refresh(self, run: RunContext, arguments: dict[str, Any]) -> dict[str, Any]:
         """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`Refreshed`, as JSON.
@@ -190,6 +193,7 @@ class Refresher:
                 limits=self._limits,
                 functions=self._functions,
                 embedders=self._embedders,
+                keyed_hash=self._keyed_hash,
             )
         except (InvalidInput, SetupError, Corrupt) as error:
             # What can be tried again (no memory, a file that changed meanwhile) fails the run instead.

@@ -34,7 +34,9 @@ Rows = list[dict[str, Any]]
 
 
 def table_view(path: Path, *rules: object) -> FeatureViewSpec:
-    source = Source.table("departures", path=str(path), event_time="scheduled", available_at="departed")
+    source = Source.table(
+        "departures", path=str(path), event_time="scheduled", available_at="departed", sensitivity="public"
+    )
 
     @feature_view(entity=ORIGIN, source=source, quality=Quality(*rules))
     class Delays:

@@ -93,6 +93,7 @@ class World:
             functions=lambda view: self.functions,
             verdicts=self.verdicts,
             staged=self.staged,
+            keyed_hash=self.online.entity_hash,
         )
         self.reader = self.new_reader()
 

@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from antiphon.catalog.snapshot_facts import Statistics
 from antiphon.features.quality.statistics import DISTINCT, TOP, StatisticsBuilder, edges_of
+from antiphon.features.quality.text_names import NameOf
 
 
 def built(table: pa.Table, *names: str, batches: int = 1, **before: object) -> dict:  # type: ignore[type-arg]
@@ -53,6 +55,20 @@ def test_texts_and_booleans_are_counted_by_value() -> None:
     assert len(found["t"].top) == TOP
     assert found["t"].other == 600 - sum(found["t"].top.values())
     assert found["b"].top == {"true": 400, "false": 201}
+
+
+def test_texts_have_the_names_that_they_are_given_and_booleans_their_own() -> None:
+    table = pa.table({"t": ["a", "a", "b", None], "b": [True, True, False, None]})
+
+    def named(name_of: NameOf) -> dict[str, Statistics]:
+        builder = StatisticsBuilder(["t", "b"], named={"t": name_of, "b": name_of})
+        builder.add(table)
+        return builder.finish()
+
+    assert named(str.upper)["t"].top == {"A": 2, "B": 1}
+    assert named(str.upper)["b"].top == {"true": 2, "false": 1}
+    unnamed = named(lambda text: None)["t"]
+    assert (unnamed.top, unnamed.other, unnamed.present, unnamed.distinct) == ({}, 3, 3, 2)
 
 
 def test_event_times_stand_beside_their_feature() -> None:

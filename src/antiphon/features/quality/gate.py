@@ -36,6 +36,7 @@ from antiphon.definitions.quality import (
 )
 from antiphon.features.quality.distances import discoveries, distance, pooled
 from antiphon.features.quality.inspection import typed_reasons
+from antiphon.features.quality.text_names import named_alike
 
 MINIMUM_ENTITIES = 1
 REJECTED_SHARE = 0.05
@@ -267,7 +268,11 @@ def _steady(rule: Steady, manifest: SnapshotManifest, earlier: Sequence[Snapshot
     references: dict[str, Statistics] = {}
     independent: dict[str, int | None] = {}
     for name in rule.of or now:
-        known = [found for one in earlier if (found := of(one).get(name)) is not None and found.rows]
+        known = [
+            found
+            for one in earlier
+            if (found := of(one).get(name)) is not None and found.rows and named_alike(found, now.get(name, found))
+        ]
         reference = pooled(known)
         if name in now and reference is not None:
             references[name] = reference

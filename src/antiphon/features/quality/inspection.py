@@ -22,6 +22,7 @@ from antiphon.features.quality.source_quality import (
     profile,
     quarantine_sql,
 )
+from antiphon.features.quality.text_names import TextNames
 from antiphon.features.sources.opened import marks_of
 from antiphon.features.sources.taking_over import TakenOver, merged_check, merged_quality
 
@@ -41,6 +42,7 @@ class Inspection:
         *,
         scope: Scope,
         previous: SnapshotManifest | None,
+        names: TextNames,
     ) -> None:
         self.rules = spec.quality or QualitySpec()
         self.seconds = 0.0
@@ -50,6 +52,7 @@ class Inspection:
         self._spec = spec
         self._scope = scope
         self._previous = previous
+        self._names = names
         self._checks: dict[str, RuleCheck] = {}
         self._quarantined: Quarantined | None = None
         self._raw = Raw({}, ())
@@ -67,7 +70,9 @@ class Inspection:
                 self._connection, self._spec, scope=self._scope, log=log, after=after or 0, through=through, known=known
             )
             self.bytes_read = sum(file.size for file in self._raw.marks if file.name not in known)
-            self.quality, found = profile(self._connection, self._spec, self._raw, now=now, previous=self._previous)
+            self.quality, found = profile(
+                self._connection, self._spec, self._raw, now=now, previous=self._previous, names=self._names
+            )
             if before is not None:
                 checked = {check.rule: check for check in before.snapshot.checks}
                 self.quality = merged_quality(before.snapshot.source_quality, self.quality)

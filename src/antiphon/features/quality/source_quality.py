@@ -43,6 +43,7 @@ from antiphon.features.expressions.compile_sql import (
 from antiphon.features.ports import LogReader
 from antiphon.features.quality.row_rules import offends, relational, require, stages
 from antiphon.features.quality.statistics import StatisticsBuilder
+from antiphon.features.quality.text_names import TextNames
 from antiphon.features.sources.opened import FileMark, marks_of, opened
 
 if TYPE_CHECKING:
@@ -176,12 +177,14 @@ def profile(
     *,
     now: int,
     previous: SnapshotManifest | None,
+    names: TextNames,
 ) -> tuple[SourceQuality, dict[str, RuleCheck]]:
     """The source's quality, and what rules over single rows find; one pass over all rows, one over the new ones.
 
     Args:
         now: microseconds; what is known later is in the future.
         previous: the snapshot before, which tells what is new.
+        names: of texts.
     """
     quality = spec.quality or QualitySpec()
     source, types = spec.source, raw.types
@@ -220,7 +223,8 @@ def profile(
     rows, latest, counts = row[0], row[1], row[2:]
     duplicates, estimated = _duplicates(connection, spec, types, rows)
     for rule, offenders in zip(counted, counts[7 : 7 + len(counted)], strict=True):
-        seen = _seen(connection, rule, predicates[counted.index(rule)]) if offenders else ""
+        predicate = predicates[counted.index(rule)]
+        seen = _seen(connection, rule, predicate, names.columns_public) if offenders else ""
         checks[rule.name] = RuleCheck(rule.name, offenders=offenders, of=rows, seen=seen)
     kinds = {name: kind_of(sql_type) for name, sql_type in types.items()}
     for name, present in zip(read, counts[7 + len(counted) :], strict=True):
@@ -228,7 +232,8 @@ def profile(
             kinds[name] = "empty"
     every = max(1, counts[6] // PROFILED)
     sample = f" AND hash(this_row) % {every} = 0" if every > 1 else ""
-    columns = StatisticsBuilder(read, previous.source_quality.columns if previous and previous.source_quality else None)
+    before = previous.source_quality.columns if previous and previous.source_quality else None
+    columns = StatisticsBuilder(read, before, names.of_columns(read))
     if read:
         picked = ", ".join(f"this_row.{quoted(name)}" for name in read)
         reader = connection.sql(f"SELECT {picked} FROM {SOURCE} AS this_row WHERE {is_new}{sample}").to_arrow_reader(
@@ -314,8 +319,9 @@ def _duplicates(
     return ((sampled - distinct) / sampled if sampled else 0.0), every > 1
 
 
-def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str) -> str:
-    """Which values offend, in words: an extra query, and only of a rule that does not hold."""
+def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str, public: bool) -> str:
+    """Which values offend, in words: an extra query, and only of a rule that does not hold. Of texts that are not
+    public it says how many there are."""
     if isinstance(rule, Between):
         number = f"CAST(this_row.{quoted(rule.of)} AS DOUBLE)"
         # In FILTER and not in WHERE: a Parquet file's statistics leave NaN out, and DuckDB skips row groups by them.
@@ -327,6 +333,13 @@ def _seen(connection: duckdb.DuckDBPyConnection, rule: Rule, predicate: str) -> 
         )
         parts = [] if low is None else [f"there is {low:g}" if low == high else f"there are {low:g} to {high:g}"]
         return ", ".join([*parts, *([f"{endless} are NaN or infinite"] if endless else [])])
+    if isinstance(rule, OneOf) and not public:
+        (different,) = _one(
+            connection,
+            f"SELECT count(DISTINCT CAST(this_row.{quoted(rule.of)} AS VARCHAR)) FROM {SOURCE} AS this_row "
+            f"WHERE {predicate}",
+        )
+        return f"there {'is 1 other' if different == 1 else f'are {different} others'}, withheld"
     if isinstance(rule, OneOf):
         rows = connection.execute(
             f"SELECT CAST(this_row.{quoted(rule.of)} AS VARCHAR) AS v, count(*) AS n FROM {SOURCE} AS this_row "

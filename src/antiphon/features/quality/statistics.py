@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.snapshot_facts import Statistics
+from antiphon.features.quality.text_names import NameOf
 
 if TYPE_CHECKING:
     import numpy
@@ -36,11 +37,17 @@ class StatisticsBuilder:
     Args:
         names: columns by the name that their statistics get.
         before: earlier statistics, whose edges are taken over.
+        named: how the texts of a column are named, where not by themselves.
     """
 
-    def __init__(self, names: Sequence[str], before: Mapping[str, Statistics] | None = None) -> None:
-        known = before or {}
-        self._columns = {name: _Column(known[name].edges if name in known else ()) for name in names}
+    def __init__(
+        self,
+        names: Sequence[str],
+        before: Mapping[str, Statistics] | None = None,
+        named: Mapping[str, NameOf] | None = None,
+    ) -> None:
+        known, named = before or {}, named or {}
+        self._columns = {name: _Column(known[name].edges if name in known else (), named.get(name)) for name in names}
 
     def add(self, table: pyarrow.Table | pyarrow.RecordBatch, prefix: str = "") -> None:
         """Take a batch; a column is looked for under ``prefix`` and its name, its event times with ``.event_time``."""
@@ -57,7 +64,8 @@ class StatisticsBuilder:
 
 
 class _Column:
-    def __init__(self, edges: Sequence[float]) -> None:
+    def __init__(self, edges: Sequence[float], name_of: NameOf | None) -> None:
+        self.name_of = name_of
         self.rows = self.nulls = self.not_finite = 0
         self.seen: set[Any] = set()
         self.latest: int | None = None
@@ -79,6 +87,7 @@ class _Column:
             column, kind = column.cast(kind.value_type), kind.value_type
         if pyarrow.types.is_boolean(kind):
             column, kind = column.cast(pyarrow.string()), pyarrow.string()
+            self.name_of = None  # True and false tell nothing of anybody.
         if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
             self._add_texts(column)
         elif pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
@@ -149,6 +158,9 @@ class _Column:
         )
         if self.named:
             top = dict(self.top.most_common(TOP))
+            if self.name_of is not None:
+                names = {text: self.name_of(text) for text in top}
+                top = {name: top[text] for text, name in names.items() if name is not None}
             return msgspec.structs.replace(found, top=top, other=self.present - sum(top.values()))
         if self.counts is None:
             return msgspec.structs.replace(found, edges=tuple(self.edges))

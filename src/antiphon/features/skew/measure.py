@@ -20,6 +20,7 @@ from antiphon.core.clock import Clock, from_microseconds, microseconds
 from antiphon.core.errors import AntiphonError, NotFound, WriteConflict
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.sensitivity import Tags
 from antiphon.features.batch_values import Computed
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.embedding.reading import TextVector
@@ -30,7 +31,7 @@ from antiphon.features.plan import plan_of
 from antiphon.features.ports import DefinitionReader, Lake, LogReader, SnapshotStore, StreamedOverlay
 from antiphon.features.skew.batch import BatchSide, Deadline, Wanted, batch_side
 from antiphon.features.skew.kept import Entity
-from antiphon.features.skew.report import Tally, same
+from antiphon.features.skew.report import Tally, same, shown_value
 from antiphon.features.skew.sample import sample_entities
 from antiphon.features.skew.served import Served, compare_on_demand, unusable
 from antiphon.features.skew.vectors import SkewVectors, Vector, shown
@@ -342,16 +343,17 @@ class Skew:
             if not equal and batch.basis is None:
                 tally.passed_over(spec.name, spec.definition_version, feature, path, f"{CHANGED} {batch.lost}")
                 continue
+            tags = spec.tags.get(feature, Tags())
             difference = Difference(
-                dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), _shown(value),
-                _shown(expected), time, batch_time, manifest.id, one.through, one.prediction,
+                dict(zip(spec.entity.keys, one.keys, strict=True)), from_microseconds(one.as_of), _shown(value, tags),
+                _shown(expected, tags), time, batch_time, manifest.id, one.through, one.prediction,
             )  # fmt: skip
             basis = batch.basis or "now"
             tally.compared(spec.name, spec.definition_version, feature, path, None if equal else difference, basis)
 
 
-def _shown(value: MeasureValue | Vector) -> MeasureValue:
-    return shown(value) if isinstance(value, tuple) else value
+def _shown(value: MeasureValue | Vector, tags: Tags) -> MeasureValue:
+    return shown(value) if isinstance(value, tuple) else shown_value(value, tags)
 
 
 def _pass_over(asked: Iterable[_Asked], view: str, version: str, path: Path, reason: str, tally: Tally) -> None:

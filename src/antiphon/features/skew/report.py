@@ -7,6 +7,8 @@ import struct
 import msgspec
 
 from antiphon.catalog.skew_reports import Difference, FeatureSkew, Path
+from antiphon.catalog.snapshot_facts import WITHHELD
+from antiphon.definitions.sensitivity import Tags
 from antiphon.features.expressions.compile_python import MeasureValue
 
 
@@ -17,6 +19,13 @@ def same(one: MeasureValue | tuple[float, ...], other: MeasureValue | tuple[floa
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return type(one) is type(other) and one == other
+
+
+def shown_value(value: MeasureValue, tags: Tags) -> MeasureValue:
+    """A value as a report keeps it: of a text that is not public its length alone."""
+    if isinstance(value, str) and tags.sensitivity != "public":
+        return f"{WITHHELD}({len(value)} characters)"
+    return value
 
 
 class Tally:

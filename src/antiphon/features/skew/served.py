@@ -12,9 +12,10 @@ from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.catalog.skew_reports import Difference
 from antiphon.core.errors import AntiphonError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
+from antiphon.definitions.sensitivity import Tags
 from antiphon.features.compute import ComputeLimits
 from antiphon.features.skew.on_demand import on_demand_values
-from antiphon.features.skew.report import Tally, same
+from antiphon.features.skew.report import Tally, same, shown_value
 
 REPLACED = {
     "defaulted": "its freshness contract gave a default",
@@ -78,8 +79,8 @@ def compare_on_demand(one: Served, names: Collection[str] | None, limits: Comput
             tally.compared(
                 view.name, feature.definition_version, name, "served",
                 None if same(feature.value, value) else Difference(
-                    one.keys, one.as_of, feature.value, value, feature.event_time, feature.event_time, None,
-                    prediction=one.prediction,
+                    one.keys, one.as_of, shown_value(feature.value, Tags()), shown_value(value, Tags()),
+                    feature.event_time, feature.event_time, None, prediction=one.prediction,
                 ),
                 "request",
             )  # fmt: skip
