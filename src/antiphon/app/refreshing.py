@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from antiphon.features.refresh import WORKFLOW
 from antiphon.operations.processes import statuses
 
 _LOOK_SECONDS = 0.05
+_LEFT_TO_WORKER_SECONDS = 1.0
+"""How long a run may stay queued while a worker runs."""
 
 
 def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, 
 def finish_apply(
     store: Store, run: str, tell: Callable[[Run], None] = lambda run: None, platform: FeaturePlatform | None = None
 ) -> ApplyResult:
-    """Wait until an apply is in force. The work is the worker's; while none runs here, it is done in this process.
+    """Wait until an apply is in force. The work is the worker's; when none runs here, or it has no place for another
+    run now, it is done in this process.
 
     Whoever stops waiting changes nothing: a worker, the next `antiphon up` or the next apply goes on with the run.
 
@@ -62,13 +66,15 @@ def finish_apply(
     here: _Worker | None = None
     own: FeaturePlatform | None = None
     pause = threading.Event()
+    began = time.monotonic()
     try:
         while True:
             found = store.runs.get(store.scope, run)
             tell(found)
             if found.status in ENDED:
                 break
-            if here is None and not any(one.name == "worker" and one.alive for one in statuses(store.paths.run)):
+            queued = found.status == "queued" and time.monotonic() - began > _LEFT_TO_WORKER_SECONDS
+            if here is None and (queued or not _worker_runs(store)):
                 if platform is None:
                     platform = own = FeaturePlatform(store)
                 here = _Worker(store, platform, run)
@@ -91,6 +97,10 @@ def finish_apply(
     raise InvalidInput(
         found.error or NOTHING_CHANGED, where=run, next_step=f"`antiphon runs show {run}` has its steps."
     )
+
+
+def _worker_runs(store: Store) -> bool:
+    return any(one.name == "worker" and one.alive for one in statuses(store.paths.run))
 
 
 class _Worker:

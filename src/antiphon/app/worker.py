@@ -22,6 +22,7 @@ from antiphon.app.policies import row_decisions
 from antiphon.app.rollouts import rollout_keeper
 from antiphon.app.served_models import ServedModels
 from antiphon.app.store import Store
+from antiphon.app.training_records import TrainingRecords
 from antiphon.app.wiring import Wired
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
@@ -153,6 +154,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
     )
     half_life = parse_duration(settings.demand_half_life)
     parts.append(RefreshedAnswers(store.scope, refreshed, store.database.clock, half_life=half_life))
+    parts.append(TrainingRecords(training, store.paths.run, store.database.clock))
     if settings.training_governed:
         quiet, poll = parse_duration(settings.training_quiet), parse_duration(settings.training_poll)
         parts.append(Governor(wired.engine, training, quiet=quiet.total_seconds(), poll=poll.total_seconds()))

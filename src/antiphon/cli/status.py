@@ -43,17 +43,22 @@ def _text(found: Status) -> str:
         f"{found.tenant}/{found.environment}   publication {found.publication or '-'}   engine: {engine}",
         "applications and models: " + ", ".join(found.applications),
         table(
-            ("process", "pid", "state", "restarts", "MB", "nice"),
+            ("process", "pid", "state", "minutes", "restarts", "MB", "nice"),
             [
                 (
                     process.name,
                     process.pid,
-                    "running" if process.alive else "away",
+                    process.state,
+                    round((found.at - process.started_at).total_seconds() / 60) if process.alive else None,
                     process.restarts,
                     round(process.resident_bytes / 1e6) if process.resident_bytes else None,
                     process.nice,
                 )
                 for process in found.processes
+            ]
+            + [
+                (engine.name, None, "answers" if engine.answers else "away", None, None, None, None)
+                for engine in found.elsewhere
             ],
             "no process",
         ),

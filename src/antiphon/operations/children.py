@@ -55,7 +55,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         environment: added to the supervisor's own.
         nice: 0 for what users wait for, 15 for the worker.
         after: children that must be ready before the first start.
-        ready_seconds: how long one start may take.
+        ready_seconds: how long one start may take, as far as it has a processor.
         drain_seconds: how long it may finish its work after SIGTERM before it is killed.
         sockets: Unix sockets it makes; left-over ones are removed before a start.
         listens: host and port that the supervisor binds for it.

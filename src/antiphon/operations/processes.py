@@ -11,6 +11,7 @@ import signal
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -33,8 +34,14 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     run: str = ""
 
 
+ProcessState = Literal["running", "paused", "away"]
+
+
 class ProcessStatus(msgspec.Struct, frozen=True):
-    """A child as it is now. ``resident_bytes`` and ``nice`` are ``None`` when it does not run."""
+    """A child as it is now. ``resident_bytes`` and ``nice`` are ``None`` when it does not run.
+
+    ``paused``: it was stopped where it is (SIGSTOP), as a training is beside online requests.
+    """
 
     name: str
     pid: int
@@ -43,6 +50,7 @@ class ProcessStatus(msgspec.Struct, frozen=True):
     started_at: datetime
     resident_bytes: int | None = None
     nice: int | None = None
+    state: ProcessState = "running"
 
 
 def started_ticks(pid: int) -> int | None:
@@ -117,7 +125,14 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         started_at=record.started_at,
         resident_bytes=resident,
         nice=nice,
+        state="away" if not alive else "paused" if _is_stopped(record.pid) else "running",
     )
+
+
+def _is_stopped(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 def waited_seconds(pid: int) -> dict[int, float]:

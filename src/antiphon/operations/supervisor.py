@@ -156,6 +156,7 @@ class Supervisor:
     async def _until_ready(self, child: Child, exited: asyncio.Task[int]) -> float | None:
         """The monotonic time of readiness; ``None`` when it exited, or was killed for never becoming ready."""
         began = told = self._clock.monotonic()
+        unready = Silence(child.spec.ready_seconds, began)
         while not exited.done():
             if await is_ready(child.spec.ready) and not exited.done():
                 now = self._clock.monotonic()
@@ -163,7 +164,7 @@ class Supervisor:
                 self._report(child.spec.name, "ready", f"after {now - began:.1f} s", child.pid)
                 return now
             now = self._clock.monotonic()
-            if now - began > child.spec.ready_seconds:
+            if unready.look(False, now, waited_seconds(child.pid)):
                 self._report(child.spec.name, "killed", f"not ready within {child.spec.ready_seconds:.0f} s", child.pid)
                 child.kill()
                 return None

@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
 from antiphon.operations.processes import (
     ProcessRecord,
+    boot,
     is_running,
     read_records,
     signal_group,
     started_ticks,
     statuses,
+    waited_seconds,
     write_record,
 )
 
@@ -58,3 +61,29 @@ def test_unreadable_records_are_skipped(tmp_path) -> None:
     (tmp_path / "broken.pid").write_text("4711\n")
     write_record(tmp_path, me())
     assert [record.name for record in read_records(tmp_path)] == ["me"]
+
+
+def test_a_process_that_was_stopped_where_it_is_is_paused(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        write_record(tmp_path, ProcessRecord("training-desk", child.pid, started_ticks(child.pid) or 0, NOW))
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        assert [(one.name, one.state) for one in statuses(tmp_path)] == [("training-desk", "paused")]
+    finally:
+        child.kill()
+        child.wait()
+    assert [one.state for one in statuses(tmp_path)] == ["away"]
+
+
+def test_records_of_another_start_of_the_machine_or_another_folder_are_not_ours(tmp_path: Path) -> None:
+    ticks = started_ticks(os.getpid()) or 0
+    write_record(tmp_path, ProcessRecord("rebooted", os.getpid(), ticks, NOW, boot="another", run=str(tmp_path)))
+    write_record(tmp_path, ProcessRecord("copied", os.getpid(), ticks, NOW, boot=boot(), run="/elsewhere"))
+    write_record(tmp_path, ProcessRecord("own", os.getpid(), ticks, NOW, boot=boot(), run=str(tmp_path.resolve())))
+    assert {one.name: one.alive for one in statuses(tmp_path)} == {"own": True, "rebooted": False}
+
+
+def test_a_thread_tells_how_long_it_waited_for_a_processor() -> None:
+    assert os.getpid() in waited_seconds(os.getpid())
+    assert waited_seconds(2**22 + 1) == {}

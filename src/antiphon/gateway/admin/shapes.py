@@ -287,6 +287,13 @@ class EngineStatus(msgspec.Struct, frozen=True):
     load: Load | None
 
 
+class EngineElsewhere(msgspec.Struct, frozen=True):
+    """An engine that is no process of this project: a remote one, or one that stands in."""
+
+    name: str
+    answers: bool
+
+
 class Status(msgspec.Struct, frozen=True):
     """How the platform is doing, in one call. Latencies are of the last five minutes of this gateway."""
 
@@ -306,6 +313,7 @@ class Status(msgspec.Struct, frozen=True):
     breakers: tuple[BreakerStanding, ...] = ()
     reuse: tuple[ReuseLine, ...] = ()
     gate: GateStatus | None = None
+    elsewhere: tuple[EngineElsewhere, ...] = ()
 
 
 class ReuseLine(msgspec.Struct, frozen=True):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
+from antiphon.definitions.degradation import MAIN
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.measurements import Measurements, percentiles
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.breaker import BreakerStanding
 
 WINDOW = 300.0
 """Seconds of answers behind the latency percentiles."""
@@ -29,6 +32,7 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         engine_status(services), services.ready(), run_in_threadpool(_stored, services, scope)
     )
     now = services.clock.monotonic()
+    breakers = tuple(services.breakers())
     return shapes.Status(
         environment=services.environment,
         tenant=scope.tenant,
@@ -43,10 +47,20 @@ async def status(services: GatewayServices, measurements: Measurements, scope: S
         jobs=stored.jobs,
         latency=percentiles(measurements.since(now - WINDOW, scope.tenant)),
         runs=stored.runs,
-        breakers=tuple(services.breakers()),
+        breakers=breakers,
+        elsewhere=engines_elsewhere(stored.processes, engine, breakers),
         reuse=stored.reuse,
         gate=None if services.gate is None else services.gate(),
     )
+
+
+def engines_elsewhere(
+    processes: Sequence[ProcessStatus], engine: shapes.EngineStatus, breakers: Sequence[BreakerStanding]
+) -> tuple[shapes.EngineElsewhere, ...]:
+    """The engines that answer and are no process of this project: a remote one, and those that stand in."""
+    here = any(process.name == "engine" for process in processes)
+    own = () if here else (shapes.EngineElsewhere("engine", engine.reachable),)
+    return (*own, *(shapes.EngineElsewhere(one.engine, one.state != "open") for one in breakers if one.engine != MAIN))
 
 
 async def engine_status(services: GatewayServices) -> shapes.EngineStatus:

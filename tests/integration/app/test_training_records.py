@@ -1,0 +1,56 @@
+"""Trainings among the processes that are shown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from antiphon.app.training_records import TrainingRecords
+from antiphon.core.clock import SystemClock
+from antiphon.operations.processes import ProcessRecord, statuses, write_record
+from antiphon.training.processes import Running
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield started
+    started.kill()
+    started.wait()
+
+
+def test_a_training_is_shown_while_it_runs_with_how_often_it_was_begun_again(
+    tmp_path: Path, process: subprocess.Popen[bytes]
+) -> None:
+    training = SimpleNamespace(running=())
+    records = TrainingRecords(training, tmp_path, SystemClock())  # type: ignore[arg-type]
+    records.look()
+    assert statuses(tmp_path) == ()
+    training.running = (Running("desk/7 b", "folder", os.getpid(), None),)
+    records.look()
+    records.look()
+    [shown] = statuses(tmp_path)
+    assert (shown.name, shown.pid, shown.state, shown.restarts) == ("training-desk-7-b", os.getpid(), "running", 0)
+    training.running = (Running("desk/7 b", "folder", process.pid, None),)
+    records.look()
+    assert [(one.pid, one.restarts) for one in statuses(tmp_path)] == [(process.pid, 1)]
+    training.running = ()
+    records.look()
+    assert statuses(tmp_path) == ()
+
+
+async def test_what_an_earlier_worker_left_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    clock = SystemClock()
+    for name in ("training-old", "gateway"):
+        write_record(tmp_path, ProcessRecord(name, 4_194_305, 1, clock.now()))
+    stop = asyncio.Event()
+    stop.set()
+    await TrainingRecords(SimpleNamespace(running=()), tmp_path, clock).run_until(stop)  # type: ignore[arg-type]
+    assert [one.name for one in statuses(tmp_path)] == ["gateway"]
