@@ -14,12 +14,8 @@ TRAIN ?= yes
 WORKERS ?= auto
 DEMO_EXTRA := $(if $(filter no,$(TRAIN)),demo,demo$(comma)train)
 
-.PHONY: help demo demo-full demo-environment environment test test-clients check format serve bench-engine bench-gateway bench-desk \
-  bench-colocation bench-adaptation bench-parity bench-evidence bench-startup bench-durable bench-judge bench-flips bench-training-kills \
-  bench-beside-training bench-embeddings bench-outlook bench-governance \
-  bench-answers-cache bench-encryption bench-tls bench-feature-faults bench-feature-lookup bench-feature-neighbours bench-feature-publish \
-  bench-feature-skew bench-feature-stream bench-features bench-read-paths bench-batch-order bench-batches bench-admission pentest chaos chaos-batches chaos-features \
-  chaos-log clean vllm-environment test-vllm bench-vllm
+# No target is a file.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -ts $$'\t'
@@ -181,6 +177,9 @@ chaos-features: environment  ## the feature platform killed at 260 random moment
 	@scripts/servers
 	@$(BIN)/python -m benchmarks.feature_chaos --size full --keep
 	@$(BIN)/python -m benchmarks.feature_crowd --size full --keep
+
+chaos-apply: environment  ## 100 changed views applied under load, with kills: no request fails
+	@$(BIN)/python -m benchmarks.apply_kills --size full --keep
 
 chaos-log: environment  ## the event log on NATS: publishers, consumer and server killed at 200 random moments
 	@scripts/servers

@@ -33,6 +33,7 @@ from typing import Any
 
 import httpx
 
+from antiphon.app.apply_run import open_applies
 from antiphon.app.store import Store
 from antiphon.testing.running import free_port, scratch, supervised, until
 
@@ -188,8 +189,10 @@ def declare(root: Path, number: int) -> None:
     (root / "definitions.py").write_text(_DEFINITIONS.replace("@HOURS@", str(24 + number)), encoding="utf-8")
 
 
-async def run(root: Path, *, applies: int, seed: int = SEED, broken: bool = False, say: bool = False) -> Report:
-    """Run the harness in an empty folder.
+async def run(
+    root: Path, *, applies: int, seed: int = SEED, broken: bool = False, seconds: float = 3_600.0, say: bool = False
+) -> Report:
+    """Run the harness in an empty folder, for so many applies or so many seconds.
 
     Raises:
         TimeoutError: the platform did not come up, or an apply did not end.
@@ -200,19 +203,22 @@ async def run(root: Path, *, applies: int, seed: int = SEED, broken: bool = Fals
     async with supervised(root, url):
         key = (root / ".antiphon" / "keys" / "admin.key").read_text(encoding="utf-8").strip()
         await until(lambda: _ready(url, key), bool, 240)
-        clients = Clients(url, key, report)
+        clients, store = Clients(url, key, report), Store.open(root)
         asking = asyncio.create_task(clients.run())
         try:
             chance = random.Random(seed)
             for number in range(1, applies + 1):
+                if time.monotonic() - began > seconds:
+                    break
                 victim = "none" if broken else VICTIMS[(number - 1) % len(VICTIMS)]
-                await _apply(root, url, number, victim, chance, clients, report, broken)
+                await _apply(store, url, number, victim, chance, clients, report, broken)
                 if say:
                     sys.stderr.write(f"{number:3}/{applies}  {victim:<8} {report.apply_seconds[-1]:.1f} s\n")
         finally:
             clients.stop()
             await asyncio.wait_for(asking, 120)
-    _check_versions(root, clients.predictions, report)
+        _check_versions(store, clients.predictions, report)
+        store.close()
     report.seconds = time.monotonic() - began
     return report
 
@@ -224,7 +230,7 @@ async def _ready(url: str, key: str) -> bool:
 
 
 async def _apply(
-    root: Path,
+    store: Store,
     url: str,
     number: int,
     victim: str,
@@ -233,7 +239,7 @@ async def _apply(
     report: Report,
     broken: bool,
 ) -> None:
-    before, began = _live(root), time.monotonic()
+    root, before, began = store.paths.root, _live(store), time.monotonic()
     declare(root, number)
     command = await _command(root, broken)
     typical = statistics.median(report.apply_seconds[-5:]) if report.apply_seconds else 4.0
@@ -248,15 +254,15 @@ async def _apply(
     _, said = await asyncio.wait_for(ending, APPLY_SECONDS)
     assert command.returncode in (0, -signal.SIGKILL), said.decode()
     async with asyncio.timeout(APPLY_SECONDS):
-        while _open(root):
+        while open_applies(store):
             await asyncio.sleep(0.05)
-    if _live(root) == before:
+    if _live(store) == before:
         assert command.returncode == -signal.SIGKILL, "it ended well and nothing went live"
         report.given_again += 1
         again = await _command(root, broken)
         _, said = await asyncio.wait_for(again.communicate(), APPLY_SECONDS)
         assert again.returncode == 0, said.decode()
-    after = _live(root)
+    after = _live(store)
     assert after != before, "nothing went live"
     report.applies += 1
     report.apply_seconds.append(time.monotonic() - began)
@@ -291,42 +297,24 @@ async def _kill(root: Path, url: str, victim: str, clients: Clients) -> None:
     down[1] = time.monotonic()
 
 
-def _live(root: Path) -> str:
-    store = Store.open(root)
-    try:
-        release = store.releases.live(store.scope, "pilot")
-        assert release is not None
-        return release.id
-    finally:
-        store.close()
+def _live(store: Store) -> str:
+    release = store.releases.live(store.scope, "pilot")
+    assert release is not None
+    return release.id
 
 
-def _open(root: Path) -> bool:
-    from antiphon.app.apply_run import open_applies
-
-    store = Store.open(root)
-    try:
-        return bool(open_applies(store))
-    finally:
-        store.close()
-
-
-def _check_versions(root: Path, predictions: list[str], report: Report) -> None:
+def _check_versions(store: Store, predictions: list[str], report: Report) -> None:
     """Hold what each answer was made from against what its release pins."""
-    store = Store.open(root)
-    try:
-        pinned: dict[str, dict[str, str]] = {}
-        for prediction in predictions:
-            receipt = store.receipts.get(store.scope, prediction)
-            if receipt.release not in pinned:
-                release = store.releases.get(store.scope, receipt.release)
-                pinned[receipt.release] = dict(release.bundle.application.features)
-            used = {one.name.partition(".")[0]: one.definition_version for one in receipt.features}
-            if used != pinned[receipt.release]:
-                report.wrong_versions.append(f"{prediction} of {receipt.release} was made from {used}")
-        report.releases_seen = len(pinned)
-    finally:
-        store.close()
+    pinned: dict[str, dict[str, str]] = {}
+    for prediction in predictions:
+        receipt = store.receipts.get(store.scope, prediction)
+        if receipt.release not in pinned:
+            release = store.releases.get(store.scope, receipt.release)
+            pinned[receipt.release] = dict(release.bundle.application.features)
+        used = {one.name.partition(".")[0]: one.definition_version for one in receipt.features}
+        if used != pinned[receipt.release]:
+            report.wrong_versions.append(f"{prediction} of {receipt.release} was made from {used}")
+    report.releases_seen = len(pinned)
 
 
 def table(report: Report) -> str:
@@ -373,12 +361,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.apply_kills", description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), default="ci")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--seconds", type=float, default=3_600.0, help="begin no further apply after so long")
     parser.add_argument("--broken", action="store_true", help="in the order that was mended: it must fail")
     parser.add_argument("--keep", action="store_true", help="append the JSON line to benchmarks/results")
     options = parser.parse_args(arguments)
     with scratch() as folder:
         report = asyncio.run(
-            run(Path(folder), applies=SIZES[options.size], seed=options.seed, broken=options.broken, say=True)
+            run(
+                Path(folder),
+                applies=SIZES[options.size],
+                seed=options.seed,
+                broken=options.broken,
+                seconds=options.seconds,
+                say=True,
+            )
         )
     line = json.dumps(summary(report, options.size))
     if options.keep:
