@@ -12,6 +12,7 @@ import msgspec
 from antiphon.app.store import Store
 from antiphon.catalog.database import Database
 from antiphon.core.clock import parse_duration
+from antiphon.core.errors import Forbidden
 from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings
 from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
@@ -20,7 +21,9 @@ from antiphon.governance.authentication import Authenticator
 from antiphon.governance.issuer_keys import IssuerKeys
 from antiphon.governance.key_records import KeyRecord, Rotated
 from antiphon.governance.keys import Keys
-from antiphon.governance.principal import NO_LIMITS, Limits
+from antiphon.governance.policy_sets import DEVELOPMENT
+from antiphon.governance.principal import NO_LIMITS, Kind, Limits, Principal
+from antiphon.governance.provenance import Provenance
 from antiphon.governance.sessions import Session, Sessions
 from antiphon.governance.tokens import Tokens
 
@@ -46,6 +49,7 @@ class ProjectIdentity:
     ) -> None:
         self._database = database
         self._keys = keys
+        self._provenance = Provenance(keys)
         self._audit = audit
         self._scope = scope
         self.bearer = Authenticator(keys, tokens(database, keys, settings, scope, root))
@@ -71,17 +75,52 @@ class ProjectIdentity:
         role: str,
         expires_at: datetime | None,
         *,
-        by: str,
+        by: Principal,
+        kind: Kind = "service",
         limits: Limits = NO_LIMITS,
         allowance: Allowance = NO_ALLOWANCE,
     ) -> tuple[str, KeyRecord]:
-        """Make a key; see :meth:`Keys.create`."""
+        """Make a key; see :meth:`Keys.create`. Outside of ``dev`` one for somebody else waits for an approval."""
+        waits = self._waits(tenant, name, by)
         with self._database.transaction() as connection:
             text, record = self._keys.create(
-                tenant, name, role, expires_at, limits=limits, allowance=allowance, within=connection
-            )
-            self._audit.append(self._of(tenant), by, "key.create", record.id, key_detail(record), within=connection)
+                tenant, name, role, expires_at, kind=kind, limits=limits, allowance=allowance, by=by, waits=waits,
+                within=connection,
+            )  # fmt: skip
+            self._audit.append(self._of(tenant), by.id, "key.create", record.id, key_detail(record), within=connection)
         return text, record
+
+    def approve(self, tenant: str, key: str, *, by: Principal, reason: str) -> KeyRecord:
+        """Let a key open what it is for.
+
+        Raises:
+            NotFound, Conflict: as :meth:`Keys.approve`.
+            Forbidden: the key, or the identity that approves, was made by one and the same principal.
+        """
+        with self._database.transaction() as connection:
+            waiting = self._keys.get(tenant, key, within=connection)
+            author = waiting.made_by or by.id
+            self._provenance.require_another(self._of(tenant), author, by, f"The key of {waiting.name}")
+            if waiting.name == by.id:
+                raise Forbidden(
+                    f"The key {key} is {by.id}'s: another person must approve it.", where="policy",
+                    next_step="Ask another administrator.",
+                )  # fmt: skip
+            record = self._keys.approve(tenant, key, by.id, within=connection)
+            detail = {**key_detail(record), "author": author, "reason": reason}
+            self._audit.append(self._of(tenant), by.id, "key.approve", record.id, detail, within=connection)
+        self._keys.forget()
+        return record
+
+    def _waits(self, tenant: str, name: str, by: Principal) -> bool:
+        """Whether a key that somebody makes needs another person: one for oneself does not, and none does in ``dev``.
+
+        Whoever has no credential is at the terminal and owns the project's folder: there it waits as soon as there is
+        somebody who could approve it.
+        """
+        if self._scope.environment == DEVELOPMENT or name == by.id:
+            return False
+        return bool(by.credential) or self._provenance.has_another(tenant, by.id)
 
     def allow(self, tenant: str, key: str, allowance: Allowance, *, by: str) -> KeyRecord:
         """Give a key other quotas; see :meth:`Keys.allow`."""
@@ -98,12 +137,16 @@ class ProjectIdentity:
         """One key."""
         return self._keys.get(tenant, key)
 
-    def rotate(self, tenant: str, name: str, overlap: timedelta, *, by: str, granting: Limits = NO_LIMITS) -> Rotated:
-        """Replace a key; see :meth:`Keys.rotate`."""
+    def rotate(
+        self, tenant: str, name: str, overlap: timedelta, *, by: Principal, granting: Limits = NO_LIMITS
+    ) -> Rotated:
+        """Replace a key; see :meth:`Keys.rotate`. Outside of ``dev`` another's new key waits for an approval."""
+        named = next((one.name for one in self._keys.list(tenant) if one.id == name), name)
+        waits = self._waits(tenant, named, by)
         with self._database.transaction() as connection:
-            rotated = self._keys.rotate(tenant, name, overlap, granting=granting, within=connection)
+            rotated = self._keys.rotate(tenant, name, overlap, granting=granting, by=by, waits=waits, within=connection)
             self._audit.append(
-                self._of(tenant), by, "key.rotate", rotated.record.id, rotation_detail(rotated), within=connection
+                self._of(tenant), by.id, "key.rotate", rotated.record.id, rotation_detail(rotated), within=connection
             )
         self._keys.forget()
         return rotated
@@ -210,6 +253,7 @@ def key_detail(record: KeyRecord) -> Mapping[str, Any]:
         "kind": record.kind,
         "scopes": [*record.limits.actions, *record.limits.resources],
         "expires_at": record.expires_at.isoformat() if record.expires_at else None,
+        **({"state": "waits"} if record.waits else {}),
         **({} if record.allowance == NO_ALLOWANCE else {"allowance": msgspec.to_builtins(record.allowance)}),
     }
 

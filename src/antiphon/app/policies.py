@@ -18,6 +18,7 @@ from antiphon.durable.run import Run
 from antiphon.governance.policy import Decision, Resource
 from antiphon.governance.policy_request import Action, Row, application_resource
 from antiphon.governance.principal import Principal
+from antiphon.governance.provenance import Provenance
 from antiphon.governance.residual import RowPolicy
 from antiphon.learning.ports import MayTrain, Withheld
 from antiphon.releases.ports import Promoting
@@ -107,6 +108,8 @@ def promoting(store: Store) -> Promoting:
                 next_step="Let another person do it, with a reason, once its gates are passed; `antiphon policy "
                 f"explain {by.id} {action} release/{application.name}` says what would have to hold.",
             )
+        what = f"Release {release.number} of {application.name}"
+        Provenance(store.keys).require_another(release.scope, release.author, by, what)
 
     return ask
 

@@ -24,6 +24,7 @@ from antiphon.governance.policy_explain import Explanation, explain
 from antiphon.governance.policy_request import Resource, application_resource, resource_of
 from antiphon.governance.policy_sets import PolicySets, PolicyVersion
 from antiphon.governance.principal import Principal
+from antiphon.governance.provenance import Provenance
 from antiphon.governance.recent_requests import RecentRequests
 from antiphon.serving.records import Records
 
@@ -107,10 +108,13 @@ class PolicyService:
         """Put a version in force.
 
         Raises:
-            Forbidden: policy does not let this principal approve, or it is its own outside of ``dev``.
+            Forbidden: policy does not let this principal approve, or outside of ``dev`` the version is its own, or
+                that of somebody who made this identity.
             As ``PolicySets.approve``.
         """
         self._require(scope, by, "approve", self._version(scope, number, reason))
+        author = self._sets.get(scope, number).author
+        Provenance(self._store.keys).require_another(scope, author, by, f"Version {number} of the policies")
         approved = self._sets.approve(scope, number, principal=by.id, reason=reason)
         forget = getattr(self._store.decider, "forget", None)
         if forget is not None:

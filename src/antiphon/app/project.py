@@ -10,7 +10,7 @@ from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.app.wiring import Wired
-from antiphon.governance.principal import Principal
+from antiphon.governance.principal import TERMINAL, Principal
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def at_terminal(store: Store) -> Principal:
     """Whoever can read the project's secrets is its administrator; the name is the operating system's."""
     user = re.sub(r"[^A-Za-z0-9._-]", "-", getpass.getuser()) or "somebody"
     return Principal(
-        id=f"{user}@terminal", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
+        id=f"{user}{TERMINAL}", tenant=store.scope.tenant, role="admin", kind="person", clearance="restricted"
     )
 
 

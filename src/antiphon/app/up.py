@@ -13,6 +13,7 @@ import msgspec
 
 from antiphon.app import engines
 from antiphon.app.identity import key_detail
+from antiphon.app.project import at_terminal
 from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import SetupError
@@ -95,7 +96,9 @@ def first_key(store: Store) -> tuple[str, KeyRecord] | None:
                 return None
         elif any(record.role == "admin" for record in store.keys.list(store.scope.tenant, within=connection)):
             return None  # it was made, and somebody has taken the file away
-        text, record = store.keys.create(store.scope.tenant, "admin", "admin", kind="person", within=connection)
+        text, record = store.keys.create(
+            store.scope.tenant, "admin", "admin", kind="person", by=at_terminal(store), within=connection
+        )
         # Who sets a project up may see all of it.
         store.keys.principals.change(store.scope.tenant, "admin", clearance="restricted", within=connection)
         store.audit.append(store.scope, "antiphon", "key.create", record.id, key_detail(record), within=connection)

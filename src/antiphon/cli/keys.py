@@ -9,11 +9,12 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import note, show, table
-from antiphon.cli.project import at_terminal, stores
+from antiphon.cli.project import allowed, at_terminal, refusals_on_record, stores
 from antiphon.core.clock import SystemClock, parse_duration
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import KeyLine
+    from antiphon.governance.key_records import KeyRecord
 
 app = typer.Typer(name="keys", help="API keys.", no_args_is_help=True)
 
@@ -46,7 +47,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key; it is shown this once."""
-    from antiphon.app.identity import key_detail
+    from antiphon.app.identity import project_identity
     from antiphon.gateway.admin.shapes import KeyLine, NewKey, read
     from antiphon.governance.allowance import Allowance
     from antiphon.governance.principal import Limits
@@ -54,23 +55,22 @@ def create(
     lasts: timedelta | None = parse_duration(expires_in) if expires_in else None
     limits = Limits(_listed(actions), _listed(resources))
     allowance = Allowance(requests_per_minute, tokens_per_minute, tokens_per_day, priority)
-    with stores(project) as store, store.database.transaction() as connection:
+    with stores(project) as store:
         expires_at = SystemClock().now() + lasts if lasts else None
-        key, record = store.keys.create(
+        key, record = project_identity(store).create(
             store.scope.tenant,
             name,
             role,
             expires_at,
+            by=at_terminal(store),
             kind="person" if person else "service",
             limits=limits,
             allowance=allowance,
-            within=connection,
         )
-        by = at_terminal(store).id
-        store.audit.append(store.scope, by, "key.create", record.id, key_detail(record), within=connection)
     show(NewKey(key, read(record, KeyLine)), as_json, lambda: key)
     if not as_json:
         note(f"{record.id} for {name} ({record.role}). Keep it: it is not shown again.")
+        _say_waits(record)
 
 
 @app.command("list")
@@ -157,14 +157,12 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Make a key like the present one, which expires after the overlap."""
-    from antiphon.app.identity import rotation_detail
+    from antiphon.app.identity import project_identity
     from antiphon.gateway.admin.shapes import KeyLine, RotatedKey, read
 
-    with stores(project) as store, store.database.transaction() as connection:
-        rotated = store.keys.rotate(store.scope.tenant, name, parse_duration(overlap), within=connection)
-        by = at_terminal(store).id
-        store.audit.append(
-            store.scope, by, "key.rotate", rotated.record.id, rotation_detail(rotated), within=connection
+    with stores(project) as store:
+        rotated = project_identity(store).rotate(
+            store.scope.tenant, name, parse_duration(overlap), by=at_terminal(store)
         )
     shown = RotatedKey(rotated.key, read(rotated.record, KeyLine), read(rotated.replaced, KeyLine))
     show(shown, as_json, lambda: rotated.key)
@@ -174,6 +172,21 @@ def rotate(
             f"{rotated.record.id} replaces {rotated.replaced.id}, which holds until "
             f"{until:%Y-%m-%d %H:%M:%SZ}. Keep it: it is not shown again."
         )
+        _say_waits(rotated.record)
+
+
+@app.command()
+def approve(key: Key, reason: Reason, project: Project = HERE, as_json: Json = False) -> None:
+    """Let a key that somebody else made open what it is for."""
+    from antiphon.app.identity import project_identity
+    from antiphon.gateway.admin.shapes import KeyLine, read
+
+    with stores(project) as store:
+        who = allowed(store, "approve", f"key/{key}")
+        with refusals_on_record(store, who, "approve", f"key/{key}"):
+            approved = project_identity(store).approve(store.scope.tenant, key, by=who, reason=reason)
+    record = read(approved, KeyLine)
+    show(record, as_json, lambda: f"{record.id} ({record.name}, {record.role}) holds now.")
 
 
 @app.command()
@@ -209,9 +222,16 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _say_waits(record: KeyRecord) -> None:
+    if record.waits:
+        note(f"It opens nothing yet: another administrator runs `antiphon keys approve {record.id} --reason …`.")
+
+
 def _state(key: KeyLine) -> str:
     if key.revoked_at is not None:
         return "revoked"
+    if key.waits:
+        return "waits for approval"
     if key.disabled:
         return "disabled"
     if key.expires_at is not None and key.expires_at <= SystemClock().now():

@@ -50,6 +50,7 @@ def create(
             role,
             kind="person" if person else "service",
             clearance=clearance,
+            made_by=at_terminal(store).id,
             within=connection,
         )
         detail = {"name": name, "role": made.role, "kind": made.kind, "state": made.clearance}
@@ -84,13 +85,14 @@ def enable(name: Name, reason: Reason, project: Project = HERE, as_json: Json = 
 
 def _change(project: Path, name: str, action: str, reason: str, as_json: bool, **changes: Any) -> None:
     with stores(project) as store, store.database.transaction() as connection:
-        changed = store.keys.principals.change(store.scope.tenant, name, within=connection, **changes)
+        by = at_terminal(store).id
+        changed = store.keys.principals.change(store.scope.tenant, name, by=by, within=connection, **changes)
         detail = {
             "name": name,
             "role": changed.role,
             "state": "disabled" if changed.disabled_at else changed.clearance,
             "reason": reason,
         }
-        store.audit.append(store.scope, at_terminal(store).id, f"principal.{action}", name, detail, within=connection)
+        store.audit.append(store.scope, by, f"principal.{action}", name, detail, within=connection)
     state = "disabled" if changed.disabled_at else "enabled"
     show(changed, as_json, lambda: f"{name}: role {changed.role}, clearance {changed.clearance}, {state}.")

@@ -64,10 +64,14 @@ class Identity(Protocol):
         role: str,
         expires_at: datetime | None,
         *,
-        by: str,
+        by: Principal,
         limits: Limits = ...,
         allowance: Allowance = ...,
     ) -> tuple[str, Any]: ...
+
+    def approve(self, tenant: str, key: str, *, by: Principal, reason: str) -> Any:
+        """Raises ``Forbidden`` for the key's maker and for identities that the maker made."""
+        ...
 
     def allow(self, tenant: str, key: str, allowance: Allowance, *, by: str) -> Any: ...
 
@@ -75,6 +79,6 @@ class Identity(Protocol):
 
     def show(self, tenant: str, key: str) -> Any: ...
 
-    def rotate(self, tenant: str, name: str, overlap: timedelta, *, by: str, granting: Limits = ...) -> Any: ...
+    def rotate(self, tenant: str, name: str, overlap: timedelta, *, by: Principal, granting: Limits = ...) -> Any: ...
 
     def revoke(self, tenant: str, key: str, *, by: str) -> Any: ...

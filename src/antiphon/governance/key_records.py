@@ -13,7 +13,7 @@ from antiphon.catalog import schema
 from antiphon.core.clock import from_microseconds
 from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
 from antiphon.governance.last_use import ANY
-from antiphon.governance.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role
+from antiphon.governance.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role, reserved
 from antiphon.governance.revocation import LEEWAY
 
 
@@ -25,6 +25,8 @@ class KeyRecord(msgspec.Struct, frozen=True):
         replaced_by: the key that it was rotated to.
         last_used_on: the day (UTC) of its last use, as far as it is written.
         disabled: whether its principal is.
+        made_by: who made it, and so has seen its text; ``None`` for keys from before that was kept.
+        waits: it opens nothing until another person has approved it; ``approved_by`` is who did.
     """
 
     id: str
@@ -42,6 +44,9 @@ class KeyRecord(msgspec.Struct, frozen=True):
     last_used_on: date | None = None
     disabled: bool = False
     allowance: Allowance = NO_ALLOWANCE
+    made_by: str | None = None
+    approved_by: str | None = None
+    waits: bool = False
 
     @property
     def principal(self) -> Principal:
@@ -54,10 +59,14 @@ class KeyRecord(msgspec.Struct, frozen=True):
         """Why it does not hold at this instant, or ``None`` when it does."""
         if self.revoked_at is not None:
             return "revoked"
+        if (kept := reserved(self.name)) is not None:
+            return f"for {self.name}, a name that is kept for {kept}"
         if self.disabled:
             return f"of {self.name}, who is disabled"
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"
+        if self.waits:
+            return f"waiting for the approval of another person than {self.made_by}"
         if self.created_at > now + LEEWAY:
             return f"from the future (made at {self.created_at.isoformat()}): a clock is wrong here or there"
         return None
@@ -93,6 +102,9 @@ def key_record(row: Row[Any]) -> KeyRecord:
         replaced_by=row.replaced_by,
         last_used_on=None if row.last_used_day is None else date.fromordinal(row.last_used_day),
         disabled=row.disabled_at is not None,
+        made_by=row.made_by,
+        approved_by=row.approved_by,
+        waits=bool(row.waits),
         allowance=NO_ALLOWANCE if row.allowance is None else msgspec.json.decode(row.allowance, type=Allowance),
     )
 

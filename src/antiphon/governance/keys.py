@@ -35,7 +35,9 @@ from antiphon.governance.principal import (
     Limits,
     Principal,
     check_grant,
+    check_key_name,
     check_limits,
+    subject_of,
 )
 from antiphon.governance.principals import Principals
 from antiphon.governance.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
@@ -90,9 +92,15 @@ class Keys:
         kind: Kind = "service",
         limits: Limits = NO_LIMITS,
         allowance: Allowance = NO_ALLOWANCE,
+        by: Principal | None = None,
+        waits: bool = False,
         within: Connection | None = None,
     ) -> tuple[str, KeyRecord]:
         """Make a key for a principal, and the principal if it is new; the text is shown this once.
+
+        Args:
+            by: who makes it.
+            waits: it opens nothing until :meth:`approve`.
 
         Raises:
             InvalidInput: a malformed tenant, name, limit or quota, an unknown role, an expiry that has passed.
@@ -100,6 +108,7 @@ class Keys:
         """
         from antiphon.governance.policy import Action
 
+        check_key_name(name)
         check_limits(limits, frozenset(get_args(Action)))
         check_allowance(allowance)
         now = self._database.clock.now()
@@ -108,8 +117,9 @@ class Keys:
                 f"{expires_at.isoformat()} has passed.", where="expires_at", next_step="Name a later time."
             )
         with self._database.writing(within) as connection:
-            self._principal(connection, tenant, name, role, kind, now)
-            return self._insert(connection, tenant, name, limits, allowance, now, expires_at)
+            made_by = self._maker(connection, tenant, name, by)
+            self._principal(connection, tenant, name, role, kind, now, made_by)
+            return self._insert(connection, tenant, name, limits, allowance, now, expires_at, made_by, waits)
 
     def rotate(
         self,
@@ -118,6 +128,8 @@ class Keys:
         overlap: timedelta,
         *,
         granting: Limits = NO_LIMITS,
+        by: Principal | None = None,
+        waits: bool = False,
         within: Connection | None = None,
     ) -> Rotated:
         """Make a key like a principal's present one, which then expires after the overlap.
@@ -125,6 +137,7 @@ class Keys:
         Args:
             name: the principal, or the id of the key where it has several.
             granting: what the key that asks for it is for.
+            by: who asks for it. ``waits``: the new key opens nothing until :meth:`approve`.
 
         Raises:
             NotFound: there is no valid key of that name or id.
@@ -162,9 +175,11 @@ class Keys:
             lasts = None if old.expires_at is None else old.expires_at - old.created_at
             # Its usage goes on where the old key's is: a rotation gives nobody a fresh quota.
             allowance = msgspec.structs.replace(old.allowance, bucket=old.allowance.bucket or old.id)
+            made_by = old.made_by if by is not None and by.id == old.name else self._maker(connection, tenant, "", by)
             text, record = self._insert(
-                connection, tenant, old.name, old.limits, allowance, now, None if lasts is None else now + lasts
-            )
+                connection, tenant, old.name, old.limits, allowance, now, None if lasts is None else now + lasts,
+                made_by, waits,
+            )  # fmt: skip
             end = now + overlap if old.expires_at is None else min(old.expires_at, now + overlap)
             connection.execute(
                 update(schema.api_keys)
@@ -174,6 +189,24 @@ class Keys:
             replaced = self.get(tenant, old.id, within=connection)
         self._leases.forget()
         return Rotated(text, record, replaced)
+
+    def approve(self, tenant: str, key: str, by: str, *, within: Connection | None = None) -> KeyRecord:
+        """Let a key open what it is for.
+
+        Raises:
+            NotFound: the tenant has no such key.
+            Conflict: it does not wait for that.
+        """
+        with self._database.writing(within) as connection:
+            found = self.get(tenant, key, within=connection)
+            if not found.waits or found.revoked_at is not None:
+                raise Conflict(
+                    f"The key {key} waits for no approval.", where=tenant, next_step="See `antiphon keys list`."
+                )
+            connection.execute(update(schema.api_keys).where(*_is(tenant, key)).values(waits=0, approved_by=by))
+            record = self.get(tenant, key, within=connection)
+        self._leases.forget()
+        return record
 
     def authenticate(self, text: str) -> Principal:
         """Whom a key speaks for.
@@ -296,10 +329,25 @@ class Keys:
         self._leases.forget()
         self._standing.forget()
 
-    def _principal(self, connection: Connection, tenant: str, name: str, role: str, kind: Kind, now: datetime) -> None:
+    def _maker(self, connection: Connection, tenant: str, name: str, by: Principal | None) -> str | None:
+        """Whose identity a new key is: its maker's; of a key for oneself whoever made the key that asks for it."""
+        if by is None or by.id != name or not by.credential.startswith("key_"):
+            return None if by is None else by.id
+        return self.get(tenant, by.credential, within=connection).made_by
+
+    def _principal(
+        self,
+        connection: Connection,
+        tenant: str,
+        name: str,
+        role: str,
+        kind: Kind,
+        now: datetime,
+        made_by: str | None,
+    ) -> None:
         there = self.principals.find(tenant, name, within=connection)
         if there is None:
-            self.principals.create(tenant, name, role, kind=kind, within=connection)
+            self.principals.create(tenant, name, role, kind=kind, made_by=made_by, within=connection)
             return
         if there.disabled_at is not None:
             raise Conflict(
@@ -310,7 +358,7 @@ class Keys:
         if there.role == role:
             return
         valid = [record.id for record in self.list(tenant, within=connection) if record.name == name
-                 and record.refusal(now) is None]  # fmt: skip
+                 and (record.refusal(now) is None or (record.waits and record.revoked_at is None))]  # fmt: skip
         if valid:
             raise Conflict(
                 f"{name!r} has a valid key with the role {there.role}.",
@@ -318,7 +366,7 @@ class Keys:
                 next_step=f"Revoke {valid[0]} first, choose another name, or give all its keys another role with "
                 f"`antiphon principals set {name} --role {role}`.",
             )
-        self.principals.change(tenant, name, role=role, within=connection)
+        self.principals.change(tenant, name, role=role, by=made_by, within=connection)
 
     def _insert(
         self,
@@ -329,6 +377,8 @@ class Keys:
         allowance: Allowance,
         now: datetime,
         expires_at: datetime | None,
+        made_by: str | None,
+        waits: bool,
     ) -> tuple[str, KeyRecord]:
         Scope(tenant=tenant)
         text, key = f"{PREFIX}{secrets.token_urlsafe(32)}", new_id("key")
@@ -344,6 +394,8 @@ class Keys:
                 allowance=_stored(allowance),
                 created_at=microseconds(now),
                 expires_at=None if expires_at is None else microseconds(expires_at),
+                made_by=made_by,
+                waits=int(waits),
             )
         )
         return text, self.get(tenant, key, within=connection)
@@ -361,9 +413,10 @@ class Keys:
         return _Known(record, record.principal)
 
     def _stands(self, principal: Principal) -> bool:
-        there = self.principals.find(principal.tenant, principal.id)
-        if there is not None and there.disabled_at is not None:
-            return False
+        for name in filter(None, (principal.id, subject_of(principal.id))):
+            there = self.principals.find(principal.tenant, name)
+            if there is not None and there.disabled_at is not None:
+                return False
         if not principal.credential.startswith("key_"):
             return True
         table = schema.api_keys

@@ -25,6 +25,12 @@ ORIGINATE = "originate"
 KEY_SCOPE = "key-scope"
 """Stands where a policy's id would, when the key itself is not for what was asked."""
 
+TOKEN = "token:"
+"""How the id of a token's principal begins: ``token:ISSUER#SUBJECT``."""
+
+TERMINAL = "@terminal"
+"""How the id of whoever is at the terminal ends."""
+
 REVOKED = "credential-revoked"
 """Stands there when the key was revoked, or its principal disabled, after work in its name was ordered."""
 
@@ -32,6 +38,7 @@ _ORIGINATING_ROLES = frozenset({"admin", "engineer", "service"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
 # OpenAI's `user` is whatever its sender calls a user; only what could break a line or hide in one is refused.
 _ORIGINATOR = re.compile(r"[^\W_][!-~]{0,127}\Z", re.ASCII)
+_TOKEN = re.compile(r"token:[A-Za-z0-9._:/~-]{1,255}#[A-Za-z0-9][A-Za-z0-9@._:|+-]{0,127}\Z")
 _RESOURCE = re.compile(r"[a-z]{1,32}/(\*|[^\s/*]{1,200})\Z")
 
 
@@ -114,12 +121,45 @@ class Principal(msgspec.Struct, frozen=True):
         return self.role in _ORIGINATING_ROLES and (not actions or ORIGINATE in actions)
 
 
+def token_principal(issuer: str, subject: str) -> str:
+    """The id of whom an issuer's token names: it carries the issuer, so that no key's principal is ever the same."""
+    return f"{TOKEN}{issuer.partition('://')[2].rstrip('/') or issuer}#{subject}"
+
+
+def subject_of(principal: str) -> str | None:
+    """The subject in the id of a token's principal; ``None`` for a key's."""
+    return principal.partition("#")[2] if principal.startswith(TOKEN) else None
+
+
+def reserved(name: str) -> str | None:
+    """For whom a name is kept that no key may have; ``None``: it is free."""
+    if name.startswith(TOKEN):
+        return "tokens of an issuer"
+    return "whoever is at the terminal" if name.endswith(TERMINAL) else None
+
+
+def check_key_name(name: str) -> None:
+    """Refuse a principal's name that no key may speak for.
+
+    Raises:
+        InvalidInput: it is kept for identities that have no keys.
+    """
+    if (kept := reserved(name)) is not None:
+        raise InvalidInput(
+            f"{name!r} is kept for {kept}: no key is made for it.",
+            where="name",
+            next_step=f"Use a name that does not begin with {TOKEN!r} and does not end in {TERMINAL!r}.",
+        )
+
+
 def check_name(name: str, where: str = "name") -> None:
-    """Refuse what is not a principal's name.
+    """Refuse what is not a principal's name, or the id of a token's.
 
     Raises:
         InvalidInput: says which characters a name may have.
     """
+    if _TOKEN.match(name):
+        return
     if not _NAME.match(name):
         raise InvalidInput(
             "The given name is not a principal's name." if len(name) > 128 else f"{name!r} is not a principal's name.",

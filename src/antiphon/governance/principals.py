@@ -32,6 +32,7 @@ class PrincipalRecord(msgspec.Struct, frozen=True):
     clearance: Clearance
     created_at: datetime
     disabled_at: datetime | None
+    made_by: str | None = None
 
 
 class Principals:
@@ -48,6 +49,7 @@ class Principals:
         *,
         kind: str = "service",
         clearance: str = "internal",
+        made_by: str | None = None,
         within: Connection | None = None,
     ) -> PrincipalRecord:
         """Make a principal. The first one of a tenant makes the tenant.
@@ -68,7 +70,9 @@ class Principals:
                     next_step="Change it with `antiphon principals set`, or choose another name.",
                 )
             connection.execute(
-                insert(schema.principals).values(tenant=tenant, environment=ANY, id=name, created_at=now, **checked)
+                insert(schema.principals).values(
+                    tenant=tenant, environment=ANY, id=name, created_at=now, made_by=made_by, **checked
+                )
             )
             return self.get(tenant, name, within=connection)
 
@@ -80,9 +84,13 @@ class Principals:
         role: str | None = None,
         clearance: str | None = None,
         disabled: bool | None = None,
+        by: str | None = None,
         within: Connection | None = None,
     ) -> PrincipalRecord:
         """Give it another role or clearance, or disable or enable it; all its keys follow within the lease.
+
+        Args:
+            by: who makes an administrator of it, if it becomes one: it is an identity of theirs from then on.
 
         Raises:
             NotFound: the tenant has no such principal.
@@ -94,6 +102,8 @@ class Principals:
             before = self.get(tenant, name, within=connection)
             if disabled is not None and disabled != (before.disabled_at is not None):
                 values["disabled_at"] = microseconds(self._database.clock.now()) if disabled else None
+            if role == "admin" and before.role != "admin" and by is not None:
+                values["made_by"] = by
             if values:
                 connection.execute(update(schema.principals).where(_is(tenant, name)).values(**values))
             return self.get(tenant, name, within=connection)
@@ -158,4 +168,5 @@ def _record(row: Row[Any]) -> PrincipalRecord:
         clearance=row.clearance,
         created_at=from_microseconds(row.created_at),
         disabled_at=None if row.disabled_at is None else from_microseconds(row.disabled_at),
+        made_by=row.made_by,
     )

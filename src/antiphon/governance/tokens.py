@@ -21,7 +21,8 @@ from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
 from antiphon.core.scope import Scope
 from antiphon.core.settings import OidcSettings
 from antiphon.governance.issuer_keys import IssuerKey, IssuerKeys
-from antiphon.governance.principal import Principal, Role, check_name
+from antiphon.governance.policy_request import LEVELS
+from antiphon.governance.principal import Principal, Role, check_name, subject_of, token_principal
 from antiphon.governance.principals import Principals
 from antiphon.governance.revocation import REVOCATION_BOUND_SECONDS, CredentialLeases, NewestTime
 
@@ -202,13 +203,21 @@ class Tokens:
             raise _refused(
                 "Its tenant or principal is not a name that is possible here", "Look at [identity.oidc]."
             ) from None
-        return Principal(name, tenant, role, "service" if role == "service" else "person", credential="token")
+        identity = token_principal(settings.issuer or "", name)
+        return Principal(identity, tenant, role, "service" if role == "service" else "person", credential="token")
 
     def _standing(self, principal: Principal) -> Principal:
-        """The principal with what is known of it here, if anything is."""
+        """The principal with what is known of it here, if anything is.
+
+        A record of the bare subject, which is a key's principal or was made before ids carried their issuer, takes away
+        and gives nothing.
+        """
         if principal.tenant != self._tenant and not self._principals.has_tenant(principal.tenant):
             raise _refused("Its tenant does not exist here", "Make a principal of that tenant first.")
         there = self._principals.find(principal.tenant, principal.id)
+        bare = there is None
+        if there is None:
+            there = self._principals.find(principal.tenant, subject_of(principal.id) or principal.id)
         if there is None:
             return principal
         if there.disabled_at is not None:
@@ -216,8 +225,11 @@ class Tokens:
         if there.role != principal.role:
             raise _refused(
                 f"It says {principal.role}, and whom it names is {there.role} here",
-                "Change one of the two: `antiphon principals set`, or the role at the issuer.",
+                f"Change one of the two: `antiphon principals create '{principal.id}'`, or the role at the issuer.",
             )
+        if bare:
+            lowest = min(principal.clearance, there.clearance, key=LEVELS.__getitem__)
+            return msgspec.structs.replace(principal, clearance=lowest)
         return msgspec.structs.replace(principal, kind=there.kind, clearance=there.clearance)
 
     def _in_time(self, expires: int) -> None:

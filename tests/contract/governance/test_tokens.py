@@ -68,31 +68,65 @@ def test_a_good_token_speaks_for_whom_it_names(
     text = issuer.token("k2", now=at(clock))
     assert checking.remembered(text) is None
     found = checking.authenticate(text)
-    assert found == Principal("ann", "default", "engineer", "person", credential="token")
+    assert found == Principal(named(issuer), "default", "engineer", "person", credential="token")
     assert checking.remembered(text) == found
     assert issuer.requests == 1
+
+
+def named(issuer: LocalIssuer, subject: str = "ann") -> str:
+    """The id of whom the issuer's token names."""
+    return f"token:{issuer.url.removeprefix('http://')}#{subject}"
 
 
 def test_claims_are_mapped_as_configured(database: Database, clock: ManualClock, issuer: LocalIssuer) -> None:
     checking = tokens(database, issuer, role_claim="groups", name_claim="email", tenant_claim="")
     text = issuer.token("k1", now=at(clock), groups=["x", "readers", "robots", 7], email="bob@corp.example")
     found = checking.authenticate(text)
-    assert (found.id, found.role, found.kind, found.tenant) == ("bob@corp.example", "service", "service", "default")
+    assert (found.id, found.role, found.kind, found.tenant) == (
+        named(issuer, "bob@corp.example"),
+        "service",
+        "service",
+        "default",
+    )
 
 
 def test_what_is_known_of_a_principal_here_counts(database: Database, clock: ManualClock, issuer: LocalIssuer) -> None:
     checking, principals = tokens(database, issuer), Keys(database, SECRET).principals
-    text = issuer.token("k1", now=at(clock))
-    principals.create("default", "ann", "engineer", kind="person", clearance="restricted")
+    text, ann = issuer.token("k1", now=at(clock)), named(issuer)
+    principals.create("default", ann, "engineer", kind="person", clearance="restricted")
     assert checking.authenticate(text).clearance == "restricted"
-    principals.change("default", "ann", role="viewer")
+    principals.change("default", ann, role="viewer")
     clock.advance(timedelta(seconds=1))
     with pytest.raises(Unauthenticated, match="says engineer"):
         checking.authenticate(text)
-    principals.change("default", "ann", role="engineer", disabled=True)
+    principals.change("default", ann, role="engineer", disabled=True)
     clock.advance(timedelta(seconds=1))
     with pytest.raises(Unauthenticated, match="disabled"):
         checking.authenticate(text)
+
+
+def test_a_keys_principal_of_the_same_name_is_another_and_takes_away_alone(
+    database: Database, clock: ManualClock, issuer: LocalIssuer
+) -> None:
+    checking, keys = tokens(database, issuer), Keys(database, SECRET)
+    text = issuer.token("k1", now=at(clock))
+    of_key = keys.authenticate(keys.create("default", "ann", "engineer", kind="person")[0])
+    keys.principals.change("default", "ann", clearance="restricted")
+    found = checking.authenticate(text)
+    assert (found.id == of_key.id, found.clearance) == (False, "internal")
+    keys.principals.change("default", "ann", clearance="public")
+    clock.advance(timedelta(seconds=1))
+    assert checking.authenticate(text).clearance == "public"
+    keys.principals.change("default", "ann", disabled=True)
+    clock.advance(timedelta(seconds=1))
+    with pytest.raises(Unauthenticated, match="disabled"):
+        checking.authenticate(text)
+
+
+@pytest.mark.parametrize("name", ["token:issuer.example#ann", "token:x", "root@terminal"])
+def test_no_key_is_made_for_a_name_of_another_kind_of_identity(database: Database, name: str) -> None:
+    with pytest.raises(InvalidInput, match="is kept for"):
+        Keys(database, SECRET).create("default", name, "admin")
 
 
 Forge = Callable[[LocalIssuer, float], str]
@@ -215,7 +249,7 @@ def test_without_the_check_of_algorithms_a_symmetric_key_in_the_set_still_opens_
         tokens(database, issuer).authenticate(text)
     monkeypatch.setattr(issuer_keys, "_KINDS", frozenset({"oct", "EC"}))
     monkeypatch.setattr(issuer_keys, "_PUBLIC", (*issuer_keys._PUBLIC, "k"))
-    assert tokens(database, issuer).authenticate(text).id == "ann"
+    assert tokens(database, issuer).authenticate(text).id == named(issuer)
 
 
 def test_a_token_within_the_leeway_holds_and_one_beyond_does_not(
@@ -223,9 +257,9 @@ def test_a_token_within_the_leeway_holds_and_one_beyond_does_not(
 ) -> None:
     checking = tokens(database, issuer, leeway="30s")
     early = issuer.token("k1", now=at(clock) + 29)
-    assert checking.authenticate(early).id == "ann"
+    assert checking.authenticate(early).id == named(issuer)
     clock.advance(timedelta(seconds=29 + 300 + 29))
-    assert checking.authenticate(early).id == "ann"
+    assert checking.authenticate(early).id == named(issuer)
     clock.advance(timedelta(seconds=1))
     assert checking.remembered(early) is None
     with pytest.raises(Unauthenticated, match="expired"):
@@ -308,7 +342,7 @@ def test_an_issuer_that_answers_otherwise_is_not_believed(
     assert issuer.requests == 1
     issuer.answer = None
     clock.advance(timedelta(seconds=LEAST_SECONDS))
-    assert checking.authenticate(text).id == "ann"
+    assert checking.authenticate(text).id == named(issuer)
 
 
 def test_a_slow_issuer_is_not_waited_for(
@@ -344,7 +378,7 @@ def test_a_key_set_may_be_a_file(database: Database, clock: ManualClock, issuer:
         checking.authenticate(text)
     file.write_text(json.dumps({"keys": issuer.published}))
     clock.advance(timedelta(seconds=LEAST_SECONDS))
-    assert checking.authenticate(text).id == "ann"
+    assert checking.authenticate(text).id == named(issuer)
     assert issuer.requests == 0
 
 

@@ -17,6 +17,7 @@ principals = table(
     sa.Column("clearance", sa.Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("disabled_at", sa.BigInteger),
+    sa.Column("made_by", sa.Text),
 )
 
 api_keys = table(
@@ -32,6 +33,9 @@ api_keys = table(
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("replaced_by", sa.Text),
     sa.Column("last_used_day", sa.Integer),
+    sa.Column("made_by", sa.Text),
+    sa.Column("approved_by", sa.Text),
+    sa.Column("waits", sa.Integer, nullable=False, server_default="0"),
 )
 
 quota_levels = table(

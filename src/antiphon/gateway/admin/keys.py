@@ -42,6 +42,12 @@ class Create(msgspec.Struct, frozen=True):
     allowance: Allow = Allow()
 
 
+class Approve(msgspec.Struct, frozen=True):
+    """Why, for the record."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+
+
 class Rotate(msgspec.Struct, frozen=True):
     """For how long the present key holds beside the new one."""
 
@@ -65,7 +71,7 @@ def _create(call: Call) -> shapes.NewKey:
         wanted.name,
         wanted.role,
         wanted.expires_at,
-        by=call.principal.id,
+        by=call.principal,
         limits=limits,
         allowance=wanted.allowance.allowance(),
     )
@@ -93,12 +99,19 @@ def _rotate(call: Call) -> shapes.RotatedKey:
         call.scope.tenant,
         call.path["key"],
         parse_duration(wanted.overlap),
-        by=call.principal.id,
+        by=call.principal,
         granting=call.principal.limits,
     )
     return shapes.RotatedKey(
         rotated.key, shapes.read(rotated.record, shapes.KeyLine), shapes.read(rotated.replaced, shapes.KeyLine)
     )
+
+
+def _approve(call: Call) -> shapes.KeyLine:
+    approved = call.services.identity.approve(
+        call.scope.tenant, call.path["key"], by=call.principal, reason=call.body.reason
+    )
+    return shapes.read(approved, shapes.KeyLine)
 
 
 def _revoke(call: Call) -> shapes.KeyLine:
@@ -112,7 +125,7 @@ OPERATIONS = (
     Operation(
         "POST",
         "/admin/keys",
-        "Make an API key; it is shown once.",
+        "Make an API key; it is shown once. Outside of dev one for somebody else waits for another's approval.",
         "administer",
         shapes.NewKey,
         _create,
@@ -139,6 +152,15 @@ OPERATIONS = (
         _rotate,
         body=Rotate,
         status=201,
+    ),
+    Operation(
+        "POST",
+        "/admin/keys/{key}/approve",
+        "Let a key that somebody else made open what it is for.",
+        "approve",
+        shapes.KeyLine,
+        _approve,
+        body=Approve,
     ),
     Operation(
         "DELETE",

@@ -248,6 +248,9 @@ class KeyLine(msgspec.Struct, frozen=True):
     last_used_on: date | None = None
     disabled: bool = False
     allowance: KeyAllowance = KeyAllowance()
+    made_by: str | None = None
+    approved_by: str | None = None
+    waits: bool = False
 
 
 class KeyUse(msgspec.Struct, frozen=True):
