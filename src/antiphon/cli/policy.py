@@ -70,7 +70,10 @@ def run_tests(
     def text() -> str:
         told = table(("case", "what came"), rows, "Every case came out as expected.")
         undecided = f"\nDecide no case: {', '.join(report.undecided)}." if report.undecided else ""
-        return f"{told}\n{len(report.results)} cases, {len(report.failed)} otherwise.{undecided}"
+        rules = sorted({name for result in report.results for name in result.narrowed})
+        narrowed = sum(bool(result.narrowed) for result in report.results)
+        own = f"\n{narrowed} default cases are narrowed by {', '.join(rules)}." if rules else ""
+        return f"{told}\n{len(report.results)} cases, {len(report.failed)} otherwise.{own}{undecided}"
 
     show(report, as_json, text)
     if report.failed:

@@ -26,6 +26,13 @@ class Part(msgspec.Struct, frozen=True):
     mask: bool
     tree: dict[str, Any]
 
+    @property
+    def reads_row(self) -> bool:
+        """Whether its conditions read keys of the asked entity."""
+        return any(
+            kind == "key" for condition in self.tree.get("conditions", []) for kind, _ in _read(condition["body"])
+        )
+
 
 class PolicyParts(msgspec.Struct, frozen=True):
     """The policies of a set, and what they read.

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
 
 from antiphon.governance.policy import Decider
-from antiphon.governance.policy_document import PolicyCase
+from antiphon.governance.policy_document import PolicyCase, default_document
+from antiphon.governance.policy_parts import parts_of
 from antiphon.governance.policy_request import Decision
 
 
 class CaseResult(msgspec.Struct, frozen=True):
-    """What came of one case; ``problem`` is a sentence, or ``None`` when it came out as expected."""
+    """What came of one case.
+
+    Attributes:
+        problem: a sentence, or ``None`` when it came out as expected.
+        narrowed: rules over rows and masks of the project's own that deny or mask what a default case lets through.
+    """
 
     name: str
     decision: Decision
     problem: str | None
+    narrowed: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -56,12 +64,41 @@ def run_cases(decider: Decider, cases: Sequence[PolicyCase]) -> TestReport:
 def run_case(decider: Decider, case: PolicyCase) -> CaseResult:
     """Decide one case."""
     decision = decider.decide(case.principal.principal(), case.action, case.resource.resource(), context_of(case))
-    return CaseResult(case.name, decision, _problem(case, decision))
+    narrowed = _narrowing(decider, case, decision)
+    return CaseResult(case.name, decision, None if narrowed else _problem(case, decision), narrowed)
 
 
 def context_of(case: PolicyCase) -> dict[str, Any]:
     """A case's context as the decider reads it."""
     return {**case.context, "keys": case.keys} if case.keys else dict(case.context)
+
+
+def _narrowing(decider: Decider, case: PolicyCase, decision: Decision) -> tuple[str, ...]:
+    """The project's own rules over rows and columns that narrow a default case.
+
+    The default cases name no entity, so that a rule over its keys cannot but deny them; and a masked column is not
+    above anybody's clearance. Neither is a mistake. What such a rule would give, what a default policy denies against
+    its case, and a rule that denies whatever the entity is, stay one.
+    """
+    if decision.errors or case not in default_document().cases:
+        return ()
+    defaults = _default_names()
+    own = {
+        part.name
+        for part in decider.parts.policies
+        if part.effect == "forbid" and part.name not in defaults and (part.reads_row or part.mask)
+    }
+    if decision.allowed:
+        masks = own.intersection(_hiding(decider)) if decision.masked else ()
+        return tuple(sorted(masks)) if case.expect == "deny" else ()
+    denying = own.intersection(decision.policies)
+    others = set(decision.policies) - denying
+    return tuple(sorted(denying)) if others <= set(case.by if case.by is not None else others) else ()
+
+
+@cache
+def _default_names() -> frozenset[str]:
+    return frozenset(part.name for part in parts_of(default_document().cedar).policies)
 
 
 def _problem(case: PolicyCase, decision: Decision) -> str | None:
