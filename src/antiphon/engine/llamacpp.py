@@ -294,7 +294,8 @@ class LlamaCpp:
             shown.append(b"" if control else piece)
             named.append(b"\xff" + piece if control else piece)
         ends = frozenset(t for t in range(self._size) if self._lib.llama_vocab_is_eog(self._vocab, t))
-        return Vocabulary(tuple(shown), ends), named
+        # Control tokens are read from their names, which have a byte before them here.
+        return Vocabulary(tuple(shown), ends, max(len(piece) for piece in named)), named
 
     def _describe(self, name: str, weights: Weights) -> ModelDescription:
         template = self._lib.llama_model_chat_template(self._model, self._ffi.NULL)

@@ -22,6 +22,7 @@ from antiphon.core.errors import (
     UnsupportedParameter,
 )
 from antiphon.core.ids import new_id
+from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.engine import preparing
 from antiphon.engine.declared import validated
 from antiphon.engine.embedding_lane import EmbeddingLane, Encoder
@@ -44,7 +45,7 @@ from antiphon.engine.messages import (
     Tokenise,
     Tokenised,
 )
-from antiphon.engine.reading import tokenised
+from antiphon.engine.reading import TextReader
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget, Planner, plan
 from antiphon.engine.step_loop import ServedLane, StepLoop
@@ -137,6 +138,8 @@ class LocalEngine:
         self._declarations: set[asyncio.Future[None]] = set()
         self._preparing: dict[asyncio.Future[Any], _Served] = {}
         self._closed = False
+        self._reader = TextReader()
+        self._memory = MemoryRelease()
 
     async def start(self) -> LocalEngine:
         """Start the step loop; results come back on the running asyncio loop. Returns the engine itself."""
@@ -193,8 +196,9 @@ class LocalEngine:
     async def tokenise(self, request: Tokenise) -> Tokenised:
         """See :class:`~antiphon.engine.port.Tokenising`."""
         served = self._named(request.model)
+        self._memory.used(len(request.text or "") + 8 * len(request.tokens))
         # Its thread reads the model's vocabulary, which must not be freed meanwhile.
-        reading = asyncio.ensure_future(asyncio.to_thread(tokenised, served.lane.runtime, request))
+        reading = self._reader.begin(served.lane.runtime, request)
         self._preparing[reading] = served
         reading.add_done_callback(self._prepared)
         return await asyncio.shield(reading)
@@ -250,6 +254,9 @@ class LocalEngine:
             What :meth:`Engine.generate` raises before anything is generated.
         """
         served = self._admit(request)
+        self._memory.used(len(request.prompt) + 8 * len(request.prompt_ids))
+        if request.prompt_logprobs is not None:
+            self._memory.used(LARGE_BYTES)
         ticket = self._tickets = self._tickets + 1
         # A new grammar may take a hundred milliseconds to compile, and others' frames must not wait for it.
         prepared = asyncio.to_thread(preparing.prepared, served.lane, ticket, request, self._monotonic())
@@ -298,6 +305,7 @@ class LocalEngine:
         self._sinks.clear()
         for lane in self._step_loop.lanes:
             lane.close()
+        self._reader.close()
         await asyncio.to_thread(self._kept.close)
 
     async def _let_rest(self, after: float) -> None:

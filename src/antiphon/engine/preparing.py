@@ -80,12 +80,13 @@ def prepared(lane: Lane, ticket: int, request: Generate, arrived: float) -> Sequ
             next_step="Render them with the template of its description, and send a prompt.",
         )
     runtime = lane.runtime
+    room = runtime.layout.context_tokens
+    _require_room(request, room, runtime.vocabulary.longest)
     runtime.wake()  # Here and not in the step loop, where others would wait for it.
     prompt = list(request.prompt_ids) or runtime.tokenize(request.prompt)
     _check_tokens(request, len(runtime.vocabulary.pieces))
     if not prompt:
         raise InvalidInput("The prompt is empty.", where="prompt")
-    room = runtime.layout.context_tokens
     if len(prompt) + request.max_tokens > room:
         raise PromptTooLong(
             f"{len(prompt)} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
@@ -114,6 +115,19 @@ def prepared(lane: Lane, ticket: int, request: Generate, arrived: float) -> Sequ
         chain=chain_of(prompt + forced, runtime.layout.chunk_tokens, request.cache_salt),
         arrived=arrived,
     )
+
+
+def _require_room(request: Generate, room: int, longest: int) -> None:
+    """Refuse by its length alone what cannot fit: tokenizing megabytes would take seconds of everybody's time."""
+    least = len(request.prompt_ids)
+    if request.prompt and longest and 4 * len(request.prompt) > room * longest:
+        least = -(-len(request.prompt.encode()) // longest)
+    if least + request.max_tokens > room:
+        raise PromptTooLong(
+            f"At least {least} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
+            where="prompt",
+            next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
+        )
 
 
 def _check_tokens(request: Generate, vocabulary: int) -> None:

@@ -2,9 +2,84 @@
 
 from __future__ import annotations
 
-from antiphon.core.errors import InvalidInput
+import asyncio
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from antiphon.core.errors import InvalidInput, Overloaded, TooLarge
 from antiphon.engine.messages import Tokenise, Tokenised
 from antiphon.engine.runtime import Runtime
+
+MOST_TEXT_BYTES = 256 * 1024
+"""Of a text whose tokens are asked for; more than any prompt here has."""
+
+MOST_TOKENS = 64 * 1024
+"""Whose text is asked for."""
+
+MOST_WAITING = 64
+"""Questions that may wait for their turn."""
+
+_NICENESS = 5
+
+
+def require_readable(request: Tokenise) -> None:
+    """Refuse a question that would take too long to answer.
+
+    Raises:
+        TooLarge: the text, or the list of tokens, is too long.
+    """
+    # A character has at most four bytes: most texts need no second look.
+    text = request.text or ""
+    if len(text) > MOST_TEXT_BYTES or (4 * len(text) > MOST_TEXT_BYTES and len(text.encode()) > MOST_TEXT_BYTES):
+        raise TooLarge(
+            f"A text to be tokenized may have {MOST_TEXT_BYTES} bytes; this one has more.",
+            where="prompt",
+            next_step="Send it in parts, cut where a word ends.",
+        )
+    if len(request.tokens) > MOST_TOKENS:
+        raise TooLarge(
+            f"{MOST_TOKENS} tokens may be sent at once; these are {len(request.tokens)}.",
+            where="tokens",
+            next_step="Send them in parts.",
+        )
+
+
+class TextReader:
+    """Answers questions about tokens one after another, in a thread that gives way to the step loop's: those who
+    generate share the machine with it. Belongs to an event loop."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=_give_way)
+        self._waiting = 0
+
+    def begin(self, runtime: Runtime, request: Tokenise) -> asyncio.Future[Tokenised]:
+        """Ask; the future has the answer.
+
+        Raises:
+            TooLarge: see :func:`require_readable`. Overloaded: too many wait.
+        """
+        require_readable(request)
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded(f"{self._waiting} texts wait to be tokenized.", next_step="Try again in a moment.")
+        self._waiting += 1
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenised, runtime, request)
+        reading.add_done_callback(self._ended)
+        return reading
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    def _ended(self, reading: asyncio.Future[Tokenised]) -> None:
+        self._waiting -= 1
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _NICENESS)
 
 
 def tokenised(runtime: Runtime, request: Tokenise) -> Tokenised:

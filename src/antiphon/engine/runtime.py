@@ -23,10 +23,12 @@ Kept = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """``pieces[token]`` is the token's bytes (empty for control tokens); ``ends`` are the end-of-generation tokens."""
+    """``pieces[token]`` is the token's bytes (empty for control tokens); ``ends`` are the end-of-generation tokens.
+    No token stands for more than ``longest`` bytes of a text; 0 where that is not known."""
 
     pieces: tuple[bytes, ...]
     ends: frozenset[int]
+    longest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

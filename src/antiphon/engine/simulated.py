@@ -28,6 +28,7 @@ _PIECES = (
     + (b'{"', b'": "', b'": ', b'", "', b', "', b'"}', b"")
 )
 _END = len(_PIECES) - 1
+_LONGEST = max(len(piece) for piece in _PIECES)
 _FIRST_WORD = 256
 _QUOTE, _BRACE, _COMMA, _BRACKET = 0x22, 0x7D, 0x2C, 0x5D
 _CLOSERS = (_QUOTE, _BRACE, _BRACKET, _PIECES.index(b'", "'), _PIECES.index(b'"}'))
@@ -94,7 +95,7 @@ class SimulatedRuntime:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(_PIECES, frozenset({_END}))
+        return Vocabulary(_PIECES, frozenset({_END}), _LONGEST)
 
     @property
     def layout(self) -> Layout:

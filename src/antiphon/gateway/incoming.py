@@ -10,12 +10,14 @@ import msgspec
 from starlette.requests import Request
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
+from antiphon.core.memory import MemoryRelease
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.recognition import Recognition
 from antiphon.governance.principal import Principal, originator
 
 T = TypeVar("T")
 
+_memory = MemoryRelease()
 _LONGEST_TIMEOUT = 86_400
 
 
@@ -39,6 +41,7 @@ async def body(request: Request, limit: int) -> bytes:
         parts += part
         if len(parts) > limit:
             raise _too_large(limit)
+    _memory.used(len(parts))
     request.state.content = bytes(parts)
     return bytes(parts)
 

@@ -106,6 +106,18 @@ async def reserve_again(services: GatewayServices, principal: Principal, receipt
     return None if grant is None else Reservation((), grant, PromptSizes())
 
 
+async def count_request(services: GatewayServices, principal: Principal) -> None:
+    """Let in a request that generates nothing: it takes of the quota of requests alone.
+
+    Raises:
+        RateLimited: that quota is used up.
+        Unavailable: the catalog is away.
+    """
+    grant = await _granted(services, principal, 0)
+    if grant is not None:
+        grant.settle(0)
+
+
 async def _granted(services: GatewayServices, principal: Principal, tokens: int) -> Grant | None:
     quotas = services.quotas
     if quotas is None:

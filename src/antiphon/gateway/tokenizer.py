@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import new_id
-from antiphon.engine.messages import ModelDescription, Tokenise
-from antiphon.gateway import incoming
+from antiphon.engine.messages import ModelDescription, Tokenise, Tokenised
+from antiphon.engine.reading import require_readable
+from antiphon.gateway import incoming, limits
 from antiphon.gateway.ports import GatewayServices, Tokenising
 
 _WHICH = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -77,7 +78,7 @@ async def tokenize(request: Request) -> Response:
             "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
         )
     engine, model = await _asked(request, services, body.model)
-    read = await engine.tokenise(Tokenise(new_id("tok"), model.name, body.prompt))
+    read = await _read(request, services, engine, Tokenise(new_id("tok"), model.name, body.prompt))
     return _json(Tokens(len(read.tokens), model.context_tokens, read.tokens))
 
 
@@ -87,7 +88,7 @@ async def detokenize(request: Request) -> Response:
     await incoming.principal(request, services)  # before the body is read
     body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), DetokenizeBody)
     engine, model = await _asked(request, services, body.model)
-    read = await engine.tokenise(Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens)))
+    read = await _read(request, services, engine, Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens)))
     return _json(Detokenized(read.text))
 
 
@@ -101,6 +102,17 @@ async def tokenizer_info(request: Request) -> Response:
             model.name, model.bos or None, model.eos or None, model.chat_template or None, model.context_tokens
         )
     )
+
+
+async def _read(request: Request, services: GatewayServices, engine: Tokenising, question: Tokenise) -> Tokenised:
+    """The engine's answer, counted as a request of the key.
+
+    Raises:
+        TooLarge: the text or the list is too long. RateLimited: the key's requests are used up.
+    """
+    require_readable(question)
+    await limits.count_request(services, await incoming.principal(request, services))
+    return await engine.tokenise(question)
 
 
 async def _asked(request: Request, services: GatewayServices, named: str | None) -> tuple[Tokenising, ModelDescription]:

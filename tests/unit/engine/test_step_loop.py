@@ -10,12 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
+from antiphon.core.errors import EngineFailed, Overloaded, PromptTooLong, Unavailable
 from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, Priority
+from antiphon.engine.messages import Delta, Finished, Generate, Priority, Tokenise
 from antiphon.engine.prefixes import chain_of
+from antiphon.engine.reading import MOST_WAITING
 from antiphon.engine.runtime import Interrupted, Layout, Logits
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.sequence import Sequence as Generation
@@ -392,3 +393,60 @@ async def test_calls_that_measure_a_prompt_are_learnt_by_themselves() -> None:
         await collect(engine, asking("a", max_tokens=1))
         assert lane.latency_model.feeding.seen > 0
         assert lane.latency_model.scoring == measured.scoring
+
+
+async def test_texts_are_tokenized_beside_the_step_loop_one_at_a_time_and_not_without_end() -> None:
+    class Slow(Gated):
+        inside, most = 0, 0
+
+        def tokenize(self, text: str) -> list[int]:
+            if not text.startswith("read"):
+                return super().tokenize(text)
+            Slow.inside += 1
+            Slow.most = max(Slow.most, Slow.inside)
+            held.wait(10)
+            Slow.inside -= 1
+            return [1]
+
+    held = threading.Event()
+    engine = await LocalEngine({"words": Slow(Layout(chunk_tokens=8, slots=2, context_tokens=1024))}).start()
+    try:
+        questions = [
+            asyncio.create_task(engine.tokenise(Tokenise(f"t{number}", "words", "read this")))
+            for number in range(MOST_WAITING)
+        ]
+        async with asyncio.timeout(10):
+            while not Slow.inside:
+                await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await engine.tokenise(Tokenise("one more", "words", "read this"))
+            # Who generates does not wait for them.
+            assert (await collect(engine, asking("a"))).reason == "length"
+        held.set()
+        assert len(await asyncio.gather(*questions)) == MOST_WAITING
+        assert Slow.most == 1
+    finally:
+        held.set()
+        await engine.close()
+
+
+async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized() -> None:
+    class Counting(Gated):
+        tokenized = 0
+
+        def tokenize(self, text: str) -> list[int]:
+            Counting.tokenized += 1
+            return super().tokenize(text)
+
+    runtime = Counting(Layout(chunk_tokens=8, slots=2, context_tokens=1024))
+    engine = await LocalEngine({"words": runtime}).start()
+    try:
+        for request in (
+            asking("a", prompt="x" * (runtime.vocabulary.longest * 1024 + 1)),
+            msgspec.structs.replace(asking("b"), prompt="", prompt_ids=(10**9,) * 2_000),
+        ):
+            with pytest.raises(PromptTooLong):
+                await collect(engine, request)
+        assert Counting.tokenized == 0
+    finally:
+        await engine.close()

@@ -1,0 +1,42 @@
+"""Memory given back to the system once what took it is gone: glibc keeps freed memory for the next allocation."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from collections.abc import Callable
+
+LARGE_BYTES = 1 << 18
+"""A request from this size on leaves enough behind to be worth giving back."""
+
+DELAY_SECONDS = 1.0
+
+
+def trim() -> None:
+    """Give back what this process has freed; nothing happens where the C library cannot."""
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if found is not None:
+        found(0)
+
+
+class MemoryRelease:
+    """Trims a moment after something large was there, at most once a second, in a thread; belongs to an event loop.
+
+    Args:
+        release: what gives memory back.
+    """
+
+    def __init__(self, release: Callable[[], None] = trim, delay: float = DELAY_SECONDS) -> None:
+        self._release = release
+        self._delay = delay
+        self._waiting = False
+
+    def used(self, size: int) -> None:
+        """So many bytes were held, and will be freed in a moment."""
+        if size >= LARGE_BYTES and not self._waiting:
+            self._waiting = True
+            asyncio.get_running_loop().call_later(self._delay, self._begin)
+
+    def _begin(self) -> None:
+        self._waiting = False
+        asyncio.get_running_loop().run_in_executor(None, self._release)
