@@ -129,6 +129,9 @@ bench-batches: environment  ## a file of 200 MB in and checked, and requests of 
 bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
 	@$(BIN)/python -m benchmarks.admission --size $(SIZE)
 
+bench-load-attacks: environment  ## another tenant's waiting times beside each of eight attacks on load; SIZE=ci|demo|full
+	@$(BIN)/python -m benchmarks.load_attacks --size $(SIZE)
+
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 

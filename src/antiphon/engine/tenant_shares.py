@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 AHEAD_SECONDS = 0.25
 
+IN_FLIGHT_SECONDS = 0.1
+"""Taken off what a tenant has had when it comes with work again: it waits for the step in flight, which is others'."""
+
 
 class TenantShares:
     """Seconds that each tenant has had; owned by the step loop's thread."""
@@ -42,7 +45,7 @@ class TenantShares:
         if not self._present[tenant]:
             others = [self._service[other] for other in self._present if other != tenant]
             floor = min(others, default=0.0) - AHEAD_SECONDS
-            self._service[tenant] = max(self._service.get(tenant, floor), floor)
+            self._service[tenant] = max(self._service.get(tenant, floor) - IN_FLIGHT_SECONDS, floor)
         self._present[tenant] += 1
 
     def left(self, tenant: str) -> None:
