@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from antiphon.app import engines
@@ -40,6 +41,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.jobs import BatchJob, JobRow
 from antiphon.catalog.quotas import QuotaLevels
 from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
+from antiphon.core import disk
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
@@ -173,6 +175,7 @@ class Wired:
             found["catalog"] = None
         except AntiphonError as error:
             found["catalog"] = str(error)
+        found["disk"] = await asyncio.to_thread(disk.shortage, self.store.paths.directory)
         try:
             async with asyncio.timeout(3.0):
                 self._missing_models = (await engine()).missing
@@ -274,11 +277,23 @@ class BatchAdapter:
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
         """Place the order for this principal, on whose behalf its rows will be answered."""
-        return self._orders.place(scope, principal, order)
+        with self._told_within():
+            return self._orders.place(scope, principal, order)
 
     def outlook(self, scope: Scope, order: BatchOrder) -> Outlook:
         """What an order would be."""
-        return self._orders.outlook(scope, order)
+        with self._told_within():
+            return self._orders.outlook(scope, order)
+
+    @contextlib.contextmanager
+    def _told_within(self) -> Iterator[None]:
+        """What is wrong with a file is told by its place in the project: where that lies is nothing to a caller."""
+        try:
+            yield
+        except AntiphonError as error:
+            if error.where is not None and Path(error.where).is_relative_to(self._store.paths.root):
+                error.where = str(Path(error.where).relative_to(self._store.paths.root))
+            raise
 
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
         """When jobs that have not ended end, as far as anything is known of them."""

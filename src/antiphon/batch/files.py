@@ -17,7 +17,7 @@ from antiphon.batch.ports import Audit, Contents, Transactions
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.files import FilePurpose, Files, Order, StoredFile, new_file_id
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, TooLarge
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, StorageFull, TooLarge
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
 
@@ -237,7 +237,7 @@ class Upload:
 
         Raises:
             TooLarge: the file is larger than one may be, or than what the tenant's quota has left.
-            Unavailable: the disk is full.
+            StorageFull: the disk is full.
         """
         size = self.draft.tell() + len(piece)
         if size > self._store.limits.file_bytes:
@@ -279,7 +279,8 @@ class Upload:
 
     def abandon(self) -> None:
         """Leave nothing of it; does nothing once it was kept."""
-        with suppress(_Abandoned), self._stack.pop_all():
+        # Closing it writes what a buffer still holds; there may be no room for that, and it is not to be kept.
+        with suppress(_Abandoned, StorageFull), self._stack.pop_all():
             raise _Abandoned
 
 

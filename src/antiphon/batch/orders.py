@@ -20,6 +20,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock, parse_duration, utc
 from antiphon.core.errors import Conflict, InvalidInput, NotFound
 from antiphon.core.ids import canonical, content_hash
+from antiphon.core.paths import require_nameable
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.on_demand import defaults_of
@@ -247,6 +248,13 @@ class Orders:
                 where="input or output",
                 next_step="Name a file.",
             )
+        if not path.isascii() and path.encode(errors="replace").decode() != path:
+            raise InvalidInput(
+                "The path of the input or output holds half a character.",
+                where="input or output",
+                next_step="Name a file.",
+            )
+        require_nameable(self._root / path, "input or output")
         if not self._confined:
             return (self._root / path).resolve()
         root = self._root.resolve()

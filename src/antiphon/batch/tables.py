@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound, TooLarge, Unavailable
+from antiphon.core.disk import FULL
+from antiphon.core.errors import InvalidInput, NotFound, StorageFull, TooLarge, Unavailable
 
 Row = dict[str, Any]
 
@@ -127,13 +128,15 @@ def write(path: Path, rows: Iterable[Row], put: Callable[[Path], object] | None 
 
     Raises:
         InvalidInput: the ending is unknown, or there can be no such file.
-        Unavailable: the disk is full.
+        StorageFull: the disk is full. Unavailable: it fails.
     """
     check_format(path)
     try:
         return _write(path, rows, put or (lambda finished: os.replace(finished, path)))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno in FULL:
+            raise StorageFull(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+        if error.errno == errno.EIO:
             raise Unavailable(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
         raise InvalidInput(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -28,7 +29,7 @@ from antiphon.catalog import copies
 from antiphon.catalog.schema import REVISION
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, StorageFull, Unavailable
 from antiphon.core.scope import Scope
 
 BUSY_SECONDS = 10.0
@@ -96,7 +97,7 @@ class Database:
         """A write transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
-            Unavailable: another writer held the lock for :data:`BUSY_SECONDS`, or the disk is full.
+            Unavailable: another writer held the lock for :data:`BUSY_SECONDS`. StorageFull: the disk is full.
             Corrupt: the file is damaged or no database.
         """
         me = threading.get_ident()
@@ -334,6 +335,8 @@ def _translated() -> Iterator[None]:
         yield
     except OperationalError as error:
         text = str(error.orig)
+        if "decode to UTF-8" in text:
+            raise _damaged("a text in it is not UTF-8") from error
         if "locked" in text or "busy" in text:
             raise _busy() from error
         if "no such table" in text or "no such column" in text:
@@ -341,6 +344,10 @@ def _translated() -> Iterator[None]:
                 f"The catalog's schema is not this version's: {text}.",
                 where="catalog",
                 next_step="Run `antiphon up` or `antiphon apply`, which migrate it.",
+            ) from error
+        if "full" in text:
+            raise StorageFull(
+                f"The catalog cannot be written: {text}.", where="catalog", next_step="Free disk space and try again."
             ) from error
         raise Unavailable(
             f"The catalog cannot be used: {text}.", where="catalog", next_step="Check disk space and permissions."
@@ -353,7 +360,18 @@ def _translated() -> Iterator[None]:
     except DatabaseError as error:
         text = str(error.orig)
         if "malformed" in text or "not a database" in text:
-            raise Corrupt(
-                f"The catalog's file is damaged: {text}.", where="catalog", next_step="Restore it from a backup."
-            ) from error
+            raise _damaged(text) from error
         raise
+    # The driver reads names of tables for its messages; a row's document is read where it was fetched.
+    except UnicodeDecodeError as error:
+        raise _damaged("a name or a text in it is not UTF-8") from error
+    except msgspec.DecodeError as error:
+        raise _damaged("a document in it cannot be read, or another version wrote it") from error
+
+
+def _damaged(why: str) -> Corrupt:
+    return Corrupt(
+        f"The catalog's file is damaged: {why}.",
+        where="catalog",
+        next_step="Stop the platform and restore catalog.db from a backup; nothing was changed.",
+    )

@@ -45,10 +45,14 @@ def _prepare(store: Store, apply: bool) -> None:
     """Make what a first start needs, before anything runs: the model, a key, the definitions."""
     import asyncio
 
+    from antiphon.core import disk
+    from antiphon.core.errors import SetupError
     from antiphon.gateway.transport_security import require_protection, tls_files
     from antiphon.operations.listening import require_free_port
     from antiphon.operations.preflight import end_left_over
 
+    if (short := disk.shortage(store.paths.directory)) is not None:
+        raise SetupError(short, where=str(store.paths.directory))
     _keep_private(store)
     require_protection(store.settings)
     tls_files(store.settings.tls, store.paths.root)

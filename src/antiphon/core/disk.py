@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import StorageFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write for which there is no room: disk, quota, longest file."""
+
+
+LEAST_FREE = 32 << 20
+"""Bytes on a disk below which nothing new should be begun: what is under way still has to be written."""
 
 
 @contextmanager
@@ -20,14 +25,20 @@ def room_needed(where: str, next_step: str = "Free disk space and try again.") -
     """Writes inside the block that find no room come out as ours.
 
     Raises:
-        Unavailable: the disk is full.
+        StorageFull: the disk is full.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise Unavailable(f"The disk is full: {error.strerror}.", where=where, next_step=next_step) from error
+        raise StorageFull(f"The disk is full: {error.strerror}.", where=where, next_step=next_step) from error
+
+
+def shortage(folder: Path, least: int = LEAST_FREE) -> str | None:
+    """What is wrong with the room on a folder's disk; ``None`` while at least ``least`` bytes are free."""
+    free = shutil.disk_usage(folder).free
+    return None if free >= least else f"The disk is full: {free / 1e6:.1f} MB are free. Free disk space."
 
 
 def delete_older(path: Path, older_than: float) -> bool:

@@ -221,6 +221,13 @@ class Unavailable(AntiphonError):
     retry_after = 1.0
 
 
+class StorageFull(Unavailable):
+    """A disk, or a quota of one, has no room for what must be written."""
+
+    http_status = 507
+    code = "storage_full"
+
+
 class DeadlineExceeded(AntiphonError):
     """The work did not finish within its bound."""
 

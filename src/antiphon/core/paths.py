@@ -9,6 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from antiphon.core.errors import InvalidInput
+
+LONGEST_PART = 220
+"""Bytes of a name: file systems take 255, and a file that is being written has marks beside its name."""
+LONGEST_PATH = 4_000
+"""Bytes of a whole path, which systems take 4,096 of."""
+
 
 class ProjectPaths(msgspec.Struct, frozen=True):
     """Where a project's files lie; nothing is created by asking."""
@@ -57,6 +64,21 @@ class ProjectPaths(msgspec.Struct, frozen=True):
     def worker_ready(self) -> Path:
         """Written by the worker once it works."""
         return self.run / "worker.ready"
+
+
+def require_nameable(path: Path, where: str) -> None:
+    """Refuse a path that no file can have: a part, or the whole, is longer than file systems take.
+
+    Raises:
+        InvalidInput: it is; the path is not repeated.
+    """
+    parts = [os.fsencode(part) for part in path.parts]
+    if any(len(part) > LONGEST_PART for part in parts) or sum(map(len, parts)) + len(parts) > LONGEST_PATH:
+        raise InvalidInput(
+            "The path is too long for a file.",
+            where=where,
+            next_step=f"Names of folders and files have at most {LONGEST_PART} bytes, a whole path {LONGEST_PATH}.",
+        )
 
 
 def cache_directory() -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from antiphon.core import json_schemas
 from antiphon.core.errors import DefinitionErrors, InvalidInput
 from antiphon.definitions.application import (
     SLO,
@@ -174,14 +175,8 @@ def _type_mistakes(value: Any, expected: type, label: str) -> Iterator[str]:
 def _schema_mistakes(schema: dict[str, Any] | None) -> Iterator[str]:
     if schema is None:
         return
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        path = ".".join(str(part) for part in error.absolute_path)
-        yield f"output is not a valid JSON schema{f' at {path}' if path else ''}: {error.message}."
+    if (found := json_schemas.mistake(schema)) is not None:
+        yield f"output: {found}."
         return
     if schema.get("type") != "object":
         yield "output must be a JSON schema of type object."

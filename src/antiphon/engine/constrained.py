@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from antiphon.core import json_schemas
 from antiphon.core.errors import SchemaUnsatisfiable
 from antiphon.core.ids import content_hash
 from antiphon.engine.sampling import Permitted
@@ -92,6 +94,8 @@ class Grammars:
             raise SchemaUnsatisfiable("The schema is false: nothing meets it.", where="json_schema")
         if schema.strip() == "true":
             schema = "{}"
+        if (found := _unsound(schema)) is not None:
+            raise SchemaUnsatisfiable(f"{found}.", where="json_schema")
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, defaults=_SPACING)
         except ValueError as error:
@@ -105,6 +109,14 @@ class Grammars:
         if matcher.is_error():
             raise SchemaUnsatisfiable(_first_line(matcher.get_error()), where="json_schema")
         return matcher
+
+
+def _unsound(schema: str) -> str | None:
+    """Why the schema must not reach the grammar engine, which a bound can end with its whole process."""
+    try:
+        return json_schemas.unsound(msgspec.json.decode(schema))
+    except (msgspec.DecodeError, RecursionError):
+        return "The schema is no JSON, or is nested too deeply"
 
 
 def _first_line(message: str) -> str:

@@ -14,6 +14,10 @@ Permitted = NDArray[np.bool_]
 """True where a grammar permits the token; shape ``(vocabulary,)``."""
 
 
+COLDEST = 1e-5
+"""The least temperature that is divided by."""
+
+
 def generator_for(seed: int) -> np.random.Generator:
     """A request's own generator (Philox, keyed by the seed), so that neighbours cannot shift its draws."""
     return np.random.Generator(np.random.Philox(key=seed & 0xFFFF_FFFF_FFFF_FFFF))
@@ -34,8 +38,12 @@ def draw(
     """One draw from the softmax of ``logits / temperature`` over the permitted tokens.
 
     ``top_p`` below 1 keeps the smallest set of most probable tokens whose probabilities reach it (nucleus
-    sampling, Holtzman et al. 2020, section 3). Exactly one uniform number is consumed.
+    sampling, Holtzman et al. 2020, section 3). Exactly one uniform number is consumed. Below
+    :data:`COLDEST` the most probable token is drawn: a quotient would leave what a float holds.
     """
+    if temperature < COLDEST:
+        generator.random()
+        return greedy(logits, permitted)
     candidates = np.arange(logits.size) if permitted is None else np.flatnonzero(permitted)
     scaled = logits[candidates].astype(np.float64) / temperature
     weights = np.exp(scaled - scaled.max())

@@ -1,11 +1,11 @@
 """Evidence of who was not let in.
 
 Invariant: a refusal of anybody is a record, or is counted in one. Anybody can cause refusals without end, and records
-of the audit log stay for good, so in a minute one principal, or one peer that is not known, has at most
-:data:`IN_FULL` refusals of a kind recorded one by one, and all unknown peers together :data:`UNKNOWN_IN_FULL`. Those
-beyond are counted, and the end of the minute writes their numbers: a record for each of whom there were, at most
-:data:`MOST_SUMMARIES`, and one for all others. So a flood grows the log by less than two records a second, and hides
-neither itself nor what somebody else is refused.
+of the audit log stay for good, so in a minute one principal, or one peer that is not known, has at most :data:`IN_FULL`
+refusals of a kind recorded one by one, and all unknown peers together :data:`UNKNOWN_IN_FULL`. Those beyond are
+counted, and the end of the minute writes their numbers: a record for each of whom there were, at most
+:data:`MOST_SUMMARIES`, and one for all others. So a flood without a key grows the log by about a record a second, and
+hides neither itself nor what somebody else is refused.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
 from antiphon.core.memory import MemoryRelease
+from antiphon.gateway.bounds import require_64_bits
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.recognition import Recognition
 from antiphon.governance.principal import Principal, originator
@@ -50,7 +51,7 @@ def json_object(content: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        InvalidInput: not JSON, or not an object.
+        InvalidInput: not JSON, or not an object, or with a number that 64 bits do not hold.
     """
     try:
         value = msgspec.json.decode(content)
@@ -60,6 +61,7 @@ def json_object(content: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise InvalidInput("The body is not a JSON object.", where="body", next_step="Send one JSON object.")
+    require_64_bits(content, value)
     return value
 
 

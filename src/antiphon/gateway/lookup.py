@@ -16,6 +16,7 @@ from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import InvalidInput, TooLarge
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.gateway import incoming
+from antiphon.gateway.bounds import Number
 from antiphon.gateway.ports import GatewayServices
 from antiphon.serving.feature_lookup import MOST_ENTITIES
 from antiphon.serving.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments
@@ -44,7 +45,7 @@ class FeatureLookupBody(msgspec.Struct, frozen=True):
     features: tuple[str, ...] = ()
     application: str | None = None
     as_of: datetime | None = None
-    minimum_publication: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    minimum_publication: Number | None = None
     purpose: str = ""
     user: str | None = None
     inputs: dict[str, InputJson] | tuple[dict[str, InputJson], ...] | None = None

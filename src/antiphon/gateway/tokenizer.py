@@ -18,6 +18,7 @@ from antiphon.core.ids import new_id
 from antiphon.engine.messages import ModelDescription, Tokenise, Tokenised
 from antiphon.engine.reading import require_readable
 from antiphon.gateway import incoming, limits
+from antiphon.gateway.bounds import TokenId
 from antiphon.gateway.ports import GatewayServices, Tokenising
 
 _WHICH = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -42,7 +43,7 @@ class Tokens(msgspec.Struct, frozen=True):
 class DetokenizeBody(msgspec.Struct, frozen=True):
     """Body of ``POST /detokenize``."""
 
-    tokens: list[int]
+    tokens: list[TokenId]
     model: _WHICH | None = None
 
 

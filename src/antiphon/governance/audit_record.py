@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import Corrupt, InvalidInput
 from antiphon.core.ids import canonical
 from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
@@ -262,20 +262,31 @@ def content(scope: Scope, of: Row) -> bytes:
 
 
 def entry(scope: Scope, of: Row) -> AuditEntry:
-    """The row as it is shown."""
-    return AuditEntry(
-        scope=scope,
-        sequence=of.sequence,
-        at=from_microseconds(of.at),
-        principal=of.principal,
-        originator=of.originator,
-        action=of.action,
-        subject=of.subject,
-        outcome=cast(Outcome, of.outcome),
-        detail=msgspec.json.decode(of.detail) if of.detail is not None else None,
-        erased=tuple(sorted(gone(of))),
-        leaf=of.leaf.hex(),
-    )
+    """The row as it is shown.
+
+    Raises:
+        Corrupt: the row is damaged.
+    """
+    try:
+        return AuditEntry(
+            scope=scope,
+            sequence=of.sequence,
+            at=from_microseconds(of.at),
+            principal=of.principal,
+            originator=of.originator,
+            action=of.action,
+            subject=of.subject,
+            outcome=cast(Outcome, of.outcome),
+            detail=msgspec.json.decode(of.detail) if of.detail is not None else None,
+            erased=tuple(sorted(gone(of))),
+            leaf=of.leaf.hex(),
+        )
+    except (AttributeError, TypeError, ValueError, OverflowError, msgspec.DecodeError) as error:
+        raise Corrupt(
+            f"Record {of.sequence} of the audit log is damaged.",
+            where="audit",
+            next_step="Run `antiphon audit verify`.",
+        ) from error
 
 
 def _value(value: Any) -> Any:

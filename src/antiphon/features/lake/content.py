@@ -6,9 +6,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
+from antiphon.core.disk import room_needed
 from antiphon.core.errors import Corrupt
 from antiphon.core.scope import Scope
 from antiphon.features.lake.scratch import Scratch
@@ -24,6 +25,15 @@ class LakeDraft(SealedSink):
     path = ""
     sha256 = ""
     size = 0
+
+    def write(self, content: Any) -> int:
+        """Write a piece. Whoever writes piece by piece is told of a full disk here, outside the block of the file.
+
+        Raises:
+            StorageFull: the disk is full.
+        """
+        with room_needed("lake"):
+            return super().write(content)
 
     def ended(self, scope: Scope, suffix: str) -> None:
         """Seal what was written for the place that its hash gives; ``path`` and ``sha256`` are known from now on."""

@@ -32,23 +32,24 @@ class LocalLake(ContentLake):
         """See :class:`ContentLake`.
 
         Raises:
-            Unavailable: the disk is full.
+            StorageFull: the disk is full.
         """
-        partial = self._scratch.file(suffix)
-        try:
-            with room_needed("lake"), partial.open("xb") as stream:
-                draft = LakeDraft(stream, self._codec)
-                yield draft
-                draft.ended(scope, suffix)
-                stream.flush()
-                os.fsync(stream.fileno())
-                draft.size = stream.tell()
-            target = self._root / draft.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(partial, target)
-            fsync_folder(target.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+        with room_needed("lake"):
+            partial = self._scratch.file(suffix)
+            try:
+                with partial.open("xb") as stream:
+                    draft = LakeDraft(stream, self._codec)
+                    yield draft
+                    draft.ended(scope, suffix)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    draft.size = stream.tell()
+                target = self._root / draft.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(partial, target)
+                fsync_folder(target.parent)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def open(self, relative: str) -> BinaryIO:
         """The clear content of a file, for reading at any position.

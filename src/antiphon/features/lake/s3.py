@@ -64,7 +64,8 @@ class S3Lake(ContentLake):
             Unavailable: the store does not answer or takes nothing, or the local disk is full.
             SetupError: there is no such bucket, or we may not write.
         """
-        partial = self._scratch.file(suffix)
+        with room_needed("lake's scratch folder"):
+            partial = self._scratch.file(suffix)
         try:
             with room_needed("lake's scratch folder"), partial.open("xb") as stream:
                 draft = LakeDraft(stream, self._codec)

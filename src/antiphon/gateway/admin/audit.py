@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 from antiphon.governance.audit_proof import AuditProof
 from antiphon.governance.audit_query import MOST, AuditFilter
@@ -23,7 +24,7 @@ class Filter(msgspec.Struct, frozen=True):
     since: datetime | None = None
     until: datetime | None = None
     denied: bool = False
-    before: int | None = None
+    before: Number | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 50
 
 

@@ -13,6 +13,7 @@ from antiphon.core.errors import Forbidden
 from antiphon.core.scope import Scope
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
+from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
@@ -58,7 +59,7 @@ class TakeBack(msgspec.Struct, frozen=True):
     to: str | int | None = None
     hold: bool = False
     dry_run: bool = False
-    seen: int | None = None
+    seen: Number | None = None
 
 
 class OfEntity(msgspec.Struct, frozen=True):

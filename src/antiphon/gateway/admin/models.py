@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
 
 import msgspec
 
 from antiphon.core.clock import utc
 from antiphon.gateway.admin import release_shapes, shapes
+from antiphon.gateway.bounds import Count
 from antiphon.gateway.operation import Call, Operation, Page
 from antiphon.learning import card as cards
 from antiphon.learning.compare import Comparison
@@ -39,9 +39,9 @@ class Train(msgspec.Struct, frozen=True):
     application: str
     delta: bool = False
     cutoff: datetime | None = None
-    examples: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    rows: Annotated[int, msgspec.Meta(ge=1)] = 400
-    texts: Annotated[int, msgspec.Meta(ge=1)] = 100
+    examples: Count | None = None
+    rows: Count = 400
+    texts: Count = 100
     rollout: bool = False
     reason: str = ""
     key: str | None = None

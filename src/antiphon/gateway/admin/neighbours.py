@@ -8,6 +8,7 @@ import msgspec
 
 from antiphon.features.embedding.neighbours import MOST, Neighbours, Question
 from antiphon.gateway.admin.feature_watch import may_publish
+from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 
 
@@ -21,7 +22,7 @@ class Asked(msgspec.Struct, frozen=True):
     vector: tuple[float, ...] | None = None
     model: str | None = None
     top: Annotated[int, msgspec.Meta(ge=1, le=MOST)] = 10
-    publication: int | None = None
+    publication: Number | None = None
     purpose: str = ""
 
 

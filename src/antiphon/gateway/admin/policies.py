@@ -9,6 +9,7 @@ import msgspec
 
 from antiphon.core.errors import InvalidInput
 from antiphon.gateway.admin import shapes
+from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.policy_ports import acting
 from antiphon.governance.policy_document import CasePrincipal, PolicyCase, PolicyDocument
@@ -64,7 +65,7 @@ class Decide(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Before(msgspec.Struct, frozen=True):
     """The version to compare with; by default the one in force."""
 
-    before: int | None = None
+    before: Number | None = None
 
 
 class DecisionChange(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
+from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices, IncomingEvent, ViewGlance
 
@@ -22,7 +23,7 @@ class Limit(msgspec.Struct, frozen=True):
 class Rollback(msgspec.Struct, frozen=True):
     """Publish the snapshots of publication ``to`` again, as the next number, and why."""
 
-    to: Annotated[int, msgspec.Meta(ge=1)]
+    to: Annotated[int, msgspec.Meta(ge=1, le=MOST)]
     reason: str
 
 

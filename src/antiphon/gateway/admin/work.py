@@ -10,6 +10,7 @@ import msgspec
 from antiphon.batch.orders import Outlook
 from antiphon.core.settings import PriceSettings
 from antiphon.gateway.admin import shapes
+from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import BatchOrder
 
@@ -23,7 +24,7 @@ class Limit(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     """Rows after this line (-1 begins at the first)."""
 
-    after: Annotated[int, msgspec.Meta(ge=-1)] = -1
+    after: Annotated[int, msgspec.Meta(ge=-1, le=MOST)] = -1
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
 
 

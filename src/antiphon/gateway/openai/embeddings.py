@@ -16,6 +16,7 @@ from antiphon.core import telemetry
 from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming, limits
+from antiphon.gateway.bounds import Count
 from antiphon.gateway.openai import parameters
 from antiphon.gateway.openai.asking import Asked, let_in, waited_for
 from antiphon.gateway.ports import GatewayServices
@@ -33,7 +34,7 @@ class EmbeddingParameters(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     input: str | list[str | int | list[int]]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    dimensions: Count | None = None
     service_tier: Literal["auto", "default", "flex"] = "auto"
     user: str | None = None
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from antiphon.core import json_schemas
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
 from antiphon.engine.messages import Penalties
 from antiphon.gateway import incoming
+from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
 from antiphon.gateway.openai.tools import Called, Named, Offered, offered
 from antiphon.governance.principal import Principal
@@ -121,9 +123,18 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     json_schema: JsonSchema | None = None
 
     def schema(self) -> dict[str, Any] | None:
+        """The schema that the answer must meet; ``None``: any text.
+
+        Raises:
+            InvalidInput: it is missing, leads outside itself, or has bounds that nothing counts with.
+        """
         if self.type == "json_schema":
             if self.json_schema is None:
                 raise InvalidInput("`response_format.json_schema` is missing.", where="response_format.json_schema")
+            if (found := json_schemas.unsound(self.json_schema.schema)) is not None:
+                raise InvalidInput(
+                    f"`response_format.json_schema.schema`: {found}.", where="response_format.json_schema.schema"
+                )
             return self.json_schema.schema
         return {"type": "object"} if self.type == "json_object" else None
 
@@ -136,8 +147,8 @@ class Common(EngineParameters, msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    seed: int | None = None
+    max_tokens: TokenCount | None = None
+    seed: Int64 | None = None
     stop: Stop | Annotated[list[Stop], msgspec.Meta(max_length=4)] | None = None
     user: str | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
@@ -148,7 +159,7 @@ class Common(EngineParameters, msgspec.Struct, frozen=True, kw_only=True):
     entity: dict[str, Key] = {}
     inputs: dict[str, Any] = {}
     as_of: datetime | None = None
-    minimum_publication: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    minimum_publication: Number | None = None
     release: str | None = None
     exposure_unit: str | None = None
 
@@ -157,7 +168,7 @@ class ChatParameters(Common, frozen=True, kw_only=True):
     """Body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_completion_tokens: TokenCount | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
@@ -174,8 +185,8 @@ class ChatParameters(Common, frozen=True, kw_only=True):
 class CompletionParameters(Common, frozen=True, kw_only=True):
     """Body of ``POST /v1/completions``: one prompt or several, each as text or as tokens."""
 
-    prompt: str | list[str | int | list[int]]
-    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    prompt: str | list[str | TokenId | list[TokenId]]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)] | None = None
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from antiphon.core import json_schemas
 from antiphon.core.errors import InvalidInput
 from antiphon.engine.messages import ToolCall
 from antiphon.serving.tools import Tool, Tools
@@ -112,12 +113,7 @@ def _tool(function: Function) -> Tool:
 
 
 def _check_schema(schema: dict[str, Any], where: str) -> None:
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
-        raise InvalidInput(f"`{where}` is no JSON schema: {error.message[:200]}.", where=where) from None
+    if (found := json_schemas.mistake(schema)) is not None:
+        raise InvalidInput(f"`{where}`: {found}.", where=where)
     if schema.get("type") != "object":
         raise InvalidInput(f'`{where}` describes no object (`"type": "object"`).', where=where)

@@ -1,0 +1,60 @@
+"""JSON schemas that somebody sends: the mistakes that are told before anything works with one.
+
+Invariant: a schema that passed leads nowhere outside itself (no file, no address is looked at for its sake) and has no
+bound that the grammar engine cannot count with. That engine ends its process at an integer range close to -2⁶³.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LOWEST_BOUND = -(10**18)
+"""The least ``minimum`` and ``maximum`` that a schema may name."""
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_CONTENTS = frozenset({"const", "default", "enum", "examples"})
+"""Keywords whose values are no schemas."""
+_DIALECTS = ("http://json-schema.org/", "https://json-schema.org/")
+
+
+def unsound(schema: Any) -> str | None:
+    """Why a schema must not be worked with; ``None`` when it may. Values of the schema are not repeated."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        if not isinstance(part, Mapping):
+            continue
+        for name in _REFERENCES:
+            if isinstance(part.get(name), str) and not part[name].startswith("#"):
+                return f"The schema's {name} leads outside the schema; nothing is fetched or read for it"
+        dialect = part.get("$schema")
+        if isinstance(dialect, str) and not dialect.startswith(_DIALECTS):
+            return "The schema's $schema is no dialect of json-schema.org"
+        for name in _BOUNDS:
+            bound = part.get(name)
+            if isinstance(bound, int | float) and bound < LOWEST_BOUND:
+                return f"The schema's {name} lies below -10^18"
+        waiting += [value for name, value in part.items() if name not in _CONTENTS]
+    return None
+
+
+def mistake(schema: Mapping[str, Any]) -> str | None:
+    """Why something is no schema, or must not be worked with; ``None`` when it is one."""
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    if (found := unsound(schema)) is not None:
+        return found
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        path = ".".join(str(part) for part in error.absolute_path)
+        return f"The schema is no valid JSON schema{f' at {path[:100]}' if path else ''}: {error.message[:200]}"
+    # Of a pattern, which is compiled: groups in groups, and a repetition without end.
+    except (RecursionError, OverflowError):
+        return "The schema, or a pattern in it, is nested too deeply or repeats too often"
+    return None
