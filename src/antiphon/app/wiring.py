@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from antiphon.app import engines
 from antiphon.app.answering import gated, serving_services
 from antiphon.app.batches import (
@@ -278,7 +280,7 @@ class BatchAdapter:
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
         """Place the order for this principal, on whose behalf its rows will be answered."""
         with self._told_within():
-            return self._orders.place(scope, principal, order)
+            return self._shown(self._orders.place(scope, principal, order))
 
     def outlook(self, scope: Scope, order: BatchOrder) -> Outlook:
         """What an order would be."""
@@ -291,19 +293,25 @@ class BatchAdapter:
         try:
             yield
         except AntiphonError as error:
-            if error.where is not None and Path(error.where).is_relative_to(self._store.paths.root):
-                error.where = str(Path(error.where).relative_to(self._store.paths.root))
+            error.where = None if error.where is None else self._within(error.where)
             raise
+
+    def _shown(self, job: BatchJob) -> BatchJob:
+        return msgspec.structs.replace(job, input=self._within(job.input), output=self._within(job.output))
+
+    def _within(self, path: str) -> str:
+        root = self._store.paths.root
+        return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
 
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:
         """When jobs that have not ended end, as far as anything is known of them."""
         return self._estimates.of(scope.tenant, jobs)
 
     def get(self, scope: Scope, job: str) -> BatchJob:
-        return self._store.jobs.get(scope, job)
+        return self._shown(self._store.jobs.get(scope, job))
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
-        return self._store.jobs.list(scope, limit=limit)
+        return [self._shown(job) for job in self._store.jobs.list(scope, limit=limit)]
 
     def rows(self, scope: Scope, job: str, after: int, limit: int) -> Sequence[JobRow]:
         return self._store.jobs.page(scope, job, after, limit)

@@ -37,7 +37,7 @@ from antiphon.cli import (
 )
 from antiphon.cli.output import fail
 from antiphon.core import disk
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, InvalidInput
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -78,11 +78,23 @@ def main() -> None:
     """Entry point of the ``antiphon`` program."""
     disk.make_private()
     try:
+        _require_text(sys.argv)
         assemble()()
     except AntiphonError as error:
         sys.exit(fail(error, "--json" in sys.argv))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Refuse an argument that is no text: nothing that is kept or printed could hold it.
+
+    Raises:
+        InvalidInput: its bytes are no UTF-8.
+    """
+    for number, argument in enumerate(arguments):
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise InvalidInput("An argument is not UTF-8.", where=f"argument {number}", next_step="Write it in UTF-8.")
 
 
 if __name__ == "__main__":
