@@ -14,6 +14,7 @@ import msgspec
 from antiphon.app.batches import file_contents
 from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.log_check import CheckedStream, check_log, on_server
+from antiphon.app.required_files import require_catalog
 from antiphon.app.store import Store
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.sealed_columns import Problem
@@ -268,6 +269,7 @@ def unprotected(root: Path) -> Store:
     """A project's stores without a codec: only what decides about the codec may open them so."""
     store = Store(*project_settings.load(root))
     store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_catalog(store)
     store.database.migrate()
     return store
 

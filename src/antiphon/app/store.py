@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from antiphon.app.auditing import AuditTrail
 from antiphon.app.credentials import log_access
+from antiphon.app.required_files import require_catalog, require_makeable, require_secrets, secret_file
 from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
-from antiphon.catalog.database import Database
+from antiphon.catalog.database import Database, database_file
 from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
 from antiphon.catalog.events import EventLog, StreamHomes
 from antiphon.catalog.jobs import Jobs
@@ -61,7 +62,9 @@ class Store:
         store = cls(*settings.load(root))
         store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
+            require_catalog(store)
             store.database.migrate()
+            require_secrets(store)
             store.protection = protect(store.database, store.settings.encryption, store.scope, store.paths.root)
         except BaseException:
             store.close()
@@ -78,9 +81,19 @@ class Store:
         """The folder of this project's traces; ``None``: none are recorded."""
         return self.paths.logs if self.settings.telemetry.traces else None
 
+    @property
+    def database_url(self) -> str:
+        """Where the catalog is, as a URL."""
+        return self.settings.catalog.url or f"sqlite:///{self.paths.catalog}"
+
+    @property
+    def database_file(self) -> Path:
+        """The catalog's file."""
+        return database_file(self.database_url)
+
     @cached_property
     def database(self) -> Database:
-        return Database.open(self.settings.catalog.url or f"sqlite:///{self.paths.catalog}")
+        return Database.open(self.database_url)
 
     @cached_property
     def renewer(self) -> Renewer:
@@ -188,8 +201,15 @@ class Store:
         return AuditTrail(self.audit, self.settings, self.paths, renewer=self.renewer)
 
     def secret(self, name: str) -> bytes:
-        """One of the project's secrets, made on first use."""
-        return load_secret(self.paths.keys / f"{name}.secret")
+        """One of the project's secrets, made on first use.
+
+        Raises:
+            SetupError: it is gone, and something was made under it.
+        """
+        file = secret_file(self.paths, name)
+        if not file.exists():
+            require_makeable(self, name)
+        return load_secret(file)
 
     def close(self) -> None:
         """Write what the audit log has accepted and close the catalog."""

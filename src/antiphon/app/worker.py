@@ -28,7 +28,7 @@ from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core import disk, logs, telemetry
-from antiphon.core.clock import parse_duration
+from antiphon.core.clock import ClockAgreement, parse_duration
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
@@ -56,6 +56,9 @@ HEALING_SECONDS = 1.0
 
 EXPIRY_SECONDS = 60.0
 """How often files are looked for that have expired."""
+
+SETTLED_SECONDS = 600.0
+"""For how long the wall clock must not have been set before a file is taken for expired."""
 
 EMBARGO_SECONDS = 1.0
 """How often snapshots are looked for whose embargo is over."""
@@ -126,6 +129,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         budget=parse_duration(settings.stream_budget).total_seconds(),
     )
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
+    agreement = ClockAgreement(store.database.clock)
     parts: list[Part] = [
         executor,
         batch_executor(store, wired.files, wired.answer_line, name, shared),
@@ -133,13 +137,19 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         served,
         rollout_keeper(store),
         store.trail.checkpointing,
-        Housekeeping(lambda: wired.features.prune().said(), name="Pruned"),
+        Housekeeping(lambda: wired.features.prune().said(), name="Pruned", clock=agreement),
         Housekeeping(healer(store, wired.features).heal, every=HEALING_SECONDS, name="Built again from the lake"),
-        Housekeeping(wired.files.expire, every=EXPIRY_SECONDS, name="Removed files that had expired"),
-        Housekeeping(wired.files.collect, name="Removed contents that no file names"),
+        Housekeeping(
+            wired.files.expire,
+            every=EXPIRY_SECONDS,
+            name="Removed files that had expired",
+            clock=agreement,
+            settled=SETTLED_SECONDS,
+        ),
+        Housekeeping(wired.files.collect, name="Removed contents that no file names", clock=agreement),
         Housekeeping(wired.features.refresher.release_staged, every=EMBARGO_SECONDS, name="Published after an embargo"),
         Housekeeping(skew.order_due, every=SKEW_SECONDS, name="Ordered a comparison of batch and online"),
-        Housekeeping(skew.expire, name="Old lines about skew removed"),
+        Housekeeping(skew.expire, name="Old lines about skew removed", clock=agreement),
         Housekeeping(rejoin, every=REJOIN_SECONDS, name="Joined outcomes that came early"),
     ]
     refreshed = Parts(

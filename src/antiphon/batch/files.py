@@ -109,7 +109,7 @@ class FileStore:
             sha256=draft.sha256,
             path=draft.path,
             principal=batch.job.principal,
-            expires_at=self._clock.now() + batch.output_kept,
+            expires_at=self.now() + batch.output_kept,
             within=within,
         )
 
@@ -213,8 +213,10 @@ class FileStore:
         return kept
 
     def now(self) -> datetime:
-        """Wall time."""
-        return self._clock.now()
+        """The moment from which a file's time counts: of a clock that went back, the newest instant that is known, so
+        that nothing has expired once the clock is right again."""
+        now, newest = self._clock.now(), self._files.newest_instant()
+        return now if newest is None else max(now, newest)
 
 
 class Upload:

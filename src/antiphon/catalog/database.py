@@ -57,6 +57,7 @@ class Database:
         self._writer: int | None = None
         self._connection: Connection | None = None
         self._gathered: list[tuple[Gather, Any]] = []
+        self._identity = _identity(self.path)
         self.codec = codec
         self.clock = clock
 
@@ -82,6 +83,7 @@ class Database:
         try:
             with database.read() as connection:
                 connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1")
+            database._identity = _identity(database.path)
         except BaseException:
             engine.dispose()
             raise
@@ -107,6 +109,7 @@ class Database:
                 where="catalog",
                 next_step="Pass its connection as within=.",
             )
+        self._require_in_place()
         if not self._write_lock.acquire(timeout=BUSY_SECONDS):
             raise _busy()
         try:
@@ -129,8 +132,19 @@ class Database:
             Unavailable: the catalog is busy or away.
             Corrupt: the file is damaged or no database.
         """
+        self._require_in_place()
         with _translated(), self._engine.connect() as connection:
             yield connection
+
+    def _require_in_place(self) -> None:
+        """SQLite goes on with a file that was deleted, and makes an empty one for the next connection: what is written
+        to either is lost."""
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise Unavailable(
+                "The catalog's file was deleted or replaced while it was open.",
+                where="catalog",
+                next_step="Stop `antiphon up`, restore the file from a backup, and start again.",
+            )
 
     @property
     def writer(self) -> Connection | None:
@@ -274,6 +288,15 @@ class Database:
         self._engine.dispose()
 
 
+def database_file(url: str) -> Path:
+    """The file that a catalog's URL names.
+
+    Raises:
+        InvalidInput, SetupError: as :meth:`Database.open`.
+    """
+    return Path(str(_parse(url).database))
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -293,6 +316,14 @@ def _parse(url: str) -> URL:
     if not folder.is_dir():
         raise SetupError(f"The folder {folder} does not exist.", where="catalog", next_step=f"mkdir -p {folder}")
     return parsed
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _configure(raw: sqlite3.Connection, _record: object) -> None:

@@ -65,9 +65,9 @@ def settle(connection: Connection, scripts: ScriptDirectory, found: str) -> None
     if found < _ENVELOPES_FROM:
         for column in SEALED_COLUMNS:
             if _has(inspector, column.table, column.column):
-                _put_into_envelopes(
-                    connection, inspector.get_pk_constraint(column.table)["constrained_columns"], column
-                )
+                keys = inspector.get_pk_constraint(column.table)["constrained_columns"]
+                _put_into_envelopes(connection, keys, column)
+        _put_ids_beside_payloads(connection)
 
 
 def _has(inspector: Inspector, table: str, column: str | None) -> bool:
@@ -89,6 +89,25 @@ def _put_into_envelopes(connection: Connection, keys: Sequence[str], column: Sea
     for *place, content in bare:
         parameters = {f"at_{key}": value for key, value in zip(keys, place, strict=True)}
         connection.execute(wrap, {**parameters, "wrapped": _enveloping(column, content)})
+
+
+def _put_ids_beside_payloads(connection: Connection) -> None:
+    """Store every event as its id and its payload; it was the payload alone."""
+    names = ("tenant", "environment", "stream", "offset", "event_id")
+    places: list[sa.ColumnClause[object]] = [sa.column(name) for name in names]
+    held: sa.ColumnClause[bytes] = sa.column("payload")
+    table = sa.table("events", held, *places)
+    change = sa.update(table).values(payload=sa.bindparam("changed"))
+    change = change.where(*(place == sa.bindparam(f"at_{place.name}") for place in places))
+    rows = connection.execute(sa.select(*places, held))
+    alone = [tuple(row) for part in rows.partitions(_READ_AT_ONCE) for row in part]
+    for *place, stored in alone:
+        envelope = unpack(stored)
+        if envelope.content.startswith(b"{"):
+            content = msgspec.json.encode([place[-1], msgspec.Raw(envelope.content)])
+            changed = pack(msgspec.structs.replace(envelope, content=content))
+            parameters = {f"at_{name}": value for name, value in zip(names, place, strict=True)}
+            connection.execute(change, {**parameters, "changed": changed})
 
 
 def _enveloped(stored: bytes | str) -> bool:

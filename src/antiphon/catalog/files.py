@@ -136,6 +136,14 @@ class Files:
         with self._database.reading(within) as connection:
             return [self._file(row) for row in connection.execute(statement)]
 
+    def newest_instant(self) -> datetime | None:
+        """The newest instant that this catalog has seen; the clock is behind when it says an earlier one."""
+        with self._database.read() as connection:
+            found = connection.execute(select(func.max(schema.clock_marks.c.newest_at))).scalar()
+            latest = connection.execute(select(func.max(_files.c.created_at))).scalar()
+        known = [each for each in (found, latest) if each is not None]
+        return from_microseconds(max(known)) if known else None
+
     def used(self, scope: Scope, *, within: Connection | None = None) -> int:
         """Bytes that the files of a scope come to."""
         statement = select(func.coalesce(func.sum(_files.c.size), 0)).where(

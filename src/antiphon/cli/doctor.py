@@ -138,18 +138,20 @@ def _models(project: Path) -> str:
 
 
 def _catalog(project: Path) -> str:
+    from antiphon.app.required_files import require_catalog, require_secrets
+    from antiphon.app.store import Store
     from antiphon.core import settings
 
-    loaded, paths = settings.load(project)
-    if loaded.catalog.url is None and not paths.catalog.exists():
+    store = Store(*settings.load(project))
+    require_catalog(store)
+    if not store.database_file.exists():
         return "not made yet"
-    from antiphon.catalog.database import Database
-
-    database = Database.open(loaded.catalog.url or f"sqlite:///{paths.catalog}")
     try:
-        return f"schema {database.revision()}"
+        found = store.database.revision()
+        require_secrets(store)
+        return f"schema {found}"
     finally:
-        database.close()
+        store.database.close()
 
 
 def _stores(project: Path) -> str:

@@ -36,6 +36,7 @@ from antiphon.cli import (
     up,
 )
 from antiphon.cli.output import fail
+from antiphon.cli.standard_streams import BROKEN_PIPE, open_missing, reader_gone
 from antiphon.core import disk
 from antiphon.core.errors import AntiphonError, InvalidInput
 
@@ -76,10 +77,14 @@ def assemble() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the ``antiphon`` program."""
+    open_missing()
     disk.make_private()
     try:
         _require_text(sys.argv)
         assemble()()
+    except SystemExit as ended:
+        # Typer leaves with 1 when whoever reads has gone; programs tell such an end from a failure by its code.
+        sys.exit(BROKEN_PIPE if reader_gone(ended.__context__) else ended.code)
     except AntiphonError as error:
         sys.exit(fail(error, "--json" in sys.argv))
     except KeyboardInterrupt:

@@ -44,6 +44,10 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._elapsed
 
+    def set(self, now: datetime) -> None:
+        """Set the wall time, as an operator or a time server does; the monotonic reading stays."""
+        self._now = now
+
     def advance(self, by: timedelta) -> None:
         """Move both readings forward.
 
@@ -54,6 +58,33 @@ class ManualClock:
             raise InvalidInput("A clock does not go back.")
         self._now += by
         self._elapsed += by.total_seconds()
+
+
+class ClockAgreement:
+    """Measures for how long the wall clock has moved as the monotonic one does.
+
+    What is deleted because of its age is deleted for good, and a wall clock may be set to any time: an age is believed
+    once the clock has not been set for a while. Looks need not be regular; what moved away and came back between two of
+    them is not seen, and then the clock is right.
+    """
+
+    TOLERANCE = 60.0
+    """Seconds by which both may come apart: clocks are slewed, and machines sleep for a moment."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = clock.monotonic()
+        self._apart = self._offset()
+
+    def seconds(self) -> float:
+        """For how long (monotonic) both have agreed, as of now; 0 when the clock was set since the last look."""
+        offset = self._offset()
+        if abs(offset - self._apart) > self.TOLERANCE:
+            self._apart, self._since = offset, self._clock.monotonic()
+        return self._clock.monotonic() - self._since
+
+    def _offset(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()
 
 
 def utc(moment: datetime) -> datetime:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from antiphon.core.clock import ClockAgreement
 from antiphon.core.errors import AntiphonError
 from antiphon.orchestration.streams import wait
 
@@ -16,10 +17,25 @@ HOUR = 3_600.0
 
 
 class Housekeeping:
-    """Calls ``collect`` once an interval, the first time an interval after the start."""
+    """Calls ``collect`` once an interval, the first time an interval after the start.
 
-    def __init__(self, collect: Callable[[], Any], *, every: float = HOUR, name: str = "Collected garbage") -> None:
+    Args:
+        clock: for what deletes by age: nothing is collected until the wall clock has not been set for ``settled``
+            seconds, because what is deleted does not come back when the clock does.
+    """
+
+    def __init__(
+        self,
+        collect: Callable[[], Any],
+        *,
+        every: float = HOUR,
+        name: str = "Collected garbage",
+        clock: ClockAgreement | None = None,
+        settled: float = HOUR,
+    ) -> None:
         self._collect = collect
+        self._clock = clock
+        self._settled = settled
         self._name = name
         self._every = every
 
@@ -29,6 +45,8 @@ class Housekeeping:
             await wait(stop, self._every)
             if stop.is_set():
                 return
+            if self._clock is not None and self._clock.seconds() < self._settled:
+                continue
             try:
                 if found := await asyncio.to_thread(self._collect):
                     _log.info("%s: %s", self._name, found)
