@@ -220,4 +220,5 @@ class Store:
             self.trail.close()
         if self.__dict__.get("nats") is not None:
             self.__dict__["nats"].close()
-        self.database.close()
+        if "database" in self.__dict__:  # Asking for it would make one.
+            self.database.close()
