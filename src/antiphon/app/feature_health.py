@@ -1,4 +1,4 @@
-"""Whether the online snapshots of a project can be read, and healing them."""
+"""Health of a project's online snapshots: told by `/readyz` and `doctor`, and restored by the worker."""
 
 from __future__ import annotations
 

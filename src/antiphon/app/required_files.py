@@ -67,7 +67,7 @@ def require_makeable(store: Store, name: str) -> None:
 
 
 def secret_file(paths: ProjectPaths, name: str) -> Path:
-    """Where a secret lies."""
+    """The file of a secret."""
     return paths.keys / f"{name}.secret"
 
 
@@ -89,7 +89,7 @@ def _has(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Callable[[Stor
 
 
 def _online(store: Store) -> bool:
-    """Whether anything lies in the online store; what does is built anew from lake and log once it is removed."""
+    """Tell whether anything lies in the online store; once removed, it is built anew from lake and log."""
     if store.settings.features.online is None:
         return any(store.paths.online.rglob("*.mdb"))
     return _has(schema.publications)(store)

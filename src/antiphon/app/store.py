@@ -83,7 +83,7 @@ class Store:
 
     @property
     def database_url(self) -> str:
-        """Where the catalog is, as a URL."""
+        """The catalog's place, as a URL."""
         return self.settings.catalog.url or f"sqlite:///{self.paths.catalog}"
 
     @property

@@ -52,7 +52,7 @@ SKEW_SECONDS = 15.0
 """How often it is looked whether a comparison of batch and online is due."""
 
 HEALING_SECONDS = 1.0
-"""How often it is looked whether an online snapshot is gone or damaged."""
+"""The interval at which online snapshots that are gone or damaged are looked for."""
 
 EXPIRY_SECONDS = 60.0
 """How often files are looked for that have expired."""

@@ -22,7 +22,7 @@ _SPARE_BYTES = 64 * 2**20
 
 
 def copy_of(catalog: Path, revision: str) -> Path:
-    """Where the copy at a revision lies."""
+    """The file of the copy at a revision."""
     return catalog.with_name(f"{catalog.name}.{revision}.copy")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -79,7 +80,7 @@ def _has(inspector: Inspector, table: str, column: str | None) -> bool:
 def _put_into_envelopes(connection: Connection, keys: Sequence[str], column: SealedColumn) -> None:
     """Every bare document of a column, in the clear envelope that is written now."""
     held: sa.ColumnClause[bytes | str] = sa.column(column.column)
-    places: list[sa.ColumnClause[object]] = [sa.column(key) for key in keys]
+    places: list[sa.ColumnClause[Any]] = [sa.column(key) for key in keys]
     table = sa.table(column.table, held, *places)
     wrap = sa.update(table).values({column.column: sa.bindparam("wrapped")})
     wrap = wrap.where(*(place == sa.bindparam(f"at_{place.name}") for place in places))
@@ -94,7 +95,7 @@ def _put_into_envelopes(connection: Connection, keys: Sequence[str], column: Sea
 def _put_ids_beside_payloads(connection: Connection) -> None:
     """Store every event as its id and its payload; it was the payload alone."""
     names = ("tenant", "environment", "stream", "offset", "event_id")
-    places: list[sa.ColumnClause[object]] = [sa.column(name) for name in names]
+    places: list[sa.ColumnClause[Any]] = [sa.column(name) for name in names]
     held: sa.ColumnClause[bytes] = sa.column("payload")
     table = sa.table("events", held, *places)
     change = sa.update(table).values(payload=sa.bindparam("changed"))

@@ -26,7 +26,7 @@ def open_missing() -> None:
 
 
 def reader_gone(error: BaseException | None) -> bool:
-    """Whether an error is that of a reader that went away (``| head -1``), or comes of one."""
+    """Tell whether an error is that of a reader that went away (``| head -1``), or comes of one."""
     while error is not None:
         if isinstance(error, BrokenPipeError):
             return True

@@ -26,10 +26,10 @@ from antiphon.features.ports import DefinitionReader, Lake, OnlineSnapshots, Pub
 _log = logging.getLogger("antiphon.features")
 
 READ_SECONDS = 3_600.0
-"""How often every byte of the current snapshots is read, the first time when a healer starts: disks rot in silence."""
+"""The interval at which every byte of the current snapshots is read, first when a healer starts: disks rot silently."""
 
 _REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 60.0
-"""How long a snapshot that could not be built is left alone, at first and at most."""
+"""Seconds for which a snapshot that could not be built is left alone, at first and at most."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class SnapshotHealth:
         self._since: dict[tuple[str, str], datetime] = {}
 
     def damaged(self) -> list[Damage]:
-        """What is gone, or known to be damaged; a few system calls for each snapshot.
+        """Find what is gone, or known to be damaged; a few system calls for each snapshot.
 
         Raises:
             Unavailable: catalog or online store do not answer.
@@ -69,7 +69,7 @@ class SnapshotHealth:
         return self._failing(self._online.sealed)
 
     def unreadable(self) -> list[Damage]:
-        """What is gone or damaged; every byte is read.
+        """Find what is gone or damaged; every byte is read.
 
         Raises:
             Unavailable: catalog or online store do not answer.
@@ -197,7 +197,7 @@ class Healer:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
-    """Whether nobody else on this machine heals; the kernel takes the lock back from a process that dies."""
+    """Take the lock if no other process on this machine heals; the kernel takes it back from one that dies."""
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:

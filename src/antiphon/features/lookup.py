@@ -338,7 +338,7 @@ class FeatureReader:
         return opened
 
     def _condemned(self, view: str, snapshot: str) -> bool:
-        """Whether a snapshot is damaged; if so, nothing that was read of it is used any more."""
+        """Tell whether a snapshot is damaged; if so, nothing that was read of it is used any more."""
         if not self._online.condemn(self._scope, view, snapshot):
             return False
         self._snapshots.pop((view, snapshot), None)

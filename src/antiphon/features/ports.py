@@ -281,11 +281,11 @@ class OnlineSnapshots(Protocol):
         ...
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Whether the snapshot is there to be read, as far as that is known without reading it."""
+        """Tell whether the snapshot is there to be read, as far as that is known without reading it."""
         ...
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Whether the snapshot is there and undamaged; all of it is read."""
+        """Tell whether the snapshot is there and undamaged; all of it is read."""
         ...
 
     def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
@@ -363,7 +363,7 @@ class StreamedOverlay(Protocol):
         ...
 
     def caught_up(self) -> None:
-        """What a damaged overlay held was read again from the log; readings say ``replaying`` no more."""
+        """End the replay of a damaged overlay; readings say ``replaying`` no more."""
         ...
 
     def reseal(self) -> int:

@@ -145,6 +145,35 @@ def test_what_was_built_is_read_by_another_process(opening: Callable[[], Store],
     assert flights(reader, made, EWR, at=-60 * 24 * 3 - 30) == flights(opening(), made, EWR, at=-60 * 24 * 3 - 30)
 
 
+def test_a_damaged_snapshot_is_condemned_and_built_again(
+    opening: Callable[[], Store], made: Made, kind: list[str], tmp_path: Path, servers: dict[str, RedisProcess]
+) -> None:
+    view, snapshot = build(opening(), made)
+    reader = opening()
+    assert flights(reader, made, EWR) == [28 * 24 - 1]
+    assert reader.whole(SCOPE, view, snapshot)
+    assert not reader.condemn(SCOPE, view, snapshot), "a whole one stays"
+    if kind[0] == "lmdb":
+        (file,) = (tmp_path / "online").rglob("*.mdb")
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(bytes(content))
+    else:
+        client = RedisServer(servers[kind[0]].url).client
+        (rows,) = [key for key in client.keys("*") if key.endswith(b":rows")]
+        field = next(name for name in client.hkeys(rows) if len(name) == 16)
+        client.hset(rows, field, b"other")
+    assert reader.sealed(SCOPE, view, snapshot), "nothing shows until it is read"
+    assert not reader.whole(SCOPE, view, snapshot)
+    assert reader.condemn(SCOPE, view, snapshot)
+    assert not reader.sealed(SCOPE, view, snapshot)
+    with pytest.raises(Corrupt):
+        reader.open(SCOPE, view, snapshot)
+    build(opening(), made)
+    assert flights(reader, made, EWR) == [28 * 24 - 1]
+    assert reader.whole(SCOPE, view, snapshot)
+
+
 def test_every_store_answers_alike(made: Made, store: Store, tmp_path: Path) -> None:
     reference = OnlineStore(tmp_path / "reference", KEY)
     build(reference, made)

@@ -62,7 +62,7 @@ def room_needed(name: str, next_step: str = "Free disk space and try again.") ->
 
 
 def damage() -> tuple[type[Exception], ...]:
-    """What LMDB raises when a file is damaged, rather than out of reach."""
+    """The errors that LMDB raises when a file is damaged, rather than out of reach."""
     import lmdb
 
     return (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, lmdb.PanicError)

@@ -126,7 +126,7 @@ class Overlay:
         return True
 
     def caught_up(self) -> None:
-        """What a damaged overlay held was read again."""
+        """End the replay: everything that a damaged overlay held was read again."""
         with self._file.transaction(write=True) as transaction:
             transaction.delete(REPLAYING)
 

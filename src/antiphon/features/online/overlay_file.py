@@ -69,11 +69,12 @@ class OverlayFile:
         Raises:
             Unavailable: the file is damaged and was set aside.
         """
+        damage: tuple[type[Exception], ...] = (*environments.damage(), msgspec.DecodeError, Corrupt)
         opened = self._current()
         try:
             with opened.environment.begin(write=write) as transaction:
                 yield transaction
-        except (*environments.damage(), msgspec.DecodeError, Corrupt) as error:
+        except damage as error:
             self.set_aside(opened, environments.said(error))
             raise lookup_errors.replaying() from error
 
@@ -100,7 +101,7 @@ class OverlayFile:
         return opened
 
     def _reopened(self, before: _Opened) -> _Opened:
-        """What stands under the name now: another process has set the file aside, or somebody has deleted it."""
+        """Open the file of this name anew: another process has set it aside, or it was deleted."""
         with self._lock:
             if self._opened is before:
                 self._opened = self._open()
@@ -156,7 +157,7 @@ class OverlayFile:
 
 
 def _covered(file: Path) -> bool:
-    """Whether a file begins like one of LMDB's; if so it is made as long as it says it is.
+    """Tell whether a file begins like one of LMDB's; if so it is made as long as it says it is.
 
     The pages that it lacks read as zeros then, which LMDB tells, instead of ending the process. They need not have been
     lost: LMDB leaves out pages at the end that a transaction took and gave back.

@@ -131,7 +131,7 @@ class RedisStore:
         return True
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Whether everything that the snapshot's seal names is there as it was; all of it is read.
+        """Tell whether everything that the snapshot's seal names is there as it was; all of it is read.
 
         Raises:
             Unavailable: the server does not answer.

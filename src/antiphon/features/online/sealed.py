@@ -19,9 +19,10 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
 from operator import add
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -265,7 +266,7 @@ class SealedSnapshot:
 
     @property
     def whole(self) -> bool:
-        """Whether the file that is open still has the bytes that its seal names; all of it is read."""
+        """The open file still has the bytes that its seal names; all of it is read."""
         stamp, digest = self._hashed()
         if digest == self.seal.sha256:
             self._stamp = stamp
@@ -286,7 +287,7 @@ class SealedSnapshot:
         except (OSError, msgspec.DecodeError) as error:
             raise self._broken(f"it has no seal ({type(error).__name__})") from error
 
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> BufferedReader:
         try:
             return self._file.open("rb")
         except OSError as error:
@@ -313,7 +314,7 @@ class SealedSnapshot:
         )
 
 
-def _let_go(environment: Any, stream: BinaryIO) -> None:
+def _let_go(environment: Any, stream: BufferedReader) -> None:
     environments.release(environment)
     stream.close()
 

@@ -16,7 +16,7 @@ from antiphon.features.online.encoding import FORMAT
 
 
 class Seal(msgspec.Struct, frozen=True):
-    """What stands beside a finished file.
+    """The record beside a finished file, which says what it holds.
 
     Attributes:
         format: of the file; 0 of one older than seals that say it.
@@ -56,7 +56,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def seal_path(file: Path) -> Path:
-    """Where a file's seal stands."""
+    """The file of a file's seal."""
     return file.with_name(file.name + ".seal")
 
 
@@ -78,8 +78,10 @@ def read_seal(file: Path) -> Seal:
 
 
 def is_sealed(file: Path, snapshot: str) -> bool:
-    """Whether the file is there with a seal of this snapshot, format and size; its hash is checked when it is
-    opened."""
+    """Tell whether the file is there with a seal of this snapshot, format and size.
+
+    Its hash is checked when it is opened.
+    """
     try:
         size = file.stat().st_size
         wanted = (snapshot, FORMAT, size)
@@ -89,7 +91,7 @@ def is_sealed(file: Path, snapshot: str) -> bool:
 
 
 def is_whole(file: Path, snapshot: str) -> bool:
-    """Whether the file is there with a seal of this snapshot that matches its bytes; all of it is read."""
+    """Tell whether the file is there with a seal of this snapshot that matches its bytes; all of it is read."""
     if not is_sealed(file, snapshot):
         return False
     try:

@@ -174,7 +174,7 @@ class OnlineStore:
             return SealedSnapshot(file, snapshot, self._codec, scope)
 
     def whole(self, scope: Scope, view: str, snapshot: str) -> bool:
-        """Whether the snapshot's file has the bytes that its seal names; all of it is read."""
+        """Tell whether the snapshot's file has the bytes that its seal names; all of it is read."""
         return is_whole(self.file(scope, view, snapshot), snapshot)
 
     def condemn(self, scope: Scope, view: str, snapshot: str) -> bool:
