@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from examples.flight_desk import plan, settings
+from examples.flight_desk.learning import story
+from examples.flight_desk.learning.schedule import Schedule
 from examples.flight_desk.learning.story import Teller
+from examples.flight_desk.machine import Generation, Machine
+
+from antiphon.training.recipe import Arithmetic
 
 
 class Passengers:
@@ -40,3 +47,48 @@ async def test_it_collects_until_a_second_day_has_begun(left: int, asked: int) -
     found = await teller._collect(passengers)
     assert passengers.closed_on == 2
     assert found["questions"] == asked
+
+
+class Rehearsal(Teller):
+    """The story without a platform: each part only says that it took place."""
+
+    async def _took_place(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {}
+
+    _train = _release_trained = _collect = _delta = _bad_release = _flip = _took_place
+
+
+class Absent:
+    """A desk and its passengers where nobody asks."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.now = datetime(2013, 4, 1, tzinfo=UTC)
+        self.answered: list[Any] = []
+        self.statuses: dict[str, int] = {}
+
+    async def __aenter__(self) -> Absent:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def refresh(self, now: datetime) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("declared", "passed", "again"), [(True, 0.0, True), (False, 0.0, False), (True, 2_000.0, False)]
+)
+async def test_learning_again_is_told_where_it_is_planned_and_there_is_time(
+    declared: bool, passed: float, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "Desk", Absent)
+    monkeypatch.setattr(story, "Traffic", Absent)
+    machine = Machine(Generation(3_000.0, 1_000.0), Arithmetic(), 0.2)
+    clock = iter([0.0, passed])
+    schedule = Schedule(plan.make(settings.load(), machine), 840.0, lambda: next(clock))
+    size: Any = SimpleNamespace(learns_again=declared, train_examples=960)
+    said: list[str] = []
+    platform: Any = SimpleNamespace(url="", key="", verify=True)
+    told = await Rehearsal(None, size, None, None, platform, said.append, schedule).tell()  # type: ignore[arg-type]
+    assert told.has("second release") == told.has("collect outcomes") == again
+    assert all(told.has(name) for name in ("train on history", "first release", "bad release", "roll back and forth"))
+    assert any("left out for time" in one for one in said) == (passed > 0)
