@@ -40,7 +40,10 @@ LOOK_SECONDS = 0.5
 """How often it is looked whether the batch is being cancelled or has expired."""
 
 GRACE_SECONDS = 60.0
-"""How long requests under way may still take once the batch is being cancelled or has expired."""
+"""How long requests under way may still take once the batch has expired."""
+
+CANCEL_GRACE_SECONDS = 0.5
+"""The same once it is being cancelled: an answer that is nearly there is kept, and no other is waited for."""
 
 SLICE_SECONDS = 60.0
 """After so long a batch goes behind others that wait for a worker."""
@@ -109,7 +112,8 @@ class RequestWork:
         turn = asyncio.ensure_future(turns.take(claim))
         handed = False
         try:
-            while not turn.done():
+            # Turns may all be taken by requests that end late: a batch that ends waits for none.
+            while not turn.done() and self._ending is None:
                 await asyncio.wait({turn, *self._under_way}, timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
                 await self._pulse()
             if self._ending is None:
@@ -173,7 +177,8 @@ class RequestWork:
         self._stopped = self._now()
 
     def _out_of_time(self) -> bool:
-        return self._ending is not None and self._now() - self._stopped > GRACE_SECONDS
+        grace = CANCEL_GRACE_SECONDS if self._ending == "cancelled" else GRACE_SECONDS
+        return self._ending is not None and self._now() - self._stopped > grace
 
     async def _write(self) -> None:
         rows, self._pending = self._pending, []

@@ -18,6 +18,7 @@ from antiphon.batch import request_work
 from antiphon.batch.batch_job import BatchJobs
 from antiphon.batch.estimates import Estimate, Estimates
 from antiphon.batch.files import FileStore
+from antiphon.batch.lines import FileBounds
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
 from antiphon.catalog.batches import Batch, Batches
@@ -253,7 +254,7 @@ async def test_a_batch_cancelled_before_it_began_has_no_files(bench: Bench) -> N
 
 async def test_requests_under_way_end_within_the_grace(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_work, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(request_work, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(request_work, "CANCEL_GRACE_SECONDS", 0.2)
     never, batch = asyncio.Event(), bench.order()
 
     async def answer(request: Any) -> Any:
@@ -265,6 +266,27 @@ async def test_requests_under_way_end_within_the_grace(bench: Bench, monkeypatch
     ended = await bench.work(batch, answer=answer)
     assert ended.status == "cancelled"
     assert "r3" not in [row["custom_id"] for row in bench.read(ended.output_file)]
+
+
+async def test_a_large_batch_is_cancelled_at_once_and_keeps_what_was_done(bench: Bench) -> None:
+    batch = bench.order([line(f"r{number}") for number in range(3_000)])
+    never, answered, cancelled = asyncio.Event(), 0, 0.0
+
+    async def answer(request: Any) -> Any:
+        nonlocal answered, cancelled
+        answered += 1
+        if answered > 100:
+            # As beside online load: what is under way takes longer than anybody waits.
+            if not cancelled:
+                bench.orders.cancel(SCOPE, batch.id, "ada")
+                cancelled = asyncio.get_running_loop().time()
+            await never.wait()
+        return await bench.desk.answerer.answer(request)
+
+    ended = await bench.work(batch, answer=answer, bounds=FileBounds(5_000, 10_000))
+    assert asyncio.get_running_loop().time() - cancelled < 10.0, "not the minute that expiry would give"
+    assert (ended.status, ended.job.rows_done) == ("cancelled", 100)
+    assert len(bench.read(ended.output_file)) == 100
 
 
 async def test_expiry_ends_with_the_files_of_what_was_done_and_an_error_for_the_rest(
