@@ -260,6 +260,7 @@ def _load(store: Store) -> definitions.ProjectSpec:
         store.paths.root / store.settings.project.definitions,
         store.settings.project.name,
         object_store(store.settings.features),
+        with_files=True,
     )
     require_servable(store, project)
     return project

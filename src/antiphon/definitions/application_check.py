@@ -135,6 +135,19 @@ def _mistakes(application: Application) -> Iterator[str]:
             yield f"slo.slowdown: {slowdown!r} is not a share between 0 and 10, such as 0.1."
     if not broken & {"rollout", "gates"}:
         yield from learning_mistakes(application, _classes(application.output), _entity_keys(application))
+    yield from _fine_tune_template_mistakes(application, views)
+
+
+def _fine_tune_template_mistakes(application: Application, views: Views) -> Iterator[str]:
+    """Templates of a fine-tuned model see what the application's prompt sees, those of its targets the label too."""
+    tune = application.fine_tune
+    if tune is None:
+        return
+    if isinstance(tune.prompt, Prompt) and isinstance(tune.prompt.template, str):
+        yield from _template_mistakes(application, views, tune.prompt.template, "model.prompt.template", extra=())
+    for name, text in tune.targets.items() if isinstance(tune.targets, dict) else ():
+        if isinstance(text, str):
+            yield from _template_mistakes(application, views, text, f"model.targets[{name!r}]", extra=("label",))
 
 
 def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]:

@@ -14,7 +14,6 @@ from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
 from antiphon.definitions.source import Source, SourceSpec
-from antiphon.definitions.template import template_reads
 
 if TYPE_CHECKING:
     from antiphon.definitions.application import Application
@@ -75,15 +74,11 @@ def _fine_tune_mistakes(application: Application) -> Iterator[str]:
     for name in properties:
         if name != outcome.property and name not in tune.targets:
             yield f"model.targets lacks {name!r}: what should have been written there?"
-    for name, text in tune.targets.items():
+    for name in tune.targets:
         if name not in properties or name == outcome.property:
             yield f"model.targets: {name!r} is no property beside the outcome's."
-        yield from _parses(text, f"model.targets[{name!r}]")
-    if tune.prompt is not None:
-        if not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip():
-            yield "model.prompt must be a Prompt with a template."
-        else:
-            yield from _parses(tune.prompt.template, "model.prompt.template")
+    if tune.prompt is not None and (not isinstance(tune.prompt, Prompt) or not tune.prompt.template.strip()):
+        yield "model.prompt must be a Prompt with a template."
     for name in ("window", "delta_window"):
         window = getattr(tune, name)
         for field in ("history", "maturity", "embargo") if window is not None else ():
@@ -134,13 +129,6 @@ def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
         yield "rollout.shadow_pairs and rollout.step_units are counts."
     if rollout.shadow_pairs > 0 and rollout.shadow == 0:
         yield "rollout.shadow_pairs needs a share of requests in rollout.shadow."
-
-
-def _parses(text: str, label: str) -> Iterator[str]:
-    try:
-        template_reads(text)
-    except InvalidInput as error:
-        yield f"{label}, {error.where}: {error.what}"
 
 
 def _is_duration(text: Any) -> bool:

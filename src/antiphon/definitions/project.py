@@ -16,6 +16,7 @@ from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature_view import FeatureView, FeatureViewSpec
+from antiphon.definitions.learning import Outcome
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.on_demand import OnDemandView
 from antiphon.definitions.place import Place, collecting
@@ -32,13 +33,17 @@ class ProjectSpec(msgspec.Struct, frozen=True):
     sources: dict[str, SourceSpec]
 
 
-def load(path: Path, name: str | None = None, objects: ObjectStore | None = None) -> ProjectSpec:
+def load(
+    path: Path, name: str | None = None, objects: ObjectStore | None = None, *, with_files: bool = False
+) -> ProjectSpec:
     """Run a project's ``definitions.py`` and check everything it declares.
 
     Args:
         path: the project's folder, or the file itself. Relative source paths start at its folder.
         name: the project's name; the folder's by default.
         objects: the store of sources that name objects and no store.
+        with_files: a history of outcomes whose local file is missing is a mistake. (A view's own file is looked for
+            by its refresh, which publishes nothing without it.)
 
     Raises:
         SetupError: there is no such file.
@@ -54,6 +59,8 @@ def load(path: Path, name: str | None = None, objects: ObjectStore | None = None
     with collecting() as items:
         problems = _run(file, text)
     problems += _mistakes(items)
+    if with_files:
+        problems += list(_missing_histories(items, file.parent))
     if problems:
         # A mistake in what several things share is told once, in the order of the file.
         raise DefinitionErrors([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
@@ -123,6 +130,14 @@ def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
                 problems += [(item.place, text) for text in application_mistakes(item)]
     problems += list(_clashes(items))
     return problems
+
+
+def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[Place, str]]:
+    for item in items:
+        history = item.outcome.history if isinstance(item, Application) and isinstance(item.outcome, Outcome) else None
+        text = history.missing_file(root) if isinstance(history, Source) else None
+        if isinstance(history, Source) and text is not None:
+            yield history.place, text
 
 
 def _clashes(items: list[object]) -> Iterator[tuple[Place, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -134,6 +135,7 @@ class Source:
         where: object = None,
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
+        must_exist: bool = True,
     ) -> Source:
         """Rows that are read in batch: of Parquet, CSV or JSON files or a Delta table's folder (``path``; a relative
         one starts at the project's folder), of objects of an S3-compatible store (``path="s3://BUCKET/PREFIX/*.parquet"``,
@@ -142,13 +144,16 @@ class Source:
         (``url="postgresql://USER@HOST/DATABASE"`` with ``table`` or ``query``; the password in the environment variable
         ``password_variable``).
 
-        ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
+        ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``. As the
+        history of outcomes its path must name a file of this machine, unless ``must_exist=False`` says that it comes
+        later.
         """
         return cls(
             caller(), "table", name,
             path=path, url=url, table=table, query=query, password_variable=password_variable,
             access_key_variable=access_key_variable, secret_key_variable=secret_key_variable, event_time=event_time,
             available_at=available_at, event_id=event_id, where=where, sensitivity=sensitivity, purposes=purposes,
+            must_exist=must_exist,
         )  # fmt: skip
 
     @classmethod
@@ -165,9 +170,10 @@ class Source:
         where: object = None,
         sensitivity: str | None = None,
         purposes: Sequence[str] | None = None,
+        must_exist: bool = True,
     ) -> Source:
         """Events of the log's stream ``name``; ``history`` is where older events are read from, as ``path`` of
-        :meth:`table` with the variables of its credentials.
+        :meth:`table` with the variables of its credentials, and ``must_exist`` as there.
 
         ``sensitivity`` and ``purposes`` are those of every feature made of it; see ``feature_view``.
         """
@@ -175,7 +181,7 @@ class Source:
             caller(), "stream", name,
             path=history, access_key_variable=access_key_variable, secret_key_variable=secret_key_variable,
             event_time=event_time, available_at=available_at, event_id=event_id, where=where,
-            sensitivity=sensitivity, purposes=purposes,
+            sensitivity=sensitivity, purposes=purposes, must_exist=must_exist,
         )  # fmt: skip
 
     @classmethod
@@ -248,6 +254,23 @@ class Source:
             over=tuple(source.spec(root) for source in self.options.get("over", ())),
             feast=self.options.get("feast"),
             store=store,
+        )
+
+    def missing_file(self, root: Path) -> str | None:
+        """A sentence about a path of this machine that names no file; ``None`` when there is one, or it comes later.
+
+        Args:
+            root: where relative paths start.
+        """
+        path = self.options.get("path")
+        if not isinstance(path, str) or not path or is_objects(path) or not self.options.get("must_exist", True):
+            return None
+        whole = str(root / path)
+        if glob.glob(whole) if glob.has_magic(whole) else Path(whole).exists():
+            return None
+        return (
+            f"source {self.name!r}: there is no file {path!r}. Put it there, or declare must_exist=False when "
+            "something writes it later."
         )
 
     def mistakes(self) -> Iterator[str]:

@@ -264,3 +264,61 @@ def test_objects_are_not_fetched_for_a_request(tmp_path: Path) -> None:
     with pytest.raises(DefinitionErrors, match="objects would be fetched for every request"):
         load(project(tmp_path, recomputing))
     load(project(tmp_path, recomputing.replace("s3://bucket/", "")))
+
+
+LEARNING = '''
+from antiphon import Application, Entity, Figure, FineTune, Outcome, Prompt, Source, count, feature_view
+
+orders = Source.table("orders", path="orders.csv", event_time="at")
+labels = Source.table("labels", path="labels.csv", event_time="at"{later})
+shop = Entity("shop", keys=["shop"])
+
+
+@feature_view(entity=shop, source=orders)
+class Today:
+    orders = count(window="1d")
+
+
+Application(
+    "desk", features=[Today], figures=[Figure(Today.orders, step=1)], purpose="tell",
+    prompt=Prompt("{{ entity.shop }}"),
+    output={"type": "object", "properties": {"late": {"enum": ["yes", "no"]}, "why": {"type": "string"}}},
+    outcome=Outcome("late", positive="yes", history=labels),
+    model=FineTune(base="tiny", prompt=Prompt("""PROMPT"""), targets={"why": """TARGET"""}),
+)
+'''
+
+
+def learning(prompt: str = "{{ features.today.orders }}", target: str = "{{ label }}", later: str = "") -> str:
+    text = LEARNING.replace('"""PROMPT"""', repr(prompt)).replace('"""TARGET"""', repr(target))
+    return text.replace("{later}", later)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "said"),
+    [
+        ("{{ features.today.order }}", "x", "model.prompt.template, line 1: the view 'today' has no feature 'order'"),
+        ("a\n{{ features.gone.orders }}", "x", "model.prompt.template, line 2: "),
+        ("{{ label }}", "x", "model.prompt.template reads 'label'"),
+        ("{{ entity.shops }}", "x", "model.prompt.template, line 1: entity has no key 'shops'"),
+        ("{{ features.today.orders }}", "{{ features.today.sum }}", "model.targets['why'], line 1: "),
+        ("{{", "x", "model.prompt.template, line 1: template syntax"),
+    ],
+)
+def test_templates_of_a_fine_tuned_model_read_what_is_there(
+    tmp_path: Path, prompt: str, target: str, said: str
+) -> None:
+    (found,) = problems(tmp_path, learning(prompt, target))
+    assert found.startswith("definitions.py:14: application 'desk': ")
+    assert said in found
+
+
+def test_a_history_of_outcomes_is_there_or_declared_to_come(tmp_path: Path) -> None:
+    assert load(project(tmp_path, learning())).applications["desk"].outcome is not None
+    with pytest.raises(DefinitionErrors) as raised:
+        load(project(tmp_path, learning()), with_files=True)
+    (found,) = raised.value.problems
+    assert found.startswith("definitions.py:5: source 'labels': there is no file 'labels.csv'.")
+    load(project(tmp_path, learning(later=", must_exist=False")), with_files=True)
+    (tmp_path / "labels.csv").write_text("shop,at,late\n")
+    load(project(tmp_path, learning()), with_files=True)
