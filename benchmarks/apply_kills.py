@@ -206,9 +206,9 @@ async def run(
         clients, store = Clients(url, key, report), Store.open(root)
         asking = asyncio.create_task(clients.run())
         try:
-            chance = random.Random(seed)
+            chance, asked = random.Random(seed), time.monotonic()
             for number in range(1, applies + 1):
-                if time.monotonic() - began > seconds:
+                if time.monotonic() - asked > seconds:
                     break
                 victim = "none" if broken else VICTIMS[(number - 1) % len(VICTIMS)]
                 await _apply(store, url, number, victim, chance, clients, report, broken)

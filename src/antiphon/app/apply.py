@@ -187,8 +187,8 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
         else:
             cancel_open(store, connection)
             done = put_in_force(store, project, tuple(activations), principal, why, connection)
-    # Of those that are in use now.
-    told = (*notes, *done.notes, *consequences(store, project.views))
+    # Of those that are in use now; a run says it when it has ended.
+    told = (*notes, *done.notes, *(consequences(store, project.views) if run is None else ()))
     planned = msgspec.structs.replace(planned, materializes=foreseen(store, first, before, current))
     return Applied(planned, tuple(releases), done.activated, tuple(waiting), told, run)
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Connection
 
+from antiphon.app.compatibility import consequences
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.core.errors import Conflict, InvalidInput
@@ -101,7 +102,14 @@ class ApplyWorkflow:
                 raise asyncio.CancelledError
             await asyncio.sleep(_LOOK_SECONDS)
             await asyncio.to_thread(self._refresher.release_staged)
-        return await run.transaction("put in force", partial(self._put_in_force, run.id, wanted))
+        done = await run.transaction("put in force", partial(self._put_in_force, run.id, wanted))
+        # Of the releases that are in use now, whoever calls this again after a kill.
+        notes = await asyncio.to_thread(lambda: [*consequences(self._store, self._project(wanted).views)])
+        return {**done, "notes": [*done["notes"], *notes]}
+
+    def _project(self, wanted: ApplyArguments, within: Connection | None = None) -> ProjectSpec:
+        document = self._store.blobs.get(self._store.scope, wanted.project, within=within)
+        return msgspec.json.decode(document, type=ProjectSpec)
 
     def _missing(self, views: tuple[str, ...], within: Connection | None = None) -> list[str]:
         current = self._store.publications.current(self._store.scope, within=within)
@@ -118,8 +126,7 @@ class ApplyWorkflow:
                 where=run,
                 next_step="`antiphon apply` tries again.",
             )
-        document = store.blobs.get(store.scope, wanted.project, within=connection)
-        project = msgspec.json.decode(document, type=ProjectSpec)
+        project = self._project(wanted, connection)
         result = put_in_force(store, project, wanted.activations, wanted.principal, wanted.reason, connection)
         found: dict[str, Any] = msgspec.to_builtins(result)
         return found

@@ -1,0 +1,68 @@
+"""``antiphon plan`` and ``antiphon apply`` of a view that is published already, while nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.integration.app.test_apply_order import STRICT, WINDOW, Harbor
+from tests.integration.cli.conftest import Ran
+from typer.testing import CliRunner
+
+from antiphon.app.refreshing import refresh_now
+from antiphon.cli.main import assemble
+from antiphon.core.errors import AntiphonError
+
+
+@pytest.fixture
+def harbor(tmp_path: Path) -> Harbor:
+    """Its definitions are applied and published; its stores are closed."""
+    harbor = Harbor(tmp_path)
+    harbor.apply()
+    refresh_now(harbor.store, harbor.platform, harbor.platform.refresh(harbor.store.scope))
+    harbor.platform.close()
+    harbor.store.close()
+    return harbor
+
+
+def run_in(folder: Path) -> Callable[..., Ran]:
+    """Commands on a project, in this process: each start of the program takes longer than what is tested."""
+
+    def run(*arguments: str) -> Ran:
+        done = CliRunner().invoke(assemble(), [*arguments, "--project", str(folder)])
+        if done.exception is None or isinstance(done.exception, SystemExit):
+            return Ran(done.exit_code, done.stdout, done.stderr)
+        assert isinstance(done.exception, AntiphonError), done.exception
+        return Ran(done.exception.exit_code, done.stdout, f"{done.stderr}{done.exception}")
+
+    return run
+
+
+def test_a_plan_says_what_is_materialized_first_and_apply_waits_for_it(harbor: Harbor) -> None:
+    antiphon = run_in(harbor.folder)
+    harbor.declare(WINDOW)
+    planned = antiphon("plan")
+    assert "Materialized and published first, while what is live goes on answering" in planned.out
+    assert "An apply is under way" not in planned.out
+    left = antiphon("apply", "--no-wait", "--json").json()
+    assert (left["activated"], left["run"].startswith("run_")) == ([], True)
+    assert [one["view"] for one in left["plan"]["materializes"]] == ["traffic"]
+    assert f"An apply is under way, run {left['run']}" in antiphon("plan").out
+    text = antiphon("apply", "--no-wait")
+    assert f"Not in force yet: run {left['run']}" in text.out, "the same apply is the same run"
+    applied = antiphon("apply")
+    assert applied.code == 0, applied.err
+    assert "Went live: pilot." in applied.out
+    assert f"features first, what is live goes on answering: run {left['run']}" in applied.err
+    assert {change["change"] for change in antiphon("plan", "--json").json()["changes"]} == {"unchanged"}
+
+
+def test_what_cannot_be_published_ends_the_command_with_the_reason_and_the_next_step(harbor: Harbor) -> None:
+    antiphon = run_in(harbor.folder)
+    harbor.declare(WINDOW, STRICT)
+    refused = antiphon("apply")
+    assert refused.code == 2
+    assert "Nothing was applied: what was live goes on answering" in refused.err
+    assert "antiphon apply" in refused.err
+    assert antiphon("releases", "list", "pilot", "--json").json()[-1]["stage"] == "live"
