@@ -340,6 +340,7 @@ def summary(report: Report, size: str) -> dict[str, Any]:
         "benchmark": "apply_kills",
         "size": size,
         "holds": report.holds,
+        "applies_wanted": SIZES[size],
         "applies": report.applies,
         "kills": dict(report.kills),
         "given_again": report.given_again,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from antiphon.operations.supervisor import Happened
 
 _POLL = 0.2
+_PUBLISH_SECONDS = 10.0
+"""How long the schedule may take to order what is due."""
 
 
 def up(
@@ -165,9 +167,13 @@ def _line(happened: Happened, as_json: bool) -> None:
     typer.echo(f"{happened.at:%H:%M:%S}  {happened.process:<8} {event}{detail}".rstrip())
 
 
-async def _greet(store: Store, ready: asyncio.Event, as_json: bool) -> None:
-    """Say where it is once a question can be answered: the processes are ready and the features published."""
+async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: float = _PUBLISH_SECONDS) -> None:
+    """Say where it is once a question can be answered: the processes are ready and the features published.
+
+    Features that nothing is publishing any more, because a source is missing or a gate blocks, are named instead.
+    """
     import asyncio
+    import json
 
     from antiphon.core.tls import gateway_url
 
@@ -175,15 +181,34 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool) -> None:
     waiting = await asyncio.to_thread(_unpublished, store)
     if waiting and not as_json:
         typer.echo(f"          features publishing  {', '.join(sorted(waiting))}")
-    while waiting:
+    began = asyncio.get_running_loop().time()
+    while waiting and (asyncio.get_running_loop().time() - began < patience or await asyncio.to_thread(_busy, store)):
         await asyncio.sleep(_POLL)
         waiting = await asyncio.to_thread(_unpublished, store)
     url = gateway_url(store.settings)
     if as_json:
-        typer.echo(f'{{"event":"up","url":"{url}"}}')
+        told = {"event": "up", "url": url, **({"unpublished": sorted(waiting)} if waiting else {})}
+        typer.echo(json.dumps(told, separators=(",", ":")))
         return
+    if waiting:
+        typer.echo(
+            f"\n  Not published: {', '.join(sorted(waiting))}. `antiphon features list` shows what is in the way."
+        )
     typer.echo(f"\n  Antiphon is up.\n  dashboard  {url}/\n  API        {url}/v1")
     typer.echo(f"  key        {store.paths.keys / 'admin.key'}\n  Ctrl-C stops it.\n")
+
+
+def _busy(store: Store) -> bool:
+    """Whether a run is under way that publishes features."""
+    from antiphon.app.apply_run import APPLY
+    from antiphon.features.refresh import WORKFLOW
+
+    open_runs = (
+        store.runs.list(store.scope, 1, workflow=workflow, status=status)
+        for workflow in (WORKFLOW, APPLY)
+        for status in ("queued", "running")
+    )
+    return any(open_runs)
 
 
 def _unpublished(store: Store) -> set[str]:

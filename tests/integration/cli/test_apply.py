@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from typer.testing import CliRunner
 
 from antiphon.app.refreshing import refresh_now
 from antiphon.cli.main import assemble
-from antiphon.core.errors import AntiphonError
+from antiphon.cli.up import _greet
+from antiphon.core.errors import AntiphonError, InvalidInput
 
 
 @pytest.fixture
@@ -66,3 +70,20 @@ def test_what_cannot_be_published_ends_the_command_with_the_reason_and_the_next_
     assert "Nothing was applied: what was live goes on answering" in refused.err
     assert "antiphon apply" in refused.err
     assert antiphon("releases", "list", "pilot", "--json").json()[-1]["stage"] == "live"
+
+
+async def test_a_platform_whose_features_cannot_be_published_says_that_it_is_up_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harbor, ready = Harbor(tmp_path), asyncio.Event()
+    harbor.apply()
+    (tmp_path / "calls.csv").unlink()
+    ready.set()
+    run = harbor.platform.refresh(harbor.store.scope)
+    greeting = asyncio.create_task(_greet(harbor.store, ready, as_json=True, patience=0.0))
+    with contextlib.suppress(InvalidInput):
+        await asyncio.to_thread(refresh_now, harbor.store, harbor.platform, run)
+    await asyncio.wait_for(greeting, 60)
+    harbor.platform.close()
+    harbor.store.close()
+    assert json.loads(capsys.readouterr().out)["unpublished"] == ["traffic"]
