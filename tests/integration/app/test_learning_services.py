@@ -47,7 +47,7 @@ async def test_a_projects_gateway_orders_trainings_and_moves_releases(wired: Wir
         assert ordered.json()["error"]["code"] == "setup"
         assert [run for run in store.runs.list(store.scope) if run.workflow == "train"] == []
         lost = await client.post("/admin/train", json={"application": "gone"})
-        assert (lost.status_code, "Applied here: desk" in lost.text) == (404, True)
+        assert (lost.status_code, "There is desk." in lost.text) == (404, True)
         refused = await client.post("/admin/releases/desk/rollback", json={"reason": "r"})
         assert refused.status_code == 422
     assert store.releases.live(store.scope, "desk") == live

@@ -158,7 +158,7 @@ async def test_a_batch_is_cancelled_with_what_was_done(
     assert (counts.total, counts.failed) == (50, 0)
     assert 0 < counts.completed <= 50
     assert len(await read(client, done.output_file_id)) == counts.completed
-    with pytest.raises(openai.ConflictError, match="cancelled"):
+    with pytest.raises(openai.UnprocessableEntityError, match="cancelled"):
         await client.batches.cancel(made.id)
 
 
