@@ -233,7 +233,7 @@ async def test_a_server_that_is_away_is_told_and_found_again(desk: Desk, feast: 
 def test_views_of_feast_are_neither_refreshed_nor_read_in_batch(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "http://127.0.0.1:9")
     try:
-        with pytest.raises(InvalidInput, match="Feast, which refreshes them"):
+        with pytest.raises(InvalidInput, match="Feast refreshes stats"):
             desk.features.refresh(desk.store.scope, views=["stats"])
         run = desk.store.runs.get(desk.store.scope, desk.features.refresh(desk.store.scope))
         assert [view.partition("@")[0] for view in run.arguments["views"]] == ["own"]

@@ -35,7 +35,7 @@ def test_it_opens_after_failures_in_a_row_and_closes_after_one_success() -> None
         fail(circuit)
     assert circuit.open
     clock.now = 4.0
-    with pytest.raises(Unavailable, match=r"3 times in a row and is not asked for 1\.0 s"), circuit.asking():
+    with pytest.raises(Unavailable, match=r"3 times in a row and rests for 1\.0 s"), circuit.asking():
         pytest.fail("nobody is asked")
     clock.now = 5.0
     fail(circuit)

@@ -124,7 +124,7 @@ class FeastServer:
                 try:
                     response = _decoder.decode(content)
                 except msgspec.DecodeError as error:
-                    raise self._unavailable("The feature server's answer is not one of Feast's.") from error
+                    raise self._unavailable("The answer is not that of a feature server.") from error
                 found = dict(zip(response.metadata.feature_names, response.results, strict=False))
                 return self._rows(found, features, rows)
             if status in _AWAY:
