@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from antiphon.app.store import Store
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import Forbidden, InvalidInput, NotFound
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider
 from antiphon.governance.policy_check import Checked, check, unknown_action
@@ -160,7 +162,17 @@ class PolicyService:
         known, purpose = self._known(scope, kind, name)
         asked = {"purpose": purpose, "environment": scope.environment, "tenant": scope.tenant, **context}
         decider = Decider(self.in_force(scope).document)
-        return explain(decider, principal, action, known, asked)
+        told = explain(decider, principal, action, known, asked)
+        if kind != "prediction" or action != "read" or not told.decision.allowed:
+            return told
+        try:
+            records(self._store).require_prediction(scope, principal, name)
+        except NotFound:
+            return told
+        except Forbidden as error:
+            denied = msgspec.structs.replace(told.decision, allowed=False)
+            return Explanation(denied, told.policies, error.what, "What forbids the answer forbids its record.")
+        return told
 
     def _known(self, scope: Scope, kind: str, name: str) -> tuple[Resource, str]:
         if kind == "application":

@@ -232,7 +232,7 @@ async def test_an_on_demand_feature_is_followed_to_the_request_and_what_it_read(
     assert [(one["feature"], one["trace"]["contributing"]) for one in found["reads"]] == [("today.orders", 20)]
     report = project.terminal("features", "skew", "wait", "--json").json()
     assert [(one["feature"], one["equal"], one["different"]) for one in report["features"]] == [("each", 1, 0)]
-    async with project.http("viewer", page=True) as browser:
+    async with project.http("engineer", page=True) as browser:
         page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=wait.each")).text
         assert "minutes 90.0" in page
         assert page.count('<span class="chip completed">made again</span>') == 2, "and what it read"
@@ -245,14 +245,18 @@ async def test_an_on_demand_feature_is_followed_to_the_request_and_what_it_read(
 async def test_the_lineage_of_a_prediction_over_http_and_on_its_page(project: Project) -> None:
     receipt = project.predicted("tea")
     path = f"/admin/predictions/{receipt.prediction}/lineage"
+    body = {"feature": "orders", "entity": {"shop": "cake"}}
     async with project.http("viewer") as http:
+        assert (await http.get(path)).status_code == 403, "source rows are a right of their own"
+        assert (await http.post("/admin/features/today/lineage", json=body)).status_code == 403
+        explained = told(await http.get(f"/admin/predictions/{receipt.prediction}/explain"))
+        assert {one["lineage"] for one in explained["features"]} == {None}
+    async with project.http() as http:
         found = told(await http.get(path, params={"feature": "today.takings", "limit": 2}))["features"]
         assert (len(found), found[0]["same"], len(found[0]["trace"]["rows"])) == (1, True, 2)
         assert str(project.folder) not in str(found), "where files lie is not told"
         assert found[0]["trace"]["files"][0]["path"] == "orders.csv"
         assert (await http.get(path, params={"feature": "today.nothing"})).status_code == 404
-        body = {"feature": "orders", "entity": {"shop": "cake"}}
-        assert (await http.post("/admin/features/today/lineage", json=body)).status_code == 403
         explained = told(await http.get(f"/admin/predictions/{receipt.prediction}/explain"))
         assert {one["made_again"] for one in explained["features"]} == {"the same"}
         assert str(project.folder) not in str(explained["features"])
@@ -260,7 +264,7 @@ async def test_the_lineage_of_a_prediction_over_http_and_on_its_page(project: Pr
         found = told(await http.post("/admin/features/today/lineage", json=body))
         assert (found["value"], found["same"], found["trace"]["contributing"]) == (20, True, 20)
         assert (await http.post("/admin/features/today/lineage", json={**body, "feature": "x"})).status_code == 404
-    async with project.http("viewer", page=True) as browser:
+    async with project.http("engineer", page=True) as browser:
         page = (await browser.get(f"/requests/{receipt.prediction}")).text
         assert f'href="/requests/{receipt.prediction}/lineage?feature=today.orders"' in page
         page = (await browser.get(f"/requests/{receipt.prediction}/lineage?feature=today.orders")).text
