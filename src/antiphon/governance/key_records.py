@@ -55,6 +55,10 @@ class KeyRecord(msgspec.Struct, frozen=True):
             self.name, self.tenant, self.role, self.kind, self.clearance, self.limits, self.id, self.allowance
         )
 
+    def may_open(self, now: datetime) -> bool:
+        """Whether it holds at this instant, or will once it is approved."""
+        return self.refusal(now) is None or (self.waits and self.revoked_at is None)
+
     def refusal(self, now: datetime) -> str | None:
         """Why it does not hold at this instant, or ``None`` when it does."""
         if self.revoked_at is not None:
@@ -107,6 +111,17 @@ def key_record(row: Row[Any]) -> KeyRecord:
         waits=bool(row.waits),
         allowance=NO_ALLOWANCE if row.allowance is None else msgspec.json.decode(row.allowance, type=Allowance),
     )
+
+
+def is_key(tenant: str, key: str) -> tuple[Any, Any, Any]:
+    """The conditions that select one key."""
+    table = schema.api_keys
+    return table.c.tenant == tenant, table.c.environment == ANY, table.c.id == key
+
+
+def stored_allowance(allowance: Allowance) -> str | None:
+    """An allowance as it is kept; nothing for one without bounds."""
+    return None if allowance == NO_ALLOWANCE else msgspec.json.encode(allowance).decode()
 
 
 def _statement() -> Select[Any]:

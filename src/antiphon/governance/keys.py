@@ -13,7 +13,7 @@ import hmac
 import re
 import secrets
 from datetime import datetime, timedelta
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 from sqlalchemy import insert, select, update
@@ -27,7 +27,7 @@ from antiphon.core.ids import new_id
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
 from antiphon.governance.allowance import NO_ALLOWANCE, Allowance, check_allowance
-from antiphon.governance.key_records import KeyRecord, Rotated, key_record, select_keys
+from antiphon.governance.key_records import KeyRecord, Rotated, is_key, key_record, select_keys, stored_allowance
 from antiphon.governance.last_use import ANY, LastUse
 from antiphon.governance.principal import (
     NO_LIMITS,
@@ -118,7 +118,8 @@ class Keys:
             )
         with self._database.writing(within) as connection:
             made_by = self._maker(connection, tenant, name, by)
-            self._principal(connection, tenant, name, role, kind, now, made_by)
+            valid = [one.id for one in self.list(tenant, within=connection) if one.name == name and one.may_open(now)]
+            self.principals.ensure(tenant, name, role, kind=kind, made_by=made_by, valid=valid, within=connection)
             return self._insert(connection, tenant, name, limits, allowance, now, expires_at, made_by, waits)
 
     def rotate(
@@ -183,7 +184,7 @@ class Keys:
             end = now + overlap if old.expires_at is None else min(old.expires_at, now + overlap)
             connection.execute(
                 update(schema.api_keys)
-                .where(*_is(tenant, old.id))
+                .where(*is_key(tenant, old.id))
                 .values(expires_at=microseconds(end), replaced_by=record.id)
             )
             replaced = self.get(tenant, old.id, within=connection)
@@ -203,7 +204,7 @@ class Keys:
                 raise Conflict(
                     f"The key {key} waits for no approval.", where=tenant, next_step="See `antiphon keys list`."
                 )
-            connection.execute(update(schema.api_keys).where(*_is(tenant, key)).values(waits=0, approved_by=by))
+            connection.execute(update(schema.api_keys).where(*is_key(tenant, key)).values(waits=0, approved_by=by))
             record = self.get(tenant, key, within=connection)
         self._leases.forget()
         return record
@@ -274,7 +275,7 @@ class Keys:
             NotFound: the tenant has no such key.
         """
         with self._database.reading(within) as connection:
-            row = connection.execute(select_keys().where(*_is(tenant, key))).first()
+            row = connection.execute(select_keys().where(*is_key(tenant, key))).first()
         if row is None:
             raise NotFound(f"There is no API key {key!r}.", where=tenant, next_step="See `antiphon keys list`.")
         return key_record(row)
@@ -296,7 +297,7 @@ class Keys:
         table, sessions = schema.api_keys, schema.sessions
         with self._database.writing(within) as connection:
             connection.execute(
-                update(table).where(*_is(tenant, key), table.c.revoked_at.is_(None)).values(revoked_at=now)
+                update(table).where(*is_key(tenant, key), table.c.revoked_at.is_(None)).values(revoked_at=now)
             )
             connection.execute(
                 update(sessions)
@@ -318,8 +319,8 @@ class Keys:
         check_allowance(allowance)
         with self._database.writing(within) as connection:
             bucket = self.get(tenant, key, within=connection).allowance.bucket
-            stored = _stored(msgspec.structs.replace(allowance, bucket=bucket))
-            connection.execute(update(schema.api_keys).where(*_is(tenant, key)).values(allowance=stored))
+            stored = stored_allowance(msgspec.structs.replace(allowance, bucket=bucket))
+            connection.execute(update(schema.api_keys).where(*is_key(tenant, key)).values(allowance=stored))
             record = self.get(tenant, key, within=connection)
         self._leases.forget()
         return record
@@ -334,39 +335,6 @@ class Keys:
         if by is None or by.id != name or not by.credential.startswith("key_"):
             return None if by is None else by.id
         return self.get(tenant, by.credential, within=connection).made_by
-
-    def _principal(
-        self,
-        connection: Connection,
-        tenant: str,
-        name: str,
-        role: str,
-        kind: Kind,
-        now: datetime,
-        made_by: str | None,
-    ) -> None:
-        there = self.principals.find(tenant, name, within=connection)
-        if there is None:
-            self.principals.create(tenant, name, role, kind=kind, made_by=made_by, within=connection)
-            return
-        if there.disabled_at is not None:
-            raise Conflict(
-                f"{name!r} is disabled.",
-                where=tenant,
-                next_step=f"`antiphon principals enable {name} --reason …` enables it.",
-            )
-        if there.role == role:
-            return
-        valid = [record.id for record in self.list(tenant, within=connection) if record.name == name
-                 and (record.refusal(now) is None or (record.waits and record.revoked_at is None))]  # fmt: skip
-        if valid:
-            raise Conflict(
-                f"{name!r} has a valid key with the role {there.role}.",
-                where=tenant,
-                next_step=f"Revoke {valid[0]} first, choose another name, or give all its keys another role with "
-                f"`antiphon principals set {name} --role {role}`.",
-            )
-        self.principals.change(tenant, name, role=role, by=made_by, within=connection)
 
     def _insert(
         self,
@@ -391,7 +359,7 @@ class Keys:
                 hash=self._hash(text),
                 hint=text[-4:],
                 limits=None if limits == NO_LIMITS else msgspec.json.encode(limits).decode(),
-                allowance=_stored(allowance),
+                allowance=stored_allowance(allowance),
                 created_at=microseconds(now),
                 expires_at=None if expires_at is None else microseconds(expires_at),
                 made_by=made_by,
@@ -422,15 +390,6 @@ class Keys:
         table = schema.api_keys
         with self._database.read() as connection:
             row = connection.execute(
-                select(table.c.revoked_at).where(*_is(principal.tenant, principal.credential))
+                select(table.c.revoked_at).where(*is_key(principal.tenant, principal.credential))
             ).first()
         return row is not None and row.revoked_at is None
-
-
-def _stored(allowance: Allowance) -> str | None:
-    return None if allowance == NO_ALLOWANCE else msgspec.json.encode(allowance).decode()
-
-
-def _is(tenant: str, key: str) -> tuple[Any, Any, Any]:
-    table = schema.api_keys
-    return table.c.tenant == tenant, table.c.environment == ANY, table.c.id == key

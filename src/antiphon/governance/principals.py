@@ -6,6 +6,7 @@ A disabled principal is refused with every key, session and token within the lea
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, get_args
 
@@ -75,6 +76,43 @@ class Principals:
                 )
             )
             return self.get(tenant, name, within=connection)
+
+    def ensure(
+        self,
+        tenant: str,
+        name: str,
+        role: str,
+        *,
+        kind: str,
+        made_by: str | None,
+        valid: Sequence[str],
+        within: Connection,
+    ) -> None:
+        """Make the principal of a new key, unless there is one of this role; one without ``valid`` keys takes the role.
+
+        Raises:
+            Conflict: it is disabled, or has a valid key with another role.
+        """
+        there = self.find(tenant, name, within=within)
+        if there is None:
+            self.create(tenant, name, role, kind=kind, made_by=made_by, within=within)
+            return
+        if there.disabled_at is not None:
+            raise Conflict(
+                f"{name!r} is disabled.",
+                where=tenant,
+                next_step=f"`antiphon principals enable {name} --reason …` enables it.",
+            )
+        if there.role == role:
+            return
+        if valid:
+            raise Conflict(
+                f"{name!r} has a valid key with the role {there.role}.",
+                where=tenant,
+                next_step=f"Revoke {valid[0]} first, choose another name, or give all its keys another role with "
+                f"`antiphon principals set {name} --role {role}`.",
+            )
+        self.change(tenant, name, role=role, by=made_by, within=within)
 
     def change(
         self,
