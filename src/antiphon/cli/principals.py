@@ -84,9 +84,15 @@ def enable(name: Name, reason: Reason, project: Project = HERE, as_json: Json = 
 
 
 def _change(project: Path, name: str, action: str, reason: str, as_json: bool, **changes: Any) -> None:
+    from antiphon.governance.policy_sets import DEVELOPMENT
+    from antiphon.governance.provenance import Provenance
+
     with stores(project) as store, store.database.transaction() as connection:
         by = at_terminal(store).id
-        changed = store.keys.principals.change(store.scope.tenant, name, by=by, within=connection, **changes)
+        waits = store.scope.environment != DEVELOPMENT and Provenance(store.keys).has_another(store.scope.tenant, by)
+        changed = store.keys.principals.change(
+            store.scope.tenant, name, by=by, waits=waits, within=connection, **changes
+        )
         detail = {
             "name": name,
             "role": changed.role,

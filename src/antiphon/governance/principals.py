@@ -123,12 +123,14 @@ class Principals:
         clearance: str | None = None,
         disabled: bool | None = None,
         by: str | None = None,
+        waits: bool = False,
         within: Connection | None = None,
     ) -> PrincipalRecord:
         """Give it another role or clearance, or disable or enable it; all its keys follow within the lease.
 
         Args:
             by: who makes an administrator of it, if it becomes one: it is an identity of theirs from then on.
+            waits: the keys of a new administrator then open nothing before another person approves them.
 
         Raises:
             NotFound: the tenant has no such principal.
@@ -142,6 +144,13 @@ class Principals:
                 values["disabled_at"] = microseconds(self._database.clock.now()) if disabled else None
             if role == "admin" and before.role != "admin" and by is not None:
                 values["made_by"] = by
+                if waits:
+                    keys = schema.api_keys
+                    connection.execute(
+                        update(keys)
+                        .where(keys.c.tenant == tenant, keys.c.name == name, keys.c.revoked_at.is_(None))
+                        .values(waits=1, made_by=by, approved_by=None)
+                    )
             if values:
                 connection.execute(update(schema.principals).where(_is(tenant, name)).values(**values))
             return self.get(tenant, name, within=connection)
