@@ -7,7 +7,8 @@ is more than :data:`AHEAD_SECONDS` ahead of that waits.
 Invariants:
 - Between two tenants that both have work, what one has had beyond the other stays below :data:`AHEAD_SECONDS` and one
   step, however many requests either has.
-- Time in which a tenant has no work is not saved up: it comes back at most :data:`AHEAD_SECONDS` behind the others.
+- Time in which a tenant has no work is not saved up: it comes back little more than :data:`AHEAD_SECONDS` behind the
+  others.
 - With one tenant nothing is decided here.
 """
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 AHEAD_SECONDS = 0.25
 
-IN_FLIGHT_SECONDS = 0.1
-"""Taken off what a tenant has had when it comes with work again: it waits for the step in flight, which is others'."""
+IN_FLIGHT_SECONDS = 0.2
+"""Taken off what a tenant has had when it comes with work again: it waits for the step in flight, which is others', and
+for calls that are shared."""
 
 
 class TenantShares:
@@ -31,6 +33,7 @@ class TenantShares:
 
     def __init__(self) -> None:
         self._service: dict[str, float] = {}
+        self._began: dict[str, float] = {}
         self._present: Counter[str] = Counter()
 
     @property
@@ -44,8 +47,12 @@ class TenantShares:
         """One more request of a tenant."""
         if not self._present[tenant]:
             others = [self._service[other] for other in self._present if other != tenant]
-            floor = min(others, default=0.0) - AHEAD_SECONDS
-            self._service[tenant] = max(self._service.get(tenant, floor) - IN_FLIGHT_SECONDS, floor)
+            start = floor = min(others, default=0.0) - AHEAD_SECONDS
+            if (had := self._service.get(tenant)) is not None:
+                # At most half of it: who comes again and again still moves on, and nobody waits for that for ever.
+                taken_off = min(IN_FLIGHT_SECONDS, (had - self._began[tenant]) / 2)
+                start = max(had - taken_off, floor - IN_FLIGHT_SECONDS)
+            self._service[tenant] = self._began[tenant] = start
         self._present[tenant] += 1
 
     def left(self, tenant: str) -> None:
@@ -55,6 +62,7 @@ class TenantShares:
             del self._present[tenant]
             if not self._present:
                 self._service.clear()
+                self._began.clear()
 
     def charge(self, tenant: str, seconds: float) -> None:
         """A tenant has had so much; one that waits for long, for a slot say, falls behind no further than twice

@@ -65,11 +65,12 @@ def test_time_without_work_is_not_saved_up_and_waiting_only_so_far() -> None:
     shares.charge("a", 100.0)
     shares.arrived("b")
     assert shares.service["a"] - shares.service["b"] == AHEAD_SECONDS
+    shares.charge("b", 1.0)
     shares.charge("a", 100.0)
     assert shares.service["a"] - shares.service["b"] == 2 * AHEAD_SECONDS
     shares.left("b")
     shares.arrived("b")
-    assert shares.service["a"] - shares.service["b"] == AHEAD_SECONDS
+    assert shares.service["a"] - shares.service["b"] == pytest.approx(AHEAD_SECONDS + IN_FLIGHT_SECONDS)
 
 
 def test_coming_back_does_not_forget_what_was_had() -> None:
@@ -81,3 +82,17 @@ def test_coming_back_does_not_forget_what_was_had() -> None:
     shares.left("b")
     shares.arrived("b")
     assert shares.service["b"] - shares.service["a"] == pytest.approx(had - IN_FLIGHT_SECONDS)
+
+
+def test_whoever_comes_again_and_again_moves_on_all_the_same() -> None:
+    """What is taken off for the step in flight is less than what was had, so that nobody is kept out by it."""
+    shares = TenantShares()
+    for tenant in ("a", "b", "c"):
+        shares.arrived(tenant)
+    begun = shares.service
+    for _ in range(100):
+        for tenant in ("b", "c"):
+            shares.charge(tenant, 0.02)
+            shares.left(tenant)
+            shares.arrived(tenant)
+    assert all(shares.service[tenant] >= begun[tenant] + AHEAD_SECONDS for tenant in ("b", "c"))
