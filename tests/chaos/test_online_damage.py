@@ -18,6 +18,7 @@ import pytest
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon import Entity, Source, count, feature_view
+from antiphon.app.feature_health import notices
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.features.healing import Healer, SnapshotHealth
 
@@ -235,3 +236,18 @@ def test_no_message_of_damage_names_a_path(desk: Desk) -> None:
     with pytest.raises(AntiphonError) as told:
         desk.orders(SHOPS[0])
     assert "/" not in told.value.what
+
+
+def test_what_is_damaged_is_told_with_its_view_and_since_when(desk: Desk) -> None:
+    assert notices(desk.health, desk.world.overlay) == {}
+    remove(desk.file)
+    (told,) = notices(desk.health, desk.world.overlay).values()
+    assert "busy (snap_" in told
+    assert f"{desk.world.clock.now():%Y-%m-%d %H:%M:%SZ}" in told
+    first = desk.health.damaged()[0].since
+    desk.world.clock.advance(timedelta(minutes=5))
+    assert desk.health.damaged()[0].since == first
+    truncate_all(desk.world.folder / "online" / "default" / "dev" / "overlay.mdb")
+    with pytest.raises(Unavailable):
+        desk.world.overlay.read(())
+    assert set(notices(desk.health, desk.world.overlay)) == {"features", "streams"}

@@ -9,6 +9,9 @@ from antiphon.app.store import Store
 from antiphon.core.errors import Corrupt
 from antiphon.features.healing import Damage, Healer, SnapshotHealth
 from antiphon.features.online.overlay import Overlay
+from antiphon.features.ports import StreamedOverlay
+
+_REPLAYING = "The overlay of streamed events was damaged or lost, and is being read again from the log."
 
 
 def snapshot_health(store: Store, platform: FeaturePlatform) -> SnapshotHealth:
@@ -39,16 +42,18 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
     )
 
 
-def notices(health: SnapshotHealth) -> dict[str, str]:
+def notices(health: SnapshotHealth, overlay: StreamedOverlay) -> dict[str, str]:
     """For ``/readyz``: what serves only in part, and since when.
 
     Raises:
         Unavailable: catalog or online store do not answer.
     """
-    damaged = health.damaged()
-    if not damaged:
-        return {}
-    return {"features": f"degraded: {_said(damaged)}. The worker builds it again from the lake."}
+    found: dict[str, str] = {}
+    if damaged := health.damaged():
+        found["features"] = f"degraded: {_said(damaged)}. The worker builds it again from the lake."
+    if overlay.read(()).replaying:
+        found["streams"] = f"degraded: {_REPLAYING}"
+    return found
 
 
 def require_whole(root: Path) -> str:
@@ -70,6 +75,8 @@ def require_whole(root: Path) -> str:
                 next_step="`antiphon up` builds them again from the lake within seconds; while it runs, see its "
                 "worker.log. If the lake is damaged too, it refreshes the view.",
             )
+        if platform.overlay.read(()).replaying:
+            raise Corrupt(_REPLAYING, where="overlay", next_step="`antiphon up` does it; see its worker.log.")
         return f"{len(current.snapshots)} online snapshots are whole"
     finally:
         platform.close()

@@ -99,7 +99,7 @@ _MADE_UNDER: Mapping[str, Callable[[Store], bool]] = {
     "server": _has(schema.api_keys),
     "subject": _has(schema.receipts),
     "online": _online,
-    "audit": _has(schema.audit_heads, schema.audit_heads.c.checkpoint.is_not(None)),
+    "audit": _has(schema.audit_heads, sa.func.length(schema.audit_heads.c.checkpoint) > 0),
 }
 """Secret to whether something was made under it. A new ``session`` secret only ends sessions."""
 

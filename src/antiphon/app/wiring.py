@@ -165,7 +165,9 @@ class Wired:
 
     def _notices(self) -> Mapping[str, str]:
         missing = ", ".join(f"{model} ({why})" for model, why in self._missing_models.items())
-        return notices(self.health) | ({"engine": f"degraded: not loaded: {missing}"} if missing else {})
+        return notices(self.health, self.features.overlay) | (
+            {"engine": f"degraded: not loaded: {missing}"} if missing else {}
+        )
 
     async def _ready(self) -> Mapping[str, str | None]:
         async def engine() -> Described:

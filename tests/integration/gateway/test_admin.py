@@ -230,6 +230,17 @@ async def test_status_and_readiness_survive_an_engine_that_is_away(database, ans
     assert status.json()["engine"] == {"reachable": False, "reason": "The engine is away.", "models": [], "load": None}
 
 
+async def test_what_serves_only_in_part_is_a_notice_of_readiness(database, answerer) -> None:
+    async def ready():
+        return {"catalog": None, "engine": None}
+
+    told = {"features": "degraded: congestion (snap_1, seen 2013-04-10 12:00:00Z)"}
+    services = fakes.gateway_services(database, answerer, ready=ready, notices=lambda: told)
+    async with serve(services) as running, httpx.AsyncClient(base_url=running.url) as client:
+        answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["ready"], answer.json()["notices"]) == (200, True, told)
+
+
 async def test_metrics_count_answers_failures_and_never_invent_labels(admin, answerer) -> None:
     await asked(admin)
     for number in range(3):

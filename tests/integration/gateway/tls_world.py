@@ -126,6 +126,9 @@ class _Ready:
     async def ready(self) -> dict[str, str | None]:
         return {}
 
+    def notices(self) -> dict[str, str]:
+        return {}
+
 
 @asynccontextmanager
 async def serve_tls(files: TlsFiles, *, poll: float = 0.02, clock: Any = None) -> AsyncIterator[Served]:
