@@ -35,6 +35,7 @@ import httpx
 
 from antiphon.app.apply_run import open_applies
 from antiphon.app.store import Store
+from antiphon.core.child_process import die_with_parent
 from antiphon.testing.running import free_port, scratch, supervised, until
 
 SIZES = {"ci": 4, "demo": 20, "full": 100}
@@ -271,7 +272,7 @@ async def _apply(
 async def _command(root: Path, broken: bool) -> asyncio.subprocess.Process:
     words = _BROKEN if broken else _COMMAND
     return await asyncio.create_subprocess_exec(
-        sys.executable, *words, "--project", str(root), "--json",
+        *die_with_parent((sys.executable, *words, "--project", str(root), "--json")),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 

@@ -119,7 +119,9 @@ class ApplyWorkflow:
     def _put_in_force(self, run: str, wanted: ApplyArguments, connection: Connection) -> dict[str, Any]:
         store = self._store
         if store.runs.get(store.scope, run, within=connection).cancel_requested:
-            raise Conflict(f"It was cancelled. {NOTHING_CHANGED}", where=run, next_step="`antiphon apply` tries again.")
+            raise Conflict(
+                f"The apply was cancelled. {NOTHING_CHANGED}", where=run, next_step="`antiphon apply` tries again."
+            )
         if missing := self._missing(wanted.views, connection):
             raise Conflict(
                 f"{', '.join(missing)} is not published any more. {NOTHING_CHANGED}",

@@ -90,7 +90,7 @@ def finish_apply(
         return msgspec.convert(found.result, ApplyResult)
     if found.status == "cancelled":
         raise InvalidInput(
-            f"It was cancelled, by somebody or by another apply. {NOTHING_CHANGED}",
+            f"The apply was cancelled, by somebody or by another apply. {NOTHING_CHANGED}",
             where=run,
             next_step="`antiphon plan` shows what is not applied.",
         )
