@@ -134,10 +134,11 @@ def _mistakes(items: list[object]) -> list[tuple[Place, str]]:
 
 def _missing_histories(items: list[object], root: Path) -> Iterator[tuple[Place, str]]:
     for item in items:
-        history = item.outcome.history if isinstance(item, Application) and isinstance(item.outcome, Outcome) else None
-        text = history.missing_file(root) if isinstance(history, Source) else None
-        if isinstance(history, Source) and text is not None:
-            yield history.place, text
+        if isinstance(item, Application) and isinstance(item.outcome, Outcome):
+            history: Any = item.outcome.history  # written as a Source
+            text = history.missing_file(root) if isinstance(history, Source) else None
+            if text is not None:
+                yield history.place, text
 
 
 def _clashes(items: list[object]) -> Iterator[tuple[Place, str]]:
