@@ -60,10 +60,14 @@ def _bound(host: str, port: int, *, listening: bool) -> list[socket.socket]:
     except socket.gaierror as error:
         raise SetupError(f"{host!r} is no address: {error.strerror}.", where="gateway.host") from None
     bound: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+    absent: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
             one = socket.socket(family, kind, protocol)
-            bound.append(one)
+        except OSError as error:  # A kernel without this family.
+            absent = error
+            continue
+        try:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -71,10 +75,18 @@ def _bound(host: str, port: int, *, listening: bool) -> list[socket.socket]:
             if listening:
                 one.listen(_BACKLOG)
                 one.setblocking(False)
-    except OSError as error:
-        for one in bound:
+            bound.append(one)
+        except OSError as error:
             one.close()
-        raise _refused(host, port, error) from None
+            if error.errno == errno.EADDRNOTAVAIL:  # Names have addresses that the machine has switched off.
+                absent = error
+                continue
+            for other in bound:
+                other.close()
+            raise _refused(host, port, error) from None
+    if not bound:
+        assert absent is not None
+        raise _refused(host, port, absent)
     return bound
 
 

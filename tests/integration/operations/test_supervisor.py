@@ -18,6 +18,7 @@ from antiphon.core.errors import SetupError
 from antiphon.core.priority import session_nice
 from antiphon.core.supervision import SUPERVISOR
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
+from antiphon.operations.listening import listen
 from antiphon.operations.preflight import end_left_over
 from antiphon.operations.processes import read_records, started_ticks
 from antiphon.operations.supervisor import Backoff, Happened, Supervisor
@@ -453,3 +454,17 @@ async def test_the_processes_of_a_project_that_was_copied_are_not_ended(tmp_path
         shutil.copytree(original, copied)
         assert await end_left_over(copied / "run") == ()
         assert started_ticks(watched.pid("one")) is not None
+
+
+def test_a_name_is_listened_on_at_every_address_that_the_machine_has() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    listeners = listen("localhost", port)
+    try:
+        assert ("127.0.0.1", port) in [one.getsockname()[:2] for one in listeners]
+        with pytest.raises(SetupError, match="already in use"):
+            listen("127.0.0.1", port)
+    finally:
+        for one in listeners:
+            one.close()
