@@ -21,6 +21,7 @@ import json
 import platform
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -290,13 +291,13 @@ async def compare(world: World, name: str, size: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running(root: Path) -> AsyncIterator[World]:
-    port = free_port()
-    (root / "antiphon.toml").write_text(
-        f'[project]\nname = "attacked"\n\n[engine]\nmodels = ["{MODEL}"]\ncontext = {CONTEXT}\n\n'
-        f"[gateway]\nport = {port}\n",
-        encoding="utf-8",
-    )
+async def running(folder: Path) -> AsyncIterator[World]:
+    port, program = free_port(), (sys.executable, "-m", "antiphon.cli.main")
+    subprocess.run([*program, "init", "attacked", "--port", str(port)], cwd=folder, check=True, capture_output=True)
+    root = folder / "attacked"
+    settings = root / "antiphon.toml"
+    engine = f'[engine]\nmodels = ["{MODEL}"]\ncontext = {CONTEXT}'
+    settings.write_text(settings.read_text(encoding="utf-8").replace("[engine]", engine), encoding="utf-8")
     store = Store.open(root)
     try:
         made = first_key(store)

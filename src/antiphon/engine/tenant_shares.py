@@ -47,11 +47,11 @@ class TenantShares:
         """One more request of a tenant."""
         if not self._present[tenant]:
             others = [self._service[other] for other in self._present if other != tenant]
-            start = floor = min(others, default=0.0) - AHEAD_SECONDS
+            start = floor = min(others, default=0.0) - AHEAD_SECONDS - IN_FLIGHT_SECONDS
             if (had := self._service.get(tenant)) is not None:
                 # At most half of it: who comes again and again still moves on, and nobody waits for that for ever.
                 taken_off = min(IN_FLIGHT_SECONDS, (had - self._began[tenant]) / 2)
-                start = max(had - taken_off, floor - IN_FLIGHT_SECONDS)
+                start = max(had - taken_off, floor)
             self._service[tenant] = self._began[tenant] = start
         self._present[tenant] += 1
 
