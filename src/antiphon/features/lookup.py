@@ -322,6 +322,9 @@ class FeatureReader:
             return one.rows(asked, as_of, streamed)
         except (FeatureUnavailable, InvalidInput, Unavailable):
             raise
+        except Corrupt:
+            self._condemned(one.view, one.snapshot)
+            raise
         except Exception as error:
             # Damaged bytes fail in whatever way decodes them; the hash of all of them tells damage from a defect.
             if not self._condemned(one.view, one.snapshot):
