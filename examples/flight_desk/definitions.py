@@ -169,7 +169,12 @@ OUTPUT = {
 
 
 FLOWN = Source.table(
-    "outcomes", path="sources/outcomes.parquet", event_time="asked", available_at="departed", event_id="event_id"
+    "outcomes",
+    path="sources/outcomes.parquet",
+    event_time="asked",
+    available_at="departed",
+    event_id="event_id",
+    must_exist=False,  # It is written once flights have left.
 )
 
 LEARNS = {
