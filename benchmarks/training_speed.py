@@ -69,12 +69,12 @@ def contender(masked: bool, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def compare() -> dict[str, Any]:
+def compare(*, quick: bool = False) -> dict[str, Any]:
     """Both formats with and without the newest instructions, in turns, and what the measurement chooses."""
     found: dict[str, Any] = {}
     for masked in (False, True):
         taken: dict[str, list[list[float]]] = {dtype: [] for dtype in DTYPES}
-        for _ in range(ROUNDS):
+        for _ in range(0 if quick else ROUNDS):
             for dtype in DTYPES:
                 taken[dtype] += contender(masked, "--one", dtype)
         found["masked" if masked else "unmasked"] = {
@@ -85,6 +85,7 @@ def compare() -> dict[str, Any]:
                     "processor_seconds": round(min(used for _, used in steps), 3),
                 }
                 for dtype, steps in taken.items()
+                if steps
             },
         }
     return found
@@ -95,6 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__.split("\n\n")[0])
     parser.add_argument("--one", choices=DTYPES, help="time steps in this format in this process alone")
     parser.add_argument("--choose", action="store_true", help="only print what the measurement chooses")
+    parser.add_argument("--quick", action="store_true", help="only a layer's passes, which choose, and no whole steps")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(step_seconds(options.one)))
@@ -104,14 +106,15 @@ def main() -> int:
         print(json.dumps(msgspec.to_builtins({"chosen": choose(speeds), "layer": speeds})))
         return 0
     load = os.getloadavg()[0]
-    found = compare()
-    print(f"{'instructions':<14}{'bf16, wall and processor s':>28}{'fp32':>16}  chosen")
+    found = compare(quick=options.quick)
+    print(f"{'instructions':<14}{'':<7}{'layer, ms':>12}{'step, wall s':>14}{'processor s':>14}")
     for name, one in found.items():
-        bf16, fp32 = (
-            f"{one['step'][dtype]['wall_seconds']:.1f} {one['step'][dtype]['processor_seconds']:.1f}"
-            for dtype in DTYPES
-        )
-        print(f"{name:<14}{bf16:>28}{fp32:>16}  {one['chosen']['dtype']} on {one['chosen']['device']}")
+        layer = {speed["arithmetic"]["dtype"]: speed for speed in one["layer"]}
+        for dtype in DTYPES:
+            step = one["step"].get(dtype, {})
+            wall, used = (str(step.get(kind, "-")) for kind in ("wall_seconds", "processor_seconds"))
+            chosen = "  <- chosen" if one["chosen"]["dtype"] == dtype else ""
+            print(f"{name:<14}{dtype:<7}{layer[dtype]['milliseconds']:>12.1f}{wall:>14}{used:>14}{chosen}")
     line = json.dumps(
         {
             "benchmark": "training_speed", "at": datetime.now(UTC).isoformat(timespec="seconds"),
