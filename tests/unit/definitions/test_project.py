@@ -164,7 +164,7 @@ def test_the_definition_version_changes_with_the_meaning_alone(
                 ("when_unavailable=5", "when_unavailable must be"),
             )
         ),
-        ('"type": "object"', '"type": "objekt"', "no valid JSON schema"),
+        ('"type": "object"', '"type": "objekt"', "no JSON schema"),
         ('property="notice"', 'property="text"', "no property 'text'"),
         ('property="notice"', 'property="outlook"', "not of type string"),
         ("features=[Congestion, RouteHistory]", "features=[Congestion, RouteHistory, origin]", "is not a feature view"),
