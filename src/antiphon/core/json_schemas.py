@@ -53,7 +53,7 @@ def mistake(schema: Mapping[str, Any]) -> str | None:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
         path = ".".join(str(part) for part in error.absolute_path)
-        return f"The schema is no valid JSON schema{f' at {path[:100]}' if path else ''}: {error.message[:200]}"
+        return f"The schema is no JSON schema{f' at {path[:100]}' if path else ''}: {error.message[:200]}"
     # Of a pattern, which is compiled: groups in groups, and a repetition without end.
     except (RecursionError, OverflowError):
         return "The schema, or a pattern in it, is nested too deeply or repeats too often"
