@@ -296,7 +296,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
     subprocess.run([*program, "init", "attacked", "--port", str(port)], cwd=folder, check=True, capture_output=True)
     root = folder / "attacked"
     settings = root / "antiphon.toml"
-    engine = f'[engine]\nmodels = ["{MODEL}"]\ncontext = {CONTEXT}'
+    engine = f"[engine]\ncontext = {CONTEXT}"
     settings.write_text(settings.read_text(encoding="utf-8").replace("[engine]", engine), encoding="utf-8")
     store = Store.open(root)
     try:
