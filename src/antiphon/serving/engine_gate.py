@@ -117,7 +117,7 @@ class Gate:
             Overloaded: there will be none within the queue's bound; ``retry_after`` says when there will.
         """
         begin = max(self._turn, self._ends.get((rank, tenant), 0.0))
-        if self._has_room(tenant) and not self._waiting:
+        if self._has_room(tenant):  # Nobody who waits has: whoever gets room is let in at once.
             self._book(rank, tenant, begin, tokens)
             self._take(tenant, begin)
             return

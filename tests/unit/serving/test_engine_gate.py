@@ -267,7 +267,8 @@ async def test_a_tenant_is_not_refused_for_what_another_has_waiting() -> None:
         world.clock.now += 1.0
         await world.end(f"w{number}")
     await world.ask("inside", cache_salt="a")
+    await world.ask("waits", cache_salt="a")
     await world.ask("other", cache_salt="b")
     assert set(world.engine.running) == {"inside", "other"}, "a place beyond the limit is for who has none"
-    for name in ("inside", "other"):
+    for name in ("inside", "other", "waits"):
         await world.end(name)
