@@ -32,6 +32,11 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 _LONG = re.compile(rb"\d{19}")
 
 
+def whole_number(text: str) -> int | None:
+    """The number in a field of a form; ``None`` for what is none, or does not fit into 64 bits."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
 def require_64_bits(content: bytes, value: Any) -> None:
     """Refuse a body with a whole number that 64 bits do not hold.
 

@@ -15,6 +15,7 @@ from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.admin.publications import glances
 from antiphon.gateway.admin.views import description, difference
+from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.gateway.dashboard.plots import Plot
@@ -62,7 +63,7 @@ def _act(services: GatewayServices, scope: Scope, view: str, who: str, form: dic
                 reason=reason,
                 principal=who,
                 hold=form.get("hold") == "yes",
-                seen=int(seen) if seen.isdecimal() else None,
+                seen=whole_number(seen),
             )
         case "hold":
             rollback.hold(scope, view, reason=reason, principal=who)

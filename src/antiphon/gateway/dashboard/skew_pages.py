@@ -15,6 +15,7 @@ from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import differences_shown, may_publish
+from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard import plots
 from antiphon.gateway.dashboard.pages import SAFE, Pages
 from antiphon.governance.principal import Principal
@@ -90,6 +91,7 @@ def compared(lines: Sequence[ViewSkew]) -> list[ViewSkew]:
 
 
 def _sample(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+    sample = whole_number(text)
+    if sample is None or not 1 <= sample <= MOST:
         raise InvalidInput(f"{text[:20]!r} is no sample size.", where="sample", next_step=f"Give 1 to {MOST}.")
-    return int(text)
+    return sample
