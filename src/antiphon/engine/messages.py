@@ -138,12 +138,13 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
 
 class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
     """Ask for the tokens of a text, the names of special tokens in it read as those tokens; or, when ``text`` is
-    ``None``, for the text of tokens."""
+    ``None``, for the text of tokens. Tenants take turns."""
 
     id: str
     model: str
     text: str | None = None
     tokens: tuple[int, ...] = ()
+    tenant: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

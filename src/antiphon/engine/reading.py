@@ -6,7 +6,9 @@ import asyncio
 import os
 import sys
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from antiphon.core.errors import InvalidInput, Overloaded, TooLarge
 from antiphon.engine.messages import Tokenise, Tokenised
@@ -19,7 +21,9 @@ MOST_TOKENS = 64 * 1024
 """Whose text is asked for."""
 
 MOST_WAITING = 64
-"""Questions that may wait for their turn."""
+"""Questions of one tenant that may wait for their turn."""
+
+_Question = tuple[Runtime, Tokenise, "asyncio.Future[Tokenised]"]
 
 _NICENESS = 5
 
@@ -47,33 +51,60 @@ def require_readable(request: Tokenise) -> None:
 
 
 class TextReader:
-    """Answers questions about tokens one after another, in a thread that gives way to the step loop's: those who
-    generate share the machine with it. Belongs to an event loop."""
+    """Answers questions about tokens one after another, tenants in turns. Belongs to an event loop.
+
+    Its thread gives way to the step loop's: requests that generate share the machine with it.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=_give_way)
-        self._waiting = 0
+        self._waiting: dict[str, deque[_Question]] = {}
+        """By tenant, the one whose turn is next first."""
+        self._busy = False
 
     def begin(self, runtime: Runtime, request: Tokenise) -> asyncio.Future[Tokenised]:
         """Ask; the future has the answer.
 
         Raises:
-            TooLarge: see :func:`require_readable`. Overloaded: too many wait.
+            TooLarge: see :func:`require_readable`. Overloaded: too many of this tenant wait.
         """
         require_readable(request)
-        if self._waiting >= MOST_WAITING:
-            raise Overloaded(f"{self._waiting} texts wait to be tokenized.", next_step="Try again in a moment.")
-        self._waiting += 1
-        reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenised, runtime, request)
-        reading.add_done_callback(self._ended)
-        return reading
+        waiting = self._waiting.setdefault(request.tenant, deque())
+        if len(waiting) >= MOST_WAITING:
+            raise Overloaded(f"{len(waiting)} texts wait to be tokenized.", next_step="Try again in a moment.")
+        answer: asyncio.Future[Tokenised] = asyncio.get_running_loop().create_future()
+        waiting.append((runtime, request, answer))
+        self._next()
+        return answer
 
     def close(self) -> None:
-        """End the thread."""
+        """Cancel what waits and end the thread."""
+        for waiting in self._waiting.values():
+            for _, _, answer in waiting:
+                answer.cancel()
+        self._waiting.clear()
         self._thread.shutdown()
 
-    def _ended(self, reading: asyncio.Future[Tokenised]) -> None:
-        self._waiting -= 1
+    def _next(self) -> None:
+        if self._busy or not self._waiting:
+            return
+        tenant, waiting = next(iter(self._waiting.items()))
+        runtime, request, answer = waiting.popleft()
+        del self._waiting[tenant]
+        if waiting:
+            self._waiting[tenant] = waiting  # behind the others
+        self._busy = True
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenised, runtime, request)
+        reading.add_done_callback(partial(self._ended, answer))
+
+    def _ended(self, answer: asyncio.Future[Tokenised], reading: asyncio.Future[Tokenised]) -> None:
+        self._busy = False
+        if not answer.done():
+            if (error := reading.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(reading.result())
+        self._next()
 
 
 def _give_way() -> None:

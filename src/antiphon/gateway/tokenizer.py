@@ -72,24 +72,26 @@ class TokenizerInfo(msgspec.Struct, frozen=True):
 async def tokenize(request: Request) -> Response:
     """``POST /tokenize``."""
     services: GatewayServices = request.app.state.services
-    await incoming.principal(request, services)  # before the body is read
+    asking = await incoming.principal(request, services)  # before the body is read
     body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), TokenizeBody)
     if body.add_special_tokens:
         raise InvalidInput(
             "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
         )
     engine, model = await _asked(request, services, body.model)
-    read = await _read(request, services, engine, Tokenise(new_id("tok"), model.name, body.prompt))
+    question = Tokenise(new_id("tok"), model.name, body.prompt, tenant=asking.tenant)
+    read = await _read(request, services, engine, question)
     return _json(Tokens(len(read.tokens), model.context_tokens, read.tokens))
 
 
 async def detokenize(request: Request) -> Response:
     """``POST /detokenize``."""
     services: GatewayServices = request.app.state.services
-    await incoming.principal(request, services)  # before the body is read
+    asking = await incoming.principal(request, services)  # before the body is read
     body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), DetokenizeBody)
     engine, model = await _asked(request, services, body.model)
-    read = await _read(request, services, engine, Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens)))
+    question = Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens), tenant=asking.tenant)
+    read = await _read(request, services, engine, question)
     return _json(Detokenized(read.text))
 
 
