@@ -61,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True):
         consequences: for releases in use that pin what is declared no longer, a sentence each.
         materializes: what is published before anything goes live; until then what is live goes on answering.
         under_way: the run of an apply that has not ended; applying something else takes its place.
+        missing: files that views are made from and that are not there, a sentence each.
     """
 
     project: str
@@ -68,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True):
     consequences: tuple[str, ...] = ()
     materializes: tuple[PlannedMaterialization, ...] = ()
     under_way: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -304,7 +306,16 @@ def _compare(store: Store, project: definitions.ProjectSpec) -> Plan:
     changes += [
         Planned("application", name, "removed") for name in before.applications if name not in project.applications
     ]
-    return Plan(project.name, tuple(changes), tuple(consequences(store, project.views)))
+    return Plan(
+        project.name,
+        tuple(changes),
+        tuple(consequences(store, project.views)),
+        missing=tuple(
+            f"{view.name}: there is no file {path}. Nothing of this view is published until there is one."
+            for view in project.views.values()
+            for path in view.source.missing_paths
+        ),
+    )
 
 
 def _pin(store: Store, application: ApplicationSpec) -> ModelPin:

@@ -67,6 +67,11 @@ class SourceSpec(msgspec.Struct, frozen=True):
         own = () if self.path is None else (self.path,)
         return own + tuple(path for source in self.over for path in source.paths)
 
+    @property
+    def missing_paths(self) -> tuple[str, ...]:
+        """Those of :attr:`paths` that name no file of this machine now."""
+        return tuple(path for path in self.paths if not is_objects(path) and not _exists(path))
+
     def meaning(self) -> msgspec.Struct:
         """What of it can change a value, for the definition version: not where it lies, nor how one gets in.
 
@@ -265,8 +270,7 @@ class Source:
         path = self.options.get("path")
         if not isinstance(path, str) or not path or is_objects(path) or not self.options.get("must_exist", True):
             return None
-        whole = str(root / path)
-        if glob.glob(whole) if glob.has_magic(whole) else Path(whole).exists():
+        if _exists(str(root / path)):
             return None
         return (
             f"source {self.name!r}: there is no file {path!r}. Put it there, or declare must_exist=False when "
@@ -344,3 +348,7 @@ class Source:
                 yield f"over takes tables of files, not {source.name if isinstance(source, Source) else source!r}."
                 return
         yield from query_mistakes(self.options["sql"], [source.name for source in over])
+
+
+def _exists(path: str) -> bool:
+    return bool(glob.glob(path)) if glob.has_magic(path) else Path(path).exists()

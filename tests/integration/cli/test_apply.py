@@ -87,3 +87,13 @@ async def test_a_platform_whose_features_cannot_be_published_says_that_it_is_up_
     harbor.platform.close()
     harbor.store.close()
     assert json.loads(capsys.readouterr().out)["unpublished"] == ["traffic"]
+
+
+def test_a_plan_names_the_files_of_views_that_are_not_there(harbor: Harbor) -> None:
+    table = harbor.folder / "calls.csv"
+    antiphon = run_in(harbor.folder)
+    assert "there is no file" not in antiphon("plan").out
+    table.rename(table.with_suffix(".away"))
+    planned = antiphon("plan")
+    assert (planned.code, f"there is no file {table}." in planned.out) == (0, True), planned
+    assert len(antiphon("plan", "--json").json()["missing"]) == 1
