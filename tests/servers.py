@@ -56,7 +56,6 @@ class ServerProcess:
         self.folder = Path(tempfile.mkdtemp(prefix=f"antiphon-{prefix}-"))
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self.as_user: dict[str, Any] = {}
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -70,7 +69,7 @@ class ServerProcess:
         log = (self.folder / "log").open("ab")
         with log:
             self.process = start_child(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.as_user
+                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         until(self._answers_or_ended)
 
@@ -279,17 +278,18 @@ class PostgresProcess(ServerProcess):
         self.program = program("postgres", *homes)
         super().__init__("postgres")
         home = Path(self.program).resolve().parent
-        # It refuses to be root.
-        self.as_user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:  # It refuses to be root; who changes the user loses the signal of a dead parent.
+            self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=INT"]
         word = self.folder / "word"
         word.write_text(self.password)
-        if self.as_user:
+        if self._as_user:
             for path in (self.folder, word):
                 shutil.chown(path, "postgres", "postgres")
         made = subprocess.run(
-            [str(home / "initdb"), "-D", str(self.folder / "cluster"), "-U", self.user, "-E", "UTF8", "--locale=C",
-             "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync"],
-            capture_output=True, text=True, timeout=120, cwd=self.folder, **self.as_user,
+            [*self._as_user, str(home / "initdb"), "-D", str(self.folder / "cluster"), "-U", self.user, "-E", "UTF8",
+             "--locale=C", "--auth=scram-sha-256", f"--pwfile={word}", "--no-sync"],
+            capture_output=True, text=True, timeout=120, cwd=self.folder,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr[-2000:]
 
@@ -304,7 +304,7 @@ class PostgresProcess(ServerProcess):
             "fsync": "off", "max_connections": "20", "shared_buffers": "16MB",
         }  # fmt: skip
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        return [self.program, "-D", str(self.folder / "cluster"), *settings]
+        return [*self._as_user, self.program, "-D", str(self.folder / "cluster"), *settings]
 
     def answers(self) -> bool:
         try:
