@@ -25,11 +25,12 @@ from antiphon.batch.lines import FileBounds, Request
 from antiphon.batch.ports import AnswerLine, Audit, Jobs, RequestEndpoints, Run, Transactions
 from antiphon.batch.request_work import RequestWork, row_of
 from antiphon.batch.row_order import Row, distinct_bytes, in_order
+from antiphon.batch.run_result import run_result
 from antiphon.batch.shared import Shared
 from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.batches import KIND, Batch, Batches, Ending, LineError
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt
-from antiphon.core.logs import described
+from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
 
@@ -80,25 +81,23 @@ class BatchJobs:
         batches = self._parts.batches
         batch = await asyncio.to_thread(batches.get, scope, name)
         if batch.ended:
-            return _summary(batch)
+            return _summary(run, batch)
         epoch = 0
         try:
             epoch = await asyncio.to_thread(batches.take_over, scope, name)
-            return _summary(await self._work(run, batch, epoch))
+            return _summary(run, await self._work(run, batch, epoch))
         except Conflict:
             # Ended meanwhile, or lost to another worker: only the first is an end.
             batch = await asyncio.to_thread(batches.get, scope, name)
             if not batch.ended:
                 raise
-            return _summary(batch)
+            return _summary(run, batch)
         except PASSING:
             raise
         except Exception as error:
-            _log.exception("batch %s fails", name)
-            why = str(error) if isinstance(error, AntiphonError) else described(error)
-            code = error.code if isinstance(error, AntiphonError) else AntiphonError.code
-            fail = partial(batches.fail, scope, name, epoch, [LineError(code, why)])
-            return _summary(await asyncio.to_thread(fail))
+            told = error if isinstance(error, AntiphonError) else unexpected(error, _log, f"batch {name}", "worker.log")
+            fail = partial(batches.fail, scope, name, epoch, [LineError(told.code, str(told))])
+            return _summary(run, await asyncio.to_thread(fail))
 
     async def _work(self, run: Run, batch: Batch, epoch: int) -> Batch:
         parts, scope = self._parts, batch.scope
@@ -211,5 +210,7 @@ def _chunk(source: Iterator[Request]) -> list[Request]:
     return list(islice(source, _CHUNK))
 
 
-def _summary(batch: Batch) -> dict[str, Any]:
-    return {"batch": batch.id, "status": batch.status, "rows": batch.job.rows_done, "failed": batch.job.rows_failed}
+def _summary(run: Run, batch: Batch) -> dict[str, Any]:
+    job, error = batch.job, batch.errors[0].message if batch.errors else None
+    result = {"batch": batch.id, "status": batch.status, "rows": job.rows_done, "failed": job.rows_failed}
+    return run_result(run, job, error, result)

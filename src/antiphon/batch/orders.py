@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -51,6 +51,7 @@ class TableOrder(msgspec.Struct, frozen=True):
             refused when it cannot be kept, unless ``accept_late``.
         precompute: store the answers for the online path, and make only those anew whose figures have changed.
         key: orders with the same key are one job.
+        max_failed_rows: the job ends as failed once more rows have failed; ``None`` lets it come to its end.
     """
 
     application: str
@@ -63,6 +64,7 @@ class TableOrder(msgspec.Struct, frozen=True):
     key: str | None = None
     within: str | None = None
     accept_late: bool = False
+    max_failed_rows: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -217,6 +219,7 @@ class Orders:
                 settings={
                     "as_of": as_of,
                     "deadline": None if deadline is None else deadline.isoformat(),
+                    "max_failed_rows": order.max_failed_rows,
                     "principal": msgspec.to_builtins(principal),
                 },
                 job=job_id,

@@ -7,7 +7,6 @@ however it is left; what is under way then is answered again by whoever goes on.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import msgspec
 from antiphon.batch.gauge import PASSING
 from antiphon.batch.job_order import Claim
 from antiphon.batch.lines import Request
+from antiphon.batch.row_faults import RowFaults
 from antiphon.catalog.batches import Batch, Ending
 from antiphon.catalog.jobs import JobRow
 from antiphon.core.errors import AntiphonError
@@ -28,8 +28,6 @@ from antiphon.serving.request import AnswerRequest
 if TYPE_CHECKING:
     from antiphon.batch.batch_job import BatchParts
     from antiphon.batch.ports import Run
-
-_log = logging.getLogger(__name__)
 
 Asked = AnswerRequest | EmbeddingRequest
 
@@ -71,6 +69,7 @@ class RequestWork:
         self._finished = finished
         self._parts = parts
         self._principal = msgspec.convert(batch.job.settings["principal"], Principal)
+        self._faults = RowFaults(batch.id)
         self._under_way: set[asyncio.Task[JobRow]] = set()
         self._pending: list[JobRow] = []
         self._ending: Ending | None = "cancelled" if batch.status == "cancelling" else None
@@ -214,10 +213,9 @@ class RequestWork:
         except PASSING:
             raise
         except Exception as error:
-            if not isinstance(error, AntiphonError):
-                _log.exception("line %d of %s cannot be answered", request.line + 1, batch.id)
-            status = error.http_status if isinstance(error, AntiphonError) else 500
-            return row_of(batch, request, _response(status, name, endpoints.refused(error)), None, failed=True)
+            told = error if isinstance(error, AntiphonError) else self._faults.told(error, f"line {request.line + 1}")
+            response = _response(told.http_status, name, endpoints.refused(told))
+            return row_of(batch, request, response, None, failed=True)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
 from contextlib import aclosing, closing
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from math import inf
@@ -24,36 +24,20 @@ from antiphon.batch import tables
 from antiphon.batch.gauge import PASSING, JobMeter
 from antiphon.batch.job_order import Claim
 from antiphon.batch.outputs import Outputs
-from antiphon.batch.ports import AnswerRow, Blobs, Decided, DecideRows, Jobs, LiveReleases, Run
-from antiphon.batch.row_order import Row, in_order
+from antiphon.batch.ports import AnswerRow, Blobs, DecideRows, Jobs, LiveReleases, Run
+from antiphon.batch.row_faults import RowFaults
+from antiphon.batch.run_result import run_result
 from antiphon.batch.shared import Shared
-from antiphon.batch.sketches import sketch
+from antiphon.batch.table_rows import answered_row, failed_row, if_allowed, in_order_of_entities, request_of, sketch_of
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
 from antiphon.catalog.releases import Release
 from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput
-from antiphon.core.logs import described
+from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
-from antiphon.definitions.application import ApplicationSpec
-from antiphon.definitions.on_demand import input_of_text
 from antiphon.governance.principal import Principal
-from antiphon.serving.on_demand import input_types
-from antiphon.serving.request import Answer, AnswerRequest
+from antiphon.serving.request import AnswerRequest
 
 _log = logging.getLogger(__name__)
-
-ANSWER_COLUMNS = (
-    "answer_prediction",
-    "answer_text",
-    "answer_origin",
-    "answer_origin_prediction",
-    "answer_release",
-    "answer_publication",
-    "answer_classes",
-    "answer_guards",
-    "answer_completion_tokens",
-    "answer_error",
-)
-"""What a row gains; the prefix keeps them apart from the input's own columns, which all stay."""
 
 _CHUNK = 16
 """Rows answered between two commits of rows: what a crash can cost."""
@@ -112,7 +96,7 @@ class TableJobs:
         scope, job_id = run.scope, str(arguments["job"])
         job = await asyncio.to_thread(self._jobs.get, scope, job_id)
         if job.status in ENDED:
-            return _ended(job)
+            return _ended(run, job)
         epoch: int | None = None
         try:
             epoch = await asyncio.to_thread(self._jobs.take_over, scope, job_id)
@@ -122,26 +106,28 @@ class TableJobs:
             job = await asyncio.to_thread(self._jobs.get, scope, job_id)
             if job.status not in ENDED:
                 raise
-            return _ended(job)
+            return _ended(run, job)
         except PASSING:
             raise
         except Exception as error:
-            _log.exception("job %s fails", job_id)
-            why = str(error) if isinstance(error, AntiphonError) else described(error)
+            told = error if isinstance(error, AntiphonError) else unexpected(error, _log, f"job {job_id}", "worker.log")
+            why = str(told)
             failed = partial(self._jobs.set_status, scope, job_id, "failed", epoch=epoch, error=why)
-            return _ended(await asyncio.to_thread(failed))
+            return _ended(run, await asyncio.to_thread(failed))
 
     async def _finish(self, run: Run, job: BatchJob, epoch: int) -> dict[str, Any]:
         scope = job.scope
         done = await asyncio.to_thread(self._jobs.done_lines, scope, job.id)
         pending: list[JobRow] = []
-        finished = len(done)
+        finished, failed = len(done), job.rows_failed
+        most_failed = job.settings.get("max_failed_rows")
 
         async def write() -> None:
-            nonlocal pending, finished
+            nonlocal pending, finished, failed
             rows, pending = pending, []
             await asyncio.to_thread(self._jobs.write_rows, scope, job.id, epoch, rows)
             finished += len(rows)
+            failed += sum(row.failed for row in rows)
             await asyncio.to_thread(meter.keep)
             run.progress(finished, job.total, "answering")
 
@@ -155,6 +141,8 @@ class TableJobs:
                         await write()
                     if run.stopping:
                         raise asyncio.CancelledError  # the run goes back to the queue with what it has
+                    if most_failed is not None and failed > most_failed:
+                        raise _too_many_failed(job, failed, most_failed, finished)
         except (*PASSING, asyncio.CancelledError):
             await write()  # what was answered until then need not be answered again
             raise
@@ -168,14 +156,14 @@ class TableJobs:
         await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "finalizing", epoch=epoch))
         await asyncio.to_thread(self._write_output, scope, job, epoch)
         ended = await asyncio.to_thread(partial(self._jobs.set_status, scope, job.id, "completed", epoch=epoch))
-        return {**_ended(ended), **(await asyncio.to_thread(self._denied, scope, ended))}
+        return _ended(run, ended, await asyncio.to_thread(self._denied, scope, ended))
 
     async def _answered(
         self, scope: Scope, job: BatchJob, done: set[int], meter: JobMeter
     ) -> AsyncGenerator[JobRow, None]:
         """Rows as they come, at most ``concurrency`` under way, each of which has a turn."""
         principal = msgspec.convert(job.settings["principal"], Principal)
-        release = self._releases.get(scope, job.release or "")
+        release, faults = self._releases.get(scope, job.release or ""), RowFaults(job.id)
         under_way: set[asyncio.Task[JobRow]] = set()
         failure: BaseException | None = None
         turn: asyncio.Task[None] | None = None
@@ -189,10 +177,10 @@ class TableJobs:
             return [task.result() for task in ended if task.exception() is None]
 
         try:
-            with closing(self._decided(scope, principal, release, job, done)) as rows:
+            with closing(self._decided(scope, principal, release, job, faults, done)) as rows:
                 for line, row, request in rows:
                     if isinstance(request, AntiphonError):
-                        yield _failed(line, row, request)
+                        yield failed_row(line, row, request)
                         continue
                     claim = self._claim(job, request, meter)
                     turn = asyncio.create_task(self._shared.turns.take(claim))
@@ -204,7 +192,7 @@ class TableJobs:
                             if failure is not None:
                                 raise failure
                     request = msgspec.structs.replace(request, tier=claim.tier(self._shared.clock.now().timestamp()))
-                    task = asyncio.create_task(self._row(request, line, row, meter))
+                    task = asyncio.create_task(self._row(faults, request, line, row, meter))
                     task.add_done_callback(partial(self._end_turn, claim))
                     under_way.add(task)
                     turn = None
@@ -233,30 +221,49 @@ class TableJobs:
             since=self._shared.clock.now().timestamp(),
             deadline=inf if deadline is None else datetime.fromisoformat(deadline).timestamp(),
             seconds_left=meter.seconds_left,
-            prefix=_sketch(0, request).prefixes[0].digest if request.entity else 0,
+            prefix=sketch_of(0, request).prefixes[0].digest if request.entity else 0,
         )
 
     def _end_turn(self, claim: Claim, _: asyncio.Task[JobRow]) -> None:
         self._shared.turns.give_back(claim)
 
     def _decided(
-        self, scope: Scope, principal: Principal, release: Release, job: BatchJob, done: set[int]
+        self, scope: Scope, principal: Principal, release: Release, job: BatchJob, faults: RowFaults, done: set[int]
     ) -> Generator[tuple[int, tables.Row, AnswerRequest | AntiphonError], None, None]:
         """Rows without an output, with what is asked for each, or why nothing is."""
         application = release.bundle.application
         with closing(self._input(scope, job)) as rows:
             waiting = ((line, row) for line, row in enumerate(rows) if line not in done)
             while chunk := list(islice(waiting, _DECIDED_AT_ONCE)):
-                chunk, requests = _ordered(chunk, [_request(principal, application, job, row) for _, row in chunk])
-                asked = [request for request in requests if isinstance(request, AnswerRequest)]
-                if self._decide is not None and asked:
-                    said = iter(self._decide(scope, principal, release, [(one.entity, one.as_of) for one in asked]))
-                    requests = [
-                        _allowed(request, next(said)) if isinstance(request, AnswerRequest) else request
-                        for request in requests
-                    ]
+                chunk, requests = in_order_of_entities(
+                    chunk, [request_of(principal, application, job, faults, *one) for one in chunk]
+                )
+                requests = self._permitted(scope, principal, release, faults, requests)
                 for (line, row), request in zip(chunk, requests, strict=True):
                     yield line, row, request
+
+    def _permitted(
+        self,
+        scope: Scope,
+        principal: Principal,
+        release: Release,
+        faults: RowFaults,
+        requests: list[AnswerRequest | AntiphonError],
+    ) -> list[AnswerRequest | AntiphonError]:
+        asked = [request for request in requests if isinstance(request, AnswerRequest)]
+        if self._decide is None or not asked:
+            return requests
+        try:
+            said = iter(self._decide(scope, principal, release, [(one.entity, one.as_of) for one in asked]))
+        except PASSING:
+            raise
+        except Exception as error:
+            # Of many rows together nobody can say which one it was: ``answer()`` decides about each by itself.
+            faults.told(error, f"policy about {len(asked)} rows")
+            return requests
+        return [
+            if_allowed(request, next(said)) if isinstance(request, AnswerRequest) else request for request in requests
+        ]
 
     def _input(self, scope: Scope, job: BatchJob) -> Generator[tables.Row, None, None]:
         if job.input.startswith("blob:"):
@@ -265,24 +272,26 @@ class TableJobs:
         else:
             yield from tables.read(Path(job.input))
 
-    async def _row(self, request: AnswerRequest, line: int, row: tables.Row, meter: JobMeter) -> JobRow:
-        """Answer one row. Bad input becomes a failed row; an engine that is away is waited for."""
+    async def _row(
+        self, faults: RowFaults, request: AnswerRequest, line: int, row: tables.Row, meter: JobMeter
+    ) -> JobRow:
+        """Answer one row. Bad input, and a fault of ours, become a failed row; an engine that is away is waited for."""
         waited, pause = 0.0, 0.25
         while True:
             try:
                 with meter.row():
                     answer = await self._answer(request)
                 meter.took(None, answer.usage)
-                return _row_out(line, row, answer)
+                return answered_row(line, row, answer)
             except PASSING:
                 if waited >= _PATIENCE:
                     raise
                 await asyncio.sleep(pause)
                 waited, pause = waited + pause, min(pause * 2, 5.0)
-            except Conflict:
-                raise
             except AntiphonError as error:
-                return _failed(line, row, error)
+                return failed_row(line, row, error)
+            except Exception as error:
+                return failed_row(line, row, faults.told(error, f"row {line}"))
 
     def _denied(self, scope: Scope, job: BatchJob) -> dict[str, Any]:
         """How many rows policy denied, and the first of them with the reason of each."""
@@ -301,89 +310,14 @@ class TableJobs:
             self._outputs.write(job, epoch, (row.payload for row in self._jobs.rows(scope, job.id)))
 
 
-def _ordered(
-    chunk: Sequence[tuple[int, tables.Row]], requests: Sequence[AnswerRequest | AntiphonError]
-) -> tuple[list[tuple[int, tables.Row]], list[AnswerRequest | AntiphonError]]:
-    """Rows about one entity one after another; those that nothing is asked for come first."""
-    found = {line: (row, request) for (line, row), request in zip(chunk, requests, strict=True)}
-    asked = [_sketch(line, one) for line, (_, one) in found.items() if isinstance(one, AnswerRequest)]
-    refused = [line for line, (_, one) in found.items() if not isinstance(one, AnswerRequest)]
-    lines = [*refused, *(each.line for each in in_order(asked))]
-    return [(line, found[line][0]) for line in lines], [found[line][1] for line in lines]
+def _ended(run: Run, job: BatchJob, denied: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    result = {"job": job.id, "status": job.status, "rows": job.rows_done, "failed": job.rows_failed, **(denied or {})}
+    return run_result(run, job, job.error, result)
 
 
-def _sketch(line: int, request: AnswerRequest) -> Row:
-    return sketch(line, 0, [*request.entity.values(), request.question or ""], None)
-
-
-def _allowed(request: AnswerRequest, said: Decided) -> AnswerRequest | AntiphonError:
-    if said.allowed:
-        return request
-    return Forbidden(
-        f"Policy does not let {request.principal.id} ask {request.application} about this row: {said.reason}.",
-        where="policy",
-        next_step="`antiphon policy explain` says what would have to hold.",
-    )
-
-
-def _ended(job: BatchJob) -> dict[str, Any]:
-    return {"job": job.id, "status": job.status, "rows": job.rows_done, "failed": job.rows_failed}
-
-
-def _request(
-    principal: Principal, application: ApplicationSpec, job: BatchJob, row: tables.Row
-) -> AnswerRequest | AntiphonError:
-    moment = row.get("as_of") or job.settings.get("as_of")
-    question = row.get("question")
-    try:
-        as_of = moment if isinstance(moment, datetime) or moment is None else datetime.fromisoformat(str(moment))
-    except ValueError:
-        return InvalidInput(f"{moment!r} is no instant.", where="as_of", next_step="Write it in ISO 8601.")
-    if as_of is not None and as_of.tzinfo is None:
-        as_of = as_of.replace(tzinfo=UTC)
-    return AnswerRequest(
-        scope=job.scope,
-        principal=principal,
-        application=job.application,
-        entity={key: str(row[key]) for key in application.entity_keys if row.get(key) is not None},
-        inputs=_inputs(application, row, texts=job.input.endswith(".csv")),
-        question=str(question) if question else None,
-        as_of=as_of,
-        path="batch",
-        release=job.release,
-        refresh=job.kind == "precompute",
-    )
-
-
-def _inputs(application: ApplicationSpec, row: tables.Row, *, texts: bool) -> dict[str, Any]:
-    """The columns that are inputs; of a CSV file, which has texts only, what the texts say."""
-    return {
-        name: input_of_text(declared, row[name]) if texts and isinstance(row[name], str) else row[name]
-        for name, declared in input_types(application).items()
-        if name in row
-    }
-
-
-def _row_out(line: int, row: tables.Row, answer: Answer) -> JobRow:
-    receipt = answer.receipt
-    columns = {
-        "answer_prediction": answer.prediction,
-        "answer_text": answer.text,
-        "answer_origin": receipt.cache.origin,
-        "answer_origin_prediction": receipt.cache.prediction,
-        "answer_release": receipt.release,
-        "answer_publication": answer.publication,
-        "answer_classes": receipt.classes,
-        "answer_guards": [action.action for action in receipt.guards],
-        "answer_completion_tokens": answer.usage.completion_tokens,
-        "answer_error": None,
-    }
-    return JobRow(line=line, payload={**row, **columns})
-
-
-def _failed(line: int, row: tables.Row, error: AntiphonError) -> JobRow:
-    return JobRow(
-        line=line,
-        payload={**row, **dict.fromkeys(ANSWER_COLUMNS), "answer_error": f"{error.code}: {error}"},
-        failed=True,
+def _too_many_failed(job: BatchJob, failed: int, most: int, finished: int) -> InvalidInput:
+    return InvalidInput(
+        f"{failed} of the first {finished} rows failed, and at most {most} may.",
+        where="max_failed_rows",
+        next_step=f"GET /admin/batch/{job.id}/rows says why; mend the cause and order it again.",
     )

@@ -11,7 +11,7 @@ import typer
 from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.outline import outline
-from antiphon.cli.output import Progress, note, show, table
+from antiphon.cli.output import Progress, show, table
 from antiphon.cli.project import at_terminal, services
 from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
 
@@ -29,6 +29,13 @@ class JobFailed(AntiphonError):
     """The job ended without completing."""
 
     code = "job_failed"
+
+
+class RowsFailed(AntiphonError):
+    """The job came to its end, and some of its rows failed."""
+
+    exit_code = 8
+    code = "rows_failed"
 
 
 @app.command()
@@ -51,6 +58,7 @@ def run(
     key: Annotated[str, typer.Option(help="Orders with the same key are one job.")] = "",
     within: Annotated[str, typer.Option(help="How soon it should have ended, for example 6h.")] = "",
     accept_late: Annotated[bool, typer.Option("--accept-late", help="Order it even if it cannot end in time.")] = False,
+    max_failed_rows: Annotated[int | None, typer.Option(min=0, help="End the job once more rows have failed.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show rows, tokens, end and cost; order nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")] = True,
     project: Project = HERE,
@@ -75,6 +83,7 @@ def run(
         key=key or None,
         within=within or None,
         accept_late=accept_late,
+        max_failed_rows=max_failed_rows,
     )
     if dry_run:
         outlook = asyncio.run(_outlook(project, order))
@@ -89,8 +98,12 @@ def run(
             next_step="Look into .antiphon/logs/worker.log, mend the cause, run the command again.",
         )
     if wait and job.rows_failed:
-        said = f"their rows in {output} say why" if output is not None else "run it with --output to see why"
-        note(f"{job.rows_failed} row(s) failed; {said}.")
+        said = f"Their rows in {output} say why" if output is not None else "Run it with --output to see why"
+        raise RowsFailed(
+            f"{job.rows_failed} of {job.rows_done} rows failed.",
+            where=job.id,
+            next_step=f"{said}, in the column answer_error.",
+        )
 
 
 @app.command("list")

@@ -35,7 +35,7 @@ from antiphon.cli import (
     train,
     up,
 )
-from antiphon.cli.output import fail
+from antiphon.cli.output import fail, unforeseen
 from antiphon.cli.standard_streams import BROKEN_PIPE, open_missing, reader_gone
 from antiphon.core import disk
 from antiphon.core.errors import AntiphonError, InvalidInput
@@ -89,6 +89,8 @@ def main() -> None:
         sys.exit(fail(error, "--json" in sys.argv))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        sys.exit(fail(unforeseen(error), "--json" in sys.argv))
 
 
 def _require_text(arguments: list[str]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import typer
 
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, InternalError
+from antiphon.core.logs import described, told
 
 
 def show(value: Any, as_json: bool, text: Callable[[], str]) -> None:
@@ -60,6 +61,20 @@ def fail(error: AntiphonError, as_json: bool) -> int:
     if error.next_step:
         typer.echo(f"  next: {error.next_step.strip()}", err=True)
     return error.exit_code
+
+
+TRACEBACK = "ANTIPHON_TRACEBACK"
+"""Set in the environment, an error that no code raised on purpose is told with its traceback."""
+
+
+def unforeseen(error: Exception) -> InternalError:
+    """What is told of an error that no code raised on purpose: its type, as its message may hold somebody's data."""
+    if os.environ.get(TRACEBACK):
+        note("\n".join(told(error)))
+    return InternalError(
+        f"{described(error)}: a fault of Antiphon itself.",
+        next_step=f"Run it again with {TRACEBACK}=1 in the environment, and report what it says.",
+    )
 
 
 class Progress:

@@ -43,6 +43,10 @@ class AntiphonError(Exception):
         return f"{self.located} {self.next_step}" if self.next_step else self.located
 
 
+class InternalError(AntiphonError):
+    """A fault of ours: told by its type and a reference to the log, never by its message."""
+
+
 class InvalidInput(AntiphonError):
     """The caller sent something that cannot be used."""
 

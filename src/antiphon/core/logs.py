@@ -24,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from antiphon.core.errors import AntiphonError
+from antiphon.core.errors import AntiphonError, InternalError
+from antiphon.core.ids import new_id
 from antiphon.core.log_files import BoundedFile, FileBounds, is_standard_error
 
 LINES_A_MINUTE = 120
@@ -180,6 +181,27 @@ def described(error: BaseException) -> str:
     origin = getattr(error, "orig", error)  # SQLAlchemy keeps the driver's error there
     code = getattr(origin, "sqlite_errorname", None) or getattr(origin, "sqlstate", None)
     return f"{name}: {code if isinstance(code, str) else WITHHELD}"
+
+
+def unexpected(
+    error: BaseException, log: logging.Logger, doing: str, file: str, *, traced: bool = True
+) -> InternalError:
+    """Log an error that no code raised on purpose; returns what may be told of it.
+
+    Args:
+        doing: what failed, such as ``row 3 of job_1``.
+        file: the log's file below ``.antiphon/logs``.
+        traced: with a traceback; otherwise in one line.
+    """
+    reference = new_id("err")
+    if traced:
+        log.error("%s: %s fails", reference, doing, exc_info=error)
+    else:
+        log.error("%s: %s fails: %s", reference, doing, described(error))
+    return InternalError(
+        f"{type(error).__qualname__} was raised, a fault of Antiphon itself {WITHHELD}.",
+        next_step=f"Look for {reference} in .antiphon/logs/{file} and report what stands there.",
+    )
 
 
 def without_credentials(text: str) -> str:

@@ -153,7 +153,7 @@ class Executor:
             elif isinstance(ended, BaseException):
                 await self._leave_failed(run, ended)
             else:
-                await asyncio.to_thread(self._runs.succeed, run, ended or {}, context.latest_progress)
+                await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
         except LeaseLost:
             _log.warning("run %s was taken over as it ended", run.id)
         except AntiphonError as error:

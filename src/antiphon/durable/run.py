@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -15,14 +16,28 @@ from antiphon.core.clock import from_microseconds
 from antiphon.core.errors import Conflict
 from antiphon.core.scope import Scope
 
-RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+RunStatus = Literal["queued", "running", "succeeded", "succeeded_with_failures", "failed", "cancelled"]
 ARGUMENTS, RESULT, ERROR, STEP = "run-arguments/1", "run-result/1", "run-error/1", "step/1"
 """Schemas of a run's sealed columns."""
 
 RUN_KEY = SealedName(sealed_columns.RUN_KEY)
 """The key that somebody gave to a run, which is found by it."""
 
-ENDED: tuple[RunStatus, ...] = ("succeeded", "failed", "cancelled")
+ENDED: tuple[RunStatus, ...] = ("succeeded", "succeeded_with_failures", "failed", "cancelled")
+
+
+class RunResult(dict[str, Any]):
+    """A workflow's result that also says how its run ends, where that is not as plain ``succeeded``.
+
+    Attributes:
+        status: ``succeeded_with_failures`` when the work was done and a part of it failed.
+        error: why, for a run that failed.
+    """
+
+    def __init__(self, result: Mapping[str, Any], status: RunStatus, error: str | None = None) -> None:
+        super().__init__(result)
+        self.status: RunStatus = status
+        self.error = error
 
 
 class LeaseLost(Conflict):

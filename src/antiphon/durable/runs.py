@@ -37,6 +37,7 @@ from antiphon.durable.run import (
     LeaseLost,
     Progress,
     Run,
+    RunResult,
     RunStatus,
     StepRecord,
     read_run,
@@ -306,17 +307,19 @@ class Runs:
             )
         return msgspec.json.decode(encoded)
 
-    def succeed(self, run: Run, result: Mapping[str, Any], progress: Progress | None = None) -> None:
-        """End a run with its result.
+    def end(self, run: Run, result: Mapping[str, Any], progress: Progress | None = None) -> None:
+        """End a run with its result, as succeeded unless a :class:`RunResult` says otherwise.
 
         Raises:
             LeaseLost: the run is not this holder's any more.
             InvalidInput: the result is no JSON.
         """
+        ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
+        error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
         values: dict[str, Any] = {
-            "status": "succeeded",
-            "result": self._database.seal(run.scope, RESULT, run.id, _encode(dict(result), "result")),
-            "error": None,
+            "status": ended.status,
+            "result": self._database.seal(run.scope, RESULT, run.id, _encode(dict(ended), "result")),
+            "error": error,
         }
         if progress is not None:
             values |= {"done": progress.done, "total": progress.total, "note": progress.note}

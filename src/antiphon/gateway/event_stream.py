@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -10,11 +9,8 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from antiphon.core.errors import AntiphonError
 from antiphon.gateway import problem
 from antiphon.gateway.departure import Departed, while_connected
-
-_log = logging.getLogger("antiphon.gateway")
 
 DONE = b"data: [DONE]\n\n"
 
@@ -55,8 +51,6 @@ class EventStream:
             failure = error
         except Exception as error:
             failure = error
-            if not isinstance(error, AntiphonError):
-                _log.error("A stream failed", exc_info=error)
             if started:
                 event = msgspec.json.encode(problem.ProblemBody(problem.describe(error)))
                 await send(_part(b"data: " + event + b"\n\n", more=False))

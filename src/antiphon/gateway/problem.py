@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.errors import AntiphonError
-from antiphon.core.logs import without_credentials
+from antiphon.core.logs import unexpected, without_credentials
 from antiphon.gateway.headers import COMMON, PRIVATE
 
 _log = logging.getLogger("antiphon.gateway")
@@ -37,19 +37,15 @@ class ProblemBody(msgspec.Struct, frozen=True):
 
 
 def describe(error: BaseException) -> Problem:
-    """The problem to show for an error; what is not an :class:`AntiphonError` stays unexplained to the caller."""
-    if isinstance(error, AntiphonError):
-        what = _bounded(error.what)
-        next_step = None if error.next_step is None else _bounded(error.next_step)
-        message = f"{what} {next_step.strip()}" if next_step else what
-        where = None if error.where is None else _bounded(error.where)
-        return Problem(message, error.kind, error.code, where, next_step)
-    return Problem(
-        "The gateway failed at this request.",
-        "server_error",
-        "internal_error",
-        next_step="Look into .antiphon/logs/gateway.log for the traceback.",
-    )
+    """The problem to show for an error; of what is not an :class:`AntiphonError` the caller learns the type alone, and
+    under which reference the log has it."""
+    if not isinstance(error, AntiphonError):
+        error = unexpected(error, _log, "a request", "gateway.log")
+    what = _bounded(error.what)
+    next_step = None if error.next_step is None else _bounded(error.next_step)
+    message = f"{what} {next_step.strip()}" if next_step else what
+    where = None if error.where is None else _bounded(error.where)
+    return Problem(message, error.kind, error.code, where, next_step)
 
 
 def _bounded(text: str) -> str:
@@ -78,10 +74,10 @@ def response(error: BaseException, headers: dict[str, str] | None = None) -> Res
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """Starlette's handler for everything else: logged where it happened, told in one line."""
     route = request.scope.get("route")
-    _log.error("%s %s failed", request.method, getattr(route, "path", "no route"), exc_info=error)
+    told = unexpected(error, _log, f"{request.method} {getattr(route, 'path', 'no route')}", "gateway.log")
     # This handler stands outside the middleware. The server closes the connection after such an error: it is said, so
     # that no client sends its next request into the closing one.
-    return response(error, {**COMMON, PRIVATE[0]: PRIVATE[1], "connection": "close"})
+    return response(told, {**COMMON, PRIVATE[0]: PRIVATE[1], "connection": "close"})
 
 
 async def on_http_error(request: Request, error: Any) -> Response:

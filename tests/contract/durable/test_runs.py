@@ -172,7 +172,7 @@ def test_who_lost_the_lease_commits_nothing(database: Database, clock: ManualClo
         lambda: runs.record(old, "step", 0, 1, NOON),
         lambda: runs.transact(old, "step", 0, lambda c: called.append(blobs.put(DEV, b"x", within=c)), NOON),
         lambda: runs.heartbeat(old, LEASE),
-        lambda: runs.succeed(old, {}),
+        lambda: runs.end(old, {}),
         lambda: runs.fail(old, "e"),
         lambda: runs.give_back(old),
         lambda: runs.end_cancelled(old),
@@ -182,7 +182,7 @@ def test_who_lost_the_lease_commits_nothing(database: Database, clock: ManualClo
     assert called == []
     assert runs.steps(DEV, old.id) == []
     assert runs.record(new, "step", 0, 1, NOON) == 1
-    runs.succeed(new, {"ok": True})
+    runs.end(new, {"ok": True})
     with pytest.raises(LeaseLost):
         runs.record(new, "after", 0, 1, NOON)
 
@@ -237,7 +237,7 @@ def test_cancelling(database: Database, clock: ManualClock) -> None:
     assert runs.heartbeat(run, LEASE)
     other = runs.claim("w", LEASE, ["c"])
     assert other is not None
-    runs.succeed(other, {"n": 1})
+    runs.end(other, {"n": 1})
     assert runs.cancel(DEV, ended).status == "succeeded"
     # The holder dies before it sees the wish: nobody runs it again.
     clock.advance(LEASE + timedelta(seconds=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -26,6 +27,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import JobRow
 from antiphon.core.errors import Conflict, EngineFailed, InvalidInput, NotFound
 from antiphon.core.scope import Scope
+from antiphon.durable.run import RunResult
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, SCOPE, SmallDesk
 from antiphon.testing.stored_files import batch_jobs, file_store, request_batches
@@ -142,6 +144,30 @@ async def test_what_is_wrong_with_one_request_is_its_answer_and_touches_no_other
         "none": "max_tokens", "stream": "stream", "odd": "temprature", "tool": "tools"
     }  # fmt: skip
     assert {response["status_code"] for response in errors.values()} == {400}
+
+
+async def test_a_fault_of_ours_fails_its_request_and_the_run_says_so(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(request: Any) -> Any:
+        if "'say r3'" in str(request.messages):
+            raise OverflowError("the bakery's secret")
+        return await bench.desk.answerer.answer(request)
+
+    run, batch = FakeRun(), bench.order()
+    result = await bench.worker(answer).run(run, {"batch": batch.id})
+    assert isinstance(result, RunResult)
+    assert (result.status, result["status"]) == ("succeeded_with_failures", "completed")
+    assert run.said[-1] == (LINES, LINES, f"1 of {LINES} rows failed")
+    ended = bench.batches.get(SCOPE, batch.id)
+    assert (ended.job.rows_done, ended.job.rows_failed) == (LINES, 1)
+    (row,) = bench.read(ended.error_file)
+    said = row["response"]["body"]["error"]
+    assert (row["response"]["status_code"], said["code"]) == (500, "internal_error")
+    assert said["message"].startswith("OverflowError was raised")
+    assert "secret" not in json.dumps(row)
+    (reference,) = re.findall(r"err_\w+", said["message"])
+    assert f"{reference}: line 4 of {batch.id} fails" in caplog.text
 
 
 async def test_bad_lines_fail_the_batch_and_are_named(bench: Bench) -> None:

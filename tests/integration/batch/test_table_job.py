@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 
 from antiphon.batch import table_job
 from antiphon.batch.orders import WORKFLOW, Orders, TableOrder
+from antiphon.batch.row_faults import TRACEBACKS, RowFaults
 from antiphon.batch.table_job import TableJobs
+from antiphon.batch.table_rows import request_of
 from antiphon.catalog.jobs import BatchJob, JobRow
-from antiphon.core.errors import Conflict, EngineFailed, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import Conflict, EngineFailed, InternalError, InvalidInput, NotFound, Unavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
 from antiphon.definitions.on_demand import OnDemandSpec
+from antiphon.durable.run import RunResult
 from antiphon.engine.messages import Generate
 from antiphon.governance.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
@@ -261,15 +265,92 @@ async def test_an_input_that_changed_ends_the_job_with_its_reason(bench: Bench, 
     assert not (bench.directory / "out.jsonl").exists()
 
 
-async def test_a_fault_of_ours_ends_the_job_instead_of_leaving_it_running(bench: Bench) -> None:
+async def test_a_fault_of_ours_fails_its_row_and_no_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    job = bench.order()
+
+    async def answer(request: Any) -> Any:
+        if request.entity["flight"] in ("B6 3", "B6 7"):
+            raise OverflowError("the bakery's secret")
+        return await bench.desk.answerer.answer(request)
+
+    run = FakeRun()
+    result = await bench.runner(answer).run(run, {"job": job.id})
+    assert isinstance(result, RunResult)
+    assert (result.status, result["status"]) == ("succeeded_with_failures", "completed")
+    assert (result["rows"], result["failed"]) == (LINES, 2)
+    assert run.said[-1] == (LINES, LINES, "2 of 40 rows failed")
+    out = bench.output()
+    assert [row["flight"] for row in out if row["answer_error"]] == ["B6 3", "B6 7"]
+    said = out[3]["answer_error"]
+    assert said.startswith("internal_error: OverflowError was raised")
+    assert "secret" not in (bench.directory / "out.jsonl").read_text()
+    (reference,) = re.findall(r"err_\w+", said)
+    assert f"{reference}: row 3 of {job.id} fails" in caplog.text
+
+
+def test_what_goes_wrong_in_reading_a_row_is_that_row_s_failure(bench: Bench) -> None:
+    class Broken(dict[str, Any]):
+        def get(self, *_: Any) -> Any:
+            raise ZeroDivisionError("a column that divides by nothing")
+
+    job = bench.order()
+    found = request_of(ASKER, FREE, job, RowFaults(job.id), 3, Broken())
+    assert isinstance(found, InternalError)
+    assert found.what.startswith("ZeroDivisionError was raised")
+    assert "divides" not in str(found)
+
+
+async def test_policy_that_fails_over_many_rows_is_asked_about_each(bench: Bench) -> None:
+    def decide(*_: Any) -> Any:
+        raise OverflowError("a moment of the year 12000")
+
+    desk = bench.desk
+    jobs = TableJobs(desk.jobs, desk.releases, desk.blobs, desk.answerer.answer, 4, bench.shared, decide)
+    job = bench.order()
+    result = await jobs.run(FakeRun(), {"job": job.id})
+    assert result == {"job": job.id, "status": "completed", "rows": LINES, "failed": 0}
+
+
+async def test_the_log_has_few_tracebacks_of_many_rows_that_fail_alike(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     job = bench.order()
 
     async def answer(request: Any) -> Any:
         raise TypeError("a bug")
 
     result = await bench.runner(answer).run(FakeRun(), {"job": job.id})
-    assert result["status"] == "failed"
-    assert bench.desk.jobs.get(SCOPE, job.id).error == "TypeError: (its message is withheld)"
+    assert (result["status"], result["failed"]) == ("completed", LINES)
+    assert sum(record.exc_info is not None for record in caplog.records) == TRACEBACKS
+    assert sum("fails" in record.message for record in caplog.records) == LINES
+
+
+@pytest.mark.parametrize(("most", "status"), [(0, "failed"), (1, "failed"), (2, "completed")])
+async def test_more_failed_rows_than_may_be_end_the_job(bench: Bench, most: int, status: str) -> None:
+    job = bench.order(max_failed_rows=most)
+
+    async def answer(request: Any) -> Any:
+        if request.entity["flight"] in ("B6 1", "B6 2"):
+            raise InvalidInput("It is no flight.")
+        return await bench.desk.answerer.answer(request)
+
+    result = await bench.runner(answer).run(FakeRun(), {"job": job.id})
+    assert result["status"] == status
+    if status == "failed":
+        assert isinstance(result, RunResult)
+        assert result.status == "failed"
+        assert result.error is not None
+        assert f"rows failed, and at most {most} may" in result.error
+        assert bench.desk.jobs.done_lines(SCOPE, job.id), "the rows are kept"
+
+
+async def test_a_fault_outside_of_rows_ends_the_job_and_its_run(bench: Bench) -> None:
+    job = bench.order()
+    (bench.directory / "out.jsonl").mkdir()
+    result = await bench.jobs.run(FakeRun(), {"job": job.id})
+    assert isinstance(result, RunResult)
+    assert (result.status, result["status"]) == ("failed", "failed")
+    assert result.error == bench.desk.jobs.get(SCOPE, job.id).error
 
 
 async def test_who_may_not_answer_gets_failed_rows(bench: Bench) -> None:

@@ -16,8 +16,8 @@ from antiphon.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
-from antiphon.durable.run import Run
-from antiphon.durable.runs import ENDED, Runs
+from antiphon.durable.run import ENDED, Run, RunResult, RunStatus
+from antiphon.durable.runs import Runs
 
 Body = Callable[[RunContext], Awaitable[dict[str, Any]]]
 RunToEnd = Callable[..., Awaitable[Run]]
@@ -54,6 +54,18 @@ def database(tmp_path: Path) -> Any:
     opened = open_database(tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [("succeeded_with_failures", None), ("failed", "Its file is gone."), ("cancelled", None)]
+)
+async def test_a_result_may_say_how_its_run_ends(database: Database, status: RunStatus, error: str | None) -> None:
+    async def workflow(run: RunContext) -> dict[str, Any]:
+        return RunResult({"failed": 1}, status, error)
+
+    async with working(database, workflow=workflow) as run_to_end:
+        run = await run_to_end()
+    assert (run.status, run.result, run.error, run.attempts) == (status, {"failed": 1}, error, 1)
 
 
 async def test_steps_are_recorded_and_progress_is_kept(database: Database) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 import httpx
 import openai
@@ -304,7 +305,7 @@ async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alon
     assert answerer.running == 0
 
 
-async def test_an_unexpected_failure_tells_nothing_of_the_inside(running, keys, answerer) -> None:
+async def test_an_unexpected_failure_tells_nothing_of_the_inside(running, keys, answerer, caplog) -> None:
     answerer.failure = RuntimeError("secret path /x")
     async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {keys['service']}"}) as http:
         for stream in (False, True):
@@ -312,7 +313,10 @@ async def test_an_unexpected_failure_tells_nothing_of_the_inside(running, keys, 
             answer = await http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 500
             assert "secret" not in answer.text
-            assert answer.json()["error"]["code"] == "internal_error"
+            error = answer.json()["error"]
+            assert error["code"] == "internal_error"
+            (reference,) = re.findall(r"err_\w+", error["message"])
+            assert sum(reference in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

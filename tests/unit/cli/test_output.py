@@ -36,6 +36,24 @@ def test_an_error_is_one_line_a_next_step_and_its_exit_code(capsys) -> None:
     assert captured.out == ""
 
 
+def test_an_error_that_nobody_foresaw_is_told_by_its_type(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        raise OverflowError("secret".upper())
+    except OverflowError as error:
+        found = error
+    monkeypatch.delenv(output.TRACEBACK, raising=False)
+    assert output.fail(output.unforeseen(found), False) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: OverflowError: (its message is withheld): a fault of Antiphon itself.\n  next: ")
+    monkeypatch.setenv(output.TRACEBACK, "1")
+    output.unforeseen(found)
+    traced = capsys.readouterr().err
+    assert "test_output.py" in traced
+    assert "SECRET" not in said + traced
+
+
 def test_entity_keys_are_read() -> None:
     assert entity.keys(["shop=tea", "note=a=b", "empty="]) == {"shop": "tea", "note": "a=b", "empty": ""}
     for wrong in ("shop", "=tea"):
