@@ -110,6 +110,7 @@ def kill(folder: Path, torn: bool) -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
+            database.close()  # Another file is in its place since.
             seen = die_at(int(line), torn)
             for move in whole_way(database):
                 move()

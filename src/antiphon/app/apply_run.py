@@ -223,7 +223,7 @@ def _require_passed(refreshed: Refreshed) -> None:
         raise Conflict(
             f"The view {name!r} is held, so its new version is not published. {NOTHING_CHANGED}",
             where=f"view {refreshed.held[0]}",
-            next_step=f"`antiphon features resume {name}`, then `antiphon apply` again.",
+            next_step=f"`antiphon features resume {name} --reason …`, then `antiphon apply` again.",
         )
 
 

@@ -86,6 +86,8 @@ class FeatureStores:
 
     def overlay(self, scope: Scope) -> StreamedOverlay:
         """The overlay of a scope; its owner closes it."""
+        # Before anything lies in the online store: a secret that is not there beside it counts as lost.
+        self._store.secret("online")
         if self.redis is None:
             return Overlay(self._store.paths.online, scope, self._store.database.codec)
         return RedisOverlay(self.redis, scope, self._store.database.codec)

@@ -139,7 +139,10 @@ class Database:
     def _require_in_place(self) -> None:
         """SQLite goes on with a file that was deleted, and makes an empty one for the next connection: what is written
         to either is lost."""
-        if self._identity is not None and _identity(self.path) != self._identity:
+        found = _identity(self.path)
+        if self._identity is None:  # It was closed, and is opened again with whatever file is there.
+            self._identity = found
+        if found != self._identity:
             raise Unavailable(
                 "The catalog's file was deleted or replaced while it was open.",
                 where="catalog",
@@ -284,8 +287,9 @@ class Database:
         return self.unseal(scope, schema, subject, packed).decode()
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection. Whatever is done after it opens the file anew."""
         self._engine.dispose()
+        self._identity = None
 
 
 def database_file(url: str) -> Path:

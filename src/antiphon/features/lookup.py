@@ -197,9 +197,14 @@ class FeatureReader:
             except Corrupt as error:
                 broken = broken or error
             except FeatureUnavailable as error:
-                if broken is None:
+                if broken is not None:
+                    raise lookup_errors.damaged(broken) from error
+                # A release that went live within the lease pins what was published just before it.
+                later = self._later(publication.number)
+                if later is None:
                     raise
-                raise lookup_errors.damaged(broken) from error
+                publication = later
+                continue
             try:
                 publication = self._publications.get(self._scope, publication.number - 1)
             except NotFound:
@@ -228,6 +233,13 @@ class FeatureReader:
                     self._current = found
                 self._asked = now
             return self._current
+
+    def _later(self, number: int) -> Publication | None:
+        """The current publication, asked for within the lease, if it is later than this one."""
+        with self._lock:
+            self._asked = None
+        found = self.publication()
+        return found if found is not None and found.number > number else None
 
     def warm(self) -> int:
         """Open every snapshot of the current publication ahead of the first request; how many could be opened."""

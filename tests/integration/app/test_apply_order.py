@@ -201,7 +201,7 @@ def test_a_cancelled_apply_changes_nothing_even_in_its_last_step(harbor: Harbor)
     store.runs.cancel(store.scope, run.id)
     wanted = msgspec.convert(run.arguments, ApplyArguments)
     workflow = ApplyWorkflow(store, harbor.platform.refresher)
-    with pytest.raises(AntiphonError, match="It was cancelled"), store.database.transaction() as connection:
+    with pytest.raises(AntiphonError, match="The apply was cancelled"), store.database.transaction() as connection:
         workflow._put_in_force(run.id, wanted, connection)
     assert harbor.live() == before
 

@@ -287,7 +287,7 @@ def test_what_is_asked_of_a_project_in_plaintext_is_said(root: Path) -> None:
         initialise(root)
     with pytest.raises(InvalidInput, match="other mode"):
         migrate(root, "encrypted")
-    assert "plaintext" in require_provider_ready(root)
+    assert "lie readable on the disk" in require_provider_ready(root)
 
 
 def test_without_its_passphrase_or_keyring_a_project_stays_closed(

@@ -99,7 +99,7 @@ def test_what_is_wrong_is_told_by_the_setting_and_never_by_the_secret(
     file.write_text(accounts.credentials(expires=-60))
     assert "the JWT ended at" in str(stores(root))
     file.write_text(whole.replace(seed, seed[:-1]))
-    assert "no credentials of a NATS user" in str(stores(root))
+    assert "not those of a NATS user" in str(stores(root))
     assert seed[:-1] not in str(stores(root))
     file.unlink()
     assert "cannot be read" in str(stores(root))

@@ -83,6 +83,7 @@ class Project:
         (folder / "definitions.py").write_text(definitions)
         self.write(*ROWS)
         self.store = Store.open(folder)
+        self.store.secret("subject")  # As every process that answers has made it before there are receipts.
         apply(self.store, principal="me")
         self.platform = FeaturePlatform(self.store)
         self.visit("v0", "tea")

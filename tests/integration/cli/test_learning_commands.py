@@ -143,7 +143,7 @@ def test_rows_that_are_refused_are_named_and_the_others_taken(antiphon: Run, des
     ran = antiphon("outcomes", "import", "desk", "thumbs.csv")
     assert ran.code == 0, ran.err
     assert "5 rows: 1 joined, 1 late; 3 refused" in ran.out
-    for told in ("row 2: ", "row 3: ", "row 4: at: at is 'noon'"):
+    for told in ("row 2: ", "row 3: ", "row 4: at is 'noon'"):
         assert told in ran.out
     write(desk / "nothing.csv", [{"stop": "a", "at": at}])
     assert "no column with a value" in antiphon("outcomes", "import", "desk", "nothing.csv").err

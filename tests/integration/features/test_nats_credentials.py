@@ -126,12 +126,12 @@ def test_what_are_no_credentials_is_said_before_anything_is_asked(accounts: Acco
     changed = seed[:20] + ("A" if seed[20] != "A" else "B") + seed[21:]
     jwt = whole.splitlines()[1]
     for text, told in (
-        ("", "no credentials"),
-        ("hunter2", "no credentials"),
-        (whole.replace("BEGIN NATS USER JWT", "BEGIN"), "no credentials"),
-        (whole.replace("BEGIN USER NKEY", "BEGIN"), "no credentials"),
-        (creds(jwt, Signer("A").seed), "no credentials"),
-        (whole + "x" * 70_000, "no credentials"),
+        ("", "not those of a NATS user"),
+        ("hunter2", "not those of a NATS user"),
+        (whole.replace("BEGIN NATS USER JWT", "BEGIN"), "not those of a NATS user"),
+        (whole.replace("BEGIN USER NKEY", "BEGIN"), "not those of a NATS user"),
+        (creds(jwt, Signer("A").seed), "not those of a NATS user"),
+        (whole + "x" * 70_000, "not those of a NATS user"),
         (changed, "does not fit its checksum"),
         (creds(jwt, changed), "does not fit its checksum"),
     ):

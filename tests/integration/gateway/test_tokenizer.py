@@ -56,7 +56,7 @@ async def test_tokens_there_and_back(http: httpx.AsyncClient) -> None:
         ("/tokenize", {"prompt": "x", "model": "one", "add_special_tokens": True}, 400, "add_special_tokens"),
         ("/tokenize", {"prompt": "x", "model": "one", "messages": []}, 400, "messages"),
         ("/detokenize", {"tokens": [10**9], "model": "one"}, 400, "tokens"),
-        ("/detokenize", {"tokens": [-1], "model": "one"}, 400, "tokens[...]"),
+        ("/detokenize", {"tokens": [-1], "model": "one"}, 400, "tokens[0]"),
     ],
 )
 async def test_what_is_wrong_is_named(

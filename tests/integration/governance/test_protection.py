@@ -72,7 +72,7 @@ def key_of(database: Database, blob: str, scope: Scope = HERE) -> str | None:
 def test_a_mode_is_needed_outside_of_development() -> None:
     unset = EncryptionSettings()
     assert mode_of(unset, "dev") == "plaintext"
-    with pytest.raises(SetupError, match="not said whether payloads are encrypted"):
+    with pytest.raises(SetupError, match="mode` is not set"):
         mode_of(unset, "prod")
     assert mode_of(SETTINGS, "prod") == "encrypted"
 

@@ -170,7 +170,7 @@ def test_an_application_without_fine_tune_or_held_out_moments_is_refused(desk: L
     with pytest.raises(InvalidInput, match="no embargo"):
         desk.orders.place(SCOPE, "me", ORDER)
     desk.application = msgspec.structs.replace(desk.application, fine_tune=None)
-    with pytest.raises(InvalidInput, match="not declared how its model"):
+    with pytest.raises(InvalidInput, match="does not declare how its model"):
         desk.orders.place(SCOPE, "me", ORDER)
 
 

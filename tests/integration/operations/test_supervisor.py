@@ -376,7 +376,7 @@ async def test_a_child_whose_supervisor_died_before_it_could_say_so_ends(tmp_pat
             env=os.environ | {SUPERVISOR: f"{2**22 + 1}:{its.fileno()}"},  # past the highest pid there can be
             pass_fds=(its.fileno(),),
         )
-        assert await asyncio.to_thread(started.wait, 20) == -signal.SIGKILL
+        assert await asyncio.to_thread(started.wait, 20) == 128 + signal.SIGKILL
     assert not (tmp_path / "one.ready").exists()
 
 
