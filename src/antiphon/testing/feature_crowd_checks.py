@@ -16,6 +16,7 @@ from antiphon.testing.feature_crowd_evidence import Crowded
 _HOUR = 3_600_000_000
 
 WRITES = {
+    "applied": {"counted"},  # the view that is redefined
     "orders": {"counted", "summed", "held"},
     "again": {"counted"},
     "stock": {"stocked"},

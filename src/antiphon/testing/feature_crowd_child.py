@@ -27,6 +27,7 @@ from antiphon.app.apply import apply
 from antiphon.app.explaining import Explaining
 from antiphon.app.feature_rollback import FeatureRollback
 from antiphon.app.outcomes import DeclaredApplications, dataset_builder
+from antiphon.app.refreshing import finish_apply
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.publications import Publication
@@ -363,6 +364,8 @@ def live(order: dict[str, Any]) -> None:
     try:
         if order["do"] == "apply":
             applied = apply(life.store, principal="chaos", activate=True)
+            if applied.run is not None:  # Views that are published are so in their new version first.
+                finish_apply(life.store, applied.run, platform=life.platform)
             keys = [f"{view.name}@{view.definition_version}" for view in life.platform.views().values()]
             say("applied " + json.dumps([keys, [release.id for release in applied.releases]]))
         elif order["do"] == "first":
