@@ -10,6 +10,7 @@ say after how long; what is wrong with data, state or request is another 4xx.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 
 class AntiphonError(Exception):
@@ -35,8 +36,13 @@ class AntiphonError(Exception):
         self.next_step = next_step
 
     @property
+    def transient(self) -> bool:
+        """Whether the same work may succeed when it is repeated: something was away, full, or held by another."""
+        return self.retry_after is not None and isfinite(self.retry_after)
+
+    @property
     def located(self) -> str:
-        """What was wrong, after where it was unless the sentence says that itself."""
+        """The sentence that says what was wrong, after the place unless the sentence names it."""
         return self.what if not self.where or self.where in self.what else f"{self.where}: {self.what}"
 
     def __str__(self) -> str:
@@ -213,6 +219,7 @@ class EngineFailed(AntiphonError):
     exit_code = 6
     code = "engine_failed"
     kind = "server_error"
+    retry_after = 1.0
 
 
 class Unavailable(AntiphonError):
@@ -230,6 +237,7 @@ class StorageFull(Unavailable):
 
     http_status = 507
     code = "storage_full"
+    retry_after = 60.0
 
 
 class DeadlineExceeded(AntiphonError):
@@ -239,6 +247,7 @@ class DeadlineExceeded(AntiphonError):
     exit_code = 6
     code = "deadline_exceeded"
     kind = "server_error"
+    retry_after = 1.0
 
 
 class Corrupt(AntiphonError):

@@ -182,5 +182,5 @@ class Executor:
 
 
 def _worth_retrying(error: BaseException) -> bool:
-    # What the caller did wrong stays wrong; what was away or broken may come back.
-    return not isinstance(error, AntiphonError) or error.http_status >= 429
+    # What the caller did wrong stays wrong; what was away, held or broken may come back.
+    return not isinstance(error, AntiphonError) or error.transient or error.http_status >= 500

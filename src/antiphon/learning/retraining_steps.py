@@ -18,10 +18,7 @@ from antiphon.core.disk import FULL
 from antiphon.core.errors import (
     AntiphonError,
     Corrupt,
-    DeadlineExceeded,
-    EngineFailed,
     InvalidInput,
-    Overloaded,
     Unavailable,
 )
 from antiphon.core.scope import Scope
@@ -51,9 +48,6 @@ from antiphon.training.recipe import Arithmetic, Recipe
 
 EXAMPLES = "examples.jsonl"
 """The file of examples in a run's folder."""
-
-PASSING = (Unavailable, EngineFailed, Overloaded, DeadlineExceeded)
-"""What passes by itself, so that the run is tried again."""
 
 
 class RetrainingFailed(AntiphonError):
@@ -246,10 +240,8 @@ def refusals() -> Iterator[None]:
     """Let a run end at once on what trying again would not mend, with the reason; what passes is raised as it is."""
     try:
         yield
-    except PASSING:
-        raise
     except AntiphonError as error:
-        if error.http_status < 429:
+        if error.transient or error.http_status < 500:
             raise
         raise RetrainingFailed(error.what, where=error.where, next_step=error.next_step) from error
     except MemoryError as error:

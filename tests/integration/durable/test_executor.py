@@ -12,7 +12,16 @@ import pytest
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog.database import Database
-from antiphon.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    Conflict,
+    Corrupt,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    WriteConflict,
+)
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
@@ -115,6 +124,25 @@ async def test_what_the_caller_did_wrong_is_not_retried(database: Database) -> N
     async with working(database, workflow=workflow) as run_to_end:
         run = await run_to_end()
     assert (run.status, run.attempts, run.error) == ("failed", 1, "There is no such view. Name another.")
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (WriteConflict("Another publication came first."), 3),
+        (Conflict("The batch is completed."), 1),
+        (Overloaded("256 questions wait."), 3),
+        (Overloaded("The prompt is larger than the quota.", retry_after=float("inf")), 1),
+        (Corrupt("The file is damaged."), 3),
+    ],
+)
+async def test_what_may_pass_is_retried(database: Database, error: AntiphonError, attempts: int) -> None:
+    async def workflow(run: RunContext) -> dict[str, Any]:
+        raise error
+
+    async with working(database, workflow=workflow) as run_to_end:
+        run = await run_to_end(max_attempts=3)
+    assert (run.status, run.attempts, run.error) == ("failed", attempts, error.what)
 
 
 async def test_a_run_fails_after_its_attempts_and_says_why(database: Database) -> None:
