@@ -36,8 +36,13 @@ def room_needed(where: str, next_step: str = "Free disk space and try again.") -
 
 
 def shortage(folder: Path, least: int = LEAST_FREE) -> str | None:
-    """What is wrong with the room on a folder's disk; ``None`` while at least ``least`` bytes are free."""
-    free = shutil.disk_usage(folder).free
+    """The sentence that says why nothing can be written to a folder; ``None`` while ``least`` bytes are free there."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except FileNotFoundError:
+        return f"The folder {folder.name} is gone. Restore it from a backup, and start again."
+    except OSError as error:
+        return f"The disk cannot be asked what is free: {error.strerror}."
     return None if free >= least else f"The disk is full: {free / 1e6:.1f} MB are free. Free disk space."
 
 

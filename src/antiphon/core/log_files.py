@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +17,18 @@ import msgspec
 
 
 class FileBounds(msgspec.Struct, frozen=True):
-    """How large a file grows before it is set aside, and how many there are with those set aside."""
+    """The size at which a file is set aside, and the number of files with those set aside."""
 
     max_bytes: int = 20_000_000
     files: int = 4
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with suppress(PermissionError):  # one that was made with wider rights
+        os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 class BoundedFile:
@@ -28,21 +37,25 @@ class BoundedFile:
     Descriptors of this process that lead to the same file (standard output and error, which libraries in C write to)
     lead to the new one afterwards. One process writes; the size is the file's own, whoever of it wrote.
 
+    Args:
+        open_file: makes a file, or opens it at its end.
+
     Raises:
         OSError: the file cannot be made.
     """
 
-    def __init__(self, path: Path, bounds: FileBounds) -> None:
-        self._path, self._bounds = path, bounds
+    def __init__(self, path: Path, bounds: FileBounds, open_file: Callable[[Path], int] = _opened) -> None:
+        self._path, self._bounds, self._open = path, bounds, open_file
         self._lock = threading.Lock()
-        self._file = _opened(path)
+        self._file = open_file(path)
 
     def write(self, text: str) -> int:
         """Write a record; it is in one file as a whole. A disk that is full loses it."""
         content = text.encode("utf-8", "backslashreplace")
         with self._lock, suppress(OSError):
             if os.fstat(self._file).st_size >= self._bounds.max_bytes:
-                self._turn()
+                with suppress(OSError):  # no descriptor, no room: the old file grows on, and nothing of it is lost
+                    self._turn()
             left = memoryview(content)
             while left:
                 left = left[os.write(self._file, left) :]
@@ -56,18 +69,25 @@ class BoundedFile:
 
     def _turn(self) -> None:
         old = os.fstat(self._file)
-        set_aside(self._path, self._bounds)
-        new = _opened(self._path)
-        for descriptor in (1, 2):
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), old):
-                    os.dup2(new, descriptor)
-        os.dup2(new, self._file, inheritable=False)
-        os.close(new)
+        # Before anything is renamed: where the new file cannot be made, those set aside stay as they are.
+        waiting = self._path.with_name(f"{self._path.name}.new")
+        new = self._open(waiting)
+        try:
+            set_aside(self._path, self._bounds)
+            waiting.replace(self._path)
+            for descriptor in (1, 2):
+                with suppress(OSError):
+                    if os.path.samestat(os.fstat(descriptor), old):
+                        os.dup2(new, descriptor)
+            os.dup2(new, self._file, inheritable=False)
+        finally:
+            os.close(new)
 
 
 def set_aside(path: Path, bounds: FileBounds) -> None:
-    """Move a file out of the way: it becomes the first of those set aside, and the last of them goes."""
+    """Move a file, if it is there, out of the way: it becomes the first of those set aside, and the last of them goes."""
+    if not path.exists():
+        return
     for number in range(bounds.files - 1, 0, -1):
         newer = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
         with suppress(FileNotFoundError):
@@ -82,11 +102,3 @@ def is_standard_error(path: Path) -> bool:
         return os.path.samestat(os.fstat(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2), path.stat())
     except (OSError, ValueError):
         return False
-
-
-def _opened(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with suppress(PermissionError):  # one that was made with wider rights
-        os.fchmod(descriptor, 0o600)
-    return descriptor

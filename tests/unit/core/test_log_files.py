@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import stat
 import subprocess
 import sys
@@ -33,6 +35,32 @@ def test_a_file_is_set_aside_and_the_oldest_goes(tmp_path: Path) -> None:
     numbers = [int(line) for line in newest.splitlines()]
     assert numbers == list(range(1_000 - len(numbers), 1_000)), "nothing is lost in between"
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_where_no_new_file_can_be_made_nothing_is_set_aside_and_no_line_lost(tmp_path: Path) -> None:
+    refused = 0
+
+    def open_file(path: Path) -> int:
+        nonlocal refused
+        if 100 <= lines < 500:  # in between, as while a client holds every descriptor
+            refused += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    lines = 0
+    out = BoundedFile(tmp_path / "a.log", FileBounds(max_bytes=10_000, files=4), open_file)
+    for lines in range(600):
+        out.write(f"{lines:099}\n")
+    out.close()
+    assert refused > 100
+    assert list(kept(tmp_path)) == ["a.log", "a.log.1"]
+    assert [int(line) for name in ("a.log.1", "a.log") for line in kept(tmp_path)[name].splitlines()] == [*range(600)]
+
+
+def test_a_file_that_is_not_there_shifts_none_of_those_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.log.1").write_text("before")
+    set_aside(tmp_path / "a.log", BOUNDS)
+    assert kept(tmp_path) == {"a.log.1": "before"}
 
 
 def test_a_file_of_wider_rights_is_closed_to_others(tmp_path: Path) -> None:

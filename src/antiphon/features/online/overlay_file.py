@@ -147,7 +147,10 @@ class OverlayFile:
 
         draft = self._file.with_name(f".{self._file.name}.new")
         draft.unlink(missing_ok=True)
-        with lmdb.open(str(draft), subdir=False, lock=False, map_size=_MAP_SIZE) as environment:
+        with (
+            environments.room_needed(self._file.name),
+            lmdb.open(str(draft), subdir=False, lock=False, map_size=_MAP_SIZE) as environment,
+        ):
             if replaying:
                 with environment.begin(write=True) as transaction:
                     transaction.put(REPLAYING, b"")
