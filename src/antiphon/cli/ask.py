@@ -74,10 +74,16 @@ async def _ask(
         try:
             return await found.answering.answer(request)
         except (Unavailable, FeatureUnavailable) as error:
-            if any(process.alive for process in found.processes()):
+            published = store.publications.current(store.scope) is not None
+            if not needs_start(error, published) or any(process.alive for process in found.processes()):
                 raise
             raise Unavailable(
                 f"{error.what} Nothing runs in this project.",
                 where=error.where,
                 next_step="Start `antiphon up` in another terminal, and ask again once it is up.",
             ) from error
+
+
+def needs_start(error: Unavailable | FeatureUnavailable, published: bool) -> bool:
+    """Whether starting the project would mend it: the engine was not reached, or nothing was published yet."""
+    return error.where == "engine" if isinstance(error, Unavailable) else not published

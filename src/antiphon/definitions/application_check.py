@@ -161,7 +161,7 @@ def _on_demand_mistakes(application: Application, views: Views) -> Iterator[str]
         for name, declared in spec.inputs.items():
             if types.setdefault(name, declared) != declared:
                 yield f"the input {name!r} is a {types[name]} in one view and a {declared} in {spec.name!r}."
-            default = spec.defaults.get(name, msgspec.UNSET)
+            default = (spec.defaults or {}).get(name, msgspec.UNSET)
             if defaults.setdefault(name, default) != default:
                 yield f"the input {name!r} has another default in {spec.name!r} than in another view."
         for name in sorted(spec.reads()):

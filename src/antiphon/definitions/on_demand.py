@@ -47,7 +47,8 @@ class OnDemandSpec(msgspec.Struct, frozen=True):
     Attributes:
         inputs: what a request says, by name; it may be null, which is a missing value.
         features: name to expression over inputs, ``now`` and ``view.feature`` of the application's views.
-        defaults: what stands for inputs that a request leaves out; any other must be there.
+        defaults: what stands for inputs that a request leaves out; any other must be there. Unset for none, so that a
+            project, a bundle and a dataset without any keep the hash that they had before there were defaults.
     """
 
     name: str
@@ -55,7 +56,7 @@ class OnDemandSpec(msgspec.Struct, frozen=True):
     features: dict[str, Expression]
     description: str
     definition_version: str
-    defaults: dict[str, Value] = {}
+    defaults: dict[str, Value] | msgspec.UnsetType = msgspec.UNSET
 
     def reads(self) -> frozenset[str]:
         """Full names of the features that are read."""
@@ -182,7 +183,7 @@ class OnDemandView:
         meaning: dict[str, Any] = {"inputs": inputs, "features": features, "rules": 1}
         meaning |= {"defaults": defaults} if defaults else {}
         version = content_hash(meaning)[:16]
-        return OnDemandSpec(self.name, inputs, features, self.description, version, defaults)
+        return OnDemandSpec(self.name, inputs, features, self.description, version, defaults or msgspec.UNSET)
 
     def mistakes(self) -> Iterator[tuple[Place, str]]:
         """What is wrong with the view by itself; whether the features it reads are there, the application knows."""
@@ -254,8 +255,8 @@ def on_demand_view(*, inputs: Mapping[str, InputType | Input]) -> Callable[[type
 
 
 def defaults_of(views: Iterable[OnDemandSpec]) -> dict[str, Value]:
-    """What stands for inputs that a request to these views leaves out."""
-    return {name: value for view in views for name, value in view.defaults.items()}
+    """Values by name for the inputs that a request to these views leaves out."""
+    return {name: value for view in views for name, value in (view.defaults or {}).items()}
 
 
 def checked_input(name: str, declared_type: InputType, value: object) -> InputValue:

@@ -28,7 +28,11 @@ from antiphon.serving.tools import schema, tagged, writes_tools
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """Everything that decides a text: the same value gives the same text inside one fingerprint."""
+    """Everything that decides a text: the same value gives the same text inside one fingerprint.
+
+    Attributes:
+        parameters: unset for none, so that stored answers are found by the key that they had before there were any.
+    """
 
     model: str
     fingerprint: str
@@ -44,7 +48,7 @@ class Asked(msgspec.Struct, frozen=True):
     penalties: Penalties = Penalties()
     tools: str | None = None
     grammar: str | None = None
-    parameters: str = ""
+    parameters: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Generated(msgspec.Struct, frozen=True):
@@ -123,7 +127,7 @@ def ask(
         penalties=overrides.penalties or Penalties(),
         tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
         grammar=grammar,
-        parameters=overrides.engine,
+        parameters=overrides.engine or msgspec.UNSET,
     )
 
 
@@ -154,7 +158,7 @@ def to_engine(
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
     decoding = asked.decoding
     priority = "batch" if tier == "flex" else path
-    parameters = engine_fields(asked.parameters)
+    parameters = engine_fields(asked.parameters or "")
     ignore_end = bool(parameters.pop("ignore_eos", False))
     return Generate(
         id=new_id("gen"),

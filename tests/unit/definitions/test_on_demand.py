@@ -12,7 +12,7 @@ import pytest
 
 from antiphon import Figure, on_demand_view, one_hot, request
 from antiphon.core.errors import DefinitionErrors, InvalidInput
-from antiphon.core.ids import canonical
+from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions import project
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.expression import FeatureName, Term
@@ -206,6 +206,11 @@ def test_categories_that_make_no_features_are_refused(categories: Any) -> None:
 
     with pytest.raises(DefinitionErrors, match=r"ask\.carrier"):
         Ask.spec()
+
+
+def test_definitions_without_defaults_keep_their_hash_over_an_upgrade(tmp_path: Path) -> None:
+    # As it was before there were defaults: another one would make a new release of an unchanged application.
+    assert content_hash(load(tmp_path)) == "ee182315710a5cd6bcd8e05e250045798d99b335c27c5560dd64fcd7be608119"
 
 
 def test_a_default_is_part_of_the_version_and_stands_for_what_is_left_out(tmp_path: Path) -> None:

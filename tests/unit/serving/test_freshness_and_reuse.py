@@ -98,11 +98,17 @@ def test_a_question_is_found_by_its_words() -> None:
 ASKED = Asked("m", "fp", "prompt", (), Decoding(), "{}", True)
 
 
+def test_an_answer_without_engine_parameters_is_found_over_an_upgrade() -> None:
+    # As it was before there were any: another one would write every stored answer anew.
+    assert reuse.prompt_key(ASKED, DESK, {"a.b": "1"}) == "b7fc63e1415a7fd8ca9ad5c4fcf01ba7"
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"model": "n"}, {"fingerprint": "fq"}, {"prompt": "other"}, {"messages": (("user", "x"),)},
         {"decoding": Decoding(seed=1)}, {"json_schema": '{"type":"object"}'}, {"branches": False}, {"logprobs": 1},
+        {"parameters": '{"top_k":1}'},
     ],
 )  # fmt: skip
 def test_whatever_decides_the_text_is_in_the_key(change: dict[str, Any]) -> None:

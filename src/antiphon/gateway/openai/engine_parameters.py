@@ -11,18 +11,17 @@ from typing import Annotated, Any
 import msgspec
 
 from antiphon.core.ids import canonical
-
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+from antiphon.gateway.bounds import MOST_TOKENS, TokenId
 
 
 class EngineParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine may be told of sampling and constraints besides OpenAI's parameters."""
 
-    top_k: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=MOST_TOKENS)] | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
     length_penalty: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
-    min_tokens: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] | None = None
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=1024)] | None = None
     include_stop_str_in_output: bool | None = None
@@ -31,7 +30,7 @@ class EngineParameters(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)] | None = None
+    truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=-1, le=MOST_TOKENS)] | None = None
     guided_json: str | dict[str, Any] | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
