@@ -89,7 +89,7 @@ def test_the_commands_tell_what_became_of_a_view(shop: Path) -> None:
     assert "today: same: the definition is the same" in compared.out
     assert "paid" in compared.out
     status = antiphon("features", "status").out
-    assert "today: its last version is blocked, the one before stays: It has only 10 rows" in status
+    assert "today: its last version is blocked, the one before stays: The view 'today' has only 10 rows" in status
     assert antiphon("features", "describe", "nothing").code == 3
     assert antiphon("features", "diff", "snap_x", "snap_y").code == 3
 

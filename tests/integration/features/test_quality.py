@@ -111,12 +111,12 @@ RULES: list[tuple[Any, Callable[[], Rows], str]] = [
         "1 of 1440 rows: dest is none of the known values; there are 'San Francisco'.",
     ),
     (expect.unique("id"), lambda: [*history(), history()[7]], "1 of 1441 rows: id is the same as in another row."),
-    (expect.volume(0.9, 1.1), lambda: history()[:1000], "It has only 1000 rows, 0.694 times the 1440 before"),
+    (expect.volume(0.9, 1.1), lambda: history()[:1000], "has only 1000 rows, 0.694 times the 1440 before"),
     (expect.recent("30m"), history, "The latest event is 62 min old; at most 30 min is allowed."),
     (
         expect.not_future(),
         lambda: changed(3, departed=NOON + timedelta(days=1)),
-        "1 of 1440 rows: it claims to be known in the future.",
+        "1 of 1440 rows: the row claims to be known in the future.",
     ),
     (
         expect.sql("no flight to itself", "SELECT * FROM source WHERE origin = dest;"),

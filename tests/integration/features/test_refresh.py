@@ -75,7 +75,9 @@ async def test_a_gate_keeps_the_previous_snapshot_and_says_why(world: World, tmp
         world, {"views": [key, world.specs["congestion"].key], "as_of": (NOON + minutes(1)).isoformat()}
     )
     result = msgspec.convert(run.result, Refreshed)
-    assert result.blocked == {key: ("It has only 1 entities, 0.5 times the 2 before; 0.9 to 2 times are expected.",)}
+    assert result.blocked == {
+        key: ("The view 'route_history' has only 1 entities, 0.5 times the 2 before; 0.9 to 2 times are expected.",)
+    }
     current = world.publications.current(world.scope)
     assert current is not None
     assert current.snapshots[key] == before.snapshots[key]
@@ -102,8 +104,8 @@ def test_gates_name_the_figure_they_rest_on(world: World) -> None:
     assert gate(spec, good).passed
     assert gate(spec, good, good).passed
     empty = gate(spec, msgspec.structs.replace(good, rows_out=0), good)
-    assert "It has 0 entities; at least 1 are needed." in empty.reasons
-    assert "It has 0 entities, the one before had 2." in empty.reasons
+    assert "The view 'congestion' has 0 entities; at least 1 are needed." in empty.reasons
+    assert "The view 'congestion' has 0 entities, the snapshot before had 2." in empty.reasons
     rejecting = msgspec.structs.replace(good, rows_rejected=good.rows_in // 2, rejections={"no key": 720})
     assert "50.0% of 1440 source rows were rejected (no key 720)" in gate(spec, rejecting).reasons[0]
     other = msgspec.structs.replace(good, definition_version="0" * 16, statistics={})

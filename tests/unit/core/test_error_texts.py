@@ -70,6 +70,18 @@ def test_every_error_names_its_subject() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_every_finding_of_a_gate_names_its_subject() -> None:
+    seen, wrong = 0, []
+    for path in sorted((SOURCE / "features" / "quality").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Yield | ast.Return) and node.value is not None:
+                texts = list(beginnings(node.value))
+                seen += len(texts)
+                wrong += [f"{path.name}:{node.lineno}: {text}" for text in texts if bare(text)]
+    assert seen > 25, "the search no longer finds the findings"
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("text", ["It has no schema.", "This is not TOML.", "They end.", "Its output is free text."])
 def test_a_pronoun_is_no_subject(text: str) -> None:
     assert bare(text)

@@ -103,14 +103,17 @@ def _standard(
 ) -> Iterator[str]:
     """What no snapshot may be, whatever is declared; and what ``standard`` adds."""
     if manifest.definition_version != spec.definition_version:
-        yield f"It was made by definition version {manifest.definition_version}, not {spec.definition_version}."
+        yield (
+            f"The snapshot of {spec.name!r} was made by definition version {manifest.definition_version}, "
+            f"not {spec.definition_version}."
+        )
     missing = sorted(spec.features.keys() ^ manifest.statistics.keys())
     if missing:
-        yield f"Its features differ from the definition's: {', '.join(missing)}."
+        yield f"The features of {spec.name!r} differ from the definition's: {', '.join(missing)}."
     if not quality.standard:
         return
     if manifest.rows_out < MINIMUM_ENTITIES:
-        yield f"It has {manifest.rows_out} entities; at least {MINIMUM_ENTITIES} are needed."
+        yield f"The view {spec.name!r} has {manifest.rows_out} entities; at least {MINIMUM_ENTITIES} are needed."
     if manifest.rows_in and manifest.rows_rejected / manifest.rows_in > REJECTED_SHARE:
         share = manifest.rows_rejected / manifest.rows_in
         why = ", ".join(f"{reason} {rows}" for reason, rows in manifest.rejections.items())
@@ -119,7 +122,7 @@ def _standard(
             f"{f' ({why})' if why else ''}; at most {REJECTED_SHARE:.1%} may."
         )
     if previous is not None and manifest.rows_out < previous.rows_out * ENTITIES_KEPT:
-        yield f"It has {manifest.rows_out} entities, the one before had {previous.rows_out}."
+        yield f"The view {spec.name!r} has {manifest.rows_out} entities, the snapshot before had {previous.rows_out}."
     for feature, found in manifest.statistics.items():
         before = previous.statistics.get(feature) if previous is not None else None
         if before is not None and found.null_share - before.null_share > NULL_SHARE_RISE:
@@ -188,7 +191,7 @@ def _words(rule: Rule) -> str:
         case ExistsIn(of=columns, reference=reference, columns=there):
             return f"{', '.join(columns)} is not in {reference.name}.{', '.join(there)}"
         case NotFuture():
-            return "it claims to be known in the future"
+            return "the row claims to be known in the future"
         case Sql() | Python():
             return f"{rule.name}"
     return rule.name
@@ -214,7 +217,7 @@ def _volume(
     if not rule.least <= now / then <= rule.most:
         few = "only " if now < then else ""
         yield (
-            f"It has {few}{now} {rule.of}, {now / then:.3g} times the {then} before; "
+            f"The view {manifest.view!r} has {few}{now} {rule.of}, {now / then:.3g} times the {then} before; "
             f"{rule.least:g} to {rule.most:g} times are expected."
         )
 
