@@ -77,8 +77,8 @@ class World:
 
 
 @dataclass
-class Measured:
-    """What a tenant saw in all rounds of one kind."""
+class Measurement:
+    """Latencies and failures that a tenant saw in all rounds of one kind, and the largest memory of the processes."""
 
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -211,7 +211,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def ask(world: World, http: httpx.AsyncClient, chance: random.Random, found: Measured) -> None:
+async def ask(world: World, http: httpx.AsyncClient, chance: random.Random, found: Measurement) -> None:
     began = time.monotonic()
     body = {"model": MODEL, "prompt": text(chance, PROMPT_WORDS), "max_tokens": ANSWER_TOKENS}
     try:
@@ -225,7 +225,7 @@ async def ask(world: World, http: httpx.AsyncClient, chance: random.Random, foun
         found.failed.append(f"{answer.status_code} {answer.text[:200]}")
 
 
-async def watch(world: World, found: Measured) -> None:
+async def watch(world: World, found: Measurement) -> None:
     """Health and memory, four times a second."""
     while True:
         began = time.monotonic()
@@ -240,7 +240,7 @@ async def watch(world: World, found: Measured) -> None:
         await asyncio.sleep(0.25)
 
 
-async def round_of(world: World, attack: Attack | None, requests: int, seed: int, found: Measured) -> None:
+async def round_of(world: World, attack: Attack | None, requests: int, seed: int, found: Measurement) -> None:
     """One round; the attack begins a second before the first request."""
     chance = random.Random(seed)
     around = [asyncio.create_task(watch(world, found))]
@@ -265,7 +265,7 @@ async def round_of(world: World, attack: Attack | None, requests: int, seed: int
 
 async def compare(world: World, name: str, size: str) -> dict[str, Any]:
     """One attack's row."""
-    chance, without, beside = random.Random(f"{SEED} {name}"), Measured(), Measured()
+    chance, without, beside = random.Random(f"{SEED} {name}"), Measurement(), Measurement()
     pairs, requests = SIZES[size]
     for pair in range(pairs):
         order = [(None, without), (ATTACKS[name], beside)]
@@ -281,7 +281,8 @@ async def compare(world: World, name: str, size: str) -> dict[str, Any]:
         "p50_beside": round(beside.percentile(50), 3),
         "p99_beside": round(beside.percentile(99), 3),
         "ratio": round(beside.percentile(99) / without.percentile(99), 2),
-        "failed": beside.failed[:3] + without.failed[:3],
+        "failed": len(beside.failed) + len(without.failed),
+        "failures": beside.failed[:3] + without.failed[:3],
         "health": round(max(beside.health, default=0.0), 3),
         "gateway_mib": round(beside.gateway),
         "gateway_mib_after": round(world.mebibytes("antiphon.app.gateway")),
@@ -314,7 +315,7 @@ async def measure(size: str, names: list[str]) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="load-attacks-") as folder:
         async with running(Path(folder)) as world:
-            await round_of(world, None, 3, SEED, Measured())
+            await round_of(world, None, 3, SEED, Measurement())
             print(
                 f"{'attack':<29}{'p50':>7}{'beside':>8}{'p99':>8}{'beside':>8}{'ratio':>7}{'healthz':>9}"
                 f"{'gateway MiB':>14}{'engine MiB':>14}  failed"
@@ -327,7 +328,7 @@ async def measure(size: str, names: list[str]) -> list[dict[str, Any]]:
                 print(
                     f"{name:<29}{row['p50_without']:>7}{row['p50_beside']:>8}{row['p99_without']:>8}"
                     f"{row['p99_beside']:>8}{row['ratio']:>7}{row['health']:>9}{gateway:>14}{engine:>14}  "
-                    f"{len(row['failed'])}",
+                    f"{row['failed']}",
                     flush=True,
                 )
     return rows

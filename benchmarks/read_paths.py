@@ -31,7 +31,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmarks.read_paths_cases import BASE, SEED, Case, T, case_of, view_of
-from benchmarks.read_paths_oracle import Told, expected
+from benchmarks.read_paths_oracle import SourceEvent, expected
 
 from antiphon.catalog.events import Event, StoredEvent
 from antiphon.catalog.publications import Publication
@@ -85,7 +85,7 @@ class Difference(NamedTuple):
 class EventLog:
     """An event log in memory."""
 
-    def __init__(self, events: Sequence[Told]) -> None:
+    def __init__(self, events: Sequence[SourceEvent]) -> None:
         self._stored = [
             StoredEvent(
                 place,
@@ -157,7 +157,7 @@ def _each(change: Callable[[EntityRow], EntityRow]) -> Changed:
 
 
 def _marked(row: EntityRow) -> EntityRow:
-    """What a row of counts of nothing was: the mark for no time taken for a time."""
+    """A row of counts of nothing as it was: the mark for no time taken for a time."""
     if None in row.values:
         return row
     return msgspec.structs.replace(row, event_times=tuple(NO_TIME if at is None else at for at in row.event_times))
@@ -173,7 +173,7 @@ MUTANTS: dict[str, Changed] = {
 
 
 class Stores(NamedTuple):
-    """Where a case is built and read."""
+    """Places in which a case is built and read."""
 
     online: OnlineSnapshots
     overlay: StreamedOverlay

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from benchmarks.read_paths_oracle import Told
+from benchmarks.read_paths_oracle import SourceEvent
 
 import antiphon
 from antiphon import Entity, Source, feature_view
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     """A generated view with its events and what is asked of it: entity and moment."""
 
     features: dict[str, dict[str, Any]]
-    events: list[Told]
+    events: list[SourceEvent]
     streams: bool
     asked: list[tuple[str, int]]
 
@@ -42,7 +42,7 @@ def case_of(number: int) -> Case:
     streams = draw.random() < 0.5
     features = {f"f{place}": _feature(draw, number % 4 == 0, streams) for place in range(draw.randint(1, 12))}
     widths = [WINDOWS[one["window"]] or DAY for one in features.values()]
-    events: list[Told] = []
+    events: list[SourceEvent] = []
     asked: list[tuple[str, int]] = []
     for place in range(ENTITIES):
         entity, own = f"stop {place}", draw.choice((0, 0, 1, 1, 2, 3, 6, 12, 90))
@@ -72,7 +72,7 @@ def _feature(draw: random.Random, counts: bool, streams: bool) -> dict[str, Any]
     }
 
 
-def _event(draw: random.Random, name: str, entity: str, widths: Sequence[int]) -> Told:
+def _event(draw: random.Random, name: str, entity: str, widths: Sequence[int]) -> SourceEvent:
     near = draw.choice((0, 0, *(-width for width in widths)))
     far = draw.choice((0, -1, 1, draw.randint(-DAY, DAY), draw.randint(-2 * HOUR, HOUR), draw.randint(-40 * DAY, 0)))
     due = BASE + near + far
@@ -81,12 +81,12 @@ def _event(draw: random.Random, name: str, entity: str, widths: Sequence[int]) -
     lag = draw.choice((0, 0, 0, 1, -1, draw.randint(0, 3 * HOUR), draw.randint(0, 3 * DAY), -draw.randint(0, HOUR)))
     if due < 0:
         lag = abs(lag)
-    return Told(
+    return SourceEvent(
         name, entity, due, due + lag, draw.choice(NUMBERS), draw.choice((None, True, False)), draw.choice(NAMES)
     )
 
 
-def _moments(draw: random.Random, events: Sequence[Told], widths: Sequence[int]) -> Iterator[int]:
+def _moments(draw: random.Random, events: Sequence[SourceEvent], widths: Sequence[int]) -> Iterator[int]:
     changes = [BASE, BASE + DAY, BASE - DAY]
     for event in events[:20]:
         changes += [event.due, event.available, event.due + draw.choice(widths), event.available + draw.choice(widths)]

@@ -1,4 +1,4 @@
-"""What features are, read from the text of their definitions: plain Python over a list of events, exact fractions.
+"""Features as the text of their definitions says them: plain Python over a list of events, exact fractions.
 
 It imports nothing of ours: no tiles, no columns, no SQL, no finishing function.
 """
@@ -21,7 +21,7 @@ WINDOWS = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Told(NamedTuple):
+class SourceEvent(NamedTuple):
     """An event; its moments in microseconds since 1970."""
 
     id: str
@@ -45,7 +45,7 @@ Cells = dict[str, tuple[Any, int | None]]
 
 def expected(
     features: Mapping[str, Mapping[str, Any]],
-    events: Sequence[Told],
+    events: Sequence[SourceEvent],
     asked: Sequence[tuple[str, int]],
     known_by: int,
 ) -> list[Cells]:
@@ -55,7 +55,7 @@ def expected(
         known_by: the snapshot's moment; encodings are fitted no later than at the midnight before it.
     """
     ordered = sorted(events, key=lambda event: (event.due, hashlib.sha256(event.id.encode()).hexdigest()[:24]))
-    of: dict[str, list[Told]] = {}
+    of: dict[str, list[SourceEvent]] = {}
     for event in ordered:
         of.setdefault(event.entity, []).append(event)
     fitted: dict[tuple[str, int], list[tuple[Any, int]]] = {}
@@ -76,8 +76,8 @@ def expected(
     return found
 
 
-def _values(one: Mapping[str, Any], events: Sequence[Told], moment: int) -> Iterator[tuple[Any, int]]:
-    """What each visible event gives, with its time; what is null or beyond the fixed-point range gives nothing."""
+def _values(one: Mapping[str, Any], events: Sequence[SourceEvent], moment: int) -> Iterator[tuple[Any, int]]:
+    """A value of each visible event, with its time; what is null or beyond the fixed-point range has none."""
     since = None if one["window"] is None else moment - WINDOWS[one["window"]] * 1_000_000
     for event in events:
         if event.due > moment or event.available > moment or (since is not None and event.due <= since):
@@ -89,7 +89,7 @@ def _values(one: Mapping[str, Any], events: Sequence[Told], moment: int) -> Iter
             yield value, event.due
 
 
-def _value(one: Mapping[str, Any], event: Told) -> Any:
+def _value(one: Mapping[str, Any], event: SourceEvent) -> Any:
     # There is one zero.
     x = None if event.x is None else event.x + 0.0
     match one["aggregate"]:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.chaos
 
 @feature_view(entity=Entity("shop", ["shop"]), source=ORDERS, owner="test")
 class Busy:
-    """How busy a shop is."""
+    """Orders of a shop."""
 
     orders = count(window="2h")
 

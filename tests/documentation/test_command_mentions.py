@@ -95,7 +95,7 @@ def tree() -> TyperGroup:
 
 
 def problem(text: str, strict: bool) -> str | None:
-    """Why the command line does not accept a mention, if it does not."""
+    """The reason why the command line does not accept a mention, if it does not."""
     command: TyperCommand | TyperGroup = tree()
     words = arguments(text)
     while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):

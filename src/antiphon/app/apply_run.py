@@ -59,7 +59,7 @@ class ApplyArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ApplyResult(msgspec.Struct, frozen=True):
-    """What an apply put in force: applications whose release went live, and what else there is to say."""
+    """Applications whose release went live by an apply, and what else there is to say."""
 
     activated: tuple[str, ...]
     notes: tuple[str, ...] = ()

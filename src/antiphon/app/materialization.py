@@ -1,4 +1,4 @@
-"""Which views must be published before definitions take effect, and what that is likely to take."""
+"""Views that must be published before definitions take effect, and the time that is likely to take."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def unpublished(
 
 
 def answered(view: str, version: str, published: Mapping[str, str], declared: Mapping[str, FeatureViewSpec]) -> bool:
-    """Whether a release that pins this definition version is answered: it is published, or kept by Feast."""
+    """Tell whether a release that pins this definition version is answered: it is published, or kept by Feast."""
     spec = declared.get(view)
     return f"{view}@{version}" in published or (spec is not None and spec.source.kind == "feast")
 

@@ -29,7 +29,7 @@ _ENVELOPES_FROM = "0006"
 _READ_AT_ONCE = 500
 
 
-class Renumbered(msgspec.Struct, frozen=True):
+class RenumberedRevision(msgspec.Struct, frozen=True):
     """A revision that once meant another migration.
 
     Attributes:
@@ -46,8 +46,8 @@ class Renumbered(msgspec.Struct, frozen=True):
 
 
 RENUMBERED = (
-    Renumbered("0007", ("verdicts", None), skipped="0007", reached="0008"),
-    Renumbered("0014", ("receipts", "saved_tokens"), skipped="0014", reached="0015"),
+    RenumberedRevision("0007", ("verdicts", None), skipped="0007", reached="0008"),
+    RenumberedRevision("0014", ("receipts", "saved_tokens"), skipped="0014", reached="0015"),
 )
 
 

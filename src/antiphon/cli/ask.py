@@ -85,5 +85,5 @@ async def _ask(
 
 
 def needs_start(error: Unavailable | FeatureUnavailable, published: bool) -> bool:
-    """Whether starting the project would mend it: the engine was not reached, or nothing was published yet."""
+    """Tell whether starting the project would mend it: the engine was not reached, or nothing was published yet."""
     return error.where == "engine" if isinstance(error, Unavailable) else not published

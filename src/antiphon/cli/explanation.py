@@ -1,4 +1,4 @@
-"""What a prediction was made from, on one screen; ``--full`` and ``--json`` have everything."""
+"""A prediction and all that it was made from, on one screen; ``--full`` and ``--json`` have everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a durable run is, told while a command waits for its end."""
+"""Progress of a durable run, told while a command waits for its end."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class AntiphonError(Exception):
 
     @property
     def transient(self) -> bool:
-        """Whether the same work may succeed when it is repeated: something was away, full, or held by another."""
+        """Tell whether the same work may succeed when it is repeated: something was away, full, or held by another."""
         return self.retry_after is not None and isfinite(self.retry_after)
 
     @property

@@ -23,7 +23,7 @@ _DIALECTS = ("http://json-schema.org/", "https://json-schema.org/")
 
 
 def unsound(schema: Any) -> str | None:
-    """Why a schema must not be worked with; ``None`` when it may. Values of the schema are not repeated."""
+    """Tell why a schema must not be worked with; ``None`` when it may. Values of the schema are not repeated."""
     waiting: list[tuple[Any, bool]] = [(schema, False)]
     while waiting:
         part, by_name = waiting.pop()
@@ -52,7 +52,7 @@ def unsound(schema: Any) -> str | None:
 
 
 def _leads_into_contents(reference: str) -> bool:
-    """Whether a JSON pointer passes a keyword whose value was not looked through."""
+    """Tell whether a JSON pointer passes a keyword whose value was not looked through."""
     by_name = False
     for step in unquote(reference).split("/")[1:]:
         if not by_name and step in _CONTENTS:
@@ -62,7 +62,7 @@ def _leads_into_contents(reference: str) -> bool:
 
 
 def mistake(schema: Mapping[str, Any]) -> str | None:
-    """Why something is no schema, or must not be worked with; ``None`` when it is one."""
+    """Tell why something is no schema, or must not be worked with; ``None`` when it is one."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 

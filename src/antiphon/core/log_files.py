@@ -85,7 +85,7 @@ class BoundedFile:
 
 
 def set_aside(path: Path, bounds: FileBounds) -> None:
-    """Move a file, if it is there, out of the way: it becomes the first of those set aside, and the last of them goes."""
+    """Move a file, if there is one, out of the way: it becomes the first of those set aside; the last of them goes."""
     if not path.exists():
         return
     for number in range(bounds.files - 1, 0, -1):
@@ -97,7 +97,7 @@ def set_aside(path: Path, bounds: FileBounds) -> None:
 
 
 def is_standard_error(path: Path) -> bool:
-    """Whether this process's standard error leads into the file."""
+    """Tell whether this process's standard error leads into the file."""
     try:
         return os.path.samestat(os.fstat(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2), path.stat())
     except (OSError, ValueError):

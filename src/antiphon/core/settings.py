@@ -282,7 +282,7 @@ class WorkerSettings(_Section, frozen=True):
 
 
 class SupervisionSettings(_Section, frozen=True):
-    """How `antiphon up` watches its processes. ``silence``: how long one may give no sign of life; ``0s``: for ever."""
+    """Supervision by `antiphon up`. ``silence``: the longest time without a sign of life; ``0s``: no bound."""
 
     silence: str = "60s"
 
@@ -421,7 +421,7 @@ class Settings(_Section, frozen=True):
 
     @property
     def metrics(self) -> MetricsAccess:
-        """Who may read ``/metrics``."""
+        """The setting that says who may read ``/metrics``."""
         return self.gateway.metrics or ("open" if self.project.environment == "dev" else "key")
 
     @property

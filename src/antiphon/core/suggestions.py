@@ -9,7 +9,7 @@ MOST_LISTED = 10
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """What to do about a name that is not among the known ones, as sentences.
+    """Sentences that say what to do about a name that is not among the known ones.
 
     Args:
         otherwise: what to do where nothing is known, or more than fits.

@@ -22,7 +22,7 @@ SUPERVISOR, LISTENERS = "ANTIPHON_SUPERVISOR", "ANTIPHON_LISTENERS"
 listen already."""
 
 BEAT_SECONDS = 1.0
-"""How often a supervised process shows that its main loop turns."""
+"""Seconds between two signs of a supervised process that its main loop turns."""
 
 
 class Supervision:

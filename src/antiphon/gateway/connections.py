@@ -26,7 +26,7 @@ _LEAST = 16
 
 
 class Stage(enum.IntEnum):
-    """How far a connection's latest request is; those with smaller numbers are dropped first."""
+    """Progress of a connection's latest request; those with smaller numbers are dropped first."""
 
     HEAD = 0
     IDLE = 1
@@ -68,7 +68,7 @@ class Connections:
 
     @property
     def dropped(self) -> int:
-        """How many were ended for the sake of others so far."""
+        """The number that were ended for the sake of others so far."""
         return self._dropped
 
     def open(self, peer: str, drop: Callable[[], None]) -> ConnectionEntry:
@@ -145,7 +145,7 @@ def raise_descriptor_limit() -> int:
 
 
 def affordable_connections(most: int, descriptors: int) -> int:
-    """How many connections there can be, at most ``most``: as many as ``descriptors`` leave beside those in use and a
-    reserve for files."""
+    """The number of connections that there can be, at most ``most``: as many as ``descriptors`` leave beside those in
+    use and a reserve for files."""
     reserve = max(descriptors // _SPARE_SHARE, _LEAST_SPARE)
     return max(min(most, descriptors - len(os.listdir("/dev/fd")) - reserve), _LEAST)

@@ -43,8 +43,8 @@ _SETTLE_SECONDS = 5.0
 _log = logging.getLogger("antiphon.gateway")
 
 
-class _Refused(msgspec.Struct, frozen=True):
-    """Who was refused: a principal, or a peer that is not known; and why."""
+class _Refusal(msgspec.Struct, frozen=True):
+    """A kind of refusal: of a principal, or of a peer that is not known; and why."""
 
     tenant: str
     name: str
@@ -62,7 +62,7 @@ class Denials:
         self._began = services.clock.now()
         self._written: dict[tuple[str, str, str, str], int] = {}
         self._unknown = 0
-        self._beyond: dict[_Refused, int] = {}
+        self._beyond: dict[_Refusal, int] = {}
 
     async def record(self, request: Request, error: BaseException, who: Principal | None = None) -> None:
         """Keep that this request was refused, if that is what the error says; it is refused all the same if that fails.
@@ -75,7 +75,7 @@ class Denials:
         who = who or getattr(request.state, "principal", None)
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""
         tenant = who.tenant if who is not None else self._services.default_tenant
-        refused = _Refused(tenant, who.id if who is not None else NOBODY, peer, error.code)
+        refused = _Refusal(tenant, who.id if who is not None else NOBODY, peer, error.code)
         await self.settle()
         if not self._in_full(refused, known=who is not None):
             return
@@ -108,7 +108,7 @@ class Denials:
             detail = {"code": refused.code, "reason": reason, "peer": refused.peer, "count": count}
             await self._write(refused, SUMMARY, detail, None)
 
-    def _counted(self, ended: bool) -> list[tuple[_Refused, int, datetime]]:
+    def _counted(self, ended: bool) -> list[tuple[_Refusal, int, datetime]]:
         with self._lock:
             minute = self._now()
             if minute == self._minute and not ended:
@@ -117,13 +117,13 @@ class Denials:
             self._minute, self._began = minute, self._services.clock.now()
             self._written, self._unknown, self._beyond = {}, 0, {}
         most = sorted(counted.items(), key=lambda one: -one[1])
-        rest: dict[_Refused, int] = {}
+        rest: dict[_Refusal, int] = {}
         for refused, count in most[MOST_SUMMARIES:]:
-            pooled = _Refused(refused.tenant, OTHERS, OTHERS, refused.code)
+            pooled = _Refusal(refused.tenant, OTHERS, OTHERS, refused.code)
             rest[pooled] = rest.get(pooled, 0) + count
         return [(refused, count, began) for refused, count in (*most[:MOST_SUMMARIES], *rest.items())]
 
-    def _in_full(self, refused: _Refused, *, known: bool) -> bool:
+    def _in_full(self, refused: _Refusal, *, known: bool) -> bool:
         """Whether this refusal gets a record of its own; otherwise it is counted here."""
         key = (refused.tenant, refused.name, "" if known else refused.peer, refused.code)
         with self._lock:
@@ -133,11 +133,11 @@ class Denials:
                 self._unknown += not known
                 return True
             if refused not in self._beyond and len(self._beyond) >= _MOST_COUNTED:
-                refused = _Refused(refused.tenant, OTHERS, OTHERS, refused.code)
+                refused = _Refusal(refused.tenant, OTHERS, OTHERS, refused.code)
             self._beyond[refused] = self._beyond.get(refused, 0) + 1
             return False
 
-    async def _write(self, refused: _Refused, subject: str, detail: Mapping[str, Any], originator: str | None) -> None:
+    async def _write(self, refused: _Refusal, subject: str, detail: Mapping[str, Any], originator: str | None) -> None:
         trail, scope = self._services.trail, Scope(refused.tenant, self._services.environment)
         assert trail is not None
         try:

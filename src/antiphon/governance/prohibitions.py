@@ -54,7 +54,7 @@ class Prohibitions:
         *,
         own: bool = False,
     ) -> Decision:
-        """Whether some policy forbids the action; of each column, whether one forbids to see it.
+        """Tell whether some policy forbids the action; of each column, whether one forbids to see it.
 
         Args:
             context: as for :meth:`Decider.decide`.
@@ -75,7 +75,7 @@ class Prohibitions:
         *,
         own: bool = False,
     ) -> Decision:
-        """Whether some policy forbids the action for any entity with these keys.
+        """Tell whether some policy forbids the action for any entity with these keys.
 
         Args:
             own: the record was made for this principal, and decided entity by entity then: what is masked for it is not
@@ -124,7 +124,7 @@ def _unknown(name: str) -> dict[str, Any]:
 
 
 def _matches(residual: Mapping[str, Any] | None) -> bool | None:
-    """Whether what is left of a policy matches every entity, or none; ``None``: it depends on the entity."""
+    """Tell whether what is left of a policy matches every entity, or none; ``None``: it depends on the entity."""
     if residual is None:
         return None
     met = []

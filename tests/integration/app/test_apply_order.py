@@ -109,7 +109,7 @@ def harbor(tmp_path: Path) -> Iterator[Harbor]:
 
 
 def answers(harbor: Harbor) -> dict[str, object]:
-    """What the live release reads now; raises when it cannot be read."""
+    """Values that the live release reads now; raises when it cannot be read."""
     features = harbor.live().bundle.application.features
     found = harbor.platform.reader(harbor.store.scope).read(features, {"port": "bergen"}, datetime.now(UTC))
     assert {value.definition_version for value in found.values.values()} == set(features.values())

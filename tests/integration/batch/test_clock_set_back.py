@@ -29,13 +29,13 @@ async def looked(files: FileStore, agreement: ClockAgreement | None, times: int 
         done.append(files.expire())
         return done[-1]
 
-    class Counted(ClockAgreement):
+    class CallCount(ClockAgreement):
         def seconds(self) -> float:
             done.append(0)
             assert agreement is not None
             return agreement.seconds()
 
-    gate = None if agreement is None else Counted(agreement._clock)
+    gate = None if agreement is None else CallCount(agreement._clock)
     working = asyncio.create_task(
         Housekeeping(expire, every=0.001, name="Removed", clock=gate, settled=600.0).run_until(stop)
     )

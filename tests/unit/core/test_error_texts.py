@@ -17,7 +17,7 @@ PRONOUN = re.compile(r"(?:it|its|they|their|he|she|this|that|these|those)\b", re
 
 
 def bare(text: str) -> bool:
-    """Whether a sentence begins with a word that only stands for its subject."""
+    """Tell whether a sentence begins with a word that only stands for its subject."""
     return PRONOUN.match(text.strip()) is not None
 
 

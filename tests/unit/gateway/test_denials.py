@@ -20,8 +20,8 @@ from antiphon.governance.principal import Principal
 from antiphon.testing import fakes
 
 
-class Written:
-    """What reaches the audit log."""
+class AuditRecords:
+    """Records that reach the audit log."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, str, dict[str, Any]]] = []
@@ -40,12 +40,12 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def written() -> Written:
-    return Written()
+def written() -> AuditRecords:
+    return AuditRecords()
 
 
 @pytest.fixture
-def refusals(tmp_path: Path, clock: ManualClock, written: Written) -> Denials:
+def refusals(tmp_path: Path, clock: ManualClock, written: AuditRecords) -> Denials:
     database = Database.open(f"sqlite:///{tmp_path}/catalog.db", clock=clock)
     database.migrate()
     return Denials(fakes.gateway_services(database, trail=written))
@@ -59,7 +59,7 @@ NO_KEY = Unauthenticated("There is no API key and no token.")
 
 
 async def test_a_flood_of_one_peer_is_counted_in_one_record(
-    refusals: Denials, written: Written, clock: ManualClock
+    refusals: Denials, written: AuditRecords, clock: ManualClock
 ) -> None:
     for _ in range(5_000):
         await refusals.record(request(), NO_KEY)
@@ -81,7 +81,7 @@ async def test_a_flood_of_one_peer_is_counted_in_one_record(
 
 
 async def test_many_peers_together_are_bounded_and_hide_nobody_who_is_known(
-    refusals: Denials, written: Written, clock: ManualClock
+    refusals: Denials, written: AuditRecords, clock: ManualClock
 ) -> None:
     for number in range(5_000):
         await refusals.record(request(f"2001:db8::{number:x}"), NO_KEY)
@@ -95,7 +95,7 @@ async def test_many_peers_together_are_bounded_and_hide_nobody_who_is_known(
     assert sum(detail["count"] for _, _, detail in summaries) == 5_000 - UNKNOWN_IN_FULL, "every refusal is in a record"
 
 
-async def test_what_was_counted_is_written_when_the_process_ends(refusals: Denials, written: Written) -> None:
+async def test_what_was_counted_is_written_when_the_process_ends(refusals: Denials, written: AuditRecords) -> None:
     for _ in range(IN_FULL + 3):
         await refusals.record(request(), NO_KEY)
     await refusals.settle(ended=True)
@@ -103,7 +103,7 @@ async def test_what_was_counted_is_written_when_the_process_ends(refusals: Denia
 
 
 async def test_the_switch_without_the_bound_each_refusal_is_a_record(
-    refusals: Denials, written: Written, monkeypatch: pytest.MonkeyPatch
+    refusals: Denials, written: AuditRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(denials, "IN_FULL", 1 << 40)
     monkeypatch.setattr(denials, "UNKNOWN_IN_FULL", 1 << 40)

@@ -35,11 +35,11 @@ class TextNames:
         self.columns_public = self._public == spec.features.keys()
 
     def of_features(self, features: Collection[str]) -> dict[str, NameOf]:
-        """How to name the texts of each feature that is not public."""
+        """Ways to name the texts of each feature that is not public."""
         return {name: self._named(name) for name in features if name not in self._public}
 
     def of_columns(self, columns: Collection[str]) -> dict[str, NameOf]:
-        """How to name the texts of each column of the source, unless all that is made of it is public."""
+        """Ways to name the texts of each column of the source, unless all that is made of it is public."""
         return {} if self.columns_public else {name: self._named(f"source.{name}") for name in columns}
 
     def _named(self, column: str) -> NameOf:
@@ -50,6 +50,6 @@ class TextNames:
 
 
 def named_alike(one: Statistics, other: Statistics) -> bool:
-    """Whether both name texts, or both name pseudonyms: their names mean nothing to each other otherwise."""
+    """Tell whether both name texts, or both name pseudonyms: their names mean nothing to each other otherwise."""
     kinds = [{name.startswith(WITHHELD) for name in each.top} for each in (one, other) if each.top]
     return len(kinds) < 2 or kinds[0] == kinds[1]

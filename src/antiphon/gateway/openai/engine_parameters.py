@@ -15,7 +15,7 @@ from antiphon.gateway.bounds import MOST_TOKENS, TokenId
 
 
 class EngineParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine may be told of sampling and constraints besides OpenAI's parameters."""
+    """Parameters of sampling and constraints that an engine may be sent besides OpenAI's parameters."""
 
     top_k: Annotated[int, msgspec.Meta(ge=-1, le=MOST_TOKENS)] | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
