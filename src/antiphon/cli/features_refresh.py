@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from antiphon.durable.run import Run
 
 
-class NotPublished(AntiphonError):
+class MissingPublication(AntiphonError):
     """A refresh ended and not every view that it was to publish is."""
 
     code = "not_published"
@@ -45,14 +45,14 @@ def refresh(
             note(f"`antiphon runs show {run.id}` follows it.")
         return
     if run.status != "succeeded":
-        raise NotPublished(
+        raise MissingPublication(
             f"The refresh {run.id} {run.status}: {run.error or 'no reason was given'}.",
             next_step="Look into .antiphon/logs/worker.log, mend the cause, refresh again.",
         )
     blocked = (run.result or {}).get("blocked") or {}
     if blocked:
         reasons = "; ".join(f"{key.partition('@')[0]}: {' '.join(why)}" for key, why in sorted(blocked.items()))
-        raise NotPublished(
+        raise MissingPublication(
             f"The refresh {run.id} published no new version of {len(blocked)} view(s): {reasons}",
             next_step="`antiphon features describe VIEW` shows its rules; correct the source and refresh again.",
         )
