@@ -214,7 +214,7 @@ def _require_passed(refreshed: Refreshed) -> None:
     if refreshed.blocked:
         key, reasons = next(iter(refreshed.blocked.items()))
         raise InvalidInput(
-            f"{key.partition('@')[0]} is not published: {'; '.join(reasons)}. {NOTHING_CHANGED}",
+            f"{key.partition('@')[0]} is not published: {' '.join(reasons)} {NOTHING_CHANGED}",
             where=f"view {key}",
             next_step=_again("Mend the source or the rule; `antiphon features history` shows what was found"),
         )
