@@ -26,7 +26,7 @@ from math import inf
 from antiphon.engine.forecast import forecast, oldest_first, prompt_seconds
 from antiphon.engine.latency_model import LatencyModel, StepTimes
 from antiphon.engine.messages import Priority
-from antiphon.engine.tenant_shares import entitled, in_turns, least_served, slot_to_give_up
+from antiphon.engine.tenant_shares import entitled, in_turns, least_served, sharing_a_call, slot_to_give_up
 
 _WORTH = 0.05
 """Of what a batch token costs, prompt included, the least share that riding along has to save."""
@@ -215,7 +215,7 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     expected = forecast(online, state.model, state.chunk_tokens, budget)
     spare = {sequence.ticket: sequence.due - expected[sequence.ticket] for sequence in online}
     turn = entitled(online, state.service)
-    generating = [sequence for sequence in turn if sequence.generating]
+    generating = sharing_a_call(online, turn)
     prompts = [sequence for sequence in turn if not sequence.generating]
     least = min((spare[sequence.ticket] for sequence in generating), default=inf)
     hurried = min((spare[sequence.ticket] for sequence in prompts), default=inf) < least

@@ -1,14 +1,15 @@
 """Shares of one engine's time for the tenants whose online requests are in it together.
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996) with what calls really took as service: of a prompt's call its
-tenant has all, of a decode call each tenant the part that its sequences are. Who has had the least goes first, and who
-is more than :data:`AHEAD_SECONDS` ahead of that waits.
+tenant has all, of a decode call each tenant the part that its sequences are. The tenant that has had least goes first.
+One that is more than :data:`AHEAD_SECONDS` ahead of it computes no prompt, and takes part in a decode call only with no
+more sequences than one that is not.
 
 Invariants:
 - Between two tenants that both have work, what one has had beyond the other stays below :data:`AHEAD_SECONDS` and one
   step, however many requests either has.
 - Time in which a tenant has no work is not saved up: it comes back little more than :data:`AHEAD_SECONDS` behind the
-  others.
+  one that has had most, so that a tenant that waits already has had no more than one that comes.
 - With one tenant nothing is decided here.
 """
 
@@ -35,6 +36,7 @@ class TenantShares:
         self._service: dict[str, float] = {}
         self._began: dict[str, float] = {}
         self._present: Counter[str] = Counter()
+        self._furthest = 0.0
 
     @property
     def service(self) -> Mapping[str, float]:
@@ -46,8 +48,8 @@ class TenantShares:
     def arrived(self, tenant: str) -> None:
         """One more request of a tenant."""
         if not self._present[tenant]:
-            others = [self._service[other] for other in self._present if other != tenant]
-            start = floor = min(others, default=0.0) - AHEAD_SECONDS - IN_FLIGHT_SECONDS
+            behind = AHEAD_SECONDS + IN_FLIGHT_SECONDS if self._present else 0.0
+            start = floor = self._furthest - behind
             if (had := self._service.get(tenant)) is not None:
                 # At most half of it: who comes again and again still moves on, and nobody waits for that for ever.
                 taken_off = min(IN_FLIGHT_SECONDS, (had - self._began[tenant]) / 2)
@@ -63,11 +65,13 @@ class TenantShares:
             if not self._present:
                 self._service.clear()
                 self._began.clear()
+                self._furthest = 0.0
 
     def charge(self, tenant: str, seconds: float) -> None:
         """A tenant has had so much; one that waits for long, for a slot say, falls behind no further than twice
         :data:`AHEAD_SECONDS`."""
         had = self._service[tenant] = self._service[tenant] + seconds
+        self._furthest = max(self._furthest, had)
         for other in self._present:
             self._service[other] = max(self._service[other], had - 2 * AHEAD_SECONDS)
 
@@ -78,6 +82,20 @@ def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Se
         return online
     least = min((service.get(sequence.tenant, 0.0) for sequence in online), default=0.0)
     return [sequence for sequence in online if service.get(sequence.tenant, 0.0) <= least + AHEAD_SECONDS]
+
+
+def sharing_a_call(online: Sequence[SequenceView], turn: Sequence[SequenceView]) -> Sequence[SequenceView]:
+    """The generating sequences of the next decode call: of a tenant that is ahead, only if it has no more of them than
+    one whose turn it is, for then the call is shared alike.
+
+    Args:
+        turn: those whose tenants are entitled to the next step.
+    """
+    generating = [sequence for sequence in online if sequence.generating]
+    counts = Counter(sequence.tenant for sequence in generating)
+    entitled_tenants = {sequence.tenant for sequence in turn}
+    most = max((counts[tenant] for tenant in entitled_tenants), default=0)
+    return [each for each in generating if each.tenant in entitled_tenants or counts[each.tenant] <= max(most, 1)]
 
 
 def least_served(prompts: Iterable[SequenceView], service: Mapping[str, float]) -> SequenceView:

@@ -23,7 +23,8 @@ def test_one_tenant_is_served_as_if_it_had_no_name(state: State, budget: Budget)
 class Simulated:
     """The lane's rules in virtual time, with requests that are replaced as soon as they end."""
 
-    def __init__(self, requests: list[tuple[str, int, int]]) -> None:
+    def __init__(self, requests: list[tuple[str, int, int]], slots: int = SLOTS) -> None:
+        self.slots = slots
         self.shares = TenantShares()
         self.had: dict[str, float] = {}
         self.waited: dict[int, float] = {}
@@ -46,7 +47,7 @@ class Simulated:
         self.shares.arrived(tenant)
 
     def step(self) -> float:
-        state = State(tuple(self.views.values()), SLOTS, CHUNK, MODEL, service=self.shares.service)
+        state = State(tuple(self.views.values()), self.slots, CHUNK, MODEL, service=self.shares.service)
         decided = plan(state, Budget())
         assert decided.prefill or decided.decode, "there is work, and none was done"
         for ticket in decided.keep:
@@ -112,3 +113,33 @@ def test_no_sequence_with_a_slot_is_left_standing(requests: list[tuple[str, tupl
         world.step()
         resident = [ticket for ticket, view in world.views.items() if view.generating]
         assert all(world.clock - world.waited[ticket] < (tenants + 1) * 3 * AHEAD_SECONDS for ticket in resident)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(request, min_size=2, max_size=20), st.integers(1, 8))
+def test_of_many_tenants_that_have_work_none_gets_far_ahead(sizes: list[tuple[int, int]], crowd: int) -> None:
+    """The first tenant has many requests, the others one each."""
+    tenants = [str(number) for number in range(len(sizes))]
+    requests = [(tenant, *size) for tenant, size in zip(tenants, sizes, strict=True)]
+    world = Simulated(requests[:1] * crowd + requests[1:], slots=len(sizes) + crowd)
+    longest = 0.0
+    for _ in range(300):
+        longest = max(longest, world.step())
+        had = [world.had.get(tenant, 0.0) for tenant in tenants]
+        assert max(had) - min(had) <= 2 * AHEAD_SECONDS + IN_FLIGHT_SECONDS + 2 * longest
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 20), st.integers(0, 60))
+def test_a_stream_goes_on_while_many_tenants_arrive(arriving: int, before: int) -> None:
+    world = Simulated([("streams", 32, 10_000)], slots=arriving + 1)
+    for _ in range(10 + before):
+        world.step()
+    for number in range(arriving):
+        world.requests.append((f"new-{number}", 64, 20))
+        world.arrive(world.requests[-1])
+    longest_gap = 0.0
+    for _ in range(200):
+        world.step()
+        longest_gap = max(longest_gap, world.clock - world.waited[1])
+    assert longest_gap <= 2 * AHEAD_SECONDS

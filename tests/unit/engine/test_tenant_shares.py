@@ -1,5 +1,7 @@
 """Shares of the engine among tenants: whose turn it is, who gets a slot, what is never saved up."""
 
+from dataclasses import replace
+
 import pytest
 
 from antiphon.engine.latency_model import CallModel, LatencyModel
@@ -37,6 +39,10 @@ def test_one_tenants_prompts_are_computed_in_order_of_arrival() -> None:
 def test_who_is_ahead_waits_while_the_other_writes() -> None:
     ahead = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=2 * AHEAD_SECONDS, b=0.0)
     assert plan(ahead, Budget()).decode == (3,)
+    one_each = state(writing(1, "a"), writing(3, "b"), prompt(4, "a"), a=2 * AHEAD_SECONDS, b=0.0)
+    assert plan(one_each, Budget()) == replace(plan(one_each, Budget()), decode=(1, 3), prefill=())
+    reading = state(writing(1, "a"), prompt(3, "b"), a=2 * AHEAD_SECONDS, b=0.0)
+    assert plan(reading, Budget()).decode == (1,)
     together = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=AHEAD_SECONDS, b=0.0)
     assert plan(together, Budget()).decode == (1, 2, 3)
 
@@ -96,3 +102,25 @@ def test_whoever_comes_again_and_again_moves_on_all_the_same() -> None:
             shares.left(tenant)
             shares.arrived(tenant)
     assert all(shares.service[tenant] >= begun[tenant] + AHEAD_SECONDS for tenant in ("b", "c"))
+
+
+def test_tenants_that_arrive_one_after_another_begin_alike() -> None:
+    shares = TenantShares()
+    shares.arrived("a")
+    shares.charge("a", 10.0)
+    for tenant in "bcdef":
+        shares.arrived(tenant)
+    behind = {round(shares.service["a"] - shares.service[tenant], 9) for tenant in "bcdef"}
+    assert behind == {AHEAD_SECONDS + IN_FLIGHT_SECONDS}
+
+
+def test_a_tenant_that_waits_for_a_slot_is_next_while_others_keep_coming() -> None:
+    shares = TenantShares()
+    for tenant in ("running", "waits"):
+        shares.arrived(tenant)
+    for number in range(5):
+        shares.charge("running", 0.01)
+        shares.arrived(f"new-{number}")
+    waiting = [prompt(10 + number, f"new-{number}", "waiting") for number in range(5)]
+    sequences = (writing(1, "running"), prompt(2, "waits", "waiting"), *waiting)
+    assert plan(State(sequences, 2, 32, FREE, service=shares.service), Budget()).admit == (2,)
