@@ -8,6 +8,8 @@ Invariants:
 - One tenant's requests are let in in order of arrival, and so are all where there is one tenant.
 - Of tenants that have requests waiting, each is let in by its weight, to within one request of each, however many they
   have. A tenant that has nothing inside does not wait for one that has: a few places beyond the limit are for it.
+- A request that was never let in costs its tenant nothing, and neither does what was let in before the gate was last
+  empty.
 - Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
 - Whoever waits here longer than the queue's bound, or would by the engine's measured pace, is refused with the moment
   at which there will be room. Of several that are refused each gets a moment of its own, so that they do not come back
@@ -37,20 +39,27 @@ WINDOW_SAMPLES = 10
 HOPE = 0.5
 """Of the queue's bound, what the expected wait may come to: times differ, and who has waited in vain waits again."""
 
-
 BEYOND_SHARE = 8
 """Of the limit, one in so many places (one at least) is beyond it, for tenants that have nothing inside."""
 CHARACTERS_PER_TOKEN = 4
 MOST_TENANTS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """Somebody who waits. ``place`` is rank, beginning and number of arrival: the smallest is next."""
+@dataclass(slots=True, eq=False)
+class _WaitingRequest:
+    """A request that waits. ``begin`` moves forward when one of its tenant before it goes away."""
 
-    place: tuple[int, float, int]
+    rank: int
+    begin: float
+    number: int
     tenant: str
+    tokens: float
     future: asyncio.Future[None]
+
+    @property
+    def place(self) -> tuple[int, float, int]:
+        """The smallest is next."""
+        return self.rank, self.begin, self.number
 
 
 class GateStatus(msgspec.Struct, frozen=True):
@@ -95,7 +104,7 @@ class Gate:
         self._number = 0
         self._turn = 0.0
         self._ends: dict[tuple[int, str], float] = {}
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_WaitingRequest] = []
         self._drain = Drain(monotonic)
         self._opened = monotonic()
         self._seconds: list[float] = []
@@ -128,12 +137,14 @@ class Gate:
             raise self._refusal()
         self._book(rank, tenant, begin, tokens)
         future = asyncio.get_running_loop().create_future()
-        insort(self._waiting, _Waiting(place, tenant, future), key=lambda each: each.place)
+        waiting = _WaitingRequest(*place, tenant, tokens, future)
+        insort(self._waiting, waiting, key=_place)
         self._admit()
         try:
             async with asyncio.timeout(self._queue_seconds):
                 await asyncio.shield(future)
         except BaseException as error:
+            self._withdraw(waiting)
             if future.done() and not future.cancelled():
                 self.leave(tenant)  # the place came in the same moment
             future.cancel()
@@ -174,7 +185,21 @@ class Gate:
     def _book(self, rank: int, tenant: str, begin: float, tokens: float) -> None:
         if len(self._ends) > MOST_TENANTS:
             self._ends = {key: end for key, end in self._ends.items() if end > self._turn}
-        self._ends[rank, tenant] = begin + tokens / self._weights.get(tenant, 1.0)
+        self._ends[rank, tenant] = begin + self._service(tenant, tokens)
+
+    def _withdraw(self, gone: _WaitingRequest) -> None:
+        """The requests of its tenant behind one that was never let in move forward, to where they would be without
+        it."""
+        end = gone.begin
+        for each in self._waiting:
+            if (each.rank, each.tenant) == (gone.rank, gone.tenant) and each.place > gone.place:
+                each.begin = min(each.begin, end)
+                end = each.begin + self._service(each.tenant, each.tokens)
+        self._ends[gone.rank, gone.tenant] = end
+        self._waiting.sort(key=_place)
+
+    def _service(self, tenant: str, tokens: float) -> float:
+        return tokens / self._weights.get(tenant, 1.0)
 
     def _take(self, tenant: str, begin: float) -> None:
         self._inside += 1
@@ -187,9 +212,13 @@ class Gate:
             self._waiting = [each for each in self._waiting if not each.future.done()]
             following = next((each for each in self._waiting if self._has_room(each.tenant)), None)
             if following is None:
-                return
-            self._take(following.tenant, following.place[1])
+                break
+            self._take(following.tenant, following.begin)
             following.future.set_result(None)
+        if not self._inside and not self._waiting:
+            # What was had before a time with no work at all is not made up for.
+            self._ends.clear()
+            self._turn = 0.0
 
     def _count_waiting(self) -> int:
         return sum(not each.future.done() for each in self._waiting)
@@ -250,6 +279,10 @@ class GatedEngine:
                     yield event
         finally:
             self.gate.leave(request.tenant)
+
+
+def _place(request: _WaitingRequest) -> tuple[int, float, int]:
+    return request.place
 
 
 def expected_tokens(request: Generate) -> float:

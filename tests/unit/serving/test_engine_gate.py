@@ -271,3 +271,63 @@ async def test_a_tenant_is_not_refused_for_what_another_has_waiting() -> None:
     assert set(world.engine.running) == {"w12", "other"}, "a place beyond the limit is for who has none"
     for name in ("w12", "other", "w13"):
         await world.end(name)
+
+
+class FullGate:
+    """A gate with one place that requests of two tenants, each of which has another request inside, wait for."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.order: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def fill(self) -> None:
+        for tenant in ("a", "b", "c", "beyond"):
+            await self.gate.enter(0, tenant)
+        self.gate.leave("beyond")
+
+    async def ask(self, name: str, tokens: float) -> asyncio.Task[None]:
+        async def enter() -> None:
+            await self.gate.enter(1, name[0], tokens)
+            self.order.append(name)
+
+        task = asyncio.create_task(enter())
+        self.tasks.append(task)
+        await settle()
+        return task
+
+    async def drain(self) -> list[str]:
+        """Who came in, in this order; each leaves at once."""
+        self.gate.leave("c")
+        await settle()
+        left = 0
+        while left < len(self.order):
+            self.gate.leave(self.order[left][0])
+            left += 1
+            await settle()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        return self.order
+
+
+async def test_requests_that_go_away_while_they_wait_cost_their_tenant_nothing() -> None:
+    full = FullGate(Gate(3, 64, 30.0, Ticking(), adaptive=False))
+    await full.fill()
+    gone = [await full.ask("a", 100.0) for _ in range(64)]
+    await full.ask("a0", 100.0)
+    for number in range(4):
+        await full.ask(f"b{number}", 100.0)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    await full.ask("a1", 100.0)
+    assert await full.drain() == ["a0", "b0", "b1", "a1", "b2", "b3"]
+
+
+async def test_what_was_had_before_the_gate_was_empty_is_not_made_up_for() -> None:
+    gate = Gate(3, 64, 30.0, Ticking(), adaptive=False)
+    await entered(gate, [("a", 1_000.0)] * 10)
+    full = FullGate(gate)
+    await full.fill()
+    for name in ("a0", "b0", "b1", "b2", "a1"):
+        await full.ask(name, 10.0)
+    assert await full.drain() == ["a0", "b0", "b1", "a1", "b2"]
