@@ -26,7 +26,7 @@ from math import inf
 from antiphon.engine.forecast import forecast, oldest_first, prompt_seconds
 from antiphon.engine.latency_model import LatencyModel, StepTimes
 from antiphon.engine.messages import Priority
-from antiphon.engine.tenant_shares import entitled, in_turns, least_served, sharing_a_call, slot_to_give_up
+from antiphon.engine.tenant_shares import entitled, least_served, next_for_a_slot, sharing_a_call, slot_to_give_up
 
 _WORTH = 0.05
 """Of what a batch token costs, prompt included, the least share that riding along has to save."""
@@ -166,9 +166,9 @@ def plan(state: State, budget: Budget) -> Plan:
 
 
 def place(state: State) -> tuple[list[int], list[int]]:
-    """Who gets a slot: online in order of arrival, tenant by tenant, at the cost of the batch sequences that have least
-    to copy, or of a tenant that has several where another has none; then batch, oldest first, into what is free.
-    Nothing is kept and admitted in the same plan for batch's own sake.
+    """Assign slots: to online work in order of arrival, tenant by tenant, at the cost of the batch sequences that have
+    least to copy, or of a tenant that has several where another has none; then to batch, oldest first, what is free.
+    Nothing is kept and admitted in the same plan.
 
     Returns:
         Tickets to keep in host memory and tickets to admit.
@@ -182,17 +182,25 @@ def place(state: State) -> tuple[list[int], list[int]]:
     )
     keep: list[int] = []
     admit: list[int] = []
-    held = Counter(sequence.tenant for sequence in resident if sequence.priority == "online")
-    for sequence in in_turns((each for each in absent if each.priority == "online"), held, state.service):
+    online = [sequence for sequence in resident if sequence.priority == "online"]
+    waiting = [sequence for sequence in absent if sequence.priority == "online"]
+    held = Counter(sequence.tenant for sequence in online)
+    while waiting:
         if free == 0 and evictable:
             keep.append(evictable.pop().ticket)
             free += 1
-        if free == 0 and (other := slot_to_give_up(resident, sequence)) is not None:
-            resident = [each for each in resident if each is not other] + [sequence]
+        if free == 0:
+            waiting = [sequence for sequence in waiting if not held[sequence.tenant]]
+            other = slot_to_give_up(online, held) if waiting else None
+            if other is None:
+                break
+            online.remove(other)
+            held[other.tenant] -= 1
             keep.append(other.ticket)
             free += 1
-        if free == 0:
-            break
+        sequence = next_for_a_slot(waiting, held, state.service)
+        waiting.remove(sequence)
+        held[sequence.tenant] += 1
         admit.append(sequence.ticket)
         free -= 1
     # What was begun holds memory: it comes before what was not.

@@ -103,34 +103,34 @@ def least_served(prompts: Iterable[SequenceView], service: Mapping[str, float]) 
     return min(prompts, key=lambda each: (each.order >= 0, service.get(each.tenant, 0.0), each.order))
 
 
-def in_turns(
+def next_for_a_slot(
     waiting: Iterable[SequenceView], held: Mapping[str, int], service: Mapping[str, float]
-) -> list[SequenceView]:
-    """In which order online sequences get slots: the tenant with fewest of them next, its oldest sequence first.
+) -> SequenceView:
+    """The sequence that gets the next free slot: of the tenant with fewest, one that had to give its slot up before one
+    that never had any, the oldest first.
 
     Args:
         held: slots of each tenant now.
     """
-    left, counts = list(waiting), Counter(held)
-    ordered: list[SequenceView] = []
-    while left:
-        following = min(
-            left, key=lambda each: (each.order >= 0, counts[each.tenant], service.get(each.tenant, 0.0), each.order)
-        )
-        left.remove(following)
-        counts[following.tenant] += 1
-        ordered.append(following)
-    return ordered
+    return min(
+        waiting,
+        key=lambda each: (
+            each.order >= 0,
+            held.get(each.tenant, 0),
+            each.place == "waiting",
+            service.get(each.tenant, 0.0),
+            each.order,
+        ),
+    )
 
 
-def slot_to_give_up(resident: Iterable[SequenceView], asking: SequenceView) -> SequenceView | None:
-    """The youngest sequence of the tenant with most slots, for a tenant that has none; ``None``: there is nothing to
-    give."""
-    online = [sequence for sequence in resident if sequence.priority == "online"]
-    counts = Counter(sequence.tenant for sequence in online)
-    if counts[asking.tenant] or not counts:
-        return None
-    tenant, most = max(counts.items(), key=lambda item: item[1])
-    if most < 2:
-        return None
-    return max((sequence for sequence in online if sequence.tenant == tenant), key=lambda each: each.order)
+def slot_to_give_up(resident: Iterable[SequenceView], held: Mapping[str, int]) -> SequenceView | None:
+    """The sequence whose slot a tenant without one gets: of the tenant that holds most, the youngest that has written
+    nothing yet, or else the youngest; ``None``: no tenant has several.
+
+    Args:
+        resident: online sequences that have a slot now.
+        held: slots of each tenant, with those given in this step.
+    """
+    candidates = [sequence for sequence in resident if held.get(sequence.tenant, 0) > 1]
+    return max(candidates, key=lambda each: (held[each.tenant], not each.generating, each.order), default=None)

@@ -1,6 +1,8 @@
 """Tenants on one engine: two that have work are served alike, nobody starves, and a label alone changes nothing."""
 
+from collections import Counter
 from dataclasses import replace
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,37 @@ MODEL = LatencyModel(CallModel((0.01, 0.001, 0.0)), CallModel((0.01, 0.004, 0.0)
 def test_one_tenant_is_served_as_if_it_had_no_name(state: State, budget: Budget) -> None:
     named = replace(state, sequences=tuple(replace(sequence, tenant="a") for sequence in state.sequences))
     assert plan(named, budget) == plan(state, budget)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["resident", "waiting", "kept"])), max_size=14),
+    st.randoms(use_true_random=False),
+    st.integers(1, 5),
+)
+def test_a_slot_changes_hands_only_towards_a_tenant_that_has_none(
+    wanted: list[tuple[str, str]], random: Random, slots: int
+) -> None:
+    residents, sequences = 0, []
+    for ticket, (tenant, place) in enumerate(wanted):
+        if place == "resident" and residents == slots:
+            place = "waiting"
+        residents += place == "resident"
+        order = ticket if random.random() < 0.8 else ticket - 100
+        generating = place == "resident" and random.random() < 0.5
+        sequences.append(SequenceView(ticket, "online", order, 32, 8, generating, place, tenant=tenant))
+    decided = plan(State(tuple(sequences), slots, CHUNK, MODEL), Budget())
+    keep, admit = set(decided.keep), set(decided.admit)
+    assert not keep & admit
+    before = Counter(each.tenant for each in sequences if each.place == "resident")
+    gained = Counter(sequences[ticket].tenant for ticket in admit)
+    lost = Counter(sequences[ticket].tenant for ticket in keep)
+    after = before + gained - lost
+    assert residents - len(keep) + len(admit) <= slots
+    assert all(after[tenant] >= 1 for tenant in lost), "the last slot is not taken"
+    assert len(keep) <= sum(not before[tenant] for tenant in gained)
+    without = {each.tenant for each in sequences if not after[each.tenant]}
+    # What goes ahead may have got several in this very step: they are taken back in the next.
+    assert not without or all(after[tenant] <= 1 for tenant in before - lost)
 
 
 class Simulated:

@@ -57,6 +57,25 @@ def test_a_tenant_without_a_slot_gets_one_of_a_tenant_with_several() -> None:
     assert (decided.keep, decided.admit) == ((), ())
 
 
+def test_a_sequence_that_has_written_nothing_gives_its_slot_up_first() -> None:
+    full = [prompt(1, "a"), writing(2, "a"), writing(3, "a")]
+    decided = plan(state(*full, prompt(4, "b", "waiting"), slots=3, a=0.0, b=0.0), Budget())
+    assert (decided.keep, decided.admit) == ((1,), (4,))
+
+
+def test_a_sequence_that_gave_its_slot_up_goes_on_before_another_begins() -> None:
+    kept = prompt(3, "a", "kept", position=64)
+    waiting = state(writing(1, "a"), writing(2, "b"), kept, prompt(4, "b", "waiting"), slots=3, a=0.1, b=0.0)
+    assert plan(waiting, Budget()).admit == (3,)
+
+
+def test_a_tenant_without_a_slot_gets_one_behind_a_tenant_whose_request_goes_ahead() -> None:
+    ahead = SequenceView(9, "online", -5, 0, 32, False, "waiting", tenant="a")
+    full = [writing(1, "a"), writing(2, "a"), ahead]
+    decided = plan(state(*full, prompt(4, "b", "waiting"), slots=2, a=0.0, b=0.0), Budget())
+    assert (decided.keep, decided.admit) == ((2,), (4,))
+
+
 def test_slots_go_to_the_tenant_with_fewest_and_to_what_goes_ahead_first() -> None:
     waiting = [prompt(number, "a", "waiting") for number in (1, 2, 3)] + [prompt(4, "b", "waiting")]
     assert plan(state(*waiting, slots=3, a=0.0, b=0.0), Budget()).admit == (1, 4, 2)
