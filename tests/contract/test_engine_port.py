@@ -54,7 +54,8 @@ def load(model: ServedModel) -> SimulatedRuntime:
 
 async def local() -> LocalEngine:
     runtimes = {"words": SimulatedRuntime("words", LAYOUT)}
-    return await LocalEngine(runtimes, digests={"words": "w1"}, load=load).start()
+    missing = {"gone": "Its file is not there."}
+    return await LocalEngine(runtimes, digests={"words": "w1"}, load=load, missing=missing).start()
 
 
 @contextlib.asynccontextmanager
@@ -195,6 +196,11 @@ async def test_it_describes_its_models(engine: Engine) -> None:
     assert model.name == "words"
     assert model.context_tokens == 2048
     assert model.fingerprint
+
+
+@pytest.mark.usefixtures("only_ours")
+async def test_it_names_configured_models_that_are_missing(engine: Engine) -> None:
+    assert (await engine.describe()).missing == {"gone": "Its file is not there."}
 
 
 async def test_the_deltas_make_up_the_text(engine: Engine) -> None:

@@ -150,7 +150,11 @@ class LocalEngine:
         return self
 
     async def describe(self) -> Described:
-        return Described(new_id("describe"), self.models(), self.load(), self.embedders(), self._not_loaded)
+        return self.described(new_id("describe"))
+
+    def described(self, request: str) -> Described:
+        """The answer to a question, by its id, about what is served and what is missing."""
+        return Described(request, self.models(), self.load(), self.embedders(), self._not_loaded)
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""

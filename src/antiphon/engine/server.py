@@ -28,7 +28,6 @@ from antiphon.engine.messages import (
     Cancel,
     Delta,
     Describe,
-    Described,
     Embed,
     Embedded,
     Finished,
@@ -185,7 +184,7 @@ class _Connection:
             elif message.id in self._tickets:
                 self._cancelled.add(message.id)
         elif isinstance(message, Describe):
-            self._send(Described(message.id, self._engine.models(), self._engine.load(), self._engine.embedders()))
+            self._send(self._engine.described(message.id))
         elif isinstance(message, Serve):
             self._begin(self._serve(message))
         elif isinstance(message, Tokenise):
