@@ -71,6 +71,15 @@ class _Served:
     used: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Recipient:
+    """The sink of a request in flight. ``held``: bytes that are free once it has ended."""
+
+    priority: str
+    sink: Sink
+    held: int
+
+
 class LocalEngine:
     """Implements :class:`~antiphon.engine.port.Engine` over runtimes that it then owns.
 
@@ -106,6 +115,7 @@ class LocalEngine:
         planner: Planner = plan,
         lane: type[Lane] = Lane,
         monotonic: Callable[[], float] = time.monotonic,
+        memory: MemoryRelease | None = None,
     ) -> None:
         self._share_prefixes = share_prefixes
         self._kept = kept or KeptStates()
@@ -128,7 +138,7 @@ class LocalEngine:
         self._rest_after = rest_after
         self._resting: asyncio.Task[None] | None = None
         self._most_waiting = {"online": 256, "batch": 4096, **(most_waiting or {})}
-        self._sinks: dict[int, tuple[str, Sink]] = {}
+        self._sinks: dict[int, _Recipient] = {}
         self._tickets = 0
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._step_loop.run, name="antiphon-step-loop", daemon=True)
@@ -139,7 +149,7 @@ class LocalEngine:
         self._preparing: dict[asyncio.Future[Any], _Served] = {}
         self._closed = False
         self._reader = TextReader()
-        self._memory = MemoryRelease()
+        self._memory = memory or MemoryRelease()
 
     async def start(self) -> LocalEngine:
         """Start the step loop; results come back on the running asyncio loop. Returns the engine itself."""
@@ -200,11 +210,12 @@ class LocalEngine:
     async def tokenise(self, request: Tokenise) -> Tokenised:
         """See :class:`~antiphon.engine.port.Tokenising`."""
         served = self._named(request.model)
-        self._memory.used(len(request.text or "") + 8 * len(request.tokens))
         # Its thread reads the model's vocabulary, which must not be freed meanwhile.
         reading = self._reader.begin(served.lane.runtime, request)
         self._preparing[reading] = served
         reading.add_done_callback(self._prepared)
+        held = len(request.text or "") + 8 * len(request.tokens)
+        reading.add_done_callback(lambda _: self._memory.used(held))
         return await asyncio.shield(reading)
 
     async def embed(self, request: Embed) -> Embedded:
@@ -243,7 +254,8 @@ class LocalEngine:
         ticket = self._tickets = self._tickets + 1
         work = await asyncio.to_thread(lane.prepared, ticket, request)
         self._require_open()
-        self._sinks[ticket] = (request.priority, sink)
+        held = sum(map(len, request.texts))
+        self._sinks[ticket] = _Recipient(request.priority, sink, held)
         self._drained.clear()
         self._step_loop.submit(lane, work)
         return ticket
@@ -258,9 +270,9 @@ class LocalEngine:
             What :meth:`Engine.generate` raises before anything is generated.
         """
         served = self._admit(request)
-        self._memory.used(len(request.prompt) + 8 * len(request.prompt_ids))
+        held = len(request.prompt) + 8 * len(request.prompt_ids)
         if request.prompt_logprobs is not None:
-            self._memory.used(LARGE_BYTES)
+            held += LARGE_BYTES
         ticket = self._tickets = self._tickets + 1
         # A new grammar may take a hundred milliseconds to compile, and others' frames must not wait for it.
         prepared = asyncio.to_thread(preparing.prepared, served.lane, ticket, request, self._monotonic())
@@ -269,11 +281,13 @@ class LocalEngine:
         try:
             sequence = await asyncio.shield(under_way)
             self._require_open()
-            self._sinks[ticket] = (request.priority, sink)
+            self._sinks[ticket] = _Recipient(request.priority, sink, held)
             self._drained.clear()
             self._step_loop.submit(served.lane, sequence)
         finally:
             # The thread of a caller who went away still reads the model's vocabulary.
+            if ticket not in self._sinks:
+                self._memory.used(held)
             if under_way.done():
                 self._prepared(under_way)
             else:
@@ -304,8 +318,8 @@ class LocalEngine:
             await asyncio.to_thread(self._thread.join)
         # The loop's last emissions were scheduled before it ended; let them arrive.
         await asyncio.sleep(0)
-        for _, sink in self._sinks.values():
-            sink(Failed("", EngineFailed.code, "The engine was closed."))
+        for recipient in self._sinks.values():
+            recipient.sink(Failed("", EngineFailed.code, "The engine was closed."))
         self._sinks.clear()
         for lane in self._step_loop.lanes:
             lane.close()
@@ -329,12 +343,13 @@ class LocalEngine:
 
     def _dispatch(self, emissions: list[Emission]) -> None:
         for ticket, event in emissions:
-            waiting = self._sinks.get(ticket)
-            if waiting is None:
+            recipient = self._sinks.get(ticket)
+            if recipient is None:
                 continue
             if not isinstance(event, Delta):
                 del self._sinks[ticket]
-            waiting[1](event)
+                self._memory.used(recipient.held)
+            recipient.sink(event)
         if not self._sinks:
             self._drained.set()
 
@@ -446,6 +461,6 @@ class LocalEngine:
         return served
 
     def _require_room(self, priority: Priority, slots: int) -> None:
-        waiting = sum(1 for other, _ in self._sinks.values() if other == priority)
+        waiting = sum(1 for recipient in self._sinks.values() if recipient.priority == priority)
         if waiting >= slots + self._most_waiting[priority]:
             raise Overloaded(f"{waiting} {priority} requests are in the engine already.")

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError
-from antiphon.gateway import dashboard, feedback, health, lookup, openapi, problem, tokenizer
+from antiphon.gateway import dashboard, feedback, health, incoming, lookup, openapi, problem, tokenizer
 from antiphon.gateway.admin import (
     audit,
     datasets,
@@ -127,7 +127,11 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             ClientDisconnect: _nobody_reads,
             Exception: problem.on_unexpected,
         },
-        middleware=[Middleware(ProtectiveHeaders), Middleware(Evidence, services=services)],
+        middleware=[
+            Middleware(incoming.BodyRelease),
+            Middleware(ProtectiveHeaders),
+            Middleware(Evidence, services=services),
+        ],
         lifespan=lifespan,
     )
     app.state.services = services

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
 from antiphon.core.memory import MemoryRelease
@@ -18,8 +19,22 @@ from antiphon.governance.principal import Principal, originator
 
 T = TypeVar("T")
 
-_memory = MemoryRelease()
 _LONGEST_TIMEOUT = 86_400
+
+
+class BodyRelease:
+    """ASGI middleware that gives a large body's memory back once its request has been answered."""
+
+    def __init__(self, app: ASGIApp, memory: MemoryRelease | None = None) -> None:
+        self._app = app
+        self._memory = memory or MemoryRelease()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if scope["type"] == "http":
+                self._memory.used(len(scope.get("state", {}).pop("content", b"")))
 
 
 async def body(request: Request, limit: int) -> bytes:
@@ -42,7 +57,6 @@ async def body(request: Request, limit: int) -> bytes:
         parts += part
         if len(parts) > limit:
             raise _too_large(limit)
-    _memory.used(len(parts))
     request.state.content = bytes(parts)
     return bytes(parts)
 

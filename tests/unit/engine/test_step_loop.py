@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import EngineFailed, Overloaded, PromptTooLong, Unavailable
+from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.local import LocalEngine
@@ -413,7 +414,7 @@ async def test_texts_are_tokenized_beside_the_step_loop_one_at_a_time_and_not_wi
     try:
         questions = [
             asyncio.create_task(engine.tokenise(Tokenise(f"t{number}", "words", "read this")))
-            for number in range(MOST_WAITING)
+            for number in range(1 + MOST_WAITING)
         ]
         async with asyncio.timeout(10):
             while not Slow.inside:
@@ -423,7 +424,7 @@ async def test_texts_are_tokenized_beside_the_step_loop_one_at_a_time_and_not_wi
             # Who generates does not wait for them.
             assert (await collect(engine, asking("a"))).reason == "length"
         held.set()
-        assert len(await asyncio.gather(*questions)) == MOST_WAITING
+        assert len(await asyncio.gather(*questions)) == 1 + MOST_WAITING
         assert Slow.most == 1
     finally:
         held.set()
@@ -450,3 +451,21 @@ async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized() -> N
         assert Counting.tokenized == 0
     finally:
         await engine.close()
+
+
+async def test_memory_of_a_large_request_is_given_back_when_it_has_ended() -> None:
+    events: list[object] = []
+    told: list[int] = []
+
+    class Recording(MemoryRelease):
+        def used(self, size: int) -> None:
+            assert size >= LARGE_BYTES
+            told.append(len(events))
+
+    async with running(memory=Recording()) as (engine, runtime):
+        runtime.open()
+        request = msgspec.structs.replace(asking("r"), logprobs=1, prompt_logprobs=1)
+        await engine.submit(request, events.append)
+        await engine.drain()
+    assert isinstance(events[-1], Finished)
+    assert told == [len(events) - 1], "in the moment before its end is told"
