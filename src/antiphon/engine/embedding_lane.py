@@ -1,7 +1,8 @@
 """One embedding model's texts in the step loop: vectors are made between the steps of those who generate.
 
 Invariants:
-- One text a turn, so nobody waits for more than one text.
+- One text a turn, so nobody waits for more than one text. Tenants take turns; of one tenant the oldest request is done
+  first.
 - A text of batch is embedded only in time that online work leaves: when nobody waits to be taken in, and the predicted
   call fits what the other models can be held up for now.
 - The first text of an online request is embedded at once. Its other texts give way to tokens that would be late for
@@ -78,6 +79,8 @@ class EmbeddingLane:
         self._monotonic = monotonic
         self._awaited = awaited
         self._works: dict[int, EmbeddingWork] = {}
+        self._turns: dict[str, int] = {}
+        """How many texts had been embedded when each tenant's last one was, or when it came."""
         self.latest_step = (monotonic(), monotonic())
 
     @property
@@ -135,6 +138,9 @@ class EmbeddingLane:
 
     def add(self, work: EmbeddingWork) -> None:
         """Take a request in."""
+        if not self._works:
+            self._turns.clear()
+        self._turns.setdefault(work.request.tenant, self.counters.embedded_texts)
         self._works[work.ticket] = work
 
     def cancel(self, ticket: int) -> list[Emission]:
@@ -187,6 +193,7 @@ class EmbeddingLane:
         work.engine_seconds += now - begin
         self.counters.steps += 1
         self.counters.embedded_texts += 1
+        self._turns[work.request.tenant] = self.counters.embedded_texts
         self.counters.embedded_tokens += len(tokens)
         self.counters.busy_seconds += now - begin
         if work.done < len(work.texts):
@@ -195,9 +202,12 @@ class EmbeddingLane:
         return [(work.ticket, self._embedded(work, work.begun))]
 
     def _next(self) -> EmbeddingWork | None:
-        """Online before batch, the oldest first."""
-        works = self._works.values()
-        return next((work for work in works if work.request.priority == "online"), next(iter(works), None))
+        """Online before batch; then the tenant whose last text is longest ago, its oldest request first."""
+        return min(
+            self._works.values(),
+            key=lambda work: (work.request.priority != "online", self._turns[work.request.tenant], work.ticket),
+            default=None,
+        )
 
     def _may(self, work: EmbeddingWork, budget: Budget, slack_elsewhere: float, leaves_gaps: bool) -> bool:
         seconds = self._latency_model.feed(len(work.texts[work.done]), 0) * self._latency_model.feeding.excess

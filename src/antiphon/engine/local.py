@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from collections.abc import Sequence as Several
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ from antiphon.engine.messages import (
     Tokenise,
     Tokenised,
 )
-from antiphon.engine.reading import TextReader
+from antiphon.engine.reading import TextReader, give_way
 from antiphon.engine.runtime import Runtime
 from antiphon.engine.scheduler import Budget, Planner, plan
 from antiphon.engine.step_loop import ServedLane, StepLoop
@@ -149,6 +150,7 @@ class LocalEngine:
         self._preparing: dict[asyncio.Future[Any], _Served] = {}
         self._closed = False
         self._reader = TextReader()
+        self._text_preparation = ThreadPoolExecutor(1, "antiphon-text-preparation", initializer=give_way)
         self._memory = memory or MemoryRelease()
 
     async def start(self) -> LocalEngine:
@@ -252,7 +254,9 @@ class LocalEngine:
             )
         self._require_room(request.priority, 0)
         ticket = self._tickets = self._tickets + 1
-        work = await asyncio.to_thread(lane.prepared, ticket, request)
+        # In a thread of its own: the default ones prepare requests that generate.
+        loop = asyncio.get_running_loop()
+        work = await loop.run_in_executor(self._text_preparation, lane.prepared, ticket, request)
         self._require_open()
         held = sum(map(len, request.texts))
         self._sinks[ticket] = _Recipient(request.priority, sink, held)
@@ -321,6 +325,8 @@ class LocalEngine:
         for recipient in self._sinks.values():
             recipient.sink(Failed("", EngineFailed.code, "The engine was closed."))
         self._sinks.clear()
+        # Its thread reads the vocabularies that the lanes free.
+        await asyncio.to_thread(self._text_preparation.shutdown)
         for lane in self._step_loop.lanes:
             lane.close()
         self._reader.close()

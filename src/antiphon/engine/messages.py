@@ -126,6 +126,7 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
         dimensions: of the vectors wanted; ``None`` for the model's own, which is all that a local model gives.
         priority: texts of ``batch`` are embedded in time that online work leaves.
         traceparent: W3C trace context of the caller.
+        tenant: tenants take turns, text by text.
     """
 
     id: str
@@ -134,6 +135,7 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
     dimensions: int | None = None
     priority: Priority = "online"
     traceparent: str | None = None
+    tenant: str = ""
 
 
 class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):

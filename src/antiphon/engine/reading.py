@@ -57,7 +57,7 @@ class TextReader:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=give_way)
         self._waiting: dict[str, deque[_Question]] = {}
         """By tenant, the one whose turn is next first."""
         self._busy = False
@@ -107,7 +107,8 @@ class TextReader:
         self._next()
 
 
-def _give_way() -> None:
+def give_way() -> None:
+    """Lower this thread's priority below the step loop's."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _NICENESS)

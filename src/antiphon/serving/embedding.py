@@ -124,7 +124,15 @@ class Embeddings:
 
     async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> Embedded:
         limit = self._services.online_seconds
-        asked = Embed(new_id("emb"), request.model, request.texts, request.dimensions, request.priority, traceparent())
+        asked = Embed(
+            new_id("emb"),
+            request.model,
+            request.texts,
+            request.dimensions,
+            request.priority,
+            traceparent(),
+            request.scope.tenant,
+        )
         try:
             async with asyncio.timeout(None if limit is None or request.path == "batch" else limit - arrival.seconds):
                 return await self._engine.embed(asked)

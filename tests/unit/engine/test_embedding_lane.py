@@ -35,9 +35,9 @@ class World:
         self.lane = EmbeddingLane(encoder, self.clock, lambda: self.awaited)
         self.tickets = 0
 
-    def ask(self, *texts: str, priority: str = "online") -> int:
+    def ask(self, *texts: str, priority: str = "online", tenant: str = "") -> int:
         self.tickets += 1
-        request = Embed(f"r{self.tickets}", "vectors", texts, priority=priority)  # type: ignore[arg-type]
+        request = Embed(f"r{self.tickets}", "vectors", texts, priority=priority, tenant=tenant)  # type: ignore[arg-type]
         self.lane.add(self.lane.prepared(self.tickets, request))
         return self.tickets
 
@@ -158,3 +158,15 @@ def test_what_cannot_be_embedded_is_refused_by_name(
     assert refused.value.where == where
     assert refused.value.next_step
     assert lane.prepared(1, Embed("r", "vectors", ("a",), dimensions=16)).texts
+
+
+def test_tenants_take_turns_text_by_text() -> None:
+    world = World()
+    many = world.ask(*["a text"] * 40, tenant="a")
+    world.lane.step(BUDGET)
+    few = world.ask("one", "two", tenant="b")
+    ended = [ticket for _ in range(4) for ticket, _ in world.lane.step(BUDGET)]
+    assert ended == [few], "b's second text comes after one of a's"
+    again = world.ask("three", tenant="a")
+    assert [ticket for _ in range(60) for ticket, _ in world.lane.step(BUDGET)] == [many, again]
+    assert world.lane.idle

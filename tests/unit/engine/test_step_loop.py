@@ -15,13 +15,14 @@ from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.engine.kept_states import KeptStates
 from antiphon.engine.lane import Emission, Lane
 from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, Priority, Tokenise
+from antiphon.engine.messages import Delta, Embed, Finished, Generate, Priority, Tokenise
 from antiphon.engine.prefixes import chain_of
 from antiphon.engine.reading import MOST_WAITING
 from antiphon.engine.runtime import Interrupted, Layout, Logits
 from antiphon.engine.scheduler import Budget
 from antiphon.engine.sequence import Sequence as Generation
 from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.simulated_encoder import SimulatedEncoder
 from antiphon.engine.step_loop import StepLoop
 
 
@@ -469,3 +470,23 @@ async def test_memory_of_a_large_request_is_given_back_when_it_has_ended() -> No
         await engine.drain()
     assert isinstance(events[-1], Finished)
     assert told == [len(events) - 1], "in the moment before its end is told"
+
+
+async def test_texts_to_embed_are_prepared_apart_from_prompts() -> None:
+    held = threading.Event()
+
+    class Slow(SimulatedEncoder):
+        def tokenise(self, text: str) -> list[int] | None:
+            assert held.wait(10)
+            return super().tokenise(text)
+
+    encoders = {"vectors": Slow("vectors", tokens=8, dimensions=16)}
+    async with running(encoders=encoders) as (engine, runtime):
+        runtime.open()
+        embedding = [asyncio.create_task(engine.embed(Embed(f"e{n}", "vectors", ("tea",)))) for n in range(40)]
+        try:
+            async with asyncio.timeout(5):
+                assert (await collect(engine, asking("a"))).reason == "length"
+        finally:
+            held.set()
+        assert len(await asyncio.gather(*embedding)) == 40
