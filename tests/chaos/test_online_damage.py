@@ -112,6 +112,19 @@ def scribble(file: Path) -> None:
         stream.write(b"\xff" * size)
 
 
+def flip_middle(file: Path) -> None:
+    """Every byte but the first and the last ones, which say what kind of file it is and where its parts are."""
+    content = file.read_bytes()
+    file.chmod(0o600)
+    file.write_bytes(content[:4] + bytes(byte ^ 0xFF for byte in content[4:-8]) + content[-8:])
+
+
+def lose(file: Path) -> None:
+    """The first byte cannot be read (EIO), as of a bad sector."""
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+
+
 DAMAGES = [truncate, truncate_all, flip, remove, remove_all, scribble]
 
 
@@ -177,6 +190,26 @@ def test_a_lake_that_cannot_give_a_snapshot_back_has_its_source_read_again_once(
         desk.world.clock.advance(timedelta(seconds=70))
     assert {one.split(":")[0] for one in desk.refreshed} == {"busy heal"}
     assert len(set(desk.refreshed)) == 1, "a key an hour, so that one refresh runs"
+
+
+@pytest.mark.parametrize("damage", [flip_middle, lose])
+def test_a_lake_that_cannot_be_read_has_its_source_read_again(desk: Desk, damage: Callable[[Path], None]) -> None:
+    remove(desk.file)
+    for path in (desk.world.folder / "lake").rglob("*.parquet"):
+        damage(path)
+    assert desk.healer.heal() is None
+    assert [one.split(":")[0] for one in desk.refreshed] == ["busy heal"]
+
+
+def test_a_file_that_a_disk_does_not_give_back_is_damaged(desk: Desk) -> None:
+    assert desk.orders(SHOPS[0]) == 1
+    opened = desk.world.online.open(desk.world.scope, "busy", desk.file.stem)
+    folder = os.open(desk.file.parent, os.O_RDONLY)
+    os.dup2(folder, opened._stream.fileno())  # Reading a folder is an OSError, as reading a bad sector is.
+    os.close(folder)
+    desk.health.condemn()
+    anew = desk.world.online.open(desk.world.scope, "busy", desk.file.stem)
+    assert anew is not opened, "what is under its name is whole, and is opened anew"
 
 
 def test_two_healers_build_once(desk: Desk, tmp_path: Path) -> None:

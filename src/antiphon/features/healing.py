@@ -167,10 +167,12 @@ class Healer:
     def _built(self, one: Damage, now: float) -> bool:
         _log.warning("The online snapshot %s of %s is gone or damaged; it is built again.", one.snapshot, one.view)
         _, _, version = one.key.partition("@")
+        from pyarrow import ArrowException
+
         try:
             manifest = self._snapshots.get(self._scope, one.snapshot)
             self._online.build(manifest, self._definitions.get(self._scope, one.view, version), self._lake)
-        except (Corrupt, NotFound) as error:
+        except (Corrupt, NotFound, OSError, ArrowException) as error:
             self._rest(one.snapshot, now)
             _log.error("The lake cannot give %s back, so %s is refreshed: %s", one.snapshot, one.view, error)
             self._ask_source(one)

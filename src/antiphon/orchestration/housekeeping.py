@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from antiphon.core.clock import ClockAgreement
-from antiphon.core.errors import AntiphonError
 from antiphon.orchestration.streams import wait
 
 _log = logging.getLogger("antiphon.worker")
@@ -50,5 +49,5 @@ class Housekeeping:
             try:
                 if found := await asyncio.to_thread(self._collect):
                     _log.info("%s: %s", self._name, found)
-            except AntiphonError:
+            except Exception:  # It ends neither the worker nor the duties beside it.
                 _log.exception("%s: it failed and is tried again later.", self._name)

@@ -129,13 +129,16 @@ async def test_one_part_that_fails_ends_the_worker() -> None:
         await asyncio.wait_for(work([Broken(), Streams(lambda limit: 0, poll=0.001, batch=1)], stop), timeout=5)
 
 
-async def test_housekeeping_waits_its_interval_and_survives_a_failure() -> None:
+@pytest.mark.parametrize(
+    "failure", [Unavailable("The catalog is away."), OSError(5, "Input/output error"), ValueError()]
+)
+async def test_housekeeping_waits_its_interval_and_survives_a_failure(failure: Exception) -> None:
     stop, calls = asyncio.Event(), []
 
     def collect() -> None:
         calls.append(1)
         if len(calls) == 1:
-            raise Unavailable("The catalog is away.")
+            raise failure
         asyncio.run_coroutine_threadsafe(_set(stop), loop)
 
     loop = asyncio.get_running_loop()

@@ -169,7 +169,10 @@ class SealedSnapshot:
         self._stream = self._opened()
         self._hashing = threading.Lock()
         try:
-            self._stamp, digest = self._hashed()
+            try:
+                self._stamp, digest = self._hashed()
+            except OSError as error:
+                raise self._broken(f"it cannot be read ({error.strerror})") from error
             self.seal = self._matching(seals, digest)
             self._cipher = _cipher_of(self.seal, file, codec, scope or Scope())
             self._environment = environments.acquire(
@@ -267,7 +270,10 @@ class SealedSnapshot:
     @property
     def whole(self) -> bool:
         """The open file still has the bytes that its seal names; all of it is read."""
-        stamp, digest = self._hashed()
+        try:
+            stamp, digest = self._hashed()
+        except OSError:
+            return False  # A disk that does not give the bytes back has lost them.
         if digest == self.seal.sha256:
             self._stamp = stamp
             return True
