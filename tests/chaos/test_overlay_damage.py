@@ -6,6 +6,7 @@ The injectors know files and bytes alone.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,23 @@ from pathlib import Path
 
 import pytest
 from tests.integration.features.world import NOON, World, event, minutes
+from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Entity, Source, count, feature_view
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.healing import Healer, SnapshotHealth
 from antiphon.features.online.overlay import Overlay
+from antiphon.features.online.overlay_file import _OverlayEnvironment
+from antiphon.features.online.streamed import OverlayEvent, view_prefix
 from antiphon.features.publish import included_offsets
 from antiphon.features.stream import StreamConsumer
+from antiphon.governance.sealing import AesGcmCodec
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
+RETURNS = Source.stream("returns", event_time="at", available_at="known", event_id="id")
 SHOPS = [f"shop-{number}" for number in range(200)]
 pytestmark = pytest.mark.chaos
 
@@ -34,11 +43,18 @@ class Busy:
     orders = count(window="2h")
 
 
+@feature_view(entity=Entity("shop", ["shop"]), source=RETURNS, owner="test")
+class Returned:
+    """What a shop gets back."""
+
+    returns = count(window="2h")
+
+
 class Desk:
     """A view with one published and one streamed event a shop, in processes that can be started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.world = World(folder, Busy.spec())
+    def __init__(self, folder: Path, *others: FeatureViewSpec) -> None:
+        self.world = World(folder, Busy.spec(), *others)
         self.world.append("orders", *(event(f"a-{shop}", NOON - minutes(30), shop=shop) for shop in SHOPS))
         self.world.publish(NOON)
         self.world.consume()
@@ -51,12 +67,17 @@ class Desk:
         return found
 
     def orders(self, shop: str) -> object:
-        return self.world.read(NOON + minutes(2), shop=shop).values["busy.orders"].value
+        return self.world.read(NOON + minutes(2), "busy", shop=shop).values["busy.orders"].value
+
+    def damage(self) -> None:
+        truncate_all(self.file)
+        with pytest.raises(Unavailable, match="read again"):
+            self.orders(SHOPS[0])
 
     def restart(self) -> None:
         world = self.world
         world.overlay.close()
-        world.overlay = Overlay(world.folder / "online", world.scope)
+        world.overlay = world.new_overlay()
         self.consumer()
         world.reader = world.new_reader()
 
@@ -164,16 +185,8 @@ def test_only_the_last_damaged_ones_stay(desk: Desk) -> None:
     assert len(list(desk.file.parent.glob("overlay.mdb.damaged-*"))) == 3
 
 
-def test_a_changed_event_is_found_by_its_checksum(desk: Desk) -> None:
-    moment = int((NOON + minutes(1)).timestamp() * 1e6).to_bytes(8, "big")
-    content = desk.file.read_bytes()
-    assert moment in content
-    desk.world.overlay.close()
-    with desk.file.open("r+b") as stream:
-        stream.write(content.replace(moment, moment[:-1] + bytes((moment[-1] ^ 1,))))
-    desk.restart()
-    world = desk.world
-    healer = Healer(
+def _healer(world: World) -> Healer:
+    return Healer(
         world.scope,
         SnapshotHealth(world.scope, publications=world.publications, online=world.online, clock=world.clock),
         snapshots=world.snapshots,
@@ -185,11 +198,133 @@ def test_a_changed_event_is_found_by_its_checksum(desk: Desk) -> None:
         refresh=lambda view, key: None,
         overlay=world.overlay,
     )
-    healer.heal()
+
+
+def test_a_changed_event_is_found_by_its_checksum(desk: Desk) -> None:
+    moment = int((NOON + minutes(1)).timestamp() * 1e6).to_bytes(8, "big")
+    content = desk.file.read_bytes()
+    assert moment in content
+    desk.world.overlay.close()
+    with desk.file.open("r+b") as stream:
+        stream.write(content.replace(moment, moment[:-1] + bytes((moment[-1] ^ 1,))))
+    desk.restart()
+    world = desk.world
+    _healer(world).heal()
     with pytest.raises(Unavailable, match="read again"):
         desk.orders(SHOPS[0])
     world.consume()
     assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
+
+
+def test_a_replay_ends_while_events_keep_coming(desk: Desk) -> None:
+    desk.consumer()
+    desk.damage()
+    for number in range(100):
+        desk.world.append("orders", *(event(f"c-{number}-{n}", NOON + minutes(90), shop="else") for n in range(20)))
+        assert desk.world.consumer.poll(20) == 20, "each poll has all it takes: the log is never read to its end"
+        if not desk.world.overlay.read(()).replaying:
+            break
+    assert [desk.orders(shop) for shop in SHOPS[:10]] == [2] * 10
+
+
+def test_a_stream_that_cannot_be_read_holds_back_its_own_views_alone(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, Returned.spec())
+    world = desk.world
+    world.append("returns", *(event(f"r-{shop}", NOON + minutes(1), shop=shop) for shop in SHOPS))
+    world.consume()
+    desk.consumer()
+    desk.damage()
+    read = world.log.read
+
+    def broken(scope: Scope, stream: str, *asked: int) -> object:
+        if stream == "returns":
+            raise Corrupt("Events are gone from the log.")
+        return read(scope, stream, *asked)
+
+    world.log.read = broken  # type: ignore[method-assign,assignment]
+    world.consume()
+    assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
+    with pytest.raises(Unavailable, match="read again"):
+        world.read(NOON + minutes(2), "returned", shop=SHOPS[0])
+    world.log.read = read  # type: ignore[method-assign]
+    desk.consumer()
+    world.consume()
+    assert world.read(NOON + minutes(2), "returned", shop=SHOPS[0]).values["returned.returns"].value == 1
+    assert not world.overlay.read(()).replaying
+    world.close()
+
+
+def test_a_project_without_streams_has_nothing_to_read_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    overlay = Overlay(tmp_path / "elsewhere", world.scope, published=lambda: True)
+    assert overlay.read(()).replaying
+    StreamConsumer(world.scope, log=world.log, overlay=overlay, online=world.online).poll()
+    assert not overlay.read(()).replaying
+    overlay.close()
+    world.close()
+
+
+def test_an_online_folder_that_was_removed_is_not_answered_from_before_its_events_are_back(desk: Desk) -> None:
+    world = desk.world
+    world.overlay.close()
+    world.online.close()
+    shutil.rmtree(world.folder / "online")
+    desk.restart()
+    _healer(world).heal()
+    with pytest.raises(Unavailable, match="read again"):
+        desk.orders(SHOPS[0])
+    world.consume()
+    assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
+
+
+def test_a_damaged_overlay_stays_in_place_while_no_new_one_can_be_made(desk: Desk) -> None:
+    desk.file.with_name(".overlay.mdb.new").mkdir()
+    truncate_all(desk.file)
+    with pytest.raises(OSError, match=r"overlay\.mdb\.new"):
+        desk.orders(SHOPS[0])
+    assert desk.file.exists()
+
+
+class _GrowingEnvironment(_OverlayEnvironment):
+    """An open file that another thread sees grow at the moment at which its size is asked for."""
+
+    file: Path
+
+    @property
+    def size(self) -> int:
+        os.truncate(self.file, os.path.getsize(self.file) + 4096)
+        return os.path.getsize(self.file)
+
+    @size.setter
+    def size(self, value: int) -> None:
+        pass
+
+
+def test_an_overlay_that_grows_between_two_looks_is_whole(desk: Desk) -> None:
+    opened = desk.world.overlay._file._opened
+    opened.__class__ = _GrowingEnvironment
+    opened.file = desk.file  # type: ignore[attr-defined]
+    assert [desk.orders(shop) for shop in SHOPS[:20]] == [2] * 20
+    assert not list(desk.file.parent.glob("overlay.mdb.damaged-*"))
+
+
+class _LostKeys(Keys):
+    def opening_key(self, scope: Scope, key_id: str) -> bytes:
+        raise Corrupt(f"There is no data key {key_id}.")
+
+
+def test_an_overlay_whose_data_key_is_gone_is_not_damaged(tmp_path: Path) -> None:
+    view, entity = view_prefix("busy@1"), b"e" * 16
+    written = Overlay(tmp_path, Scope(), AesGcmCodec(Keys()))
+    written.apply({view: 1}, [OverlayEvent(view, entity, StreamedEvent(1, 1, "1", (1,), 1))], {})
+    written.close()
+    overlay = Overlay(tmp_path, Scope(), AesGcmCodec(_LostKeys()))
+    with pytest.raises(AntiphonError, match="no data key"):
+        overlay.read([view], [(view, entity, 0)])
+    found = overlay.check()
+    assert (found.unopened, found.damaged) == (1, 0)
+    assert not list(tmp_path.rglob("overlay.mdb.damaged-*"))
+    overlay.close()
 
 
 _READER = """

@@ -89,7 +89,12 @@ class FeatureStores:
         # Before anything lies in the online store: a secret that is not there beside it counts as lost.
         self._store.secret("online")
         if self.redis is None:
-            return Overlay(self._store.paths.online, scope, self._store.database.codec)
+            return Overlay(
+                self._store.paths.online,
+                scope,
+                self._store.database.codec,
+                published=lambda: self._store.publications.current(scope) is not None,
+            )
         return RedisOverlay(self.redis, scope, self._store.database.codec)
 
     def has_overlay(self, scope: Scope) -> bool:

@@ -256,6 +256,10 @@ class Corrupt(AntiphonError):
     code = "corrupt"
 
 
+class SealMismatch(Corrupt):
+    """A stored value does not match its own seal or checksum: it was changed, which a missing key does not do to it."""
+
+
 class SetupError(AntiphonError):
     """The machine lacks something: a library, a file, disk space, a free port."""
 

@@ -153,7 +153,7 @@ class Healer:
         now = self._clock.monotonic()
         if self._reads and now - self._read_at >= READ_SECONDS:
             self._health.condemn()
-            if self._overlay is not None and (found := self._overlay.check()).unopened:
+            if self._overlay is not None and (found := self._overlay.check()).damaged:
                 self._overlay.renew(found.problem or "an event does not open")
             self._read_at = now
         damaged = self._health.damaged()

@@ -374,7 +374,7 @@ class FeatureReader:
             (one.prefix, hashed, offset) for one, offset, asked in following for hashed in one.hashed(asked)
         )
         reading = self._overlay.read([one.prefix for one, _, _ in following], wanted)
-        if reading.replaying:
+        if any(reading.lacking(one.prefix) for one, _, _ in following):
             raise lookup_errors.replaying()
         for one, offset, _ in following:
             if reading.pruned[one.prefix] > offset:

@@ -362,6 +362,11 @@ class StreamedOverlay(Protocol):
         missing. ``False``, and nothing is changed, when more was pruned meanwhile."""
         ...
 
+    def replay_through(self, targets: Mapping[bytes, int]) -> None:
+        """Record, while a damaged overlay is replayed, the log offsets at which views have what it held; the first that
+        is recorded for a view stays."""
+        ...
+
     def caught_up(self) -> None:
         """End the replay of a damaged overlay; readings say ``replaying`` no more."""
         ...

@@ -126,7 +126,7 @@ class StreamConsumer:
             streams.setdefault(follower.spec.source.name, []).append(follower)
         names = [name for name in sorted(streams) if name not in self._resting or self._resting[name].until <= now]
         self._turn += 1
-        taken, failed, self._replaying = 0, dict[str, AntiphonError](), False
+        taken, failed, self._replaying = 0, dict[str, AntiphonError](), not self._followers
         # Each poll begins with another stream, so that what is left over goes round.
         first = self._turn % max(1, len(names))
         for place, stream in enumerate(names[first:] + names[:first]):
@@ -141,10 +141,17 @@ class StreamConsumer:
             self._resting.pop(stream, None)
         for stream, problem in failed.items():
             self._rest(stream, problem, now)
-        if self._replaying and not taken and not self._resting:
+        if self._replaying:
+            self._end_replay()
+        return taken
+
+    def _end_replay(self) -> None:
+        """End the replay of a damaged overlay once every view has what it held, also when no view follows a stream."""
+        prefixes = [follower.prefix for follower in self._followers.values()]
+        reading = self._overlay.read(prefixes)
+        if reading.replaying and not any(map(reading.lacking, prefixes)):
             self._overlay.caught_up()
             _log.warning("Streamed events that a damaged overlay held were read again from the log.")
-        return taken
 
     def _rest(self, stream: str, error: AntiphonError, now: float) -> None:
         before = self._resting.get(stream)
@@ -156,7 +163,7 @@ class StreamConsumer:
         reading = self._overlay.read([follower.prefix for follower in followers])
         if reading.replaying:
             self._replaying = True
-            reading = self._begun(followers, reading)
+            reading = self._begun(stream, followers, reading)
         groups: dict[int, list[_Follower]] = {}
         for follower in followers:
             groups.setdefault(reading.offsets[follower.prefix], []).append(follower)
@@ -175,8 +182,14 @@ class StreamConsumer:
                 ahead = stored[-1].offset if stored else offset
         return taken
 
-    def _begun(self, followers: Sequence[_Follower], reading: OverlayReading) -> OverlayReading:
-        """The state once views that nothing was read for again begin where their snapshots end."""
+    def _begun(self, stream: str, followers: Sequence[_Follower], reading: OverlayReading) -> OverlayReading:
+        """The state once views that nothing was read for again begin where their snapshots end.
+
+        The replay of a stream ends where its log ends now: events that come meanwhile do not prolong it.
+        """
+        if any(one.prefix not in reading.targets for one in followers):
+            end = self._log.end(self._scope, stream)
+            self._overlay.replay_through({one.prefix: end for one in followers})
         fresh = [one for one in followers if not reading.offsets[one.prefix]]
         included = self._included() if fresh else {}
         for one in fresh:

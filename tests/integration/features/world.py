@@ -65,7 +65,7 @@ class World:
             self.definitions.put(self.scope, spec)
         self.lake = lake or LocalLake(folder / "lake", codec)
         self.online = online or OnlineStore(folder / "online", b"k" * 32, codec)
-        self.overlay = overlay or Overlay(folder / "online", self.scope, codec)
+        self.overlay = overlay or self.new_overlay(codec)
         self.consumer = StreamConsumer(
             self.scope, log=self.log, overlay=self.overlay, online=self.online, views=list(specs)
         )
@@ -96,6 +96,10 @@ class World:
             keyed_hash=self.online.entity_hash,
         )
         self.reader = self.new_reader()
+
+    def new_overlay(self, codec: Codec | None = None) -> Overlay:
+        published = self.publications.current
+        return Overlay(self.folder / "online", self.scope, codec, published=lambda: published(self.scope) is not None)
 
     def new_reader(self) -> FeatureReader:
         return FeatureReader(

@@ -7,7 +7,7 @@ takes exactly the events after O, whichever snapshot that is.
 Keys: ``o`` + view: offset the consumer has applied; ``p`` + view: offset through which events were pruned;
 ``w`` + view: what was seen of its stream (:class:`Progress`; ``x`` + view, rejected events, is an older form);
 ``e`` + view + entity hash + offset (8 bytes): event; ``r``: the overlay is being filled again
-(``overlay_file``). ``view`` is 8 bytes of the
+(``overlay_file``), and ``r`` + view: the offset at which the view is. ``view`` is 8 bytes of the
 hash of ``view@definition_version``. Under a codec that seals there is also ``k`` + number (8 bytes): a key of the
 overlay's own, sealed by the codec, and an event is the number of its key followed by the sealed value. A new key is
 begun when the scope's data key is rotated.
@@ -15,7 +15,7 @@ begun when the scope's data key is rotated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,21 @@ FILE_NAME = "overlay.mdb"
 class Overlay:
     """The overlay of one scope. One process writes, any number read."""
 
-    def __init__(self, root: Path, scope: Scope, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        scope: Scope,
+        codec: Codec | None = None,
+        *,
+        published: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            published: tells whether features of the scope were published, asked when there is no file: streamed events
+                may have been in the one before, so a new one is filled from the log before it is answered from.
+        """
         self._keys = OverlayKeys(codec or PlainCodec(), scope)
-        self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME)
+        self._file = OverlayFile(root / scope.tenant / scope.environment / FILE_NAME, published)
 
     def read(self, views: Iterable[bytes], wanted: Iterable[tuple[bytes, bytes, int]] = ()) -> OverlayReading:
         """The offsets of views, and of each (view, entity, offset) the events after that offset, in one transaction."""
@@ -55,6 +67,8 @@ class Overlay:
                 reading.offsets[view] = _number(transaction.get(b"o" + view))
                 reading.pruned[view] = _number(transaction.get(b"p" + view))
                 reading.progress[view] = _progress(transaction, view)
+                if reading.replaying and (target := transaction.get(REPLAYING + view)) is not None:
+                    reading.targets[view] = _number(target)
             cursor, records = transaction.cursor(), LmdbKeyRecords(transaction)
             for view, entity, after in wanted:
                 reading.events[view, entity] = self._events(cursor, records, b"e" + view + entity, after)
@@ -125,10 +139,19 @@ class Overlay:
                 transaction.put(b"p" + view, through.to_bytes(8, "big"))
         return True
 
+    def replay_through(self, targets: Mapping[bytes, int]) -> None:
+        """Record, while the overlay is filled again, the log offsets at which views have what it held before."""
+        with self._file.transaction(write=True) as transaction:
+            if transaction.get(REPLAYING) is not None:
+                for view, offset in targets.items():
+                    transaction.put(REPLAYING + view, offset.to_bytes(8, "big"), overwrite=False)
+
     def caught_up(self) -> None:
         """End the replay: everything that a damaged overlay held was read again."""
-        with self._file.transaction(write=True) as transaction:
-            transaction.delete(REPLAYING)
+        with self._file.transaction(write=True) as transaction, transaction.cursor() as cursor:
+            found = cursor.set_range(REPLAYING)
+            while found and cursor.key().startswith(REPLAYING):
+                found = cursor.delete()
 
     def renew(self, why: str) -> None:
         """Set the overlay aside as damaged, and begin an empty one."""

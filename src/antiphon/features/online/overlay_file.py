@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.core.errors import SealMismatch, Unavailable
 from antiphon.features import lookup_errors
 from antiphon.features.online import environments
 from antiphon.features.online.seals import one_at_a_time
@@ -40,8 +40,8 @@ _MAGIC = 0xBEEFC0DE
 _log = logging.getLogger("antiphon.features")
 
 
-class _Opened:
-    """An open file; it closes when nobody holds it any more, so that a transaction under way never loses it."""
+class _OverlayEnvironment:
+    """An open file; it closes with the last reference to it, so that a transaction under way never loses it."""
 
     def __init__(self, file: Path) -> None:
         self.environment = environments.acquire(file, map_size=_MAP_SIZE, max_readers=512)
@@ -56,20 +56,22 @@ class _Opened:
 class OverlayFile:
     """One overlay's file. Safe to share between threads."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, published: Callable[[], bool]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file
+        self._published = published
         self._lock = threading.Lock()
         self._opened = self._open()
 
     @contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[Any]:
-        """An LMDB transaction. Damage that shows in it sets the file aside.
+        """An LMDB transaction. Damage that shows in it sets the file aside; a data key that is gone does not, because
+        the events would not open again either.
 
         Raises:
             Unavailable: the file is damaged and was set aside.
         """
-        damage: tuple[type[Exception], ...] = (*environments.damage(), msgspec.DecodeError, Corrupt)
+        damage: tuple[type[Exception], ...] = (*environments.damage(), msgspec.DecodeError, SealMismatch)
         opened = self._current()
         try:
             with opened.environment.begin(write=write) as transaction:
@@ -86,44 +88,44 @@ class OverlayFile:
         """Close the file."""
         self._opened.close()
 
-    def _current(self) -> _Opened:
+    def _current(self) -> _OverlayEnvironment:
         opened = self._opened
+        least = opened.size  # Before the look: another thread may see the file grow after it.
         try:
             found = os.stat(self._file)
         except FileNotFoundError:
             return self._reopened(opened)
         if (found.st_dev, found.st_ino) != opened.identity:
             return self._reopened(opened)
-        if found.st_size < opened.size:
+        if found.st_size < least:
             self.set_aside(opened, "it is shorter than it was")
             raise lookup_errors.replaying()
-        opened.size = found.st_size
+        opened.size = max(opened.size, found.st_size)
         return opened
 
-    def _reopened(self, before: _Opened) -> _Opened:
+    def _reopened(self, before: _OverlayEnvironment) -> _OverlayEnvironment:
         """Open the file of this name anew: another process has set it aside, or it was deleted."""
         with self._lock:
             if self._opened is before:
                 self._opened = self._open()
             return self._opened
 
-    def _open(self) -> _Opened:
+    def _open(self) -> _OverlayEnvironment:
         with one_at_a_time(self._file.parent):
             if not self._file.exists():
-                # Where snapshots are, there may have been streamed events too.
-                self._put_new(replaying=any(self._file.parent.glob("[!.]*/[!.]*.mdb")))
+                self._put(self._draft(replaying=self._published()))
             elif not _covered(self._file):
                 self._replace("it is no LMDB file")
             try:
-                return _Opened(self._file)
+                return _OverlayEnvironment(self._file)
             except Unavailable as error:
                 if not isinstance(error.__cause__, environments.damage()):
                     raise
                 self._replace(error.what)
-                return _Opened(self._file)
+                return _OverlayEnvironment(self._file)
 
-    def set_aside(self, opened: _Opened, why: str) -> None:
-        """Put an empty file in the place of this one, unless somebody has done it."""
+    def set_aside(self, opened: _OverlayEnvironment, why: str) -> None:
+        """Put an empty file in the place of this one, unless it was done already."""
         with suppress(FileNotFoundError), one_at_a_time(self._file.parent):
             found = os.stat(self._file)
             if (found.st_dev, found.st_ino) == opened.identity:
@@ -133,8 +135,9 @@ class OverlayFile:
     def _replace(self, why: str) -> None:
         stamp = SystemClock().now()
         aside = self._file.with_name(f"{self._file.name}.damaged-{stamp:%Y%m%dT%H%M%S.%f}Z")
+        draft = self._draft(replaying=True)  # First: without room for it, the damaged one stays where it is.
         os.rename(self._file, aside)
-        self._put_new(replaying=True)
+        self._put(draft)
         for older in sorted(self._file.parent.glob(f"{self._file.name}.damaged-*"))[:-KEPT]:
             older.unlink(missing_ok=True)
         _log.error(
@@ -142,7 +145,7 @@ class OverlayFile:
             why, aside.name,
         )  # fmt: skip
 
-    def _put_new(self, *, replaying: bool) -> None:
+    def _draft(self, *, replaying: bool) -> Path:
         import lmdb
 
         draft = self._file.with_name(f".{self._file.name}.new")
@@ -154,6 +157,9 @@ class OverlayFile:
             if replaying:
                 with environment.begin(write=True) as transaction:
                     transaction.put(REPLAYING, b"")
+        return draft
+
+    def _put(self, draft: Path) -> None:
         # A lock file belongs to the file it was made for: who has that one open keeps both.
         self._file.with_name(f"{self._file.name}-lock").unlink(missing_ok=True)
         os.replace(draft, self._file)

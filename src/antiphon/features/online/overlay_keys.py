@@ -12,7 +12,7 @@ from zlib import crc32
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import AntiphonError, Corrupt
+from antiphon.core.errors import AntiphonError, SealMismatch
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import SealedValues, new_file_key
 from antiphon.features.online.streamed import OverlayCheck, decode_event
@@ -69,7 +69,8 @@ class OverlayKeys:
         """The value.
 
         Raises:
-            Corrupt: it was changed, or moved from another key, or is not sealed.
+            SealMismatch: it was changed, or moved from another key, or is not sealed.
+            Corrupt: its key does not open, because the data key is gone.
         """
         if stored[:1] == _CHECKED and self._codec.accepts_plain:
             value = stored[_CHECK_BYTES:]
@@ -86,7 +87,7 @@ class OverlayKeys:
     def check(self, records: KeyRecords, found: Iterable[tuple[bytes, bytes]]) -> OverlayCheck:
         """Open everything, by the name and what is stored; what does not open ends nothing."""
         by_key: Counter[str] = Counter()
-        unopened, problem = 0, None
+        unopened, damaged, problem = 0, 0, None
         for key, stored in found:
             try:
                 place = key_place(stored)
@@ -94,8 +95,9 @@ class OverlayKeys:
                 decode_event(self.open(records, key, stored))
             except (AntiphonError, msgspec.DecodeError) as error:
                 unopened += 1
+                damaged += isinstance(error, (SealMismatch, msgspec.DecodeError))
                 problem = problem or (error.what if isinstance(error, AntiphonError) else str(error))
-        return OverlayCheck(dict(by_key), unopened, problem)
+        return OverlayCheck(dict(by_key), unopened, problem, damaged)
 
     def current(self, records: KeyRecords) -> bool:
         """Whether every key is sealed by the data key that seals now, and nothing can be there that is not sealed."""
@@ -154,8 +156,8 @@ def _key_id(records: KeyRecords, place: bytes) -> str | None:
     return unpack(envelope).key_id
 
 
-def _broken() -> Corrupt:
-    return Corrupt(
+def _broken() -> SealMismatch:
+    return SealMismatch(
         "An event of the overlay is not sealed with a key that the overlay holds.",
         where="online store",
         next_step="Delete the overlay while nothing runs: it is filled again from the event log.",

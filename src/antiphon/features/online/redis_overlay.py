@@ -233,6 +233,9 @@ class RedisOverlay:
                 return dropped
         return dropped
 
+    def replay_through(self, targets: Mapping[bytes, int]) -> None:
+        """As :meth:`caught_up`."""
+
     def caught_up(self) -> None:
         """A server holds all of it or nothing; nothing of it is ever set aside."""
 

@@ -58,11 +58,13 @@ class OverlayCheck(msgspec.Struct, frozen=True):
     Attributes:
         by_key: events by the data key that seals the overlay's key for them; ``plaintext`` without one.
         unopened: how many do not open, and ``problem`` why the first of them does not.
+        damaged: how many of these were changed; the others lack a data key.
     """
 
     by_key: dict[str, int]
     unopened: int = 0
     problem: str | None = None
+    damaged: int = 0
 
 
 class OverlayReading(msgspec.Struct, frozen=True):
@@ -74,6 +76,8 @@ class OverlayReading(msgspec.Struct, frozen=True):
         progress: view to what was seen of its stream.
         events: (view, entity) to its events after the offset that was asked for, by offset.
         replaying: it was damaged, and what it held is being read again from the log.
+        targets: while it is, view to the log offset at which it has what the damaged one held; known once the replay
+            of its stream has begun.
     """
 
     offsets: dict[bytes, int]
@@ -81,6 +85,11 @@ class OverlayReading(msgspec.Struct, frozen=True):
     progress: dict[bytes, Progress]
     events: dict[tuple[bytes, bytes], list[StreamedEvent]]
     replaying: bool = False
+    targets: dict[bytes, int] = {}
+
+    def lacking(self, view: bytes) -> bool:
+        """Tell whether events of a view that was asked for are still to be read again."""
+        return self.replaying and (view not in self.targets or self.offsets[view] < self.targets[view])
 
 
 decode_progress = msgspec.msgpack.Decoder(Progress).decode
