@@ -21,6 +21,7 @@ from antiphon import Entity, Source, count, feature_view
 from antiphon.app.feature_health import notices
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.features.healing import Healer, SnapshotHealth
+from antiphon.features.online.seals import seal_path
 
 ORDERS = Source.stream("orders", event_time="at", available_at="known", event_id="id")
 SHOPS = [f"shop-{number}" for number in range(300)]
@@ -210,6 +211,58 @@ def test_a_file_that_a_disk_does_not_give_back_is_damaged(desk: Desk) -> None:
     desk.health.condemn()
     anew = desk.world.online.open(desk.world.scope, "busy", desk.file.stem)
     assert anew is not opened, "what is under its name is whole, and is opened anew"
+
+
+def test_a_second_reader_lets_go_of_a_file_that_the_first_one_condemned(desk: Desk) -> None:
+    first, second = desk.world.reader, desk.world.new_reader()
+    busy = {"busy": desk.world.specs["busy"].definition_version}
+    for reader in (first, second):
+        assert reader.read(busy, {"shop": SHOPS[0]}, NOON + minutes(1)).values["busy.orders"].value == 1
+    flip(desk.file)
+    with pytest.raises(Unavailable):
+        first.read(busy, {"shop": SHOPS[1]}, NOON + minutes(1))
+    desk.healer.heal()
+    with pytest.raises(Unavailable):
+        second.read(busy, {"shop": SHOPS[1]}, NOON + minutes(1))
+    assert second.read(busy, {"shop": SHOPS[3]}, NOON + minutes(1)).values["busy.orders"].value == 1
+
+
+def test_a_defect_does_not_have_the_file_read_at_each_request(desk: Desk) -> None:
+    asked = list[str]()
+    condemn = desk.world.online.condemn
+    desk.world.online.condemn = lambda *named: asked.append(named[1]) or condemn(*named)  # type: ignore[method-assign,func-returns-value]
+    assert desk.orders(SHOPS[0]) == 1
+    (rows,) = desk.world.reader._snapshots.values()
+    opened = rows.opened
+
+    def defective(entities: object) -> object:
+        raise ZeroDivisionError
+
+    opened.finished = defective  # type: ignore[method-assign,assignment]
+    for shop in SHOPS[1:10]:
+        with pytest.raises(ZeroDivisionError):
+            desk.orders(shop)
+    assert asked == ["busy"]
+    desk.world.clock.advance(timedelta(seconds=61))
+    with pytest.raises(ZeroDivisionError):
+        desk.orders(SHOPS[10])
+    assert asked == ["busy"] * 2
+
+
+def test_a_file_that_is_spared_from_collection_is_not_read_again(desk: Desk) -> None:
+    world = desk.world
+    opened = world.online.open(world.scope, "busy", desk.file.stem)
+    day = 86_400
+    for path in (desk.file, seal_path(desk.file)):
+        os.utime(path, (NOON.timestamp() - day, NOON.timestamp() - day))
+    stamp = desk.file.stat().st_mtime_ns
+    manifest = world.snapshots.get(world.scope, desk.file.stem)
+    assert world.online.build(manifest, world.specs["busy"], world.lake) is False
+    assert desk.file.stat().st_mtime_ns == stamp, "an open file would be hashed anew by every process"
+    assert world.online.collect(world.scope, (), older_than=NOON.timestamp()) == []
+    assert opened.whole
+    os.utime(seal_path(desk.file), (NOON.timestamp() - day, NOON.timestamp() - day))
+    assert len(world.online.collect(world.scope, (), older_than=NOON.timestamp())) == 2
 
 
 def test_two_healers_build_once(desk: Desk, tmp_path: Path) -> None:

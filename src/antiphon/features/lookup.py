@@ -33,6 +33,9 @@ LEASE_SECONDS = 0.25
 
 _log = logging.getLogger("antiphon.features")
 
+_CHECK_SECONDS = 60.0
+"""For so long a file that was found whole is not read again because a reading of it failed."""
+
 _PREPARED = 256
 """How many sets of views are found once for each publication."""
 
@@ -121,6 +124,7 @@ class FeatureReader:
         self._away = False
         self._snapshots: dict[tuple[str, str], SnapshotRows] = {}
         self._condemned_ones: set[tuple[str, str]] = set()
+        self._checked: dict[tuple[str, str], float] = {}
         self._prepared: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[SnapshotRows, ...]] = {}
 
     def read(
@@ -260,6 +264,7 @@ class FeatureReader:
         numbers = {after.number, before.number if before is not None else after.number}
         self._prepared = {key: found for key, found in self._prepared.items() if key[0] in numbers}
         self._snapshots = {key: found for key, found in self._snapshots.items() if key in names}
+        self._checked = {key: moment for key, moment in self._checked.items() if key in names}
         self._online.forget(self._scope, names)
 
     def earlier(self, view: str, version: str, publication: int) -> Iterator[EarlierRows]:
@@ -335,11 +340,16 @@ class FeatureReader:
         except (FeatureUnavailable, InvalidInput, Unavailable):
             raise
         except Corrupt:
-            self._condemned(one.view, one.snapshot)
+            self._condemned(one.view, one.snapshot, one)
             raise
         except Exception as error:
-            # Damaged bytes fail in whatever way decodes them; the hash of all of them tells damage from a defect.
-            if not self._condemned(one.view, one.snapshot):
+            # Damaged bytes fail in whatever way decodes them; the hash of all of them tells damage from a defect, once
+            # a minute: a defect must not cost two readings of the file a request.
+            now = self._clock.monotonic()
+            if now < self._checked.get((one.view, one.snapshot), float("-inf")) + _CHECK_SECONDS:
+                raise
+            self._checked[one.view, one.snapshot] = now
+            if not self._condemned(one.view, one.snapshot, one):
                 raise
             raise lookup_errors.corrupt(one.view, one.snapshot) from error
 
@@ -352,12 +362,15 @@ class FeatureReader:
         self._condemned_ones.discard((view, snapshot))
         return opened
 
-    def _condemned(self, view: str, snapshot: str) -> bool:
-        """Tell whether a snapshot is damaged; if so, nothing that was read of it is used any more."""
+    def _condemned(self, view: str, snapshot: str, rows: SnapshotRows | None = None) -> bool:
+        """Tell whether a snapshot is damaged. What was read of it (``rows``) is not used any more, whatever is found:
+        another reader may have condemned it before, and a whole file has taken its place."""
+        if rows is not None and self._snapshots.get((view, snapshot)) is rows:
+            del self._snapshots[view, snapshot]
+        self._prepared = {}
         if not self._online.condemn(self._scope, view, snapshot):
             return False
-        self._snapshots.pop((view, snapshot), None)
-        self._prepared = {}
+        self._checked.pop((view, snapshot), None)
         if (view, snapshot) not in self._condemned_ones:
             self._condemned_ones.add((view, snapshot))
             _log.error("The online snapshot %s of %s is damaged; it is built again from the lake.", snapshot, view)

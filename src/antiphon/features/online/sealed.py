@@ -270,21 +270,33 @@ class SealedSnapshot:
     @property
     def whole(self) -> bool:
         """The open file still has the bytes that its seal names; all of it is read."""
-        try:
-            stamp, digest = self._hashed()
-        except OSError:
-            return False  # A disk that does not give the bytes back has lost them.
-        if digest == self.seal.sha256:
-            self._stamp = stamp
-            return True
-        return False
+        return self._matches(anew=True)
+
+    def _matches(self, *, anew: bool) -> bool:
+        """Read all of the file against its seal; unless ``anew``, a reading of this state of it by another thread
+        counts."""
+        with self._hashing:
+            if not anew and self._state() == self._stamp:
+                return True
+            try:
+                stamp, digest = self._hashed()
+            except OSError:
+                return False  # A disk that does not give the bytes back has lost them.
+            if digest == self.seal.sha256:
+                self._stamp = stamp
+                return True
+            return False
+
+    def _state(self) -> tuple[int, int]:
+        found = os.fstat(self._stream.fileno())
+        return found.st_size, found.st_mtime_ns
 
     def _require_whole(self) -> None:
-        found = os.fstat(self._stream.fileno())
-        if (found.st_size, found.st_mtime_ns) == self._stamp:
+        found = self._state()
+        if found == self._stamp:
             return
-        # Its time changes also when a publication spares it, which changes none of its bytes.
-        if found.st_size != self.seal.bytes or not self.whole:
+        # Its time may change without its bytes: a backup that was put back, or an earlier version that spared it.
+        if found[0] != self.seal.bytes or not self._matches(anew=False):
             raise self._broken("it was changed while it was open")
 
     def _seals(self) -> tuple[Seal, ...]:
@@ -301,10 +313,9 @@ class SealedSnapshot:
 
     def _hashed(self) -> tuple[tuple[int, int], str]:
         """Size and time of change from before the bytes were read, and their hash."""
-        with self._hashing:
-            found = os.fstat(self._stream.fileno())
-            self._stream.seek(0)
-            return (found.st_size, found.st_mtime_ns), hashlib.file_digest(self._stream, "sha256").hexdigest()
+        found = self._state()
+        self._stream.seek(0)
+        return found, hashlib.file_digest(self._stream, "sha256").hexdigest()
 
     def _matching(self, seals: Sequence[Seal], digest: str) -> Seal:
         for seal in seals:

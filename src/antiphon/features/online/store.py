@@ -6,6 +6,7 @@ import base64
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -87,11 +88,11 @@ class OnlineStore:
         """Spare a file that may be old enough to be collected, and is about to be published; whether it is still
         there."""
         try:
-            for file in (target, seal_path(target)):
-                os.utime(file)
+            # The seal's time alone: by its own, readers tell that a file was changed.
+            os.utime(seal_path(target))
         except FileNotFoundError:
             return False
-        return True
+        return target.exists()
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
         """Write a file anew under a new key of its own, in the place of the old one; whoever reads the old one goes on.
@@ -183,13 +184,13 @@ class OnlineStore:
         with self._lock:
             opened = self._opened.get((scope, view, snapshot))
         damaged = opened is not None and not opened.whole
-        try:
-            with one_at_a_time(file.parent):
-                if not is_whole(file, snapshot):
-                    damaged = True
+        # Read without the lock, for which a publisher would wait; what was put in place since is another file.
+        found = _identity(file)
+        if not is_whole(file, snapshot):
+            damaged = True
+            with suppress(FileNotFoundError), one_at_a_time(file.parent):
+                if _identity(file) == found:
                     seal_path(file).unlink(missing_ok=True)
-        except FileNotFoundError:
-            damaged = True  # Its folder is gone.
         if damaged:
             with self._lock:
                 if self._opened.get((scope, view, snapshot)) is opened:
@@ -206,12 +207,15 @@ class OnlineStore:
 
     def collect(self, scope: Scope, keep: Iterable[tuple[str, str]], older_than: float) -> list[str]:
         """Delete sealed files not among (view, snapshot) of ``keep`` and unfinished ones, both only when written
-        before ``older_than`` (seconds since 1970). A process that still has one open keeps its pages."""
+        before ``older_than`` (seconds since 1970), or spared since. A process that still has one open keeps its
+        pages."""
         kept = {self.file(scope, view, snapshot) for view, snapshot in keep}
         kept |= {seal_path(file) for file in kept}
         gone = []
         for file in sorted((self._root / scope.tenant / scope.environment).glob("*/*")):
-            if file not in kept and file.is_file() and delete_older(file, older_than):
+            if file in kept or not file.is_file() or _changed(seal_path(file)) >= older_than:
+                continue
+            if delete_older(file, older_than):
                 gone.append(str(file.relative_to(self._root)))
         return gone
 
@@ -221,3 +225,20 @@ class OnlineStore:
             for snapshot in self._opened.values():
                 snapshot.close()
             self._opened.clear()
+
+
+def _identity(file: Path) -> tuple[int, int, int, int] | None:
+    """Which file stands under a name, and in which state: device, inode, size and time of change."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(file: Path) -> float:
+    """When a file was last changed (seconds since 1970); never, when there is none."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return float("-inf")
