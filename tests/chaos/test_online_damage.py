@@ -57,7 +57,7 @@ class Desk:
             lake=self.world.lake,
             clock=self.world.clock,
             lock=folder / "healing.lock",
-            refresh=lambda view, key: self.refreshed.append(f"{view} {key}"),
+            rebuild=lambda one, key: self.refreshed.append(f"{one.view} {key}"),
         )
 
     @property

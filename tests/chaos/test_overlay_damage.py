@@ -195,7 +195,7 @@ def _healer(world: World) -> Healer:
         lake=world.lake,
         clock=world.clock,
         lock=world.folder / "healing.lock",
-        refresh=lambda view, key: None,
+        rebuild=lambda one, key: None,
         overlay=world.overlay,
     )
 

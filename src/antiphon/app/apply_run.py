@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from sqlalchemy.engine import Connection
 from antiphon.app.compatibility import consequences
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
+from antiphon.app.workflows import APPLY
+from antiphon.catalog.holds import FeatureHolds
 from antiphon.core.errors import Conflict, InvalidInput
 from antiphon.core.ids import canonical
 from antiphon.definitions.project import ProjectSpec
@@ -27,11 +30,9 @@ from antiphon.durable.context import RunContext
 from antiphon.durable.run import Run
 from antiphon.features.refresh import Refreshed, Refresher
 
-APPLY = "apply"
-"""The workflow's name in the registry."""
+_LOOK_SECONDS = 1.0
+"""The interval at which an embargo is looked at that an apply waits for."""
 
-_LOOK_SECONDS = 0.2
-_MOST_OPEN = 1_000
 NOTHING_CHANGED = "Nothing was applied: what was live goes on answering."
 
 
@@ -89,23 +90,38 @@ class ApplyWorkflow:
             ) from error
         _require_passed(refreshed)
         while missing := await asyncio.to_thread(self._missing, wanted.views):
-            until = max((refreshed.staged[key] for key in missing if key in refreshed.staged), default=None)
-            if until is None:
-                raise Conflict(
-                    f"{', '.join(missing)} was withdrawn as it was published. {NOTHING_CHANGED}", where="apply",
-                    next_step="`antiphon apply` tries again.",
-                )  # fmt: skip
+            until = await asyncio.to_thread(self._staged_until, missing)
             run.progress(
                 len(wanted.views), len(wanted.views) + 1, f"waits for the embargo until {until:%Y-%m-%d %H:%MZ}"
             )
             if run.stopping:
                 raise asyncio.CancelledError
             await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self._refresher.release_staged)
+            await asyncio.to_thread(self._refresher.release_staged, wanted.views)
         done = await run.transaction("put in force", partial(self._put_in_force, run.id, wanted))
         # Of the releases that are in use now, whoever calls this again after a kill.
         notes = await asyncio.to_thread(lambda: [*consequences(self._store, self._project(wanted).views)])
         return {**done, "notes": [*done["notes"], *notes]}
+
+    def _staged_until(self, missing: list[str]) -> datetime:
+        """The end of the longest embargo of views that are not published yet.
+
+        Raises:
+            Conflict: one will not be published when its embargo ends: it is held, or is not staged any more.
+        """
+        staged = {
+            f"{one.view}@{one.definition_version}": one.publish_at for one in self._store.staged.list(self._store.scope)
+        }
+        held = FeatureHolds(self._store.database).of(self._store.scope)
+        lost = [key for key in missing if key not in staged or key.partition("@")[0] in held]
+        if lost and (lost := [key for key in self._missing(tuple(missing)) if key in lost]):  # Not just published.
+            raise Conflict(
+                f"{', '.join(lost)} is held, or was withdrawn before it was published. {NOTHING_CHANGED}",
+                where="apply",
+                next_step="`antiphon features resume` sets a held view free; `antiphon apply` tries again.",
+            )
+        known = [staged[key] for key in missing if key in staged]
+        return max(known, default=self._store.database.clock.now())
 
     def _project(self, wanted: ApplyArguments, within: Connection | None = None) -> ProjectSpec:
         document = self._store.blobs.get(self._store.scope, wanted.project, within=within)
@@ -169,12 +185,7 @@ def put_in_force(
 
 def open_applies(store: Store, *, within: Connection | None = None) -> list[Run]:
     """Applies that have not ended, the latest first."""
-    found = [
-        run
-        for status in ("queued", "running")
-        for run in store.runs.list(store.scope, _MOST_OPEN, workflow=APPLY, status=status, within=within)
-    ]
-    return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
+    return store.runs.open(store.scope, APPLY, within=within)
 
 
 def cancel_open(store: Store, connection: Connection) -> None:

@@ -24,8 +24,11 @@ def snapshot_health(store: Store, platform: FeaturePlatform) -> SnapshotHealth:
 def healer(store: Store, platform: FeaturePlatform) -> Healer:
     """For the worker."""
 
-    def refresh(view: str, key: str) -> str:
-        return platform.refresh(store.scope, views=[view], reason="healing", key=key, whole=True)
+    def rebuild(one: Damage, key: str) -> None:
+        if one.key in platform.views():
+            platform.refresh(store.scope, views=[one.key], reason="healing", key=key, whole=True)
+        else:  # A definition version of before that no release in use pins: publications keep it until then.
+            platform.publisher.withdraw(one.key, one.snapshot, reason="It cannot be read.", principal="worker")
 
     return Healer(
         store.scope,
@@ -36,7 +39,7 @@ def healer(store: Store, platform: FeaturePlatform) -> Healer:
         lake=platform.lake,
         clock=store.database.clock,
         lock=store.paths.run / "healing.lock",
-        refresh=refresh,
+        rebuild=rebuild,
         reads=not platform.far,  # A server's memory does not rot, and reading all of it is felt.
         overlay=platform.overlay if isinstance(platform.overlay, Overlay) else None,
     )

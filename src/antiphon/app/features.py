@@ -10,11 +10,12 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 from antiphon.app import feast
-from antiphon.app.apply_run import APPLY, open_applies
+from antiphon.app.apply_run import open_applies
 from antiphon.app.embedding import LocalEmbedders
 from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.neighbours import ProjectNeighbours
 from antiphon.app.store import Store
+from antiphon.app.workflows import APPLY
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.publications import Publication
@@ -345,16 +346,17 @@ class FeaturePlatform:
         key: str | None = None,
         whole: bool = False,
     ) -> str:
-        """Start a durable refresh of these views, by name, or of all of them; the run's id.
+        """Start a durable refresh of these views, or of all of them; the run's id.
 
         Args:
+            views: by name, or by ``view@definition_version`` where only that version is meant.
             whole: read all of each source, and take nothing over from the snapshot before.
 
         Raises:
             NotFound: a view is not applied here.
         """
         known = self.views() if self.serves(scope) else {}
-        unknown = [name for name in views if not any(view.name == name for view in known.values())]
+        unknown = [name for name in views if not any(name in (view.name, view.key) for view in known.values())]
         if unknown or not known:
             raise NotFound(
                 f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
@@ -365,7 +367,11 @@ class FeaturePlatform:
                     "`antiphon features list` shows the views; `antiphon apply` applies definitions.",
                 ),
             )
-        keys = [key for key, view in known.items() if (not views or view.name in views) and view.source.kind != "feast"]
+        keys = [
+            key
+            for key, view in known.items()
+            if (not views or view.name in views or key in views) and view.source.kind != "feast"
+        ]
         if not keys:
             raise InvalidInput(
                 f"Feast refreshes {', '.join(views) or 'every view that is applied'}, not Antiphon.",

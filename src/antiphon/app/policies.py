@@ -131,6 +131,12 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             for key in run.arguments.get("views", ()):
                 view = str(key).partition("@")[0]
                 yield "publish", view_resource(store.applied, run.scope, view)
+        case workflows.APPLY if run.arguments.get("views") or run.arguments.get("activations"):
+            for key in run.arguments["views"]:
+                yield "publish", view_resource(store.applied, run.scope, str(key).partition("@")[0])
+            for one in run.arguments["activations"]:
+                application = store.releases.get(run.scope, str(one["release"])).bundle.application
+                yield "release", application_resource(application, tenant=run.scope.tenant)
         case workflows.SKEW:
             yield "publish", Resource("view", "*", run.scope.tenant)
         case workflows.TRAIN:

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from antiphon.app.apply_run import APPLY, NOTHING_CHANGED, ApplyResult, ApplyWorkflow
+from antiphon.app.apply_run import NOTHING_CHANGED, ApplyResult, ApplyWorkflow
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
+from antiphon.app.workflows import APPLY
 from antiphon.core.errors import InvalidInput
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
@@ -73,6 +74,9 @@ def finish_apply(
             tell(found)
             if found.status in ENDED:
                 break
+            if here is not None and not here.running:
+                ended, here = here, None
+                ended.join()  # Raises what ended it; one that has only stopped is started again.
             queued = found.status == "queued" and time.monotonic() - began > _LEFT_TO_WORKER_SECONDS
             if here is None and (queued or not _worker_runs(store)):
                 if platform is None:
@@ -117,6 +121,11 @@ class _Worker:
     def start(self) -> None:
         """Claim the run, and others that wait."""
         self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Tell whether its thread has not ended."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Give back what has not ended."""

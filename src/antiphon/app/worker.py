@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from antiphon.app.apply_run import APPLY, ApplyWorkflow
+from antiphon.app.apply_run import ApplyWorkflow
 from antiphon.app.batches import batch_executor, batch_shared
 from antiphon.app.feature_health import healer
 from antiphon.app.feature_skew import FeatureSkew
@@ -24,6 +24,7 @@ from antiphon.app.served_models import ServedModels
 from antiphon.app.store import Store
 from antiphon.app.training_records import TrainingRecords
 from antiphon.app.wiring import Wired
+from antiphon.app.workflows import APPLY
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.receipt_counts import ReceiptCounts

@@ -7,4 +7,7 @@ from antiphon.features.skew.schedule import WORKFLOW as SKEW
 from antiphon.learning.rebuilding import WORKFLOW as REBUILD
 from antiphon.learning.retraining import WORKFLOW as TRAIN
 
-__all__ = ["OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN"]
+APPLY = "apply"
+"""Of ``app/apply_run.py``."""
+
+__all__ = ["APPLY", "OPENAI_BATCH", "REBUILD", "REFRESH", "SKEW", "TABLE_JOB", "TRAIN"]

@@ -200,7 +200,7 @@ async def _greet(store: Store, ready: asyncio.Event, as_json: bool, patience: fl
 
 def _busy(store: Store) -> bool:
     """Whether a run is under way that publishes features."""
-    from antiphon.app.apply_run import APPLY
+    from antiphon.app.workflows import APPLY
     from antiphon.features.refresh import WORKFLOW
 
     open_runs = (

@@ -161,6 +161,15 @@ class Runs:
         with self._database.reading(within) as connection:
             return [read_run(row, self._database) for row in connection.execute(statement)]
 
+    def open(self, scope: Scope, workflow: str, *, within: Connection | None = None) -> builtins.list[Run]:
+        """Runs of a workflow that have not ended, latest first. Those that have are not gone through."""
+        # Without the scope: SQLite would take its index, which holds every run there ever was.
+        statement = select(_runs).where(_runs.c.status.in_(("queued", "running")), _runs.c.workflow == workflow)
+        with self._database.reading(within) as connection:
+            rows = [row for row in connection.execute(statement) if Scope(row.tenant, row.environment) == scope]
+            found = [read_run(row, self._database) for row in rows]
+        return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)
+
     def steps(self, scope: Scope, run: str, *, within: Connection | None = None) -> builtins.list[StepRecord]:
         """The run's completed steps, in the order in which they ended."""
         statement = (

@@ -110,7 +110,8 @@ class Healer:
 
     Args:
         lock: a file that the healer at work holds.
-        refresh: starts a refresh of a view by name that reads all of its source; the key makes it start once.
+        rebuild: starts a refresh of a damaged view that reads all of its source, or withdraws one that is not used;
+            the key makes it start once.
         reads: whether every byte is read now and then.
         overlay: the file of streamed events, read with them and set aside when it is damaged.
     """
@@ -126,7 +127,7 @@ class Healer:
         lake: Lake,
         clock: Clock,
         lock: Path,
-        refresh: Callable[[str, str], object],
+        rebuild: Callable[[Damage, str], object],
         reads: bool = True,
         overlay: Overlay | None = None,
     ) -> None:
@@ -138,7 +139,8 @@ class Healer:
         self._lake = lake
         self._clock = clock
         self._lock = lock
-        self._refresh = refresh
+        self._rebuild = rebuild
+        self._told: set[str] = set()
         self._reads = reads
         self._overlay = overlay
         self._read_at = float("-inf")
@@ -174,22 +176,27 @@ class Healer:
             self._online.build(manifest, self._definitions.get(self._scope, one.view, version), self._lake)
         except (Corrupt, NotFound, OSError, ArrowException) as error:
             self._rest(one.snapshot, now)
-            _log.error("The lake cannot give %s back, so %s is refreshed: %s", one.snapshot, one.view, error)
-            self._ask_source(one)
+            self._ask_source(one, error)
             return False
         except AntiphonError as error:
             self._rest(one.snapshot, now)
             _log.error("%s of %s could not be built and is tried again: %s", one.snapshot, one.view, error)
             return False
         self._resting.pop(one.snapshot, None)
+        self._told.discard(one.snapshot)
         return True
 
-    def _ask_source(self, one: Damage) -> None:
+    def _ask_source(self, one: Damage, why: Exception) -> None:
+        known = one.snapshot in self._told
+        self._told.add(one.snapshot)
+        if not known:
+            _log.error("The lake cannot give %s back, so %s is built from its source: %s", one.snapshot, one.key, why)
         try:
             # One refresh an hour: a source that cannot be read is not read without end.
-            self._refresh(one.view, f"heal:{one.snapshot}:{self._clock.now():%Y%m%d%H}")
+            self._rebuild(one, f"heal:{one.snapshot}:{self._clock.now():%Y%m%d%H}")
         except AntiphonError as error:
-            _log.error("The view %s cannot be refreshed: %s", one.view, error)
+            if not known:
+                _log.error("The view %s cannot be rebuilt: %s", one.key, error)
 
     def _rest(self, snapshot: str, now: float) -> None:
         before = self._resting.get(snapshot)

@@ -136,6 +136,18 @@ class Publisher:
         assert lost is not None
         raise lost
 
+    def withdraw(self, key: str, snapshot: str, *, reason: str, principal: str) -> None:
+        """Take ``view@definition_version`` out of the current publication while it has this snapshot there.
+
+        Raises:
+            WriteConflict: another publication came first.
+        """
+        current = self._publications.current(self._scope)
+        if current is not None and current.snapshots.get(key) == snapshot:
+            self._publications.publish(
+                self._scope, {key: None}, expected=current.number, reason=reason, principal=principal
+            )
+
     def held(self, view: str) -> bool:
         """Whether a view stays as it is."""
         return view in self._held(self._scope)

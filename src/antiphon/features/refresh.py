@@ -9,6 +9,8 @@ changes nothing. So a run that is killed anywhere goes on where it stopped.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -42,6 +44,7 @@ WORKFLOW = "refresh"
 """The workflow's name in the registry."""
 
 _MATERIALISE = "materialise "
+_log = logging.getLogger("antiphon.features")
 
 
 class RefreshArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -260,20 +263,34 @@ class Refresher:
         )
         return found
 
-    def release_staged(self) -> int:
+    def release_staged(self, only: Collection[str] | None = None) -> int:
         """Publish what has waited long enough; how many snapshots. Doing it again, or twice at once, changes
-        nothing."""
+        nothing.
+
+        Args:
+            only: these views, ``view@definition_version`` each, and a problem with one is raised; with all of them it
+                is logged, and holds no other back.
+        """
         if self._staged is None:
             return 0
         due, released = self._staged.list(self._scope, self._clock.now()), 0
         for one in due:
+            if only is not None and f"{one.view}@{one.definition_version}" not in only:
+                continue
             if self._publisher.held(one.view):
                 continue  # It waits on.
-            manifest = self._snapshots.get(self._scope, one.snapshot)
-            spec = self._definitions.get(self._scope, one.view, one.definition_version)
-            self._publisher.publish(
-                [(manifest, spec)], reason=f"{one.reason}, after its embargo", principal=one.principal
-            )
+            try:
+                manifest = self._snapshots.get(self._scope, one.snapshot)
+                spec = self._definitions.get(self._scope, one.view, one.definition_version)
+                self._publisher.publish(
+                    [(manifest, spec)], reason=f"{one.reason}, after its embargo", principal=one.principal
+                )
+            except AntiphonError as error:
+                if only is not None:
+                    raise
+                _log.error("%s of %s is not published after its embargo, and is tried again: %s",
+                           one.snapshot, one.view, error)  # fmt: skip
+                continue
             self._staged.remove(self._scope, one.snapshot)
             released += 1
         return released

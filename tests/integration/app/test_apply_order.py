@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy import event
 
 from antiphon.app.apply import Applied, apply, plan
-from antiphon.app.apply_run import ApplyArguments, ApplyWorkflow
+from antiphon.app.apply_run import ApplyArguments, ApplyWorkflow, open_applies
+from antiphon.app.feature_health import healer
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.refreshing import finish_apply, refresh_now
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.releases import Release
+from antiphon.catalog.verdicts import Staged
 from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.durable.run import Run
+from antiphon.features.refresh import WORKFLOW as REFRESH
 
 SETTINGS = '[project]\nname = "harbor"\n[engine]\nkind = "simulated"\nmodels = ["base"]\n'
 DEFINITIONS = """
@@ -239,6 +244,102 @@ def test_an_embargo_is_waited_for(harbor: Harbor) -> None:
     assert any(
         "apply" in one.reason or "embargo" in one.reason for one in harbor.store.publications.list(harbor.store.scope)
     )
+
+
+class Refused(AssertionError):
+    """The limit of a test on looks."""
+
+
+def bounded(looks: int) -> Callable[[Run], None]:
+    left = iter(range(looks))
+
+    def tell(run: Run) -> None:
+        if next(left, None) is None:
+            raise Refused(f"{run.id} is waited for without end.")
+
+    return tell
+
+
+def test_an_embargo_that_will_not_end_is_not_waited_for(harbor: Harbor) -> None:
+    applied = harbor.apply(WINDOW, ("source=calls)", 'source=calls, embargo="1h")'))
+    assert applied.run is not None
+    store, looked = harbor.store, bounded(600)
+
+    def withdrawn(run: Run) -> None:
+        looked(run)
+        for one in store.staged.list(store.scope):
+            store.staged.remove(store.scope, one.snapshot)
+
+    with pytest.raises(InvalidInput, match="withdrawn"):
+        finish_apply(store, applied.run, withdrawn, harbor.platform)
+    applied = harbor.apply(WEEK, ("source=calls)", 'source=calls, embargo="1h")'))
+    assert applied.run is not None
+
+    def held(run: Run) -> None:
+        looked(run)
+        if store.staged.list(store.scope):
+            FeatureHolds(store.database).put(store.scope, "traffic", reason="wait", principal="me")
+
+    with pytest.raises(InvalidInput, match="held"):
+        finish_apply(store, applied.run, held, harbor.platform)
+
+
+def test_a_view_that_cannot_be_published_after_its_embargo_holds_no_other_back(harbor: Harbor) -> None:
+    store = harbor.store
+    key = harbor.applied("berths")
+    view, _, version = key.partition("@")
+    store.staged.add(Staged(store.scope, view, version, "snap_gone", datetime.now(UTC) - timedelta(hours=1), "r", "me"))
+    applied = harbor.apply(WINDOW, EMBARGO)
+    assert harbor.finish(applied) == ("pilot",)
+    assert harbor.platform.refresher.release_staged() == 0
+    assert [one.snapshot for one in store.staged.list(store.scope)] == ["snap_gone"]
+
+
+def test_a_worker_in_this_process_that_dies_is_told(harbor: Harbor) -> None:
+    class Dying:
+        @property
+        def refresher(self) -> object:
+            raise ZeroDivisionError
+
+    applied = harbor.apply(WINDOW)
+    assert applied.run is not None
+    with pytest.raises(ZeroDivisionError):
+        finish_apply(harbor.store, applied.run, bounded(100), Dying())  # type: ignore[arg-type]
+
+
+def test_a_damaged_snapshot_is_rebuilt_in_its_own_version_or_withdrawn_when_nothing_reads_it(harbor: Harbor) -> None:
+    store, old = harbor.store, harbor.applied()
+    harbor.finish(harbor.apply(WINDOW))
+    new = harbor.applied()
+    assert {old, new} <= harbor.published()
+    for path in [*store.paths.online.glob("*/*/traffic/*"), *store.paths.lake.rglob("*.parquet")]:
+        path.unlink()
+    healer(store, harbor.platform).heal()
+    assert old not in harbor.published(), "no release in use pins it, so that no refresh would ever make it again"
+    [run] = store.runs.list(store.scope, workflow=REFRESH, status="queued")
+    assert run.arguments["views"] == [new]
+    refresh_now(store, harbor.platform, run.id)
+    assert healer(store, harbor.platform).heal() is None
+    assert answers(harbor) == {"traffic.ships": 1}
+
+
+def test_open_applies_are_found_without_going_through_those_that_ended(harbor: Harbor) -> None:
+    store = harbor.store
+    asked = list[str]()
+    event.listen(
+        store.database._engine,
+        "before_cursor_execute",
+        lambda *told: asked.append(told[2]) if "runs" in told[2] else None,
+    )
+    first = harbor.apply(WINDOW).run
+    asked.clear()
+    assert [run.id for run in open_applies(store)] == [first]
+    [statement] = asked
+    with store.database.read() as connection:
+        plan = connection.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {statement}", ("queued", "running", *["x"] * (statement.count("?") - 2))
+        ).all()
+    assert [row[3] for row in plan] == ["SEARCH runs USING INDEX ix_runs_claimable (status=?)"]
 
 
 def test_the_old_version_stays_refreshed_while_a_release_pins_it(harbor: Harbor) -> None:
