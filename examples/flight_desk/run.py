@@ -37,6 +37,7 @@ class StoryUntold(AntiphonError):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, analyse, report; returns the exit code."""
+    began = time.monotonic()  # What is prepared and measured before the first phase takes of the limit too.
     options = _options(arguments)
     say = Steps()
     try:
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         schedule = UNPLANNED
         parts: dict[str, Any] = {}
         if planned is not None:
-            declared, schedule = planned.applied(declared), Schedule(planned, LIMIT_SECONDS)
+            declared, schedule = planned.applied(declared), Schedule(planned, LIMIT_SECONDS, began=began)
             parts["plan"] = msgspec.to_builtins(planned)
         if not options.learning_only:
             schedule.begin(WAYS, say)

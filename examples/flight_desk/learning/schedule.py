@@ -14,15 +14,20 @@ class Schedule:
 
     Args:
         limit: seconds that the whole may take; ``None`` leaves nothing out.
+        began: the moment (``monotonic``) at which the whole began, when that was earlier than now.
     """
 
     def __init__(
-        self, plan: Plan | None = None, limit: float | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        plan: Plan | None = None,
+        limit: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        began: float | None = None,
     ) -> None:
         self._plan = plan
         self._limit = limit
         self._monotonic = monotonic
-        self._began = monotonic()
+        self._began = monotonic() if began is None else began
 
     def begin(self, phase: str, say: Say) -> None:
         """Say that a phase begins, which one it is, and how long it and the rest should take."""

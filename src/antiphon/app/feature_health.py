@@ -53,7 +53,8 @@ def notices(health: SnapshotHealth, overlay: StreamedOverlay) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     if damaged := health.damaged():
-        found["features"] = f"degraded: {_said(damaged)}. The worker builds it again from the lake."
+        # Read without a key: names of views and snapshots are for doctor and the logs.
+        found["features"] = f"degraded: {len(damaged)} online snapshots. The worker builds them again from the lake."
     if overlay.read(()).replaying:
         found["streams"] = f"degraded: {_REPLAYING}"
     return found

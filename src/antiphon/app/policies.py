@@ -135,8 +135,8 @@ def _ordered(store: Store, run: Run) -> Iterator[tuple[Action, Resource]]:
             for key in run.arguments["views"]:
                 yield "publish", view_resource(store.applied, run.scope, str(key).partition("@")[0])
             for one in run.arguments["activations"]:
-                application = store.releases.get(run.scope, str(one["release"])).bundle.application
-                yield "release", application_resource(application, tenant=run.scope.tenant)
+                release = store.releases.get(run.scope, str(one["release"]))
+                yield "release", application_resource(release.bundle.application, tenant=run.scope.tenant)
         case workflows.SKEW:
             yield "publish", Resource("view", "*", run.scope.tenant)
         case workflows.TRAIN:

@@ -28,8 +28,10 @@ def require_catalog(store: Store) -> None:
     Raises:
         SetupError: it is.
     """
+    if store.database_file.exists() and store.database.revision() is not None:
+        return
     found = _data(store.paths)
-    if found is None or (store.database_file.exists() and store.database.revision() is not None):
+    if found is None:
         return
     raise SetupError(
         f"The project has data ({found.name}/), and its catalog is gone or empty.",
@@ -73,8 +75,9 @@ def secret_file(paths: ProjectPaths, name: str) -> Path:
 
 def _data(paths: ProjectPaths) -> Path | None:
     """The first folder with data that only a catalog explains."""
-    patterns = {paths.lake: "[!.]*/*/*", paths.online: "[!.]*/*/*", paths.files: "[!.]*/*/*", paths.keys: "*.secret"}
-    return next((folder for folder, pattern in patterns.items() if any(folder.glob(pattern))), None)
+    # A secret alone is no data: nothing was made under it, and a new catalog is as good as any.
+    folders = (paths.lake, paths.online, paths.files)
+    return next((folder for folder in folders if any(folder.glob("[!.]*/*/*"))), None)
 
 
 def _has(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Callable[[Store], bool]:

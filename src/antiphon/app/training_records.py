@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from antiphon.core.clock import Clock
-from antiphon.operations.processes import ProcessRecord, boot, started_ticks, write_record
+from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.orchestration.streams import wait
 from antiphon.training.processes import TrainingProcesses
 
@@ -27,8 +27,10 @@ class TrainingRecords:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Write and remove records until ``stop``."""
-        for left_over in self._run.glob(f"{_PREFIX}-*.pid"):
-            left_over.unlink(missing_ok=True)  # of an earlier worker, with which its trainings ended
+        # Of an earlier worker, with which its trainings ended; those of another worker that runs are its own.
+        for one in statuses(self._run):
+            if one.name.startswith(f"{_PREFIX}-") and not one.alive:
+                (self._run / f"{one.name}.pid").unlink(missing_ok=True)
         while not stop.is_set():
             self.look()
             await wait(stop, _LOOK_SECONDS)

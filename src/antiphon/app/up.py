@@ -17,6 +17,7 @@ from antiphon.app.project import at_terminal
 from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
 from antiphon.core.errors import SetupError
+from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
 from antiphon.governance.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
@@ -42,6 +43,7 @@ def children(store: Store) -> tuple[ChildSpec, ...]:
                 environment={"GOMP_SPINCOUNT": "1000"},
                 sockets=(paths.engine_socket,),
                 silence=silence,
+                loops=(STEP_LOOP,),
                 log=settings.telemetry.bounds,
             )
         )

@@ -29,7 +29,7 @@ from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core import disk, logs, telemetry
-from antiphon.core.clock import ClockAgreement, parse_duration
+from antiphon.core.clock import ClockAgreement, parse_duration, seconds_since_boot
 from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.core.supervision import Supervision
@@ -130,7 +130,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         budget=parse_duration(settings.stream_budget).total_seconds(),
     )
     rejoin = partial(outcome_joiner(store).rejoin, store.scope)
-    agreement = ClockAgreement(store.database.clock)
+    agreement = ClockAgreement(store.database.clock, seconds_since_boot)
     parts: list[Part] = [
         executor,
         batch_executor(store, wired.files, wired.answer_line, name, shared),

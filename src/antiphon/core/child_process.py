@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _PRELUDE = """
 import ctypes, os, signal, sys
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -68,6 +68,12 @@ def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> Non
     # The parent may have died before it could be named.
     if os.getppid() != parent:
         os._exit(128 + number)
+
+
+def name_thread(name: str) -> None:
+    """Give the calling thread a name of at most 15 bytes that the kernel shows; threads that it starts inherit it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def unwind_on_termination() -> None:

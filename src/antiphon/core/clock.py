@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -71,20 +72,30 @@ class ClockAgreement:
     TOLERANCE = 60.0
     """Seconds by which both may come apart: clocks are slewed, and machines sleep for a moment."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, elapsed: Callable[[], float] | None = None) -> None:
+        """
+        Args:
+            elapsed: seconds that never go back; :func:`seconds_since_boot` where machines may be suspended.
+        """
         self._clock = clock
-        self._since = clock.monotonic()
+        self._elapsed = elapsed or clock.monotonic
+        self._since = self._elapsed()
         self._apart = self._offset()
 
     def seconds(self) -> float:
         """For how long (monotonic) both have agreed, as of now; 0 when the clock was set since the last look."""
         offset = self._offset()
         if abs(offset - self._apart) > self.TOLERANCE:
-            self._apart, self._since = offset, self._clock.monotonic()
-        return self._clock.monotonic() - self._since
+            self._apart, self._since = offset, self._elapsed()
+        return self._elapsed() - self._since
 
     def _offset(self) -> float:
-        return self._clock.now().timestamp() - self._clock.monotonic()
+        return self._clock.now().timestamp() - self._elapsed()
+
+
+def seconds_since_boot() -> float:
+    """Seconds that never go back and go on while the machine is suspended, where it can tell them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def utc(moment: datetime) -> datetime:

@@ -21,6 +21,9 @@ SUPERVISOR, LISTENERS = "ANTIPHON_SUPERVISOR", "ANTIPHON_LISTENERS"
 """Environment variables of a supervised process: ``PID:DESCRIPTOR`` of its supervisor, and descriptors of sockets that
 listen already."""
 
+STEP_LOOP = "step-loop"
+"""The kernel's name of an engine's thread that must turn for signs of life, and of the threads it computes with."""
+
 BEAT_SECONDS = 1.0
 """Seconds between two signs of a supervised process that its main loop turns."""
 

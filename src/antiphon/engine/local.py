@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from antiphon.core.child_process import name_thread
 from antiphon.core.errors import (
     AntiphonError,
     Conflict,
@@ -24,6 +25,7 @@ from antiphon.core.errors import (
 )
 from antiphon.core.ids import new_id
 from antiphon.core.memory import LARGE_BYTES, MemoryRelease
+from antiphon.core.supervision import STEP_LOOP
 from antiphon.engine import preparing
 from antiphon.engine.declared import validated
 from antiphon.engine.embedding_lane import EmbeddingLane, Encoder
@@ -142,7 +144,7 @@ class LocalEngine:
         self._sinks: dict[int, _Recipient] = {}
         self._tickets = 0
         self._asyncio: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._step_loop.run, name="antiphon-step-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run_steps, name="antiphon-step-loop", daemon=True)
         self._drained = asyncio.Event()
         self._drained.set()
         self._declaring = asyncio.Lock()
@@ -152,6 +154,10 @@ class LocalEngine:
         self._reader = TextReader()
         self._text_preparation = ThreadPoolExecutor(1, "antiphon-text-preparation", initializer=give_way)
         self._memory = memory or MemoryRelease()
+
+    def _run_steps(self) -> None:
+        name_thread(STEP_LOOP)
+        self._step_loop.run()
 
     async def start(self) -> LocalEngine:
         """Start the step loop; results come back on the running asyncio loop. Returns the engine itself."""

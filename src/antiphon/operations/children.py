@@ -28,11 +28,15 @@ class SocketAnswers(msgspec.Struct, frozen=True, tag="socket"):
 
 
 class HttpAnswers(msgspec.Struct, frozen=True, tag="http"):
-    """Ready when ``GET path`` is answered with status 200; over TLS when ``tls`` says how."""
+    """Ready when ``GET path`` is answered with status 200; over TLS when ``tls`` says how.
+
+    The path is that of the process's own health: what it lacks elsewhere, a full disk or an engine that is away, does
+    not come back when it is started again.
+    """
 
     host: str
     port: int
-    path: str = "/readyz"
+    path: str = "/healthz"
     tls: ClientTls | None = None
 
 
@@ -60,6 +64,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
         sockets: Unix sockets it makes; left-over ones are removed before a start.
         listens: host and port that the supervisor binds for it.
         silence: seconds without a sign of life after which it counts as hung, once ready; ``None``: it gives none.
+        loops: kernel names of threads that must turn, beside the main one, for it to give signs of life.
         log: bounds of its log, which the process keeps to while it runs, and its start before it does.
     """
 
@@ -74,6 +79,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     sockets: tuple[Path, ...] = ()
     listens: tuple[str, int] | None = None
     silence: float | None = None
+    loops: tuple[str, ...] = ()
     log: FileBounds = FileBounds()
 
 
@@ -132,11 +138,14 @@ class Child:
 
     def last_words(self, lines: int = 12) -> str:
         """The end of what this start has written to its log."""
-        with self._log.open("rb") as log:
-            size = self._log.stat().st_size
-            start = self._log_start if self._log_start <= size else 0  # it may have been set aside meanwhile
-            log.seek(max(start, size - 8_000))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        try:
+            with self._log.open("rb") as log:
+                size = os.fstat(log.fileno()).st_size
+                start = self._log_start if self._log_start <= size else 0  # it may have been set aside meanwhile
+                log.seek(max(start, size - 8_000))
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""  # It was deleted, or its disk is gone: no reason to end what still runs.
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):

@@ -10,8 +10,8 @@ class Silence:
 
     - A gap between two looks counts for two looks at most: a machine that slept, or a supervisor that was stopped, must
       not take the time that it missed for a silence of others.
-    - Time for which a thread of the process waited for a processor does not count: on a crowded machine what is starved
-      is no better for being started again.
+    - Time for which a thread that must turn waited for a processor does not count: on a crowded machine what is starved
+      is no better for being started again. Other threads may compete while that one hangs.
 
     Args:
         most: seconds of silence after which the process counts as hung.
@@ -33,7 +33,7 @@ class Silence:
         """Count the time since the last look, unless a sign of life came; whether the silence lasts too long.
 
         Args:
-            waited: for how many seconds each of its threads has waited for a processor so far.
+            waited: for how many seconds each of these threads has waited for a processor so far.
         """
         gap, self._looked = min(now - self._looked, 2 * self.look_every), now
         starved = max((so_far - self._waited.get(thread, so_far) for thread, so_far in waited.items()), default=0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -135,12 +136,19 @@ def _is_stopped(pid: int) -> bool:
     return False
 
 
-def waited_seconds(pid: int) -> dict[int, float]:
-    """For how many seconds each thread of a process has waited for a processor so far (``/proc/PID/task/*/schedstat``,
-    the second figure); empty where the kernel does not say."""
+def waited_seconds(pid: int, loops: Collection[str] | None = None) -> dict[int, float]:
+    """Read for how many seconds threads of a process have waited for a processor so far, the second figure of
+    ``/proc/PID/task/*/schedstat``; empty where the kernel does not say.
+
+    Args:
+        loops: only the main thread and those of these names; ``None`` reads all.
+    """
     found = {}
     for thread in Path(f"/proc/{pid}/task").glob("[0-9]*"):
         with suppress(OSError, IndexError):  # It ends as it is read.
+            name = (thread / "comm").read_text(encoding="utf-8", errors="replace").strip()
+            if loops is not None and thread.name != str(pid) and name not in loops:
+                continue
             found[int(thread.name)] = int((thread / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     return found
 

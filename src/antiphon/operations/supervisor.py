@@ -180,7 +180,7 @@ class Supervisor:
             return
         silence = Silence(child.spec.silence, self._clock.monotonic())
         while not (await asyncio.wait({exited}, timeout=silence.look_every))[0]:
-            too_long = silence.look(child.heard(), self._clock.monotonic(), waited_seconds(child.pid))
+            too_long = silence.look(child.heard(), self._clock.monotonic(), waited_seconds(child.pid, child.spec.loops))
             if too_long and child.spec.name not in self._draining:
                 self._report(child.spec.name, "hung", f"no sign of life for {child.spec.silence:.0f} s", child.pid)
                 child.kill()

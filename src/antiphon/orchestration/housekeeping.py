@@ -40,11 +40,14 @@ class Housekeeping:
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Collect until ``stop``. A collection that fails is tried again an interval later: garbage can wait."""
+        pause = self._every
         while not stop.is_set():
-            await wait(stop, self._every)
+            await wait(stop, pause)
             if stop.is_set():
                 return
-            if self._clock is not None and self._clock.seconds() < self._settled:
+            pause = self._every
+            if self._clock is not None and (left := self._settled - self._clock.seconds()) > 0:
+                pause = min(left, self._every)  # A machine that is often asleep has no whole interval to wait.
                 continue
             try:
                 if found := await asyncio.to_thread(self._collect):

@@ -96,8 +96,9 @@ def set_priority(pid: int, nice: int) -> bool:
     permitted = lower_session(pid, nice)
     with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
         for thread in [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]:
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-            os.setpriority(os.PRIO_PROCESS, thread, nice)
+            with suppress(ProcessLookupError):  # A thread that has ended keeps no other from its priority.
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+                os.setpriority(os.PRIO_PROCESS, thread, nice)
         permitted = True
     return permitted
 

@@ -57,6 +57,14 @@ def test_a_new_project_and_an_emptied_one_begin(tmp_path: Path, root: Path) -> N
     Store.open(root).close()
 
 
+def test_a_secret_alone_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "antiphon.toml").write_text('[project]\nname = "fleet"\n[engine]\nkind = "simulated"\n')
+    keys = tmp_path / ".antiphon" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "session.secret").write_bytes(b"s" * 32)
+    Store.open(tmp_path).close()
+
+
 @pytest.mark.parametrize("name", ["online", "server"])
 def test_a_lost_secret_is_not_made_anew(root: Path, name: str) -> None:
     file = root / ".antiphon" / "keys" / f"{name}.secret"

@@ -14,7 +14,7 @@ import pytest
 
 from antiphon.app.training_records import TrainingRecords
 from antiphon.core.clock import SystemClock
-from antiphon.operations.processes import ProcessRecord, statuses, write_record
+from antiphon.operations.processes import ProcessRecord, boot, started_ticks, statuses, write_record
 from antiphon.training.processes import Running
 
 
@@ -50,7 +50,9 @@ async def test_what_an_earlier_worker_left_is_forgotten_and_nothing_else(tmp_pat
     clock = SystemClock()
     for name in ("training-old", "gateway"):
         write_record(tmp_path, ProcessRecord(name, 4_194_305, 1, clock.now()))
+    ticks, folder = started_ticks(os.getpid()) or 0, str(tmp_path.resolve())
+    write_record(tmp_path, ProcessRecord("training-beside", os.getpid(), ticks, clock.now(), 0, boot(), folder))
     stop = asyncio.Event()
     stop.set()
     await TrainingRecords(SimpleNamespace(running=()), tmp_path, clock).run_until(stop)  # type: ignore[arg-type]
-    assert [one.name for one in statuses(tmp_path)] == ["gateway"]
+    assert sorted(one.name for one in statuses(tmp_path)) == ["gateway", "training-beside"]

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from antiphon.core.child_process import name_thread
+from antiphon.operations.children import Child, ChildSpec, FileExists
 from antiphon.operations.processes import (
     ProcessRecord,
     boot,
@@ -87,3 +90,32 @@ def test_records_of_another_start_of_the_machine_or_another_folder_are_not_ours(
 def test_a_thread_tells_how_long_it_waited_for_a_processor() -> None:
     assert os.getpid() in waited_seconds(os.getpid())
     assert waited_seconds(2**22 + 1) == {}
+
+
+def test_waiting_is_counted_for_the_threads_that_must_turn_alone() -> None:
+    named, end, found = threading.Event(), threading.Event(), list[int]()
+
+    def turn() -> None:
+        name_thread("step-loop")
+        found.append(threading.get_native_id())
+        named.set()
+        end.wait(10)
+
+    threads = [threading.Thread(target=turn), threading.Thread(target=end.wait, args=(10,))]
+    for thread in threads:
+        thread.start()
+    try:
+        assert named.wait(10)
+        assert set(waited_seconds(os.getpid(), ())) == {os.getpid()}
+        assert set(waited_seconds(os.getpid(), ("step-loop",))) == {os.getpid(), *found}
+        assert len(waited_seconds(os.getpid())) >= 3
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_the_last_words_of_a_log_that_was_deleted_are_none(tmp_path: Path) -> None:
+    spec = ChildSpec("one", ("true",), FileExists(tmp_path / "ready"))
+    gone = Child(spec, None, None, tmp_path / "gone.log", 0)  # type: ignore[arg-type]
+    assert gone.last_words() == ""
