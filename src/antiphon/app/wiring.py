@@ -164,9 +164,10 @@ class Wired:
         return PLAIN_DECODING.max_tokens if release is None else release.bundle.application.decoding.max_tokens
 
     def _notices(self) -> Mapping[str, str]:
-        missing = ", ".join(f"{model} ({why})" for model, why in self._missing_models.items())
+        # Read without a key: the names are in the engine's log and in each answer to who asks for one.
+        missing = len(self._missing_models)
         return notices(self.health, self.features.overlay) | (
-            {"engine": f"degraded: not loaded: {missing}"} if missing else {}
+            {"engine": f"degraded: {missing} models are not loaded."} if missing else {}
         )
 
     async def _ready(self) -> Mapping[str, str | None]:

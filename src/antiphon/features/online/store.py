@@ -237,7 +237,7 @@ def _identity(file: Path) -> tuple[int, int, int, int] | None:
 
 
 def _changed(file: Path) -> float:
-    """When a file was last changed (seconds since 1970); never, when there is none."""
+    """The time of a file's last change (seconds since 1970); before all times when there is none."""
     try:
         return file.stat().st_mtime
     except FileNotFoundError:
