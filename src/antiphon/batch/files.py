@@ -16,7 +16,7 @@ import msgspec
 from antiphon.batch.ports import Audit, Contents, Transactions
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.files import FilePurpose, Files, Order, StoredFile, new_file_id
-from antiphon.core.clock import Clock
+from antiphon.core.clock import Clock, ClockAgreement
 from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, StorageFull, TooLarge
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
@@ -26,6 +26,10 @@ SHORTEST, LONGEST = 3_600, 2_592_000
 
 LONGEST_FILENAME = 255
 
+AGREED_SECONDS = 3_600.0
+"""Seconds for which the clock must not have been set before it is believed against a later instant on record."""
+
+_AHEAD = timedelta(days=1)
 ABANDONED_SECONDS = 3_600.0
 """Content that no file names is removed when it is this old: what is younger may be about to be named."""
 
@@ -50,7 +54,13 @@ class FileStore:
         audit: Audit,
         clock: Clock,
         limits: FileLimits,
+        agreement: ClockAgreement | None = None,
     ) -> None:
+        """
+        Args:
+            agreement: tells for how long the clock was not set; measured from now on unless one is given.
+        """
+        self._agreement = agreement or ClockAgreement(clock)
         self._files = files
         self._batches = batches
         self._contents = contents
@@ -214,9 +224,16 @@ class FileStore:
 
     def now(self) -> datetime:
         """The moment from which a file's time counts: of a clock that went back, the newest instant that is known, so
-        that nothing has expired once the clock is right again."""
+        that nothing has expired once the clock is right again.
+
+        An instant far ahead of a clock that was not set for a while came from a clock that was ahead: counted from
+        it, no file would ever expire.
+        """
         now, newest = self._clock.now(), self._files.newest_instant()
-        return now if newest is None else max(now, newest)
+        agreed = self._agreement.seconds() >= AGREED_SECONDS
+        if newest is None or (agreed and newest - now > _AHEAD):
+            return now
+        return max(now, newest)
 
 
 class Upload:

@@ -86,6 +86,23 @@ async def test_a_file_that_came_while_the_clock_was_back_stays_as_long_as_others
     database.close()
 
 
+def test_a_clock_that_was_once_ahead_does_not_keep_later_files_for_ever(tmp_path: Path) -> None:
+    clock = ManualClock(NOON)
+    database = open_database(tmp_path, clock)
+    files = file_store(database, b"s" * 32)
+    clock.set(NOON + timedelta(days=4_000))
+    uploaded(files)
+    clock.set(NOON)
+    at_once = uploaded(files)
+    assert at_once.expires_at is not None
+    assert at_once.expires_at > NOON + timedelta(days=4_000), "which of both times is right is not known yet"
+    clock.advance(timedelta(hours=2))
+    later = uploaded(files)
+    assert later.expires_at is not None
+    assert later.expires_at <= clock.now() + timedelta(days=30)
+    database.close()
+
+
 async def test_without_the_agreement_a_leap_removes_the_file(tmp_path: Path) -> None:
     clock = ManualClock(NOON)
     database = open_database(tmp_path, clock)
