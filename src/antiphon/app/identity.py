@@ -95,19 +95,21 @@ class ProjectIdentity:
 
         Raises:
             NotFound, Conflict: as :meth:`Keys.approve`.
-            Forbidden: the key, or the identity that approves, was made by one and the same principal.
+            Forbidden: whoever approves made the key, or made or promoted its principal, or is an identity of theirs.
         """
         with self._database.transaction() as connection:
             waiting = self._keys.get(tenant, key, within=connection)
-            author = waiting.made_by or by.id
-            self._provenance.require_another(self._of(tenant), author, by, f"The key of {waiting.name}")
+            principal = self._keys.principals.get(tenant, waiting.name, within=connection)
+            authors = sorted({*principal.makers, *filter(None, [waiting.made_by])}) or [by.id]
+            for author in authors:
+                self._provenance.require_another(self._of(tenant), author, by, f"The key of {waiting.name}")
             if waiting.name == by.id:
                 raise Forbidden(
                     f"The key {key} is {by.id}'s: another person must approve it.", where="policy",
                     next_step="Ask another administrator.",
                 )  # fmt: skip
             record = self._keys.approve(tenant, key, by.id, within=connection)
-            detail = {**key_detail(record), "author": author, "reason": reason}
+            detail = {**key_detail(record), "author": ", ".join(authors), "reason": reason}
             self._audit.append(self._of(tenant), by.id, "key.approve", record.id, detail, within=connection)
         self._keys.forget()
         return record

@@ -70,7 +70,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"
         if self.waits:
-            return f"waiting for the approval of another person than {self.made_by}"
+            return "waiting for the approval of a person who neither made it nor gave its principal its role"
         if self.created_at > now + LEEWAY:
             return f"from the future (made at {self.created_at.isoformat()}): a clock is wrong here or there"
         return None

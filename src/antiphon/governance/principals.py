@@ -24,7 +24,11 @@ from antiphon.governance.principal import Clearance, Kind, Role, check_name
 
 
 class PrincipalRecord(msgspec.Struct, frozen=True):
-    """A principal as it is kept."""
+    """A principal as it is kept.
+
+    Attributes:
+        made_by: who made it; ``promoted_by``: who made an administrator of it last. It is an identity of both.
+    """
 
     id: str
     tenant: str
@@ -34,6 +38,12 @@ class PrincipalRecord(msgspec.Struct, frozen=True):
     created_at: datetime
     disabled_at: datetime | None
     made_by: str | None = None
+    promoted_by: str | None = None
+
+    @property
+    def makers(self) -> frozenset[str]:
+        """Those whose identity it is, as far as that was kept."""
+        return frozenset(maker for maker in (self.made_by, self.promoted_by) if maker is not None)
 
 
 class Principals:
@@ -129,7 +139,7 @@ class Principals:
         """Give it another role or clearance, or disable or enable it; all its keys follow within the lease.
 
         Args:
-            by: who makes an administrator of it, if it becomes one: it is an identity of theirs from then on.
+            by: who makes an administrator of it, if it becomes one: it is an identity of theirs too from then on.
             waits: the keys of a new administrator then open nothing before another person approves them.
 
         Raises:
@@ -143,13 +153,13 @@ class Principals:
             if disabled is not None and disabled != (before.disabled_at is not None):
                 values["disabled_at"] = microseconds(self._database.clock.now()) if disabled else None
             if role == "admin" and before.role != "admin" and by is not None:
-                values["made_by"] = by
+                values["promoted_by"] = by
                 if waits:
                     keys = schema.api_keys
                     connection.execute(
                         update(keys)
                         .where(keys.c.tenant == tenant, keys.c.name == name, keys.c.revoked_at.is_(None))
-                        .values(waits=1, made_by=by, approved_by=None)
+                        .values(waits=1, approved_by=None)
                     )
             if values:
                 connection.execute(update(schema.principals).where(_is(tenant, name)).values(**values))
@@ -216,4 +226,5 @@ def _record(row: Row[Any]) -> PrincipalRecord:
         created_at=from_microseconds(row.created_at),
         disabled_at=None if row.disabled_at is None else from_microseconds(row.disabled_at),
         made_by=row.made_by,
+        promoted_by=row.promoted_by,
     )

@@ -1,4 +1,4 @@
-"""Who made an identity: a key's maker, its principal's maker, their makers, and so on.
+"""The makers of an identity: a key's, its principal's, theirs, and so on.
 
 Invariant: outside of ``dev`` an approval is another person's. An identity that the proposer made, or made the maker of,
 is the proposer's own hand: whoever made it once held its secret. An issuer's tokens are made by the issuer.
@@ -25,15 +25,15 @@ class Provenance:
         """The ids of all principals that this identity, with the credential it came with, goes back to."""
         keys = self._keys.list(who.tenant, within=within)
         own = [record.made_by for record in keys if record.id == who.credential]
-        principals = {one.id: one.made_by for one in self._keys.principals.list(who.tenant, within=within)}
+        principals = {one.id: one.makers for one in self._keys.principals.list(who.tenant, within=within)}
         known: set[str] = set()
-        found = [*own, principals.get(who.id) if own else None]
+        found = [*own, *(principals.get(who.id, ()) if own else ())]
         while found:
             maker = found.pop()
             if maker is None or maker in known:
                 continue
             known.add(maker)
-            found += [principals.get(maker), *(record.made_by for record in keys if record.name == maker)]
+            found += [*principals.get(maker, ()), *(record.made_by for record in keys if record.name == maker)]
         return frozenset(known - {who.id})
 
     def require_another(self, scope: Scope, author: str, by: Principal, what: str) -> None:

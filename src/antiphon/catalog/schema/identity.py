@@ -18,6 +18,7 @@ principals = table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("disabled_at", sa.BigInteger),
     sa.Column("made_by", sa.Text),
+    sa.Column("promoted_by", sa.Text),
 )
 
 api_keys = table(

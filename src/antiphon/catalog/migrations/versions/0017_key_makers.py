@@ -1,4 +1,4 @@
-"""Who made a principal or a key, and whether a key waits for another person's approval."""
+"""Makers of principals and keys, and keys that wait for another person's approval."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("principals", sa.Column("made_by", sa.Text()))
+    op.add_column("principals", sa.Column("promoted_by", sa.Text()))
     op.add_column("api_keys", sa.Column("made_by", sa.Text()))
     op.add_column("api_keys", sa.Column("approved_by", sa.Text()))
     op.add_column("api_keys", sa.Column("waits", sa.Integer(), nullable=False, server_default="0"))
@@ -21,4 +22,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     for column in ("waits", "approved_by", "made_by"):
         op.drop_column("api_keys", column)
+    op.drop_column("principals", "promoted_by")
     op.drop_column("principals", "made_by")
