@@ -156,7 +156,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     ready = {str(code): _json("Part by part.", schema[id(Readiness)]) for code in (200, 503)}
     add("/readyz", "get", "Questions can be answered.", "readyz", ready, security=[])
     for operation in operations:
-        more: dict[str, Any] = {"parameters": _parameters(operation), "x-antiphon-action": operation.action}
+        more: dict[str, Any] = {"parameters": _parameters(operation)}
+        if operation.action is not None:
+            more["x-antiphon-action"] = operation.action
         if operation.body is not None:
             more["requestBody"] = body(operation.body)
         answers = {str(operation.status): _json("Done.", schema[id(operation.answer)])}

@@ -88,7 +88,8 @@ class Operation(msgspec.Struct, frozen=True):
     """A row of the admin interface.
 
     Attributes:
-        action: what policy is asked for; ``changes`` marks those that the runner writes to the audit log.
+        action: what policy is asked for; ``None``: ``run`` asks, as it takes what the resource is to know.
+        changes: the runner writes it to the audit log.
         answer: the type of the JSON body; with ``page`` it is a page of HTML under the policy that ``run`` gives
             with it (see :class:`Page`).
         query, body: structs; unknown fields are refused by name.
@@ -98,7 +99,7 @@ class Operation(msgspec.Struct, frozen=True):
     method: Literal["GET", "POST", "DELETE"]
     path: str
     summary: str
-    action: Action
+    action: Action | None
     answer: Any
     run: Callable[[Call], Any]
     query: type[msgspec.Struct] = Nothing
@@ -119,7 +120,8 @@ class Operation(msgspec.Struct, frozen=True):
     async def _endpoint(self, request: Request) -> Response:
         services: GatewayServices = request.app.state.services
         principal = await incoming.principal(request, services)
-        await run_in_threadpool(services.authorise, principal, self.action, self._resource(request))
+        if self.action is not None:
+            await run_in_threadpool(services.authorise, principal, self.action, self._resource(request))
         call = Call(
             services=services,
             measurements=request.app.state.measurements,

@@ -39,7 +39,7 @@ def _lines(call: Call, jobs: Sequence[Any]) -> tuple[shapes.BatchLine, ...]:
 
 
 def _outlook(call: Call) -> shapes.BatchOutlook:
-    return batch_outlook(call.services.batches.outlook(call.scope, call.body), call.services.prices)
+    return batch_outlook(call.services.batches.outlook(call.scope, call.principal, call.body), call.services.prices)
 
 
 def batch_outlook(found: Outlook, prices: PriceSettings) -> shapes.BatchOutlook:
@@ -111,7 +111,7 @@ OPERATIONS = (
         "POST",
         "/admin/runs/{run}/cancel",
         "Ask a run to stop; for those who may order it.",
-        "read",
+        None,
         shapes.RunLine,
         _cancel,
         changes=True,
