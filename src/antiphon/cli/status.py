@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show, table
-from antiphon.cli.project import services
+from antiphon.cli.project import at_terminal, services
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import Status
@@ -25,7 +25,7 @@ async def _status(project: Any) -> Status:
     from antiphon.gateway.measurements import Measurements
 
     async with services(project) as (found, store):
-        return await status_of(found, Measurements(), store.scope)
+        return await status_of(found, Measurements(), store.scope, at_terminal(store))
 
 
 def _text(found: Status) -> str:

@@ -253,8 +253,10 @@ class ViewHistory:
 
 def _made(verdict: Verdict) -> SnapshotManifest:
     if verdict.manifest is None:
-        why = verdict.findings[0].reason if verdict.findings else ""
-        raise InvalidInput(f"{verdict.id} could not be made: {why}", where="diff", next_step="Name another version.")
+        raise InvalidInput(
+            f"{verdict.id} could not be made: there is nothing to compare.", where="diff",
+            next_step="Name another version; the view's history says what was found.",
+        )  # fmt: skip
     return verdict.manifest
 
 

@@ -58,7 +58,7 @@ class History:
 
     async def look(self) -> Sample:
         """Take one sample and keep it."""
-        seen = await status(self._services, self._measurements, self._scope)
+        seen = await status(self._services, self._measurements, self._scope, None)
         now = self._services.clock.monotonic()
         recent = percentiles(self._measurements.since(now - LATENCY_WINDOW, self._scope.tenant))
         ended_since = seen.at - timedelta(seconds=SHOWN_AFTER_END)

@@ -172,7 +172,7 @@ class ViewFreshness(msgspec.Struct, frozen=True):
 
     ``as_of`` is the event time its snapshot was computed for, ``source_quality`` the share of source rows without a
     defect behind it. ``verdict`` is what the gates said last (passed, warned, blocked); ``blocked``: why what was made
-    since is not served.
+    since is not served, ``blocked_by`` which rules.
     """
 
     view: str
@@ -186,6 +186,7 @@ class ViewFreshness(msgspec.Struct, frozen=True):
     source_quality: float | None = None
     verdict: str | None = None
     blocked: tuple[str, ...] = ()
+    blocked_by: tuple[str, ...] = ()
 
 
 class ViewGlance(ViewFreshness, frozen=True):
@@ -245,7 +246,7 @@ class Batches(Protocol):
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
 
-    def outlook(self, scope: Scope, order: BatchOrder) -> Outlook:
+    def outlook(self, scope: Scope, principal: Principal, order: BatchOrder) -> Outlook:
         """What an order would be; nothing is recorded."""
         ...
 
@@ -265,7 +266,7 @@ class GatewayServices:
     Attributes:
         environment: of every request; the tenant is the principal's.
         authorise: raises ``Forbidden`` unless the principal may do the action to the resource (``kind/name``).
-        records: who may read what was kept of answers.
+        records: rights to what was kept of answers.
         audit: ``governance.audit.AuditLog.append``, for the changes that a port does not record itself in the
             transaction of the change.
         models: names a request may use as ``model``: applications first, then plain models.
@@ -288,7 +289,7 @@ class GatewayServices:
         quotas: of keys; ``None`` like the trail. ``most_tokens``: the longest text that an application or model may
             write, when the request does not say.
         gate: how the gate in front of the engine stands; ``None`` like the trail.
-        metrics: who may read ``/metrics``.
+        metrics: access to ``/metrics``.
         warning: what everybody who looks at the dashboard must know, such as that nothing is encrypted.
     """
 

@@ -26,6 +26,9 @@ from antiphon.learning.evaluation_ports import DatasetReader, FeatureExists, Rel
 ENOUGH = 50
 """Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
 
+DISPARITY = "disparity"
+"""The gate over slices, the only one whose reason names a slice."""
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """What validating a release came to: the release in its stage, and why it did not pass (empty: it did)."""
@@ -82,10 +85,10 @@ def check(evaluation: Evaluation, gates: Gates) -> tuple[Gate, ...]:
             "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
             "no whole output was asked for",
         ),
-        _nothing("disparity", f"no slice has {ENOUGH} rows", gates.disparity)
+        _nothing(DISPARITY, f"no slice has {ENOUGH} rows", gates.disparity)
         if worst is None
         else _most(
-            "disparity", worst[1], gates.disparity,
+            DISPARITY, worst[1], gates.disparity,
             f"the Brier score where {worst[0]} is {{0:+.4f}} from the whole's, at most {{1:+.4f}} may be",
         ),
         _attacked("injected_share", "injection", "injections changed the answer", evaluation, gates.injected_share),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 
 from antiphon.catalog.evaluations import Evaluation
+from antiphon.core.scope import Scope
 from antiphon.gateway.admin import release_shapes
 from antiphon.gateway.operation import Call, Operation
+from antiphon.gateway.ports import GatewayServices
+from antiphon.governance.principal import Principal
+from antiphon.learning.card import ModelCard
+from antiphon.learning.gates import DISPARITY
+from antiphon.learning.registry import ModelLine
 
 
 class EvaluationsWanted(msgspec.Struct, frozen=True):
@@ -22,11 +29,53 @@ class EvaluationsWanted(msgspec.Struct, frozen=True):
 def _list(call: Call) -> release_shapes.EvaluationList:
     wanted: EvaluationsWanted = call.query
     found = call.services.learned().evaluations.list(call.scope, wanted.application, wanted.release, wanted.limit)
-    return release_shapes.EvaluationList(tuple(map(release_shapes.evaluation_line, found)))
+    shown = evaluations_shown(call.services, call.scope, call.principal, found)
+    return release_shapes.EvaluationList(tuple(map(release_shapes.evaluation_line, shown)))
 
 
 def _get(call: Call) -> Evaluation:
-    return call.services.learned().evaluations.get(call.scope, call.path["evaluation"])
+    found = call.services.learned().evaluations.get(call.scope, call.path["evaluation"])
+    return evaluations_shown(call.services, call.scope, call.principal, [found])[0]
+
+
+def card_shown(services: GatewayServices, scope: Scope, who: Principal, name: str) -> ModelCard:
+    """A model's card, with evaluations as :func:`evaluations_shown`.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    card = services.learned().registry.card(scope, name)
+    newest = () if card.evaluation is None else (card.evaluation,)
+    shown = evaluations_shown(services, scope, who, (*newest, *card.earlier))
+    return msgspec.structs.replace(card, evaluation=shown[0] if newest else None, earlier=shown[len(newest) :])
+
+
+def lines_shown(
+    services: GatewayServices, scope: Scope, who: Principal, lines: Sequence[ModelLine]
+) -> tuple[ModelLine, ...]:
+    """Model versions in a list, with evaluations as :func:`evaluations_shown`."""
+    shown = iter(
+        evaluations_shown(services, scope, who, [one.evaluation for one in lines if one.evaluation is not None])
+    )
+    return tuple(
+        line if line.evaluation is None else msgspec.structs.replace(line, evaluation=next(shown)) for line in lines
+    )
+
+
+def evaluations_shown(
+    services: GatewayServices, scope: Scope, who: Principal, evaluations: Sequence[Evaluation]
+) -> tuple[Evaluation, ...]:
+    """Evaluations; what one says of single values of an entity's keys is for those who may read all entities."""
+    readable = {
+        name: services.records.may_read_application(scope, who, name)
+        for name in {one.application for one in evaluations}
+    }
+    return tuple(one if readable[one.application] else _without_slices(one) for one in evaluations)
+
+
+def _without_slices(evaluation: Evaluation) -> Evaluation:
+    gates = (msgspec.structs.replace(gate, reason="") if gate.name == DISPARITY else gate for gate in evaluation.gates)
+    return msgspec.structs.replace(evaluation, slices=(), gates=tuple(gates))
 
 
 OPERATIONS = (

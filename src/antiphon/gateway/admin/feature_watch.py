@@ -149,7 +149,7 @@ def _skew(call: Call) -> SkewReport:
 
 def _lineage(call: Call) -> Lineage:
     wanted: OfEntity = call.body
-    call.services.records.require_view(call.scope, call.principal, call.path["view"], wanted.entity)
+    call.services.records.require_source(call.scope, call.principal, f"view/{call.path['view']}", wanted.entity)
     found = call.services.watched().lineage.of_entity(
         call.scope, f"{call.path['view']}.{wanted.feature}", wanted.entity, wanted.as_of, wanted.limit
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from antiphon.core.clock import utc
 from antiphon.gateway.admin import release_shapes, shapes
+from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.bounds import Count
 from antiphon.gateway.operation import Call, Operation, Page
 from antiphon.learning import card as cards
@@ -49,15 +50,16 @@ class Train(msgspec.Struct, frozen=True):
 
 def _list(call: Call) -> release_shapes.VersionList:
     lines = call.services.learned().registry.lines(call.scope, call.query.application)
-    return release_shapes.VersionList(tuple(map(release_shapes.version_line, lines)))
+    shown = lines_shown(call.services, call.scope, call.principal, lines)
+    return release_shapes.VersionList(tuple(map(release_shapes.version_line, shown)))
 
 
 def _get(call: Call) -> release_shapes.ModelDetail:
-    return release_shapes.model_detail(call.services.learned().registry.card(call.scope, call.path["model"]))
+    return release_shapes.model_detail(card_shown(call.services, call.scope, call.principal, call.path["model"]))
 
 
 def _card(call: Call) -> Page:
-    card = call.services.learned().registry.card(call.scope, call.path["model"])
+    card = card_shown(call.services, call.scope, call.principal, call.path["model"])
     return Page(cards.as_html(card), cards.content_security_policy())
 
 

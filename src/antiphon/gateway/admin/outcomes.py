@@ -64,6 +64,7 @@ def _list(call: Call) -> OutcomeList:
 
 def _performance(call: Call) -> Performance:
     wanted: MomentsWanted = call.query
+    call.services.records.require_application(call.scope, call.principal, call.path["application"])
     since = None if wanted.since is None else utc(wanted.since)
     until = None if wanted.until is None else utc(wanted.until)
     return call.services.outcomes.performance(call.scope, call.path["application"], since, until)

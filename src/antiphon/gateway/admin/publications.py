@@ -9,9 +9,11 @@ import msgspec
 
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
+from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.bounds import MOST
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices, IncomingEvent, ViewGlance
+from antiphon.governance.principal import Principal
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -62,14 +64,15 @@ def _rollback(call: Call) -> shapes.PublicationLine:
 
 
 def _views(call: Call) -> FeatureList:
-    return FeatureList(glances(call.services, call.scope))
+    return FeatureList(glances(call.services, call.scope, call.principal))
 
 
-def glances(services: GatewayServices, scope: Scope) -> tuple[ViewGlance, ...]:
+def glances(services: GatewayServices, scope: Scope, who: Principal) -> tuple[ViewGlance, ...]:
     """Every view at a glance; where nobody watches, how fresh it is."""
     if services.watch is not None:
-        return tuple(services.watch.glance(scope))
-    return tuple(ViewGlance(**msgspec.structs.asdict(one)) for one in services.freshness(scope))
+        return freshness_shown(services, scope, who, services.watch.glance(scope))
+    fresh = freshness_shown(services, scope, who, services.freshness(scope))
+    return tuple(ViewGlance(**msgspec.structs.asdict(one)) for one in fresh)
 
 
 def _refresh(call: Call) -> shapes.RunLine:

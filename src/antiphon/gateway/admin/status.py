@@ -12,9 +12,11 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.scope import Scope
 from antiphon.definitions.degradation import MAIN
 from antiphon.gateway.admin import shapes
+from antiphon.gateway.admin.views import freshness_shown
 from antiphon.gateway.measurements import Measurements, percentiles
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
+from antiphon.governance.principal import Principal
 from antiphon.operations.processes import ProcessStatus
 from antiphon.serving.breaker import BreakerStanding
 
@@ -23,13 +25,16 @@ WINDOW = 300.0
 
 
 async def _status(call: Call) -> shapes.Status:
-    return await status(call.services, call.measurements, call.scope)
+    return await status(call.services, call.measurements, call.scope, call.principal)
 
 
-async def status(services: GatewayServices, measurements: Measurements, scope: Scope) -> shapes.Status:
-    """The whole status; a part that does not answer is reported, it does not fail the rest."""
+async def status(
+    services: GatewayServices, measurements: Measurements, scope: Scope, who: Principal | None
+) -> shapes.Status:
+    """The whole status, for a principal or for no one; a part that does not answer is reported, it does not fail the
+    rest."""
     engine, ready, stored = await asyncio.gather(
-        engine_status(services), services.ready(), run_in_threadpool(_stored, services, scope)
+        engine_status(services), services.ready(), run_in_threadpool(_stored, services, scope, who)
     )
     now = services.clock.monotonic()
     breakers = tuple(services.breakers())
@@ -84,12 +89,12 @@ class _Stored(NamedTuple):
     reuse: tuple[shapes.ReuseLine, ...]
 
 
-def _stored(services: GatewayServices, scope: Scope) -> _Stored:
+def _stored(services: GatewayServices, scope: Scope, who: Principal | None) -> _Stored:
     current = services.publications.current(scope)
     jobs = services.batches.list(scope, 10)
     return _Stored(
         publication=None if current is None else int(current.number),
-        freshness=tuple(services.freshness(scope)),
+        freshness=freshness_shown(services, scope, who, services.freshness(scope)),
         streams=tuple(services.streams.status(scope)),
         jobs=shapes.batch_lines(jobs, services.batches.estimates(scope, [job.id for job in jobs]), services.prices),
         applications=tuple(services.models(scope)),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.catalog.verdicts import Verdict
+from antiphon.catalog.verdicts import Finding, Verdict
 from antiphon.core.scope import Scope
 from antiphon.features.history import VersionLine, ViewDescription, ViewDifference
 from antiphon.gateway.operation import Call, Operation
-from antiphon.gateway.ports import GatewayServices
+from antiphon.gateway.ports import GatewayServices, ViewFreshness
 from antiphon.governance.principal import Principal
 
+Fresh = TypeVar("Fresh", bound=ViewFreshness)
 Few = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
@@ -76,7 +78,8 @@ def description(
         return found
     latest = found.latest
     if latest is not None:
-        latest = msgspec.structs.replace(latest, manifest=_without_values(latest.manifest))
+        bare = _without_values(latest.manifest)
+        latest = msgspec.structs.replace(latest, manifest=bare, findings=_without_reasons(latest.findings))
     return msgspec.structs.replace(found, current=_without_values(found.current), latest=latest)
 
 
@@ -89,7 +92,40 @@ def difference(services: GatewayServices, scope: Scope, who: Principal, before: 
     found = services.remembered().difference(scope, before, after)
     if services.records.may_read_view(scope, who, found.view):
         return found
-    return msgspec.structs.replace(found, features=(), columns=())
+    return msgspec.structs.replace(
+        found, before=_bare_line(found.before), after=_bare_line(found.after), features=(), columns=()
+    )
+
+
+def history(services: GatewayServices, scope: Scope, who: Principal, view: str, limit: int) -> tuple[VersionLine, ...]:
+    """Versions of a view, latest first; what rules found in them in words for those who may read its values.
+
+    Raises:
+        NotFound: there is no such view.
+    """
+    found = services.remembered().history(scope, view, limit)
+    return found if services.records.may_read_view(scope, who, view) else tuple(map(_bare_line, found))
+
+
+def freshness_shown(
+    services: GatewayServices, scope: Scope, who: Principal | None, views: Sequence[Fresh]
+) -> tuple[Fresh, ...]:
+    """How fresh views are; why one is blocked in words for those who may read its values, by its rules for others."""
+    return tuple(
+        one
+        if not one.blocked or (who is not None and services.records.may_read_view(scope, who, one.view))
+        else msgspec.structs.replace(one, blocked=one.blocked_by)
+        for one in views
+    )
+
+
+def _bare_line(line: VersionLine) -> VersionLine:
+    return msgspec.structs.replace(line, findings=_without_reasons(line.findings))
+
+
+def _without_reasons(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Rules and what they do: their reasons say means and values."""
+    return tuple(msgspec.structs.replace(one, reason="") for one in findings)
 
 
 def _without_values(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
@@ -124,7 +160,7 @@ def _placeless(manifest: SnapshotManifest | None) -> SnapshotManifest | None:
 
 def _history(call: Call) -> History:
     view = call.path["view"]
-    return History(view, call.services.remembered().history(call.scope, view, call.query.limit))
+    return History(view, history(call.services, call.scope, call.principal, view, call.query.limit))
 
 
 def _diff(call: Call) -> ViewDifference:
@@ -133,7 +169,7 @@ def _diff(call: Call) -> ViewDifference:
 
 def _quarantine(call: Call) -> KeptAside:
     view = call.path["view"]
-    call.services.records.require_view(call.scope, call.principal, view)
+    call.services.records.require_source(call.scope, call.principal, f"view/{view}")
     found = call.services.remembered().quarantine(call.scope, view, call.query.version, call.query.limit)
     if found is None:
         return KeptAside(view, None, 0, {}, ())

@@ -14,7 +14,7 @@ from antiphon.features.history import StatisticsDifference
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import may_publish
 from antiphon.gateway.admin.publications import glances
-from antiphon.gateway.admin.views import description, difference
+from antiphon.gateway.admin.views import description, difference, history
 from antiphon.gateway.bounds import whole_number
 from antiphon.gateway.dashboard.histograms import histogram, quality_over_time
 from antiphon.gateway.dashboard.pages import SAFE, Pages
@@ -27,7 +27,7 @@ _VERSIONS = 30
 
 async def views(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Every served view at a glance."""
-    found = await run_in_threadpool(glances, pages.services, scope)
+    found = await run_in_threadpool(glances, pages.services, scope, who)
     return pages.render("features.html", page="features", who=who, views=found)
 
 
@@ -82,9 +82,8 @@ async def _show(
     reason: str = "",
 ) -> Response:
     services = pages.services
-    history = services.remembered()
     shown = await run_in_threadpool(description, services, scope, who, name)
-    lines = await run_in_threadpool(history.history, scope, name, _VERSIONS)
+    lines = await run_in_threadpool(history, services, scope, who, name, _VERSIONS)
     fresh = await run_in_threadpool(pages.services.freshness, scope)
     current = shown.current
     statistics = (

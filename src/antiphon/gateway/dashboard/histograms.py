@@ -80,7 +80,7 @@ def quality_over_time(lines: Sequence[VersionLine]) -> Plot | None:
         ),
         up=tuple(Mark(_height(part), f"{part:.0%}") for part in (0.0, 0.5, 1.0)),
         decisions=tuple(
-            Mark(mark.at, "; ".join(finding.reason for finding in line.findings), "roll_back", mark.y)
+            Mark(mark.at, "; ".join(finding.reason or finding.rule for finding in line.findings), "roll_back", mark.y)
             for mark, line in zip(marks, known, strict=True)
             if line.outcome == "blocked"
         ),

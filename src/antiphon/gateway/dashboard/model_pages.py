@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.scope import Scope
+from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.dashboard.pages import Pages
 from antiphon.gateway.dashboard.plots import reliability
 from antiphon.gateway.dashboard.release_pages import applications, chosen
@@ -18,14 +19,14 @@ from antiphon.learning import card as cards
 
 async def models(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """Versions of an application's model."""
-    found = await run_in_threadpool(_read, pages.services, scope, request.query_params.get("application") or None)
+    found = await run_in_threadpool(_read, pages.services, scope, who, request.query_params.get("application") or None)
     return pages.render("models.html", 200, page="models", who=who, **found)
 
 
 async def model(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """One model: figures, gates, lineage."""
     name = str(request.path_params["model"])
-    card = await run_in_threadpool(pages.services.learned().registry.card, scope, name)
+    card = await run_in_threadpool(card_shown, pages.services, scope, who, name)
     evaluation = card.evaluation
     return pages.render(
         "model.html",
@@ -42,7 +43,7 @@ async def model(pages: Pages, request: Request, who: Principal, scope: Scope) ->
 
 async def card(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:
     """The card, a page that stands by itself."""
-    found = await run_in_threadpool(pages.services.learned().registry.card, scope, str(request.path_params["model"]))
+    found = await run_in_threadpool(card_shown, pages.services, scope, who, str(request.path_params["model"]))
     return page_response(Page(cards.as_html(found), cards.content_security_policy()))
 
 
@@ -53,10 +54,11 @@ async def compare(pages: Pages, request: Request, who: Principal, scope: Scope) 
     return pages.render("compare.html", page="models", who=who, found=found)
 
 
-def _read(services: GatewayServices, scope: Scope, wanted: str | None) -> dict[str, object]:
+def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str | None) -> dict[str, object]:
     known = applications(services, scope)
     application = chosen(known, wanted)
     lines = () if application is None else services.learned().registry.lines(scope, application)
+    lines = lines_shown(services, scope, who, lines)
     releases = [] if application is None else services.releases.list(scope, application)
     evaluated = (
         set()

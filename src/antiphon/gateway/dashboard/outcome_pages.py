@@ -48,8 +48,8 @@ def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str |
     if application is None:
         return found
     try:
-        performance = services.outcomes.performance(scope, application, None, None)
         services.records.require_application(scope, who, application)
+        performance = services.outcomes.performance(scope, application, None, None)
         drift = services.outcomes.drift(scope, application)
     except (InvalidInput, NotFound, Forbidden) as error:
         # It declares no outcome, is applied no more, or is not for this reader: nothing is shown, and what to do is.

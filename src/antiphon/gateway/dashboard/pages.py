@@ -93,11 +93,11 @@ class Pages:
         await denials.record(request, error, who)
 
     async def overview(self, request: Request, who: Principal, scope: Scope) -> Response:
-        now = await status(self.services, self.measurements, scope)
+        now = await status(self.services, self.measurements, scope, who)
         return self.render("overview.html", page="overview", who=who, now=now)
 
     async def figures(self, request: Request, who: Principal, scope: Scope) -> Response:
-        now = await status(self.services, self.measurements, scope)
+        now = await status(self.services, self.measurements, scope, who)
         return self.render("figures.html", now=now)
 
     async def series(self, request: Request, who: Principal, scope: Scope) -> Response:
