@@ -16,6 +16,7 @@ from antiphon.app.feature_stores import FeatureStores
 from antiphon.app.neighbours import ProjectNeighbours
 from antiphon.app.store import Store
 from antiphon.app.workflows import APPLY
+from antiphon.batch.table_files import patterns
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.publications import Publication
@@ -314,14 +315,19 @@ class FeaturePlatform:
                 found.setdefault(f"{name}@{version}", []).append(release.id)
         return found
 
-    def source_files(self) -> Sequence[str]:
-        """Files, or patterns of them, that an applied view or outcome reads; a path may be a Delta table's folder."""
+    def source_files(self) -> Mapping[str, Sequence[str]]:
+        """Patterns of files that an applied view or outcome reads, by ``view/NAME`` or ``application/NAME``; a path may
+        be a Delta table's folder."""
         applied = self._store.applied.current(self._store.scope)
-        outcomes = () if applied is None else [one.outcome for one in applied.project.applications.values()]
-        histories = [one.history for one in outcomes if one is not None and one.history is not None]
-        sources = [*(view.source for view in self.views().values()), *histories]
-        paths = [path for source in sources for path in source.paths]
-        return [pattern for path in paths for pattern in (path, f"{path}/*")]
+        read = [(f"view/{view.name}", view.source) for view in self.views().values()]
+        for application in () if applied is None else applied.project.applications.values():
+            if application.outcome is not None and application.outcome.history is not None:
+                read.append((f"application/{application.name}", application.outcome.history))
+        found: dict[str, list[str]] = {}
+        for reader, source in read:
+            for path in source.paths:
+                found.setdefault(reader, []).extend(patterns(self._store.paths.root, path))
+        return found
 
     def consume(self, limit: int, *, believed: float = 0.0) -> int:
         """Take at most ``limit`` events of every stream; a newly applied view is followed from its beginning.
@@ -445,6 +451,7 @@ class FeaturePlatform:
                     source_quality=manifest.facts().source_quality if manifest is not None else None,
                     verdict=verdict.outcome if verdict is not None else None,
                     blocked=tuple(finding.reason for finding in blocked if finding.action == "block"),
+                    blocked_by=tuple(finding.rule for finding in blocked if finding.action == "block"),
                 )
             )
         return found

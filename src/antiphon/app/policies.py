@@ -23,7 +23,7 @@ from antiphon.governance.residual import RowPolicy
 from antiphon.learning.ports import MayTrain, Withheld
 from antiphon.releases.ports import Promoting
 from antiphon.releases.rollout import RolloutTransitions
-from antiphon.serving.records import view_resource
+from antiphon.serving.disclosures import view_resource
 
 TRAINING = "training"
 """The principal that datasets are read for: what everybody may learn from is decided about it."""

@@ -35,6 +35,7 @@ from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.app.streams import Streams
 from antiphon.batch.estimates import Estimate
+from antiphon.batch.inputs import Inputs
 from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.orders import Orders, Outlook
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
@@ -277,7 +278,8 @@ class BatchAdapter:
         self._orders = Orders(
             store.jobs, store.releases, store.blobs, store.runs, store.database, store.paths.root,
             self._estimates, store.database.clock, confined=confined,
-            owner=store.scope, private=(store.paths.directory,), protected=features.source_files,
+            owner=store.scope, private=(store.paths.directory,), sources=features.source_files,
+            inputs=Inputs(store.jobs, records(store), features.source_files),
         )  # fmt: skip
 
     def create(self, scope: Scope, principal: Principal, order: BatchOrder) -> BatchJob:
@@ -285,10 +287,10 @@ class BatchAdapter:
         with self._told_within():
             return self._shown(self._orders.place(scope, principal, order))
 
-    def outlook(self, scope: Scope, order: BatchOrder) -> Outlook:
+    def outlook(self, scope: Scope, principal: Principal, order: BatchOrder) -> Outlook:
         """What an order would be."""
         with self._told_within():
-            return self._orders.outlook(scope, order)
+            return self._orders.outlook(scope, principal, order)
 
     @contextlib.contextmanager
     def _told_within(self) -> Iterator[None]:

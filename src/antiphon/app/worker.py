@@ -108,7 +108,7 @@ async def _work(root: Path, name: str, supervision: Supervision) -> None:
         store.settings.gateway.batch_concurrency,
         shared,
         decide=row_decisions(store),
-        protected=wired.features.source_files,
+        sources=wired.features.source_files,
     )
     registry = Registry()
     registry.add(TABLE_JOB, jobs.run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ import msgspec
 
 from antiphon.batch import tables
 from antiphon.batch.estimates import Estimate, Estimates, require_in_time
+from antiphon.batch.inputs import Inputs
 from antiphon.batch.outputs import Outputs
 from antiphon.batch.ports import Blobs, Jobs, LiveReleases, Submit, Transactions
 from antiphon.batch.prompt_sizes import prompt_tokens, scaled
@@ -68,7 +69,7 @@ class TableOrder(msgspec.Struct, frozen=True):
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What an order would be: how many rows, until when, and what is estimated of them where enough is known.
+    """Forecast of an order: how many rows, until when, and what is estimated of them where enough is known.
 
     Attributes:
         prompt_tokens: by the length of the prompts alone, which needs no measurement.
@@ -98,7 +99,8 @@ class Orders:
         confined: refuse paths outside ``root``: whoever orders over HTTP names files of this machine. Tenants other
             than ``owner`` have their files in ``tenants/TENANT`` and see no others; nobody names a hidden file or one
             in a ``private`` folder.
-        protected: patterns of files that the project reads, which no order writes over.
+        sources: patterns of files that the project reads, by what reads them; no order writes over these.
+        inputs: checks of the files that are read: whoever is not confined reads them without the platform too.
     """
 
     def __init__(
@@ -115,7 +117,8 @@ class Orders:
         confined: bool = False,
         owner: Scope | None = None,
         private: Sequence[Path] = (),
-        protected: Callable[[], Iterable[str]] = tuple,
+        sources: Callable[[], Mapping[str, Sequence[str]]] = dict,
+        inputs: Inputs | None = None,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
@@ -128,17 +131,18 @@ class Orders:
         self._confined = confined
         self._owner = owner
         self._private = [path.resolve() for path in private]
-        self._outputs = Outputs(jobs, protected)
+        self._inputs = inputs
+        self._outputs = Outputs(jobs, sources)
 
-    def outlook(self, scope: Scope, order: TableOrder) -> Outlook:
+    def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
         """What an order would be; nothing is recorded.
 
         Raises:
-            NotFound, InvalidInput: as :meth:`place`.
+            NotFound, InvalidInput, Forbidden: as :meth:`place`.
         """
-        return self._checked(scope, order, None).outlook
+        return self._checked(scope, principal, order).outlook
 
-    def _checked(self, scope: Scope, order: TableOrder, principal: str | None) -> _Checked:
+    def _checked(self, scope: Scope, principal: Principal, order: TableOrder) -> _Checked:
         deadline = None if order.within is None else self._clock.now() + _window(order.within)
         release = (
             self._releases.get(scope, order.release)
@@ -161,8 +165,9 @@ class Orders:
         source = self._absolute(scope, order.input) if order.input else None
         if output is not None:
             tables.check_format(output)
-            if principal is not None:
-                self._outputs.require_own(scope, order.application, principal, output, source)
+            self._outputs.require_own(scope, order.application, principal.id, output, source)
+        if source is not None and self._inputs is not None and self._confined:
+            self._inputs.require_readable(scope, principal, source)
         application = release.bundle.application
         defaults = defaults_of(application.on_demand)
         inputs = [name for name in input_types(application) if name not in defaults]
@@ -196,8 +201,9 @@ class Orders:
             InvalidInput: no rows, two inputs, a row without a key column (its line is named), it cannot have ended
                 ``within`` what is asked for, or its output is a file that is not its own.
             Conflict: the key was used for another order.
+            Forbidden: policy keeps what the input file holds from this principal.
         """
-        checked = self._checked(scope, order, principal.id)
+        checked = self._checked(scope, principal, order)
         release, source, output, total = checked.release, checked.source, checked.output, checked.sizes.rows
         deadline = checked.outlook.deadline
         as_of = utc(order.as_of).isoformat() if order.as_of is not None else None
@@ -221,6 +227,8 @@ class Orders:
                     "deadline": None if deadline is None else deadline.isoformat(),
                     "max_failed_rows": order.max_failed_rows,
                     "principal": msgspec.to_builtins(principal),
+                    # What the rows disclose besides the answers, for those who read them later.
+                    "sources": [] if source is None or self._inputs is None else self._inputs.readers(source),
                 },
                 job=job_id,
                 within=connection,

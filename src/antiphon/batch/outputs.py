@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from stat import S_ISREG
 
 from antiphon.batch import tables
 from antiphon.batch.ports import Jobs
+from antiphon.batch.table_files import matches
 from antiphon.catalog.jobs import BatchJob
 from antiphon.core.errors import InvalidInput
 from antiphon.core.scope import Scope
@@ -29,12 +29,12 @@ class Outputs:
     """Checks and writes output files.
 
     Args:
-        protected: patterns of the files that something reads: sources of views, tables of outcomes.
+        sources: patterns of the files that something reads (sources of views, tables of outcomes), by what does.
     """
 
-    def __init__(self, jobs: Jobs, protected: Callable[[], Iterable[str]] = tuple) -> None:
+    def __init__(self, jobs: Jobs, sources: Callable[[], Mapping[str, Iterable[str]]] = dict) -> None:
         self._jobs = jobs
-        self._protected = protected
+        self._sources = sources
 
     def require_own(self, scope: Scope, application: str, principal: str, path: Path, source: Path | None) -> None:
         """Refuse an output that would take the place of something else.
@@ -43,7 +43,7 @@ class Outputs:
             InvalidInput: the project reads the file, the order does, or it is there and is not an earlier output of
                 this application and principal.
         """
-        if path == source or any(_names(pattern, path) for pattern in self._protected()):
+        if path == source or self._is_source(path):
             raise InvalidInput(
                 "The project reads this table.", where=str(path), next_step="Write the answers to another file."
             )
@@ -58,7 +58,7 @@ class Outputs:
             Conflict: another worker took the job over.
         """
         path = Path(job.output)
-        if any(_names(pattern, path) for pattern in self._protected()):
+        if self._is_source(path):
             raise InvalidInput("The project reads this table.", where=str(path), next_step=_NEXT)
         tables.write(path, rows, lambda finished: self._put_in_place(job, epoch, finished, path))
 
@@ -70,17 +70,26 @@ class Outputs:
             )  # fmt: skip
         self._jobs.note_output(job.scope, job.id, epoch, _digest(finished))
         try:
-            # Unlike a rename it fails when there is a file meanwhile.
-            os.link(finished, path, follow_symlinks=False)
+            self._put_anew(job, epoch, finished, path)
         except FileExistsError:
             self._require_unchanged(job.scope, job.application, job.principal, path)
             finished.replace(path)
+
+    def _put_anew(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
+        try:
+            # Unlike a rename it fails when there is a file meanwhile.
+            os.link(finished, path, follow_symlinks=False)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
                 raise
-            # A file system without links: the name is taken first.
+            # A file system without links: the name is taken first, by an empty file that is known as the job's too, for
+            # the worker may die here.
+            self._jobs.note_output(job.scope, job.id, epoch, hashlib.sha256().hexdigest())
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
             finished.replace(path)
+
+    def _is_source(self, path: Path) -> bool:
+        return any(matches(patterns, path) for patterns in self._sources().values())
 
     def _require_unchanged(self, scope: Scope, application: str, principal: str, path: Path) -> None:
         try:
@@ -101,14 +110,6 @@ class Outputs:
                 where=str(path),
                 next_step=_NEXT,
             )
-
-
-def _names(pattern: str, path: Path) -> bool:
-    known = Path(pattern)
-    # A name in other letters is the same file where the file system says so.
-    return fnmatchcase(str(path).casefold(), str(known.parent.resolve() / known.name).casefold()) or fnmatchcase(
-        str(path).casefold(), str(known.resolve()).casefold()
-    )
 
 
 def _digest(path: Path) -> str:

@@ -22,6 +22,7 @@ from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.governance.principal import Principal
 from antiphon.serving import several
+from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.embedding import EmbeddingRequest
 from antiphon.serving.request import AnswerRequest
 
@@ -72,6 +73,8 @@ class RequestWork:
         self._faults = RowFaults(batch.id)
         self._under_way: set[asyncio.Task[JobRow]] = set()
         self._pending: list[JobRow] = []
+        self._releases: set[str] = set(batch.job.releases)
+        self._new_releases: set[str] = set()
         self._ending: Ending | None = "cancelled" if batch.status == "cancelling" else None
         self._began = self._now()
         self._flushed = self._looked = self._measured = self._began
@@ -184,6 +187,10 @@ class RequestWork:
         self._flushed = self._now()
         if rows:
             batch = self._batch
+            if new := self._new_releases - self._releases:
+                # Before the rows are there: whoever may not read what a release answers reads none of them.
+                await asyncio.to_thread(self._parts.jobs.note_releases, batch.scope, batch.id, self._epoch, new)
+                self._releases |= new
             await asyncio.to_thread(self._parts.jobs.write_rows, batch.scope, batch.id, self._epoch, rows)
             self._finished += len(rows)
             self._run.progress(self._finished, batch.job.total, "answering")
@@ -204,6 +211,9 @@ class RequestWork:
                     with self._meter.row():
                         answers = await several.answers(self._parts.answer, self._of_tier(asked.requests, claim))
                     self._meter.took(request.row, *(answer.usage for answer in answers))
+                    # Implicit releases are as many as there are ways to ask a plain model, and read nothing.
+                    made_by = {one.receipt.release for one in answers}
+                    self._new_releases |= {name for name in made_by if not name.startswith(BUILTIN)}
                     return row_of(batch, request, _response(200, name, asked.answered(answers)), None)
                 except PASSING:
                     if waited >= PATIENCE_SECONDS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from datetime import datetime
 from functools import partial
@@ -60,7 +60,7 @@ class TableJobs:
         shared: with other batch work of this process.
         decide: policy about many rows at once, so that rows that are denied cost no answer; ``None`` leaves it to
             ``answer()``, which decides about every row that is let through in any case.
-        protected: patterns of files that the project reads, which no job writes over.
+        sources: patterns of files that the project reads, by what reads them; no job writes over these.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TableJobs:
         concurrency: int,
         shared: Shared,
         decide: DecideRows | None = None,
-        protected: Callable[[], Iterable[str]] = tuple,
+        sources: Callable[[], Mapping[str, Sequence[str]]] = dict,
     ) -> None:
         self._jobs = jobs
         self._releases = releases
@@ -81,7 +81,7 @@ class TableJobs:
         self._concurrency = concurrency
         self._shared = shared
         self._decide = decide
-        self._outputs = Outputs(jobs, protected)
+        self._outputs = Outputs(jobs, sources)
 
     async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
         """Take the job over, answer the lines that have no row, finish the file.

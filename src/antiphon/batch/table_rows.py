@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from antiphon.batch import tables
@@ -11,27 +10,13 @@ from antiphon.batch.ports import Decided
 from antiphon.batch.row_faults import RowFaults
 from antiphon.batch.row_order import Row, in_order
 from antiphon.batch.sketches import sketch
-from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
 from antiphon.core.errors import AntiphonError, Forbidden, InvalidInput
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import input_of_text
 from antiphon.governance.principal import Principal
 from antiphon.serving.on_demand import input_types
 from antiphon.serving.request import Answer, AnswerRequest
-
-ANSWER_COLUMNS = (
-    "answer_prediction",
-    "answer_text",
-    "answer_origin",
-    "answer_origin_prediction",
-    "answer_release",
-    "answer_publication",
-    "answer_classes",
-    "answer_guards",
-    "answer_completion_tokens",
-    "answer_error",
-)
-"""What a row gains; the prefix keeps them apart from the input's own columns, which all stay."""
 
 
 def in_order_of_entities(
@@ -74,14 +59,11 @@ def request_of(
 def _asked(
     principal: Principal, application: ApplicationSpec, job: BatchJob, row: tables.Row
 ) -> AnswerRequest | AntiphonError:
-    moment = row.get("as_of") or job.settings.get("as_of")
     question = row.get("question")
     try:
-        as_of = moment if isinstance(moment, datetime) or moment is None else datetime.fromisoformat(str(moment))
+        as_of = job.moment_of(row)
     except ValueError:
-        return InvalidInput(f"{moment!r} is no instant.", where="as_of", next_step="Write it in ISO 8601.")
-    if as_of is not None and as_of.tzinfo is None:
-        as_of = as_of.replace(tzinfo=UTC)
+        return InvalidInput(f"{row.get('as_of')!r} is no instant.", where="as_of", next_step="Write it in ISO 8601.")
     return AnswerRequest(
         scope=job.scope,
         principal=principal,

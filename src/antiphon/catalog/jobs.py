@@ -7,8 +7,8 @@ epoch, so a worker that lost the job writes nothing; every count derives from th
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -30,10 +30,24 @@ JobStatus = Literal[
 """The last four are of batches of OpenAI's API alone (``catalog.batches``)."""
 ENDED: tuple[JobStatus, ...] = ("completed", "failed", "cancelled", "expired")
 
+ANSWER_COLUMNS = (
+    "answer_prediction",
+    "answer_text",
+    "answer_origin",
+    "answer_origin_prediction",
+    "answer_release",
+    "answer_publication",
+    "answer_classes",
+    "answer_guards",
+    "answer_completion_tokens",
+    "answer_error",
+)
+"""Columns that a row gains; the prefix keeps them apart from the input's own columns, which all stay."""
+
 _SCHEMA = "job-row/1"
 _SETTINGS, _ERROR = "job-settings/1", "job-error/1"
 _PAGE = 500
-_WRITTEN = "written"
+_WRITTEN, _RELEASES = "written", "releases"
 
 
 class BatchJob(msgspec.Struct, frozen=True):
@@ -71,6 +85,28 @@ class BatchJob(msgspec.Struct, frozen=True):
     def written(self) -> tuple[str, ...]:
         """SHA-256 of what the job has put, or was about to put, into its output file."""
         return tuple(self.settings.get(_WRITTEN, ()))
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """Releases that its rows are answered by: the pinned one, or those that have answered so far."""
+        return (self.release,) if self.release is not None else tuple(self.settings.get(_RELEASES, ()))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Views and outcomes (``view/NAME``, ``application/NAME``) that its input file was a source of when ordered."""
+        return tuple(self.settings.get("sources", ()))
+
+    def moment_of(self, row: Mapping[str, Any]) -> datetime | None:
+        """The event time that a row is asked about, its own or the order's; ``None``: the time of answering.
+
+        Raises:
+            ValueError: the row's is no instant.
+        """
+        moment = row.get("as_of") or self.settings.get("as_of")
+        if moment is None:
+            return None
+        known = moment if isinstance(moment, datetime) else datetime.fromisoformat(str(moment))
+        return known if known.tzinfo is not None else known.replace(tzinfo=UTC)
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -155,10 +191,21 @@ class Jobs:
         Raises:
             Conflict: another worker took the job over.
         """
+        self._note(scope, job, epoch, _WRITTEN, [digest])
+
+    def note_releases(self, scope: Scope, job: str, epoch: int, releases: Iterable[str]) -> None:
+        """Keep by which releases rows that are about to be written were answered.
+
+        Raises:
+            Conflict: another worker took the job over.
+        """
+        self._note(scope, job, epoch, _RELEASES, releases)
+
+    def _note(self, scope: Scope, job: str, epoch: int, name: str, values: Iterable[str]) -> None:
         with self._database.writing(None) as connection:
             self._require_epoch(connection, scope, job, epoch)
             found = self.get(scope, job, within=connection)
-            settings = {**found.settings, _WRITTEN: sorted({*found.written, digest})}
+            settings = {**found.settings, name: sorted({*found.settings.get(name, ()), *values})}
             connection.execute(
                 update(schema.jobs)
                 .where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job)

@@ -149,7 +149,8 @@ async def _outlook(project: Path, order: BatchOrder) -> BatchOutlook:
     from antiphon.gateway.admin.work import batch_outlook
 
     async with services(project) as (ports, store):
-        return batch_outlook(await asyncio.to_thread(ports.batches.outlook, store.scope, order), ports.prices)
+        who = at_terminal(store)
+        return batch_outlook(await asyncio.to_thread(ports.batches.outlook, store.scope, who, order), ports.prices)
 
 
 def _foreseen(outlook: BatchOutlook) -> str:

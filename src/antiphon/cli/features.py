@@ -130,7 +130,7 @@ def quarantine(
     with stores(project) as store:
         reader = at_terminal(store)
         with refusals_on_record(store, reader, "read_source_rows", f"view/{view}"):
-            records(store).require_view(store.scope, reader, view)
+            records(store).require_source(store.scope, reader, f"view/{view}")
         found = FeaturePlatform(store).history.quarantine(store.scope, view, version, limit)
     rows: list[dict[str, Any]] = [] if found is None else [{"rule": row.rule, **row.columns} for row in found.rows]
 

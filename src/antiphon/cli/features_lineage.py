@@ -50,7 +50,7 @@ def lineage(
                     access.require_source_rows(store.scope, reader, receipt)
                 else:
                     view = feature.partition(".")[0]
-                    access.require_view(store.scope, reader, view, entities.keys(entity))
+                    access.require_source(store.scope, reader, f"view/{view}", entities.keys(entity))
             if prediction:
                 found = reading.of_prediction(store.scope, prediction, feature or None, limit)
             else:

@@ -75,9 +75,10 @@ class Prohibitions:
         *,
         own: bool = False,
     ) -> Decision:
-        """Tell whether some policy forbids the action for any entity with these keys.
+        """Tell whether some policy forbids the action for any entity with these keys, at any moment.
 
         Args:
+            context: as for :meth:`Decider.decide`; what it does not name, such as the originator, may be anything.
             own: the record was made for this principal, and decided entity by entity then: what is masked for it is not
                 in the record, and only what forbids the action for every entity denies.
         """
@@ -85,7 +86,7 @@ class Prohibitions:
         if isinstance(visible, Decision):
             return visible
         unknown = {name: _unknown(f"key:{name}") for name in keys}
-        known = {name: str(context.get(name) or "") for name in CONTEXT}
+        known = {name: str(context[name] or "") if name in context else _unknown(name) for name in CONTEXT}
         moment = {"as_of": _unknown("as_of")}
         try:
             said = self._decider.partial(

@@ -14,6 +14,9 @@ from antiphon.definitions.prompt import Prompt
 from antiphon.engine.messages import ModelDescription
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
+BUILTIN = "builtin_"
+"""The ids of implicit releases begin with it; none of them is kept."""
+
 PLAIN_DECODING = Decoding(max_tokens=256, temperature=0.7, top_p=0.95)
 """How a plain model writes where the request does not say."""
 
@@ -53,7 +56,7 @@ def implicit_release(
     bundle = Bundle(application=application, model=ModelPin(model.name, None), policy_digest="")
     digest = content_hash(bundle)
     return Release(
-        id=f"builtin_{digest[:16]}",
+        id=f"{BUILTIN}{digest[:16]}",
         scope=request.scope,
         number=0,
         bundle=bundle,

@@ -23,6 +23,7 @@ from antiphon.engine.messages import Embed, Embedded
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.serving.arrival import Arrival, arrive
+from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.ports import Decision, TextEmbedding
 from antiphon.serving.printing import fingerprint
 from antiphon.serving.request import AnswerRequest
@@ -157,7 +158,7 @@ class Embeddings:
             trace=trace_id(),
             scope=request.scope,
             application=request.model,
-            release=f"builtin_{content_hash([EMBEDDING, request.model, embedded.fingerprint])[:16]}",
+            release=f"{BUILTIN}{content_hash([EMBEDDING, request.model, embedded.fingerprint])[:16]}",
             path=request.path,
             principal=request.principal.id,
             originating_user=request.originating_user,

@@ -1,4 +1,4 @@
-"""Who may read the record of an answer: its receipt and texts, the rows of a batch, its files, the rows behind a value.
+"""Rights to the record of an answer: its receipt and texts, the rows of a batch, its files, the rows behind a value.
 
 Invariant: a record discloses what the answer disclosed, so its reader is asked about as the answer's asker is. Policy
 decides ``read`` of the record, with the features that the record holds and the keys of its entity; and whatever
@@ -9,29 +9,30 @@ may read every entity, or by the principal that it was made for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from antiphon.catalog.batches import KIND as BATCH
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.definitions import AppliedProjects
 from antiphon.catalog.files import StoredFile
-from antiphon.catalog.jobs import BatchJob, JobRow
+from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
 from antiphon.catalog.outcomes import Outcome
 from antiphon.catalog.receipts import Receipt, Receipts
-from antiphon.catalog.releases import Release, Releases
+from antiphon.catalog.releases import Releases
 from antiphon.core.errors import Forbidden, NotFound
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider, Decision, Resource
-from antiphon.governance.policy_request import Column, application_resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.prohibitions import Prohibitions
+from antiphon.serving.disclosures import Answering, Disclosures, view_resource
 
 SOURCE_ROWS = "read_source_rows"
 _VERBS = {"read": "read", "answer": "ask again about", SOURCE_ROWS: "read source rows of"}
-_MASKED = "masked"
 _KEPT_DECIDERS = 64
 
 
@@ -54,7 +55,7 @@ class Records:
         self._decider = decider
         self._receipts = receipts
         self._blobs = blobs
-        self._releases = releases
+        self._disclosures = Disclosures(releases, applied)
         self._batches = batches
         self._applied = applied
         self._prohibitions: dict[str, Prohibitions] = {}
@@ -67,23 +68,23 @@ class Records:
             Forbidden: policy keeps it from this principal.
         """
         receipt = self._receipts.get(scope, prediction)
-        self._require(who, f"prediction/{prediction}", self._of_receipt(scope, who, receipt))
-        if receipt.cache.prediction not in (None, prediction):
-            self.require_prediction(scope, who, str(receipt.cache.prediction))
+        for one in self._generations(scope, receipt):
+            self._require(who, f"prediction/{one.prediction}", self._of_receipt(scope, who, one))
         return receipt
 
     def require_replay(self, scope: Scope, who: Principal, prediction: str) -> Receipt:
-        """The receipt of a prediction, for somebody who may read it and ask for the same answer again.
+        """The receipt of a prediction, for somebody who may read it and ask for it, as it was first made, again.
 
         Raises:
             NotFound: there is none of this id here.
             Forbidden: policy keeps it from this principal.
         """
         receipt = self.require_prediction(scope, who, prediction)
-        resource = self._disclosed(scope, receipt, self._release(scope, receipt.release))
-        context = {**self._context_of(scope, receipt), "keys": self._keys(receipt) or {}}
-        said = self._decider(who.tenant).decide(who, "answer", resource, context)
-        self._require(who, str(resource), said, "answer")
+        for one in self._generations(scope, receipt):
+            resource = self._disclosures.of_receipt(scope, one)
+            context = {**self._context_of(scope, one), "keys": self._keys(one) or {}}
+            said = self._decider(who.tenant).decide(who, "answer", resource, context)
+            self._require(who, str(resource), said, "answer")
         return receipt
 
     def may_read_source_rows(self, scope: Scope, who: Principal, receipt: Receipt) -> bool:
@@ -98,23 +99,28 @@ class Records:
         """
         self._require(who, f"prediction/{receipt.prediction}", self._source_rows_of(scope, who, receipt), SOURCE_ROWS)
 
-    def require_view(self, scope: Scope, who: Principal, view: str, keys: Mapping[str, str] | None = None) -> None:
-        """Let policy decide about source rows of a view: of one entity, or without ``keys`` of any.
+    def require_source(self, scope: Scope, who: Principal, reader: str, keys: Mapping[str, str] | None = None) -> None:
+        """Let policy decide about source rows of ``view/NAME``, or of the outcomes of ``application/NAME``: of one
+        entity, or without ``keys`` of any.
 
         Raises:
             Forbidden: it denies.
         """
-        resource = view_resource(self._applied, scope, view)
+        kind, _, name = reader.partition("/")
+        if kind == "view":
+            resource = view_resource(self._applied, scope, name)
+        else:
+            resource = self._disclosures.of_application(scope, name, None).resource
         said = self._decider(who.tenant).decide(who, SOURCE_ROWS, resource, self._context(scope, keys=keys))
         if said.allowed:
-            said = self._of_view(scope, who, resource, keys)
-        self._require(who, f"view/{view}", said, SOURCE_ROWS)
+            said = self._of_source(scope, who, resource, keys)
+        self._require(who, reader, said, SOURCE_ROWS)
 
     def may_read_view(self, scope: Scope, who: Principal, view: str) -> bool:
         """Whether somebody may see values of any entity of a view, and statistics of all of them."""
         resource = view_resource(self._applied, scope, view)
         said = self._decider(who.tenant).decide(who, "read", resource, self._context(scope))
-        return said.allowed and self._of_view(scope, who, resource, None).allowed
+        return said.allowed and self._of_source(scope, who, resource, None).allowed
 
     def require_application(self, scope: Scope, who: Principal, application: str) -> None:
         """Let policy decide about values of all entities of an application together.
@@ -122,51 +128,80 @@ class Records:
         Raises:
             Forbidden: it denies.
         """
-        release = self._releases.live(scope, application)
-        resource = _resource(application, release)
-        context = self._context(scope, purpose=_purpose(release))
-        self._require(who, str(resource), self._readable_together(who, resource, resource, context, own=False))
+        about = self._disclosures.of_application(scope, application, None)
+        context = self._context(scope, purpose=about.purpose)
+        said = self._readable_together(who, about.resource, about.resource, context, own=False)
+        self._require(who, str(about.resource), said)
 
-    def readable_rows(self, scope: Scope, who: Principal, job: BatchJob, rows: Sequence[JobRow]) -> list[JobRow]:
-        """The rows of a batch whose entities somebody may read answers about.
+    def may_read_application(self, scope: Scope, who: Principal, application: str) -> bool:
+        """Whether somebody may see values of all entities of an application together."""
+        try:
+            self.require_application(scope, who, application)
+        except Forbidden:
+            return False
+        return True
+
+    def require_rows(self, scope: Scope, who: Principal, job: BatchJob) -> None:
+        """Let policy decide about all rows of a batch together.
 
         Raises:
-            Forbidden: policy keeps every one of them from this principal.
+            Forbidden: it denies.
         """
-        release = self._release(scope, job.release, job.application)
-        resource, own = _resource(job.application, release), job.principal == who.id
-        record = Resource("job", job.id, scope.tenant, resource.columns, author=job.principal)
-        keys = () if release is None else release.bundle.application.entity_keys
-        context = self._context(scope, purpose=_purpose(release), path="batch")
-        if not keys or not all(key in row.payload for row in rows for key in keys):
+        self._require_together(scope, who, job, "job", job.id, job.principal)
+
+    def readable_rows(self, scope: Scope, who: Principal, job: BatchJob, rows: Sequence[JobRow]) -> list[JobRow]:
+        """The rows of a batch whose entities somebody may read answers about, without columns of source rows for those
+        who may not read these.
+
+        Raises:
+            Forbidden: policy keeps the batch from this principal, whichever entities its rows are about.
+        """
+        about = self._answered(scope, job)[0]
+        shown = None if self._may_read_sources(scope, who, job) else {*about.keys, *ANSWER_COLUMNS}
+        if job.kind == BATCH or not about.keys or not all(key in row.payload for row in rows for key in about.keys):
             # Rows of requests name their entities in their own way: they are read together or not at all.
-            self._require(who, str(record), self._readable_together(who, record, resource, context, own))
-            return list(rows)
-        known: dict[tuple[str, ...], Decision] = {}
+            self.require_rows(scope, who, job)
+            return [_shown(row, shown) for row in rows]
+        own = job.principal == who.id
+        record = Resource("job", job.id, scope.tenant, about.resource.columns, author=job.principal)
+        context = self._context(scope, purpose=about.purpose, path="batch")
+        known: dict[tuple[Any, ...], Decision] = {}
         found = []
         for row in rows:
-            entity = {key: str(row.payload[key]) for key in keys if row.payload.get(key) is not None}
-            named = tuple(entity.values())
+            entity = {key: str(row.payload[key]) for key in about.keys if row.payload.get(key) is not None}
+            moment = _seconds(_moment(job, row))
+            named = (*entity.items(), moment)
             if named not in known:
-                known[named] = self._readable(who, record, resource, {**context, "keys": entity}, own=own)
+                asked = {**context, "keys": entity, "as_of": moment}
+                known[named] = self._readable(who, record, about.resource, asked, own=own)
             if known[named].allowed:
-                found.append(row)
-        denied = [said for said in known.values() if not said.allowed]
-        if denied and not found:
-            self._require(who, str(record), denied[0])
+                found.append(_shown(row, shown))
+        if not found and not all(said.allowed for said in known.values()):
+            # A page may hold rows of others alone; a reader who may read no row at all is told so.
+            forbidding, keys = self._forbidding(who), self._decider(who.tenant).parts.keys
+            for action, resource in (("read", record), ("answer", about.resource)):
+                whole = forbidding.over_entities(who, action, resource, keys, context, own=True)
+                self._require(who, str(record), whole)
         return found
 
     def readable_outcomes(
         self, scope: Scope, who: Principal, application: str, outcomes: Iterable[Outcome]
     ) -> list[Outcome]:
         """Outcomes of predictions about entities that somebody may read answers about."""
-        release = self._releases.live(scope, application)
-        resource = _resource(application, release)
-        context = self._context(scope, purpose=_purpose(release))
-        return [
-            one for one in outcomes
-            if self._readable(who, resource, resource, {**context, "keys": one.entity}).allowed
-        ]  # fmt: skip
+        by_originator = "originator" in self._decider(who.tenant).parts.context
+        known: dict[str | None, Answering] = {}
+        found = []
+        for one in outcomes:
+            if one.release not in known:
+                known[one.release] = self._disclosures.of_application(scope, application, one.release)
+            about = known[one.release]
+            context = self._context(scope, purpose=about.purpose, keys=one.entity)
+            asked = {**context, "as_of": _seconds(one.as_of or one.at or one.available_at)}
+            if by_originator and one.prediction is not None:
+                asked["originator"] = self._originator(scope, one.prediction)
+            if self._readable(who, about.resource, about.resource, asked).allowed:
+                found.append(one)
+        return found
 
     def require_file(self, scope: Scope, who: Principal, file: StoredFile) -> None:
         """Let policy decide about the content of a file, which may speak of many entities.
@@ -175,17 +210,47 @@ class Records:
             Forbidden: it denies.
         """
         made = self._batches.maker(scope, file.id)
-        release = None if made is None else self._release(scope, made.job.release, made.job.application)
-        resource = _resource("" if made is None else made.job.application, release)
-        record = Resource("file", file.id, scope.tenant, resource.columns, author=file.principal)
-        context = self._context(scope, purpose=_purpose(release), path="batch")
-        own = file.principal == who.id
-        said = self._readable_together(who, record, resource, context, own)
-        self._require(who, str(record), said)
+        self._require_together(scope, who, None if made is None else made.job, "file", file.id, file.principal)
+
+    def _may_read_sources(self, scope: Scope, who: Principal, job: BatchJob) -> bool:
+        try:
+            for reader in job.sources:
+                self.require_source(scope, who, reader)
+        except Forbidden:
+            return False
+        return True
+
+    def _require_together(
+        self, scope: Scope, who: Principal, job: BatchJob | None, kind: str, name: str, owner: str
+    ) -> None:
+        """Policy about what holds answers of every release that a batch was answered by."""
+        for about in self._answered(scope, job):
+            record = Resource(kind, name, scope.tenant, about.resource.columns, author=owner)
+            context = self._context(scope, purpose=about.purpose, path="batch")
+            if job is not None:
+                context["as_of"] = _seconds(job.created_at)
+            said = self._readable_together(who, record, about.resource, context, own=owner == who.id)
+            self._require(who, str(record), said)
+
+    def _answered(self, scope: Scope, job: BatchJob | None) -> tuple[Answering, ...]:
+        """Each release that a job's rows were answered by; of a job without any row the one that is live."""
+        if job is None:
+            return (Answering(Resource("application", "")),)
+        return tuple(
+            self._disclosures.of_application(scope, job.application, release) for release in job.releases or (None,)
+        )
+
+    def _generations(self, scope: Scope, receipt: Receipt) -> Iterator[Receipt]:
+        """A receipt, and those of the answers that it was taken from."""
+        seen: set[str] = set()
+        while receipt.prediction not in seen:
+            seen.add(receipt.prediction)
+            yield receipt
+            if receipt.cache.prediction is not None:
+                receipt = self._receipts.get(scope, receipt.cache.prediction)
 
     def _of_receipt(self, scope: Scope, who: Principal, receipt: Receipt) -> Decision:
-        release = self._release(scope, receipt.release)
-        resource = self._disclosed(scope, receipt, release)
+        resource = self._disclosures.of_receipt(scope, receipt)
         record = Resource("prediction", receipt.prediction, scope.tenant, resource.columns, author=receipt.principal)
         context = self._context_of(scope, receipt)
         keys = self._keys(receipt)
@@ -194,7 +259,7 @@ class Records:
         return self._readable(who, record, resource, {**context, "keys": keys})
 
     def _source_rows_of(self, scope: Scope, who: Principal, receipt: Receipt) -> Decision:
-        resource = self._disclosed(scope, receipt, self._release(scope, receipt.release))
+        resource = self._disclosures.of_receipt(scope, receipt)
         record = Resource("prediction", receipt.prediction, scope.tenant, resource.columns, author=receipt.principal)
         context = {**self._context_of(scope, receipt), "keys": self._keys(receipt) or {}}
         return self._decider(who.tenant).decide(who, SOURCE_ROWS, record, context)
@@ -223,11 +288,10 @@ class Records:
             return Decision(False, (), decider.digest, ("a policy reads keys that only an entity's question names",))
         return self._forbidding(who).over_entities(who, "answer", answered, decider.parts.keys, context, own=own)
 
-    def _of_view(self, scope: Scope, who: Principal, view: Resource, keys: Mapping[str, str] | None) -> Decision:
-        """What forbids an answer that is made from all of a view, for any purpose."""
-        unlimited = msgspec.structs.replace(
-            view, columns=tuple(msgspec.structs.replace(one, purposes=None) for one in view.columns)
-        )
+    def _of_source(self, scope: Scope, who: Principal, source: Resource, keys: Mapping[str, str] | None) -> Decision:
+        """What forbids an answer that is made from all of a view or an application's outcomes, for any purpose."""
+        columns = tuple(msgspec.structs.replace(one, purposes=None) for one in source.columns)
+        unlimited = msgspec.structs.replace(source, columns=columns, trained_for=None)
         if keys is None:
             return self._over_entities(who, unlimited, self._context(scope))
         return self._forbidding(who).decide(who, "answer", unlimited, self._context(scope, keys=keys))
@@ -241,37 +305,16 @@ class Records:
             found = self._prohibitions[decider.digest] = Prohibitions(decider)
         return found
 
-    def _disclosed(self, scope: Scope, receipt: Receipt, release: Release | None) -> Resource:
-        """The application with those of its features that this receipt holds: what was masked then is not in it."""
-        hidden = {one.name for one in receipt.features if one.contract == _MASKED}
-        if release is None:
-            columns = [self._column(scope, one.name) for one in receipt.features if one.name not in hidden]
-            return Resource("application", receipt.application, scope.tenant, tuple(columns))
-        resource = _resource(receipt.application, release)
-        columns = [column for column in resource.columns if not _all_hidden(column.name, receipt, hidden)]
-        return msgspec.structs.replace(resource, columns=tuple(columns))
-
-    def _column(self, scope: Scope, feature: str) -> Column:
-        """A feature as the applied definitions tag it, where no release says so."""
-        view, _, name = feature.partition(".")
-        applied = self._applied.current(scope)
-        declared = None if applied is None else applied.project.views.get(view)
-        tags = None if declared is None else declared.tags.get(name)
-        return Column(feature) if tags is None else Column(feature, tags.sensitivity, tags.purposes)
-
-    def _release(self, scope: Scope, release: str | None, application: str = "") -> Release | None:
-        """A release that is kept; a plain model has none."""
-        if release is None:
-            return self._releases.live(scope, application) if application else None
-        try:
-            return self._releases.get(scope, release)
-        except NotFound:
-            return None
-
     def _keys(self, receipt: Receipt) -> dict[str, str] | None:
         """The keys of a receipt's entity; ``None`` once they are erased."""
         try:
             return msgspec.json.decode(self._blobs.get(receipt.scope, receipt.entity_blob), type=dict[str, str])
+        except NotFound:
+            return None
+
+    def _originator(self, scope: Scope, prediction: str) -> str | None:
+        try:
+            return self._receipts.get(scope, prediction).originating_user
         except NotFound:
             return None
 
@@ -294,32 +337,19 @@ class Records:
             )
 
 
-def view_resource(applied: AppliedProjects, scope: Scope, view: str) -> Resource:
-    """A view with every feature that it is declared with."""
-    current = applied.current(scope)
-    declared = None if current is None else current.project.views.get(view)
-    tags = {} if declared is None else declared.tags
-    columns = [Column(f"{view}.{name}", tag.sensitivity, tag.purposes) for name, tag in sorted(tags.items())]
-    return Resource("view", view, scope.tenant, tuple(columns or [Column(f"{view}.*")]))
+def _moment(job: BatchJob, row: JobRow) -> datetime:
+    """The moment that a row was answered as of; the order's own stands for the time of answering."""
+    try:
+        return job.moment_of(row.payload) or job.created_at
+    except ValueError:
+        return job.created_at
 
 
-def _resource(application: str, release: Release | None) -> Resource:
-    if release is None:
-        return Resource("application", application)
-    bundle = release.bundle
-    trained_for = None if release.number == 0 else bundle.model.purposes
-    return application_resource(bundle.application, trained_for=trained_for)
+def _shown(row: JobRow, columns: Container[str] | None) -> JobRow:
+    if columns is None:
+        return row
+    return msgspec.structs.replace(row, payload={name: said for name, said in row.payload.items() if name in columns})
 
 
-def _purpose(release: Release | None) -> str:
-    return "" if release is None else release.bundle.application.purpose
-
-
-def _all_hidden(column: str, receipt: Receipt, hidden: set[str]) -> bool:
-    """Whether every feature of a column that the receipt names was masked."""
-    view, _, name = column.partition(".")
-    named = [
-        one.name for one in receipt.features
-        if one.name == column or (name == "*" and one.name.partition(".")[0] == view)
-    ]  # fmt: skip
-    return bool(named) and hidden.issuperset(named)
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())

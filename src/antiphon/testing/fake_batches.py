@@ -36,7 +36,7 @@ class FakeBatches:
     def list(self, scope: Scope, limit: int = 50) -> Sequence[BatchJob]:
         return self._jobs.list(scope, limit=limit)
 
-    def outlook(self, scope: Scope, order: TableOrder) -> Outlook:
+    def outlook(self, scope: Scope, principal: Principal, order: TableOrder) -> Outlook:
         return Outlook(len(order.rows), None, None)
 
     def estimates(self, scope: Scope, jobs: Sequence[str]) -> Mapping[str, Estimate]:

@@ -132,6 +132,19 @@ async def test_every_request_has_its_line_in_order_with_a_receipt(bench: Bench) 
     assert {request.priority for request in bench.engine.asked} == {"batch"}
 
 
+async def test_the_releases_that_answer_are_kept_with_the_batch(bench: Bench) -> None:
+    asked = [
+        line(f"r{number}", model="desk", entity={"flight": f"B6 {number}", "origin": "JFK"}) for number in range(2)
+    ]
+    ended = await bench.work(bench.order(asked))
+    assert ended.job.rows_failed == 0, bench.read(ended.error_file)
+    live = bench.desk.releases.live(SCOPE, "desk")
+    assert live is not None
+    assert ended.job.releases == (live.id,)
+    plain = await bench.work(bench.order([line("r0")]))
+    assert plain.job.releases == (), "a plain model has no release that is kept"
+
+
 async def test_what_is_wrong_with_one_request_is_its_answer_and_touches_no_other(bench: Bench) -> None:
     ended = await bench.work(bench.order([
         line("good"), line("stream", stream=True), line("odd", temprature=1), line("none", max_tokens=0),

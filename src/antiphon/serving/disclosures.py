@@ -1,0 +1,96 @@
+"""Records as policy's resources: the features that an application, an answer's receipt or a view discloses."""
+
+from __future__ import annotations
+
+import msgspec
+
+from antiphon.catalog.definitions import AppliedProjects
+from antiphon.catalog.receipts import Receipt
+from antiphon.catalog.releases import Release, Releases
+from antiphon.core.errors import NotFound
+from antiphon.core.scope import Scope
+from antiphon.governance.policy_request import Column, Resource, application_resource
+from antiphon.serving.builtin import BUILTIN
+
+_MASKED = "masked"
+_LOST = Column("*", "restricted")
+
+
+class Answering(msgspec.Struct, frozen=True):
+    """An application as one of its releases answers."""
+
+    resource: Resource
+    purpose: str = ""
+    keys: tuple[str, ...] = ()
+
+
+class Disclosures:
+    """Reads from releases and the applied project what records disclose."""
+
+    def __init__(self, releases: Releases, applied: AppliedProjects) -> None:
+        self._releases = releases
+        self._applied = applied
+
+    def of_application(self, scope: Scope, application: str, release: str | None) -> Answering:
+        """An application by one of its releases, or by the one that is live.
+
+        What a lost release read is not known: it counts as restricted. A plain model reads nothing.
+        """
+        if release is not None and release.startswith(BUILTIN):
+            return Answering(Resource("application", application))
+        kept = self._releases.live(scope, application) if release is None else self._release(scope, release)
+        if kept is not None:
+            bundle = kept.bundle
+            resource = application_resource(
+                bundle.application, trained_for=None if kept.number == 0 else bundle.model.purposes
+            )
+            return Answering(resource, bundle.application.purpose, tuple(bundle.application.entity_keys))
+        applied = self._applied.current(scope)
+        known = release is not None or (applied is not None and application in applied.project.applications)
+        known = known or bool(self._releases.list(scope, application))
+        return Answering(Resource("application", application, columns=(_LOST,) if known else ()))
+
+    def of_receipt(self, scope: Scope, receipt: Receipt) -> Resource:
+        """The application with those of its features that this receipt holds: what was masked then is not in it."""
+        hidden = {one.name for one in receipt.features if one.contract == _MASKED}
+        if self._release(scope, receipt.release) is None:
+            columns = [self._column(scope, one.name) for one in receipt.features if one.name not in hidden]
+            return Resource("application", receipt.application, scope.tenant, tuple(columns))
+        resource = self.of_application(scope, receipt.application, receipt.release).resource
+        columns = [column for column in resource.columns if not _all_hidden(column.name, receipt, hidden)]
+        return msgspec.structs.replace(resource, columns=tuple(columns))
+
+    def _column(self, scope: Scope, feature: str) -> Column:
+        """A feature as the applied definitions tag it, where no release says so; one of a lost view is restricted."""
+        view, _, name = feature.partition(".")
+        applied = self._applied.current(scope)
+        declared = None if applied is None else applied.project.views.get(view)
+        if declared is None:
+            return Column(feature, _LOST.sensitivity)
+        tags = declared.tags.get(name)
+        return Column(feature) if tags is None else Column(feature, tags.sensitivity, tags.purposes)
+
+    def _release(self, scope: Scope, release: str) -> Release | None:
+        try:
+            return self._releases.get(scope, release)
+        except NotFound:
+            return None
+
+
+def view_resource(applied: AppliedProjects, scope: Scope, view: str) -> Resource:
+    """A view with every feature that it is declared with."""
+    current = applied.current(scope)
+    declared = None if current is None else current.project.views.get(view)
+    tags = {} if declared is None else declared.tags
+    columns = [Column(f"{view}.{name}", tag.sensitivity, tag.purposes) for name, tag in sorted(tags.items())]
+    return Resource("view", view, scope.tenant, tuple(columns or [Column(f"{view}.*")]))
+
+
+def _all_hidden(column: str, receipt: Receipt, hidden: set[str]) -> bool:
+    """Whether every feature of a column that the receipt names was masked."""
+    view, _, name = column.partition(".")
+    named = [
+        one.name for one in receipt.features
+        if one.name == column or (name == "*" and one.name.partition(".")[0] == view)
+    ]  # fmt: skip
+    return bool(named) and hidden.issuperset(named)
