@@ -195,12 +195,14 @@ class BoundedConnection(HttpToolsProtocol):
     def _take(self, data: bytes) -> None:
         """Parse what belongs to one request; what is behind it is held until that is answered."""
         self._hold(b"")
-        while data and not self._refused and not self.transport.is_closing():
+        begin = 0  # Not the rest by itself after each piece: a large body would be copied again and again.
+        while begin < len(data) and not self._refused and not self.transport.is_closing():
             if self._answering:
-                self._hold(data)
+                self._hold(data[begin:])
                 break
-            size = self._piece(data)
-            piece, data = (data, b"") if size >= len(data) else (data[:size], data[size:])
+            size = self._piece(data, begin)
+            piece = data[begin : begin + size]
+            begin += size
             if self._in_head:
                 self._head += len(piece)
                 if self._head > self.largest_head + len(_END_OF_HEAD):
@@ -224,11 +226,11 @@ class BoundedConnection(HttpToolsProtocol):
             if self._since_body > bound or self._framing > share:
                 self._refuse(*_TOO_MUCH_FRAMING)
 
-    def _piece(self, data: bytes) -> int:
-        """How many bytes may be parsed without going far beyond the end of the present request."""
+    def _piece(self, data: bytes, begin: int) -> int:
+        """The number of bytes from there that may be parsed without going far beyond the end of the present request."""
         if self._in_head:
-            end = data.find(_END_OF_HEAD)
-            return len(data) if end < 0 else end + len(_END_OF_HEAD)
+            end = data.find(_END_OF_HEAD, begin)
+            return len(data) - begin if end < 0 else end + len(_END_OF_HEAD) - begin
         return _PIECE if self._left is None else max(self._left, 1)
 
     def _wrong_head(self) -> tuple[bytes, bytes] | None:
@@ -243,7 +245,7 @@ class BoundedConnection(HttpToolsProtocol):
                 seen.add(name)
                 if name == b"host":
                     hosts = 1
-                    if not _HOST.match(value):
+                    if not _HOST.match(value.strip(b" \t")):
                         return _HOST_UNCLEAR
             elif name == b"content-length":
                 self._left = int(value)
