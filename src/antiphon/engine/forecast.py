@@ -1,4 +1,4 @@
-"""When each online sequence's next token would be out if these were alone: pure, by the scheduler's own rules."""
+"""Forecast of each online sequence's next token, as if these were alone: pure, by the scheduler's own rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def forecast(
     online: Sequence[SequenceView], model: StepTimes, chunk_tokens: int, budget: Budget
 ) -> Mapping[int, float]:
-    """When each sequence's next token would be out, in seconds from now, if these were alone from now on.
+    """Forecast each sequence's next token, in seconds from now, as if these were alone from now on.
 
     The same rules as :func:`~antiphon.engine.scheduler.add_online`, step after step, but that nobody starts or ends to
     generate on the way, and that tenants are served in order of arrival: which of them goes first moves who waits, not
@@ -52,7 +52,7 @@ def forecast(
 
 
 def prompt_seconds(model: StepTimes, sequence: SequenceView, tokens: int, context: int) -> float:
-    """What so many tokens of a sequence's prompt add."""
+    """Seconds that so many tokens of a sequence's prompt add."""
     return model.score(tokens, context) if sequence.scored else model.feed(tokens, context)
 
 

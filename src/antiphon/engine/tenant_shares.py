@@ -40,7 +40,7 @@ class TenantShares:
 
     @property
     def service(self) -> Mapping[str, float]:
-        """Of the tenants that have work here."""
+        """Seconds of the tenants that have work here."""
         if len(self._present) < 2:
             return {}
         return {tenant: self._service[tenant] for tenant in self._present}
@@ -77,7 +77,7 @@ class TenantShares:
 
 
 def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Sequence[SequenceView]:
-    """Those whose tenants may have some of the next step."""
+    """The sequences whose tenants may have some of the next step."""
     if not service:
         return online
     least = min((service.get(sequence.tenant, 0.0) for sequence in online), default=0.0)
