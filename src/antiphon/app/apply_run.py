@@ -118,7 +118,7 @@ class ApplyWorkflow:
             raise Conflict(
                 f"{', '.join(lost)} is held, or was withdrawn before it was published. {NOTHING_CHANGED}",
                 where="apply",
-                next_step="`antiphon features resume` sets a held view free; `antiphon apply` tries again.",
+                next_step="`antiphon features resume VIEW --reason …` sets a view free; `antiphon apply` tries again.",
             )
         known = [staged[key] for key in missing if key in staged]
         return max(known, default=self._store.database.clock.now())
