@@ -32,7 +32,7 @@ from antiphon.serving.records import Records
 
 
 def records(store: Store) -> Records:
-    """Who may read what was kept of this project's answers."""
+    """Rights to what was kept of this project's answers."""
     return Records(
         store.decider.decider, store.receipts, store.blobs, store.releases, Batches(store.database), store.applied
     )

@@ -27,6 +27,6 @@ def patterns(root: Path, path: str) -> Iterator[str]:
 
 
 def matches(named: Iterable[str], path: Path) -> bool:
-    """Whether a file without links in its path is one of these patterns."""
+    """Tells whether a file without links in its path is one of these patterns."""
     # A name in other letters is the same file where the file system says so.
     return any(fnmatchcase(str(path).casefold(), pattern.casefold()) for pattern in named)

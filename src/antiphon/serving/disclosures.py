@@ -16,7 +16,7 @@ _MASKED = "masked"
 _LOST = Column("*", "restricted")
 
 
-class Answering(msgspec.Struct, frozen=True):
+class ReleaseDisclosure(msgspec.Struct, frozen=True):
     """An application as one of its releases answers."""
 
     resource: Resource
@@ -31,24 +31,24 @@ class Disclosures:
         self._releases = releases
         self._applied = applied
 
-    def of_application(self, scope: Scope, application: str, release: str | None) -> Answering:
+    def of_application(self, scope: Scope, application: str, release: str | None) -> ReleaseDisclosure:
         """An application by one of its releases, or by the one that is live.
 
         What a lost release read is not known: it counts as restricted. A plain model reads nothing.
         """
         if release is not None and release.startswith(BUILTIN):
-            return Answering(Resource("application", application))
+            return ReleaseDisclosure(Resource("application", application))
         kept = self._releases.live(scope, application) if release is None else self._release(scope, release)
         if kept is not None:
             bundle = kept.bundle
             resource = application_resource(
                 bundle.application, trained_for=None if kept.number == 0 else bundle.model.purposes
             )
-            return Answering(resource, bundle.application.purpose, tuple(bundle.application.entity_keys))
+            return ReleaseDisclosure(resource, bundle.application.purpose, tuple(bundle.application.entity_keys))
         applied = self._applied.current(scope)
         known = release is not None or (applied is not None and application in applied.project.applications)
         known = known or bool(self._releases.list(scope, application))
-        return Answering(Resource("application", application, columns=(_LOST,) if known else ()))
+        return ReleaseDisclosure(Resource("application", application, columns=(_LOST,) if known else ()))
 
     def of_receipt(self, scope: Scope, receipt: Receipt) -> Resource:
         """The application with those of its features that this receipt holds: what was masked then is not in it."""
@@ -61,13 +61,11 @@ class Disclosures:
         return msgspec.structs.replace(resource, columns=tuple(columns))
 
     def _column(self, scope: Scope, feature: str) -> Column:
-        """A feature as the applied definitions tag it, where no release says so; one of a lost view is restricted."""
+        """A feature as the applied definitions tag it, where no release says so."""
         view, _, name = feature.partition(".")
         applied = self._applied.current(scope)
         declared = None if applied is None else applied.project.views.get(view)
-        if declared is None:
-            return Column(feature, _LOST.sensitivity)
-        tags = declared.tags.get(name)
+        tags = None if declared is None else declared.tags.get(name)
         return Column(feature) if tags is None else Column(feature, tags.sensitivity, tags.purposes)
 
     def _release(self, scope: Scope, release: str) -> Release | None:
@@ -87,7 +85,7 @@ def view_resource(applied: AppliedProjects, scope: Scope, view: str) -> Resource
 
 
 def _all_hidden(column: str, receipt: Receipt, hidden: set[str]) -> bool:
-    """Whether every feature of a column that the receipt names was masked."""
+    """Tells whether every feature of a column that the receipt names was masked."""
     view, _, name = column.partition(".")
     named = [
         one.name for one in receipt.features

@@ -29,7 +29,7 @@ from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider, Decision, Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.prohibitions import Prohibitions
-from antiphon.serving.disclosures import Answering, Disclosures, view_resource
+from antiphon.serving.disclosures import Disclosures, ReleaseDisclosure, view_resource
 
 SOURCE_ROWS = "read_source_rows"
 _VERBS = {"read": "read", "answer": "ask again about", SOURCE_ROWS: "read source rows of"}
@@ -88,7 +88,7 @@ class Records:
         return receipt
 
     def may_read_source_rows(self, scope: Scope, who: Principal, receipt: Receipt) -> bool:
-        """Whether somebody may see the source rows behind a prediction that they may read."""
+        """Tells whether somebody may see the source rows behind a prediction that they may read."""
         return self._source_rows_of(scope, who, receipt).allowed
 
     def require_source_rows(self, scope: Scope, who: Principal, receipt: Receipt) -> None:
@@ -117,7 +117,7 @@ class Records:
         self._require(who, reader, said, SOURCE_ROWS)
 
     def may_read_view(self, scope: Scope, who: Principal, view: str) -> bool:
-        """Whether somebody may see values of any entity of a view, and statistics of all of them."""
+        """Tells whether somebody may see values of any entity of a view, and statistics of all of them."""
         resource = view_resource(self._applied, scope, view)
         said = self._decider(who.tenant).decide(who, "read", resource, self._context(scope))
         return said.allowed and self._of_source(scope, who, resource, None).allowed
@@ -134,7 +134,7 @@ class Records:
         self._require(who, str(about.resource), said)
 
     def may_read_application(self, scope: Scope, who: Principal, application: str) -> bool:
-        """Whether somebody may see values of all entities of an application together."""
+        """Tells whether somebody may see values of all entities of an application together."""
         try:
             self.require_application(scope, who, application)
         except Forbidden:
@@ -189,7 +189,7 @@ class Records:
     ) -> list[Outcome]:
         """Outcomes of predictions about entities that somebody may read answers about."""
         by_originator = "originator" in self._decider(who.tenant).parts.context
-        known: dict[str | None, Answering] = {}
+        known: dict[str | None, ReleaseDisclosure] = {}
         found = []
         for one in outcomes:
             if one.release not in known:
@@ -232,10 +232,10 @@ class Records:
             said = self._readable_together(who, record, about.resource, context, own=owner == who.id)
             self._require(who, str(record), said)
 
-    def _answered(self, scope: Scope, job: BatchJob | None) -> tuple[Answering, ...]:
+    def _answered(self, scope: Scope, job: BatchJob | None) -> tuple[ReleaseDisclosure, ...]:
         """Each release that a job's rows were answered by; of a job without any row the one that is live."""
         if job is None:
-            return (Answering(Resource("application", "")),)
+            return (ReleaseDisclosure(Resource("application", "")),)
         return tuple(
             self._disclosures.of_application(scope, job.application, release) for release in job.releases or (None,)
         )
