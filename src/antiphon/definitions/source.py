@@ -70,7 +70,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     @property
     def missing_paths(self) -> tuple[str, ...]:
         """Those of :attr:`paths` that name no file of this machine now."""
-        return tuple(path for path in self.paths if not is_objects(path) and not _exists(path))
+        return tuple(path for path in self.paths if not is_objects(path) and not local_paths(path))
 
     def meaning(self) -> msgspec.Struct:
         """What of it can change a value, for the definition version: not where it lies, nor how one gets in.
@@ -245,7 +245,7 @@ class Source:
             own = ObjectStore(**{name: self.options.get(name) for name in _OBJECTS})
             path, store = str(named), store_of(named, own, self.objects)
         elif path is not None and root is not None:
-            path = str(root / path)
+            path = _below(root, path)
         return SourceSpec(
             name=self.name,
             kind=self.kind,
@@ -270,7 +270,7 @@ class Source:
         path = self.options.get("path")
         if not isinstance(path, str) or not path or is_objects(path) or not self.options.get("must_exist", True):
             return None
-        if _exists(str(root / path)):
+        if local_paths(_below(root, path)):
             return None
         return (
             f"source {self.name!r}: there is no file {path!r}. Put it there, or declare must_exist=False when "
@@ -350,5 +350,16 @@ class Source:
         yield from query_mistakes(self.options["sql"], [source.name for source in over])
 
 
-def _exists(path: str) -> bool:
-    return bool(glob.glob(path)) if glob.has_magic(path) else Path(path).exists()
+def _below(root: Path, path: str) -> str:
+    """A path from the root; a folder above a pattern is never a pattern itself."""
+    return str((Path(glob.escape(str(root))) if glob.has_magic(path) else root) / path)
+
+
+def local_paths(path: str) -> list[Path]:
+    """The files and folders of this machine that a source's path names now, in order.
+
+    Brackets, stars and question marks are a pattern where nothing has exactly that name.
+    """
+    if Path(path).exists():
+        return [Path(path)]
+    return [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else []

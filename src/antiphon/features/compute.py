@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.definitions.source import local_paths
 from antiphon.features.expressions.compile_sql import text
 from antiphon.features.sources.delta_table import delta_files, is_delta
 
@@ -192,7 +192,7 @@ def files_of(path: str) -> list[Path]:
     """
     if is_delta(Path(path)):
         return list(delta_files(Path(path)).files)
-    found = [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else [Path(path)]
+    found = local_paths(path)
     if not found or not all(file.is_file() for file in found):
         # What was wrong is kept with a view's verdicts and shown to who may look at it; the place is for the terminal.
         raise SetupError(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from antiphon import Entity, Source, col, count, feature_view, mean
 from antiphon.definitions.source import SourceSpec
+from antiphon.features.compute import ComputeLimits, compute, files_of, relation_of
 
 
 def version(source: Source) -> str:
@@ -30,3 +35,21 @@ def test_where_rows_lie_and_who_asks_is_no_part_of_it() -> None:
     assert version(here) == version(there)
     assert version(here) != version(other)
     assert isinstance(here.spec(), SourceSpec)
+
+
+@pytest.mark.parametrize("pattern", ["day.csv", "*.csv", "da[xy].csv"])
+def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder(tmp_path: Path, pattern: str) -> None:
+    root = tmp_path / "orders [old]*"
+    root.mkdir()
+    (root / "day.csv").write_text("at\n2026-01-01\n")
+    source = Source.table("o", path=pattern, event_time="at")
+    assert source.missing_file(root) is None
+    spec = source.spec(root)
+    assert spec.missing_paths == ()
+    assert spec.path is not None
+    assert files_of(spec.path) == [root / "day.csv"]
+    with compute(ComputeLimits()) as connection:
+        assert len(connection.execute(f"FROM {relation_of(files_of(spec.path))}").fetchall()) == 1
+    (root / "day.csv").unlink()
+    assert source.missing_file(root) is not None
+    assert spec.missing_paths == (spec.path,)
