@@ -123,13 +123,13 @@ bench-batch-order: environment  ## prefix savings, lateness and forecasts of bat
 bench-embeddings: environment  ## embedding a corpus beside people who chat
 	@$(BIN)/python -m benchmarks.embeddings
 
-bench-batches: environment  ## a file of 200 MB in and checked, and requests of a batch beside the same ones online
+bench-batches: environment  ## a file of 200 MB in and checked, a batch beside the same requests online, and canceling batches of 3,000
 	@$(BIN)/python -m benchmarks.batches --size full
 
 bench-admission: environment  ## the gate in front of the engine beside every fixed limit, in virtual time
 	@$(BIN)/python -m benchmarks.admission --size $(SIZE)
 
-bench-load-attacks: environment  ## another tenant's waiting times beside each of eight attacks on load; SIZE=ci|demo|full
+bench-load-attacks: environment  ## another tenant's waiting times beside each of nine attacks on load; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.load_attacks --size $(SIZE)
 
 bench-startup: environment  ## import and --help
@@ -146,6 +146,9 @@ bench-flips: environment  ## 100 flips of the live pointer under load
 
 bench-training-kills: environment  ## ten kills of a training: the same weights
 	@$(BIN)/python -m benchmarks.training_kills
+
+bench-training-speed: environment  ## seconds of a training step in bf16 and fp32, with and without AVX-512
+	@$(BIN)/python -m benchmarks.training_speed
 
 bench-outlook: environment  ## what fine-tuning, fresh features and delta retraining are worth on the flight desk
 	@$(BIN)/python -m benchmarks.outlook --size full

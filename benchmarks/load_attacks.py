@@ -39,7 +39,7 @@ from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.testing.running import free_port, supervised
 
-MODEL = "smollm2-135m"
+MODEL, ENCODER = "smollm2-135m", "minilm-l6-v2"
 SEED = 20131129
 SIZES = {"ci": (1, 6), "demo": (2, 15), "full": (6, 40)}
 MOST_RATIO, MOST_GATEWAY_MIB, MOST_HEALTH_SECONDS = 2.0, 400.0, 1.0
@@ -151,6 +151,12 @@ async def giant(world: World, chance: random.Random) -> None:
     await repeated(world, 8, "/v1/completions", lambda: {"model": MODEL, "prompt": prompt, "max_tokens": 8})
 
 
+async def embeddings(world: World, chance: random.Random) -> None:
+    """Eight clients, each 64 texts to be embedded near the encoder's longest."""
+    texts = [text(chance, 150) for _ in range(64)]
+    await repeated(world, 8, "/v1/embeddings", lambda: {"model": ENCODER, "input": texts})
+
+
 async def replay(world: World, chance: random.Random) -> None:
     """Forty replays at once of one of the rival's own predictions."""
     async with world.client(world.rival) as http:
@@ -204,6 +210,7 @@ ATTACKS: dict[str, Attack] = {
     "tokenize flood": tokenize,
     "crowd of one tenant": crowd,
     "giant prompts": giant,
+    "embedding flood": embeddings,
     "replay flood": replay,
     "pipelined connections": pipelined,
     "endless trailers": trailers,
@@ -297,7 +304,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
     subprocess.run([*program, "init", "attacked", "--port", str(port)], cwd=folder, check=True, capture_output=True)
     root = folder / "attacked"
     settings = root / "antiphon.toml"
-    engine = f"[engine]\ncontext = {CONTEXT}"
+    engine = f'[engine]\ncontext = {CONTEXT}\nembedding_models = ["{ENCODER}"]'
     settings.write_text(settings.read_text(encoding="utf-8").replace("[engine]", engine), encoding="utf-8")
     store = Store.open(root)
     try:

@@ -1,6 +1,6 @@
 """Seconds a training step takes in bfloat16 and in float32 on this machine, with and without its newest instructions.
 
-Run ``python -m benchmarks.training_speed`` (about two minutes on two cores): a table, then one JSON line (kept in
+Run ``make bench-training-speed`` (about two minutes on two cores): a table, then one JSON line (kept in
 ``benchmarks/results/training_speed.jsonl``). Steps are real ones of the base model: 16 examples of the flight desk,
 LoRA on every linear layer. "Masked" stands for a processor without AVX-512: the variables in ``MASK`` keep torch and
 oneDNN from it. Each contender has a process of its own, and the two formats take turns. Processor time (both cores

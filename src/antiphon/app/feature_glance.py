@@ -17,7 +17,7 @@ from antiphon.core.clock import from_microseconds, microseconds, parse_duration
 from antiphon.core.errors import AntiphonError, NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
-from antiphon.features.stream import Consumed
+from antiphon.features.stream import StreamPosition
 from antiphon.gateway.ports import ViewFreshness, ViewGlance
 
 
@@ -70,7 +70,7 @@ class FeatureGlance:
         contracts: Mapping[str, float],
         held: Hold | None,
         staged_until: datetime | None,
-        stream: Consumed | None,
+        stream: StreamPosition | None,
         skew: ViewSkew | None,
     ) -> ViewGlance:
         lag = None if stream is None else max(0, stream.end - stream.offset)
@@ -105,10 +105,10 @@ class FeatureGlance:
                 found.setdefault(view, {})[application] = parse_duration(contract.max_age).total_seconds()
         return found
 
-    def _consumed(self, specs: Mapping[str, FeatureViewSpec]) -> dict[tuple[str, str], Consumed]:
+    def _consumed(self, specs: Mapping[str, FeatureViewSpec]) -> dict[tuple[str, str], StreamPosition]:
         consumer = self._platform.consumer
         consumer.follow(specs.values())
-        found: dict[tuple[str, str], Consumed] = {}
+        found: dict[tuple[str, str], StreamPosition] = {}
         for stream in sorted({spec.source.name for spec in specs.values() if spec.source.kind == "stream"}):
             # Where the log is away, or this stream is not whole, everything else is told all the same.
             with suppress(AntiphonError):

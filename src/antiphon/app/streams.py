@@ -13,7 +13,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.core.errors import AntiphonError, NotFound, Overloaded, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.stream import Consumed, StreamConsumer
+from antiphon.features.stream import StreamPosition, StreamConsumer
 from antiphon.gateway.ports import IncomingEvent, StreamedView, StreamStatus
 
 LOOK_SECONDS = 0.25
@@ -127,7 +127,7 @@ class Streams:
         return self.status(self._store.scope)
 
 
-def _status(stream: str, views: Sequence[Consumed], now: datetime) -> StreamStatus:
+def _status(stream: str, views: Sequence[StreamPosition], now: datetime) -> StreamStatus:
     end = max(view.end for view in views)
     consumed = min(view.offset for view in views)
     shown = tuple(

@@ -21,7 +21,7 @@ from antiphon.core.supervision import STEP_LOOP
 from antiphon.core.tls import ClientTls, own_client
 from antiphon.governance.key_records import KeyRecord
 from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, SocketAnswers
-from antiphon.operations.supervisor import Happened, Supervisor
+from antiphon.operations.supervisor import ProcessEvent, Supervisor
 
 DRAIN_ORDER = ("gateway", "worker", "engine")
 """Nobody new is let in, then batch stops, then what generates."""
@@ -125,7 +125,7 @@ def _write_private(file: Path, content: str) -> None:
         os.close(folder)
 
 
-async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[Happened], None]) -> None:
+async def up(store: Store, stop: asyncio.Event, hurry: asyncio.Event, tell: Callable[[ProcessEvent], None]) -> None:
     """Run the project's processes until ``stop``; ``hurry`` ends them without draining.
 
     Raises:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from antiphon.app.store import Store
-    from antiphon.operations.supervisor import Happened
+    from antiphon.operations.supervisor import ProcessEvent
 
 _POLL = 0.2
 _PUBLISH_SECONDS = 10.0
@@ -138,7 +138,7 @@ async def _run(store: Store, as_json: bool) -> None:
     ready = asyncio.Event()
     waited_for = {spec.name for spec in children(store)}
 
-    def tell(happened: Happened) -> None:
+    def tell(happened: ProcessEvent) -> None:
         _line(happened, as_json)
         if happened.event == "ready":
             waited_for.discard(happened.process)
@@ -153,7 +153,7 @@ async def _run(store: Store, as_json: bool) -> None:
         await asyncio.gather(greeting, return_exceptions=True)
 
 
-def _line(happened: Happened, as_json: bool) -> None:
+def _line(happened: ProcessEvent, as_json: bool) -> None:
     if as_json:
         import msgspec
 

@@ -35,7 +35,7 @@ KEPT_PUBLICATIONS = 10
 """How many publications back a rollback finds its files and streamed events in place."""
 
 
-class Collected(msgspec.Struct, frozen=True):
+class CollectedGarbage(msgspec.Struct, frozen=True):
     """What a collection of garbage removed."""
 
     lake: tuple[str, ...]
@@ -235,7 +235,7 @@ class Publisher:
                 next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what stays.",
             )
 
-    def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> Collected:
+    def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> CollectedGarbage:
         """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.
 
         ``grace`` spares what was written so recently that its publication may be under way.
@@ -246,7 +246,7 @@ class Publisher:
         self._online.forget(self._scope, in_use)
         online = self._online.collect(self._scope, in_use, older_than)
         lake = self._lake.collect(self._scope, self._named(), older_than)
-        return Collected(tuple(lake), tuple(online), self._prune(keep))
+        return CollectedGarbage(tuple(lake), tuple(online), self._prune(keep))
 
     def unnamed(self, keep: int, *, without: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Files of the lake and builds that a collection would remove once these snapshots are given up, if they are

@@ -33,7 +33,7 @@ _REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 30.0
 """How long a stream that failed is left alone while others are read, at first and at most."""
 
 
-class Consumed(msgspec.Struct, frozen=True):
+class StreamPosition(msgspec.Struct, frozen=True):
     """How far a view's consumer is in its stream; it is caught up when ``offset == end``.
 
     Attributes:
@@ -227,7 +227,7 @@ class StreamConsumer:
         prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
         return max(self._overlay.read(prefixes).offsets.values(), default=0)
 
-    def status(self, streams: Collection[str] | None = None) -> list[Consumed]:
+    def status(self, streams: Collection[str] | None = None) -> list[StreamPosition]:
         """How far every followed view is, or those of these streams.
 
         Raises:
@@ -249,7 +249,7 @@ class StreamConsumer:
                 waiting[stream, offset] = first[0].appended_at if first else None
             progress = reading.progress[follower.prefix]
             found.append(
-                Consumed(
+                StreamPosition(
                     view=follower.spec.name,
                     definition_version=follower.spec.definition_version,
                     stream=stream,

@@ -68,16 +68,16 @@ class TlsAwareConnection(BoundedConnection):
     async def _shake_hands(self, transport: Any, upgrade: _EagerCoroutine) -> None:
         try:
             secured: Any = await upgrade
-        except (OSError, asyncio.CancelledError):  # ssl.SSLError is an OSError; TransportSecurity tells why
+            shaken = secured.get_extra_info("ssl_object")
+            # It may have been dropped meanwhile, for the sake of others.
+            self._tls = None if shaken is None or secured.is_closing() else _read(shaken)
+        # ssl.SSLError is an OSError, TransportSecurity tells why; a certificate that cannot be read is a ValueError.
+        except (OSError, ValueError, asyncio.CancelledError):
+            pass
+        if self._tls is None:
             transport.abort()
             self._forget()
             return
-        shaken = secured.get_extra_info("ssl_object")
-        if shaken is None or secured.is_closing():  # It was dropped meanwhile, for the sake of others.
-            transport.abort()
-            self._forget()
-            return
-        self._tls = _read(shaken)
         self._ready = True
         super().connection_made(secured)
         if early := self._early:

@@ -35,7 +35,7 @@ Kind = Literal[
 ]
 
 
-class Happened(msgspec.Struct, frozen=True):
+class ProcessEvent(msgspec.Struct, frozen=True):
     """One thing the supervisor did or saw; a progress line, or one JSON line with ``--json``."""
 
     at: datetime
@@ -71,7 +71,7 @@ class Supervisor:
         backoff: Backoff | None = None,
         first_attempts: int = 4,
         poll: float = 0.05,
-        tell: Callable[[Happened], None] = lambda happened: None,
+        tell: Callable[[ProcessEvent], None] = lambda happened: None,
     ) -> None:
         self._specs = {spec.name: spec for spec in children}
         self._run = run
@@ -219,7 +219,7 @@ class Supervisor:
                 left_over.unlink(missing_ok=True)
 
     def _report(self, process: str, event: Kind, detail: str = "", pid: int | None = None) -> None:
-        self._tell(Happened(self._clock.now(), process, event, detail, pid))
+        self._tell(ProcessEvent(self._clock.now(), process, event, detail, pid))
 
 
 def _died(child: Child, code: int) -> str:

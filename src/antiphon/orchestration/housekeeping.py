@@ -28,7 +28,7 @@ class Housekeeping:
         collect: Callable[[], Any],
         *,
         every: float = HOUR,
-        name: str = "Collected garbage",
+        name: str = "CollectedGarbage garbage",
         clock: ClockAgreement | None = None,
         settled: float = HOUR,
     ) -> None:

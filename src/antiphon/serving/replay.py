@@ -86,7 +86,7 @@ async def _again(
     content = texts.get(origin.scope, attempt.prompt_blob)
     recorded = texts.get(origin.scope, attempt.text_blob).decode()
     text, fingerprint = await (
-        _embedded_again(attempt, content, engine, priority)
+        _embedded_again(attempt, content, origin, engine, priority)
         if attempt.finish_reason == EMBEDDING
         else _generated_again(attempt, content, origin, engine, texts, priority)
     )
@@ -100,9 +100,12 @@ async def _again(
     )
 
 
-async def _embedded_again(attempt: Attempt, content: bytes, engine: EmbeddingEngine, priority: Path) -> tuple[str, str]:
-    asked = msgspec.json.decode(content, type=tuple[str, ...])
-    embedded = await engine.embed(Embed(new_id("replay"), attempt.model, asked, priority=priority))
+async def _embedded_again(
+    attempt: Attempt, content: bytes, origin: Receipt, engine: EmbeddingEngine, priority: Path
+) -> tuple[str, str]:
+    texts = msgspec.json.decode(content, type=tuple[str, ...])
+    asked = Embed(new_id("replay"), attempt.model, texts, priority=priority, tenant=origin.scope.tenant)
+    embedded = await engine.embed(asked)
     return vectors_text(embedded).decode(), embedded.fingerprint
 
 

@@ -21,7 +21,7 @@ from antiphon.operations.children import ChildSpec, FileExists, HttpAnswers, Soc
 from antiphon.operations.listening import listen
 from antiphon.operations.preflight import end_left_over
 from antiphon.operations.processes import read_records, started_ticks
-from antiphon.operations.supervisor import Backoff, Happened, Supervisor
+from antiphon.operations.supervisor import Backoff, ProcessEvent, Supervisor
 
 # Says that it is ready, ends on SIGTERM, and tells in a journal what happened to it.
 CHILD = """
@@ -50,7 +50,7 @@ class Watched:
     """A supervisor and everything that it tells."""
 
     def __init__(self, tmp_path: Path, *children: ChildSpec, **options) -> None:
-        self.happened: list[Happened] = []
+        self.happened: list[ProcessEvent] = []
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         self.run = tmp_path / "run"
         self.supervisor = Supervisor(
