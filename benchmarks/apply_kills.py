@@ -162,7 +162,7 @@ class Clients:
                 found: dict[str, Any] = answer.json()
                 await asyncio.sleep(PAUSE_SECONDS)
                 return found
-            self._report.failures.append(f"{path}: {answer.status_code} {answer.text[:200]}")
+            self._report.failures.append(f"{path}: {answer.status_code} {answer.text[:500]}")
         except httpx.TransportError as error:
             now = time.monotonic()
             if any(began <= down[1] and now >= down[0] for down in self.gateway_down):

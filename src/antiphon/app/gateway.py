@@ -7,8 +7,10 @@ import asyncio
 import functools
 import gc
 import logging
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from antiphon.app.store import Store
@@ -60,6 +62,9 @@ async def _serve(root: Path, supervision: Supervision) -> None:
     gc.collect()
     gc.freeze()
     beating = asyncio.create_task(supervision.beat())
+    # Once it has drained, uvicorn raises the signal again, whose default would end the process before what follows.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _drained)
     try:
         await server.serve(inherited_listeners())
     finally:
@@ -99,6 +104,10 @@ def server_of(app: Starlette, settings: GatewaySettings, transport: TransportSec
             timeout_graceful_shutdown=15,
         )
     )
+
+
+def _drained(number: int, frame: FrameType | None) -> None:
+    """Nothing is left to be done for this signal."""
 
 
 async def _watch(transport: TransportSecurity, server: uvicorn.Server) -> None:

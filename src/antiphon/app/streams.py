@@ -13,7 +13,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.core.errors import AntiphonError, NotFound, Overloaded, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.features.stream import StreamPosition, StreamConsumer
+from antiphon.features.stream import StreamConsumer, StreamPosition
 from antiphon.gateway.ports import IncomingEvent, StreamedView, StreamStatus
 
 LOOK_SECONDS = 0.25

@@ -235,7 +235,9 @@ class Publisher:
                 next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what stays.",
             )
 
-    def collect_garbage(self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)) -> CollectedGarbage:
+    def collect_garbage(
+        self, *, keep: int = KEPT_PUBLICATIONS, grace: timedelta = timedelta(hours=1)
+    ) -> CollectedGarbage:
         """Remove what no kept publication needs: online files, lake files no manifest names, streamed events.
 
         ``grace`` spares what was written so recently that its publication may be under way.

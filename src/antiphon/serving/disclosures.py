@@ -32,23 +32,29 @@ class Disclosures:
         self._applied = applied
 
     def of_application(self, scope: Scope, application: str, release: str | None) -> ReleaseDisclosure:
-        """An application by one of its releases, or by the one that is live.
+        """An application by one of its releases, or as it is now: by the live one, or as declared before there is one.
 
         What a lost release read is not known: it counts as restricted. A plain model reads nothing.
         """
-        if release is not None and release.startswith(BUILTIN):
+        if release is None:
+            return self._present(scope, application)
+        if release.startswith(BUILTIN):
             return ReleaseDisclosure(Resource("application", application))
-        kept = self._releases.live(scope, application) if release is None else self._release(scope, release)
+        kept = self._release(scope, release)
+        if kept is None:
+            return ReleaseDisclosure(Resource("application", application, columns=(_LOST,)))
+        return _answering(kept)
+
+    def _present(self, scope: Scope, application: str) -> ReleaseDisclosure:
+        kept = self._releases.live(scope, application)
         if kept is not None:
-            bundle = kept.bundle
-            resource = application_resource(
-                bundle.application, trained_for=None if kept.number == 0 else bundle.model.purposes
-            )
-            return ReleaseDisclosure(resource, bundle.application.purpose, tuple(bundle.application.entity_keys))
+            return _answering(kept)
         applied = self._applied.current(scope)
-        known = release is not None or (applied is not None and application in applied.project.applications)
-        known = known or bool(self._releases.list(scope, application))
-        return ReleaseDisclosure(Resource("application", application, columns=(_LOST,) if known else ()))
+        declared = None if applied is None else applied.project.applications.get(application)
+        if declared is not None:
+            return ReleaseDisclosure(application_resource(declared), declared.purpose, tuple(declared.entity_keys))
+        earlier = self._releases.list(scope, application)
+        return _answering(earlier[0]) if earlier else ReleaseDisclosure(Resource("application", application))
 
     def of_receipt(self, scope: Scope, receipt: Receipt) -> Resource:
         """The application with those of its features that this receipt holds: what was masked then is not in it."""
@@ -73,6 +79,13 @@ class Disclosures:
             return self._releases.get(scope, release)
         except NotFound:
             return None
+
+
+def _answering(release: Release) -> ReleaseDisclosure:
+    application = release.bundle.application
+    trained_for = None if release.number == 0 else release.bundle.model.purposes
+    resource = application_resource(application, trained_for=trained_for)
+    return ReleaseDisclosure(resource, application.purpose, tuple(application.entity_keys))
 
 
 def view_resource(applied: AppliedProjects, scope: Scope, view: str) -> Resource:

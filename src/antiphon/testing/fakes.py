@@ -58,6 +58,7 @@ from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.serving.builtin import BUILTIN
 from antiphon.serving.records import Records
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 from antiphon.testing.fake_batches import FakeBatches
@@ -185,7 +186,7 @@ def make_receipt(
         trace="0" * 32,
         scope=request.scope,
         application=request.application,
-        release="rel_1" if application else f"model:{MODEL}",
+        release="rel_1" if application else f"{BUILTIN}{MODEL}",
         path=request.path,
         principal=request.principal.id,
         originating_user=request.originating_user,

@@ -29,8 +29,10 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import SEALED_COLUMNS
 from antiphon.core.codec import unpack
 from antiphon.core.errors import AntiphonError, Corrupt, SetupError
+from antiphon.definitions.source import local_paths
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
+from antiphon.features import compute
 from antiphon.features.refresh import WORKFLOW
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -102,7 +104,9 @@ def test_every_document_is_an_envelope_and_every_answer_is_explained(root: Path,
     assert store.jobs.list(store.scope, limit=10)
 
 
-def test_its_features_are_read_again_without_a_hand(store: Store) -> None:
+def test_its_features_are_read_again_without_a_hand(root: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Definitions name sources by the folder that the project was in when they were applied.
+    monkeypatch.setattr(compute, "local_paths", lambda path: local_paths(str(root / Path(path).name)))
     platform = FeaturePlatform(store)
     try:
         heals = healer(store, platform)

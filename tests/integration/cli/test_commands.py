@@ -161,7 +161,7 @@ def applied(project) -> None:
         (("ask", "desk", "hello", "-e", "shop"), 2, "KEY=VALUE"),
         (("ask", "desk", "hello", "-e", "shop=tea", "--as-of", "noon"), 2, "is no time"),
         (("ask", "desk", "hello", "-e", "shop=tea"), 6, "Nothing is published yet. Nothing runs in this project."),
-        (("ask", "smollm2-135m", "hello"), 6, "Nothing runs in this project. Start `antiphon up`"),
+        (("ask", "smollm2-135m", "hello"), 6, "next: Start `antiphon up`"),
         (("releases", "list", "dekc"), 3, "Did you mean 'desk'? There is desk."),
         (("releases", "changelog", "dekc"), 3, "Did you mean 'desk'?"),
         (("datasets", "list", "dekc"), 3, "Did you mean 'desk'?"),

@@ -15,6 +15,7 @@ from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.errors import NotFound
 from antiphon.definitions import expect
 from antiphon.features.history import ViewHistory
+from antiphon.features.online.seals import seal_path
 from antiphon.features.prune import Pruner
 
 MONTH = timedelta(days=30)
@@ -233,7 +234,7 @@ def test_a_build_that_is_collected_while_it_is_looked_at_is_built_again(
     touch = os.utime
 
     def collected(path: Path) -> None:
-        if path == file:
+        if path == seal_path(file):
             file.unlink()
         touch(path)
 

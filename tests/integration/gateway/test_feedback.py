@@ -71,7 +71,7 @@ def sent(value: str = "delayed", **fields: Any) -> dict[str, Any]:
 
 
 async def test_one_outcome(client: httpx.AsyncClient, desk: Desk) -> None:
-    desk.predict("p1")
+    desk.predict("p1", release=fakes.make_release(desk.database, DEV).id)
     answer = await client.post("/v1/feedback", json=sent(id="f1"))
     assert answer.status_code == 200, answer.text
     (kept,) = desk.outcomes.list(DEV)
