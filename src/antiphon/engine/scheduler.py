@@ -26,7 +26,15 @@ from math import inf
 from antiphon.engine.forecast import forecast, oldest_first, prompt_seconds
 from antiphon.engine.latency_model import LatencyModel, StepTimes
 from antiphon.engine.messages import Priority
-from antiphon.engine.tenant_shares import entitled, least_served, next_for_a_slot, sharing_a_call, slot_to_give_up
+from antiphon.engine.tenant_shares import (
+    by_tenant,
+    entitled,
+    least_served,
+    next_for_a_slot,
+    sharing_a_call,
+    slot_to_give_up,
+    take_first,
+)
 
 _WORTH = 0.05
 """Of what a batch token costs, prompt included, the least share that riding along has to save."""
@@ -183,14 +191,17 @@ def place(state: State) -> tuple[list[int], list[int]]:
     keep: list[int] = []
     admit: list[int] = []
     online = [sequence for sequence in resident if sequence.priority == "online"]
-    waiting = [sequence for sequence in absent if sequence.priority == "online"]
+    waiting = by_tenant(
+        (sequence for sequence in absent if sequence.priority == "online"),
+        lambda sequence: (sequence.order >= 0, sequence.place == "waiting", sequence.order),
+    )
     held = Counter(sequence.tenant for sequence in online)
     while waiting:
         if free == 0 and evictable:
             keep.append(evictable.pop().ticket)
             free += 1
         if free == 0:
-            waiting = [sequence for sequence in waiting if not held[sequence.tenant]]
+            waiting = {tenant: queue for tenant, queue in waiting.items() if not held[tenant]}
             other = slot_to_give_up(online, held) if waiting else None
             if other is None:
                 break
@@ -198,8 +209,8 @@ def place(state: State) -> tuple[list[int], list[int]]:
             held[other.tenant] -= 1
             keep.append(other.ticket)
             free += 1
-        sequence = next_for_a_slot(waiting, held, state.service)
-        waiting.remove(sequence)
+        sequence = next_for_a_slot((queue[-1] for queue in waiting.values()), held, state.service)
+        take_first(waiting, sequence.tenant)
         held[sequence.tenant] += 1
         admit.append(sequence.ticket)
         free -= 1
@@ -225,6 +236,7 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
     turn = entitled(online, state.service)
     generating = sharing_a_call(online, turn)
     prompts = [sequence for sequence in turn if not sequence.generating]
+    waiting = by_tenant(prompts, lambda sequence: sequence.order)
     least = min((spare[sequence.ticket] for sequence in generating), default=inf)
     hurried = min((spare[sequence.ticket] for sequence in prompts), default=inf) < least
     chunk = state.model.feed(state.chunk_tokens, 0)
@@ -233,15 +245,15 @@ def add_online(step: _Step, online: Sequence[SequenceView], budget: Budget, stat
             step.add_decode(sequence, inf)
     left = budget.online_prefill_tokens
     service = dict(state.service)
-    while prompts and left > 0:
-        sequence = least_served(prompts, service)
+    while waiting and left > 0:
+        sequence = least_served((queue[-1] for queue in waiting.values()), service)
         before, first = step.seconds, left == budget.online_prefill_tokens
         # Among tenants a chunk each in turn; of one tenant a prompt is computed as far as it may be.
         most = min(left, state.chunk_tokens) if service else left
         added = step.add_chunks(sequence, budget.step_seconds, most, first_free=first)
         left -= added
         if not service or not added or step.prefill[sequence.ticket] == sequence.pending:
-            prompts.remove(sequence)
+            take_first(waiting, sequence.tenant)
         if service:
             service[sequence.tenant] = service.get(sequence.tenant, 0.0) + step.seconds - before
     return min((sequence.batch_until - expected[sequence.ticket] for sequence in online), default=inf)

@@ -16,8 +16,8 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from antiphon.engine.scheduler import SequenceView
@@ -98,8 +98,30 @@ def sharing_a_call(online: Sequence[SequenceView], turn: Sequence[SequenceView])
     return [each for each in generating if each.tenant in entitled_tenants or counts[each.tenant] <= max(most, 1)]
 
 
+def by_tenant(sequences: Iterable[SequenceView], key: Callable[[SequenceView], Any]) -> dict[str, list[SequenceView]]:
+    """Each tenant's sequences, those with the least key last, so that they are taken from the end.
+
+    Choosing among tenants' first ones instead of among all keeps a step's decisions linear in a crowd.
+    """
+    queues: dict[str, list[SequenceView]] = {}
+    for sequence in sorted(sequences, key=key, reverse=True):
+        queues.setdefault(sequence.tenant, []).append(sequence)
+    return queues
+
+
+def take_first(queues: dict[str, list[SequenceView]], tenant: str) -> None:
+    """Take a tenant's first sequence out of :func:`by_tenant`'s queues."""
+    queues[tenant].pop()
+    if not queues[tenant]:
+        del queues[tenant]
+
+
 def least_served(prompts: Iterable[SequenceView], service: Mapping[str, float]) -> SequenceView:
-    """The oldest prompt of the tenant that has had least; those that go ahead of others come before."""
+    """The prompt of the tenant that has had least; those that go ahead of others come before.
+
+    Args:
+        prompts: each tenant's oldest.
+    """
     return min(prompts, key=lambda each: (each.order >= 0, service.get(each.tenant, 0.0), each.order))
 
 
@@ -110,6 +132,7 @@ def next_for_a_slot(
     that never had any, the oldest first.
 
     Args:
+        waiting: each tenant's first one in this order.
         held: slots of each tenant now.
     """
     return min(
