@@ -36,6 +36,7 @@ from antiphon.gateway.admin import (
     work,
 )
 from antiphon.gateway.denials import Denials
+from antiphon.gateway.departure import Departed
 from antiphon.gateway.evidence import Evidence
 from antiphon.gateway.headers import ProtectiveHeaders
 from antiphon.gateway.history import Histories
@@ -125,6 +126,7 @@ def create_app(services: GatewayServices, *, sampling: bool = True) -> Starlette
             AntiphonError: _refused,
             HTTPException: problem.on_http_error,
             ClientDisconnect: _nobody_reads,
+            Departed: _nobody_reads,
             Exception: problem.on_unexpected,
         },
         middleware=[

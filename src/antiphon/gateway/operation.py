@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
+from antiphon.gateway.departure import while_connected
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.policy_request import Action
@@ -93,7 +94,7 @@ class Operation(msgspec.Struct, frozen=True):
         answer: the type of the JSON body; with ``page`` it is a page of HTML under the policy that ``run`` gives
             with it (see :class:`Page`).
         query, body: structs; unknown fields are refused by name.
-        run: takes a :class:`Call`; a plain function runs in a thread.
+        run: takes a :class:`Call`; a plain function runs in a thread, a coroutine until its caller leaves.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -133,7 +134,8 @@ class Operation(msgspec.Struct, frozen=True):
             body=await self._body(request, services),
         )
         if inspect.iscoroutinefunction(self.run):
-            answer = await self.run(call)
+            async with while_connected(request.receive):
+                answer = await self.run(call)
         else:
             answer = await run_in_threadpool(self.run, call)
         if self.changes and services.audit is not None:

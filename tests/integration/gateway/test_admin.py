@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+
 import httpx
 import jsonschema
 import pytest
@@ -43,6 +46,29 @@ async def test_predictions_are_listed_paged_shown_explained_and_replayed(admin) 
     assert shown["cost"] == pytest.approx(0.42 * 0.00004)
     assert (await admin.get(f"/admin/predictions/{made[0]}/explain")).json()["receipt"]["prediction"] == made[0]
     assert (await admin.post(f"/admin/predictions/{made[0]}/replay")).json()["identical"] is True
+
+
+async def test_a_replay_ends_when_its_caller_leaves(services, keys) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def replay(scope: Scope, prediction: str) -> dict[str, object]:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    headers = {"authorization": f"Bearer {keys['admin']}"}
+    async with (
+        serve(dataclasses.replace(services, replay=replay)) as running,
+        httpx.AsyncClient(base_url=running.url, headers=headers) as client,
+    ):
+        asking = asyncio.create_task(client.post(f"/admin/predictions/{await asked(client)}/replay"))
+        async with asyncio.timeout(10):
+            await began.wait()
+            asking.cancel()
+            await ended.wait()
 
 
 async def test_erased_texts_are_shown_as_absent(admin, database, services) -> None:
