@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def export(
                 f"The export cannot be written: {error.strerror}.", where=str(file), next_step="Check path and space."
             ) from error
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # a name that is too long: there was no draft either
+                draft.unlink(missing_ok=True)
     return head
 
 
