@@ -28,7 +28,7 @@ class Housekeeping:
         collect: Callable[[], Any],
         *,
         every: float = HOUR,
-        name: str = "CollectedGarbage garbage",
+        name: str = "Collected garbage",
         clock: ClockAgreement | None = None,
         settled: float = HOUR,
     ) -> None:
