@@ -13,8 +13,7 @@ Invariants:
 - Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
 - Whoever waits here longer than the queue's bound, or would by the engine's measured pace, is refused with the moment
   at which there will be room. Of several that are refused each gets a moment of its own, so that they do not come back
-  together. A tenant that asks on and on while it is refused is refused at a pace: a refusal costs processor time that
-  the answers of others need.
+  together. A tenant that asks on and on while it is refused is refused at a pace.
 - A place is given back when its generation ends, however it ends; a caller that goes away while it waits leaves none.
 """
 
@@ -34,6 +33,7 @@ from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished
 from antiphon.serving.drain import Drain
 from antiphon.serving.gradient import Gradient, Window
 from antiphon.serving.ports import EmbeddingEngine
+from antiphon.serving.refusal_pace import RefusalPace
 
 WINDOW_SECONDS = 0.25
 WINDOW_SAMPLES = 10
@@ -42,9 +42,6 @@ HOPE = 0.5
 
 BEYOND_SHARE = 8
 """Of the limit, one in so many places (one at least) is beyond it, for tenants that have nothing inside."""
-REFUSALS_A_SECOND, REFUSALS_AT_ONCE = 10.0, 20
-"""Of one tenant; what comes faster is answered later, by at most :data:`LONGEST_HOLD_SECONDS`."""
-LONGEST_HOLD_SECONDS = 2.0
 CHARACTERS_PER_TOKEN = 4
 MOST_TENANTS = 10_000
 
@@ -109,8 +106,8 @@ class Gate:
         self._turn = 0.0
         self._ends: dict[tuple[int, str], float] = {}
         self._waiting: list[_WaitingRequest] = []
-        self._refusals_until: dict[str, float] = {}
         self._drain = Drain(monotonic)
+        self._refusal_pace = RefusalPace(monotonic)
         self._opened = monotonic()
         self._seconds: list[float] = []
         self._queued: list[float] = []
@@ -139,7 +136,7 @@ class Gate:
         place = (rank, begin, self._number)
         ahead = sum(not other.future.done() and other.place < place for other in self._waiting)
         if self._drain.seconds(ahead + 1) > HOPE * self._queue_seconds:
-            await asyncio.sleep(self._hold(tenant))
+            await asyncio.sleep(self._refusal_pace.hold(tenant))
             raise self._refusal()
         self._book(rank, tenant, begin, tokens)
         future = asyncio.get_running_loop().create_future()
@@ -228,18 +225,6 @@ class Gate:
 
     def _count_waiting(self) -> int:
         return sum(not each.future.done() for each in self._waiting)
-
-    def _hold(self, tenant: str) -> float:
-        """Seconds by which a tenant's next refusal is held back."""
-        now = self._monotonic()
-        if len(self._refusals_until) > MOST_TENANTS:
-            self._refusals_until = {each: until for each, until in self._refusals_until.items() if until > now}
-        until = max(self._refusals_until.get(tenant, now), now) + 1 / REFUSALS_A_SECOND
-        held = until - now - REFUSALS_AT_ONCE / REFUSALS_A_SECOND
-        # What is held back for as long as may be takes no turn: those that come later wait no longer for it.
-        if held < LONGEST_HOLD_SECONDS:
-            self._refusals_until[tenant] = until
-        return min(max(held, 0.0), LONGEST_HOLD_SECONDS)
 
     def _refusal(self) -> Overloaded:
         waiting = self._count_waiting()

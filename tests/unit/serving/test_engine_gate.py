@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from antiphon.core.errors import EngineFailed, Overloaded
 from antiphon.engine.messages import Delta, Described, Finished, Generate, Usage
 from antiphon.serving.drain import Drain
-from antiphon.serving.engine_gate import LONGEST_HOLD_SECONDS, Gate, GatedEngine
+from antiphon.serving.engine_gate import Gate, GatedEngine
 
 
 class Ticking:
@@ -168,37 +168,6 @@ async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their
         task.cancel()
     await asyncio.gather(*world.tasks.values(), return_exceptions=True)
     assert (world.gate.status.inside, world.gate.status.waiting) == (0, 0)
-
-
-async def test_who_asks_on_while_refused_is_refused_at_a_pace_and_others_are_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock, held = Ticking(), list[float]()
-
-    async def sleep(seconds: float) -> None:
-        held.append(seconds)
-
-    gate = Gate(1, 1, 1.0, clock, adaptive=False)
-    await gate.enter(1, "owner")
-    monkeypatch.setattr(gate._drain, "seconds", lambda places: 60.0)
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    await gate.enter(1, "rival")  # the place beyond the limit
-
-    async def refused(tenant: str, times: int) -> list[float]:
-        held.clear()
-        for _ in range(times):
-            with pytest.raises(Overloaded):
-                await gate.enter(1, tenant)
-        return list(held)
-
-    flood = await refused("rival", 100)
-    assert flood[:20] == pytest.approx([0.0] * 20)
-    assert flood == sorted(flood)
-    assert flood[25] > 0.5
-    assert flood[-1] == LONGEST_HOLD_SECONDS
-    assert await refused("owner", 3) == [0.0] * 3
-    clock.now += 60.0
-    assert await refused("rival", 1) == [0.0]
 
 
 async def test_waiting_ends_with_the_queues_bound() -> None:
