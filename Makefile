@@ -170,7 +170,7 @@ bench-tls: environment  ## certificates rotated under load, the cost of TLS
 
 pentest: environment  ## attack everything: penetration tests, scanners, dependency audit
 	@scripts/audit-dependencies $(VENV)
-	@PENTEST_SIZE=full $(BIN)/python -m pytest -q tests/pentest
+	@PENTEST_SIZE=full $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/pentest
 	@$(BIN)/python -m benchmarks.pentest --size full
 
 chaos: environment  ## the kill harness, 20 kills of each process

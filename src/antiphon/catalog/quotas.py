@@ -28,14 +28,14 @@ class Draw(msgspec.Struct, frozen=True):
         need: what must fit.
         share: what is taken with it if there is room, to be used without asking again.
         returned: what is given back of an earlier share; negative when more was used than was drawn.
-        drawn_at: when that share was drawn (microseconds).
+        drawn: the level after that share was drawn.
     """
 
     meter: Meter
     need: float
     share: float
     returned: float = 0.0
-    drawn_at: int = 0
+    drawn: Level | None = None
 
 
 class Drawn(msgspec.Struct, frozen=True):
@@ -107,9 +107,11 @@ class QuotaLevels:
 def _given_back(wanted: Draw, level: Level | None, now: int) -> Level:
     drained = wanted.meter.drained(level or Level(0.0, now, now), now)
     returned = wanted.returned
-    if returned > 0 and drained.emptied_at > wanted.drawn_at:
-        # The share ran down with the bucket: to give it back would let in what others have used since.
-        returned = 0.0
+    if returned > 0 and wanted.drawn is not None:
+        # What of the share has run down meanwhile is not there any more: to give it back would let in what others have
+        # used since. The bucket runs down in the order in which it was filled.
+        emptied = drained.emptied_at > wanted.drawn.at
+        returned = 0.0 if emptied else min(returned, wanted.meter.drained(wanted.drawn, now).used)
     return msgspec.structs.replace(drained, used=max(0.0, drained.used - returned))
 
 

@@ -3,11 +3,12 @@
 Start-time fair queueing (Goyal, Vin and Cheng 1996) with what calls really took as service: of a prompt's call its
 tenant has all, of a decode call each tenant the part that its sequences are. The tenant that has had least goes first.
 One that is more than :data:`AHEAD_SECONDS` ahead of it computes no prompt, and takes part in a decode call only with no
-more sequences than one that is not.
+more sequences than one that is not. A second counts for more of a tenant that has more requests here than another
+(:data:`CROWD_WEIGHT`).
 
 Invariants:
-- Between two tenants that both have work, what one has had beyond the other stays below :data:`AHEAD_SECONDS` and one
-  step, however many requests either has.
+- Between two tenants that both have work, what one has had beyond the other, as it counts, stays below
+  :data:`AHEAD_SECONDS` and one step, however many requests either has.
 - Time in which a tenant has no work is not saved up: it comes back little more than :data:`AHEAD_SECONDS` behind the
   one that has had most, so that a tenant that waits already has had no more than one that comes.
 - With one tenant nothing is decided here.
@@ -24,13 +25,21 @@ if TYPE_CHECKING:
 
 AHEAD_SECONDS = 0.25
 
-IN_FLIGHT_SECONDS = 0.2
-"""Taken off what a tenant has had when it comes with work again: it waits for the step in flight, which is others', and
-for calls that are shared."""
+IN_FLIGHT_SECONDS = 0.5
+"""Taken off what a tenant has had when it comes with work again: it waits for the steps in flight, which are others',
+and for calls that are shared."""
+
+BEHIND_SECONDS = 2 * AHEAD_SECONDS + IN_FLIGHT_SECONDS
+"""How far a tenant that waits, for a slot say, falls behind at most: further than one that comes."""
+
+CROWD_WEIGHT = 2.0
+"""What a second counts for a tenant that has more requests here than another. With equal parts one that asks a question
+at a time waits for twice as long as alone, and for the steps in flight as well; of many requests each waits for the
+others anyway, and they share calls."""
 
 
 class TenantShares:
-    """Seconds that each tenant has had; owned by the step loop's thread."""
+    """Seconds that each tenant has had, as they count; owned by the step loop's thread."""
 
     def __init__(self) -> None:
         self._service: dict[str, float] = {}
@@ -68,12 +77,12 @@ class TenantShares:
                 self._furthest = 0.0
 
     def charge(self, tenant: str, seconds: float) -> None:
-        """A tenant has had so much; one that waits for long, for a slot say, falls behind no further than twice
-        :data:`AHEAD_SECONDS`."""
-        had = self._service[tenant] = self._service[tenant] + seconds
+        """A tenant has had so much; the others fall behind no further than :data:`BEHIND_SECONDS`."""
+        crowd = self._present[tenant] > min(self._present.values(), default=0)
+        had = self._service[tenant] = self._service[tenant] + seconds * (CROWD_WEIGHT if crowd else 1.0)
         self._furthest = max(self._furthest, had)
         for other in self._present:
-            self._service[other] = max(self._service[other], had - 2 * AHEAD_SECONDS)
+            self._service[other] = max(self._service[other], had - BEHIND_SECONDS)
 
 
 def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Sequence[SequenceView]:

@@ -194,7 +194,7 @@ class _Account:
             share = 0.0 if tokens is None else max(need, meter.capacity / SHARES)
             if meter.name == REQUESTS:
                 share = max(need, float(int(share)))
-            wanted.append(Draw(meter, need, share, returned[meter.name], self.drawn_at))
+            wanted.append(Draw(meter, need, share, returned[meter.name], self._levels.get(meter.name)))
         try:
             drawn = levels.draw(self._tenant, self._bucket, wanted)
         except BaseException:

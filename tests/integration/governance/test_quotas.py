@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from antiphon.catalog.database import Database
@@ -238,6 +238,7 @@ def test_a_rotated_key_goes_on_with_what_was_used(database: Database) -> None:
         st.tuples(st.integers(0, 2), st.integers(1, 60), st.floats(0, 30), st.integers(0, 60)), min_size=1, max_size=40
     ),
 )
+@example(capacity=54, steps=[(0, 6, 0.0, 0), (1, 5, 6.0, 0), (0, 20, 0.0, 20), (1, 28, 0.0, 28), (0, 27, 18.0, 27)])
 def test_no_window_holds_more_than_the_bucket(
     tmp_path_factory: pytest.TempPathFactory, capacity: int, steps: list[tuple[int, int, float, int]]
 ) -> None:

@@ -44,7 +44,7 @@ def test_an_error_that_nobody_foresaw_is_told_by_its_type(
     except OverflowError as error:
         found = error
     monkeypatch.delenv(output.TRACEBACK, raising=False)
-    assert output.fail(output.unforeseen(found), False) == 1
+    assert output.fail(output.unforeseen(found), False) == 70
     said = capsys.readouterr().err
     assert said.startswith("error: OverflowError: (its message is withheld): a fault of Antiphon itself.\n  next: ")
     monkeypatch.setenv(output.TRACEBACK, "1")
