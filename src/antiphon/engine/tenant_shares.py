@@ -8,9 +8,9 @@ more sequences than one that is not. A second counts for more of a tenant that h
 
 Invariants:
 - Between two tenants that both have work, what one has had beyond the other, as it counts, stays below
-  :data:`AHEAD_SECONDS` and one step, however many requests either has.
-- Time in which a tenant has no work is not saved up: it comes back little more than :data:`AHEAD_SECONDS` behind the
-  one that has had most, so that a tenant that waits already has had no more than one that comes.
+  :data:`BEHIND_SECONDS` and one step, however many requests either has.
+- Time in which a tenant has no work is not saved up: it comes back :data:`AHEAD_SECONDS` and :data:`IN_FLIGHT_SECONDS`
+  at most behind the one that has had most, so that a tenant that waits already has had no more than one that comes.
 - With one tenant nothing is decided here.
 """
 

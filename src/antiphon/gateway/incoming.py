@@ -37,8 +37,15 @@ class BodyRelease:
                 self._memory.used(len(scope.get("state", {}).pop("content", b"")))
 
 
-async def body(request: Request, limit: int) -> bytes:
+SEND_LESS = "Send less, or raise `max_body_bytes` under [gateway] in antiphon.toml."
+
+
+async def body(request: Request, limit: int, next_step: str = SEND_LESS) -> bytes:
     """The request's body; it may be asked for more than once.
+
+    Args:
+        limit: the most bytes.
+        next_step: what somebody can do whose body is longer.
 
     Raises:
         TooLarge: it is longer than ``limit`` bytes; the rest is not read.
@@ -47,16 +54,16 @@ async def body(request: Request, limit: int) -> bytes:
     known: bytes | None = getattr(request.state, "content", None)
     if known is not None:
         if len(known) > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, next_step)
         return known
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, next_step)
     parts = bytearray()
     async for part in request.stream():
         parts += part
         if len(parts) > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, next_step)
     request.state.content = bytes(parts)
     return bytes(parts)
 
@@ -203,9 +210,5 @@ def _without_value(message: str) -> str:
     return message.partition(" '")[0] if message.startswith("Invalid enum value") else message
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"The body is larger than {limit} bytes.",
-        where="body",
-        next_step="Send less, or raise `max_body_bytes` under [gateway] in antiphon.toml.",
-    )
+def _too_large(limit: int, next_step: str) -> TooLarge:
+    return TooLarge(f"The body is larger than {limit} bytes.", where="body", next_step=next_step)

@@ -16,11 +16,14 @@ from starlette.responses import Response
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import new_id
 from antiphon.engine.messages import ModelDescription, Tokenise, Tokenised
-from antiphon.engine.reading import require_readable
+from antiphon.engine.reading import MOST_TEXT_BYTES, require_readable
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import TokenId
 from antiphon.gateway.ports import GatewayServices, Tokenising
 
+MOST_BODY_BYTES = 6 * MOST_TEXT_BYTES + 4_096
+"""The longest text, each byte of it written as JSON's longest escape, and the names around it. What is longer is
+refused before it is read."""
 _WHICH = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -73,7 +76,7 @@ async def tokenize(request: Request) -> Response:
     """``POST /tokenize``."""
     services: GatewayServices = request.app.state.services
     asking = await incoming.principal(request, services)  # before the body is read
-    body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), TokenizeBody)
+    body = incoming.typed(incoming.json_object(await _body(request, services)), TokenizeBody)
     if body.add_special_tokens:
         raise InvalidInput(
             "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
@@ -88,7 +91,7 @@ async def detokenize(request: Request) -> Response:
     """``POST /detokenize``."""
     services: GatewayServices = request.app.state.services
     asking = await incoming.principal(request, services)  # before the body is read
-    body = incoming.typed(incoming.json_object(await incoming.body(request, services.max_body_bytes)), DetokenizeBody)
+    body = incoming.typed(incoming.json_object(await _body(request, services)), DetokenizeBody)
     engine, model = await _asked(request, services, body.model)
     question = Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens), tenant=asking.tenant)
     read = await _read(request, services, engine, question)
@@ -105,6 +108,12 @@ async def tokenizer_info(request: Request) -> Response:
             model.name, model.bos or None, model.eos or None, model.chat_template or None, model.context_tokens
         )
     )
+
+
+async def _body(request: Request, services: GatewayServices) -> bytes:
+    if services.max_body_bytes <= MOST_BODY_BYTES:
+        return await incoming.body(request, services.max_body_bytes)
+    return await incoming.body(request, MOST_BODY_BYTES, "Send it in parts.")
 
 
 async def _read(request: Request, services: GatewayServices, engine: Tokenising, question: Tokenise) -> Tokenised:

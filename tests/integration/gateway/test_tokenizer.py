@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.integration.gateway.conftest import serve
 
 from antiphon.catalog.database import Database
 from antiphon.engine.local import LocalEngine
+from antiphon.engine.reading import MOST_TEXT_BYTES
 from antiphon.engine.runtime import Layout
 from antiphon.engine.simulated import SimulatedRuntime
 from antiphon.testing import fakes
@@ -22,7 +24,11 @@ async def http(database: Database, keys: dict[str, str]) -> AsyncIterator[httpx.
     runtimes = {name: SimulatedRuntime(name, Layout(slots=2, context_tokens=512)) for name in (*names, "desk.v1")}
     engine = await LocalEngine(runtimes).start()
     services = fakes.gateway_services(
-        database, engine=engine.describe, tokenising=engine, models=lambda scope: ("desk", *names)
+        database,
+        engine=engine.describe,
+        tokenising=engine,
+        models=lambda scope: ("desk", *names),
+        max_body_bytes=4_000_000,
     )
     async with serve(services) as running:
         headers = {"authorization": f"Bearer {keys['service']}"}
@@ -72,3 +78,21 @@ async def test_a_viewer_and_nobody_are_refused(http: httpx.AsyncClient, keys: di
             "/tokenize", json={"prompt": "x", "model": "one"}, headers={"authorization": f"Bearer {key}"}
         )
         assert answer.status_code == status
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
+async def test_a_body_that_is_too_long_is_refused_before_it_is_read(http: httpx.AsyncClient, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: {http.headers['authorization']}\r\n"
+    reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+    writer.write(f"{head}content-length: 3900000\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"Send it in parts." in answer
+
+
+async def test_the_longest_text_may_be_escaped(http: httpx.AsyncClient) -> None:
+    escaped = b'{"model": "one", "prompt": "' + b"\\u0041" * MOST_TEXT_BYTES + b'"}'
+    answer = await http.post("/tokenize", content=escaped)
+    assert answer.status_code == 200, answer.text
