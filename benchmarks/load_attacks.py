@@ -257,8 +257,8 @@ async def watch(world: World, found: Measurement) -> None:
 async def attacking(world: World, name: str, seed: int) -> AsyncIterator[None]:
     """An attack in a process of its own, from a second before until the end; it must not end by itself."""
     given = json.dumps({"name": name, "world": asdict(world), "seed": seed})
-    program = die_with_parent((sys.executable, "-m", "benchmarks.load_attacks", "--attacker", given))
-    process = await asyncio.create_subprocess_exec(*program, stdout=subprocess.PIPE)
+    program = (sys.executable, "-m", "benchmarks.load_attacks", "--attacker", given)
+    process = await asyncio.create_subprocess_exec(*die_with_parent(program), stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         assert await process.stdout.readline(), f"{name} did not begin"

@@ -7,8 +7,8 @@ more sequences than one that is not. A second counts for more of a tenant that h
 (:data:`CROWD_WEIGHT`).
 
 Invariants:
-- Between two tenants that both have work, what one has had beyond the other, as it counts, stays below
-  :data:`BEHIND_SECONDS` and one step, however many requests either has.
+- Of two tenants that both have work, the one with more requests has had no more than the other, and half as much at
+  least, but for :data:`BEHIND_SECONDS` and a step, however many requests either has.
 - Time in which a tenant has no work is not saved up: it comes back :data:`AHEAD_SECONDS` and :data:`IN_FLIGHT_SECONDS`
   at most behind the one that has had most, so that a tenant that waits already has had no more than one that comes.
 - With one tenant nothing is decided here.

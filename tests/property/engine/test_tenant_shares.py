@@ -1,4 +1,4 @@
-"""Tenants on one engine: two that have work are served alike, nobody starves, and a label alone changes nothing."""
+"""Tenants on one engine: with as much work they are served alike, nobody starves, a label alone changes nothing."""
 
 from collections import Counter
 from dataclasses import replace
@@ -117,9 +117,7 @@ class Simulated:
     def charge(self, ticket: int, seconds: float) -> float:
         tenant = self.views[ticket].tenant
         self.shares.charge(tenant, seconds)
-        requests = Counter(view.tenant for view in self.views.values())
-        weight = CROWD_WEIGHT if requests[tenant] > min(requests.values()) else 1.0
-        self.had[tenant] = self.had.get(tenant, 0.0) + weight * seconds
+        self.had[tenant] = self.had.get(tenant, 0.0) + seconds
         return seconds
 
 
@@ -128,15 +126,18 @@ request = st.tuples(st.integers(1, 600), st.integers(1, 40))
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(request, min_size=1, max_size=8), st.lists(request, min_size=1, max_size=2))
-def test_of_two_tenants_that_have_work_neither_gets_far_ahead(
+def test_of_two_tenants_one_with_more_requests_gets_half_as_much_as_the_other_to_as_much(
     many: list[tuple[int, int]], few: list[tuple[int, int]]
 ) -> None:
     world = Simulated([("many", *each) for each in many] + [("few", *each) for each in few])
+    with_more, other = ("many", "few") if len(many) > len(few) else ("few", "many")
+    weight = 1.0 if len(many) == len(few) else CROWD_WEIGHT
     longest = 0.0
     for _ in range(300):
         longest = max(longest, world.step())
-        apart = abs(world.had.get("many", 0.0) - world.had.get("few", 0.0))
-        assert apart <= BEHIND_SECONDS + 2 * longest
+        apart = BEHIND_SECONDS + 2 * weight * longest
+        assert world.had.get(with_more, 0.0) <= world.had.get(other, 0.0) + apart
+        assert world.had.get(other, 0.0) <= weight * world.had.get(with_more, 0.0) + apart
 
 
 @settings(deadline=None, max_examples=40)
@@ -157,11 +158,14 @@ def test_of_many_tenants_that_have_work_none_gets_far_ahead(sizes: list[tuple[in
     tenants = [str(number) for number in range(len(sizes))]
     requests = [(tenant, *size) for tenant, size in zip(tenants, sizes, strict=True)]
     world = Simulated(requests[:1] * crowd + requests[1:], slots=len(sizes) + crowd)
+    weight = 1.0 if crowd == 1 else CROWD_WEIGHT
     longest = 0.0
     for _ in range(300):
         longest = max(longest, world.step())
-        had = [world.had.get(tenant, 0.0) for tenant in tenants]
-        assert max(had) - min(had) <= BEHIND_SECONDS + 2 * longest
+        with_more, *others = (world.had.get(tenant, 0.0) for tenant in tenants)
+        apart = BEHIND_SECONDS + 2 * weight * longest
+        assert max(with_more, *others) - min(others) <= apart
+        assert max(others) <= weight * with_more + apart
 
 
 @settings(deadline=None, max_examples=25)
