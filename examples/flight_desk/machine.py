@@ -23,7 +23,7 @@ from antiphon.training.recipe import Arithmetic
 MODEL = "smollm2-135m"
 THREADS = min(os.cpu_count() or 1, 8)
 LAYERS_A_STEP = {"fp32": 100.0, "bf16": 170.0}
-"""A training step of the desk's (16 examples) takes so many times as long as the layer that is measured (seen in five
+"""A training step of the desk's (16 examples) takes so many times as long as the layer that is measured (seen in four
 runs of the demo); the loss over the vocabulary and the optimizer are no quicker in bf16."""
 _PROMPT, _SEQUENCES, _STEPS = 256, 8, 20
 _TIMEOUT = 300.0
