@@ -22,7 +22,7 @@ from antiphon.training.recipe import Arithmetic
 
 MODEL = "smollm2-135m"
 THREADS = min(os.cpu_count() or 1, 8)
-LAYERS_A_STEP = {"fp32": 100.0, "bf16": 170.0}
+LAYERS_PER_STEP = {"fp32": 100.0, "bf16": 170.0}
 """A training step of the desk's (16 examples) takes so many times as long as the layer that is measured (seen in four
 runs of the demo); the loss over the vocabulary and the optimizer are no quicker in bf16."""
 _PROMPT, _SEQUENCES, _STEPS = 256, 8, 20
@@ -81,7 +81,7 @@ def measure(*, training: bool) -> Machine:
     speeds = measure_apart(THREADS)
     chosen = choose(speeds)
     layer = next(speed.mean_milliseconds for speed in speeds if speed.arithmetic == chosen)
-    return Machine(generation, chosen, LAYERS_A_STEP[chosen.dtype] * layer / 1_000)
+    return Machine(generation, chosen, LAYERS_PER_STEP[chosen.dtype] * layer / 1_000)
 
 
 def generation() -> Generation:

@@ -24,8 +24,8 @@ _LEAST_AGAIN = 0.4
 _LEAST_EXAMPLES = 640
 """With fewer a model has hardly learned to tell late flights from others."""
 _GENERATION_SHARE = 0.5
-"""Of what generation is slower by than on the reference machine, so much is seen in the story's phases, training left
-out: they start processes, read features and wait as well (at 1.9 times, measured 1.2 to 1.8)."""
+"""Share of generation's slowdown, against the reference machine, that the story's phases show beside training: they
+start processes, read features and wait as well. Where generation took 1.9 times as long, they took 1.2 to 1.8 times."""
 
 WAYS, TRAIN, FIRST, COLLECT, LEARN, SECOND, BAD, FLIP, MEASURE = (
     "four ways", "train on history", "first release", "collect outcomes", "learn from outcomes", "second release",

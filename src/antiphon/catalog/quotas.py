@@ -108,8 +108,8 @@ def _given_back(wanted: Draw, level: Level | None, now: int) -> Level:
     drained = wanted.meter.drained(level or Level(0.0, now, now), now)
     returned = wanted.returned
     if returned > 0 and wanted.drawn is not None:
-        # What of the share has run down meanwhile is not there any more: to give it back would let in what others have
-        # used since. The bucket runs down in the order in which it was filled.
+        # The bucket runs down in the order in which it was filled: to give back the part of the share that has run down
+        # would let in again what others have used since.
         emptied = drained.emptied_at > wanted.drawn.at
         returned = 0.0 if emptied else min(returned, wanted.meter.drained(wanted.drawn, now).used)
     return msgspec.structs.replace(drained, used=max(0.0, drained.used - returned))

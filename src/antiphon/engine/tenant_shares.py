@@ -2,15 +2,16 @@
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996) with what calls really took as service: of a prompt's call its
 tenant has all, of a decode call each tenant the part that its sequences are. The tenant that has had least goes first.
-One that is more than :data:`AHEAD_SECONDS` ahead of it computes no prompt, and takes part in a decode call only with no
-more sequences than one that is not. A second counts for more of a tenant that has more requests here than another
-(:data:`CROWD_WEIGHT`).
+One that leads it by more than :data:`MAX_LEAD_SECONDS` computes no prompt, and takes part in a decode call only with no
+more sequences than one that does not. Service is counted in virtual seconds: a second of a tenant that has more
+requests here than another counts :data:`HEAVY_TENANT_WEIGHT` of them.
 
 Invariants:
 - Of two tenants that both have work, the one with more requests has had no more than the other, and half as much at
-  least, but for :data:`BEHIND_SECONDS` and a step, however many requests either has.
-- Time in which a tenant has no work is not saved up: it comes back :data:`AHEAD_SECONDS` and :data:`IN_FLIGHT_SECONDS`
-  at most behind the one that has had most, so that a tenant that waits already has had no more than one that comes.
+  least, but for :data:`MAX_LAG_SECONDS` and a step, however many requests either has.
+- Time in which a tenant has no work is not saved up: it comes back :data:`MAX_LEAD_SECONDS` and
+  :data:`RETURN_CREDIT_SECONDS` at most behind the one that has had most, so that a tenant that waits already has had no
+  more than one that comes.
 - With one tenant nothing is decided here.
 """
 
@@ -23,23 +24,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from antiphon.engine.scheduler import SequenceView
 
-AHEAD_SECONDS = 0.25
+MAX_LEAD_SECONDS = 0.25
+"""Virtual seconds by which a tenant may lead the one that has had least and still compute prompts."""
 
-IN_FLIGHT_SECONDS = 0.5
-"""Taken off what a tenant has had when it comes with work again: it waits for the steps in flight, which are others',
+RETURN_CREDIT_SECONDS = 0.5
+"""Virtual seconds taken off a tenant that comes with work again: it waits for the steps in flight, which are others',
 and for calls that are shared."""
 
-BEHIND_SECONDS = 2 * AHEAD_SECONDS + IN_FLIGHT_SECONDS
-"""How far a tenant that waits, for a slot say, falls behind at most: further than one that comes."""
+MAX_LAG_SECONDS = 2 * MAX_LEAD_SECONDS + RETURN_CREDIT_SECONDS
+"""Virtual seconds by which a waiting tenant lags at most: more than one that has just come, so that it is served first.
+"""
 
-CROWD_WEIGHT = 2.0
-"""What a second counts for a tenant that has more requests here than another. With equal parts one that asks a question
-at a time waits for twice as long as alone, and for the steps in flight as well; of many requests each waits for the
-others anyway, and they share calls."""
+HEAVY_TENANT_WEIGHT = 2.0
+"""Virtual seconds per second of a tenant that has more requests here than another. With equal parts a tenant that asks
+one question at a time waits for twice as long as alone, and for the steps in flight as well; of many requests each
+waits for the others anyway, and they share calls."""
 
 
 class TenantShares:
-    """Seconds that each tenant has had, as they count; owned by the step loop's thread."""
+    """Accounts each tenant's engine time, in virtual seconds; owned by the step loop's thread."""
 
     def __init__(self) -> None:
         self._service: dict[str, float] = {}
@@ -49,7 +52,7 @@ class TenantShares:
 
     @property
     def service(self) -> Mapping[str, float]:
-        """Seconds of the tenants that have work here."""
+        """Virtual seconds of each tenant that has work here; empty where there is one."""
         if len(self._present) < 2:
             return {}
         return {tenant: self._service[tenant] for tenant in self._present}
@@ -57,11 +60,11 @@ class TenantShares:
     def arrived(self, tenant: str) -> None:
         """One more request of a tenant."""
         if not self._present[tenant]:
-            behind = AHEAD_SECONDS + IN_FLIGHT_SECONDS if self._present else 0.0
+            behind = MAX_LEAD_SECONDS + RETURN_CREDIT_SECONDS if self._present else 0.0
             start = floor = self._furthest - behind
             if (had := self._service.get(tenant)) is not None:
                 # At most half of it: who comes again and again still moves on, and nobody waits for that for ever.
-                taken_off = min(IN_FLIGHT_SECONDS, (had - self._began[tenant]) / 2)
+                taken_off = min(RETURN_CREDIT_SECONDS, (had - self._began[tenant]) / 2)
                 start = max(had - taken_off, floor)
             self._service[tenant] = self._began[tenant] = start
         self._present[tenant] += 1
@@ -77,12 +80,12 @@ class TenantShares:
                 self._furthest = 0.0
 
     def charge(self, tenant: str, seconds: float) -> None:
-        """A tenant has had so much; the others fall behind no further than :data:`BEHIND_SECONDS`."""
-        crowd = self._present[tenant] > min(self._present.values(), default=0)
-        had = self._service[tenant] = self._service[tenant] + seconds * (CROWD_WEIGHT if crowd else 1.0)
+        """Count seconds of computing for a tenant; the others lag by :data:`MAX_LAG_SECONDS` at most."""
+        heavy = self._present[tenant] > min(self._present.values(), default=0)
+        had = self._service[tenant] = self._service[tenant] + seconds * (HEAVY_TENANT_WEIGHT if heavy else 1.0)
         self._furthest = max(self._furthest, had)
         for other in self._present:
-            self._service[other] = max(self._service[other], had - BEHIND_SECONDS)
+            self._service[other] = max(self._service[other], had - MAX_LAG_SECONDS)
 
 
 def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Sequence[SequenceView]:
@@ -90,7 +93,7 @@ def entitled(online: Sequence[SequenceView], service: Mapping[str, float]) -> Se
     if not service:
         return online
     least = min((service.get(sequence.tenant, 0.0) for sequence in online), default=0.0)
-    return [sequence for sequence in online if service.get(sequence.tenant, 0.0) <= least + AHEAD_SECONDS]
+    return [sequence for sequence in online if service.get(sequence.tenant, 0.0) <= least + MAX_LEAD_SECONDS]
 
 
 def sharing_a_call(online: Sequence[SequenceView], turn: Sequence[SequenceView]) -> Sequence[SequenceView]:

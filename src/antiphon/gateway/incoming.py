@@ -45,7 +45,7 @@ async def body(request: Request, limit: int, next_step: str = SEND_LESS) -> byte
 
     Args:
         limit: the most bytes.
-        next_step: what somebody can do whose body is longer.
+        next_step: of the error for a longer body.
 
     Raises:
         TooLarge: it is longer than ``limit`` bytes; the rest is not read.

@@ -22,8 +22,8 @@ from antiphon.gateway.bounds import TokenId
 from antiphon.gateway.ports import GatewayServices, Tokenising
 
 MOST_BODY_BYTES = 6 * MOST_TEXT_BYTES + 4_096
-"""The longest text, each byte of it written as JSON's longest escape, and the names around it. What is longer is
-refused before it is read."""
+"""Largest body: the longest text, each byte of it in JSON's longest escape, and the names around it. Larger ones are
+refused by their declared length."""
 _WHICH = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 

@@ -1,7 +1,8 @@
 """Quotas of API keys, shared by every gateway over one catalog.
 
 A gateway draws from the catalog a *share*: what a request needs and, with it, up to a :data:`SHARES`-th of the quota,
-which it then uses without asking. What is left of a share after :data:`SHARE_SECONDS` is given back with the next draw.
+which it then uses without asking. The rest of a share is given back with the next draw after :data:`SHARE_SECONDS`, but
+for the part that has run down meanwhile.
 Tokens are reserved when a request is let in and settled when it has ended.
 
 Invariants:

@@ -13,7 +13,7 @@ Invariants:
 - Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
 - Whoever waits here longer than the queue's bound, or would by the engine's measured pace, is refused with the moment
   at which there will be room. Of several that are refused each gets a moment of its own, so that they do not come back
-  together. A tenant that asks on and on while it is refused is refused at a pace.
+  together. Refusals of a tenant that asks on and on are delayed.
 - A place is given back when its generation ends, however it ends; a caller that goes away while it waits leaves none.
 """
 
@@ -33,7 +33,7 @@ from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished
 from antiphon.serving.drain import Drain
 from antiphon.serving.gradient import Gradient, Window
 from antiphon.serving.ports import EmbeddingEngine
-from antiphon.serving.refusal_pace import RefusalPace
+from antiphon.serving.refusal_throttle import RefusalThrottle
 
 WINDOW_SECONDS = 0.25
 WINDOW_SAMPLES = 10
@@ -107,7 +107,7 @@ class Gate:
         self._ends: dict[tuple[int, str], float] = {}
         self._waiting: list[_WaitingRequest] = []
         self._drain = Drain(monotonic)
-        self._refusal_pace = RefusalPace(monotonic)
+        self._refusal_throttle = RefusalThrottle(monotonic)
         self._opened = monotonic()
         self._seconds: list[float] = []
         self._queued: list[float] = []
@@ -136,7 +136,7 @@ class Gate:
         place = (rank, begin, self._number)
         ahead = sum(not other.future.done() and other.place < place for other in self._waiting)
         if self._drain.seconds(ahead + 1) > HOPE * self._queue_seconds:
-            await asyncio.sleep(self._refusal_pace.hold(tenant))
+            await asyncio.sleep(self._refusal_throttle.delay(tenant))
             raise self._refusal()
         self._book(rank, tenant, begin, tokens)
         future = asyncio.get_running_loop().create_future()

@@ -10,7 +10,7 @@ from tests.property.engine.test_scheduler import budgets, states
 
 from antiphon.engine.latency_model import CallModel, LatencyModel
 from antiphon.engine.scheduler import Budget, SequenceView, State, plan
-from antiphon.engine.tenant_shares import AHEAD_SECONDS, BEHIND_SECONDS, CROWD_WEIGHT, TenantShares
+from antiphon.engine.tenant_shares import HEAVY_TENANT_WEIGHT, MAX_LAG_SECONDS, MAX_LEAD_SECONDS, TenantShares
 
 CHUNK, SLOTS = 32, 4
 MODEL = LatencyModel(CallModel((0.01, 0.001, 0.0)), CallModel((0.01, 0.004, 0.0)))
@@ -126,18 +126,18 @@ request = st.tuples(st.integers(1, 600), st.integers(1, 40))
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(request, min_size=1, max_size=8), st.lists(request, min_size=1, max_size=2))
-def test_of_two_tenants_one_with_more_requests_gets_half_as_much_as_the_other_to_as_much(
+def test_the_heavier_of_two_tenants_gets_between_half_and_all_of_the_others_time(
     many: list[tuple[int, int]], few: list[tuple[int, int]]
 ) -> None:
     world = Simulated([("many", *each) for each in many] + [("few", *each) for each in few])
-    with_more, other = ("many", "few") if len(many) > len(few) else ("few", "many")
-    weight = 1.0 if len(many) == len(few) else CROWD_WEIGHT
+    heavier, other = ("many", "few") if len(many) > len(few) else ("few", "many")
+    weight = 1.0 if len(many) == len(few) else HEAVY_TENANT_WEIGHT
     longest = 0.0
     for _ in range(300):
         longest = max(longest, world.step())
-        apart = BEHIND_SECONDS + 2 * weight * longest
-        assert world.had.get(with_more, 0.0) <= world.had.get(other, 0.0) + apart
-        assert world.had.get(other, 0.0) <= weight * world.had.get(with_more, 0.0) + apart
+        apart = MAX_LAG_SECONDS + 2 * weight * longest
+        assert world.had.get(heavier, 0.0) <= world.had.get(other, 0.0) + apart
+        assert world.had.get(other, 0.0) <= weight * world.had.get(heavier, 0.0) + apart
 
 
 @settings(deadline=None, max_examples=40)
@@ -148,7 +148,7 @@ def test_no_sequence_with_a_slot_is_left_standing(requests: list[tuple[str, tupl
     for _ in range(300):
         world.step()
         resident = [ticket for ticket, view in world.views.items() if view.generating]
-        assert all(world.clock - world.waited[ticket] < (tenants + 1) * 3 * AHEAD_SECONDS for ticket in resident)
+        assert all(world.clock - world.waited[ticket] < (tenants + 1) * 3 * MAX_LEAD_SECONDS for ticket in resident)
 
 
 @settings(deadline=None, max_examples=25)
@@ -158,14 +158,14 @@ def test_of_many_tenants_that_have_work_none_gets_far_ahead(sizes: list[tuple[in
     tenants = [str(number) for number in range(len(sizes))]
     requests = [(tenant, *size) for tenant, size in zip(tenants, sizes, strict=True)]
     world = Simulated(requests[:1] * crowd + requests[1:], slots=len(sizes) + crowd)
-    weight = 1.0 if crowd == 1 else CROWD_WEIGHT
+    weight = 1.0 if crowd == 1 else HEAVY_TENANT_WEIGHT
     longest = 0.0
     for _ in range(300):
         longest = max(longest, world.step())
-        with_more, *others = (world.had.get(tenant, 0.0) for tenant in tenants)
-        apart = BEHIND_SECONDS + 2 * weight * longest
-        assert max(with_more, *others) - min(others) <= apart
-        assert max(others) <= weight * with_more + apart
+        heavier, *others = (world.had.get(tenant, 0.0) for tenant in tenants)
+        apart = MAX_LAG_SECONDS + 2 * weight * longest
+        assert max(heavier, *others) - min(others) <= apart
+        assert max(others) <= weight * heavier + apart
 
 
 @settings(deadline=None, max_examples=25)
@@ -181,4 +181,4 @@ def test_a_stream_goes_on_while_many_tenants_arrive(arriving: int, before: int) 
     for _ in range(200):
         world.step()
         longest_gap = max(longest_gap, world.clock - world.waited[1])
-    assert longest_gap <= 2 * AHEAD_SECONDS
+    assert longest_gap <= 2 * MAX_LEAD_SECONDS

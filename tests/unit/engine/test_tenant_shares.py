@@ -6,7 +6,7 @@ import pytest
 
 from antiphon.engine.latency_model import CallModel, LatencyModel
 from antiphon.engine.scheduler import Budget, SequenceView, State, plan
-from antiphon.engine.tenant_shares import AHEAD_SECONDS, BEHIND_SECONDS, IN_FLIGHT_SECONDS, TenantShares
+from antiphon.engine.tenant_shares import MAX_LAG_SECONDS, MAX_LEAD_SECONDS, RETURN_CREDIT_SECONDS, TenantShares
 
 FREE = LatencyModel(CallModel((0.0, 1e-6, 0.0)), CallModel((0.0, 1e-6, 0.0)))
 
@@ -37,13 +37,13 @@ def test_one_tenants_prompts_are_computed_in_order_of_arrival() -> None:
 
 
 def test_who_is_ahead_waits_while_the_other_writes() -> None:
-    ahead = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=2 * AHEAD_SECONDS, b=0.0)
+    ahead = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=2 * MAX_LEAD_SECONDS, b=0.0)
     assert plan(ahead, Budget()).decode == (3,)
-    one_each = state(writing(1, "a"), writing(3, "b"), prompt(4, "a"), a=2 * AHEAD_SECONDS, b=0.0)
+    one_each = state(writing(1, "a"), writing(3, "b"), prompt(4, "a"), a=2 * MAX_LEAD_SECONDS, b=0.0)
     assert plan(one_each, Budget()) == replace(plan(one_each, Budget()), decode=(1, 3), prefill=())
-    reading = state(writing(1, "a"), prompt(3, "b"), a=2 * AHEAD_SECONDS, b=0.0)
+    reading = state(writing(1, "a"), prompt(3, "b"), a=2 * MAX_LEAD_SECONDS, b=0.0)
     assert plan(reading, Budget()).decode == (1,)
-    together = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=AHEAD_SECONDS, b=0.0)
+    together = state(writing(1, "a"), writing(2, "a"), writing(3, "b"), a=MAX_LEAD_SECONDS, b=0.0)
     assert plan(together, Budget()).decode == (1, 2, 3)
 
 
@@ -89,13 +89,13 @@ def test_time_without_work_is_not_saved_up_and_waiting_only_so_far() -> None:
     assert shares.service == {}, "alone there is nothing to share"
     shares.charge("a", 100.0)
     shares.arrived("b")
-    assert shares.service["a"] - shares.service["b"] == pytest.approx(AHEAD_SECONDS + IN_FLIGHT_SECONDS)
+    assert shares.service["a"] - shares.service["b"] == pytest.approx(MAX_LEAD_SECONDS + RETURN_CREDIT_SECONDS)
     shares.charge("b", 1.0)
     shares.charge("a", 100.0)
-    assert shares.service["a"] - shares.service["b"] == BEHIND_SECONDS
+    assert shares.service["a"] - shares.service["b"] == MAX_LAG_SECONDS
     shares.left("b")
     shares.arrived("b")
-    assert shares.service["a"] - shares.service["b"] == pytest.approx(AHEAD_SECONDS + IN_FLIGHT_SECONDS)
+    assert shares.service["a"] - shares.service["b"] == pytest.approx(MAX_LEAD_SECONDS + RETURN_CREDIT_SECONDS)
 
 
 def test_coming_back_does_not_forget_what_was_had() -> None:
@@ -106,7 +106,7 @@ def test_coming_back_does_not_forget_what_was_had() -> None:
     had = shares.service["b"] - shares.service["a"]
     shares.left("b")
     shares.arrived("b")
-    assert shares.service["b"] - shares.service["a"] == pytest.approx(had - IN_FLIGHT_SECONDS)
+    assert shares.service["b"] - shares.service["a"] == pytest.approx(had - RETURN_CREDIT_SECONDS)
 
 
 def test_whoever_comes_again_and_again_moves_on_all_the_same() -> None:
@@ -120,7 +120,7 @@ def test_whoever_comes_again_and_again_moves_on_all_the_same() -> None:
             shares.charge(tenant, 0.02)
             shares.left(tenant)
             shares.arrived(tenant)
-    assert all(shares.service[tenant] >= begun[tenant] + AHEAD_SECONDS for tenant in ("b", "c"))
+    assert all(shares.service[tenant] >= begun[tenant] + MAX_LEAD_SECONDS for tenant in ("b", "c"))
 
 
 def test_tenants_that_arrive_one_after_another_begin_alike() -> None:
@@ -130,7 +130,7 @@ def test_tenants_that_arrive_one_after_another_begin_alike() -> None:
     for tenant in "bcdef":
         shares.arrived(tenant)
     behind = {round(shares.service["a"] - shares.service[tenant], 9) for tenant in "bcdef"}
-    assert behind == {AHEAD_SECONDS + IN_FLIGHT_SECONDS}
+    assert behind == {MAX_LEAD_SECONDS + RETURN_CREDIT_SECONDS}
 
 
 def test_a_tenant_that_waits_for_a_slot_is_next_while_others_keep_coming() -> None:

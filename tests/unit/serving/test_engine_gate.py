@@ -14,7 +14,7 @@ from antiphon.core.errors import EngineFailed, Overloaded
 from antiphon.engine.messages import Delta, Described, Finished, Generate, Usage
 from antiphon.serving.drain import Drain
 from antiphon.serving.engine_gate import Gate, GatedEngine
-from antiphon.serving.refusal_pace import REFUSALS_AT_ONCE
+from antiphon.serving.refusal_throttle import REFUSALS
 
 
 class Ticking:
@@ -163,7 +163,7 @@ async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their
     # Four wait, which takes two seconds: there is room when two have gone, for the others one by one after that.
     assert waits == pytest.approx([1.5, 2.0, 2.5])
     # Whoever asks on and on all the same is answered later.
-    for number in range(3, REFUSALS_AT_ONCE):
+    for number in range(3, REFUSALS.capacity):
         with pytest.raises(Overloaded):
             await (await world.ask(f"r{number}"))
     held = await world.ask("held")
