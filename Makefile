@@ -132,6 +132,9 @@ bench-admission: environment  ## the gate in front of the engine beside every fi
 bench-load-attacks: environment  ## another tenant's waiting times beside each of nine attacks on load; SIZE=ci|demo|full
 	@$(BIN)/python -m benchmarks.load_attacks --size $(SIZE)
 
+bench-structure: environment  ## size, ports, import circles and language of the source tree
+	@$(BIN)/python -m benchmarks.structure
+
 bench-startup: environment  ## import and --help
 	@$(BIN)/python -m benchmarks.startup
 
