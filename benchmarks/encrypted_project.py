@@ -408,7 +408,7 @@ def _crash(root: Path, seed: str) -> None:
     """Leave every kind of file half-written, and end as by a power cut."""
     from antiphon.app.features import FeaturePlatform
     from antiphon.features.online.sealed import SealedWriter
-    from antiphon.learning.journal import journal
+    from antiphon.learning.evaluation.journal import journal
     from antiphon.training import examples
     from antiphon.training.folder_seal import folder_seal
 

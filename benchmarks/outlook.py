@@ -35,7 +35,7 @@ from examples.flight_desk import data, host, settings, truth
 from examples.flight_desk.learning import measure, story
 from examples.flight_desk.run import OUT, Steps
 
-from antiphon.learning import metrics
+from antiphon.learning.evaluation import metrics
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_CUTOFF, CUTOFF = "2013-03-04T05:00:00Z", "2013-04-01T04:00:00Z"

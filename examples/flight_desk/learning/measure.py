@@ -23,7 +23,7 @@ from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Measure
 from antiphon.core.errors import SetupError
 from antiphon.core.ids import content_hash
-from antiphon.learning import metrics
+from antiphon.learning.evaluation import metrics
 from examples.flight_desk import baselines, data, demand
 from examples.flight_desk.data import Events
 from examples.flight_desk.demand import Flight

@@ -30,7 +30,7 @@ from antiphon.features.exports.frames import from_arrow, instants, library_of, r
 from antiphon.features.expressions.on_demand import computed_of
 from antiphon.features.lookup import FeatureValue
 from antiphon.features.point_in_time.join import point_in_time
-from antiphon.learning.dataset_reader import read_table
+from antiphon.learning.datasets.reader import read_table
 
 if TYPE_CHECKING:
     import pyarrow

@@ -31,18 +31,18 @@ from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
 from antiphon.engine.port import Engine
-from antiphon.learning.dataset_reader import DatasetRow, read_rows
-from antiphon.learning.datasets import DatasetBuilder
-from antiphon.learning.evaluate import EvaluationServices, Evaluator
-from antiphon.learning.evaluation_ports import Answering
-from antiphon.learning.gates import Validation, Verdict
-from antiphon.learning.rebuilding import WORKFLOW as REBUILD
-from antiphon.learning.rebuilding import Rebuilding
-from antiphon.learning.retraining import WORKFLOW as TRAIN
-from antiphon.learning.retraining import Retraining
-from antiphon.learning.retraining_ports import Trainer
-from antiphon.learning.retraining_steps import Services
-from antiphon.learning.training_orders import TrainingOrders
+from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
+from antiphon.learning.evaluation.gates import Validation, Verdict
+from antiphon.learning.evaluation.ports import Answering
+from antiphon.learning.retraining.orders import TrainingOrders
+from antiphon.learning.retraining.ports import Trainer
+from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
+from antiphon.learning.retraining.rebuild import Rebuilding
+from antiphon.learning.retraining.steps import Services
+from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.serving.ports import FeatureReader

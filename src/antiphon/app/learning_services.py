@@ -14,8 +14,8 @@ from antiphon.core.scope import Scope
 from antiphon.engine.port import Engine
 from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.principal import Principal
-from antiphon.learning.registry import Registry
-from antiphon.learning.training_orders import TrainOrder
+from antiphon.learning.registry.models import Registry
+from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.releases.changelog import Changelog
 
 if TYPE_CHECKING:

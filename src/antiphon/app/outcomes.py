@@ -15,10 +15,10 @@ from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.features.compute import ComputeLimits
-from antiphon.learning.arriving import ArrivingOutcome
-from antiphon.learning.datasets import DatasetBuilder
-from antiphon.learning.monitoring import DriftReport, Monitor, Performance
-from antiphon.learning.outcomes import OutcomeJoiner, Taken
+from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.outcomes.intake import OutcomeJoiner, Taken
+from antiphon.learning.outcomes.monitoring import DriftReport, Monitor, Performance
+from antiphon.learning.outcomes.submission import ArrivingOutcome
 
 
 class DeclaredApplications:

@@ -4,8 +4,8 @@ from antiphon.batch.orders import WORKFLOW as TABLE_JOB
 from antiphon.batch.request_batches import WORKFLOW as OPENAI_BATCH
 from antiphon.features.refresh import WORKFLOW as REFRESH
 from antiphon.features.skew.schedule import WORKFLOW as SKEW
-from antiphon.learning.rebuilding import WORKFLOW as REBUILD
-from antiphon.learning.retraining import WORKFLOW as TRAIN
+from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
+from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 
 APPLY = "apply"
 """Of ``app/apply_run.py``."""

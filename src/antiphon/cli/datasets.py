@@ -14,7 +14,7 @@ from antiphon.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from antiphon.catalog.datasets import Dataset, DatasetKind
-    from antiphon.learning.dataset_rows import Survey
+    from antiphon.learning.datasets.rows import Survey
 
 app = typer.Typer(name="datasets", help="Training and evaluation sets.", no_args_is_help=True)
 

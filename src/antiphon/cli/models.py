@@ -13,9 +13,9 @@ from antiphon.cli.project import at_terminal, stores
 
 if TYPE_CHECKING:
     from antiphon.catalog.evaluations import Measure
-    from antiphon.learning.card import ModelCard
-    from antiphon.learning.compare import Comparison
-    from antiphon.learning.registry import ModelLine
+    from antiphon.learning.registry.card import ModelCard
+    from antiphon.learning.registry.comparison import Comparison
+    from antiphon.learning.registry.models import ModelLine
 
 app = typer.Typer(name="models", help="Model weights and versions.", no_args_is_help=True)
 
@@ -52,7 +52,7 @@ def list_models(
 @app.command("show")
 def show_model(name: Name, project: Project = HERE, as_json: Json = False) -> None:
     """What a model is, what it was made from and what it does, as its card says it."""
-    from antiphon.learning.registry import Registry
+    from antiphon.learning.registry.models import Registry
 
     with stores(project) as store:
         card = Registry(store.database).card(store.scope, name)
@@ -69,8 +69,8 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Write a model's card as one HTML page that needs nothing else; with --json its content."""
-    from antiphon.learning.card import as_html
-    from antiphon.learning.registry import Registry
+    from antiphon.learning.registry.card import as_html
+    from antiphon.learning.registry.models import Registry
 
     with stores(project) as store:
         made = Registry(store.database).card(store.scope, name)
@@ -85,7 +85,7 @@ def card(
 @app.command()
 def compare(first: Name, second: Name, project: Project = HERE, as_json: Json = False) -> None:
     """Two models side by side: recipe, lineage, and measures by pairs on the dataset both were evaluated on."""
-    from antiphon.learning.registry import Registry
+    from antiphon.learning.registry.models import Registry
 
     with stores(project) as store:
         found = Registry(store.database).compare(store.scope, first, second)
@@ -101,7 +101,7 @@ def alias(
     as_json: Json = False,
 ) -> None:
     """Let an alias of the application name this version; where it pointed before stays on record."""
-    from antiphon.learning.registry import Registry
+    from antiphon.learning.registry.models import Registry
 
     with stores(project) as store:
         moved = Registry(store.database).alias(store.scope, name, alias, at_terminal(store).id, reason)
@@ -126,7 +126,7 @@ def _base() -> list[dict[str, Any]]:
 
 def _versions(project: Path, application: str | None) -> tuple[ModelLine, ...]:
     from antiphon.core.settings import FILE_NAME
-    from antiphon.learning.registry import Registry
+    from antiphon.learning.registry.models import Registry
 
     if project == HERE and not application and not (project / FILE_NAME).is_file():
         return ()

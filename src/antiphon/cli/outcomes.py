@@ -19,9 +19,9 @@ from antiphon.core.errors import InvalidInput
 if TYPE_CHECKING:
     from antiphon.catalog.outcomes import OutcomeKind
     from antiphon.definitions.application import ApplicationSpec
-    from antiphon.learning.arriving import ArrivingOutcome
-    from antiphon.learning.monitoring import Performance
-    from antiphon.learning.outcomes import Taken
+    from antiphon.learning.outcomes.intake import Taken
+    from antiphon.learning.outcomes.monitoring import Performance
+    from antiphon.learning.outcomes.submission import ArrivingOutcome
 
 app = typer.Typer(name="outcomes", help="What became of predictions.", no_args_is_help=True)
 
@@ -272,7 +272,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
 
 
 def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) -> ArrivingOutcome:
-    from antiphon.learning.arriving import ArrivingOutcome, label_text, labels_of
+    from antiphon.learning.outcomes.submission import ArrivingOutcome, label_text, labels_of
 
     prediction = row.get("prediction")
     of_moment = prediction in (None, "")

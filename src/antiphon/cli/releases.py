@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, InvalidInput
 
 if TYPE_CHECKING:
     from antiphon.catalog.releases import Release
-    from antiphon.learning.gates import Verdict
+    from antiphon.learning.evaluation.gates import Verdict
 
 app = typer.Typer(name="releases", help="Releases, rollouts and the live pointer.", no_args_is_help=True)
 

@@ -18,7 +18,7 @@ from antiphon.core.errors import AntiphonError, Unavailable
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
-    from antiphon.learning.training_orders import Foreseen, TrainOrder
+    from antiphon.learning.retraining.orders import Foreseen, TrainOrder
 
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
@@ -49,7 +49,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train, release as a draft, evaluate, hold against the gates. It survives a crash; Ctrl-C leaves it running."""
-    from antiphon.learning.training_orders import TrainOrder
+    from antiphon.learning.retraining.orders import TrainOrder
 
     order = TrainOrder(
         application=application,

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from antiphon.core.errors import InvalidInput, TooLarge
 from antiphon.gateway import incoming, problem
 from antiphon.gateway.ports import GatewayServices
-from antiphon.learning.arriving import ArrivingOutcome
-from antiphon.learning.outcomes import Taken
+from antiphon.learning.outcomes.intake import Taken
+from antiphon.learning.outcomes.submission import ArrivingOutcome
 
 MOST_OUTCOMES = 1_000
 

@@ -9,9 +9,9 @@ from typing import Protocol
 from antiphon.catalog.datasets import Dataset, DatasetKind
 from antiphon.catalog.outcomes import Outcome, OutcomeStatus
 from antiphon.core.scope import Scope
-from antiphon.learning.arriving import ArrivingOutcome
-from antiphon.learning.monitoring import DriftReport, Performance
-from antiphon.learning.outcomes import Taken
+from antiphon.learning.outcomes.intake import Taken
+from antiphon.learning.outcomes.monitoring import DriftReport, Performance
+from antiphon.learning.outcomes.submission import ArrivingOutcome
 
 
 class Outcomes(Protocol):

@@ -26,7 +26,7 @@ from antiphon.gateway.tokenizer import (
     TokenizerQuery,
     Tokens,
 )
-from antiphon.learning.arriving import ArrivingOutcome
+from antiphon.learning.outcomes.submission import ArrivingOutcome
 
 _TEMPLATE = "#/components/schemas/{name}"
 _FILE_FORM = {

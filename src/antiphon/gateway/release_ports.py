@@ -13,10 +13,10 @@ from antiphon.catalog.releases import Activation
 from antiphon.catalog.rollouts import Judgement, Rollout, RolloutMove
 from antiphon.core.scope import Scope
 from antiphon.governance.principal import Principal
-from antiphon.learning.card import ModelCard
-from antiphon.learning.compare import Comparison
-from antiphon.learning.registry import ModelLine
-from antiphon.learning.training_orders import TrainOrder
+from antiphon.learning.registry.card import ModelCard
+from antiphon.learning.registry.comparison import Comparison
+from antiphon.learning.registry.models import ModelLine
+from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.releases.changelog import Entry, LiveAt
 from antiphon.releases.rollout import Expected, RolledBack
 
@@ -106,7 +106,7 @@ class Changelog(Protocol):
 
 
 class Registry(Protocol):
-    """Model versions with what belongs to them (``learning.registry.Registry``)."""
+    """Model versions with what belongs to them (``learning.registry.models.Registry``)."""
 
     def lines(self, scope: Scope, application: str | None = None) -> Sequence[ModelLine]: ...
 
@@ -130,7 +130,7 @@ class Evaluations(Protocol):
 
 
 class Training(Protocol):
-    """Orders trainings (``learning.training_orders.TrainingOrders``)."""
+    """Orders trainings (``learning.retraining.orders.TrainingOrders``)."""
 
     def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
         """The id of the run; refuses what cannot be trained."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tests.unit.catalog.examples import DEV, NOON, OTHER
-from tests.unit.learning.test_gates import GOOD
+from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.evaluations import Evaluation, Evaluations, Gate

@@ -13,7 +13,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.errors import Conflict
-from antiphon.learning.examples import served_application
+from antiphon.learning.retraining.examples import served_application
 
 SETTINGS = '[project]\nname = "shops"\n[engine]\nkind = "simulated"\nmodels = ["base", "other"]\n'
 

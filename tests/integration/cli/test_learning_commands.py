@@ -17,7 +17,7 @@ from antiphon.app.store import Store
 from antiphon.cli.main import assemble
 from antiphon.core.errors import AntiphonError
 from antiphon.core.ids import canonical, content_hash
-from antiphon.learning.matching import subject_of
+from antiphon.learning.outcomes.matching import subject_of
 
 DAY0 = datetime(2013, 4, 1, tzinfo=UTC)
 DEFINITIONS = """

@@ -12,7 +12,7 @@ from tests.contract.catalog.test_datasets import dataset
 from tests.contract.catalog.test_models import version
 from tests.integration.learning.joining import Desk, learning_desk
 from tests.unit.catalog.examples import DEV, NOON
-from tests.unit.learning.test_gates import GOOD
+from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.evaluations import Bin, Evaluation, Evaluations, Gate, Measure
@@ -28,10 +28,10 @@ from antiphon.durable.runs import Runs
 from antiphon.gateway.ports import GatewayServices
 from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.audit import AuditLog
-from antiphon.learning.arriving import ArrivingOutcome
-from antiphon.learning.monitoring import Monitor
-from antiphon.learning.registry import Registry
-from antiphon.learning.training_orders import TrainOrder
+from antiphon.learning.outcomes.monitoring import Monitor
+from antiphon.learning.outcomes.submission import ArrivingOutcome
+from antiphon.learning.registry.models import Registry
+from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.evidence import paired

@@ -17,7 +17,7 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.gateway import openapi
 from antiphon.gateway.application import OPERATIONS, create_app
 from antiphon.governance.keys import Keys
-from antiphon.learning.monitoring import Monitor
+from antiphon.learning.outcomes.monitoring import Monitor
 from antiphon.testing import fakes
 
 

@@ -24,8 +24,8 @@ from antiphon.definitions.learning import Gates, Outcome
 from antiphon.engine.messages import Alternative, Branch, Generate
 from antiphon.engine.port import Engine
 from antiphon.features.lake.local import LocalLake
-from antiphon.learning.evaluate import EvaluationServices, Evaluator
-from antiphon.learning.gates import Validation
+from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
+from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.repeated import GeneratesOnce
 from antiphon.testing.scripted_engine import Says, ScriptedEngine

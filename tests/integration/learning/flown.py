@@ -22,9 +22,9 @@ from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Outcome, TrainingWindow
 from antiphon.definitions.source import SourceSpec
-from antiphon.learning.datasets import DatasetBuilder
-from antiphon.learning.matching import subject_of
-from antiphon.learning.outcomes import ArrivingOutcome, OutcomeJoiner
+from antiphon.learning.datasets.builder import DatasetBuilder
+from antiphon.learning.outcomes.intake import ArrivingOutcome, OutcomeJoiner
+from antiphon.learning.outcomes.matching import subject_of
 
 WINDOW = TrainingWindow(history="20d", maturity="6h", embargo="2d")
 

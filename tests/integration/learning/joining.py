@@ -19,8 +19,8 @@ from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome as DeclaredOutcome
-from antiphon.learning.matching import subject_of
-from antiphon.learning.outcomes import OutcomeJoiner
+from antiphon.learning.outcomes.intake import OutcomeJoiner
+from antiphon.learning.outcomes.matching import subject_of
 
 KEY = b"k" * 32
 SCHEMA = json.dumps(

@@ -32,14 +32,14 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
 from antiphon.governance.audit import AuditLog
-from antiphon.learning import dataset_plan
-from antiphon.learning.dataset_reader import read_rows
-from antiphon.learning.rebuilding import WORKFLOW as REBUILD
-from antiphon.learning.rebuilding import Rebuilding
-from antiphon.learning.retraining import WORKFLOW as TRAIN
-from antiphon.learning.retraining import Retraining
-from antiphon.learning.retraining_steps import Services
-from antiphon.learning.training_orders import TrainingOrders, TrainOrder
+from antiphon.learning.datasets import plan as dataset_plan
+from antiphon.learning.datasets.reader import read_rows
+from antiphon.learning.retraining.orders import TrainingOrders, TrainOrder
+from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
+from antiphon.learning.retraining.rebuild import Rebuilding
+from antiphon.learning.retraining.steps import Services
+from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.rollout import RolloutTransitions
 from antiphon.testing.scripted_engine import MODEL
 from antiphon.testing.small_desk import SCOPE, START

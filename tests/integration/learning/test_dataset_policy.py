@@ -15,7 +15,7 @@ from antiphon.governance.policy import Decider, Resource, default_policies
 from antiphon.governance.policy_request import Row
 from antiphon.governance.principal import Principal
 from antiphon.governance.residual import RowPolicy
-from antiphon.learning.datasets import DatasetBuilder
+from antiphon.learning.datasets.builder import DatasetBuilder
 
 RULE = """
 @id("opted-out") forbid (principal, action == Action::"train", resource)

@@ -21,7 +21,7 @@ from antiphon.core.errors import Conflict, Corrupt, InvalidInput, OutputInvalid,
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
-from antiphon.learning.dataset_reader import read_rows
+from antiphon.learning.datasets.reader import read_rows
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 from antiphon.testing.small_desk import DESK, SCOPE, START
 

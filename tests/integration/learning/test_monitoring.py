@@ -14,7 +14,7 @@ from tests.integration.learning.joining import Declared
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.definitions.application import Figure
 from antiphon.definitions.learning import Gates
-from antiphon.learning.monitoring import Monitor
+from antiphon.learning.outcomes.monitoring import Monitor
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 

@@ -21,8 +21,8 @@ from antiphon.catalog.releases import Release
 from antiphon.cli import models as commands
 from antiphon.core.errors import NotFound
 from antiphon.engine.messages import Generate
-from antiphon.learning import card as cards
-from antiphon.learning.registry import Registry
+from antiphon.learning.registry import card as cards
+from antiphon.learning.registry.models import Registry
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
 from antiphon.testing.small_desk import SCOPE, START
 

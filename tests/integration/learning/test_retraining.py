@@ -14,7 +14,7 @@ from tests.integration.learning.learning_desk import ORDER, TRAINS, LearningDesk
 from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SetupError, Unavailable
 from antiphon.definitions.learning import Gates, TrainingWindow
 from antiphon.durable.run import ENDED
-from antiphon.learning import retraining
+from antiphon.learning.retraining import workflow as retraining
 from antiphon.testing.small_desk import SCOPE, START
 from antiphon.training.examples import read
 from antiphon.training.recipe import Arithmetic

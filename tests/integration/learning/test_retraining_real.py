@@ -30,7 +30,7 @@ from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
 from antiphon.engine import weights
-from antiphon.learning.training_orders import TrainOrder
+from antiphon.learning.retraining.orders import TrainOrder
 from antiphon.training.processes import TrainingProcesses
 from antiphon.training.recipe import require_libraries
 

@@ -31,7 +31,7 @@ from antiphon.features.online.store import OnlineStore
 from antiphon.features.point_in_time.join import point_in_time
 from antiphon.features.stream import StreamConsumer
 from antiphon.gateway.openai.parameters import ChatParameters, chat_request, read
-from antiphon.learning.dataset_rows import RowMaker
+from antiphon.learning.datasets.rows import RowMaker
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, SCOPE, SmallDesk
 

@@ -15,7 +15,7 @@ from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import SetupError
 from antiphon.core.priority import session_nice
-from antiphon.learning.retraining_steps import in_words
+from antiphon.learning.retraining.steps import in_words
 from antiphon.training import child
 from antiphon.training.order import Progress, TrainingOrder
 from antiphon.training.processes import TrainingProcesses

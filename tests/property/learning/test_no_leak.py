@@ -23,7 +23,7 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.source import SourceSpec
-from antiphon.learning.dataset_rows import RowMaker
+from antiphon.learning.datasets.rows import RowMaker
 
 SCOPE = Scope()
 CUTOFF = datetime(2013, 4, 10, 12, tzinfo=UTC)

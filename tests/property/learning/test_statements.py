@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antiphon.definitions.application import Figure
-from antiphon.learning.statements import false_statements
+from antiphon.learning.evaluation.statements import false_statements
 
 FIGURES = (
     Figure("congestion.delay", step=5, unit=("minutes", "min"), roles=("late", "delay")),

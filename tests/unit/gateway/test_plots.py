@@ -14,7 +14,7 @@ from antiphon.catalog.evaluations import Bin
 from antiphon.catalog.rollouts import JudgedMetric, RolloutMove
 from antiphon.gateway.admin.release_shapes import JudgementLine
 from antiphon.gateway.dashboard import plots
-from antiphon.learning.performance import Group, Scores
+from antiphon.learning.outcomes.performance import Group, Scores
 
 
 def judgement(number: int, harm: float = 1.0, safe: float = 1.0, **fields: Any) -> JudgementLine:

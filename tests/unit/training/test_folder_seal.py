@@ -9,7 +9,7 @@ from tests.unit.governance.test_sealing import HERE, Keys
 from antiphon.core.codec import PlainCodec
 from antiphon.core.errors import Corrupt
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
-from antiphon.learning.journal import journal
+from antiphon.learning.evaluation.journal import journal
 from antiphon.training import examples, folder_seal
 from antiphon.training.checkpoint import Checkpoints, Standing
 from antiphon.training.folder_seal import KEY, PLAIN, FolderSeal

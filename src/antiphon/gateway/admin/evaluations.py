@@ -13,9 +13,9 @@ from antiphon.gateway.admin import release_shapes
 from antiphon.gateway.operation import Call, Operation
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
-from antiphon.learning.card import ModelCard
-from antiphon.learning.gates import DISPARITY
-from antiphon.learning.registry import ModelLine
+from antiphon.learning.evaluation.gates import DISPARITY
+from antiphon.learning.registry.card import ModelCard
+from antiphon.learning.registry.models import ModelLine
 
 
 class EvaluationsWanted(msgspec.Struct, frozen=True):

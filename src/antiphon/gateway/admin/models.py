@@ -11,9 +11,9 @@ from antiphon.gateway.admin import release_shapes, shapes
 from antiphon.gateway.admin.evaluations import card_shown, lines_shown
 from antiphon.gateway.bounds import Count
 from antiphon.gateway.operation import Call, Operation, Page
-from antiphon.learning import card as cards
-from antiphon.learning.compare import Comparison
-from antiphon.learning.training_orders import TrainOrder
+from antiphon.learning.registry import card as cards
+from antiphon.learning.registry.comparison import Comparison
+from antiphon.learning.retraining.orders import TrainOrder
 
 
 class VersionsWanted(msgspec.Struct, frozen=True):

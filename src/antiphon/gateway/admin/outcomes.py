@@ -10,7 +10,7 @@ import msgspec
 from antiphon.catalog.outcomes import Outcome, OutcomeStatus
 from antiphon.core.clock import utc
 from antiphon.gateway.operation import Call, Operation
-from antiphon.learning.monitoring import DriftReport, Performance
+from antiphon.learning.outcomes.monitoring import DriftReport, Performance
 
 
 class OutcomesWanted(msgspec.Struct, frozen=True):

@@ -14,8 +14,8 @@ from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.rollouts import JudgedMetric, Rollout
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.gateway.admin.shapes import ReleaseLine
-from antiphon.learning.card import ModelCard
-from antiphon.learning.registry import ModelLine
+from antiphon.learning.registry.card import ModelCard
+from antiphon.learning.registry.models import ModelLine
 from antiphon.releases.bundle import FieldChange
 
 

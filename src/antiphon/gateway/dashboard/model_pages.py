@@ -14,7 +14,7 @@ from antiphon.gateway.dashboard.release_pages import applications, chosen
 from antiphon.gateway.operation import Page, page_response
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.principal import Principal
-from antiphon.learning import card as cards
+from antiphon.learning.registry import card as cards
 
 
 async def models(pages: Pages, request: Request, who: Principal, scope: Scope) -> Response:

@@ -15,7 +15,7 @@ from antiphon.catalog.evaluations import Bin
 from antiphon.catalog.rollouts import RolloutMove
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.gateway.admin.release_shapes import JudgementLine
-from antiphon.learning.performance import Group
+from antiphon.learning.outcomes.performance import Group
 
 WIDTH, HEIGHT = 720.0, 170.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 10.0, 10.0, 24.0

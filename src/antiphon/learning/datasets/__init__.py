@@ -1,0 +1,1 @@
+"""Datasets: planned, built point in time, read back."""

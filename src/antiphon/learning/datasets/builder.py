@@ -1,0 +1,240 @@
+"""Datasets: planned as a specification, built from it alone, and built again to the same hash.
+
+Invariant: a specification decides the values. What it reads is append-only or named by its content (log offsets,
+joined outcomes up to an instant, receipts), apart from source files and from policies that withhold rows: their hashes
+are recorded, so that a rebuild that differs can say which of them changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
+from antiphon.catalog.outcomes import Outcomes
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError, Conflict, InvalidInput
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import TrainingWindow
+from antiphon.features.compute import ComputeLimits
+from antiphon.features.ports import Lake, LogReader
+from antiphon.learning.datasets import plan as dataset_plan
+from antiphon.learning.datasets.rows import Made, RowMaker, Survey
+from antiphon.learning.datasets.table import Rows, write
+from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
+
+
+class DatasetBuilder:
+    """Plans and builds the datasets of one scope.
+
+    Args:
+        log: the event log; ``None`` when no view reads a stream.
+        limits: what the point-in-time join may use.
+        withheld: policy about what may be learned from; ``None`` leaves nothing out.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        datasets: Datasets,
+        outcomes: Outcomes,
+        receipts: ReceiptReader,
+        releases: ReleaseReader,
+        definitions: DefinitionReader,
+        lake: Lake,
+        clock: Clock,
+        log: LogReader | None = None,
+        limits: ComputeLimits | None = None,
+        withheld: Withheld | None = None,
+    ) -> None:
+        self._scope = scope
+        self._datasets = datasets
+        self._outcomes = outcomes
+        self._definitions = definitions
+        self._lake = lake
+        self._clock = clock
+        self._log = log
+        self._maker = RowMaker(
+            scope,
+            outcomes=outcomes,
+            receipts=receipts,
+            releases=releases,
+            definitions=definitions,
+            log=log,
+            limits=limits,
+            withheld=withheld,
+        )
+
+    def plan(
+        self,
+        application: ApplicationSpec,
+        window: TrainingWindow | None = None,
+        *,
+        kind: DatasetKind = "training",
+        cutoff: datetime | None = None,
+        origins: Sequence[str] | None = None,
+        examples: int | None = None,
+        seed: int | None = None,
+        first: datetime | None = None,
+        last: datetime | None = None,
+    ) -> DatasetSpec:
+        """The specification of a dataset, with everything pinned that could change until it is built.
+
+        A training set ends an embargo before the cutoff; an evaluation set is, unless ``first`` and ``last`` say
+        otherwise, that embargo: the latest moments that nothing was trained on.
+
+        Args:
+            window: of the application's ``FineTune`` by default.
+            cutoff: event time; the window's, else now.
+            origins: ``history`` and ``receipts``; both by default, ``receipts`` alone when the outcome has no history.
+            examples, seed: of the application's ``FineTune`` by default.
+            first, last: bounds of the moments, ``first < moment <= last``.
+
+        Raises:
+            InvalidInput: the application declares no outcome, or the window is none.
+        """
+        spec = dataset_plan.plan(
+            application,
+            window,
+            now=self._clock.now(),
+            kind=kind,
+            cutoff=cutoff,
+            origins=origins,
+            examples=examples,
+            seed=seed,
+            first=first,
+            last=last,
+        )
+        return msgspec.structs.replace(
+            spec,
+            offsets=self._offsets(spec),
+            outcomes_until=self._outcomes.instant() if "receipts" in spec.origins else None,
+        )
+
+    def survey(self, spec: DatasetSpec) -> Survey:
+        """What would be in the dataset, without joining features and without keeping anything."""
+        return self._maker.gather(spec).survey
+
+    def build(self, spec: DatasetSpec) -> Dataset:
+        """Build the dataset and record it; building the same again returns the one that is there.
+
+        Raises:
+            InvalidInput: it would be empty or have one class only, or a source does not fit.
+            SetupError: a source's file is missing.
+            NotFound: a view's definition was never applied here.
+            Conflict: a source file changed while it was read.
+        """
+        made = self._maker.make(spec)
+        _require_both_classes(made)
+        logical = made.rows.logical_hash()
+        path, sha256 = self._keep(made.rows)
+        labels = made.rows.column("label").values
+        dataset = Dataset(
+            id=f"data_{content_hash([str(self._scope), spec, logical])[:26]}",
+            scope=self._scope,
+            spec=spec,
+            sources=made.sources,
+            rows=len(labels),
+            positives=sum(label == spec.positive for label in labels),
+            dropped=made.dropped,
+            columns=made.rows.names,
+            path=path,
+            sha256=sha256,
+            logical_hash=logical,
+            created_at=self._clock.now(),
+        )
+        kept = self._datasets.add(dataset)
+        if (kept.path, kept.sha256) != (path, sha256):
+            return self._datasets.move(self._scope, kept.id, path, sha256)
+        return kept
+
+    def rebuild(self, dataset: str) -> Dataset:
+        """Build a dataset again from its own specification; a file that was lost is back afterwards.
+
+        Raises:
+            NotFound: there is no such dataset.
+            Conflict: it comes out otherwise; names the sources that changed.
+        """
+        known = self._datasets.get(self._scope, dataset)
+        try:
+            made = self._maker.make(known.spec)
+        except AntiphonError as error:
+            raise Conflict(
+                f"The dataset {known.id} cannot be built again: {error}",
+                where=error.where or known.id,
+                next_step="Restore the source, or build a new dataset.",
+            ) from error
+        if made.rows.logical_hash() != known.logical_hash:
+            raise Conflict(
+                f"The dataset {known.id} does not come out the same: {_changes(known, made)}.",
+                where=known.id,
+                next_step="Restore what changed, or build a new dataset.",
+            )
+        path, sha256 = self._keep(made.rows)
+        if (path, sha256) != (known.path, known.sha256):
+            return self._datasets.move(self._scope, known.id, path, sha256)
+        return known
+
+    def _offsets(self, spec: DatasetSpec) -> dict[str, int]:
+        if self._log is None or "history" not in spec.origins:
+            return {}
+        sources = [self._definitions.get(self._scope, *view).source for view in spec.views.items()]
+        sources += [spec.history] if spec.history is not None else []
+        streams = sorted({source.name for source in sources if source.kind == "stream"})
+        return {stream: self._log.end(self._scope, stream) for stream in streams}
+
+    def _keep(self, rows: Rows) -> tuple[str, str]:
+        with self._lake.writing(self._scope, ".parquet") as draft:
+            write(rows, draft)
+        return draft.path, draft.sha256
+
+
+def _require_both_classes(made: Made) -> None:
+    survey, spec = made.survey, made.survey.spec
+    labels = set(made.rows.column("label").values)
+    left_out = ", ".join(f"{count} {reason}" for reason, count in made.dropped.items()) or "none was left out"
+    window = f"from {spec.first.isoformat()} to {spec.last.isoformat()}, known by {spec.cutoff.isoformat()}"
+    if not labels:
+        known = (
+            f"The moments there are reach from {survey.earliest.isoformat()} to {survey.latest.isoformat()}: "
+            if survey.earliest is not None and survey.latest is not None
+            else "No outcome was found at all: "
+        )
+        raise InvalidInput(
+            f"There is no example {window} ({left_out}).",
+            where=f"{spec.kind} set of {spec.application}",
+            next_step=f"{known}set the cutoff (--cutoff), a longer history, or import outcomes.",
+        )
+    if len(labels) == 1:
+        raise InvalidInput(
+            f"All {made.rows.count} examples {window} have the label {labels.pop()!r} ({left_out}).",
+            where=f"{spec.kind} set of {spec.application}",
+            next_step="Nothing can be learned from one class: take a longer history or a later cutoff.",
+        )
+
+
+def _changes(known: Dataset, made: Made) -> str:
+    """What a rebuild read that the dataset had not read, in words."""
+    before = {(source.name, source.kind): source for source in known.sources}
+    after = {(source.name, source.kind): source for source in made.sources}
+    told = []
+    for place in sorted(before.keys() | after.keys()):
+        old, new = before.get(place), after.get(place)
+        if old == new:
+            continue
+        name = place[0] if place[0] == place[1] else f"the {place[1]} of {place[0]}"
+        if old is None or new is None:
+            told.append(f"{name} is {'gone' if new is None else 'new'}")
+        elif old.rows is not None and old.rows != new.rows:
+            told.append(f"{name} changed: {new.rows} joined outcomes, {old.rows} then")
+        else:
+            told.append(f"{name} changed ({old.version[:12]} then, {new.version[:12]} now)")
+    gone = made.dropped.get("receipt-gone", 0) - known.dropped.get("receipt-gone", 0)
+    if gone > 0:
+        told.append(f"{gone} receipts or their entity keys are gone")
+    return "; ".join(told) or "its sources are the same, so the code that reads them changed"

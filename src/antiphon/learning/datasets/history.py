@@ -1,0 +1,128 @@
+"""The outcome's table from before anything was served, read as candidate examples.
+
+It is read as feature views read their sources (``features.source_rows``): the same rules for zones, conditions,
+streams and events that are told twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from antiphon.catalog.datasets import DatasetSpec
+from antiphon.core.clock import from_microseconds
+from antiphon.core.errors import InvalidInput
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.entity import EntitySpec
+from antiphon.definitions.feature import FeatureSpec
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.nodes import Call, Column, Expression, Kind
+from antiphon.definitions.on_demand import InputType, InputValue
+from antiphon.definitions.source import SourceSpec
+from antiphon.features.compute import ComputeLimits, compute
+from antiphon.features.plan import plan_of
+from antiphon.features.ports import LogReader
+from antiphon.features.sources.source_rows import ROWS, load_rows
+from antiphon.learning.datasets.candidates import Candidate, inputs_of
+from antiphon.learning.outcomes.submission import label_text
+
+_FETCH = 10_000
+
+
+class HistoryRows(msgspec.Struct, frozen=True):
+    """Candidates of the table; ``unreadable`` rows lacked a key or an instant."""
+
+    candidates: tuple[Candidate, ...]
+    unreadable: int
+
+
+def read_history(
+    spec: DatasetSpec, *, scope: Scope, log: LogReader | None = None, limits: ComputeLimits | None = None
+) -> HistoryRows:
+    """Every row of ``spec.history`` as a candidate.
+
+    Raises:
+        SetupError: the file is missing.
+        InvalidInput: it lacks a column, or the spec names no history.
+    """
+    source = spec.history
+    if source is None:
+        raise InvalidInput(
+            f"The outcome of {spec.application!r} declares no history.",
+            where="origins",
+            next_step="Declare Outcome(history=Source.table(...)), or build from receipts.",
+        )
+    plan = plan_of(_as_view(source, spec))
+    with compute(limits or ComputeLimits()) as connection:
+        loaded = load_rows(connection, plan, scope=scope, log=log)
+        keys = [f"k{index}" for index in range(len(spec.entity_keys))]
+        places = {feature.name: f"m{feature.measure}" for feature in plan.features}
+        inputs = inputs_of(spec)
+        _check_kinds(inputs, {name: loaded.kinds[int(places[f"input_{name}"][1:])] for name in inputs}, source.name)
+        read = [places["label"], *(places[f"input_{name}"] for name in inputs)]
+        cursor = connection.execute(
+            f"SELECT {', '.join([*keys, 'event_time', 'available_at', 'seq', *read])} FROM {ROWS}"
+        )
+        found: list[Candidate] = []
+        while fetched := cursor.fetchmany(_FETCH):
+            found += _candidates(fetched, len(keys), spec.labels, tuple(inputs.values()))
+    return HistoryRows(tuple(found), loaded.rows_rejected)
+
+
+def _check_kinds(inputs: Mapping[str, InputType], found: Mapping[str, Kind], source: str) -> None:
+    for name, declared in inputs.items():
+        # An instant is read as its microseconds, so that its column is a number like any other here.
+        wanted = "number" if declared == "instant" else declared
+        if found[name] not in (wanted, "null"):
+            raise InvalidInput(
+                f"The column {name!r} is a {found[name]}, but the input is declared a {declared}.",
+                where=f"source {source}",
+                next_step="Cast the column, or declare the input's type otherwise.",
+            )
+
+
+def _candidates(
+    rows: list[tuple[object, ...]], width: int, labels: Sequence[str], inputs: tuple[InputType, ...]
+) -> Iterator[Candidate]:
+    for row in rows:
+        entity = tuple(str(value) for value in row[:width])
+        moment, label_at, seq, label, *given = row[width:]
+        assert isinstance(moment, int) and isinstance(label_at, int)  # noqa: PT018
+        yield Candidate(
+            example=f"ex_{content_hash([entity, moment, seq])[:26]}",
+            moment=moment,
+            entity=entity,
+            label=label_text(label, labels),
+            label_at=label_at,
+            origin="history",
+            inputs=tuple(_input(declared, value) for declared, value in zip(inputs, given, strict=True)),
+        )
+
+
+def _input(declared: InputType, value: object) -> InputValue:
+    if declared == "instant" and isinstance(value, float):
+        return from_microseconds(int(value))
+    assert value is None or isinstance(value, (float, bool, str))
+    return value
+
+
+def _as_view(source: SourceSpec, spec: DatasetSpec) -> FeatureViewSpec:
+    def column(expression: Expression) -> FeatureSpec:
+        return FeatureSpec(aggregation="last", expression=expression, where=None, window=None, scale=None)
+
+    features = {"label": column(Column(spec.property))}
+    for name, declared in inputs_of(spec).items():
+        read = Column(name)
+        features[f"input_{name}"] = column(Call("epoch", (read,)) if declared == "instant" else read)
+    return FeatureViewSpec(
+        name="outcome_history",
+        entity=EntitySpec("asked", spec.entity_keys),
+        source=source,
+        features=features,
+        refresh=None,
+        owner="",
+        description="",
+        definition_version="0" * 16,
+    )

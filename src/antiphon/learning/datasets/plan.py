@@ -1,0 +1,120 @@
+"""Planning a dataset: from the declared training window to a specification, without reading anything.
+
+Invariant: ``first < moment <= last <= cutoff``, and a training set ends an embargo before its cutoff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from antiphon.catalog.datasets import DatasetKind, DatasetSpec
+from antiphon.core.clock import parse_duration, utc
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import TrainingWindow
+from antiphon.learning.outcomes.submission import labels_of
+
+ORIGINS = ("history", "receipts")
+OWN_COLUMNS = ("example", "moment", "label", "label_at", "drawn_from", "prediction")
+_EVALUATED = 300
+
+
+def plan(
+    application: ApplicationSpec,
+    window: TrainingWindow | None,
+    *,
+    now: datetime,
+    kind: DatasetKind = "training",
+    cutoff: datetime | None = None,
+    origins: Sequence[str] | None = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    first: datetime | None = None,
+    last: datetime | None = None,
+) -> DatasetSpec:
+    """The specification as :meth:`DatasetBuilder.plan` describes it, still without log offsets.
+
+    Raises:
+        InvalidInput: the application declares no outcome, or the window is none.
+    """
+    labels = labels_of(application)
+    outcome, tune = application.outcome, application.fine_tune
+    assert outcome is not None  # labels_of
+    declared = window or (tune.window if tune is not None else TrainingWindow())
+    ends = utc(cutoff) if cutoff is not None else _cutoff(declared, now)
+    earliest, latest = _bounds(declared, kind, ends)
+    earliest, latest = utc(first) if first else earliest, utc(last) if last else latest
+    if earliest is None or latest is None:
+        raise InvalidInput(
+            f"No moments of {application.name!r} are held out: its training window has no embargo.",
+            where="window.embargo",
+            next_step="Declare TrainingWindow(embargo=...), or say from when to when.",
+        )
+    if latest > ends or earliest >= latest:
+        raise InvalidInput(
+            f"The moments from {earliest.isoformat()} to {latest.isoformat()} are no window up to the cutoff "
+            f"{ends.isoformat()}.",
+            where="window",
+            next_step="Give first < last <= cutoff.",
+        )
+    chosen = tuple(origins) if origins is not None else ORIGINS if outcome.history is not None else ORIGINS[1:]
+    if not chosen or set(chosen) - set(ORIGINS):
+        raise InvalidInput(
+            f"Examples do not come from {', '.join(chosen) or 'nowhere'}.",
+            where="origins",
+            next_step=f"Choose of {', '.join(ORIGINS)}.",
+        )
+    for key in application.entity_keys:
+        if key in OWN_COLUMNS:
+            raise InvalidInput(
+                f"The entity key {key!r} has the name of a dataset's own column.",
+                where="entities",
+                next_step="Give the key another name.",
+            )
+    wanted = examples if examples is not None else _examples(application, kind)
+    if wanted < 1:
+        raise InvalidInput(f"A dataset has at least 1 example, not {wanted}.", where="examples")
+    return DatasetSpec(
+        application=application.name,
+        kind=kind,
+        property=outcome.property,
+        positive=outcome.positive,
+        cutoff=ends,
+        first=earliest,
+        last=latest,
+        maturity_seconds=parse_duration(declared.maturity).total_seconds(),
+        origins=chosen,
+        examples=wanted,
+        seed=seed if seed is not None else (tune.seed if tune is not None else 0),
+        views=dict(sorted(application.features.items())),
+        entity_keys=application.entity_keys,
+        labels=labels,
+        history=outcome.history if "history" in chosen else None,
+        on_demand=application.on_demand,
+    )
+
+
+def _cutoff(window: TrainingWindow, now: datetime) -> datetime:
+    if window.cutoff is None:
+        return now
+    try:
+        return utc(datetime.fromisoformat(window.cutoff))
+    except ValueError:
+        raise InvalidInput(
+            f"{window.cutoff!r} is no instant.", where="window.cutoff", next_step="Write it like 2013-04-01T00:00:00Z."
+        ) from None
+
+
+def _bounds(window: TrainingWindow, kind: DatasetKind, cutoff: datetime) -> tuple[datetime | None, datetime | None]:
+    embargo = parse_duration(window.embargo) if window.embargo is not None else None
+    if kind == "evaluation":
+        return (None, None) if embargo is None else (cutoff - embargo, cutoff)
+    last = cutoff if embargo is None else cutoff - embargo
+    return last - parse_duration(window.history), last
+
+
+def _examples(application: ApplicationSpec, kind: DatasetKind) -> int:
+    if kind == "evaluation":
+        return max(_EVALUATED, application.gates.rows)
+    return application.fine_tune.examples if application.fine_tune is not None else 1_600

@@ -1,0 +1,182 @@
+"""Features out of a dataset instead of the online store, so that the past can be asked as of its own moments.
+
+Invariant: a row's features are exactly those that the dataset has for its entity and moment; nothing is computed,
+and nothing that the dataset does not have is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.snapshot_facts import SnapshotFacts
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import Corrupt, FeatureUnavailable, InvalidInput
+from antiphon.core.ids import canonical, content_hash
+from antiphon.learning.evaluation.ports import DatasetFiles
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Value = float | int | str | bool | None
+
+
+class DatasetValue(msgspec.Struct, frozen=True):
+    """One feature of a row, in the shape in which serving reads features."""
+
+    value: Value
+    event_time: datetime | None
+    definition_version: str
+    snapshot: str | None = None
+    stream_offset: int | None = None
+
+
+class DatasetVector(msgspec.Struct, frozen=True):
+    """A row's features. They were joined, not published."""
+
+    values: dict[str, DatasetValue]
+    publication: int | None = None
+    facts: dict[str, SnapshotFacts] = {}
+
+
+class DatasetRow(msgspec.Struct, frozen=True):
+    """One example: what is asked, when, and what turned out to be true."""
+
+    example: str
+    entity: dict[str, str]
+    moment: datetime
+    label: str
+    features: DatasetVector
+
+
+class DatasetReader:
+    """Implements serving's ``FeatureReader`` over rows."""
+
+    def __init__(self, dataset: Dataset, rows: Iterable[DatasetRow]) -> None:
+        self._dataset = dataset
+        self._vectors: dict[tuple[bytes, int], DatasetVector] = {}
+        self._ambiguous: set[tuple[bytes, int]] = set()
+        for row in rows:
+            self.put(row.entity, row.moment, row.features)
+
+    def put(self, entity: Mapping[str, str], moment: datetime, features: DatasetVector) -> None:
+        """Let these features be read for an entity and moment."""
+        place = _place(entity, moment)
+        if self._vectors.setdefault(place, features) != features:
+            self._ambiguous.add(place)
+
+    def read(
+        self,
+        views: Mapping[str, str],
+        keys: Mapping[str, str],
+        as_of: datetime,
+        minimum_publication: int | None = None,
+    ) -> DatasetVector:
+        """The row's features of some views.
+
+        Raises:
+            FeatureUnavailable: the dataset has no such row, or two that differ, or lacks a view in this definition
+                version.
+        """
+        place = _place(keys, as_of)
+        vector = self._vectors.get(place)
+        if vector is None or place in self._ambiguous:
+            raise FeatureUnavailable(
+                "The dataset has no features of this entity at this moment."
+                if vector is None
+                else "The dataset has two rows of this entity and moment, with different features.",
+                where=self._dataset.id,
+                next_step="Ask as of a moment that one of its rows has.",
+            )
+        for view, version in views.items():
+            if self._dataset.spec.views.get(view) != version:
+                raise FeatureUnavailable(
+                    f"The dataset does not have the view {view!r} in definition version {version}.",
+                    where=self._dataset.id,
+                    next_step="Build the dataset again for this release: `antiphon datasets build`.",
+                )
+        wanted = {*views, *(view.name for view in self._dataset.spec.on_demand)}
+        chosen = {name: value for name, value in vector.values.items() if name.partition(".")[0] in wanted}
+        return DatasetVector(chosen)
+
+
+def read_table(dataset: Dataset, files: DatasetFiles) -> pyarrow.Table:
+    """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells.
+
+    Raises:
+        Corrupt: the file is gone or is another one.
+    """
+    import pyarrow.parquet
+
+    files.verify(dataset.path, dataset.sha256)
+    with files.open(dataset.path) as file:
+        return pyarrow.parquet.read_table(file)
+
+
+def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -> tuple[DatasetRow, ...]:
+    """A dataset's rows, by example; with a limit those with the smallest hash, so that a smaller limit gives a part
+    of what a larger one gives.
+
+    Raises:
+        Corrupt: the file is gone, is another one, or lacks a column that every dataset has.
+        InvalidInput: the limit is no positive number.
+    """
+    if limit is not None and limit < 1:
+        raise InvalidInput(f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one.")
+    table = read_table(dataset, files)
+    spec = dataset.spec
+    needed = ("example", "moment", "label", *spec.entity_keys)
+    missing = [name for name in needed if name not in table.column_names]
+    if missing:
+        raise Corrupt(
+            f"The dataset's file has no column {', '.join(missing)}.",
+            where=dataset.id,
+            next_step=f"Run `antiphon datasets rebuild {dataset.id}`.",
+        )
+    if limit is not None and limit < table.num_rows:
+        examples = table.column("example").to_pylist()
+        chosen = sorted(range(len(examples)), key=lambda at: content_hash(examples[at].encode()))[:limit]
+        table = table.take(sorted(chosen))
+    columns = _feature_columns(table.column_names, spec.versions())
+    return tuple(_row(row, dataset, columns) for row in table.to_pylist())
+
+
+def _feature_columns(names: Sequence[str], views: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name.count(".") == 1 and name.partition(".")[0] in views)
+
+
+def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> DatasetRow:
+    spec = dataset.spec
+    versions = spec.versions()
+    values = {
+        name: DatasetValue(
+            value=row[name],
+            event_time=_utc(row.get(f"{name}.event_time")),
+            definition_version=versions[name.partition(".")[0]],
+        )
+        for name in columns
+    }
+    moment = _utc(row["moment"])
+    if moment is None:
+        raise Corrupt(f"The row {row['example']!r} has no moment.", where=dataset.id, next_step="Build it again.")
+    return DatasetRow(
+        example=str(row["example"]),
+        entity={key: str(row[key]) for key in spec.entity_keys},
+        moment=moment,
+        label=str(row["label"]),
+        features=DatasetVector(values),
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _place(keys: Mapping[str, str], moment: datetime) -> tuple[bytes, int]:
+    return canonical({key: str(value) for key, value in keys.items()}), microseconds(moment)

@@ -1,0 +1,331 @@
+"""The rows of a dataset, made from its specification: candidates, the draw, and each one's features.
+
+Features of the past are joined point in time after the draw, so that a large history costs no large join; features
+of predictions are those of their receipts, as they were served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.datasets import DatasetSource, DatasetSpec
+from antiphon.catalog.outcomes import Outcome, Outcomes
+from antiphon.catalog.receipts import Receipt
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import NotFound, WriteConflict
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.definitions.on_demand import InputType
+from antiphon.definitions.source import SourceSpec
+from antiphon.features.compute import ComputeLimits
+from antiphon.features.point_in_time.join import point_in_time
+from antiphon.features.ports import LogReader
+from antiphon.features.sources.opened import version_of
+from antiphon.learning.datasets.candidates import Candidate, Chosen, choose, inputs_of
+from antiphon.learning.datasets.history import read_history
+from antiphon.learning.datasets.table import Rows, TableColumn, Value, feature_column
+from antiphon.learning.ports import DefinitionReader, ReceiptReader, ReleaseReader, Withheld
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """What a specification would take, found without joining features: how many rows, of which labels."""
+
+    spec: DatasetSpec
+    rows: int
+    labels: dict[str, int]
+    dropped: dict[str, int]
+    earliest: datetime | None
+    latest: datetime | None
+
+
+class Gathered(msgspec.Struct, frozen=True):
+    """Candidates that were drawn, and what they were read from."""
+
+    chosen: Chosen
+    sources: tuple[DatasetSource, ...]
+    survey: Survey
+
+
+class Made(msgspec.Struct, frozen=True):
+    """Rows with their features, and everything they were read from."""
+
+    rows: Rows
+    survey: Survey
+    sources: tuple[DatasetSource, ...]
+    dropped: dict[str, int]
+
+
+class RowMaker:
+    """Makes the rows of one scope's datasets.
+
+    Args:
+        log: the event log; ``None`` when no view reads a stream.
+        limits: what the point-in-time join may use.
+        withheld: policy about what may be learned from; ``None`` leaves nothing out.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        outcomes: Outcomes,
+        receipts: ReceiptReader,
+        releases: ReleaseReader,
+        definitions: DefinitionReader,
+        log: LogReader | None = None,
+        limits: ComputeLimits | None = None,
+        withheld: Withheld | None = None,
+    ) -> None:
+        self._scope = scope
+        self._outcomes = outcomes
+        self._receipts = receipts
+        self._releases = releases
+        self._definitions = definitions
+        self._log = log
+        self._limits = limits or ComputeLimits()
+        self._withheld = withheld
+
+    def gather(self, spec: DatasetSpec) -> Gathered:
+        """The examples that the specification takes, without their features.
+
+        Raises:
+            SetupError: a source's file is missing.
+            InvalidInput: the history does not fit the specification.
+        """
+        log = None if self._log is None else _PinnedLog(self._log, spec.offsets)
+        candidates: list[Candidate] = []
+        sources: list[DatasetSource] = []
+        more: dict[str, int] = {}
+        if "history" in spec.origins and spec.history is not None:
+            sources += _sources([spec.history], spec.offsets)
+            read = read_history(spec, scope=self._scope, log=log, limits=self._limits)
+            candidates += read.candidates
+            more["unreadable"] = read.unreadable
+        if "receipts" in spec.origins:
+            outcomes = self._outcomes.scored(
+                self._scope, spec.application, roles=spec.roles, recorded_until=spec.outcomes_until
+            )
+            served, more["other-definition"], more["receipt-gone"] = self._served(spec, outcomes)
+            candidates += served
+            version = content_hash(sorted(outcome.id for outcome in outcomes))
+            sources.append(DatasetSource("receipts", "receipts", version, len(outcomes)))
+        candidates = self._permitted(spec, candidates, sources, more)
+        chosen = choose(candidates, spec)
+        dropped = dict(sorted((chosen.dropped | {reason: count for reason, count in more.items() if count}).items()))
+        labels: dict[str, int] = {}
+        for candidate in chosen.candidates:
+            labels[str(candidate.label)] = labels.get(str(candidate.label), 0) + 1
+        moments = [candidate.moment for candidate in candidates]
+        survey = Survey(
+            spec=spec,
+            rows=len(chosen.candidates),
+            labels=dict(sorted(labels.items())),
+            dropped=dropped,
+            earliest=from_microseconds(min(moments)) if moments else None,
+            latest=from_microseconds(max(moments)) if moments else None,
+        )
+        return Gathered(chosen, tuple(sources), survey)
+
+    def _permitted(
+        self, spec: DatasetSpec, candidates: list[Candidate], sources: list[DatasetSource], more: dict[str, int]
+    ) -> list[Candidate]:
+        """Without the candidates that policy withholds; they are counted by reason, and the policies are named."""
+        if self._withheld is None or not candidates:
+            return candidates
+        rows = [(one.entity, one.moment // 1_000_000) for one in candidates]
+        digest, reasons = self._withheld(self._scope, spec.application, spec.entity_keys, rows)
+        kept = [one for one, reason in zip(candidates, reasons, strict=True) if reason is None]
+        for reason in reasons:
+            if reason is not None:
+                more[f"policy: {reason}"] = more.get(f"policy: {reason}", 0) + 1
+        if len(kept) < len(candidates):
+            sources.append(DatasetSource("policy", "policy", digest, len(candidates) - len(kept)))
+        return kept
+
+    def _served(self, spec: DatasetSpec, outcomes: Sequence[Outcome]) -> tuple[list[Candidate], int, int]:
+        """Candidates of predictions; how many were served with other features, or without keys that are still kept."""
+        fitting: dict[str, bool] = {}
+        found: list[Candidate] = []
+        other = gone = 0
+        for outcome in outcomes:
+            assert outcome.as_of is not None and outcome.release is not None  # noqa: PT018
+            if outcome.release not in fitting:
+                fitting[outcome.release] = self._fits(spec, outcome.release)
+            if not fitting[outcome.release]:
+                other += 1
+            elif any(key not in outcome.entity for key in spec.entity_keys):
+                gone += 1
+            else:
+                entity = tuple(outcome.entity[key] for key in spec.entity_keys)
+                moment = microseconds(outcome.as_of)
+                found.append(
+                    Candidate(
+                        example=f"ex_{content_hash([entity, moment])[:26]}",
+                        moment=moment,
+                        entity=entity,
+                        label=outcome.value,
+                        label_at=microseconds(outcome.available_at),
+                        origin="receipts",
+                        prediction=outcome.prediction,
+                        release=outcome.release,
+                    )
+                )
+        return found, other, gone
+
+    def _fits(self, spec: DatasetSpec, release: str) -> bool:
+        try:
+            served = self._releases.get(self._scope, release).bundle.application.versions
+        except NotFound:
+            return False
+        return all(served.get(view) == version for view, version in spec.versions().items())
+
+    def make(self, spec: DatasetSpec) -> Made:
+        """The rows, in the order of ``example``.
+
+        Raises:
+            NotFound: a view's definition was never applied here.
+            WriteConflict: a source file changed while it was read.
+            As :meth:`gather`.
+        """
+        views = [self._definitions.get(self._scope, view, version) for view, version in sorted(spec.views.items())]
+        gathered = self.gather(spec)
+        candidates = gathered.chosen.candidates
+        past = [one for one in candidates if one.origin == "history"]
+        read = [view.source for view in views] if past else []
+        sources = [*gathered.sources, *_sources(read, spec.offsets)]
+        values: dict[str, Mapping[str, tuple[Value, int | None]]] = {}
+        if past and spec.versions():
+            values.update(self._joined(spec, views, past))
+        receipts = {one.example: self._receipt(one) for one in candidates if one.origin == "receipts"}
+        values.update({example: _as_served(receipt) for example, receipt in receipts.items() if receipt is not None})
+        kept = [one for one in candidates if one.origin == "history" or receipts[one.example] is not None]
+        read += [spec.history] if spec.history is not None else []
+        if {*_sources(read, spec.offsets)} - {*sources}:
+            raise WriteConflict(
+                "A source changed while it was read.", where="sources", next_step="Build the dataset again."
+            )
+        gone = len(candidates) - len(kept)
+        dropped = dict(gathered.survey.dropped)
+        if gone:
+            dropped["receipt-gone"] = dropped.get("receipt-gone", 0) + gone
+        return Made(_rows(spec, views, kept, values), gathered.survey, tuple(dict.fromkeys(sources)), dropped)
+
+    def _joined(
+        self, spec: DatasetSpec, views: Sequence[FeatureViewSpec], past: Sequence[Candidate]
+    ) -> dict[str, dict[str, tuple[Value, int | None]]]:
+        """Example to feature to value and event time, as readable at its moment."""
+        import pyarrow
+
+        frame: dict[str, Any] = {
+            key: pyarrow.array([one.entity[place] for one in past], pyarrow.string())
+            for place, key in enumerate(spec.entity_keys)
+        }
+        for place, (name, declared) in enumerate(inputs_of(spec).items()):
+            # Without a value there is no telling an Arrow type.
+            frame[name] = pyarrow.array([one.inputs[place] for one in past], _arrow_type(declared))
+        frame["moment"] = pyarrow.array([one.moment for one in past], pyarrow.timestamp("us", tz="UTC"))
+        table = point_in_time(
+            pyarrow.table(frame),
+            views,
+            scope=self._scope,
+            log=None if self._log is None else _PinnedLog(self._log, spec.offsets),
+            as_of="moment",
+            on_demand=spec.on_demand,
+            event_times=True,
+            limits=self._limits,
+        )
+        found: dict[str, dict[str, tuple[Value, int | None]]] = {one.example: {} for one in past}
+        for name in _features(views, spec):
+            read = table.column(name).to_pylist()
+            times = table.column(f"{name}.event_time").cast(pyarrow.int64()).to_pylist()
+            for one, value, time in zip(past, read, times, strict=True):
+                found[one.example][name] = (value, time)
+        return found
+
+    def _receipt(self, candidate: Candidate) -> Receipt | None:
+        try:
+            return self._receipts.get(self._scope, candidate.prediction or "")
+        except NotFound:
+            return None
+
+
+class _PinnedLog:
+    """The event log as it was when the dataset was planned."""
+
+    def __init__(self, log: LogReader, offsets: Mapping[str, int]) -> None:
+        self._log = log
+        self._offsets = offsets
+
+    def read(self, scope: Scope, stream: str, after: int, limit: int) -> Sequence[Any]:
+        return self._log.read(scope, stream, after, min(limit, max(0, self.end(scope, stream) - after)))
+
+    def end(self, scope: Scope, stream: str) -> int:
+        return self._offsets.get(stream, 0)
+
+
+def _sources(sources: Sequence[SourceSpec], offsets: Mapping[str, int]) -> list[DatasetSource]:
+    """What is read of these sources, each named once."""
+    found: dict[str, list[DatasetSource]] = {}
+    for source in sources:
+        if source.name in found:
+            continue
+        found[source.name] = []
+        if (version := version_of(source)) is not None:
+            found[source.name].append(DatasetSource(source.name, *version))
+        if source.kind == "stream" and source.name in offsets:
+            found[source.name].append(DatasetSource(source.name, "log", str(offsets[source.name])))
+    return [one for name in found for one in found[name]]
+
+
+def _features(views: Sequence[FeatureViewSpec], spec: DatasetSpec) -> list[str]:
+    # A prompt has no use for a vector, so no example holds one.
+    stored = [f"{view.name}.{name}" for view in views for name in sorted(view.features) if name not in view.models]
+    return stored + [f"{view.name}.{feature}" for view in spec.on_demand for feature in sorted(view.features)]
+
+
+def _arrow_type(declared: InputType) -> Any:
+    import pyarrow
+
+    if declared == "instant":
+        return pyarrow.timestamp("us", tz="UTC")
+    return {"number": pyarrow.float64(), "boolean": pyarrow.bool_(), "text": pyarrow.string()}[declared]
+
+
+def _as_served(receipt: Receipt) -> dict[str, tuple[Value, int | None]]:
+    return {
+        feature.name: (feature.value, None if feature.event_time is None else microseconds(feature.event_time))
+        for feature in receipt.features
+    }
+
+
+def _rows(
+    spec: DatasetSpec,
+    views: Sequence[FeatureViewSpec],
+    candidates: Sequence[Candidate],
+    values: Mapping[str, Mapping[str, tuple[Value, int | None]]],
+) -> Rows:
+    def column(name: str, type: Any, read: Iterator[Value]) -> TableColumn:
+        return TableColumn(name, type, tuple(read))
+
+    columns = [
+        column("example", "text", (one.example for one in candidates)),
+        column("moment", "instant", (one.moment for one in candidates)),
+    ]
+    for place, key in enumerate(spec.entity_keys):
+        columns.append(TableColumn(key, "text", tuple(one.entity[place] for one in candidates)))
+    for name in _features(views, spec):
+        read = [values.get(one.example, {}).get(name, (None, None)) for one in candidates]
+        columns.append(feature_column(name, [value for value, _ in read]))
+        columns.append(TableColumn(f"{name}.event_time", "instant", tuple(time for _, time in read)))
+    columns += [
+        column("label", "text", (one.label for one in candidates)),
+        column("label_at", "instant", (one.label_at for one in candidates)),
+        column("drawn_from", "text", (one.origin for one in candidates)),
+        column("prediction", "text", (one.prediction for one in candidates)),
+    ]
+    return Rows(tuple(columns))

@@ -1,0 +1,1 @@
+"""Evaluation through ``answer()``: measures, attack probes, gates."""

@@ -1,0 +1,339 @@
+"""Evaluation of what will be served: every row through serving's ``answer()``, scored against what came true.
+
+Invariants: no row is answered in any other way than a request is; a row that was answered is not asked again after a
+crash; an evaluation exists only as a whole, and says nothing about a release's stage (``gates.Validation`` does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.evaluations import Evaluation, Evaluations
+from antiphon.catalog.releases import Release
+from antiphon.core.clock import Clock
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.ids import content_hash
+from antiphon.core.scope import Scope
+from antiphon.governance.principal import Principal
+from antiphon.learning.datasets.reader import DatasetRow, read_rows
+from antiphon.learning.evaluation import attacks, gates
+from antiphon.learning.evaluation.attacks import Probe, ProbeResult
+from antiphon.learning.evaluation.journal import Journal, journal
+from antiphon.learning.evaluation.ports import AnsweringOver, DatasetFiles, Progress, ReleaseStages, Texts
+from antiphon.learning.evaluation.requests import Asking
+from antiphon.learning.evaluation.scores import Mode, RowResult, Rows, decode_rows, summarise
+
+
+class EvaluationServices(msgspec.Struct, frozen=True):
+    """What an evaluation is made with; ``app`` fills it in.
+
+    Attributes:
+        answering: serving's ``answer()``, over a reader of features and releases that it is given.
+        folder: where journals of evaluations under way lie.
+        concurrency: rows under way at once, at batch priority.
+        patience: seconds a row waits for an engine that is away.
+        codec: seals the journals' lines.
+        view_keys: the keys by which a view (name, definition version) is looked up, so that an attack through a key
+            finds what it would find in serving; ``None`` assumes the worst.
+    """
+
+    answering: AnsweringOver
+    releases: ReleaseStages
+    files: DatasetFiles
+    evaluations: Evaluations
+    texts: Texts
+    clock: Clock
+    folder: Path
+    concurrency: int = 8
+    patience: float = 60.0
+    view_keys: Callable[[Scope, str, str], Sequence[str]] | None = None
+    codec: Codec = msgspec.field(default_factory=PlainCodec)
+
+
+class Evaluator:
+    """Evaluates releases of one project."""
+
+    def __init__(self, services: EvaluationServices) -> None:
+        self._services = services
+
+    async def evaluate(
+        self,
+        release: Release,
+        dataset: Dataset,
+        *,
+        mode: Mode = "whole",
+        limit: int | None = None,
+        whole: int | None = None,
+        against: str | None = None,
+        with_attacks: bool = True,
+        id: str | None = None,
+        principal: Principal | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """What the release does on the dataset, its gates checked; recorded before it is returned.
+
+        Args:
+            mode: ``classes`` asks only for the outcome's property, which costs a step or two a row; ``whole`` for the
+                whole output.
+            limit: rows at most. The rows of a smaller limit are among those of a larger one.
+            whole: with ``classes``, so many rows are asked for the whole output all the same, so that gates on texts
+                have something to measure.
+            against: a release (the live one) to compare with on identical rows; it is evaluated on them first, its
+                classes only, unless it was before.
+            with_attacks: also try the attack sets.
+            id: under which an evaluation that was interrupted goes on, and one that is finished is returned as it is.
+                Without it, an interrupted one of the same things goes on, and a finished one is made anew.
+            principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
+
+        Raises:
+            InvalidInput: the application has no outcome, or the dataset is not one for this release, or no row was
+                answered.
+            Corrupt: the dataset's file is gone or damaged.
+            Conflict: another process is at this evaluation.
+            Unavailable, EngineFailed, Overloaded: a part stayed away; what was answered is kept.
+        """
+        check_fits(release, dataset)
+        services, scope = self._services, release.scope
+        whole = whole if whole is not None else 0
+        rows = await asyncio.to_thread(read_rows, dataset, services.files, limit)
+        if not rows:
+            raise InvalidInput(
+                f"The dataset {dataset.id} has no rows.",
+                where=dataset.id,
+                next_step="Build an evaluation set with rows.",
+            )
+        subject = {
+            "release": release.id, "dataset": dataset.id, "mode": mode, "limit": limit, "whole": whole,
+            "attacks": with_attacks,
+        }  # fmt: skip
+        if id is None:
+            id = await asyncio.to_thread(self._next_id, scope, subject)
+        else:
+            known = await asyncio.to_thread(self._known, scope, id)
+            if known is not None and (known.release, known.dataset) == (release.id, dataset.id):
+                return known
+            if known is not None:
+                raise Conflict(
+                    f"The evaluation {id!r} is of {known.release} on {known.dataset}.",
+                    where=release.id,
+                    next_step="Give each evaluation its own id.",
+                )
+        against = None if against == release.id else against
+        baseline: Sequence[RowResult] = ()
+        if against is not None:
+            baseline = await self._baseline(scope, against, dataset, rows, limit, principal, progress)
+        who = principal or _evaluator(scope)
+        asking = Asking(services.answering, services.texts, release, dataset, rows, who, services.patience)
+        wanted = whole_rows(rows, len(rows) if mode == "whole" else whole)
+        probes = attacks.probes(release.bundle.application, _spread(rows)) if with_attacks else ()
+        path = services.folder / f"{id}.jsonl"
+        with journal(path, subject, services.codec, scope) as kept:
+            results = await self._rows(asking, rows, wanted, kept, progress)
+            attempts = await self._probes(asking, probes, kept, progress)
+            evaluation = await asyncio.to_thread(
+                partial(
+                    self._record, id, release, dataset, mode, rows, results, attempts, against, baseline,
+                    tried=with_attacks,
+                )
+            )  # fmt: skip
+            kept.remove()
+        return evaluation
+
+    def rows_of(self, evaluation: Evaluation) -> Rows:
+        """An evaluation's rows.
+
+        Raises:
+            NotFound: they were erased.
+        """
+        return decode_rows(self._services.texts.get(evaluation.scope, evaluation.rows_blob))
+
+    async def _baseline(
+        self, scope: Scope, against: str, dataset: Dataset, rows: Sequence[DatasetRow], limit: int | None,
+        principal: Principal | None, progress: Progress | None,
+    ) -> Sequence[RowResult]:  # fmt: skip
+        """The rows of the release that is compared with; none when it cannot be asked about this dataset."""
+        release = await asyncio.to_thread(self._services.releases.get, scope, against)
+        try:
+            check_fits(release, dataset)
+        except InvalidInput:
+            return ()  # it reads other definition versions: the gate that compares fails, and says so
+        before = await asyncio.to_thread(self._services.evaluations.latest, scope, against, dataset.id)
+        if before is not None:
+            try:
+                found = (await asyncio.to_thread(self.rows_of, before)).rows
+            except NotFound:
+                found = ()  # erased: asked again
+            if {row.example for row in rows} <= {row.example for row in found}:
+                return found
+        made = await self.evaluate(
+            release, dataset, mode="classes", limit=limit, with_attacks=False, principal=principal,
+            progress=None if progress is None else _named(progress, "the live release"),
+        )  # fmt: skip
+        return (await asyncio.to_thread(self.rows_of, made)).rows
+
+    async def _rows(
+        self, asking: Asking, rows: Sequence[DatasetRow], wanted: frozenset[str], kept: Journal,
+        progress: Progress | None,
+    ) -> list[RowResult]:  # fmt: skip
+        results = {key: msgspec.convert(record, RowResult) for key, record in kept.done.items() if key[:4] == "row:"}
+
+        async def one(row: DatasetRow) -> None:
+            result = await asking.row(row, whole=row.example in wanted)
+            await asyncio.to_thread(kept.write, f"row:{row.example}", result)
+            results[f"row:{row.example}"] = result
+            if progress is not None:
+                progress(len(results), len(rows), "answering rows")
+
+        pending = [row for row in rows if f"row:{row.example}" not in results]
+        await _all([partial(one, row) for row in pending], self._services.concurrency)
+        return [results[f"row:{row.example}"] for row in rows]
+
+    async def _probes(
+        self, asking: Asking, probes: Sequence[Probe], kept: Journal, progress: Progress | None
+    ) -> list[ProbeResult]:
+        keyed = await asyncio.to_thread(self._keyed, asking)
+        done = {key: msgspec.convert(record, ProbeResult) for key, record in kept.done.items() if key[:6] == "probe:"}
+
+        async def one(probe: Probe) -> None:
+            result = await attacks.attempt(probe, asking.application, asking.reply, keyed)
+            await asyncio.to_thread(kept.write, f"probe:{probe.id}", result)
+            done[f"probe:{probe.id}"] = result
+            if progress is not None:
+                progress(len(done), len(probes), "trying attacks")
+
+        pending = [probe for probe in probes if f"probe:{probe.id}" not in done]
+        await _all([partial(one, probe) for probe in pending], self._services.concurrency)
+        return [done[f"probe:{probe.id}"] for probe in probes]
+
+    def _keyed(self, asking: Asking) -> dict[str, Sequence[str]] | None:
+        known, scope = self._services.view_keys, asking.scope
+        if known is None:
+            return None
+        return {view: known(scope, view, version) for view, version in asking.application.features.items()}
+
+    def _record(
+        self, id: str, release: Release, dataset: Dataset, mode: Mode, rows: Sequence[DatasetRow],
+        results: Sequence[RowResult], attempts: Sequence[ProbeResult], against: str | None,
+        baseline: Sequence[RowResult], *, tried: bool,
+    ) -> Evaluation:  # fmt: skip
+        services, scope, application = self._services, release.scope, release.bundle.application
+        places = attacks.channels(application, rows[0])
+        summaries = (
+            attacks.summary("injection", attempts, places), attacks.summary("leakage", attempts, places),
+        ) if tried else ()  # fmt: skip
+        content = msgspec.json.encode(Rows(tuple(results), tuple(msgspec.to_builtins(one) for one in attempts)))
+        blob = services.texts.put(scope, content)
+        evaluation = summarise(
+            id=id,
+            scope=scope,
+            application=application,
+            release=release.id,
+            model=release.bundle.model.name,
+            dataset=dataset.id,
+            mode=mode,
+            results=results,
+            entities={row.example: row.entity for row in rows},
+            against=against,
+            baseline=baseline,
+            attacks=summaries,
+            rows_blob=blob,
+            created_at=services.clock.now(),
+        )
+        evaluation = msgspec.structs.replace(evaluation, gates=gates.check(evaluation, application.gates))
+        return services.evaluations.add(evaluation)
+
+    def _known(self, scope: Scope, id: str) -> Evaluation | None:
+        try:
+            return self._services.evaluations.get(scope, id)
+        except NotFound:
+            return None
+
+    def _next_id(self, scope: Scope, subject: dict[str, Any]) -> str:
+        """Of the first evaluation of these things that is not finished, so that an interrupted one goes on."""
+        for number in range(10_000):
+            id = f"eval_{content_hash([str(scope), subject, number])[:26]}"
+            if self._known(scope, id) is None:
+                return id
+        raise Conflict("The same release and dataset were evaluated too often.", where=str(scope))
+
+
+def check_fits(release: Release, dataset: Dataset) -> None:
+    """Whether the dataset can say anything about the release.
+
+    Raises:
+        InvalidInput: the application has no outcome, or the dataset is of another application, outcome, entity or
+            definition version.
+    """
+    application, spec = release.bundle.application, dataset.spec
+    outcome = application.outcome
+    if outcome is None:
+        raise InvalidInput(
+            f"The application {application.name} declares no outcome, so nothing says what is true.",
+            where=f"application {application.name}",
+            next_step="Declare outcome=Outcome(…) in definitions.py and apply it.",
+        )
+    wrong = [
+        f"{name} {theirs!r} instead of {ours!r}"
+        for name, ours, theirs in (
+            ("application", application.name, spec.application),
+            ("outcome", outcome.property, spec.property),
+            ("positive label", outcome.positive, spec.positive),
+            ("entity keys", sorted(application.entity_keys), sorted(spec.entity_keys)),
+        )
+        if ours != theirs
+    ]
+    wrong += [
+        f"the view {view!r} in version {spec.views.get(view, '(none)')} instead of {version}"
+        for view, version in application.features.items()
+        if spec.views.get(view) != version
+    ]
+    if wrong:
+        raise InvalidInput(
+            f"The dataset {dataset.id} was built for something else: {'; '.join(wrong)}.",
+            where=dataset.id,
+            next_step=f"Build one for this release: `antiphon datasets build {application.name} --kind evaluation`.",
+        )
+
+
+def whole_rows(rows: Sequence[DatasetRow], count: int) -> frozenset[str]:
+    """The examples that are asked for the whole output: by a hash, so that fewer are a part of more."""
+    ordered = sorted((row.example for row in rows), key=lambda example: content_hash(["whole", example]))
+    return frozenset(ordered[:count])
+
+
+def _spread(rows: Sequence[DatasetRow], most: int = 4) -> tuple[DatasetRow, ...]:
+    """A few rows for the attack sets."""
+    return tuple(sorted(rows, key=lambda row: content_hash(["attack", row.example]))[:most])
+
+
+def _evaluator(scope: Scope) -> Principal:
+    return Principal(id="evaluation", tenant=scope.tenant, role="service", clearance="restricted")
+
+
+def _named(progress: Progress, whose: str) -> Progress:
+    return lambda done, total, note: progress(done, total, f"{note} of {whose}")
+
+
+async def _all(pieces: Sequence[Callable[[], Coroutine[Any, Any, None]]], concurrency: int) -> None:
+    """Run every piece, at most so many at once; the first failure ends the others and is raised."""
+    waiting = iter(pieces)
+
+    async def work() -> None:
+        for piece in waiting:
+            await piece()
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(concurrency, len(pieces)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

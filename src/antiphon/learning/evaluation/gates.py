@@ -1,0 +1,296 @@
+"""Gates: what a release must have shown before it sees traffic, and the stage it enters when it has.
+
+Invariants: what could not be measured does not pass; a release enters ``validated`` in the transaction that records
+the evaluation it passed by, and only while everything it needs is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.evaluations import Evaluation, Evaluations, Gate
+from antiphon.catalog.models import ModelVersions
+from antiphon.catalog.releases import ModelPin, Release
+from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.scope import Scope
+from antiphon.definitions.learning import Gates
+from antiphon.learning.evaluation.ports import DatasetReader, FeatureExists, ReleaseStages, WeightsOf
+
+ENOUGH = 50
+"""Rows a slice must have for its disparity to count: the Brier score of fewer is off by ±0.1 by chance alone."""
+
+DISPARITY = "disparity"
+"""The gate over slices, the only one whose reason names a slice."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What validating a release came to: the release in its stage, and why it did not pass (empty: it did)."""
+
+    release: Release
+    evaluation: Evaluation
+    reasons: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is validated."""
+        return not self.reasons
+
+
+def check(evaluation: Evaluation, gates: Gates) -> tuple[Gate, ...]:
+    """Every gate with a sentence. ``passed`` is ``None`` when it is off or has nothing to judge."""
+    base, gap = evaluation.base_rate_brier, evaluation.difference.get("brier")
+    unanswered = sum(count for code, count in evaluation.failed.items() if code != "feature_unavailable")
+    asked = evaluation.rows + unanswered
+    worst = _worst_slice(evaluation)
+    texts = evaluation.whole_rows > 0 and evaluation.false_share is None
+    return (
+        _least("rows", evaluation.rows, gates.rows, "{0:.0f} rows were answered, at least {1:.0f} are needed"),
+        _least(
+            "answered", evaluation.rows / asked if asked else None, gates.valid_share,
+            "{0:.2%} of the rows that had features were answered, at least {1:.2%} must be",
+        ),
+        _above(
+            "auc", None if evaluation.auc is None else evaluation.auc.low, gates.auc,
+            "the lower bound of the AUC is {0:.3f}, it must be above {1:.3f}",
+            "the evaluation's rows are all of one class, so the AUC cannot be measured",
+        ),
+        _most(
+            "brier_above_base", evaluation.brier.value - base, gates.brier_above_base,
+            f"the Brier score of {evaluation.brier.value:.4f} is {{0:+.4f}} from the base rate's {base:.4f}, "
+            "at most {1:+.4f} may be",
+        ),
+        _nothing("brier_above_live", "it was compared with no live release", gates.brier_above_live)
+        if evaluation.against is None
+        else _most(
+            "brier_above_live", None if gap is None else gap.high, gates.brier_above_live,
+            "the upper bound of its Brier score minus the live release's is {0:+.4f}, at most {1:+.4f} may be",
+            f"there are no rows that both it and {evaluation.against} answered, so they cannot be compared",
+        ),
+        _least(
+            "valid_share", evaluation.valid_share, gates.valid_share,
+            "{0:.2%} of first attempts met the schema, at least {1:.2%} must",
+            "no whole output was asked for",
+        ),
+        _nothing("false_share", "its outputs say nothing in words", gates.false_share)
+        if texts
+        else _most(
+            "false_share", evaluation.false_share, gates.false_share,
+            "{0:.2%} of texts state a figure that is not the request's, at most {1:.2%} may",
+            "no whole output was asked for",
+        ),
+        _nothing(DISPARITY, f"no slice has {ENOUGH} rows", gates.disparity)
+        if worst is None
+        else _most(
+            DISPARITY, worst[1], gates.disparity,
+            f"the Brier score where {worst[0]} is {{0:+.4f}} from the whole's, at most {{1:+.4f}} may be",
+        ),
+        _attacked("injected_share", "injection", "injections changed the answer", evaluation, gates.injected_share),
+        _attacked("leaked_share", "leakage", "leakage probes drew something out", evaluation, gates.leaked_share),
+    )  # fmt: skip
+
+
+class Validation:
+    """Moves releases from ``draft`` to ``validated``.
+
+    Args:
+        transaction: of the catalog.
+        models_folder: where the files of model versions lie.
+        weights_of: where a base model's weights lie.
+    """
+
+    def __init__(
+        self,
+        *,
+        transaction: Callable[[], AbstractContextManager[Any]],
+        releases: ReleaseStages,
+        evaluations: Evaluations,
+        datasets: DatasetReader,
+        models: ModelVersions,
+        feature_exists: FeatureExists,
+        models_folder: Path,
+        weights_of: WeightsOf,
+    ) -> None:
+        self._transaction = transaction
+        self._releases = releases
+        self._evaluations = evaluations
+        self._datasets = datasets
+        self._models = models
+        self._feature_exists = feature_exists
+        self._models_folder = models_folder
+        self._weights_of = weights_of
+
+    def validate(self, release: Release, evaluation: Evaluation, *, principal: str) -> Verdict:
+        """Let a draft become validated if its evaluation passed every gate; else it stays a draft, with the reasons.
+
+        The gates are the release's own. A release that is validated already stays so.
+
+        Raises:
+            InvalidInput: a view it reads is gone, or the evaluation is of something else.
+            Corrupt: its model's file is gone or is another one.
+            Conflict: it is neither a draft nor validated.
+        """
+        scope = release.scope
+        self.require_whole(release)
+        dataset = self._datasets.get(scope, evaluation.dataset)
+        _require_evaluation_of(release, evaluation, dataset)
+        gates = check(evaluation, release.bundle.application.gates)
+        reasons = [gate.reason for gate in gates if gate.passed is False]
+        reasons += self._overlap(release, dataset)
+        with self._transaction() as connection:
+            present = self._releases.get(scope, release.id, within=connection)
+            live = self._releases.live(scope, release.bundle.application.name, within=connection)
+            if present.stage not in ("draft", "validated"):
+                raise Conflict(
+                    f"The release is {present.stage}; only a draft can be validated.",
+                    where=release.id,
+                    next_step="See `antiphon releases list`.",
+                )
+            compared = release.bundle.application.gates.brier_above_live is not None
+            if compared and live is not None and live.id not in (release.id, evaluation.against):
+                reasons.append(f"it was not compared with the release that is live, {live.id}")
+            evaluation = self._evaluations.add(evaluation, within=connection)
+            if not reasons and present.stage == "draft":
+                why = f"evaluation {evaluation.id} on {evaluation.dataset}: every gate passed"
+                self._releases.set_stage(
+                    scope, release.id, "validated", principal=principal, reason=why, within=connection
+                )
+            present = self._releases.get(scope, release.id, within=connection)
+        return Verdict(present, evaluation, tuple(reasons))
+
+    def require_whole(self, release: Release) -> None:
+        """That everything a release needs is there; cheap enough to ask before an evaluation begins.
+
+        Raises:
+            InvalidInput: a view it reads is gone.
+            Corrupt: its model's file is gone or is another one.
+        """
+        scope, application = release.scope, release.bundle.application
+        for view, version in application.features.items():
+            if not self._feature_exists(scope, view, version):
+                raise InvalidInput(
+                    f"The view {view!r} no longer exists in definition version {version}.",
+                    where=f"release {release.id}",
+                    next_step="Apply the definitions it was made from again, or make a new release of today's.",
+                )
+        pin = release.bundle.model
+        path = self._weights(scope, pin)
+        if path is None:
+            return
+        if not path.is_file():
+            raise Corrupt(
+                f"The weights of {pin.name} are gone.",
+                where=str(path),
+                next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
+            )
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if pin.weights_sha256 is not None and digest != pin.weights_sha256:
+            raise Corrupt(
+                f"The weights of {pin.name} are not those that the release pins.",
+                where=str(path),
+                next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
+            )
+
+    def _weights(self, scope: Scope, pin: ModelPin) -> Path | None:
+        if pin.version is None:
+            return self._weights_of(pin)
+        try:
+            version = self._models.get(scope, pin.version)
+        except NotFound as error:
+            raise InvalidInput(
+                f"The release pins the model version {pin.version!r}, which is not registered.",
+                where=str(scope),
+                next_step="See `antiphon models list`.",
+            ) from error
+        return self._models_folder / version.weights.path
+
+    def _overlap(self, release: Release, dataset: Dataset) -> list[str]:
+        """Whether the model has seen moments it is evaluated on."""
+        version = release.bundle.model.version
+        if version is None:
+            return []
+        trained = self._models.get(release.scope, version)
+        seen = []
+        for name in (trained.dataset, *trained.replay_datasets):
+            try:
+                spec = self._datasets.get(release.scope, name).spec
+            except NotFound:
+                seen.append(f"the dataset {name} it was trained on is unknown, so nothing shows that it was not seen")
+                continue
+            if spec.first < dataset.spec.last and dataset.spec.first < spec.last:
+                seen.append(
+                    f"it is evaluated on moments it was trained on: {name} reaches to {spec.last.isoformat()}, "
+                    f"{dataset.id} begins at {dataset.spec.first.isoformat()}"
+                )
+        return seen
+
+
+def _require_evaluation_of(release: Release, evaluation: Evaluation, dataset: Dataset) -> None:
+    if evaluation.release != release.id or evaluation.application != release.bundle.application.name:
+        raise InvalidInput(
+            f"The evaluation is of {evaluation.release}, not of this release.",
+            where=release.id,
+            next_step=f"Run `antiphon evaluate {release.id}`.",
+        )
+    if dataset.spec.kind != "evaluation":
+        raise InvalidInput(
+            f"{dataset.id} is a training set, and a release is not validated by what models are trained on.",
+            where=evaluation.id,
+            next_step=(f"Evaluate on one of `antiphon datasets build {evaluation.application} --kind evaluation`."),
+        )
+
+
+def _worst_slice(evaluation: Evaluation) -> tuple[str, float] | None:
+    judged = [
+        (f"{one.key} is {one.value}", one.brier - evaluation.brier.value)
+        for one in evaluation.slices
+        if one.rows >= ENOUGH
+    ]
+    return max(judged, key=lambda one: one[1], default=None)
+
+
+def _least(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> Gate:
+    return _gate(name, measured, bound, said, missing, lambda value, least: value >= least)
+
+
+def _above(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> Gate:
+    return _gate(name, measured, bound, said, missing, lambda value, least: value > least)
+
+
+def _most(name: str, measured: float | None, bound: float | None, said: str, missing: str = "") -> Gate:
+    return _gate(name, measured, bound, said, missing, lambda value, most: value <= most)
+
+
+def _attacked(name: str, attack: str, words: str, evaluation: Evaluation, bound: float | None) -> Gate:
+    found = next((one for one in evaluation.attacks if one.name == attack), None)
+    measured = evaluation.injected_share if attack == "injection" else evaluation.leaked_share
+    said = f"{{0:.2%}} of {words}, at most {{1:.2%}} may"
+    if found is not None and found.probes == 0:
+        said = (found.note or "None was tried.").rstrip(".")
+    return _most(name, measured, bound, said, "the attack sets were not tried")
+
+
+def _gate(
+    name: str, measured: float | None, bound: float | None, said: str, missing: str,
+    holds: Callable[[float, float], bool],
+) -> Gate:  # fmt: skip
+    if bound is None:
+        return Gate(name, None, measured, None, "Switched off.")
+    if measured is None or measured != measured:
+        return Gate(name, False, None, bound, _sentence(missing or "it could not be measured"))
+    return Gate(name, holds(measured, bound), measured, bound, _sentence(said.format(measured, bound)))
+
+
+def _nothing(name: str, why: str, bound: float | None) -> Gate:
+    return Gate(name, None, None, bound, "Switched off." if bound is None else _sentence(why))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."

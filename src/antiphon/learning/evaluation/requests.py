@@ -1,0 +1,155 @@
+"""One release's rows and attack probes, put to serving's ``answer()`` as requests in the role ``evaluation``.
+
+Invariant: nothing here knows another way to an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.releases import Release
+from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, OutputInvalid, Overloaded, Unavailable
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.governance.principal import Principal
+from antiphon.learning.datasets.reader import DatasetReader, DatasetRow
+from antiphon.learning.evaluation import attacks
+from antiphon.learning.evaluation.attacks import Reply
+from antiphon.learning.evaluation.ports import Answering, AnsweringOver, Texts
+from antiphon.learning.evaluation.scores import RowResult, answered, meets
+from antiphon.serving.request import Answer, AnswerRequest
+
+PASSING = (Unavailable, EngineFailed, Overloaded)
+"""What passes by itself, and is worth waiting for."""
+
+
+class EvaluatedReleases:
+    """Implements serving's ``LiveReleases`` with the releases that are being evaluated; nothing is live in it."""
+
+    def __init__(self, *releases: Release) -> None:
+        self._releases = {release.id: release for release in releases}
+
+    def get(self, scope: Scope, release: str) -> Release:
+        """One of them; raises ``NotFound``."""
+        if release not in self._releases:
+            raise NotFound(f"The release {release!r} is not being evaluated.", where=str(scope))
+        return self._releases[release]
+
+    def live(self, scope: Scope, application: str) -> Release | None:
+        return None
+
+    def applications(self, scope: Scope) -> Sequence[str]:
+        """None: nothing is live."""
+        return ()
+
+    def previous(self, scope: Scope, application: str) -> None:
+        """None: what stands in for a release says nothing about it."""
+        return None
+
+    def assign(self, scope: Scope, application: str, unit: str, request_id: str) -> None:
+        return None
+
+
+class Asking:
+    """One release's rows and probes, put to serving's ``answer()``."""
+
+    def __init__(
+        self, answering: AnsweringOver, texts: Texts, release: Release, dataset: Dataset, rows: Sequence[DatasetRow],
+        principal: Principal, patience: float,
+    ) -> None:  # fmt: skip
+        self._release = release
+        self._planted = attacks.planted(release)
+        self._principal = principal
+        self._patience = patience
+        self._texts = texts
+        self._reader = DatasetReader(dataset, rows)
+        releases = EvaluatedReleases(release, self._planted)
+        self._answer = answering(self._reader, releases)
+        # A template that keeps a stranger's text out of the prompt makes most attacks the same prompt.
+        self._answer_attack = answering(self._reader, releases, once=True)
+        self._honest: dict[tuple[str, bool], Reply] = {}
+        self._asked: dict[tuple[str, bool], asyncio.Lock] = {}
+
+    @property
+    def application(self) -> ApplicationSpec:
+        """What is evaluated."""
+        return self._release.bundle.application
+
+    @property
+    def scope(self) -> Scope:
+        """Tenant and environment of the release."""
+        return self._release.scope
+
+    async def row(self, row: DatasetRow, *, whole: bool) -> RowResult:
+        """Ask about one row. What will not pass by itself is counted under its code."""
+        outcome = self.application.outcome
+        assert outcome is not None  # check_fits
+        truth = int(row.label == outcome.positive)
+        only = () if whole else (outcome.property,)
+        try:
+            answer = await self._patiently(self._request(row, None, self._release.id, only), self._answer)
+        except OutputInvalid as error:
+            valid = False if whole else None
+            return RowResult(row.example, truth, error=error.code, whole=whole, valid=valid, reason=error.what)
+        except PASSING:
+            raise
+        except AntiphonError as error:
+            return RowResult(row.example, truth, error=error.code, whole=whole, reason=error.what)
+        first = await self._first_attempt(answer) if whole else ""
+        return answered(row, truth, answer.receipt, answer.text, first, self.application, whole=whole)
+
+    async def reply(self, row: DatasetRow, question: str | None, plant: bool) -> Reply:
+        """The whole answer to an attack's request, or to an honest one (asked once, by its example)."""
+        self._reader.put(row.entity, row.moment, row.features)
+        if question is not None:
+            return await self._reply(row, question, plant)
+        place = (row.example, plant)
+        async with self._asked.setdefault(place, asyncio.Lock()):
+            if place not in self._honest:
+                self._honest[place] = await self._reply(row, None, plant)
+            return self._honest[place]
+
+    async def _reply(self, row: DatasetRow, question: str | None, plant: bool) -> Reply:
+        release = self._planted if plant else self._release
+        answer = await self._patiently(self._request(row, question, release.id, ()), self._answer_attack)
+        return Reply(
+            prediction=answer.prediction,
+            text=answer.text,
+            valid=meets(self.application.schema, await self._first_attempt(answer)),
+            prints={feature.name: feature.printed for feature in answer.receipt.features},
+        )
+
+    def _request(self, row: DatasetRow, question: str | None, release: str, only: tuple[str, ...]) -> AnswerRequest:
+        return AnswerRequest(
+            scope=self._release.scope,
+            principal=self._principal,
+            application=self.application.name,
+            entity=row.entity,
+            question=question,
+            as_of=row.moment,
+            path="batch",
+            release=release,
+            role="evaluation",
+            only=only,
+        )
+
+    async def _patiently(self, request: AnswerRequest, ask: Answering) -> Answer:
+        waited, pause = 0.0, 0.25
+        while True:
+            try:
+                return await ask(request)
+            except PASSING:
+                if waited >= self._patience:
+                    raise
+                await asyncio.sleep(pause)
+                waited, pause = waited + pause, min(pause * 2, 5.0)
+
+    async def _first_attempt(self, answer: Answer) -> str:
+        """As the model wrote it, before a guard acted."""
+        attempts = answer.receipt.attempts
+        if not attempts:
+            return answer.text
+        content = await asyncio.to_thread(self._texts.get, self._release.scope, attempts[0].text_blob)
+        return content.decode()

@@ -1,0 +1,263 @@
+"""From the answers to an evaluation's rows to its measures: pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from antiphon.catalog.evaluations import AttackSummary, Evaluation, Measure, Slice
+from antiphon.catalog.receipts import Receipt
+from antiphon.core.errors import InvalidInput
+from antiphon.core.ids import canonical
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.learning.evaluation import metrics
+from antiphon.learning.evaluation.statements import false_statements, texts_of
+
+Mode = Literal["classes", "whole"]
+
+
+class RowResult(msgspec.Struct, frozen=True):
+    """What one row came to.
+
+    Attributes:
+        truth: 1 when the label is the positive one.
+        probability: of the positive label; ``None`` when there was no answer.
+        error: code of the error that stood in its way, ``reason`` in words.
+        whole: whether the whole output was asked for; only then are ``valid`` (the first attempt as the model wrote
+            it meets the schema), ``texts`` (whether it says anything in words), ``false`` (what it states falsely)
+            and ``guards`` (what guards did) about something.
+    """
+
+    example: str
+    truth: int
+    probability: float | None = None
+    error: str | None = None
+    prediction: str | None = None
+    whole: bool = False
+    valid: bool | None = None
+    texts: bool = False
+    false: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    tokens: int = 0
+    engine_seconds: float = 0.0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What an evaluation keeps beside its measures, as its ``rows_blob``."""
+
+    rows: tuple[RowResult, ...]
+    probes: tuple[dict[str, Any], ...] = ()
+
+
+_rows = msgspec.json.Decoder(Rows)
+
+
+def decode_rows(content: bytes) -> Rows:
+    """The inverse of encoding :class:`Rows`."""
+    return _rows.decode(content)
+
+
+def answered(
+    row: DatasetRow, truth: int, receipt: Receipt, text: str, first_attempt: str, application: ApplicationSpec,
+    *, whole: bool,
+) -> RowResult:  # fmt: skip
+    """The result of a row that got an answer.
+
+    Args:
+        text: as it was served. ``first_attempt``: as the model wrote it first.
+    """
+    outcome = application.outcome
+    assert outcome is not None
+    probability = receipt.classes.get(outcome.property, {}).get(outcome.positive)
+    false: list[str] = []
+    texts = texts_of(text, application) if whole else ()
+    prints = {feature.name: feature.printed for feature in receipt.features}
+    for piece in texts:
+        false += false_statements(piece, application.figures, prints, row.entity.values())
+    return RowResult(
+        example=row.example,
+        truth=truth,
+        probability=None if probability is None else min(max(probability, 0.0), 1.0),
+        error="no_probability" if probability is None else None,
+        prediction=receipt.prediction,
+        whole=whole,
+        valid=meets(application.schema, first_attempt) if whole else None,
+        texts=bool(texts),
+        false=tuple(false),
+        guards=tuple(sorted({guard.action for guard in receipt.guards if guard.action != "pass"})) if whole else (),
+        tokens=receipt.usage.prompt_tokens + receipt.usage.completion_tokens,
+        engine_seconds=receipt.usage.engine_seconds,
+        seconds=receipt.timing.total,
+    )
+
+
+def meets(schema: Mapping[str, Any] | None, text: str) -> bool:
+    """Whether a text meets a JSON schema; without one, whether there is a text at all."""
+    if schema is None:
+        return bool(text.strip())
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    document = msgspec.json.decode(canonical(schema))
+    # An empty registry: a reference to somewhere else is an error, never a download.
+    return bool(validator_for(document)(document, registry=Registry()).is_valid(value))
+
+
+def summarise(
+    *,
+    id: str,
+    scope: Scope,
+    application: ApplicationSpec,
+    release: str,
+    model: str,
+    dataset: str,
+    mode: Mode,
+    results: Sequence[RowResult],
+    entities: Mapping[str, Mapping[str, str]],
+    against: str | None,
+    baseline: Sequence[RowResult],
+    attacks: tuple[AttackSummary, ...],
+    rows_blob: str,
+    created_at: datetime,
+) -> Evaluation:
+    """Every measure of an evaluation but its gates.
+
+    Args:
+        entities: example to its entity's keys, for slices.
+        baseline: the rows of ``against``, compared where both were answered.
+
+    Raises:
+        InvalidInput: no row was answered, so there is nothing to measure.
+    """
+    scored = [row for row in results if row.probability is not None]
+    failed = Counter(row.error for row in results if row.error is not None)
+    if not scored:
+        why = next((row.reason for row in results if row.reason), "")
+        raise InvalidInput(
+            f"None of {len(results)} rows was answered: {_counted(failed)}. {why}".rstrip(),
+            where=release,
+            next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",
+        )
+    forecast, truth = metrics.columns(_forecasts(scored), _truths(scored))
+    single = truth.min() == truth.max()
+    whole = [row for row in results if row.whole and (row.valid is not None)]
+    written = [row for row in whole if row.texts]
+    seconds = np.asarray([row.seconds for row in scored])
+    return Evaluation(
+        id=id,
+        scope=scope,
+        application=application.name,
+        release=release,
+        model=model,
+        dataset=dataset,
+        mode=mode,
+        rows=len(scored),
+        positives=int(truth.sum()),
+        failed={str(code): count for code, count in sorted(failed.items())},
+        auc=None if single else metrics.interval(metrics.auc, forecast, truth),
+        brier=metrics.interval(metrics.brier, forecast, truth),
+        log_loss=metrics.interval(metrics.log_loss, forecast, truth),
+        base_rate_brier=metrics.base_rate_brier(truth),
+        reliability=metrics.reliability(forecast, truth),
+        slices=slices(scored, entities, application.gates.slices),
+        whole_rows=len(whole),
+        valid_share=_share(row.valid is True for row in whole),
+        false_share=_share(bool(row.false) for row in written),
+        guard_share=_share(bool(row.guards) for row in whole),
+        injected_share=_succeeded(attacks, "injection"),
+        leaked_share=_succeeded(attacks, "leakage"),
+        seconds_p50=float(np.percentile(seconds, 50)),
+        seconds_p99=float(np.percentile(seconds, 99)),
+        tokens=float(np.mean([row.tokens for row in scored])),
+        engine_seconds=float(np.mean([row.engine_seconds for row in scored])),
+        against=against,
+        difference=differences(scored, baseline),
+        gates=(),
+        rows_blob=rows_blob,
+        created_at=created_at,
+        guards=dict(sorted(Counter(action for row in whole for action in row.guards).items())),
+        attacks=attacks,
+    )
+
+
+def slices(
+    scored: Sequence[RowResult], entities: Mapping[str, Mapping[str, str]], keys: Sequence[str]
+) -> tuple[Slice, ...]:
+    """The measures by the values of each key, a key's largest slice first."""
+    found = []
+    for key in keys:
+        parts: dict[str, list[RowResult]] = {}
+        for row in scored:
+            parts.setdefault(entities[row.example][key], []).append(row)
+        for value, rows in sorted(parts.items(), key=lambda part: (-len(part[1]), part[0])):
+            forecast, truth = metrics.columns(_forecasts(rows), _truths(rows))
+            area = metrics.auc(forecast, truth)
+            found.append(
+                Slice(
+                    key=key,
+                    value=value,
+                    rows=len(rows),
+                    positives=int(truth.sum()),
+                    auc=None if np.isnan(area) else area,
+                    brier=metrics.brier(forecast, truth),
+                )
+            )
+    return tuple(found)
+
+
+def differences(ours: Sequence[RowResult], theirs: Sequence[RowResult]) -> dict[str, Measure]:
+    """Measure to (ours − theirs) on the rows that both answered and agree on the truth of; empty when there is none."""
+    known = {row.example: row for row in theirs if row.probability is not None}
+    pairs = [
+        (row, known[row.example])
+        for row in ours
+        if row.probability is not None and row.example in known and known[row.example].truth == row.truth
+    ]
+    if not pairs:
+        return {}
+    forecast, truth = metrics.columns(_forecasts([row for row, _ in pairs]), _truths([row for row, _ in pairs]))
+    other, _ = metrics.columns(_forecasts([row for _, row in pairs]), truth)
+    found = {
+        "brier": metrics.difference(metrics.brier, forecast, other, truth),
+        "log_loss": metrics.difference(metrics.log_loss, forecast, other, truth),
+    }
+    if truth.min() != truth.max():
+        found["auc"] = metrics.difference(metrics.auc, forecast, other, truth)
+    return found
+
+
+def _forecasts(rows: Sequence[RowResult]) -> list[float]:
+    return [row.probability for row in rows if row.probability is not None]
+
+
+def _truths(rows: Sequence[RowResult]) -> list[float]:
+    return [float(row.truth) for row in rows]
+
+
+def _share(flags: Any) -> float | None:
+    known = list(flags)
+    return sum(known) / len(known) if known else None
+
+
+def _succeeded(attacks: Sequence[AttackSummary], name: str) -> float | None:
+    for attack in attacks:
+        if attack.name == name:
+            return attack.successes / attack.probes if attack.probes else 0.0
+    return None
+
+
+def _counted(failed: Mapping[Any, int]) -> str:
+    return ", ".join(f"{code} {count} times" for code, count in sorted(failed.items()))

@@ -1,0 +1,1 @@
+"""Outcomes: submission, matching to predictions, and measures over them."""

@@ -1,0 +1,318 @@
+"""Taking outcomes: each is held against its prediction and kept with what became of it.
+
+Invariants: an outcome that was taken is on disk, whatever became of it; of one prediction's labels the first that
+came inside the declared window is joined and stays; sending an outcome again changes nothing; senders at the same
+time cannot both be first, because what is known is read in the transaction that writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from antiphon.catalog.database import Database
+from antiphon.catalog.outcomes import Outcome, OutcomeKind, Outcomes, OutcomeStatus
+from antiphon.catalog.receipts import Receipt
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import AntiphonError, Conflict, InvalidInput, NotFound
+from antiphon.core.scope import Scope
+from antiphon.learning.outcomes.matching import Matcher, Sent, Texts
+from antiphon.learning.outcomes.submission import ArrivingOutcome, sent_again
+from antiphon.learning.ports import Applications, ReceiptsOfSubject
+
+TOLERANCE = timedelta(seconds=1)
+"""How far a prediction's moment may be from the moment that a sender names."""
+
+_STILL_EXPECTED = timedelta(days=1)
+_CHUNK = 100
+"""Outcomes in one write transaction: answers wait for the same lock."""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What became of an arriving outcome: one outcome for each prediction it belongs to, or why it was refused."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    error: AntiphonError | None = None
+
+    @property
+    def status(self) -> OutcomeStatus | None:
+        """Of the first of its outcomes; ``None`` when it was refused."""
+        return self.outcomes[0].status if self.outcomes else None
+
+
+class _Undone(Exception):
+    """Ends the transaction of a dry run."""
+
+
+class OutcomeJoiner:
+    """Joins outcomes to predictions.
+
+    Args:
+        subject_key: the key by which serving hashes entity keys.
+        texts: where receipts keep entity keys (``catalog.blobs``).
+        tolerance: how far a prediction's moment may be from the moment that a sender names.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        outcomes: Outcomes,
+        receipts: ReceiptsOfSubject,
+        texts: Texts,
+        applications: Applications,
+        subject_key: bytes,
+        tolerance: timedelta = TOLERANCE,
+    ) -> None:
+        self._database = database
+        self._outcomes = outcomes
+        self._receipts = receipts
+        self._texts = texts
+        self._applications = applications
+        self._subject_key = subject_key
+        self._tolerance = tolerance
+
+    def take(self, scope: Scope, principal: str, arriving: ArrivingOutcome) -> Taken:
+        """Take one outcome.
+
+        Raises:
+            NotFound: there is no such application.
+            InvalidInput: the value is none the application knows, the outcome lies before its prediction or in the
+                future, or the prediction is one that no user saw.
+            Conflict: its id was used for another outcome.
+        """
+        (taken,) = self.take_many(scope, principal, (arriving,))
+        if taken.error is not None:
+            raise taken.error
+        return taken
+
+    def take_many(
+        self, scope: Scope, principal: str, arriving: Sequence[ArrivingOutcome], *, dry_run: bool = False
+    ) -> list[Taken]:
+        """Take outcomes in order; one that is refused carries its error, and the others are taken all the same.
+
+        Args:
+            dry_run: say what would become of them and keep nothing.
+        """
+        taken: list[Taken] = []
+        matcher = self._matcher(scope)
+        for start in range(0, len(arriving), _CHUNK):
+            chunk: list[Sent | AntiphonError] = []
+            for sent in arriving[start : start + _CHUNK]:
+                try:
+                    chunk.append(matcher.match(sent))
+                except (InvalidInput, NotFound) as error:
+                    chunk.append(error)
+            taken += self._take_chunk(scope, principal, chunk, dry_run)
+        return taken
+
+    def rejoin(
+        self, scope: Scope, application: str | None = None, *, since: datetime | None = None, most: int = 5_000
+    ) -> int:
+        """Look again for the predictions of unknown outcomes (a receipt may be committed after its outcome came).
+
+        Args:
+            since: only those that arrived since this instant of wall time; in the last day by default.
+            most: of outcomes to look at, latest first.
+
+        Returns:
+            How many are unknown no more.
+        """
+        joined = seen = 0
+        last: Outcome | None = None
+        matcher = self._matcher(scope)
+        earliest = since if since is not None else self._database.clock.now() - _STILL_EXPECTED
+        while seen < most:
+            page = self._outcomes.unknown(
+                scope, application, since=earliest, after=last, limit=min(_CHUNK, most - seen)
+            )
+            if not page:
+                break
+            seen, last = seen + len(page), page[-1]
+            for unknown in page:
+                try:
+                    sent = matcher.match(sent_again(unknown))
+                except (InvalidInput, NotFound):
+                    continue  # It stays unknown: nobody waits for an answer, and it may have been sent by mistake.
+                if sent.receipts:
+                    joined += self._join(scope, unknown, sent)
+        return joined
+
+    def _matcher(self, scope: Scope) -> Matcher:
+        return Matcher(
+            scope,
+            receipts=self._receipts,
+            texts=self._texts,
+            applications=self._applications,
+            subject_key=self._subject_key,
+            clock=self._database.clock,
+            tolerance=self._tolerance,
+        )
+
+    def _join(self, scope: Scope, unknown: Outcome, sent: Sent) -> bool:
+        with self._database.transaction() as connection:
+            known = self._labels(scope, [sent], connection)
+            by = [
+                self._became(scope, unknown.principal, sent, receipt, entity, known)
+                for receipt, entity in zip(sent.receipts, sent.entities, strict=True)
+            ]
+            recorded = self._outcomes.find(scope, [one.id for one in by if one.id != unknown.id], within=connection)
+            return self._outcomes.replace(unknown, [one for one in by if one.id not in recorded], within=connection)
+
+    def _take_chunk(
+        self, scope: Scope, principal: str, chunk: Sequence[Sent | AntiphonError], dry_run: bool
+    ) -> list[Taken]:
+        taken: list[Taken] = []
+        try:
+            with self._database.transaction() as connection:
+                sound = [sent for sent in chunk if isinstance(sent, Sent)]
+                known = self._labels(scope, sound, connection)
+                recorded = self._outcomes.find(
+                    scope, [one for sent in sound for one in sent.identities()], within=connection
+                )
+                for sent in chunk:
+                    if isinstance(sent, AntiphonError):
+                        taken.append(Taken(error=sent))
+                        continue
+                    try:
+                        taken.append(Taken(self._take_sound(scope, principal, sent, known, recorded, connection)))
+                    except Conflict as error:
+                        taken.append(Taken(error=error))
+                if dry_run:
+                    raise _Undone
+        except _Undone:
+            pass
+        return taken
+
+    def _take_sound(
+        self,
+        scope: Scope,
+        principal: str,
+        sent: Sent,
+        known: dict[tuple[str, OutcomeKind], Outcome],
+        recorded: dict[str, Outcome],
+        connection: Connection,
+    ) -> tuple[Outcome, ...]:
+        unknown = recorded.get(sent.identity(sent.arriving.prediction))
+        if not sent.receipts:
+            if unknown is None:
+                unknown = self._unknown(scope, principal, sent)
+                self._outcomes.add(unknown, within=connection)
+                recorded[unknown.id] = unknown
+            _same(sent, unknown)
+            return (unknown,)
+        became: list[Outcome] = []
+        fresh: list[Outcome] = []
+        for receipt, entity in zip(sent.receipts, sent.entities, strict=True):
+            before = recorded.get(sent.identity(receipt.prediction))
+            if before is not None and before.status != "unknown":
+                _same(sent, before)
+                became.append(before)
+                continue
+            outcome = self._became(scope, principal, sent, receipt, entity, known)
+            fresh.append(outcome)
+            became.append(outcome)
+        if unknown is not None and unknown.status == "unknown":
+            _same(sent, unknown)
+            self._outcomes.replace(unknown, fresh, within=connection)
+            recorded.pop(unknown.id, None)
+        else:
+            for outcome in fresh:
+                self._outcomes.add(outcome, within=connection)
+        for outcome in fresh:
+            recorded[outcome.id] = outcome
+        return tuple(became)
+
+    def _labels(
+        self, scope: Scope, sent: Sequence[Sent], connection: Connection
+    ) -> dict[tuple[str, OutcomeKind], Outcome]:
+        """What is joined already, by prediction and kind: the first of each."""
+        predictions = [receipt.prediction for each in sent for receipt in each.receipts]
+        known: dict[tuple[str, OutcomeKind], Outcome] = {}
+        for outcome in self._outcomes.joined(scope, predictions, within=connection):
+            known.setdefault((outcome.prediction or "", outcome.kind), outcome)
+        return known
+
+    def _became(
+        self,
+        scope: Scope,
+        principal: str,
+        sent: Sent,
+        receipt: Receipt,
+        entity: Mapping[str, str],
+        known: dict[tuple[str, OutcomeKind], Outcome],
+    ) -> Outcome:
+        arriving, declared = sent.arriving, sent.application.outcome
+        now = self._database.clock.now()
+        available_at = arriving.available_at or max(now, receipt.as_of)
+        place = (receipt.prediction, arriving.kind)
+        first = known.get(place)
+        window = parse_duration(declared.window) if declared is not None else None
+        status: OutcomeStatus = "joined"
+        if window is not None and available_at > receipt.as_of + window:
+            status = "late"
+        elif first is not None and first.value == arriving.value:
+            status = "duplicate"
+        elif first is not None and arriving.kind in ("label", "thumbs"):
+            status = "contradictory"
+        positive = probability = None
+        if declared is not None:
+            probability = receipt.classes.get(declared.property, {}).get(declared.positive)
+            if arriving.kind == "label":
+                positive = arriving.value == declared.positive
+        outcome = Outcome(
+            id=sent.identity(receipt.prediction),
+            scope=scope,
+            application=sent.application.name,
+            kind=arriving.kind,
+            status=status,
+            value=arriving.value,
+            available_at=available_at,
+            created_at=now,
+            prediction=receipt.prediction,
+            release=receipt.release,
+            role=receipt.role,
+            as_of=receipt.as_of,
+            probability=probability,
+            positive=positive,
+            entity=dict(entity),
+            principal=principal,
+            reference=sent.reference,
+            named=arriving.prediction,
+            at=arriving.at,
+        )
+        if status == "joined":
+            known.setdefault(place, outcome)
+        return outcome
+
+    def _unknown(self, scope: Scope, principal: str, sent: Sent) -> Outcome:
+        arriving, declared = sent.arriving, sent.application.outcome
+        now = self._database.clock.now()
+        return Outcome(
+            id=sent.identity(arriving.prediction),
+            scope=scope,
+            application=sent.application.name,
+            kind=arriving.kind,
+            status="unknown",
+            value=arriving.value,
+            available_at=arriving.available_at or max(now, arriving.at or now),
+            created_at=now,
+            positive=None if declared is None or arriving.kind != "label" else arriving.value == declared.positive,
+            entity=dict(arriving.entity or {}),
+            principal=principal,
+            reference=sent.reference,
+            named=arriving.prediction,
+            at=arriving.at,
+        )
+
+
+def _same(sent: Sent, recorded: Outcome) -> None:
+    if (recorded.kind, recorded.value) != (sent.arriving.kind, sent.arriving.value):
+        raise Conflict(
+            f"The id {sent.reference!r} was used for another outcome.",
+            where="id",
+            next_step="Give each outcome an id of its own.",
+        )

@@ -1,0 +1,182 @@
+"""Finding the predictions that an arriving outcome belongs to, and refusing one that cannot be true of them.
+
+Invariant: what is refused or found depends on the outcome, the declared application and committed receipts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt
+from antiphon.core.clock import Clock
+from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.ids import canonical, content_hash, keyed_hash
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.learning.outcomes.submission import ArrivingOutcome, check_value, check_whose, in_utc, reference_of
+from antiphon.learning.ports import Applications, ReceiptsOfSubject
+
+AHEAD = timedelta(seconds=60)
+"""How far clocks may be apart before an outcome is one from the future."""
+
+_MOST_OF_A_SUBJECT = 10_000
+
+
+class Texts(Protocol):
+    """Texts by content hash."""
+
+    def get(self, scope: Scope, blob: str) -> bytes:
+        """The bytes; raises ``NotFound`` when they were erased."""
+        ...
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """An arriving outcome that is sound in itself, with the predictions found for it."""
+
+    arriving: ArrivingOutcome
+    application: ApplicationSpec
+    reference: str
+    receipts: tuple[Receipt, ...]
+    entities: tuple[dict[str, str], ...]
+
+    def identity(self, prediction: str | None) -> str:
+        """The id under which it is recorded for a prediction, or for none yet."""
+        return f"out_{content_hash([self.application.name, self.reference, prediction])[:26]}"
+
+    def identities(self) -> list[str]:
+        """The ids under which it may be recorded already."""
+        named = self.arriving.prediction
+        return [self.identity(named), *(self.identity(receipt.prediction) for receipt in self.receipts)]
+
+
+class Matcher:
+    """Matches the outcomes of one call; what it read of a subject it does not read again.
+
+    Args:
+        subject_key: the key by which serving hashes entity keys.
+        texts: where receipts keep entity keys.
+        tolerance: how far a prediction's moment may be from the moment that a sender names.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        *,
+        receipts: ReceiptsOfSubject,
+        texts: Texts,
+        applications: Applications,
+        subject_key: bytes,
+        clock: Clock,
+        tolerance: timedelta,
+    ) -> None:
+        self._scope = scope
+        self._receipts = receipts
+        self._texts = texts
+        self._applications = applications
+        self._subject_key = subject_key
+        self._clock = clock
+        self._tolerance = tolerance
+        self._declared: dict[str, ApplicationSpec] = {}
+        self._subjects: dict[tuple[str, str], list[Receipt]] = {}
+
+    def match(self, arriving: ArrivingOutcome) -> Sent:
+        """The outcome with its predictions; none when they do not exist (yet).
+
+        Raises:
+            NotFound: there is no such application.
+            InvalidInput: the outcome cannot be used; says why.
+        """
+        sent = in_utc(arriving)
+        application = self._declared.get(sent.application)
+        if application is None:
+            application = self._applications.get(self._scope, sent.application)
+            self._declared[sent.application] = application
+        check_value(sent, application)
+        check_whose(sent, application)
+        if sent.prediction is not None:
+            receipts = self._named(sent.prediction, application)
+        else:
+            receipts = self._of_moment(sent.entity or {}, sent.at, application)
+        for receipt in receipts:
+            self._check_times(sent, receipt.as_of)
+        if not receipts and sent.at is not None:
+            self._check_times(sent, sent.at)
+        elif not receipts and sent.available_at is not None:
+            self._check_ahead(sent.available_at, None)
+        entities = tuple(sent.entity or self._entity(receipt) for receipt in receipts)
+        return Sent(sent, application, reference_of(sent), receipts, entities)
+
+    def _named(self, prediction: str, application: ApplicationSpec) -> tuple[Receipt, ...]:
+        try:
+            receipt = self._receipts.get(self._scope, prediction)
+        except NotFound:
+            return ()
+        if receipt.application != application.name:
+            raise InvalidInput(
+                f"The prediction {prediction} is one of {receipt.application}, not of {application.name}.",
+                where="prediction",
+                next_step=f"Send it with application {receipt.application!r}.",
+            )
+        if receipt.role not in SEEN_ROLES + STAND_IN_ROLES:
+            raise InvalidInput(
+                f"The prediction {prediction} was made for {receipt.role}: no user saw it.",
+                where="prediction",
+                next_step="Send the outcome of the prediction that the user was answered with.",
+            )
+        return (receipt,)
+
+    def _of_moment(
+        self, entity: Mapping[str, str], at: datetime | None, application: ApplicationSpec
+    ) -> tuple[Receipt, ...]:
+        assert at is not None  # check_whose
+        subject = subject_of(self._subject_key, self._scope, entity)
+        place = (application.name, subject)
+        if place not in self._subjects:
+            made = self._receipts.list(self._scope, application.name, subject=subject, limit=_MOST_OF_A_SUBJECT)
+            self._subjects[place] = [*reversed(made)]
+        return tuple(
+            receipt
+            for receipt in self._subjects[place]
+            if receipt.role in SEEN_ROLES and abs(receipt.as_of - at) <= self._tolerance
+        )
+
+    def _check_times(self, sent: ArrivingOutcome, as_of: datetime) -> None:
+        if sent.available_at is None:
+            return
+        known = sent.available_at
+        if known < as_of:
+            raise InvalidInput(
+                f"An outcome before its prediction: it was known at {known.isoformat()}, and the question is as of "
+                f"{as_of.isoformat()}.",
+                where="available_at",
+                next_step="Send the moment at which the outcome was known.",
+            )
+        self._check_ahead(known, as_of)
+
+    def _check_ahead(self, known: datetime, as_of: datetime | None) -> None:
+        # A replay may run ahead of the wall clock as a whole; then only its own moments tell what is the future.
+        latest = self._clock.now() + AHEAD
+        if known > latest and (as_of is None or as_of <= latest):
+            raise InvalidInput(
+                f"An outcome from the future: it says that it is known at {known.isoformat()}.",
+                where="available_at",
+                next_step="Send it once it is known.",
+            )
+
+    def _entity(self, receipt: Receipt) -> dict[str, str]:
+        try:
+            keys: dict[str, str] = msgspec.json.decode(
+                self._texts.get(self._scope, receipt.entity_blob), type=dict[str, str]
+            )
+        except NotFound:
+            return {}  # erased: the outcome is then in no slice
+        return keys
+
+
+def subject_of(key: bytes, scope: Scope, entity: Mapping[str, str]) -> str:
+    """The keyed hash by which receipts name a subject, as serving computes it."""
+    return keyed_hash(key, f"{scope}|{canonical(dict(sorted(entity.items()))).decode()}").hex()

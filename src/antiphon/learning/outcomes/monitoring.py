@@ -1,0 +1,181 @@
+"""What is known of an application in use: outcomes by status, measures of its forecasts, drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.outcomes import Coverage, Outcomes
+from antiphon.catalog.receipts import SEEN_ROLES
+from antiphon.core.clock import Clock
+from antiphon.core.errors import AntiphonError
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.features.ports import Lake
+from antiphon.learning.outcomes.drift import Drift, Printed, drift_of, drifts, forecasts, printed_features
+from antiphon.learning.outcomes.performance import Group, Scores, by_day, by_release, by_slice, forecasts_of, score
+from antiphon.learning.outcomes.submission import labels_of
+from antiphon.learning.ports import Applications, ReceiptsOfSubject
+from antiphon.serving.printing import print_all
+
+WEEK = timedelta(days=7)
+MOST_RECEIPTS = 4_000
+"""The newest receipts that drift is read from: a third of a second."""
+
+
+class Performance(msgspec.Struct, frozen=True):
+    """How an application's predictions came true, over questions with ``since <= as_of < until``.
+
+    Attributes:
+        counts: kind of outcome to status to how many, over all time.
+        coverage: of each release, over all time.
+        without_probability: joined labels of predictions that gave no probability.
+        whole: measures of everything in the window; ``None`` when nothing is scored yet.
+        releases, days, slices: the same of parts.
+    """
+
+    application: str
+    property: str
+    positive: str
+    since: datetime | None
+    until: datetime | None
+    at: datetime
+    counts: dict[str, dict[str, int]]
+    coverage: tuple[Coverage, ...]
+    without_probability: int
+    whole: Scores | None
+    releases: tuple[Group, ...]
+    days: tuple[Group, ...]
+    slices: tuple[Group, ...]
+
+
+class DriftReport(msgspec.Struct, frozen=True):
+    """Printed features and the forecast, then and now.
+
+    Attributes:
+        reference: what the features are compared with: a dataset's id, or ``first week``.
+        since, until: event time of the recent predictions.
+    """
+
+    application: str
+    reference: str
+    since: datetime | None
+    until: datetime | None
+    features: tuple[Drift, ...]
+    forecast: Drift
+
+
+class Monitor:
+    """Reads how applications do. Nothing is written."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: Outcomes,
+        receipts: ReceiptsOfSubject,
+        datasets: Datasets,
+        applications: Applications,
+        lake: Lake,
+        clock: Clock,
+    ) -> None:
+        self._outcomes = outcomes
+        self._receipts = receipts
+        self._datasets = datasets
+        self._applications = applications
+        self._lake = lake
+        self._clock = clock
+
+    def performance(
+        self,
+        scope: Scope,
+        application: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        slices: Sequence[str] = (),
+    ) -> Performance:
+        """How the predictions of an application came true.
+
+        Args:
+            slices: entity keys; those of the application's gates by default.
+
+        Raises:
+            NotFound: there is no such application. InvalidInput: it declares no outcome.
+        """
+        declared = self._applications.get(scope, application)
+        labels_of(declared)
+        assert declared.outcome is not None  # labels_of
+        scored = self._outcomes.scored(scope, application, since=since, until=until)
+        found, without = forecasts_of(scored)
+        return Performance(
+            application=application,
+            property=declared.outcome.property,
+            positive=declared.outcome.positive,
+            since=since,
+            until=until,
+            at=self._clock.now(),
+            counts=self._outcomes.counts(scope, application),
+            coverage=tuple(self._outcomes.coverage(scope, application)),
+            without_probability=without,
+            whole=score(found),
+            releases=by_release(found),
+            days=by_day(found),
+            slices=by_slice(found, tuple(slices) or declared.gates.slices),
+        )
+
+    def drift(self, scope: Scope, application: str, *, recent: timedelta = WEEK) -> DriftReport:
+        """Compare the newest ``recent`` of event time with what was learned from, else with the first week.
+
+        Raises:
+            NotFound: there is no such application. InvalidInput: it declares no outcome.
+        """
+        declared = self._applications.get(scope, application)
+        labels_of(declared)
+        outcome = declared.outcome
+        assert outcome is not None  # labels_of
+        made = self._receipts.list(scope, application, limit=MOST_RECEIPTS, roles=SEEN_ROLES)
+        seen = sorted(made, key=lambda receipt: receipt.as_of)
+        first = [receipt for receipt in seen if receipt.as_of < seen[0].as_of + WEEK]
+        latest = [receipt for receipt in seen if receipt.as_of > seen[-1].as_of - recent]
+        later = [receipt for receipt in latest if receipt.as_of >= seen[0].as_of + WEEK]
+        learned = self._learned(scope, declared)
+        if learned is not None:
+            named, features = learned[0], drifts(learned[1], printed_features(latest))
+        else:
+            named, features = "first week", drifts(printed_features(first), printed_features(later))
+        return DriftReport(
+            application=application,
+            reference=named,
+            since=latest[0].as_of if latest else None,
+            until=latest[-1].as_of if latest else None,
+            features=features,
+            forecast=drift_of(
+                f"probability of {outcome.positive}",
+                forecasts(first, outcome.property, outcome.positive),
+                forecasts(later, outcome.property, outcome.positive),
+            ),
+        )
+
+    def _learned(self, scope: Scope, declared: ApplicationSpec) -> tuple[str, dict[str, list[Printed]]] | None:
+        """The printed features of the newest training set, when there is one whose file is there."""
+        import pyarrow.parquet
+
+        known = self._datasets.list(scope, declared.name, kind="training", limit=1)
+        if not known or known[0].spec.views != dict(declared.features):
+            return None
+        try:
+            file = self._lake.open(known[0].path)
+        except AntiphonError:
+            return None
+        names = [figure.feature for figure in declared.figures if figure.feature in known[0].columns]
+        found: dict[str, list[Printed]] = {name: [] for name in names}
+        with file:
+            rows = pyarrow.parquet.read_table(file, columns=names).to_pylist()
+        for row in rows:
+            prints = print_all(row, declared.figures)
+            for name in names:
+                found[name].append(prints[name])
+        return known[0].id, found

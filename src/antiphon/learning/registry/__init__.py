@@ -1,0 +1,1 @@
+"""Registered models: files, cards, comparisons."""

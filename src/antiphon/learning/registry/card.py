@@ -1,0 +1,252 @@
+"""The model card: what a model is, what it was made from, what it does, and what that does not say.
+
+A card is a value (JSON) and a page: one HTML file that needs nothing else, with no script, readable in light and dark,
+by keyboard and by a screen reader. Form: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.evaluations import Bin, Evaluation, Measure
+from antiphon.catalog.models import ModelVersion
+from antiphon.catalog.releases import Release
+from antiphon.learning.evaluation.gates import ENOUGH
+
+
+class ReleaseLine(msgspec.Struct, frozen=True):
+    """One release that serves the model."""
+
+    id: str
+    number: int
+    stage: str
+    model: str
+    weights_sha256: str | None
+    content_hash: str
+    author: str
+    rationale: str
+    created_at: datetime
+
+
+class DatasetLine(msgspec.Struct, frozen=True):
+    """One dataset and what for; ``dataset`` is ``None`` when the catalog has it no more."""
+
+    use: str
+    id: str
+    dataset: Dataset | None
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """Everything a card says.
+
+    Attributes:
+        name: the model version's id, or that of a base model with the release it is served by.
+        version: ``None`` for a base model as shipped.
+        evaluation: the newest one of the newest release that was evaluated whole; ``earlier`` the others.
+        limits: what the figures do not say, one sentence each.
+    """
+
+    name: str
+    application: str
+    purpose: str
+    owner: str
+    outcome: str | None
+    positive: str | None
+    version: ModelVersion | None
+    aliases: tuple[str, ...]
+    releases: tuple[ReleaseLine, ...]
+    datasets: tuple[DatasetLine, ...]
+    evaluation: Evaluation | None
+    earlier: tuple[Evaluation, ...]
+    limits: tuple[str, ...]
+    made_at: datetime
+
+
+def model_card(
+    name: str,
+    *,
+    version: ModelVersion | None,
+    releases: Sequence[Release],
+    aliases: Sequence[str],
+    datasets: Sequence[DatasetLine],
+    evaluations: Sequence[Evaluation],
+    made_at: datetime,
+) -> ModelCard:
+    """The card of a model version, or of a release of a base model.
+
+    Args:
+        releases: those that serve it, newest first. ``evaluations`` of them, newest first.
+    """
+    newest = releases[0].bundle.application if releases else None
+    outcome = newest.outcome if newest is not None else None
+    evaluation = telling(evaluations)
+    return ModelCard(
+        name=name,
+        application=version.application if version is not None else (newest.name if newest is not None else ""),
+        purpose=newest.purpose if newest is not None else "",
+        owner=newest.owner if newest is not None else "",
+        outcome=outcome.property if outcome is not None else None,
+        positive=outcome.positive if outcome is not None else None,
+        version=version,
+        aliases=tuple(aliases),
+        releases=tuple(_line(release) for release in releases),
+        datasets=tuple(datasets),
+        evaluation=evaluation,
+        earlier=tuple(one for one in evaluations if one != evaluation),
+        limits=tuple(_limits(version, evaluation, datasets)),
+        made_at=made_at,
+    )
+
+
+def telling(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """Of evaluations, newest first, the newest one that asked for whole outputs: one that was made only to compare
+    another release with says nothing about texts. ``None`` when there is none at all."""
+    return next((one for one in evaluations if one.whole_rows), evaluations[0] if evaluations else None)
+
+
+def as_html(card: ModelCard) -> str:
+    """The page."""
+    plain: dict[str, Any] = {field: getattr(card, field) for field in card.__struct_fields__}
+    text: str = (
+        _templates()
+        .get_template("model_card.html")
+        .render(
+            **plain,
+            card=card,
+            plot=reliability_plot(card.evaluation.reliability) if card.evaluation is not None else None,
+            curve=loss_curve(card.version.losses) if card.version is not None else None,
+            style=_style(),
+        )
+    )
+    return text
+
+
+def content_security_policy() -> str:
+    """The policy to serve a card's page under: nothing but its own style sheet, by its hash."""
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+class Dot(msgspec.Struct, frozen=True):
+    """A point of a plot, in its own units of 0 to 300."""
+
+    x: float
+    y: float
+    size: float
+    words: str
+
+
+def reliability_plot(bins: Sequence[Bin]) -> tuple[Dot, ...]:
+    """Forecast against share of positives; a dot's area is its share of rows."""
+    most = max((one.rows for one in bins), default=1)
+    return tuple(
+        Dot(
+            x=round(300 * one.forecast, 1),
+            y=round(300 * (1 - one.observed), 1),
+            size=round(3 + 11 * (one.rows / most) ** 0.5, 1),
+            words=f"forecast {one.forecast:.2f}, observed {one.observed:.2f}, {one.rows} rows",
+        )
+        for one in bins
+    )
+
+
+def loss_curve(losses: Sequence[tuple[int, float]]) -> str | None:
+    """The training loss as the points of a line, ``None`` for fewer than two."""
+    if len(losses) < 2:
+        return None
+    first, last = losses[0][0], losses[-1][0]
+    highest = max(loss for _, loss in losses) or 1.0
+    return " ".join(
+        f"{300 * (step - first) / max(last - first, 1):.1f},{100 - 96 * loss / highest:.1f}" for step, loss in losses
+    )
+
+
+def _line(release: Release) -> ReleaseLine:
+    pin = release.bundle.model
+    return ReleaseLine(
+        id=release.id,
+        number=release.number,
+        stage=release.stage,
+        model=pin.name,
+        weights_sha256=pin.weights_sha256,
+        content_hash=release.content_hash,
+        author=release.author,
+        rationale=release.rationale,
+        created_at=release.created_at,
+    )
+
+
+def _limits(version: ModelVersion | None, evaluation: Evaluation | None, datasets: Sequence[DatasetLine]) -> list[str]:
+    said = []
+    if version is not None:
+        said.append(
+            f"It knows what its examples show and what {version.base} knew; nothing else was added, and nothing was "
+            "taken away."
+        )
+    if evaluation is None:
+        return [*said, "It was not evaluated: nothing here says how well it does."]
+    tested = next((line.dataset for line in datasets if line.id == evaluation.dataset and line.dataset), None)
+    if tested is not None:
+        said.append(
+            f"It was measured on {evaluation.rows:,} rows from {tested.spec.first:%Y-%m-%d} to "
+            f"{tested.spec.last:%Y-%m-%d}. How it does at other times is not known until outcomes arrive."
+        )
+    said.append(
+        "Intervals draw rows as if they were independent; where rows depend on each other (one storm, many flights) "
+        "they are too narrow."
+    )
+    small = [one for one in evaluation.slices if one.rows < ENOUGH]
+    if small:
+        said.append(f"{len(small)} slices have fewer than {ENOUGH} rows: they are shown and not judged.")
+    if evaluation.whole_rows:
+        said.append(
+            "False statements are counted of numbers and their roles; claims in words alone are not read. "
+            f"{evaluation.whole_rows:,} texts were."
+        )
+    if evaluation.attacks:
+        tried = sum(attack.probes for attack in evaluation.attacks)
+        said.append(
+            f"{tried} attacks were tried. Withstanding them shows that the simplest weaknesses are absent, no more."
+        )
+    return [*said, "Latency is that of batch priority with several rows at once, not what a user waits."]
+
+
+@cache
+def _templates() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("antiphon.learning.registry", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(share=_percent, measure=_measured, moment=lambda at: f"{at:%Y-%m-%d %H:%M} UTC")
+    return environment
+
+
+@cache
+def _style() -> str:
+    return (
+        resources.files("antiphon.learning.registry")
+        .joinpath("templates", "model_card.css")
+        .read_text(encoding="utf-8")
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
+
+
+def _measured(value: Measure | None) -> str:
+    return "not measured" if value is None else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"

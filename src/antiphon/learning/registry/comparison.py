@@ -1,0 +1,135 @@
+"""Any two models side by side: what they were made from, and what they do on identical rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.evaluations import Evaluation, Measure
+from antiphon.learning.evaluation.scores import RowResult, differences
+from antiphon.learning.registry.card import ModelCard
+
+
+class Differing(msgspec.Struct, frozen=True):
+    """One thing that is not the same of both; ``None`` where one has none."""
+
+    field: str
+    first: Any
+    second: Any
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two models.
+
+    Attributes:
+        recipe: how they were trained. ``lineage``: from what. ``files``: the weights that are served.
+        dataset: that both were evaluated on last, ``None`` when there is none; the evaluations are of it.
+        measures: measure to its value for both.
+        paired: measure to (second − first) on the ``paired_rows`` rows that both answered.
+        note: what could not be compared, in words.
+    """
+
+    first: str
+    second: str
+    recipe: tuple[Differing, ...]
+    lineage: tuple[Differing, ...]
+    dataset: str | None
+    evaluations: tuple[str, str] | None
+    measures: tuple[Differing, ...]
+    paired: dict[str, Measure]
+    paired_rows: int
+    note: str
+
+
+_MEASURES = (
+    "rows", "positives", "auc", "brier", "log_loss", "base_rate_brier", "whole_rows", "valid_share", "false_share",
+    "guard_share", "injected_share", "leaked_share", "seconds_p50", "seconds_p99", "tokens", "engine_seconds",
+)  # fmt: skip
+
+
+def common(first: ModelCard, second: ModelCard) -> tuple[Evaluation, Evaluation] | None:
+    """The newest evaluation of each on one dataset, of the dataset that was evaluated last."""
+    theirs = {evaluation.dataset: evaluation for evaluation in reversed(_evaluations(second))}
+    return next(
+        ((one, theirs[one.dataset]) for one in _evaluations(first) if one.dataset in theirs),
+        None,
+    )
+
+
+def compare(
+    first: ModelCard, second: ModelCard, rows: tuple[Sequence[RowResult], Sequence[RowResult]] | None
+) -> Comparison:
+    """Both side by side; ``rows`` are those of :func:`common`'s evaluations."""
+    found = common(first, second)
+    paired = differences(rows[1], rows[0]) if rows is not None else {}
+    note = ""
+    if found is None:
+        note = "They were never evaluated on one dataset, so their measures cannot be compared."
+    elif not paired:
+        note = "There are no rows that both answered, so they cannot be compared by pairs."
+    return Comparison(
+        first=first.name,
+        second=second.name,
+        recipe=tuple(_differing(_recipe(first), _recipe(second))),
+        lineage=tuple(_differing(_lineage(first), _lineage(second))),
+        dataset=found[0].dataset if found is not None else None,
+        evaluations=(found[0].id, found[1].id) if found is not None else None,
+        measures=tuple(
+            Differing(name, getattr(found[0], name), getattr(found[1], name)) for name in _MEASURES if found is not None
+        ),
+        paired=paired,
+        paired_rows=_pairs(rows) if rows is not None else 0,
+        note=note,
+    )
+
+
+def _evaluations(card: ModelCard) -> list[Evaluation]:
+    known = [card.evaluation, *card.earlier] if card.evaluation is not None else [*card.earlier]
+    return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
+
+
+def _pairs(rows: tuple[Sequence[RowResult], Sequence[RowResult]]) -> int:
+    first, second = ({row.example for row in side if row.probability is not None} for side in rows)
+    return len(first & second)
+
+
+def _recipe(card: ModelCard) -> dict[str, Any]:
+    return dict(card.version.recipe) if card.version is not None else {}
+
+
+def _lineage(card: ModelCard) -> dict[str, Any]:
+    said: dict[str, Any] = {"model": card.releases[0].model if card.releases else card.name}
+    if card.version is not None:
+        version = card.version
+        said |= {
+            "base": version.base,
+            "base_sha256": version.base_sha256,
+            "parent": version.parent,
+            "dataset": version.dataset,
+            "dataset_hash": version.dataset_hash,
+            "replay_datasets": list(version.replay_datasets),
+            "code": version.code,
+            "weights_sha256": version.weights.sha256,
+            "seconds": version.seconds,
+        }
+        said |= {f"environment.{name}": value for name, value in version.environment.items()}
+        trained = next((line.dataset for line in card.datasets if line.id == version.dataset and line.dataset), None)
+        if trained is not None:
+            said |= {
+                "dataset.rows": trained.rows,
+                "dataset.positives": trained.positives,
+                "dataset.first": trained.spec.first,
+                "dataset.last": trained.spec.last,
+                "dataset.cutoff": trained.spec.cutoff,
+                "dataset.origins": list(trained.spec.origins),
+            }
+            said |= {f"dataset.source.{source.name}": source.version for source in trained.sources}
+    return said
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[Differing]:
+    for name in sorted({*first, *second}):
+        if first.get(name) != second.get(name):
+            yield Differing(name, first.get(name), second.get(name))

@@ -1,0 +1,157 @@
+"""The registry as people ask it: a model by its id, alias or release; its card; any two models compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.blobs import Blobs
+from antiphon.catalog.database import Database
+from antiphon.catalog.datasets import Datasets
+from antiphon.catalog.evaluations import Evaluation, Evaluations
+from antiphon.catalog.models import AliasMove, ModelVersion, ModelVersions
+from antiphon.catalog.releases import Release, Releases
+from antiphon.core.errors import NotFound
+from antiphon.core.scope import Scope
+from antiphon.learning.evaluation.scores import RowResult, decode_rows
+from antiphon.learning.registry.card import DatasetLine, ModelCard, model_card, telling
+from antiphon.learning.registry.comparison import Comparison, common, compare
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """A version in a list."""
+
+    version: ModelVersion
+    aliases: tuple[str, ...]
+    releases: tuple[str, ...]
+    evaluation: Evaluation | None
+
+
+class Registry:
+    """Model versions of one catalog with what belongs to them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._models = ModelVersions(database)
+        self._evaluations = Evaluations(database)
+        self._datasets = Datasets(database)
+        self._releases = Releases(database)
+        self._texts = Blobs(database)
+
+    def lines(self, scope: Scope, application: str | None = None) -> tuple[ModelLine, ...]:
+        """Versions by application, latest first."""
+        found = []
+        for version in self._models.list(scope, application):
+            releases = self._serving(scope, version)
+            found.append(
+                ModelLine(
+                    version=version,
+                    aliases=self._names(scope, version),
+                    releases=tuple(release.id for release in releases),
+                    evaluation=telling(self._evaluated(scope, releases)),
+                )
+            )
+        return tuple(found)
+
+    def card(self, scope: Scope, name: str) -> ModelCard:
+        """The card of ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release.
+
+        Raises:
+            NotFound: nothing here has this name.
+        """
+        version, releases, title = self._subject(scope, name)
+        evaluations = self._evaluated(scope, releases)
+        datasets: dict[str, str] = {}
+        if version is not None:
+            datasets[version.dataset] = "training"
+            datasets |= dict.fromkeys(version.replay_datasets, "earlier examples")
+        for evaluation in evaluations:
+            datasets.setdefault(evaluation.dataset, "evaluation")
+        return model_card(
+            title,
+            version=version,
+            releases=releases,
+            aliases=self._names(scope, version) if version is not None else (),
+            datasets=[DatasetLine(use, dataset, self._dataset(scope, dataset)) for dataset, use in datasets.items()],
+            evaluations=evaluations,
+            made_at=self._database.clock.now(),
+        )
+
+    def compare(self, scope: Scope, first: str, second: str) -> Comparison:
+        """Two of what :meth:`card` takes, side by side; measures by pairs on the dataset both were evaluated on.
+
+        Raises:
+            NotFound: nothing here has one of the names.
+        """
+        cards = self.card(scope, first), self.card(scope, second)
+        found = common(*cards)
+        rows = None if found is None else (self._rows(scope, found[0]), self._rows(scope, found[1]))
+        return compare(*cards, rows)
+
+    def alias(self, scope: Scope, name: str, alias: str, principal: str, reason: str) -> AliasMove:
+        """Let an alias of its application name a version.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidInput: the alias is no short lower-case word.
+        """
+        version = self.version(scope, name)
+        return self._models.alias(scope, version.application, alias, version.id, principal, reason)
+
+    def version(self, scope: Scope, name: str) -> ModelVersion:
+        """The version of an id or ``APPLICATION:ALIAS``.
+
+        Raises:
+            NotFound: there is none.
+        """
+        application, colon, alias = name.partition(":")
+        if not colon:
+            return self._models.get(scope, name)
+        version = self._models.aliased(scope, application, alias)
+        if version is None:
+            raise NotFound(
+                f"No version of {application!r} is called {alias!r}.",
+                where=str(scope),
+                next_step=f"See `antiphon models list {application}`.",
+            )
+        return version
+
+    def _subject(self, scope: Scope, name: str) -> tuple[ModelVersion | None, list[Release], str]:
+        if not name.startswith("rel_"):
+            named = self.version(scope, name)
+            return named, self._serving(scope, named), named.id
+        release = self._releases.get(scope, name)
+        pinned = release.bundle.model.version
+        version = self._models.get(scope, pinned) if pinned is not None else None
+        title = f"{version.id if version else release.bundle.model.name}, release {release.number}"
+        return version, [release], title
+
+    def _serving(self, scope: Scope, version: ModelVersion) -> list[Release]:
+        return [
+            release
+            for release in self._releases.list(scope, version.application)
+            if release.bundle.model.version == version.id
+        ]
+
+    def _evaluated(self, scope: Scope, releases: Sequence[Release]) -> list[Evaluation]:
+        """Evaluations of several releases, newest first."""
+        found = [one for release in releases for one in self._evaluations.list(scope, release=release.id)]
+        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+
+    def _names(self, scope: Scope, version: ModelVersion) -> tuple[str, ...]:
+        moves = self._models.aliases(scope, version.application)
+        return tuple(alias for alias, made in moves.items() if made[-1].model == version.id)
+
+    def _dataset(self, scope: Scope, dataset: str) -> Any:
+        try:
+            return self._datasets.get(scope, dataset)
+        except NotFound:
+            return None
+
+    def _rows(self, scope: Scope, evaluation: Evaluation) -> tuple[RowResult, ...]:
+        try:
+            return decode_rows(self._texts.get(scope, evaluation.rows_blob)).rows
+        except NotFound:
+            return ()  # erased: there is nothing left to pair

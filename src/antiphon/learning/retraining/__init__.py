@@ -1,0 +1,1 @@
+"""Retraining: the durable workflow from new outcomes to a validated release."""

@@ -1,0 +1,178 @@
+"""From a dataset's rows to what is trained on: the served prompt, and what should have been written after it.
+
+Invariant: an example's prompt is byte for byte the prompt that serving renders for the same features, entity and
+model, and its completion is spaced as the engine's grammar writes it. So what is trained is what is served.
+
+Of the completion only what the model decides is learned: the label and the texts. What the grammar forces has weight
+0. Pure functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.core.ids import content_hash
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import FineTune
+from antiphon.engine.messages import ModelDescription
+from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.serving import freshness, prompts
+from antiphon.training.examples import Example, Part
+
+_HASH_BITS = 64
+
+
+class Rendered(msgspec.Struct, frozen=True):
+    """Examples in the rows' order, and how many rows serving would have refused (a rejecting freshness contract)."""
+
+    examples: tuple[Example, ...]
+    refused: int
+
+
+def served_application(application: ApplicationSpec, version: str) -> ApplicationSpec:
+    """The application as a release of its fine-tuned model has it: that model, told what it was trained on."""
+    tune = _fine_tune(application)
+    return msgspec.structs.replace(application, model=version, prompt=tune.prompt or application.prompt)
+
+
+def render_all(
+    rows: Iterable[DatasetRow], application: ApplicationSpec, model: ModelDescription, *, old: bool = False
+) -> Rendered:
+    """Every row as an example; ``old`` marks those that are replayed.
+
+    Raises:
+        InvalidInput: a template fails, a target is no value of its property, or a label is none of the outcome's.
+    """
+    examples: list[Example] = []
+    refused = 0
+    for row in rows:
+        try:
+            examples.append(render(row, application, model, old=old))
+        except FeatureUnavailable:
+            refused += 1
+    return Rendered(tuple(examples), refused)
+
+
+def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescription, *, old: bool = False) -> Example:
+    """One row as an example.
+
+    Args:
+        application: as it is declared; what a fine-tuned model is told is taken from its ``fine_tune``.
+        model: the base model as the engine describes it, for its chat template.
+
+    Raises:
+        FeatureUnavailable: serving refuses to answer from this row's features.
+        InvalidInput: a template fails, a target is no value of its property, or the label is none of the outcome's.
+    """
+    tune = _fine_tune(application)
+    told = served_application(application, application.model)
+    where = f"application {application.name}, model.prompt"
+    reading = freshness.apply(row.features if told.versions else None, told, row.moment)
+    names = prompts.variables(told, reading.prints, row.entity, None)
+    prompt = prompts.chat(model, prompts.turns(told, prompts.render(told.prompt.template, names, where)))
+    whole = is_whole(row.example, tune)
+    parts = completion(application, tune, {**names, "label": row.label}, row.label, whole=whole)
+    return Example(id=row.example, prompt=prompt, parts=parts, old=old)
+
+
+def is_whole(example: str, tune: FineTune) -> bool:
+    """Whether an example is trained to the end of the output; by its hash, so that a rebuilt set has the same ones."""
+    digest = content_hash(f"{tune.seed}|whole|{example}".encode())
+    return int(digest[: _HASH_BITS // 4], 16) < tune.whole_share * (1 << _HASH_BITS)
+
+
+def completion(
+    application: ApplicationSpec, tune: FineTune, names: Mapping[str, Any], label: str, *, whole: bool
+) -> tuple[Part, ...]:
+    """What should have been written, as parts in the order of the output's properties.
+
+    Args:
+        names: what a target's template sees: the prompt's variables and ``label``.
+        whole: to the end of the output; otherwise no further than the label.
+
+    Raises:
+        InvalidInput: see :func:`render`.
+    """
+    schema = application.schema or {}
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    outcome = application.outcome
+    if outcome is None or outcome.property not in properties:
+        raise InvalidInput(
+            f"The application {application.name} has no outcome to learn from.",
+            where=f"application {application.name}",
+            next_step="Declare outcome=Outcome(...) naming a property of the output.",
+        )
+    parts: list[Part] = []
+    forced = "{"
+    for place, (name, shape) in enumerate(properties.items()):
+        forced += f"{', ' if place else ''}{json.dumps(name, ensure_ascii=False)}: "
+        if name == outcome.property:
+            labels = [str(each) for each in shape.get("enum", ())]
+            if label not in labels:
+                raise InvalidInput(
+                    f"The label {label!r} is none of {', '.join(labels)}.",
+                    where=f"outcome {name}",
+                    next_step="Mend the outcome's source, or the enum of the output.",
+                )
+            parts += [Part(forced + '"', 0.0), Part(_inner(label), 1.0, label=True)]
+            forced = '"'
+            if not whole:
+                return tuple(parts)
+            continue
+        written = _target(application, tune, name, shape, names)
+        if written.startswith('"'):
+            # The model ends a text itself, so that the closing quote is learned with it.
+            parts += [Part(forced + '"', 0.0), Part(written[1:], tune.text_weight)]
+        else:
+            parts += [Part(forced, 0.0), Part(written, tune.text_weight)]
+        forced = ""
+    return (*parts, Part(forced + "}", 0.0))
+
+
+def text_of(parts: Sequence[Part]) -> str:
+    """The completion as one text."""
+    return "".join(part.text for part in parts)
+
+
+def _target(
+    application: ApplicationSpec, tune: FineTune, name: str, shape: Mapping[str, Any], names: Mapping[str, Any]
+) -> str:
+    where = f"application {application.name}, model.targets[{name!r}]"
+    template = tune.targets.get(name)
+    if template is None:
+        raise InvalidInput(
+            f"Nothing says what should be written as {name!r}.", where=where, next_step="Add a template for it."
+        )
+    text = prompts.render(template, names, where).strip()
+    if shape.get("type") == "string" or (shape.get("enum") and all(isinstance(one, str) for one in shape["enum"])):
+        longest = shape.get("maxLength")
+        if longest is not None and len(text) > longest:
+            raise InvalidInput(
+                f"The target has {len(text)} characters, the property at most {longest}: {text[:60]!r}…",
+                where=where,
+                next_step="Shorten the template, or raise maxLength.",
+            )
+        return json.dumps(text, ensure_ascii=False)
+    try:
+        return json.dumps(msgspec.json.decode(text), ensure_ascii=False)
+    except msgspec.DecodeError:
+        raise InvalidInput(f"The target {text[:60]!r} is no JSON value.", where=where) from None
+
+
+def _inner(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _fine_tune(application: ApplicationSpec) -> FineTune:
+    if application.fine_tune is None:
+        raise InvalidInput(
+            f"The application {application.name} does not declare how its model is fine-tuned.",
+            where=f"application {application.name}",
+            next_step='Declare model=FineTune(base="smollm2-135m", ...) and `antiphon apply`.',
+        )
+    return application.fine_tune

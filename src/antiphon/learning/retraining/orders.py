@@ -1,0 +1,165 @@
+"""Ordering a training: everything that can be refused at once is refused before a run is made."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from antiphon.catalog.datasets import DatasetSpec
+from antiphon.core.scope import Scope
+from antiphon.governance.principal import Principal
+from antiphon.learning.datasets.rows import Survey
+from antiphon.learning.ports import MayTrain
+from antiphon.learning.retraining.plan import TrainArguments, recipe
+from antiphon.learning.retraining.ports import Submit
+from antiphon.learning.retraining.rebuild import WORKFLOW as REBUILD
+from antiphon.learning.retraining.rebuild import RebuildArguments
+from antiphon.learning.retraining.steps import Services, fine_tune_of
+from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
+from antiphon.learning.retraining.workflow import Retraining
+from antiphon.training.recipe import Arithmetic, require_libraries
+
+ATTEMPTS = 20
+"""A run counts an attempt for every worker that died with it: a training is long, and goes on where it was."""
+
+
+class TrainOrder(msgspec.Struct, frozen=True):
+    """What somebody wants trained; see :class:`~antiphon.learning.retraining.plan.TrainArguments`.
+
+    ``key`` makes ordering idempotent: the same key is the same run.
+    """
+
+    application: str
+    delta: bool = False
+    cutoff: datetime | None = None
+    examples: int | None = None
+    rows: int = 400
+    texts: int = 100
+    rollout: bool = False
+    reason: str = ""
+    key: str | None = None
+
+
+class Foreseen(msgspec.Struct, frozen=True):
+    """What an order would do: the examples it would find, and how long the training would be in steps.
+
+    ``replayed`` counts earlier examples that could be drawn from. ``problems`` say what would be refused.
+    """
+
+    application: str
+    cutoff: datetime
+    parent: str | None
+    training: Survey
+    evaluation: Survey
+    replayed: int
+    steps: int
+    batch: int
+    problems: tuple[str, ...]
+
+
+class SurveyDatasets(Protocol):
+    """Looks at what a dataset would hold (``learning.datasets.builder.DatasetBuilder``)."""
+
+    def survey(self, spec: DatasetSpec) -> Survey: ...
+
+
+class TrainingOrders:
+    """Places orders in one project."""
+
+    def __init__(
+        self, services: Services, submit: Submit, surveys: SurveyDatasets, may: MayTrain | None = None
+    ) -> None:
+        self._services = services
+        self._submit = submit
+        self._surveys = surveys
+        self._may = may
+        self._retraining = Retraining(services)
+
+    def place(self, scope: Scope, principal: str, order: TrainOrder, by: Principal | None = None) -> str:
+        """Submit the run that trains; its id.
+
+        Args:
+            by: who orders it, for policy; ``None``: only what holds for everybody is asked.
+
+        Raises:
+            NotFound: there is no such application.
+            InvalidInput: it does not say how it is fine-tuned or what it learns from, nothing is held out to evaluate
+                on, or there is no version that a delta could go on from.
+            SetupError: the extra ``train`` is not installed, or the base model was not pulled.
+            Conflict: the key was used for another order.
+            Forbidden: policy does not let its features be learned from, by this principal or for this purpose.
+        """
+        wanted = _arguments(order, principal)
+        pinned = self._retraining.pinned(scope, wanted)
+        if self._may is not None:
+            self._may(scope, principal, pinned.application, by)
+        self._retraining.specifications(scope, wanted, pinned)
+        plain = {name: value for name, value in msgspec.to_builtins(wanted).items() if value is not None}
+        return self._submit(scope, TRAIN, plain, order.key, max_attempts=ATTEMPTS)
+
+    def foresee(self, scope: Scope, principal: str, order: TrainOrder) -> Foreseen:
+        """What the order would do; nothing is written.
+
+        Raises:
+            As :meth:`place`.
+        """
+        wanted = _arguments(order, principal)
+        pinned = self._retraining.pinned(scope, wanted)
+        training, evaluation = (
+            self._surveys.survey(spec) for spec in self._retraining.specifications(scope, wanted, pinned)
+        )
+        replayed = sum(dataset.rows for dataset in self._retraining.replays(scope, pinned.parent))
+        tune = fine_tune_of(pinned.application)
+        settings = recipe(
+            tune, new=training.rows, old=replayed, threads=self._services.threads, arithmetic=Arithmetic()
+        )
+        problems = [
+            f"The {spec.kind} set would have {_counts(survey)}: both labels are needed."
+            for survey in (training, evaluation)
+            if len([count for count in survey.labels.values() if count]) < 2
+            for spec in (survey.spec,)
+        ]
+        return Foreseen(
+            application=wanted.application,
+            cutoff=pinned.cutoff,
+            parent=pinned.parent,
+            training=training,
+            evaluation=evaluation,
+            replayed=replayed,
+            steps=settings.steps,
+            batch=settings.batch,
+            problems=tuple(problems),
+        )
+
+    def rebuild(self, scope: Scope, principal: str, model: str, key: str | None = None) -> str:
+        """Submit the run that trains a version again and compares; its id.
+
+        Raises:
+            NotFound: there is no such version.
+            SetupError: the extra ``train`` is not installed.
+        """
+        require_libraries()
+        self._services.versions.get(scope, model)
+        arguments = msgspec.to_builtins(RebuildArguments(model=model, principal=principal))
+        return self._submit(scope, REBUILD, arguments, key, max_attempts=ATTEMPTS)
+
+
+def _arguments(order: TrainOrder, principal: str) -> TrainArguments:
+    return TrainArguments(
+        application=order.application,
+        delta=order.delta,
+        cutoff=order.cutoff,
+        examples=order.examples,
+        rows=order.rows,
+        texts=order.texts,
+        rollout=order.rollout,
+        principal=principal,
+        reason=order.reason,
+    )
+
+
+def _counts(survey: Survey) -> str:
+    counted = [f"{count} {label}" for label, count in sorted(survey.labels.items()) if count]
+    return f"{survey.rows} examples ({', '.join(counted)})" if counted else "no example"

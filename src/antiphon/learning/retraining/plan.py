@@ -1,0 +1,165 @@
+"""What a retraining is to do, as values, and the arithmetic of it: pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from antiphon.catalog.datasets import DatasetSpec
+from antiphon.catalog.models import ModelFile, ModelVersion
+from antiphon.core.errors import InvalidInput
+from antiphon.core.ids import content_hash
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import FineTune
+from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.training.examples import Example
+from antiphon.training.recipe import Arithmetic, Recipe
+
+T = TypeVar("T")
+
+
+class TrainArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to train.
+
+    Attributes:
+        delta: only on what is new since the version that is live, going on from it.
+        cutoff: nothing known later is learned from; the declared one, or the run's first moment, by default.
+        examples: at most so many instead of the declared number.
+        rows: of the evaluation set at most; ``texts``: so many of them are asked for the whole output.
+        rollout: send the release on its way when it passes its gates.
+    """
+
+    application: str
+    delta: bool = False
+    cutoff: datetime | None = None
+    examples: int | None = None
+    rows: int = 400
+    texts: int = 100
+    rollout: bool = False
+    principal: str = "worker"
+    reason: str = ""
+
+
+class Pinned(msgspec.Struct, frozen=True):
+    """What the run holds on to from its first step, whatever is declared, released or evaluated meanwhile.
+
+    ``parent`` is the version that training goes on from, ``before`` its evaluation on which forgetting is measured.
+    """
+
+    application: ApplicationSpec
+    cutoff: datetime
+    base_sha256: str
+    parent: str | None = None
+    before: str | None = None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """The run's file of examples: its hash, what is in it, and how many rows serving would have refused."""
+
+    sha256: str
+    new: int
+    old: int
+    refused: int
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What a training made, its files kept in the ``models`` folder."""
+
+    identity: str
+    code: str
+    recipe: dict[str, Any]
+    adapter: ModelFile
+    weights: ModelFile
+    losses: tuple[tuple[int, float], ...]
+    seconds: float
+    environment: dict[str, str]
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> Made:
+        """What made a version that is registered."""
+        return cls(
+            identity=version.identity,
+            code=version.code,
+            recipe=version.recipe,
+            adapter=version.adapter,
+            weights=version.weights,
+            losses=version.losses,
+            seconds=version.seconds,
+            environment=version.environment,
+        )
+
+
+def converted(value: Any, kind: type[T], where: str) -> T:
+    """Plain values as what they stand for.
+
+    Raises:
+        InvalidInput: they do not fit.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{error}.", where=where) from None
+
+
+def recipe(tune: FineTune, *, new: int, old: int, threads: int, arithmetic: Arithmetic) -> Recipe:
+    """Every setting of the training. New examples are gone through ``epochs`` times, whatever else is in a batch."""
+    replay = tune.replay if old else 0.0
+    fresh = tune.batch - min(round(tune.batch * replay), tune.batch - 1)
+    return Recipe(
+        rank=tune.rank,
+        alpha=tune.alpha,
+        batch=tune.batch,
+        steps=max(1, math.ceil(new * tune.epochs / fresh)),
+        learning_rate=tune.learning_rate,
+        replay=replay,
+        precision=tune.precision,
+        seed=tune.seed,
+        threads=threads,
+        dtype=arithmetic.dtype,
+        device=arithmetic.device,
+    )
+
+
+def only_newer(spec: DatasetSpec, than: DatasetSpec) -> DatasetSpec:
+    """The specification without what an earlier version could have known.
+
+    The bound is the earlier cutoff and not its last example: what lies between was held out to evaluate that version,
+    and must stay held out, or forgetting could not be measured on it.
+
+    Raises:
+        InvalidInput: nothing lies between the earlier cutoff and this one.
+    """
+    first = max(spec.first, than.cutoff)
+    if first >= spec.last:
+        raise InvalidInput(
+            f"Nothing is new: the version it would go on from was trained up to {than.cutoff:%Y-%m-%d %H:%M}Z, and "
+            f"the newest example may be of {spec.last:%Y-%m-%d %H:%M}Z.",
+            where="cutoff",
+            next_step="Wait for outcomes, give a later --cutoff, or train in full (without --delta).",
+        )
+    return msgspec.structs.replace(spec, first=first)
+
+
+def replayed(rows: Iterable[DatasetRow], seed: int, most: int) -> tuple[DatasetRow, ...]:
+    """At most so many earlier rows, by a hash, so that a rebuilt set replays the same ones."""
+    single = {row.example: row for row in rows}
+    drawn = sorted(single.values(), key=lambda row: content_hash(f"{seed}|replay|{row.example}".encode()))[:most]
+    return tuple(sorted(drawn, key=lambda row: row.example))
+
+
+def together(new: Sequence[Example], old: Sequence[Example]) -> tuple[Example, ...]:
+    """New examples, then the old ones that are not among them."""
+    known = {example.id for example in new}
+    return (*new, *(example for example in old if example.id not in known))
+
+
+def minutes(seconds: float) -> str:
+    """A duration in words: ``40 s``, ``12 min``, ``3 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"

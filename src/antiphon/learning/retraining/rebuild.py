@@ -1,0 +1,206 @@
+"""Training a registered version again, to see whether its weights are what they are said to be.
+
+Invariant: nothing that is registered changes. A file of the version that was lost is put back only when it came out
+the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.models import ModelVersion
+from antiphon.catalog.releases import Release
+from antiphon.core.errors import Conflict, Corrupt, InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.learning.registry import files as model_files
+from antiphon.learning.retraining.plan import Written, converted
+from antiphon.learning.retraining.ports import Run
+from antiphon.learning.retraining.steps import (
+    Services,
+    describe_base,
+    ensure_examples,
+    order_for,
+    refusals,
+    train,
+)
+from antiphon.training.recipe import Recipe, code_identity, libraries, require_libraries
+
+WORKFLOW = "rebuild-model"
+"""The workflow's name in the registry."""
+
+
+class RebuildArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which version is trained again."""
+
+    model: str
+    principal: str = "worker"
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What came of it.
+
+    Attributes:
+        equal: whether adapter and weights are the registered ones, to the byte.
+        differences: which inputs are not what they were, in words; empty when all are.
+        restored: files of the version that were gone or changed and are back.
+    """
+
+    model: str
+    equal: bool
+    weights_sha256: str | None
+    registered_sha256: str
+    differences: tuple[str, ...]
+    restored: tuple[str, ...]
+    seconds: float
+
+
+class Rebuilding:
+    """The workflow with what it needs; :meth:`run` is what the registry calls."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Build the datasets from their specifications, train by the version's recipe, compare the hashes.
+
+        Args:
+            arguments: :class:`RebuildArguments` as plain values.
+
+        Returns:
+            A :class:`Rebuilt` as plain values. When a dataset cannot come out the same nothing is trained.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidInput: no release says what its examples looked like.
+            RetrainingFailed: memory, disk or a library is missing, or the parent's adapter is gone.
+            Unavailable: the engine, whose chat template the examples need, is away.
+        """
+        wanted = converted(arguments, RebuildArguments, "rebuild arguments")
+        services = self._services
+        with refusals():
+            require_libraries()
+            version = await asyncio.to_thread(services.versions.get, run.scope, wanted.model)
+            release = await asyncio.to_thread(self._release, run.scope, version)
+            differences = list(await run.step("compare", self._differences, version))
+            run.progress(0, None, "building the datasets again")
+            differences += await run.step("rebuild datasets", self._rebuild_datasets, version)
+            if differences and any(difference.startswith("dataset") for difference in differences):
+                return _plain(_rebuilt(version, None, differences))
+            made = await self._train(run, version, release)
+            return _plain(_rebuilt(version, made, differences))
+
+    def _release(self, scope: Scope, version: ModelVersion) -> Release:
+        """The first release of the version: it pins the prompt and the targets that its examples were made with."""
+        found = [
+            release
+            for release in self._services.releases.list(scope, version.application)
+            if release.bundle.model.version == version.id
+        ]
+        if not found:
+            raise InvalidInput(
+                f"No release pins {version.id}, so nothing says how its examples were written.",
+                where=str(scope),
+                next_step=f"Train again: `antiphon train {version.application}`.",
+            )
+        return min(found, key=lambda release: release.number)
+
+    def _differences(self, version: ModelVersion) -> list[str]:
+        """Inputs beside the datasets that are not what they were."""
+        now = {"the base model's weights": self._services.base(version.base)[1], "the training code": code_identity()}
+        then = {"the base model's weights": version.base_sha256, "the training code": version.code}
+        installed = libraries()
+        for name in sorted(installed.keys() & version.environment.keys()):
+            now[f"the library {name}"], then[f"the library {name}"] = installed[name], version.environment[name]
+        return [
+            f"{name}: {_short(then[name])} then, {_short(now[name])} now" for name in now if now[name] != then[name]
+        ]
+
+    def _rebuild_datasets(self, version: ModelVersion) -> list[str]:
+        differences = []
+        for dataset in (version.dataset, *version.replay_datasets):
+            try:
+                self._services.datasets.rebuild(dataset)
+            except Conflict as error:
+                differences.append(f"dataset {dataset}: {error.what}")
+        return differences
+
+    async def _train(self, run: Run, version: ModelVersion, release: Release) -> dict[str, Any]:
+        services = self._services
+        folder = services.folder / run.id
+        sets = await asyncio.to_thread(self._datasets, run.scope, version)
+        model = await describe_base(services.describe, version.base)
+        write = partial(ensure_examples, services, folder, release.bundle.application, model, sets[0], sets[1:])
+        written = converted(await run.step("write examples", write), Written, "write examples")
+        await asyncio.to_thread(write, written)
+        made: dict[str, Any] = await run.step("fine-tune", self._fine_tune, run, version, written, folder)
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        return made
+
+    def _datasets(self, scope: Scope, version: ModelVersion) -> tuple[Dataset, ...]:
+        return tuple(self._services.dataset(scope, one) for one in (version.dataset, *version.replay_datasets))
+
+    async def _fine_tune(self, run: Run, version: ModelVersion, written: Written, folder: Path) -> dict[str, Any]:
+        services = self._services
+        parent = None
+        if version.parent is not None:
+            parent = await asyncio.to_thread(services.versions.get, run.scope, version.parent)
+        settings = converted(version.recipe, Recipe, f"recipe of {version.id}")
+        order = await asyncio.to_thread(
+            partial(
+                order_for, services, folder, f"{version.id} again ({run.id})",
+                base=services.base(version.base), examples_sha256=written.sha256, settings=settings, parent=parent,
+            )
+        )  # fmt: skip
+        trained = await train(services.trainer, order, run)
+        restored: list[str] = []
+        if (trained.adapter.sha256, trained.weights.sha256) == (version.adapter.sha256, version.weights.sha256):
+            restored = await asyncio.to_thread(self._restore, version, trained)
+        return {
+            "adapter": trained.adapter.sha256,
+            "weights": trained.weights.sha256,
+            "seconds": trained.seconds,
+            "restored": restored,
+        }
+
+    def _restore(self, version: ModelVersion, trained: Any) -> list[str]:
+        root = self._services.models_folder
+        missing = []
+        for file in (version.adapter, version.weights):
+            try:
+                model_files.verify(root, file, version.id)
+            except Corrupt:
+                missing.append(file.path)
+        if missing:
+            model_files.keep(root, str(Path(version.weights.path).parent), trained)
+        return missing
+
+
+def _rebuilt(version: ModelVersion, made: dict[str, Any] | None, differences: list[str]) -> Rebuilt:
+    equal = made is not None and (made["adapter"], made["weights"]) == (version.adapter.sha256, version.weights.sha256)
+    if made is not None and not equal and not differences:
+        differences = ["nothing that is recorded: the machine computes otherwise than the one that trained it"]
+    return Rebuilt(
+        model=version.id,
+        equal=equal,
+        weights_sha256=None if made is None else made["weights"],
+        registered_sha256=version.weights.sha256,
+        differences=tuple(differences),
+        restored=() if made is None else tuple(made["restored"]),
+        seconds=0.0 if made is None else made["seconds"],
+    )
+
+
+def _plain(rebuilt: Rebuilt) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(rebuilt)
+    return plain
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:20]}…"

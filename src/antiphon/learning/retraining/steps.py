@@ -1,0 +1,258 @@
+"""What training a version and training it again have in common: the services, the examples' file, the child."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from antiphon.catalog.datasets import Dataset
+from antiphon.catalog.evaluations import Evaluation
+from antiphon.catalog.models import ModelVersion, ModelVersions
+from antiphon.catalog.releases import Releases
+from antiphon.catalog.rollouts import Rollout
+from antiphon.core.clock import Clock
+from antiphon.core.codec import Codec, PlainCodec
+from antiphon.core.disk import FULL
+from antiphon.core.errors import (
+    AntiphonError,
+    Corrupt,
+    InvalidInput,
+    Unavailable,
+)
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.definitions.learning import FineTune
+from antiphon.engine.messages import ModelDescription
+from antiphon.learning.datasets.reader import DatasetRow
+from antiphon.learning.registry import files as model_files
+from antiphon.learning.retraining.examples import render_all
+from antiphon.learning.retraining.plan import Written, minutes, replayed, together
+from antiphon.learning.retraining.ports import (
+    Audit,
+    BaseWeights,
+    BeginRollout,
+    BuildDatasets,
+    Describe,
+    Evaluate,
+    Run,
+    Serving,
+    Trainer,
+    Validate,
+)
+from antiphon.training import examples as example_files
+from antiphon.training.folder_seal import folder_seal
+from antiphon.training.order import ParentAdapter, Progress, Trained, TrainingOrder
+from antiphon.training.recipe import Arithmetic, Recipe
+
+EXAMPLES = "examples.jsonl"
+"""The file of examples in a run's folder."""
+
+
+class RetrainingFailed(AntiphonError):
+    """The run cannot be finished, whoever tries; what is live is as it was."""
+
+    http_status = 422
+    code = "retraining_failed"
+
+
+@dataclass(frozen=True)
+class Services:
+    """What retraining is made with; ``app`` fills it in.
+
+    Attributes:
+        folder: where runs work, a folder each. ``models``: where versions' files lie.
+        threads: that compute a training. ``arithmetic``: what this machine trains quickest in.
+        policy_digest: of the policy in force.
+        declared: an application as it was applied last. ``base``: the weights of a base model.
+        dataset: a dataset by id, ``rows`` its rows. ``evaluation``: one by
+            id, ``evaluations`` those of an application, the latest first.
+        codec: seals the examples in a run's folder.
+        under_way: an application's rollout. ``ended``: whether a run has ended.
+    """
+
+    clock: Clock
+    folder: Path
+    models_folder: Path
+    threads: int
+    arithmetic: Callable[[], Arithmetic]
+    policy_digest: str
+    declared: Callable[[Scope, str], ApplicationSpec]
+    datasets: BuildDatasets
+    dataset: Callable[[Scope, str], Dataset]
+    rows: Callable[[Dataset], tuple[DatasetRow, ...]]
+    base: BaseWeights
+    describe: Describe
+    trainer: Trainer
+    versions: ModelVersions
+    releases: Releases
+    serve: Serving
+    evaluation: Callable[[Scope, str], Evaluation]
+    evaluations: Callable[[Scope, str], Sequence[Evaluation]]
+    evaluate: Evaluate
+    validate: Validate
+    under_way: Callable[[Scope, str], Rollout | None]
+    begin: BeginRollout
+    ended: Callable[[Scope, str], bool]
+    audit: Audit
+    codec: Codec = field(default_factory=PlainCodec)
+
+
+def fine_tune_of(application: ApplicationSpec) -> FineTune:
+    """How an application's model is fine-tuned.
+
+    Raises:
+        InvalidInput: that is not declared, or there is no outcome to learn from.
+    """
+    if application.fine_tune is None:
+        raise InvalidInput(
+            f"The application {application.name} does not declare how its model is fine-tuned.",
+            where=f"application {application.name}",
+            next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
+        )
+    if application.outcome is None:
+        raise InvalidInput(
+            f"The application {application.name} has no outcome to learn from.",
+            where=f"application {application.name}",
+            next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
+        )
+    return application.fine_tune
+
+
+async def describe_base(describe: Describe, base: str) -> ModelDescription:
+    """The base model as the engine describes it: its chat template is that of every version made from it.
+
+    Raises:
+        Unavailable: the engine cannot be reached, or does not serve it.
+        InvalidInput: the engine has a chat template of its own, so nobody here knows what the model is told.
+    """
+    described = await describe()
+    for model in described.models:
+        if model.name == base and not model.chat_template:
+            raise InvalidInput(
+                f"The engine does not say how it writes a chat for {base!r}, so that cannot be trained for.",
+                where="engine",
+                next_step='Train where [engine] kind = "llamacpp".',
+            )
+        if model.name == base:
+            return model
+    raise Unavailable(
+        f"The engine does not serve the base model {base!r}, whose chat template the examples need.",
+        where="engine",
+        next_step="Add it to [engine] models in antiphon.toml and start `antiphon up` again.",
+    )
+
+
+def ensure_examples(
+    services: Services,
+    folder: Path,
+    application: ApplicationSpec,
+    model: ModelDescription,
+    training: Dataset,
+    replays: Sequence[Dataset],
+    known: Written | None = None,
+) -> Written:
+    """The file of examples in a run's folder: the dataset's rows, and those of earlier ones that are replayed.
+
+    Args:
+        known: what it was before; a file of that hash stays, and a missing one must come out the same.
+
+    Raises:
+        InvalidInput: a template fails, or there is nothing, or one class only, to learn from.
+        Corrupt: a dataset's file is gone or damaged, or the examples come out otherwise than before.
+    """
+    path = folder / EXAMPLES
+    seal = folder_seal(folder, services.codec, training.scope)
+    if known is not None and example_files.content_sha256(path, seal) == known.sha256:
+        return known
+    tune = fine_tune_of(application)
+    new = render_all(services.rows(training), application, model)
+    earlier = [row for dataset in replays for row in services.rows(dataset)] if tune.replay > 0 else []
+    old = render_all(replayed(earlier, tune.seed, tune.examples), application, model, old=True)
+    examples = together(new.examples, old.examples)
+    example_files.check(examples)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sha256 = example_files.write(path, examples, seal)
+    fresh = len(new.examples)
+    written = Written(sha256=sha256, new=fresh, old=len(examples) - fresh, refused=new.refused + old.refused)
+    if known is not None and written.sha256 != known.sha256:
+        raise Corrupt(
+            "The examples came out otherwise than before the interruption.",
+            where=training.id,
+            next_step="Order the training again: the engine's base model changed.",
+        )
+    return written
+
+
+def order_for(
+    services: Services,
+    folder: Path,
+    name: str,
+    *,
+    base: tuple[Path, str],
+    examples_sha256: str,
+    settings: Recipe,
+    parent: ModelVersion | None,
+) -> TrainingOrder:
+    """What the training process is told.
+
+    Raises:
+        Corrupt: the adapter that it goes on from is gone or is another one.
+    """
+    going_on = None
+    if parent is not None:
+        path = model_files.verify(services.models_folder, parent.adapter, parent.id)
+        going_on = ParentAdapter(str(path), parent.adapter.sha256)
+    (folder / "training").mkdir(parents=True, exist_ok=True, mode=0o700)
+    return TrainingOrder(
+        folder=str(folder / "training"),
+        name=name,
+        base_path=str(base[0]),
+        base_sha256=base[1],
+        examples_path=str(folder / EXAMPLES),
+        examples_sha256=examples_sha256,
+        recipe=settings,
+        parent=going_on,
+    )
+
+
+async def train(trainer: Trainer, order: TrainingOrder, run: Run) -> Trained:
+    """Train in a child process, saying how far it is; a worker that stops gives the run back to the queue."""
+
+    def tell(progress: Progress) -> None:
+        run.progress(progress.step, progress.steps, in_words(progress))
+
+    trained = await trainer.run(order, tell, lambda: run.stopping)
+    return trained
+
+
+def in_words(progress: Progress) -> str:
+    """Progress in words: ``training: loss 0.412, 3 min left``, and after a semicolon what else is to be known."""
+    words = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
+    words += [f"{minutes(progress.left)} left"] if progress.left is not None else []
+    said = f"{progress.stage}: {', '.join(words)}" if words else progress.stage
+    return f"{said}; {progress.notice}" if progress.notice else said
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Let a run end at once on what trying again would not mend, with the reason; what passes is raised as it is."""
+    try:
+        yield
+    except AntiphonError as error:
+        if error.transient or error.http_status < 500:
+            raise
+        raise RetrainingFailed(error.what, where=error.where, next_step=error.next_step) from error
+    except MemoryError as error:
+        raise RetrainingFailed(
+            "There is not enough memory.", where="training", next_step="Train on fewer examples, or free memory."
+        ) from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RetrainingFailed(
+            f"The disk is full: {error.strerror}.",
+            where=str(error.filename or "disk"),
+            next_step="Free disk space and order the training again.",
+        ) from error

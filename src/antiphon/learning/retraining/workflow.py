@@ -1,0 +1,381 @@
+"""Retraining: the durable workflow from what was seen to a release that shows what it learned.
+
+pin → plan → datasets → examples → fine-tune → register and draft → serve → evaluate → gates → rollout if asked for.
+
+Invariants:
+- Nothing here touches the live pointer. A run that is refused, fails or dies leaves what is live as it is; only the
+  last step, which is asked for, sends a validated release on its way.
+- Every step can be done again: datasets and model files are named by content, a version by the identity of what it
+  was trained from, and training goes on from its checkpoint. What must not happen twice (the version with its alias
+  and its release; the rollout) is in one transaction with the step's record, or is looked for first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.datasets import Dataset, DatasetSpec
+from antiphon.catalog.models import ModelVersion
+from antiphon.catalog.releases import ModelPin
+from antiphon.core.clock import utc
+from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.learning.registry import files as model_files
+from antiphon.learning.retraining.examples import served_application
+from antiphon.learning.retraining.plan import (
+    Made,
+    Pinned,
+    TrainArguments,
+    Written,
+    converted,
+    only_newer,
+    recipe,
+)
+from antiphon.learning.retraining.ports import Run
+from antiphon.learning.retraining.steps import (
+    Services,
+    describe_base,
+    ensure_examples,
+    fine_tune_of,
+    order_for,
+    refusals,
+    train,
+)
+from antiphon.learning.retraining.validation import Showing
+from antiphon.releases import bundle as bundles
+from antiphon.training.order import TrainingOrder
+from antiphon.training.recipe import Arithmetic, require_libraries
+
+WORKFLOW = "train"
+"""The workflow's name in the registry."""
+
+LATEST = "latest"
+"""The alias of an application's newest version."""
+
+
+class Retraining:
+    """The workflow with what it needs; :meth:`run` is what the registry calls."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run(self, run: Run, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Train, release as a draft, evaluate, and validate when the gates are passed.
+
+        Args:
+            arguments: :class:`~antiphon.learning.retraining.plan.TrainArguments` as plain values.
+
+        Returns:
+            The model version, the release and its stage, the datasets and evaluations, gates with their reasons, what
+            was forgotten (of a delta retraining), and the rollout or why there is none.
+
+        Raises:
+            InvalidInput: what is asked for or declared does not fit; a set is empty or has a single class.
+            RetrainingFailed: memory, disk or a library is missing, a file is corrupt, the training diverged.
+            Unavailable, EngineFailed, Overloaded, DeadlineExceeded: the engine stayed away.
+        """
+        wanted = converted(arguments, TrainArguments, "train arguments")
+        with refusals():
+            pinned = converted(await run.step("pin", self._pin, run, wanted), Pinned, "pin")
+            training, evaluation = await self._build(run, wanted, pinned)
+            written = await self._write(run, pinned, training)
+            arithmetic = await self._choose_arithmetic(run)
+            recorded = await run.step("fine-tune", self._fine_tune, run, pinned, written, arithmetic)
+            made = converted(recorded, Made, "fine-tune")
+            registered = await run.transaction("register", partial(self._register, run, wanted, pinned, training, made))
+            release = await asyncio.to_thread(self._services.releases.get, run.scope, registered["release"])
+            if registered["stage"] in ("draft", "validated"):
+                shown = await Showing(self._services).show(run, wanted, pinned, evaluation, release)
+            else:
+                shown = _was_there(release.bundle.model.name, registered["stage"])
+            await asyncio.to_thread(shutil.rmtree, self._working(run), True)
+        return {
+            **registered,
+            "parent": pinned.parent,
+            "training_set": training.id,
+            "examples": {"new": written.new, "replayed": written.old, "refused": written.refused},
+            "seconds": made.seconds,
+            "notices": list(made.notices),
+            **shown,
+        }
+
+    def pinned(self, scope: Scope, wanted: TrainArguments) -> Pinned:
+        """What is trained for and from, as it is declared and live now.
+
+        Raises:
+            NotFound: there is no such application.
+            InvalidInput: it does not say how it is fine-tuned, or there is no version that a delta could go on from.
+            SetupError: the extra ``train`` is not installed, or the base model was not pulled.
+            Corrupt: the adapter that a delta goes on from is gone or is another one.
+        """
+        services = self._services
+        if wanted.texts < 0:
+            raise InvalidInput(f"{wanted.texts} rows cannot be asked for.", where="texts", next_step="Give 0 or more.")
+        require_libraries()
+        application = services.declared(scope, wanted.application)
+        tune = fine_tune_of(application)
+        cutoff = wanted.cutoff or (_instant(tune.window.cutoff) if tune.window.cutoff is not None else None)
+        parent = self._parent(scope, application) if wanted.delta else None
+        pinned = Pinned(
+            application=application,
+            cutoff=utc(cutoff) if cutoff is not None else services.clock.now(),
+            base_sha256=services.base(tune.base)[1],
+            parent=None if parent is None else parent.id,
+            before=None if parent is None else self._before(scope, parent),
+        )
+        if parent is not None:
+            self._check_parent(scope, pinned, parent)
+        return pinned
+
+    def specifications(self, scope: Scope, wanted: TrainArguments, pinned: Pinned) -> tuple[DatasetSpec, DatasetSpec]:
+        """Of the training and the evaluation set, with everything pinned that could change until they are built.
+
+        Raises:
+            InvalidInput: nothing is held out to evaluate on, or nothing is new since the version to go on from.
+        """
+        services, application = self._services, pinned.application
+        most = wanted.examples if wanted.examples is not None else fine_tune_of(application).examples
+        tune = fine_tune_of(application)
+        window = tune.window if pinned.parent is None else tune.delta_window or tune.window
+        training = services.datasets.plan(application, window, kind="training", cutoff=pinned.cutoff, examples=most)
+        if pinned.parent is not None:
+            parent = services.versions.get(scope, pinned.parent)
+            training = only_newer(training, services.dataset(scope, parent.dataset).spec)
+        evaluation = services.datasets.plan(
+            application, window, kind="evaluation", cutoff=pinned.cutoff, examples=wanted.rows
+        )
+        return training, evaluation
+
+    def replays(self, scope: Scope, parent: str | None) -> tuple[Dataset, ...]:
+        """Datasets of earlier examples: those that the version to go on from was trained on."""
+        if parent is None:
+            return ()
+        version = self._services.versions.get(scope, parent)
+        return tuple(self._services.dataset(scope, one) for one in (version.dataset, *version.replay_datasets))
+
+    def _pin(self, run: Run, wanted: TrainArguments) -> dict[str, Any]:
+        """Fix it in the run's first step, so that a resumed run continues the same training."""
+        self._sweep(run.scope, run.id)
+        plain: dict[str, Any] = msgspec.to_builtins(self.pinned(run.scope, wanted))
+        return plain
+
+    def _parent(self, scope: Scope, application: ApplicationSpec) -> ModelVersion:
+        """The version to go on from: the one that answers now, or the newest."""
+        services, name = self._services, application.name
+        live = services.releases.live(scope, name)
+        if live is not None and live.bundle.model.version is not None:
+            return services.versions.get(scope, live.bundle.model.version)
+        latest = services.versions.aliased(scope, name, LATEST)
+        if latest is None:
+            raise InvalidInput(
+                "There is no version to go on from.",
+                where=f"application {name}",
+                next_step=f"Train once in full: `antiphon train {name}` (without --delta).",
+            )
+        return latest
+
+    def _before(self, scope: Scope, parent: ModelVersion) -> str | None:
+        """The newest evaluation of a version on moments that nothing will have been trained on."""
+        services = self._services
+        cutoff = services.dataset(scope, parent.dataset).spec.cutoff
+        for evaluation in services.evaluations(scope, parent.application):
+            if evaluation.model == parent.id and services.dataset(scope, evaluation.dataset).spec.last <= cutoff:
+                return evaluation.id
+        return None
+
+    def _check_parent(self, scope: Scope, pinned: Pinned, parent: ModelVersion) -> None:
+        application = pinned.application
+        spec = self._services.dataset(scope, parent.dataset).spec
+        same = {
+            "the base model": parent.base_sha256 == pinned.base_sha256,
+            "the features": spec.views == application.features,
+            "the outcome": application.outcome is not None and spec.property == application.outcome.property,
+            "the entity's keys": spec.entity_keys == application.entity_keys,
+        }
+        differing = [name for name, equal in same.items() if not equal]
+        if differing:
+            raise InvalidInput(
+                f"Since {parent.id} was trained, {' and '.join(differing)} changed, so it cannot be gone on from.",
+                where=f"application {application.name}",
+                next_step=f"Train in full: `antiphon train {application.name}` (without --delta).",
+            )
+        model_files.verify(self._services.models_folder, parent.adapter, parent.id)
+
+    async def _build(self, run: Run, wanted: TrainArguments, pinned: Pinned) -> tuple[Dataset, Dataset]:
+        run.progress(0, None, "building the datasets")
+        specs = await run.step("plan", self._plan, run.scope, wanted, pinned)
+        found: list[Dataset] = []
+        for kind in ("training", "evaluation"):
+            spec = converted(specs[kind], DatasetSpec, "plan")
+            dataset = await run.step(f"build {kind} set", lambda spec=spec: self._services.datasets.build(spec).id)
+            found.append(await asyncio.to_thread(self._services.dataset, run.scope, str(dataset)))
+        return found[0], found[1]
+
+    def _plan(self, scope: Scope, wanted: TrainArguments, pinned: Pinned) -> dict[str, Any]:
+        training, evaluation = self.specifications(scope, wanted, pinned)
+        return {"training": msgspec.to_builtins(training), "evaluation": msgspec.to_builtins(evaluation)}
+
+    async def _write(self, run: Run, pinned: Pinned, training: Dataset) -> Written:
+        run.progress(0, None, f"rendering {training.rows} examples")
+        services = self._services
+        replays = await asyncio.to_thread(self.replays, run.scope, pinned.parent)
+        model = await describe_base(services.describe, fine_tune_of(pinned.application).base)
+        write = partial(ensure_examples, services, self._working(run), pinned.application, model, training, replays)
+        written = converted(await run.step("write examples", write), Written, "write examples")
+        # The folder may have been cleared between two attempts: what was recorded is looked at again, not trusted.
+        await asyncio.to_thread(write, written)
+        return written
+
+    async def _choose_arithmetic(self, run: Run) -> Arithmetic:
+        """Choose number format and device in a step of its own, so that a resumed run keeps what it began with."""
+        run.progress(0, None, "measuring how quickly this machine trains")
+        chosen = await run.step("choose arithmetic", lambda: msgspec.to_builtins(self._services.arithmetic()))
+        return converted(chosen, Arithmetic, "choose arithmetic")
+
+    async def _fine_tune(self, run: Run, pinned: Pinned, written: Written, arithmetic: Arithmetic) -> dict[str, Any]:
+        """Train and keep the files, or find that exactly this was trained before."""
+        services, name = self._services, pinned.application.name
+        order = await asyncio.to_thread(self._order, run, pinned, written, arithmetic)
+        known = await asyncio.to_thread(self._known, run.scope, name, order.identity)
+        if known is not None:
+            run.progress(1, 1, f"{known.id} was trained from exactly this")
+            return _plain(Made.of(known))
+        trained = await train(services.trainer, order, run)
+        place = f"{name}/{trained.identity[:20]}"
+        kept = await asyncio.to_thread(model_files.keep, services.models_folder, place, trained)
+        return _plain(
+            Made(
+                identity=trained.identity,
+                code=trained.code,
+                recipe=msgspec.to_builtins(order.recipe),
+                adapter=kept.adapter,
+                weights=kept.weights,
+                losses=trained.losses,
+                seconds=trained.seconds,
+                environment=trained.environment,
+                notices=trained.notices,
+            )
+        )
+
+    def _order(self, run: Run, pinned: Pinned, written: Written, arithmetic: Arithmetic) -> TrainingOrder:
+        services, tune = self._services, fine_tune_of(pinned.application)
+        path, sha256 = services.base(tune.base)
+        if sha256 != pinned.base_sha256:
+            raise Corrupt(
+                f"The weights of {tune.base} changed since the run began.",
+                where=str(path),
+                next_step=f"Order the training again: `antiphon train {pinned.application.name}`.",
+            )
+        parent = services.versions.get(run.scope, pinned.parent) if pinned.parent is not None else None
+        return order_for(
+            services,
+            self._working(run),
+            f"{pinned.application.name} ({run.id})",
+            base=(path, sha256),
+            examples_sha256=written.sha256,
+            settings=recipe(tune, new=written.new, old=written.old, threads=services.threads, arithmetic=arithmetic),
+            parent=parent,
+        )
+
+    def _known(self, scope: Scope, application: str, identity: str) -> ModelVersion | None:
+        """The version that was trained from exactly these things, when its files are whole."""
+        for version in self._services.versions.list(scope, application):
+            if version.identity == identity:
+                try:
+                    for file in (version.adapter, version.weights):
+                        model_files.verify(self._services.models_folder, file, version.id)
+                except Corrupt:
+                    return None
+                return version
+        return None
+
+    def _register(
+        self, run: Run, wanted: TrainArguments, pinned: Pinned, training: Dataset, made: Made, connection: Any
+    ) -> dict[str, Any]:
+        """The version, its alias and its draft release, all at once."""
+        services, scope, name = self._services, run.scope, pinned.application.name
+        versions = services.versions.list(scope, name, within=connection)
+        version = next((each for each in versions if each.identity == made.identity), None)
+        if version is None:
+            version = services.versions.add(self._version(run, pinned, training, made, connection), within=connection)
+        elif version.weights.sha256 != made.weights.sha256:
+            raise Corrupt(
+                f"The files of {version.id} are gone or changed, and training it again gave other weights.",
+                where=version.id,
+                next_step="Restore its files from a backup, or change the seed to train another version.",
+            )
+        why = wanted.reason or f"trained by {run.id}"
+        services.versions.alias(scope, name, LATEST, version.id, wanted.principal, why, within=connection)
+        spec = served_application(pinned.application, version.id)
+        pin = ModelPin(version.id, version.weights.sha256, version.id, (pinned.application.purpose,))
+        bundle = bundles.build(spec, pin, services.policy_digest)
+        release = services.releases.add(bundle, scope, wanted.principal, why, within=connection)
+        services.audit(
+            scope, wanted.principal, "model.register", version.id,
+            {"application": name, "release": release.id, "run": run.id}, within=connection,
+        )  # fmt: skip
+        return {"application": name, "model": version.id, "release": release.id, "stage": release.stage}
+
+    def _version(self, run: Run, pinned: Pinned, training: Dataset, made: Made, connection: Any) -> ModelVersion:
+        services, name = self._services, pinned.application.name
+        number = services.versions.next_number(run.scope, name, within=connection)
+        parent = services.versions.get(run.scope, pinned.parent, within=connection) if pinned.parent else None
+        return ModelVersion(
+            id=f"{name}.v{number}",
+            scope=run.scope,
+            application=name,
+            number=number,
+            base=fine_tune_of(pinned.application).base,
+            base_sha256=pinned.base_sha256,
+            dataset=training.id,
+            dataset_hash=training.logical_hash,
+            replay_datasets=() if parent is None else (parent.dataset, *parent.replay_datasets),
+            parent=pinned.parent,
+            recipe=made.recipe,
+            identity=made.identity,
+            code=made.code,
+            adapter=made.adapter,
+            weights=made.weights,
+            losses=made.losses,
+            seconds=made.seconds,
+            environment=made.environment,
+            run=run.id,
+            created_at=services.clock.now(),
+        )
+
+    def _working(self, run: Run) -> Path:
+        return self._services.folder / run.id
+
+    def _sweep(self, scope: Scope, present: str) -> None:
+        """Remove what runs that have ended left behind."""
+        for folder in self._services.folder.glob("run_*"):
+            if folder.name != present and self._services.ended(scope, folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _was_there(model: str, stage: str) -> dict[str, Any]:
+    """Of a training that gave a release which is past its gates: nothing is to be shown again."""
+    said = f"{model} was trained from exactly this before; its release is {stage}."
+    return {"reasons": [said], "evaluation": None, "rollout": None, "no_rollout": said}
+
+
+def _plain(made: Made) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(made)
+    return plain
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(
+            f"{text!r} is no instant.", where="model.window.cutoff", next_step="Write it like 2013-04-01T00:00:00Z."
+        ) from None

@@ -1,0 +1,77 @@
+"""Features out of a dataset: exactly its values, or an error."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from antiphon.catalog.datasets import Dataset, DatasetSpec
+from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.scope import Scope
+from antiphon.learning.datasets.reader import DatasetReader, DatasetRow, DatasetValue, DatasetVector
+
+NOON = datetime(2013, 4, 1, 12, tzinfo=UTC)
+VIEWS = {"congestion": "v1", "weather": "v2"}
+
+
+def dataset() -> Dataset:
+    spec = DatasetSpec(
+        application="desk",
+        kind="evaluation",
+        property="outlook",
+        positive="delayed",
+        cutoff=NOON,
+        first=NOON - timedelta(days=1),
+        last=NOON,
+        maturity_seconds=0.0,
+        origins=("history",),
+        examples=2,
+        seed=0,
+        views=VIEWS,
+        entity_keys=("flight",),
+    )
+    return Dataset("data_1", Scope(), spec, (), 2, 1, {}, (), "p", "s", "l", NOON)
+
+
+def row(example: str, flight: str = "B6 1", delay: float | None = 5.0, moment: datetime = NOON) -> DatasetRow:
+    values = {
+        "congestion.delay": DatasetValue(delay, NOON - timedelta(minutes=3), "v1"),
+        "weather.wind": DatasetValue(None, None, "v2"),
+    }
+    return DatasetRow(example, {"flight": flight}, moment, "delayed", DatasetVector(values))
+
+
+def test_a_read_gives_the_row_and_nothing_published() -> None:
+    reader = DatasetReader(dataset(), [row("a"), row("b", "B6 2", 9.0)])
+    vector = reader.read(VIEWS, {"flight": "B6 2"}, NOON)
+    assert vector.publication is None
+    assert {name: value.value for name, value in vector.values.items()} == {
+        "congestion.delay": 9.0,
+        "weather.wind": None,
+    }
+    assert vector.values["congestion.delay"].event_time == NOON - timedelta(minutes=3)
+    assert list(reader.read({"weather": "v2"}, {"flight": "B6 2"}, NOON).values) == ["weather.wind"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "moment", "views", "words"),
+    [
+        ({"flight": "B6 9"}, NOON, VIEWS, "no features of this entity"),
+        ({"flight": "B6 1"}, NOON + timedelta(microseconds=1), VIEWS, "no features of this entity"),
+        ({"flight": "B6 1"}, NOON, {"congestion": "v2"}, "definition version v2"),
+        ({"flight": "B6 1"}, NOON, {"route": "v1"}, "the view 'route'"),
+    ],
+)
+def test_what_the_dataset_does_not_have_is_not_made_up(
+    keys: dict[str, str], moment: datetime, views: dict[str, str], words: str
+) -> None:
+    with pytest.raises(FeatureUnavailable, match=words):
+        DatasetReader(dataset(), [row("a")]).read(views, keys, moment)
+
+
+def test_rows_that_contradict_each_other_are_read_by_nobody() -> None:
+    same = DatasetReader(dataset(), [row("a"), row("b")])
+    assert same.read(VIEWS, {"flight": "B6 1"}, NOON).values["congestion.delay"].value == 5.0
+    with pytest.raises(FeatureUnavailable, match="two rows"):
+        DatasetReader(dataset(), [row("a"), row("b", delay=7.0)]).read(VIEWS, {"flight": "B6 1"}, NOON)
