@@ -34,10 +34,10 @@ from benchmarks.colocation.simulator import Costless, generation
 from benchmarks.colocation.traces import Request
 
 from antiphon.core.errors import EngineFailed, Overloaded
-from antiphon.engine.lane import Lane
-from antiphon.engine.messages import Delta, Described, Failed, Finished, Generate
-from antiphon.engine.runtime import Layout, Logits
-from antiphon.engine.scheduler import Budget
+from antiphon.engine.api.messages import Delta, Described, Failed, Finished, Generate
+from antiphon.engine.execution.executor import Lane
+from antiphon.engine.execution.runtime import Layout, Logits
+from antiphon.engine.scheduling.scheduler import Budget
 from antiphon.serving.engine_gate import Gate, GatedEngine
 
 RESULTS = Path(__file__).parent / "results" / "admission.jsonl"

@@ -31,7 +31,7 @@ import msgspec
 from antiphon.batch.demand import Demand, Wanted
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.definitions.application import Reuse
-from antiphon.engine.messages import Described, Load
+from antiphon.engine.api.messages import Described, Load
 from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk

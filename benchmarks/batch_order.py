@@ -43,12 +43,12 @@ from antiphon.batch.row_order import Prefix, Row, distinct_bytes, in_order
 from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Supplied, Usage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.scope import Scope
-from antiphon.engine.lane import Emission
-from antiphon.engine.messages import Finished, Generate, Priority
-from antiphon.engine.prefixes import chain_of
-from antiphon.engine.runtime import Kept
-from antiphon.engine.sequence import Sequence as Generation
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.api.messages import Finished, Generate, Priority
+from antiphon.engine.execution.executor import Emission
+from antiphon.engine.execution.prefix_cache import chain_of
+from antiphon.engine.execution.runtime import Kept
+from antiphon.engine.execution.sequence import Sequence as Generation
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 RESULTS = Path(__file__).parent / "results" / "batch_order.jsonl"
 SCOPE = Scope()

@@ -41,8 +41,8 @@ from benchmarks.trained_beside import RAISED, Trainer, spent, trainer
 
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import AntiphonError, Unavailable
-from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import Delta, Finished, Generate
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Delta, Finished, Generate
 
 MODEL = "smollm2-135m"
 OUTPUT_TOKENS = 30

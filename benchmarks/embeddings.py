@@ -31,12 +31,12 @@ from pathlib import Path
 
 from antiphon.definitions.embedding import MODELS
 from antiphon.engine import weights
-from antiphon.engine.embedding import LlamaCppEmbedding, LlamaCppEncoder
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Embed, Generate
-from antiphon.engine.runtime import Layout
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.api.messages import Delta, Embed, Generate
+from antiphon.engine.backends.llamacpp.encoder import LlamaCppEmbedding, LlamaCppEncoder
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 MODEL, ENCODER = "smollm2-135m", "minilm-l6-v2"
 OUTPUT_TOKENS = 30

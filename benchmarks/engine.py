@@ -32,10 +32,10 @@ import psutil
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import Unavailable
 from antiphon.engine import weights
-from antiphon.engine.client import EngineClient
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.messages import Finished, Generate
-from antiphon.engine.runtime import Layout
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Finished, Generate
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.runtime import Layout
 
 MODEL = "smollm2-135m"
 CONTEXT = 1024

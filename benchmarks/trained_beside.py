@@ -27,7 +27,7 @@ from antiphon.core.clock import SystemClock
 from antiphon.core.paths import cache_directory
 from antiphon.core.priority import lower_session
 from antiphon.engine import weights
-from antiphon.engine.client import EngineClient
+from antiphon.engine.api.client import EngineClient
 from antiphon.orchestration.governor import Governor
 from antiphon.training import examples
 from antiphon.training.arithmetic import of_this_machine

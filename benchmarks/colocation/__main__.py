@@ -35,7 +35,7 @@ from benchmarks.colocation.points import CONTENDERS, SIZES, Size, slowdown_name
 from benchmarks.colocation.real import MODEL, real_runs
 from benchmarks.colocation.traces import SCALING, Scaling, pieces
 
-from antiphon.engine.runtime import Layout
+from antiphon.engine.execution.runtime import Layout
 
 Panel = tuple[str, Ceilings, list[Row]]
 
@@ -172,7 +172,7 @@ def _calibration(options: argparse.Namespace, seconds: float, told: Told) -> Cal
     if not seconds:
         return calibrations.reference()
     from antiphon.engine import weights
-    from antiphon.engine.llamacpp import LlamaCpp
+    from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 
     runtime = LlamaCpp(MODEL, weights.resolve(str(weights.pull(MODEL))), Layout(), threads=options.threads)
     try:

@@ -32,7 +32,7 @@ from benchmarks.colocation.policies import online_only, ours
 from benchmarks.colocation.simulator import Pace, simulate
 from benchmarks.colocation.traces import Request, Scaling, arrivals
 
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 RESULTS = Path(__file__).parents[1] / "results" / "adaptation.jsonl"
 DISTURBED_AT = 60.0

@@ -28,8 +28,8 @@ import msgspec
 import numpy as np
 from scipy.optimize import linprog
 
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.runtime import Layout
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.runtime import Layout
 
 DECODES = (1, 2, 3, 4, 6, 8, 12, 16)
 CHUNKS = (1, 4, 8, 16, 24, 32)

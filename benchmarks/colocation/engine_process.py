@@ -12,9 +12,9 @@ from benchmarks.colocation.points import CONTENDERS, named
 from benchmarks.colocation.policies import Insistent
 
 from antiphon.engine import weights
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.runtime import Layout, Runtime
-from antiphon.engine.server import serve
+from antiphon.engine.api.server import serve
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout, Runtime
 
 
 def main() -> None:
@@ -40,10 +40,10 @@ async def _serve(options: argparse.Namespace) -> None:
 
 def _runtime(options: argparse.Namespace) -> Runtime:
     if options.simulated:
-        from antiphon.engine.simulated import SimulatedRuntime
+        from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 
         return SimulatedRuntime(options.model, Layout(slots=options.slots, context_tokens=16 * options.context))
-    from antiphon.engine.llamacpp import LlamaCpp
+    from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 
     found = weights.resolve(str(weights.pull(options.model)))
     layout = Layout(slots=options.slots, context_tokens=options.context)

@@ -15,8 +15,8 @@ from benchmarks.colocation.outcome import Served
 from benchmarks.colocation.traces import BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request, prompt_text
 
 from antiphon.core.errors import AntiphonError
-from antiphon.engine.messages import Finished, Generate, Priority
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.api.messages import Finished, Generate, Priority
+from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.ports import Engine
 
 MODEL = "smollm2-135m"

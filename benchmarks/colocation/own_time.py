@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from benchmarks.colocation.simulator import Costless
 
-from antiphon.engine.client import EngineClient
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Generate
-from antiphon.engine.runtime import Layout, Logits
-from antiphon.engine.server import serve
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.server import serve
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout, Logits
 
 SLEEP_SECONDS = 0.002
 TOKENS = 100

@@ -9,7 +9,7 @@ from functools import partial
 from benchmarks.colocation.outcome import SERVICE_TPOT, SERVICE_TTFT
 from benchmarks.colocation.policies import Policy, online_only, ours, priority_only, static_cap
 
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 SLOWDOWNS = (0.05, 0.1, 0.25, 0.5)
 SERVICE = "service level"

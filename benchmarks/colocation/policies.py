@@ -1,8 +1,9 @@
 """Who runs next: the policies that are compared.
 
-A policy is a function of the scheduler's state with the signature of :func:`antiphon.engine.scheduler.plan`, carried
-out by the engine's own lane; the online part of every plan is the engine's own too. So a comparison differs in what
-batch may do and in nothing else. ``ours`` is the engine untouched. Calls of the others are never given up for who
+A policy is a function of the scheduler's state with the signature of
+:func:`antiphon.engine.scheduling.scheduler.plan`, carried out by the engine's own lane; the online part of every plan
+is the engine's own too. So a comparison differs in what batch may do and in nothing else. ``ours`` is the engine
+untouched. Calls of the others are never given up for who
 arrives: that is a part of ours, and no peer does it.
 """
 
@@ -11,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from antiphon.engine.lane import Emission, Lane
-from antiphon.engine.runtime import Runtime
-from antiphon.engine.scheduler import Budget, Plan, Planner, SequenceView, State, plan
-from antiphon.engine.service_level import ServiceLevel
-from antiphon.engine.step_loop import Inbox, StepLoop
+from antiphon.engine.execution.executor import Emission, Lane
+from antiphon.engine.execution.runtime import Runtime
+from antiphon.engine.execution.step_loop import Inbox, StepLoop
+from antiphon.engine.scheduling.scheduler import Budget, Plan, Planner, SequenceView, State, plan
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 Emit = Callable[[list[Emission]], None]
 Monotonic = Callable[[], float]

@@ -26,7 +26,7 @@ from benchmarks.colocation.traces import (
 
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import Unavailable
-from antiphon.engine.client import EngineClient
+from antiphon.engine.api.client import EngineClient
 
 START_SECONDS = 120.0
 WARM_UP = 4

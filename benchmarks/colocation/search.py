@@ -24,8 +24,8 @@ from benchmarks.colocation.policies import Policy, chunks, online_only, online_p
 from benchmarks.colocation.simulator import simulate
 from benchmarks.colocation.traces import Scaling, arrivals
 
-from antiphon.engine.scheduler import Budget, Plan, State
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.scheduling.scheduler import Budget, Plan, State
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 TRAINING_SEEDS = (3, 4)
 

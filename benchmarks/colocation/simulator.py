@@ -17,13 +17,13 @@ from benchmarks.colocation.outcome import Outcome, Served, Work
 from benchmarks.colocation.policies import Policy
 from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
 
-from antiphon.engine.lane import Emission
-from antiphon.engine.messages import Delta, Failed, Generate, ModelDescription, Priority
-from antiphon.engine.prefixes import chain_of
-from antiphon.engine.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
-from antiphon.engine.sequence import Sequence as Generation
-from antiphon.engine.service_level import ServiceLevel
-from antiphon.engine.step_loop import StepLoop
+from antiphon.engine.api.messages import Delta, Failed, Generate, ModelDescription, Priority
+from antiphon.engine.execution.executor import Emission
+from antiphon.engine.execution.prefix_cache import chain_of
+from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
+from antiphon.engine.execution.sequence import Sequence as Generation
+from antiphon.engine.execution.step_loop import StepLoop
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 MOST_STRETCH = 40.0
 """A run whose clock passes this many windows serves nobody any more and is ended."""
@@ -69,7 +69,7 @@ class VirtualClock:
 
 
 class Costless:
-    """Implements :class:`~antiphon.engine.runtime.Runtime` without a model: always the same token, no time."""
+    """Implements :class:`~antiphon.engine.execution.runtime.Runtime` without a model: one token, no time."""
 
     def __init__(self, layout: Layout, vocabulary: int = len(_PIECES)) -> None:
         self.layout = layout

@@ -3,9 +3,9 @@
     python -m benchmarks.colocation.vllm --size ci|demo|full [--rate R] [--eager] [--trace FILE] [--record]
 
 Two servers from ``scripts/vllm-environment``, one after the other: vLLM as it is, and vLLM with
-``antiphon.engine.vllm.scheduler.AntiphonScheduler``; everything else is the same. Requests go through the product's
-own remote engine, with forced lengths. A table, one JSON line last; the trace has a line for every pass in which our
-policy held batch work back that priority alone would have computed. ``ci`` takes four minutes, ``demo`` nine,
+``antiphon.engine.backends.vllm.scheduler.AntiphonScheduler``; everything else is the same. Requests go through the
+product's own remote engine, with forced lengths. A table, one JSON line last; the trace has a line for every pass in
+which our policy held batch work back that priority alone would have computed. ``ci`` takes four minutes, ``demo`` nine,
 ``full`` an hour; servers' starts included, of which the first compiles for some minutes (not with ``--eager``).
 Nothing else should run here.
 """
@@ -42,8 +42,8 @@ from benchmarks.colocation.traces import (
 )
 
 from antiphon.core.child_process import start_child
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "colocation_vllm.jsonl"
@@ -114,7 +114,7 @@ async def server(*, ours: bool, eager: bool, trace: Path, log: Path) -> AsyncIte
     ]  # fmt: skip
     if ours:
         settings = json.dumps({"antiphon": {"trace": str(trace)}})
-        command += ["--scheduler-cls", "antiphon.engine.vllm.scheduler.AntiphonScheduler"]
+        command += ["--scheduler-cls", "antiphon.engine.backends.vllm.scheduler.AntiphonScheduler"]
         command += ["--additional-config", settings]
     if eager:
         command.append("--enforce-eager")

@@ -24,8 +24,8 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
-from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import Delta, Generate
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Delta, Generate
 from antiphon.governance.principal import Principal
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.fakes import make_receipt

@@ -86,8 +86,8 @@ def measure(*, training: bool) -> Machine:
 
 def generation() -> Generation:
     """Time the engine's own runtime: a prompt in chunks, then steps of eight sequences."""
-    from antiphon.engine.llamacpp import LlamaCpp
-    from antiphon.engine.runtime import Layout
+    from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+    from antiphon.engine.execution.runtime import Layout
 
     runtime = LlamaCpp(MODEL, weights.resolve(MODEL), Layout(slots=_SEQUENCES, context_tokens=640), threads=THREADS)
     try:

@@ -24,14 +24,14 @@ from antiphon.core.errors import (
     SchemaUnsatisfiable,
     UnsupportedParameter,
 )
-from antiphon.engine.client import EngineClient
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, Penalties, ServedModel
-from antiphon.engine.port import Engine
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.runtime import Layout
-from antiphon.engine.server import serve
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Delta, Finished, Generate, Penalties, ServedModel
+from antiphon.engine.api.port import Engine
+from antiphon.engine.api.server import serve
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 
 SCHEMA = json.dumps(
     {

@@ -16,15 +16,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError, InvalidInput, NotFound, PromptTooLong
-from antiphon.engine.client import EngineClient
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Embed, Embedded, Generate, Tokenise
-from antiphon.engine.port import ServingEngine
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.runtime import Layout
-from antiphon.engine.server import serve
-from antiphon.engine.simulated import SimulatedRuntime
-from antiphon.engine.simulated_encoder import SimulatedEncoder
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Embed, Embedded, Generate, Tokenise
+from antiphon.engine.api.port import ServingEngine
+from antiphon.engine.api.server import serve
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 
 TOKENS, DIMENSIONS = 8, 16
 

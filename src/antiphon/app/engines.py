@@ -15,7 +15,7 @@ from antiphon.core.settings import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.embedding import named_model
-from antiphon.engine.port import ServingEngine
+from antiphon.engine.api.port import ServingEngine
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
@@ -28,7 +28,7 @@ def connect(store: Store, peer: str) -> ServingEngine:
     """
     engine = store.settings.engine
     if engine.kind != "remote":
-        from antiphon.engine.client import EngineClient
+        from antiphon.engine.api.client import EngineClient
 
         return EngineClient(store.paths.engine_socket, peer=peer)
     if engine.url is None:
@@ -85,7 +85,7 @@ def _remote(
                 where=f"antiphon.toml, [{section}] api_key_variable",
                 next_step=f"export {engine.api_key_variable}=…",
             )
-    from antiphon.engine.remote import RemoteEngine
+    from antiphon.engine.backends.remote.engine import RemoteEngine
 
     def at(file: str | None) -> Path | None:
         return None if file is None else store.paths.root / file

@@ -30,7 +30,7 @@ from antiphon.core.scope import Scope
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED
 from antiphon.engine import weights
-from antiphon.engine.port import Engine
+from antiphon.engine.api.port import Engine
 from antiphon.learning.datasets.builder import DatasetBuilder
 from antiphon.learning.datasets.reader import DatasetRow, read_rows
 from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator

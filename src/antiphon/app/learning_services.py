@@ -11,7 +11,7 @@ from antiphon.catalog.evidence_counts import EvidenceCounts
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
-from antiphon.engine.port import Engine
+from antiphon.engine.api.port import Engine
 from antiphon.gateway.release_ports import LearningServices
 from antiphon.governance.principal import Principal
 from antiphon.learning.registry.models import Registry

@@ -19,8 +19,8 @@ from antiphon.catalog.rollouts import Rollout
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, NotFound, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import ServedModel
-from antiphon.engine.port import Engine
+from antiphon.engine.api.messages import ServedModel
+from antiphon.engine.api.port import Engine
 from antiphon.orchestration.streams import wait
 
 _log = logging.getLogger("antiphon.worker")

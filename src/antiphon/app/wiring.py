@@ -48,7 +48,7 @@ from antiphon.core import disk
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Described
+from antiphon.engine.api.messages import Described
 from antiphon.gateway.ports import BatchOrder, GatewayServices
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal

@@ -20,12 +20,12 @@ from antiphon.core.errors import AntiphonError, InvalidInput
 from antiphon.core.log_files import FileBounds
 from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
-from antiphon.engine.declared import DeclaredModels, checked
-from antiphon.engine.embedding_lane import Encoder
-from antiphon.engine.kept_states import CAPACITY_BYTES, KeptStates
-from antiphon.engine.messages import ServedModel
-from antiphon.engine.runtime import Layout, Runtime
-from antiphon.engine.scheduler import Budget
+from antiphon.engine.api.messages import ServedModel
+from antiphon.engine.declared_models import DeclaredModels, checked
+from antiphon.engine.execution.embedding import Encoder
+from antiphon.engine.execution.runtime import Layout, Runtime
+from antiphon.engine.execution.swap_space import CAPACITY_BYTES, KeptStates
+from antiphon.engine.scheduling.scheduler import Budget
 from antiphon.engine.weights import Weights
 
 _LONG_TURN = 2 * BEAT_SECONDS
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulated(options: argparse.Namespace, name: str, sha256: str = "") -> Runtime:
-    from antiphon.engine.simulated import SimulatedRuntime
+    from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 
     return SimulatedRuntime(
         name,
@@ -122,7 +122,7 @@ def _simulated(options: argparse.Namespace, name: str, sha256: str = "") -> Runt
 
 
 def _loaded(options: argparse.Namespace, name: str, found: Weights) -> Runtime:
-    from antiphon.engine.llamacpp import LlamaCpp
+    from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 
     layout = Layout(options.chunk, options.slots, options.context)
     return LlamaCpp(name, found, layout, threads=options.threads)
@@ -135,11 +135,11 @@ def _encoder(options: argparse.Namespace, described: str) -> tuple[str, Encoder]
     except ValueError:
         raise InvalidInput(f"{described!r} is not NAME:TOKENS:DIMENSIONS.", where="--embedding-model") from None
     if options.simulated:
-        from antiphon.engine.simulated_encoder import SimulatedEncoder
+        from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 
         seconds = options.simulated_prefill_milliseconds / 1e3
         return name, SimulatedEncoder(name, tokens=tokens, dimensions=dimensions, token_seconds=seconds)
-    from antiphon.engine.embedding import LlamaCppEncoder
+    from antiphon.engine.backends.llamacpp.encoder import LlamaCppEncoder
 
     return name, LlamaCppEncoder(name, weights.resolve(name, options.cache), tokens=tokens, dimensions=dimensions)
 
@@ -207,8 +207,8 @@ def load_configured(
 
 
 async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
-    from antiphon.engine.local import LocalEngine
-    from antiphon.engine.server import serve
+    from antiphon.engine.api.server import serve
+    from antiphon.engine.execution.local import LocalEngine
 
     if options.rest_after is not None and not options.rest_after > 0:
         raise InvalidInput("--rest-after must be positive.", where="--rest-after")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from antiphon.core.errors import NotFound, SetupError
 from antiphon.core.suggestions import nearest
-from antiphon.engine import bert_gguf
+from antiphon.engine.backends.llamacpp import bert_gguf
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total); both may be estimates while a download runs."""

@@ -24,7 +24,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import MetricsAccess, PriceSettings
-from antiphon.engine.messages import Described, Tokenise, Tokenised
+from antiphon.engine.api.messages import Described, Tokenise, Tokenised
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.batch_ports import FileStore, RequestBatches

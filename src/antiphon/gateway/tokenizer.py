@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import new_id
-from antiphon.engine.messages import ModelDescription, Tokenise, Tokenised
-from antiphon.engine.reading import MOST_TEXT_BYTES, require_readable
+from antiphon.engine.api.messages import ModelDescription, Tokenise, Tokenised
+from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_readable
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import TokenId
 from antiphon.gateway.ports import GatewayServices, Tokenising

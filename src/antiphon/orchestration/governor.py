@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from antiphon.core.errors import AntiphonError, Unavailable
-from antiphon.engine.messages import Load
+from antiphon.engine.api.messages import Load
 from antiphon.orchestration.ports import Pausable, Watched
 from antiphon.orchestration.streams import wait
 

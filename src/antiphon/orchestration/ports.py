@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from antiphon.engine.messages import Described
+from antiphon.engine.api.messages import Described
 
 
 class Part(Protocol):

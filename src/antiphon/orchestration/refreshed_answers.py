@@ -25,7 +25,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Described
+from antiphon.engine.api.messages import Described
 from antiphon.governance.principal import Principal
 from antiphon.orchestration.streams import wait
 from antiphon.serving.request import Answer, AnswerRequest

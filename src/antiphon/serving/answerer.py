@@ -34,7 +34,7 @@ from antiphon.core.telemetry import GENAI, span, traceparent
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
-from antiphon.engine.messages import Delta
+from antiphon.engine.api.messages import Delta
 from antiphon.features.remedies import Remedied
 from antiphon.serving import freshness, generation, on_demand, prompts, reuse, standing_in
 from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace

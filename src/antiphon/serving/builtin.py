@@ -11,7 +11,7 @@ from antiphon.core.ids import content_hash
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.engine.messages import ModelDescription
+from antiphon.engine.api.messages import ModelDescription
 from antiphon.serving.request import AnswerRequest, DecodingOverrides
 
 BUILTIN = "builtin_"

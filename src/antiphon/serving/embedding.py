@@ -19,7 +19,7 @@ from antiphon.core.errors import DeadlineExceeded, Forbidden, NotFound
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
-from antiphon.engine.messages import Embed, Embedded
+from antiphon.engine.api.messages import Embed, Embedded
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.serving.arrival import Arrival, arrive

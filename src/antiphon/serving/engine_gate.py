@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import msgspec
 
 from antiphon.core.errors import Overloaded
-from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished, Generate
+from antiphon.engine.api.messages import Delta, Described, Embed, Embedded, Finished, Generate
 from antiphon.serving.drain import Drain
 from antiphon.serving.gradient import Gradient, Window
 from antiphon.serving.ports import EmbeddingEngine

@@ -20,7 +20,7 @@ from antiphon.catalog.receipts import PassedOver
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, Overloaded, Unavailable
 from antiphon.definitions.degradation import MAIN, Target, target_of
-from antiphon.engine.messages import Delta, Described, Finished, Generate, ModelDescription
+from antiphon.engine.api.messages import Delta, Described, Finished, Generate, ModelDescription
 from antiphon.serving.breaker import Breaker, BreakerPolicy, BreakerStanding, Ticket
 from antiphon.serving.ports import Engine
 

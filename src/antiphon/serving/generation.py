@@ -18,8 +18,8 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
 from antiphon.core.ids import canonical, new_id
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
-from antiphon.engine.messages import Branch, Delta, Finished, Generate, ModelDescription, Penalties, TokenOut, Turn
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.api.messages import Branch, Delta, Finished, Generate, ModelDescription, Penalties, TokenOut, Turn
+from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving import guards, prompts
 from antiphon.serving.output import mismatches, parsed
 from antiphon.serving.ports import Engine

@@ -13,7 +13,7 @@ from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
-from antiphon.engine.messages import Delta, Described, Embed, Embedded, Finished, Generate
+from antiphon.engine.api.messages import Delta, Described, Embed, Embedded, Finished, Generate
 from antiphon.features.remedies import Remedied
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from antiphon.catalog.rollouts import Assigned
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
-from antiphon.engine.messages import Penalties
+from antiphon.engine.api.messages import Penalties
 from antiphon.serving import generation
 from antiphon.serving.arrival import Arrival
 from antiphon.serving.freshness import Reading

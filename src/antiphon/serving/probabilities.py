@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antiphon.engine.messages import Branch
+from antiphon.engine.api.messages import Branch
 
 
 def class_probabilities(

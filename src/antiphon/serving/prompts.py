@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.engine.messages import ModelDescription, ToolCall, Turn
+from antiphon.engine.api.messages import ModelDescription, ToolCall, Turn
 from antiphon.serving.tools import Tools, as_template_reads, in_words, writes_tools
 
 LARGEST_RENDERED = 200_000

@@ -19,7 +19,7 @@ from antiphon.catalog.receipts import (
 )
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
-from antiphon.engine.messages import Generate
+from antiphon.engine.api.messages import Generate
 from antiphon.serving.evidence import replaces
 from antiphon.serving.generation import Generated
 from antiphon.serving.prepared import Prepared

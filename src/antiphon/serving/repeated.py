@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from antiphon.engine.messages import Delta, Described, Finished, Generate
+from antiphon.engine.api.messages import Delta, Described, Finished, Generate
 from antiphon.serving.flights import Flights
 from antiphon.serving.ports import Engine
 

@@ -16,7 +16,7 @@ from antiphon.catalog.receipts import Attempt, Path, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Delta, Embed, Generate, Penalties, Turn
+from antiphon.engine.api.messages import Delta, Embed, Generate, Penalties, Turn
 from antiphon.serving import generation, prompts
 from antiphon.serving.embedding import EMBEDDING, vectors_text
 from antiphon.serving.narrowing import as_asked

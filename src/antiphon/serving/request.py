@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Penalties, TokenOut, Turn
+from antiphon.engine.api.messages import Penalties, TokenOut, Turn
 from antiphon.governance.principal import Principal
 from antiphon.serving.tools import Tools
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from antiphon.engine.messages import ToolCall, Turn
-from antiphon.engine.tool_text import BEGIN, END
+from antiphon.engine.api.messages import ToolCall, Turn
+from antiphon.engine.api.tool_text import BEGIN, END
 
 MOST_CALLS = 16
 """Calls in one turn: a small model would never end."""

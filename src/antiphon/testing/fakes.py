@@ -49,7 +49,7 @@ from antiphon.core.settings import IdentitySettings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.engine.messages import Alternative, Described, Load, ModelDescription, TokenOut
+from antiphon.engine.api.messages import Alternative, Described, Load, ModelDescription, TokenOut
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys

@@ -37,7 +37,7 @@ from antiphon.definitions.learning import TrainingWindow
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED
-from antiphon.engine.messages import Generate
+from antiphon.engine.api.messages import Generate
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.refresh import WORKFLOW

@@ -13,7 +13,7 @@ import msgspec
 
 from antiphon.core.errors import NotFound, Unavailable
 from antiphon.core.ids import content_hash
-from antiphon.engine.messages import (
+from antiphon.engine.api.messages import (
     Branch,
     Delta,
     Described,
@@ -70,7 +70,7 @@ Script = Sequence[Says] | Callable[[Generate], Says]
 
 
 class ScriptedEngine:
-    """Implements :class:`~antiphon.engine.port.Engine`.
+    """Implements :class:`~antiphon.engine.api.port.Engine`.
 
     Args:
         script: generations in the order in which they are asked for (the last one is repeated), or a function of

@@ -19,7 +19,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Corrupt, Unavailable
 from antiphon.definitions.learning import Rollout
-from antiphon.engine.messages import Described, ServedModel
+from antiphon.engine.api.messages import Described, ServedModel
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 
 

@@ -23,7 +23,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.durable.run import RunResult
-from antiphon.engine.messages import Generate
+from antiphon.engine.api.messages import Generate
 from antiphon.governance.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk

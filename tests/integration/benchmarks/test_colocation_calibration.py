@@ -9,8 +9,8 @@ from benchmarks.colocation.policies import priority_only
 from benchmarks.colocation.simulator import simulate
 
 from antiphon.engine import weights
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.runtime import Layout
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.runtime import Layout
 
 pytestmark = pytest.mark.model
 

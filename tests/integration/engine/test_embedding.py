@@ -14,12 +14,13 @@ import pytest
 from antiphon.app.embedding import LocalEmbedders
 from antiphon.core.errors import EngineFailed, PromptTooLong, SetupError
 from antiphon.definitions.embedding import MODELS
-from antiphon.engine import bert_gguf, weights
-from antiphon.engine.embedding import LONGEST, LlamaCppEmbedding, LlamaCppEncoder
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Embed
-from antiphon.engine.runtime import Layout
+from antiphon.engine import weights
+from antiphon.engine.api.messages import Embed
+from antiphon.engine.backends.llamacpp import bert_gguf
+from antiphon.engine.backends.llamacpp.encoder import LONGEST, LlamaCppEmbedding, LlamaCppEncoder
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 from antiphon.features.embedding.vectors import embedded
 
 NAME = "minilm-l6-v2"

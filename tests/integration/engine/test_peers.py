@@ -14,11 +14,11 @@ from time import monotonic
 import pytest
 
 from antiphon.core.errors import SetupError, Unavailable
-from antiphon.engine import client, server
-from antiphon.engine.client import EngineClient
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.runtime import Layout
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api import client, server
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 from antiphon.testing.running import scratch
 
 NOBODY = 65534

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import EngineFailed, Unavailable
-from antiphon.engine import frames
-from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import PROTOCOL, Delta, Finished, FromEngine, Generate, Hello, ServedModel
+from antiphon.engine.api import frames
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import PROTOCOL, Delta, Finished, FromEngine, Generate, Hello, ServedModel
 
 SLOW = ("--simulated-decode-milliseconds", "20")
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)

@@ -12,10 +12,10 @@ import pytest_asyncio
 
 from antiphon.core.errors import EngineFailed, PromptTooLong, SchemaUnsatisfiable, SetupError
 from antiphon.engine import weights
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate
-from antiphon.engine.runtime import Layout
+from antiphon.engine.api.messages import Delta, Finished, Generate
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 

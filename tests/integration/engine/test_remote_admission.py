@@ -17,12 +17,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from antiphon.core.errors import Overloaded, UnsupportedParameter
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, Priority
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.runtime import Layout
-from antiphon.engine.service_level import ServiceLevel
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api.messages import Delta, Finished, Generate, Priority
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 
 class Server:

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine import remote
-from antiphon.engine.messages import Finished, Generate
-from antiphon.engine.remote import RemoteEngine
+from antiphon.engine.api.messages import Finished, Generate
+from antiphon.engine.backends.remote import engine as remote
+from antiphon.engine.backends.remote.engine import RemoteEngine
 
 WORD = b'data: {"choices": [{"index": 0, "text": " word", "finish_reason": null}]}\n\n'
 END = b'data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'

@@ -14,7 +14,7 @@ from tests.integration.gateway.tls_world import serve_tls
 
 from antiphon.core.errors import InvalidInput, Unavailable
 from antiphon.core.tls import ClientTls
-from antiphon.engine.remote import RemoteEngine
+from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.gateway.transport_security import TlsFiles
 from antiphon.governance import certificates
 

@@ -13,13 +13,13 @@ from tests.integration.engine.test_process import answering, spawn
 
 from antiphon.core.errors import Corrupt, NotFound, SetupError
 from antiphon.engine import weights
-from antiphon.engine.client import EngineClient
-from antiphon.engine.declared import checked
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, ServedModel
-from antiphon.engine.port import Engine
-from antiphon.engine.runtime import Layout
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Delta, Finished, Generate, ServedModel
+from antiphon.engine.api.port import Engine
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.declared_models import checked
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 

@@ -16,8 +16,8 @@ import pytest
 from tests.integration.gateway.conftest import serve
 
 from antiphon.core.scope import Scope
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.simulated_encoder import SimulatedEncoder
+from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
+from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.batch_lines import ENDPOINTS, BatchLines
 from antiphon.governance.keys import Keys
 from antiphon.governance.principal import Principal

@@ -21,10 +21,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tests.integration.gateway.conftest import serve
 
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.port import Engine
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api.port import Engine
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.engine_parameters import EngineParameters
 from antiphon.governance.keys import Keys
 from antiphon.serving.admission import Admission

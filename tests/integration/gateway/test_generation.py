@@ -21,13 +21,13 @@ import pytest_asyncio
 from tests.integration.gateway.conftest import serve
 
 from antiphon.engine import weights
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import ModelDescription
-from antiphon.engine.port import Engine
-from antiphon.engine.remote import RemoteEngine
-from antiphon.engine.runtime import Layout
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api.messages import ModelDescription
+from antiphon.engine.api.port import Engine
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.backends.remote.engine import RemoteEngine
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 from antiphon.gateway.openai.batch_lines import BatchLines
 from antiphon.governance.keys import Keys
 from antiphon.serving import several

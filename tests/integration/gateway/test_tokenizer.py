@@ -11,10 +11,10 @@ import pytest
 from tests.integration.gateway.conftest import serve
 
 from antiphon.catalog.database import Database
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.reading import MOST_TEXT_BYTES
-from antiphon.engine.runtime import Layout
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
+from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES
 from antiphon.testing import fakes
 
 

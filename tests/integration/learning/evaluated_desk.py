@@ -21,8 +21,8 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Gates, Outcome
-from antiphon.engine.messages import Alternative, Branch, Generate
-from antiphon.engine.port import Engine
+from antiphon.engine.api.messages import Alternative, Branch, Generate
+from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
 from antiphon.learning.evaluation.gates import Validation

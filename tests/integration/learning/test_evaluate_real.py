@@ -11,9 +11,9 @@ from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk
 
 from antiphon.core.errors import SetupError
 from antiphon.engine import weights
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.runtime import Layout
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 
 pytestmark = pytest.mark.model
 

@@ -20,7 +20,7 @@ from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
 from antiphon.cli import models as commands
 from antiphon.core.errors import NotFound
-from antiphon.engine.messages import Generate
+from antiphon.engine.api.messages import Generate
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.models import Registry
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine

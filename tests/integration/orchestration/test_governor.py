@@ -13,8 +13,8 @@ import pytest
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import Unavailable
-from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import Delta, Generate
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Delta, Generate
 from antiphon.orchestration.governor import Governor
 from antiphon.training.order import TrainingOrder
 from antiphon.training.processes import TrainingProcesses

@@ -14,7 +14,7 @@ import pytest
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
-from antiphon.engine.messages import Described, Load
+from antiphon.engine.api.messages import Described, Load
 from antiphon.orchestration.refreshed_answers import PRINCIPAL, Parts, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk

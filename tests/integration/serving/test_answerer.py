@@ -25,7 +25,7 @@ from antiphon.core.errors import (
     UnsupportedParameter,
 )
 from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
-from antiphon.engine.messages import Alternative, Branch
+from antiphon.engine.api.messages import Alternative, Branch
 from antiphon.governance.principal import Principal
 from antiphon.serving.admission import Admission
 from antiphon.serving.replay import replay

@@ -16,7 +16,7 @@ from antiphon.core.errors import EngineFailed, Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.engine.messages import Alternative, Branch, Generate
+from antiphon.engine.api.messages import Alternative, Branch, Generate
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
 from antiphon.serving.shadow import Mirroring, ShadowCounts

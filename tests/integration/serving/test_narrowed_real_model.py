@@ -11,9 +11,9 @@ import pytest_asyncio
 
 from antiphon.definitions.application import Decoding
 from antiphon.engine import weights
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.runtime import Layout
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout
 from antiphon.serving.replay import replay
 from antiphon.testing.small_desk import DESK, SCHEMA, SCOPE, START, SmallDesk
 

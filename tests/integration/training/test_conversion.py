@@ -13,8 +13,8 @@ from tests.integration.training.tiny import SPECIAL, flights, order
 
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import Corrupt, InvalidInput, SetupError
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.runtime import Layout
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.runtime import Layout
 from antiphon.engine.weights import Weights, resolve
 from antiphon.training.base import Base
 from antiphon.training.convert import convert

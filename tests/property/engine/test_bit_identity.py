@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from antiphon.engine import weights
-from antiphon.engine.llamacpp import LlamaCpp
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate
-from antiphon.engine.runtime import Interrupted, Layout
-from antiphon.engine.scheduler import Budget
+from antiphon.engine.api.messages import Delta, Finished, Generate
+from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Interrupted, Layout
+from antiphon.engine.scheduling.scheduler import Budget
 
 pytestmark = [pytest.mark.model]
 

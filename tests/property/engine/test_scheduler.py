@@ -5,10 +5,10 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.engine.forecast import forecast
-from antiphon.engine.latency_model import CallModel, LatencyModel
-from antiphon.engine.messages import Priority
-from antiphon.engine.scheduler import Budget, Plan, SequenceView, State, plan, worth_a_delay
+from antiphon.engine.api.messages import Priority
+from antiphon.engine.scheduling.forecast import forecast
+from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
+from antiphon.engine.scheduling.scheduler import Budget, Plan, SequenceView, State, plan, worth_a_delay
 
 CHUNK = 32
 

@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.property.engine.test_scheduler import budgets, states
 
-from antiphon.engine.latency_model import CallModel, LatencyModel
-from antiphon.engine.scheduler import Budget, SequenceView, State, plan
-from antiphon.engine.tenant_shares import HEAVY_TENANT_WEIGHT, MAX_LAG_SECONDS, MAX_LEAD_SECONDS, TenantShares
+from antiphon.engine.scheduling.latency_model import CallModel, LatencyModel
+from antiphon.engine.scheduling.scheduler import Budget, SequenceView, State, plan
+from antiphon.engine.scheduling.tenant_shares import (
+    HEAVY_TENANT_WEIGHT,
+    MAX_LAG_SECONDS,
+    MAX_LEAD_SECONDS,
+    TenantShares,
+)
 
 CHUNK, SLOTS = 32, 4
 MODEL = LatencyModel(CallModel((0.01, 0.001, 0.0)), CallModel((0.01, 0.004, 0.0)))

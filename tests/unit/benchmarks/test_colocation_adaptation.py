@@ -1,7 +1,7 @@
 from benchmarks.colocation.adaptation import SCENARIOS, doubled, harm, steady, watched
 from benchmarks.colocation.outcome import Served
 
-from antiphon.engine.service_level import ServiceLevel
+from antiphon.engine.scheduling.service_level import ServiceLevel
 
 
 def served(first: float, last: float) -> Served:

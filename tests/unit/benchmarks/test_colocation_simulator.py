@@ -14,7 +14,7 @@ from benchmarks.colocation.calibration import Point, Table, reference
 from benchmarks.colocation.outcome import slowdowns
 from benchmarks.colocation.traces import LONGEST_OUTPUT, LONGEST_PROMPT, SCALING, Request, arrivals, prompt_text
 
-from antiphon.engine.runtime import Layout
+from antiphon.engine.execution.runtime import Layout
 
 DECODE = (Point(1, 0, 0.005, 0.005, 1), Point(16, 0, 0.020, 0.020, 1))
 PREFILL = (Point(1, 0, 0.002, 0.002, 1), Point(32, 0, 0.064, 0.064, 1))

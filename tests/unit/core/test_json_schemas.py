@@ -84,8 +84,8 @@ _COMPILE = """
 import json, sys
 from antiphon.core import json_schemas
 from antiphon.core.errors import SchemaUnsatisfiable
-from antiphon.engine.constrained import Grammars
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.execution.constrained import Grammars
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 if sys.argv[1] == "off":
     json_schemas.unsound = lambda schema: None
 grammars = Grammars(SimulatedRuntime().grammar_tokenizer, 300)

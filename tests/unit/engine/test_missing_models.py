@@ -10,10 +10,10 @@ import pytest
 
 from antiphon.core.errors import NotFound, SetupError, Unavailable
 from antiphon.engine.__main__ import load_configured
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Generate
-from antiphon.engine.runtime import Layout, Runtime
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api.messages import Generate
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout, Runtime
 from antiphon.engine.weights import Weights
 
 LOG = logging.getLogger("test")

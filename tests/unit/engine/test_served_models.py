@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from antiphon.core.errors import Corrupt, InvalidInput, NotFound, SetupError, Unavailable, UnsupportedParameter
-from antiphon.engine.declared import DeclaredModels, checked
-from antiphon.engine.local import LocalEngine
-from antiphon.engine.messages import Delta, Finished, Generate, ServedModel
-from antiphon.engine.runtime import Layout, Logits
-from antiphon.engine.simulated import SimulatedRuntime
+from antiphon.engine.api.messages import Delta, Finished, Generate, ServedModel
+from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
+from antiphon.engine.declared_models import DeclaredModels, checked
+from antiphon.engine.execution.local import LocalEngine
+from antiphon.engine.execution.runtime import Layout, Logits
 
 LAYOUT = Layout(chunk_tokens=8, slots=2, context_tokens=1024)
 NEW = ServedModel("new", "/new", "n1")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from antiphon.core.errors import Unavailable
-from antiphon.engine.messages import Described, Load
+from antiphon.engine.api.messages import Described, Load
 from antiphon.orchestration.governor import Governed, Governor, decide
 
 QUIET = 1.0

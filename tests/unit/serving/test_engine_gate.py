@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antiphon.core.errors import EngineFailed, Overloaded
-from antiphon.engine.messages import Delta, Described, Finished, Generate, Usage
+from antiphon.engine.api.messages import Delta, Described, Finished, Generate, Usage
 from antiphon.serving.drain import Drain
 from antiphon.serving.engine_gate import Gate, GatedEngine
 from antiphon.serving.refusal_throttle import REFUSALS

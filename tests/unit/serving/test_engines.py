@@ -5,8 +5,8 @@ import pytest
 
 from antiphon.core.clock import SystemClock
 from antiphon.definitions.degradation import MAIN
-from antiphon.engine.client import EngineClient
-from antiphon.engine.messages import Described
+from antiphon.engine.api.client import EngineClient
+from antiphon.engine.api.messages import Described
 from antiphon.serving.engines import Breaking, EnginePassedOver, Member
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
 

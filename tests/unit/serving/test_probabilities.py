@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.engine.messages import Alternative, Branch
+from antiphon.engine.api.messages import Alternative, Branch
 from antiphon.serving.probabilities import class_probabilities
 
 SCHEMA = {"properties": {"outlook": {"enum": ["on_time", "delayed"]}}}

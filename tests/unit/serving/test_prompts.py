@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon.core.errors import InvalidInput
-from antiphon.engine.messages import ModelDescription, Turn
+from antiphon.engine.api.messages import ModelDescription, Turn
 from antiphon.serving import prompts
 from antiphon.testing.scripted_engine import MODEL
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.messages import Delta, Finished, Generate, Usage
+from antiphon.engine.api.messages import Delta, Finished, Generate, Usage
 from antiphon.serving.repeated import GeneratesOnce
 
 ASKED = Generate("one", "model", "a prompt", 8)

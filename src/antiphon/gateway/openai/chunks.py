@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
-from antiphon.engine.messages import ToolCall
-from antiphon.engine.tool_text import ToolReader
+from antiphon.engine.api.messages import ToolCall
+from antiphon.engine.api.tool_text import ToolReader
 from antiphon.gateway.openai import shapes
 from antiphon.gateway.openai.parameters import ChatParameters, Common, CompletionParameters
 from antiphon.gateway.openai.tools import called_delta

@@ -17,7 +17,7 @@ from antiphon.core import json_schemas
 from antiphon.core.clock import utc
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.core.scope import Scope
-from antiphon.engine.messages import Penalties
+from antiphon.engine.api.messages import Penalties
 from antiphon.gateway import incoming
 from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, TokenId
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from antiphon.catalog.receipts import Degraded, GuardReceipt, PassedOver, UsageReceipt
-from antiphon.engine.messages import Alternative, TokenOut
+from antiphon.engine.api.messages import Alternative, TokenOut
 from antiphon.gateway.openai.tools import Called, CalledDelta
 from antiphon.serving.request import Answer, Tier
 

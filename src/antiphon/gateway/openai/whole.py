@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from antiphon.engine import tool_text
+from antiphon.engine.api import tool_text
 from antiphon.gateway.openai import shapes
 from antiphon.gateway.openai.parameters import ChatParameters, Common, CompletionParameters
 from antiphon.gateway.openai.tools import called

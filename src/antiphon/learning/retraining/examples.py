@@ -19,7 +19,7 @@ from antiphon.core.errors import FeatureUnavailable, InvalidInput
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
-from antiphon.engine.messages import ModelDescription
+from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.serving import freshness, prompts
 from antiphon.training.examples import Example, Part

@@ -24,7 +24,7 @@ from antiphon.core.errors import (
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
-from antiphon.engine.messages import ModelDescription
+from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.examples import render_all

@@ -1,0 +1,235 @@
+"""The engine behind a Unix socket, as a port. One connection, many requests; it comes back after the engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from antiphon.core.errors import AntiphonError, Corrupt, EngineFailed, Unavailable
+from antiphon.core.ids import new_id
+from antiphon.engine.api import frames
+from antiphon.engine.api.failures import error_of
+from antiphon.engine.api.messages import (
+    PROTOCOL,
+    Cancel,
+    Delta,
+    Describe,
+    Described,
+    Embed,
+    Embedded,
+    Failed,
+    Finished,
+    FromEngine,
+    Generate,
+    Hello,
+    Serve,
+    ServedModel,
+    Tokenise,
+    Tokenised,
+)
+from antiphon.engine.api.peers import is_ours
+
+_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+T = TypeVar("T", Embedded, Tokenised)
+_Answer = Delta | Finished | Embedded | Tokenised | Failed | Described | AntiphonError
+
+
+class EngineClient:
+    """Implements :class:`~antiphon.engine.api.port.Engine`.
+
+    Args:
+        path: the engine's socket.
+        peer: what this side calls itself, for the engine's log.
+        connect_seconds: how long connecting and greeting may take.
+    """
+
+    def __init__(self, path: Path, *, peer: str = "client", connect_seconds: float = 5.0) -> None:
+        self._path = path
+        self._peer = peer
+        self._connect_seconds = connect_seconds
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    async def describe(self) -> Described:
+        return await self._described(Describe(new_id("describe")))
+
+    async def serve(self, models: Sequence[ServedModel]) -> Described:
+        return await self._described(Serve(new_id("serve"), tuple(models)))
+
+    async def _described(self, question: Describe | Serve) -> Described:
+        connection = await self._connected()
+        answers = connection.ask(question.id, question)
+        try:
+            answer = await answers.get()
+        finally:
+            connection.forget(question.id)
+        if isinstance(answer, AntiphonError):
+            raise Unavailable("The engine went away.", where=str(self._path)) from answer
+        if isinstance(answer, Failed):
+            raise error_of(answer)
+        if not isinstance(answer, Described):
+            raise Unavailable("The engine did not describe itself.", where=str(self._path))
+        return answer
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        connection = await self._connected()
+        # Ids on the wire are this side's own: a late frame of a cancelled request must not reach its namesake.
+        wire = replace(request, id=new_id("wire"))
+        answers = connection.ask(wire.id, wire)
+        ended = False
+        try:
+            while True:
+                answer = await answers.get()
+                ended = not isinstance(answer, Delta)
+                if isinstance(answer, AntiphonError):
+                    raise answer
+                if isinstance(answer, Failed):
+                    raise error_of(answer)
+                if isinstance(answer, Described | Embedded | Tokenised):
+                    raise EngineFailed("The engine answered another question.", where=str(self._path))
+                yield replace(answer, id=request.id)
+                if ended:
+                    return
+        finally:
+            connection.forget(wire.id)
+            if not ended:
+                connection.send(Cancel(wire.id))
+
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.api.port.TextEmbedding`."""
+        return replace(await self._told(request, Embedded), id=request.id)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.api.port.Tokenising`."""
+        return replace(await self._told(request, Tokenised), id=request.id)
+
+    async def _told(self, question: Embed | Tokenise, kind: type[T]) -> T:
+        """The one answer to a question; who goes away before it cancels."""
+        connection = await self._connected()
+        wire = replace(question, id=new_id("wire"))
+        answers = connection.ask(wire.id, wire)
+        ended = False
+        try:
+            answer = await answers.get()
+            ended = True
+        finally:
+            connection.forget(wire.id)
+            if not ended:
+                connection.send(Cancel(wire.id))
+        if isinstance(answer, AntiphonError):
+            raise answer
+        if isinstance(answer, Failed):
+            raise error_of(answer)
+        if not isinstance(answer, kind):
+            raise EngineFailed("The engine answered another question.", where=str(self._path))
+        return answer
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def _connected(self) -> _Connection:
+        async with self._connecting:
+            if self._connection is None or self._connection.lost:
+                if self._connection is not None:
+                    await self._connection.close()
+                self._connection = await self._connect()
+            return self._connection
+
+    async def _connect(self) -> _Connection:
+        where = str(self._path)
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                reader, writer = await asyncio.open_unix_connection(self._path)
+                try:
+                    if not is_ours(writer.get_extra_info("socket")):
+                        raise Unavailable(
+                            "The socket is served by a process of another user; nothing was sent to it.",
+                            where=where,
+                            next_step="Find out who made it, remove it, and start the engine again.",
+                        )
+                    writer.write(frames.encode(Hello(PROTOCOL, self._peer)))
+                    hello = await frames.read(reader, _decoder)
+                except BaseException:
+                    writer.close()
+                    raise
+        except (OSError, TimeoutError) as error:
+            raise Unavailable(
+                "The engine cannot be reached.",
+                where=where,
+                next_step="`antiphon up` starts it; `antiphon status` shows which processes run.",
+            ) from error
+        if not isinstance(hello, Hello):
+            writer.close()
+            raise Unavailable("The engine hung up without greeting.", where=where)
+        if hello.protocol != PROTOCOL:
+            writer.close()
+            raise Unavailable(
+                f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
+                where=where,
+                next_step="Run both from the same version of Antiphon.",
+            )
+        return _Connection(reader, writer, where)
+
+
+class _Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._where = where
+        self._waiting: dict[str, asyncio.Queue[_Answer]] = {}
+        self.lost = False
+        self._receiving = asyncio.get_running_loop().create_task(self._receive())
+
+    def ask(self, request: str, message: Generate | Embed | Tokenise | Describe | Serve) -> asyncio.Queue[_Answer]:
+        """Send a message; the answers to it come in the returned queue."""
+        answers: asyncio.Queue[_Answer] = asyncio.Queue()
+        self._waiting[request] = answers
+        self.send(message)
+        return answers
+
+    def forget(self, request: str) -> None:
+        self._waiting.pop(request, None)
+
+    def send(self, message: Generate | Embed | Tokenise | Describe | Serve | Cancel) -> None:
+        if self.lost:
+            return
+        try:
+            self._writer.write(frames.encode(message))
+        except (OSError, RuntimeError):
+            # uvloop raises RuntimeError for a transport that closed before the reader has heard of it.
+            self._hang_up("The connection to the engine broke.")
+
+    async def close(self) -> None:
+        self._receiving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._receiving
+        self._hang_up("The connection to the engine was closed.")
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _receive(self) -> None:
+        reason = "The engine died in the middle of an answer."
+        try:
+            while (message := await frames.read(self._reader, _decoder)) is not None:
+                if not isinstance(message, Hello) and (answers := self._waiting.get(message.id)) is not None:
+                    answers.put_nowait(message)
+        except (Corrupt, OSError) as error:
+            reason = str(error) or reason
+        finally:
+            self._hang_up(reason)
+
+    def _hang_up(self, reason: str) -> None:
+        self.lost = True
+        self._writer.close()
+        for answers in self._waiting.values():
+            answers.put_nowait(EngineFailed(reason, where=self._where, next_step="Ask again; the engine is restarted."))
+        self._waiting.clear()

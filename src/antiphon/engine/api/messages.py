@@ -1,0 +1,353 @@
+"""What a gateway or worker and an engine process say to each other: typed msgspec frames.
+
+Every frame is a 4-byte big-endian length and a msgpack array-like struct; a connection begins with a
+:class:`Hello` from each side. A client may have many requests in flight on one connection.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from antiphon.engine.scheduling.service_level import ServiceLevel
+
+PROTOCOL = 3
+"""Raised when a frame changes meaning; both sides refuse another number."""
+
+Priority = Literal["online", "batch"]
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First frame of each side."""
+
+    protocol: int
+    peer: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, array_like=True):
+    """A function that an assistant's turn called; ``arguments`` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """One turn of a conversation; ``tool_call_id`` says which call a turn of the role ``tool`` is the result of."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class Penalties(msgspec.Struct, frozen=True):
+    """What is added to logits before a token is chosen, as OpenAI defines it.
+
+    A token that the completion has ``c`` times already loses ``c * frequency + (c > 0) * presence``; ``bias`` is pairs
+    of a token and what it gains.
+    """
+
+    frequency: float = 0.0
+    presence: float = 0.0
+    bias: tuple[tuple[int, float], ...] = ()
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    """One generation.
+
+    Attributes:
+        id: unique per connection.
+        prompt: already rendered; special tokens in it are parsed as such.
+        max_tokens: at least 1, or 0 with ``prompt_logprobs``.
+        json_schema: JSON schema text that the output must meet, masked before sampling.
+        grammar: the same as a grammar, in the Lark syntax of llguidance; one of both.
+        logprobs: how many alternatives per token to report (of the unmasked distribution), ``None`` for none.
+        branches: report the options at constrained branch points with few alternatives (class probabilities).
+        priority: online goes before batch.
+        level: what batch work may not take from this request; ``None`` for the engine's default.
+        seed: seeds this request's own generator; with temperature 0 it plays no part.
+        traceparent: W3C trace context of the caller.
+        messages: turns instead of ``prompt`` for an engine that has its own chat template
+            (its description has an empty ``chat_template``).
+        cache_salt: the computed beginning of a prompt is shared only with prompts of the same salt: how long an answer
+            takes would tell whether somebody else had sent this beginning before.
+        ahead: it goes before others of its priority that wait. Batch work that does also takes time beside online
+            requests that it would otherwise leave to them, inside of what their levels allow.
+        ignore_end: an end token is a token like any other, without text; the generation goes on to ``max_tokens``
+            (or a stop sequence). Benchmarks force lengths with it.
+        prompt_ids: the prompt as tokens, instead of ``prompt``; nothing is added to them.
+        prompt_logprobs: report the prompt's own tokens, each with so many alternatives; the prompt is then computed in
+            full. Neither the completion's text nor its bits change.
+        tools: JSON of OpenAI's ``tools``, ``tool_choice`` and ``parallel_tool_calls``, beside ``messages`` only.
+        parameters: JSON object of request fields beyond OpenAI's, by vLLM's names; an engine that does not know them
+            refuses them.
+    """
+
+    id: str
+    model: str
+    prompt: str
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    logprobs: int | None = None
+    branches: bool = False
+    priority: Priority = "online"
+    traceparent: str | None = None
+    messages: tuple[Turn, ...] = ()
+    level: ServiceLevel | None = None
+    ignore_end: bool = False
+    cache_salt: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    penalties: Penalties = Penalties()
+    tools: str | None = None
+    grammar: str | None = None
+    ahead: bool = False
+    parameters: str = ""
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is, for shares of the engine: prompts of one salt are one tenant's."""
+        return self.cache_salt
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Texts whose vectors are wanted.
+
+    Attributes:
+        id: unique per connection.
+        texts: one or more, none of them empty.
+        dimensions: of the vectors wanted; ``None`` for the model's own, which is all that a local model gives.
+        priority: texts of ``batch`` are embedded in time that online work leaves.
+        traceparent: W3C trace context of the caller.
+        tenant: tenants take turns, text by text.
+    """
+
+    id: str
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+    priority: Priority = "online"
+    traceparent: str | None = None
+    tenant: str = ""
+
+
+class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
+    """Ask for the tokens of a text, the names of special tokens in it read as those tokens; or, when ``text`` is
+    ``None``, for the text of tokens. Tenants take turns."""
+
+    id: str
+    model: str
+    text: str | None = None
+    tokens: tuple[int, ...] = ()
+    tenant: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """The caller went away: free the slot before the next step."""
+
+    id: str
+
+
+class Describe(msgspec.Struct, frozen=True, tag="describe"):
+    """Ask what models this engine serves and how it is doing."""
+
+    id: str
+
+
+class ServedModel(msgspec.Struct, frozen=True, array_like=True):
+    """One model to be served: ``name`` to callers, absolute ``path`` of its GGUF file, SHA-256 hex of its bytes."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+class Serve(msgspec.Struct, frozen=True, tag="serve"):
+    """Declare the whole set of models to be served beyond those that the process was started with."""
+
+    id: str
+    models: tuple[ServedModel, ...]
+
+
+class Alternative(msgspec.Struct, frozen=True, array_like=True):
+    """One candidate token and its natural log-probability in the unmasked distribution."""
+
+    text: str
+    token: int
+    logprob: float
+
+
+class TokenOut(msgspec.Struct, frozen=True, array_like=True):
+    """One token; ``forced`` when the grammar left no choice and no step was spent on it.
+
+    ``logprob`` is ``None`` for a forced token, for a prompt's first one, and where none was asked for.
+    """
+
+    token: int
+    text: str
+    logprob: float | None
+    forced: bool
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class Branch(msgspec.Struct, frozen=True, array_like=True):
+    """A constrained position with at most 32 permitted tokens: where in the text, and their log-probabilities."""
+
+    offset: int
+    options: tuple[Alternative, ...]
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """Text that may be shown now (a stop sequence is never half shown), and the tokens behind it.
+
+    ``prompt`` are the prompt's own tokens, all in the first delta, for a request with ``prompt_logprobs``.
+    """
+
+    id: str
+    text: str
+    tokens: tuple[TokenOut, ...] = ()
+    prompt: tuple[TokenOut, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What one generation cost the engine.
+
+    Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in.
+    """
+
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    forced_tokens: int
+    steps: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    engine_seconds: float
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The end of a generation. ``token_ids`` are the completion's; ``fingerprint`` names weights, binary,
+    instruction set and layout (replay is byte-identical inside one fingerprint)."""
+
+    id: str
+    reason: Literal["stop", "length", "cancelled"]
+    text: str
+    usage: Usage
+    fingerprint: str
+    token_ids: tuple[int, ...] = ()
+    branches: tuple[Branch, ...] = ()
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """The vectors of all the texts of one request.
+
+    Attributes:
+        vectors: float32, little-endian, one row of ``dimensions`` numbers a text in the order of the texts; each of
+            length 1.
+        tokens: of each text, with those that the model adds; of all of them together from a server that says no more.
+        fingerprint: names weights, binary and instruction set: the same text has the same bytes inside one.
+        queue_seconds, engine_seconds: wall seconds until the first text was begun, and in the model.
+    """
+
+    id: str
+    vectors: bytes
+    dimensions: int
+    tokens: tuple[int, ...]
+    fingerprint: str
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+
+class Tokenised(msgspec.Struct, frozen=True, tag="tokenised"):
+    """A text and its tokens, of which nothing is computed. Tokens that are no UTF-8 leave replacement characters."""
+
+    id: str
+    text: str
+    tokens: tuple[int, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The request could not be served; ``code`` is that of an error class in ``core.errors``, the other three what such
+    an error says."""
+
+    id: str
+    code: str
+    message: str
+    where: str | None = None
+    next_step: str | None = None
+
+
+class ModelDescription(msgspec.Struct, frozen=True):
+    """One served model: what a caller needs to render and bound a prompt."""
+
+    name: str
+    fingerprint: str
+    context_tokens: int
+    chat_template: str
+    special_tokens: tuple[str, ...]
+    bos: str
+    eos: str
+
+
+class EmbedderDescription(msgspec.Struct, frozen=True):
+    """One served embedding model; ``tokens`` is its longest text, with those that the model adds."""
+
+    name: str
+    fingerprint: str
+    tokens: int
+    dimensions: int
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How busy the engine is now.
+
+    ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived; what
+    they had computed in ``interrupted_seconds`` is computed again. ``kept_on_disk`` sequences have neither a slot nor
+    host memory. Of ``busy_seconds`` the model computed in ``call_seconds``; the weights of ``resting`` models are not
+    in memory.
+    """
+
+    running_online: int = 0
+    running_batch: int = 0
+    waiting_online: int = 0
+    waiting_batch: int = 0
+    slots: int = 0
+    resting: int = 0
+    steps: int = 0
+    generated_tokens_online: int = 0
+    generated_tokens_batch: int = 0
+    prefilled_tokens: int = 0
+    reused_prefix_tokens: int = 0
+    interrupted_calls: int = 0
+    interrupted_seconds: float = 0.0
+    kept_on_disk: int = 0
+    call_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    embedded_texts: int = 0
+    embedded_tokens: int = 0
+
+
+class Described(msgspec.Struct, frozen=True, tag="described"):
+    """Answer to :class:`Describe` and :class:`Serve`.
+
+    Attributes:
+        missing: configured models that could not be loaded, and why.
+    """
+
+    id: str
+    models: tuple[ModelDescription, ...]
+    load: Load
+    embedders: tuple[EmbedderDescription, ...] = ()
+    missing: dict[str, str] = {}
+
+
+ToEngine = Hello | Generate | Embed | Tokenise | Cancel | Describe | Serve
+FromEngine = Hello | Delta | Finished | Embedded | Tokenised | Failed | Described

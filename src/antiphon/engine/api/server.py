@@ -1,0 +1,291 @@
+"""The engine process: a Unix socket in front of a local engine.
+
+A client that vanishes takes its requests with it and nobody else's. SIGTERM drains: no new connection, no new
+request, what is in flight finishes (within a bound).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from antiphon.core import telemetry
+from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError, Unavailable
+from antiphon.engine.api import frames
+from antiphon.engine.api.failures import failure_of
+from antiphon.engine.api.messages import (
+    PROTOCOL,
+    Cancel,
+    Delta,
+    Describe,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    Hello,
+    Serve,
+    ToEngine,
+    Tokenise,
+)
+from antiphon.engine.api.peers import is_ours
+from antiphon.engine.execution.local import Event, LocalEngine, Sink
+
+_log = logging.getLogger("antiphon.engine")
+_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+
+MOST_UNREAD = 32 << 20
+"""Bytes a client may leave unread before it is cut off."""
+
+
+async def serve(
+    engine: LocalEngine,
+    path: Path,
+    stop: asyncio.Event,
+    *,
+    drain_seconds: float = 30.0,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then drain and close the engine. The socket exists only while it answers.
+
+    Raises:
+        SetupError: another process answers on the socket, or the path cannot be used.
+    """
+    _claim(path)
+    connections: set[_Connection] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not is_ours(writer.get_extra_info("socket")):
+            _log.warning("A client was refused: it is a process of another user.")
+            writer.close()
+            return
+        connection = _Connection(engine, reader, writer, stop)
+        connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            connections.discard(connection)
+
+    # By the mask, not by a mode set afterwards: there is no moment at which others may connect.
+    mask = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(accept, path)
+    finally:
+        os.umask(mask)
+    try:
+        if ready is not None:
+            ready()
+        await stop.wait()
+        server.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(engine.drain(), drain_seconds)
+    finally:
+        server.close()
+        await engine.close()
+        for connection in list(connections):
+            await connection.close()
+        path.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> None:
+    """Make the path free for binding: a socket that nobody answers on was left by a process that died."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owner = path.parent.stat().st_uid
+    if owner not in (os.geteuid(), 0):
+        raise SetupError(
+            "The socket's folder belongs to another user, who could put a socket of their own there.",
+            where=str(path.parent),
+            next_step="Use a folder of your own.",
+        )
+    if len(os.fsencode(path)) > 100:
+        raise SetupError("The socket's path is too long for a Unix socket.", where=str(path))
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise SetupError("The path exists and is no socket.", where=str(path))
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise SetupError(
+        "An engine serves this socket already.", where=str(path), next_step="Stop it, or use another path."
+    )
+
+
+class _Connection:
+    def __init__(
+        self,
+        engine: LocalEngine,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._writer = writer
+        self._stopping = stopping
+        self._outbox = bytearray()
+        self._tickets: dict[str, int | None] = {}
+        self._cancelled: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Read frames until the client leaves, then cancel what it asked for."""
+        try:
+            if await self._greet():
+                while (message := await frames.read(self._reader, _decoder)) is not None:
+                    self._receive(message)
+        except Corrupt as error:
+            _log.warning("A client was cut off: %s", error)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            for ticket in self._tickets.values():
+                if ticket is not None:
+                    self._engine.cancel(ticket)
+            await self.close()
+
+    async def close(self) -> None:
+        self._flush()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _greet(self) -> bool:
+        self._send(Hello(PROTOCOL, "engine"))
+        hello = await frames.read(self._reader, _decoder)
+        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
+            _log.warning("A client was refused: it does not speak protocol %d.", PROTOCOL)
+            return False
+        return True
+
+    def _receive(self, message: ToEngine) -> None:
+        if isinstance(message, Generate | Embed):
+            if message.id in self._tickets:
+                self._send(failure_of(message.id, Conflict(f"The request id {message.id!r} is in flight already.")))
+                return
+            self._tickets[message.id] = None
+            self._begin(self._submit(message))
+        elif isinstance(message, Cancel):
+            ticket = self._tickets.get(message.id)
+            if ticket is not None:
+                self._engine.cancel(ticket)
+            elif message.id in self._tickets:
+                self._cancelled.add(message.id)
+        elif isinstance(message, Describe):
+            self._send(self._engine.described(message.id))
+        elif isinstance(message, Serve):
+            self._begin(self._serve(message))
+        elif isinstance(message, Tokenise):
+            self._begin(self._tokenise(message))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, declared: Serve) -> None:
+        try:
+            self._require_staying()
+            served = await self._engine.serve(declared.models)
+        except AntiphonError as error:
+            _log.warning("Not all declared models are served: %s", error)
+            self._send(failure_of(declared.id, error))
+            return
+        self._send(msgspec.structs.replace(served, id=declared.id))
+
+    async def _tokenise(self, asked: Tokenise) -> None:
+        try:
+            self._send(await self._engine.tokenise(asked))
+        except AntiphonError as error:
+            self._send(failure_of(asked.id, error))
+
+    def _require_staying(self) -> None:
+        if self._stopping.is_set():
+            raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
+
+    async def _submit(self, request: Generate | Embed) -> None:
+        arrived = time.time_ns()
+        try:
+            self._require_staying()
+            submit: Callable[[Any, Sink], Awaitable[int]] = (
+                self._engine.submit if isinstance(request, Generate) else self._engine.submit_texts
+            )
+            ticket = await submit(request, lambda event: self._deliver(request, event, arrived))
+        except AntiphonError as error:
+            self._end(request.id)
+            self._send(failure_of(request.id, error))
+            return
+        if request.id in self._tickets:
+            self._tickets[request.id] = ticket
+        if request.id in self._cancelled:
+            self._engine.cancel(ticket)
+
+    def _deliver(self, request: Generate | Embed, event: Event, arrived: int) -> None:
+        if not isinstance(event, Delta):
+            self._end(request.id)
+            if not event.id:
+                event = msgspec.structs.replace(event, id=request.id)
+        self._send(event)
+        if isinstance(event, Finished):
+            telemetry.record("engine.generate", arrived, _attributes(request, event), request.traceparent)
+        elif isinstance(event, Embedded):
+            telemetry.record("engine.embed", arrived, _embedding_attributes(request, event), request.traceparent)
+
+    def _end(self, request: str) -> None:
+        self._tickets.pop(request, None)
+        self._cancelled.discard(request)
+
+    def _send(self, message: msgspec.Struct) -> None:
+        # What one step produced leaves in one write.
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox += frames.encode(message)
+
+    def _flush(self) -> None:
+        if not self._outbox or self._writer.is_closing():
+            return
+        outbox, self._outbox = bytes(self._outbox), bytearray()
+        self._writer.write(outbox)
+        if self._writer.transport.get_write_buffer_size() > MOST_UNREAD:
+            _log.warning("A client was cut off: it does not read.")
+            self._writer.transport.abort()
+
+
+def _attributes(request: Generate | Embed, finished: Finished) -> dict[str, str | int | float | bool]:
+    usage = finished.usage
+    return {
+        telemetry.GENAI["operation"]: "text_completion",
+        telemetry.GENAI["model"]: request.model,
+        telemetry.GENAI["input_tokens"]: usage.prompt_tokens,
+        telemetry.GENAI["output_tokens"]: usage.completion_tokens,
+        telemetry.GENAI["finish_reason"]: finished.reason,
+        "antiphon.path": request.priority,
+        "antiphon.queue_seconds": usage.queue_seconds,
+        "antiphon.prefill_seconds": usage.prefill_seconds,
+        "antiphon.decode_seconds": usage.decode_seconds,
+        "antiphon.engine_seconds": usage.engine_seconds,
+    }
+
+
+def _embedding_attributes(request: Generate | Embed, embedded: Embedded) -> dict[str, str | int | float | bool]:
+    return {
+        telemetry.GENAI["operation"]: "embeddings",
+        telemetry.GENAI["model"]: request.model,
+        telemetry.GENAI["input_tokens"]: sum(embedded.tokens),
+        "antiphon.path": request.priority,
+        "antiphon.texts": len(embedded.tokens),
+        "antiphon.queue_seconds": embedded.queue_seconds,
+        "antiphon.engine_seconds": embedded.engine_seconds,
+    }

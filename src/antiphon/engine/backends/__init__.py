@@ -1,0 +1,1 @@
+"""Model runtimes and servers behind the engine's port."""

@@ -1,0 +1,403 @@
+"""llama.cpp as a runtime, through the C API that ``llama-cpp-py-sync`` ships.
+
+Invariant: logits of a sequence are bit-identical whatever else the engine runs. That needs, and this file sets:
+a KV stream per sequence (``kv_unified=false``), flash attention off, prompts in calls of their own in fixed
+chunks from position 0, and all decoding sequences in one call with one token each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from antiphon.core.errors import EngineFailed, SetupError
+from antiphon.core.ids import content_hash
+from antiphon.engine.api.messages import ModelDescription
+from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
+from antiphon.engine.weights import Golden, Weights
+
+_log = logging.getLogger("antiphon.engine")
+_SPIN_COUNT = "1000"
+_ABORTED = 2
+"""What llama.cpp answers when it was asked to give up; it has taken back what it had written of the sequences."""
+_FEATURES = ("avx", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx_int8", "fma", "f16c", "neon")
+
+
+class LlamaCpp:
+    """One GGUF model in one context of ``layout.slots`` sequences.
+
+    Args:
+        name: the model's name to callers.
+        weights: where the file is, its sha256, and what to expect of it.
+        threads: OpenMP threads; they change speed, not results.
+
+    Raises:
+        SetupError: a library is missing, the file is no model, memory does not suffice, or the golden logits
+            are not met.
+    """
+
+    def __init__(self, name: str, weights: Weights, layout: Layout, *, threads: int) -> None:
+        if weights.vector is not None:
+            raise SetupError(
+                f"{name} makes vectors of texts and cannot write.",
+                where="[engine] models",
+                next_step="Name it in a feature, embed(..., model=...), and another model here.",
+            )
+        self._library = Library.get()
+        self._lib, self._ffi = self._library.lib, self._library.ffi
+        context_tokens = -(-layout.context_tokens // 256) * 256  # llama.cpp pads a stream to 256 cells.
+        self._layout = Layout(layout.chunk_tokens, layout.slots, context_tokens)
+        self._path, self._threads = weights.path, threads
+        self._awaking = threading.Lock()
+        # Without weights: what tokenises, also while they are let go.
+        self._vocabulary_alone = self._load(vocabulary_only=True)
+        self._vocab = self._lib.llama_model_get_vocab(self._vocabulary_alone)
+        self._size = int(self._lib.llama_vocab_n_tokens(self._vocab))
+        # Asked between the operations of a call, by a thread that knows no Python. C's strlen is the shortest function
+        # that says whether a byte is set: 0 of an empty string, 1 of one with a byte in it.
+        self._interruption = self._ffi.new("char[2]")
+        self._asked = self._ffi.cast(
+            "ggml_abort_callback", ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        )
+        self._open_batch()
+        self._model: Any = None
+        self._context: Any = None
+        self._memory: Any = None
+        self._file = _identity(weights.path)
+        self.wake()
+        self._vocabulary, self._named_pieces = self._read_vocabulary()
+        self._description = self._describe(name, weights)
+        self._tokenizer: Any = None
+        if weights.golden is not None:
+            self._check(weights.golden, weights.path)
+
+    @property
+    def description(self) -> ModelDescription:
+        return self._description
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
+
+    @property
+    def grammar_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            from llguidance import LLTokenizer
+
+            # llguidance marks control tokens by a leading 0xff byte and tokenises through llama.cpp's own function.
+            build: Any = LLTokenizer
+            self._tokenizer = build.from_llamacpp(
+                tokens=self._named_pieces,
+                vocab_ptr=int(self._ffi.cast("uintptr_t", self._vocab)),
+                tokenize_fptr=int(self._ffi.cast("uintptr_t", self._ffi.addressof(self._lib, "llama_tokenize"))),
+                eos_token=sorted(self._vocabulary.ends),
+                slices=LLTokenizer.json_slices(),
+            )
+        return self._tokenizer
+
+    def tokenize(self, text: str) -> list[int]:
+        content = text.encode()
+        # A rendered chat template may begin with the token that llama.cpp would add once more.
+        add_special = not (self._description.bos and text.startswith(self._description.bos))
+        capacity = len(content) + 8
+        tokens = self._ffi.new("llama_token[]", capacity)
+        count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, add_special, True)
+        if count < 0:
+            raise EngineFailed("llama.cpp could not tokenise the prompt.")
+        return list(tokens[0:count])
+
+    def wake(self) -> None:
+        with self._awaking:
+            if self._context is not None:
+                return
+            if _identity(self._path) != self._file:
+                raise EngineFailed(
+                    "The model's file is another one than when it was loaded first.",
+                    where=str(self._path),
+                    next_step="Restart the engine.",
+                )
+            self._model = self._load()
+            try:
+                context = self._open_context(self._threads)
+            except BaseException:
+                self._lib.llama_model_free(self._model)
+                self._model = None
+                raise
+            self._memory = self._lib.llama_get_memory(context)
+            self._lib.llama_set_abort_callback(context, self._asked, self._interruption)
+            self._context = context
+
+    def rest(self) -> None:
+        with self._awaking:
+            if self._context is None:
+                return
+            self._lib.llama_free(self._context)
+            self._lib.llama_model_free(self._model)
+            self._model = self._context = self._memory = None
+
+    @property
+    def resting(self) -> bool:
+        return self._context is None
+
+    def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
+        count = self._append(slot, position, tokens)
+        self._wants[:count] = 0
+        self._wants[count - 1] = want_logits
+        self._run(count)
+        return self._logits(count - 1) if want_logits else None
+
+    def score(self, slot: int, position: int, tokens: Sequence[int]) -> list[Logits]:
+        count = self._append(slot, position, tokens)
+        self._wants[:count] = 1
+        self._run(count)
+        return [self._logits(index) for index in range(count)]
+
+    def step(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Logits]:
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = positions
+        self._wants[:count] = 1
+        for index, slot in enumerate(slots):
+            self._sequence_ids[index][0] = slot
+        self._run(count)
+        return [self._logits(index) for index in range(count)]
+
+    def interrupt(self) -> None:
+        self._interruption[0] = b"\x01"
+
+    def rearm(self) -> None:
+        self._interruption[0] = b"\x00"
+
+    def drop(self, slot: int) -> None:
+        if self._context is not None:
+            self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def keep(self, slot: int) -> Kept:
+        size = int(self._lib.llama_state_seq_get_size(self._context, slot))
+        kept = np.empty(size, dtype=np.uint8)
+        target = self._ffi.from_buffer("uint8_t[]", kept, require_writable=True)
+        if self._lib.llama_state_seq_get_data(self._context, target, size, slot) != size:
+            raise EngineFailed("llama.cpp could not copy a sequence's state.")
+        return kept
+
+    def restore(self, slot: int, kept: Kept) -> None:
+        self.wake()
+        self.drop(slot)
+        source = self._ffi.from_buffer("uint8_t[]", kept)
+        if self._lib.llama_state_seq_set_data(self._context, source, kept.nbytes, slot) != kept.nbytes:
+            raise EngineFailed("llama.cpp could not restore a sequence's state.")
+
+    def close(self) -> None:
+        self.rest()
+        if self._vocab is not None:
+            self._lib.llama_batch_free(self._batch)
+            self._lib.llama_model_free(self._vocabulary_alone)
+            self._vocab = None
+
+    def _load(self, *, vocabulary_only: bool = False) -> Any:
+        path = self._path
+        parameters = self._lib.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        parameters.vocab_only = vocabulary_only
+        model = self._lib.llama_model_load_from_file(os.fsencode(path), parameters)
+        if model == self._ffi.NULL:
+            raise SetupError(
+                f"llama.cpp cannot read this model ({self._library.last_message()}).",
+                where=str(path),
+                next_step="Fetch it again with `antiphon models pull`, or name another GGUF file.",
+            )
+        return model
+
+    def _open_context(self, threads: int) -> Any:
+        layout = self._layout
+        parameters = self._lib.llama_context_default_params()
+        parameters.n_ctx = layout.slots * layout.context_tokens
+        parameters.n_seq_max = layout.slots
+        parameters.n_batch = parameters.n_ubatch = max(layout.chunk_tokens, layout.slots)
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        parameters.kv_unified = False
+        parameters.no_perf = True
+        context = self._lib.llama_init_from_model(self._model, parameters)
+        if context == self._ffi.NULL:
+            raise SetupError(
+                f"llama.cpp cannot open a context of {layout.slots} × {layout.context_tokens} tokens "
+                f"({self._library.last_message()}).",
+                next_step="Use fewer slots or a smaller context.",
+            )
+        return context
+
+    def _open_batch(self) -> None:
+        capacity = max(self._layout.chunk_tokens, self._layout.slots)
+        batch = self._batch = self._lib.llama_batch_init(capacity, 0, 1)
+
+        def view(pointer: Any, dtype: type[np.generic]) -> Any:
+            width = np.dtype(dtype).itemsize
+            return np.frombuffer(self._ffi.buffer(pointer, capacity * width), dtype=dtype)
+
+        self._tokens = view(batch.token, np.int32)
+        self._positions = view(batch.pos, np.int32)
+        self._wants = view(batch.logits, np.int8)
+        self._sequence_ids = [batch.seq_id[index] for index in range(capacity)]
+        view(batch.n_seq_id, np.int32)[:] = 1
+
+    def _append(self, slot: int, position: int, tokens: Sequence[int]) -> int:
+        """Put tokens of one sequence into the batch; returns how many."""
+        count = len(tokens)
+        self._tokens[:count] = tokens
+        self._positions[:count] = np.arange(position, position + count, dtype=np.int32)
+        for index in range(count):
+            self._sequence_ids[index][0] = slot
+        return count
+
+    def _run(self, count: int) -> None:
+        if self._context is None:
+            self.wake()
+        self._batch.n_tokens = count
+        status = self._lib.llama_decode(self._context, self._batch)
+        if status == _ABORTED:
+            raise Interrupted
+        if status != 0:
+            raise EngineFailed(f"llama.cpp failed in a step (status {status}: {self._library.last_message()}).")
+
+    def _logits(self, index: int) -> Logits:
+        pointer = self._lib.llama_get_logits_ith(self._context, index)
+        if pointer == self._ffi.NULL:
+            raise EngineFailed("llama.cpp returned no logits.")
+        return np.frombuffer(self._ffi.buffer(pointer, self._size * 4), dtype=np.float32)
+
+    def _read_vocabulary(self) -> tuple[Vocabulary, list[bytes]]:
+        capacity = 4096
+        buffer = self._ffi.new("char[]", capacity)
+        shown: list[bytes] = []
+        named: list[bytes] = []
+        for token in range(self._size):
+            length = max(self._lib.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, True), 0)
+            piece = bytes(self._ffi.buffer(buffer, length))
+            control = bool(self._lib.llama_vocab_is_control(self._vocab, token))
+            shown.append(b"" if control else piece)
+            named.append(b"\xff" + piece if control else piece)
+        ends = frozenset(t for t in range(self._size) if self._lib.llama_vocab_is_eog(self._vocab, t))
+        # Control tokens are read from their names, which have a byte before them here.
+        return Vocabulary(tuple(shown), ends, max(len(piece) for piece in named)), named
+
+    def _describe(self, name: str, weights: Weights) -> ModelDescription:
+        template = self._lib.llama_model_chat_template(self._model, self._ffi.NULL)
+        special = [piece[1:].decode("utf-8", "replace") for piece in self._named_pieces if piece.startswith(b"\xff")]
+
+        def named(token: int) -> str:
+            return self._named_pieces[token].removeprefix(b"\xff").decode("utf-8", "replace") if token >= 0 else ""
+
+        return ModelDescription(
+            name=name,
+            fingerprint=self._fingerprint(weights.sha256),
+            context_tokens=self._layout.context_tokens,
+            chat_template="" if template == self._ffi.NULL else self._ffi.string(template).decode(),
+            special_tokens=tuple(special),
+            bos=named(int(self._lib.llama_vocab_bos(self._vocab))),
+            eos=named(int(self._lib.llama_vocab_eos(self._vocab))),
+        )
+
+    def _fingerprint(self, weights_sha256: str) -> str:
+        """32 hex digits over everything that decides the bits of a completion but the request itself."""
+        return content_hash(
+            {
+                "weights": weights_sha256,
+                "binary": self._library.digest,
+                "instructions": self._library.instructions,
+                "layout": {"kv": "stream", "flash_attention": False, "chunk": self._layout.chunk_tokens, "forced": 1},
+                "grammar": importlib.metadata.version("llguidance"),
+                "sampling": {"version": 1, "numpy": np.__version__},
+            }
+        )[:32]
+
+    def _check(self, golden: Golden, path: Path) -> None:
+        """Compute a known prompt and compare a few logits: a binary that computes wrongly is found here."""
+        tokens = self.tokenize(golden.prompt)
+        logits = self.feed(0, 0, tokens[: self._layout.chunk_tokens], True)
+        assert logits is not None
+        found = {token: float(logits[token]) for token in golden.logits}
+        largest = int(logits.argmax())
+        self.drop(0)
+        distance = max(abs(found[token] - expected) for token, expected in golden.logits.items())
+        if largest != golden.most_probable or not distance <= golden.tolerance:
+            raise SetupError(
+                f"The golden logits are not met: token {largest} instead of {golden.most_probable}, "
+                f"off by up to {distance:.3g} (tolerance {golden.tolerance}).",
+                where=str(path),
+                next_step="The model file or the llama.cpp library computes wrongly here; reinstall both.",
+            )
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class Library:
+    """The loaded shared library, once per process."""
+
+    _loaded: Library | None = None
+
+    def __init__(self) -> None:
+        # Waiting OpenMP threads must not spin for long on a shared machine; libgomp reads this when it loads.
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+        if sys.platform == "linux":
+            try:
+                ctypes.CDLL("libgomp.so.1")
+            except OSError as error:
+                raise SetupError(
+                    "The OpenMP library libgomp.so.1 is missing.", next_step="Install it: `apt-get install libgomp1`."
+                ) from error
+        try:
+            bindings: Any = importlib.import_module("llama_cpp_py_sync._cffi_bindings")
+            self.lib: Any = bindings.get_lib()
+            self.ffi: Any = bindings.get_ffi()
+        except (ImportError, RuntimeError) as error:
+            raise SetupError(
+                f"llama.cpp cannot be loaded ({error}).", next_step="Install it: `pip install llama-cpp-py-sync`."
+            ) from error
+        self._messages: deque[str] = deque(maxlen=8)
+        self._callback = self.ffi.callback("ggml_log_callback", self._heard)
+        self.lib.llama_log_set(self._callback, self.ffi.NULL)
+        self.lib.llama_backend_init()
+        directory = Path(bindings.__file__).parent
+        digest = hashlib.sha256()
+        for path in sorted(directory.glob("lib*llama.so")) + sorted(directory.glob("libggml-*.so*")):
+            digest.update(path.read_bytes())
+        self.digest = digest.hexdigest()
+        cpu = bindings._get_ggml_library("ggml-cpu")
+        self.ffi.cdef("".join(f"int ggml_cpu_has_{name}(void);" for name in _FEATURES), override=True)
+        self.instructions = [name for name in _FEATURES if getattr(cpu, f"ggml_cpu_has_{name}")()]
+
+    @classmethod
+    def get(cls) -> Library:
+        if cls._loaded is None:
+            cls._loaded = cls()
+        return cls._loaded
+
+    def last_message(self) -> str:
+        """What llama.cpp last complained about."""
+        return self._messages[-1] if self._messages else "no reason given"
+
+    def _heard(self, level: int, text: Any, _: Any) -> None:
+        message = self.ffi.string(text).decode("utf-8", "replace").strip()
+        if message and level in (3, 4):
+            self._messages.append(message)
+            _log.debug("llama.cpp: %s", message)

@@ -1,0 +1,288 @@
+"""Any OpenAI-compatible URL as an engine: what a team already runs can be fronted from the first day.
+
+What such a server does not tell stays empty and is never made up: token ids are ``-1``, branches are not
+reported, seconds in the engine are the wall seconds of the stream, and the fingerprint is what the server calls
+its own. A request with ``messages`` goes to the server's chat endpoint and its own template, one with a ``prompt`` to
+its completions endpoint as it is.
+
+Batch beside online: a vLLM server (``serves="vllm"``) is told each request's priority and service level and decides by
+itself; of any other, batch requests wait here while it has as many as
+:mod:`~antiphon.engine.backends.remote.admission` lets it have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+
+from antiphon.core import outgoing
+from antiphon.core.errors import (
+    EngineFailed,
+    Overloaded,
+    UnsupportedParameter,
+)
+from antiphon.core.ids import new_id
+from antiphon.core.tls import ClientTls
+from antiphon.engine.api.messages import (
+    Delta,
+    Described,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    Load,
+    ModelDescription,
+    ServedModel,
+    Tokenise,
+    Tokenised,
+)
+from antiphon.engine.backends.remote.admission import Admission, Begun
+from antiphon.engine.backends.remote.refusals import refusal_of, unreachable
+from antiphon.engine.backends.remote.requests import generation_body
+from antiphon.engine.backends.remote.stream import Reading, fingerprint
+from antiphon.engine.backends.remote.vectors import vectors_of
+
+Serves = Literal["openai", "vllm"]
+_LOOK_AGAIN = 1.0
+"""Seconds after which a batch request that waits asks again though nothing has ended: a time without batch may be
+over."""
+
+_BROKEN = (aiohttp.ClientError, TimeoutError, ssl.SSLError)
+"""What aiohttp raises; a late TLS alert it passes on as it is."""
+
+_ENDING_SECONDS = 0.02
+"""How long the end of a body is waited for after ``[DONE]``; who sends it later is connected to anew."""
+
+_BUFFER = 1 << 18
+"""Bytes of an answer that are read ahead of who takes them."""
+
+
+class RemoteEngine:
+    """Implements :class:`~antiphon.engine.api.port.Engine` over HTTP.
+
+    Args:
+        url: base URL, with or without the final ``/v1``.
+        key: bearer token, if the server wants one.
+        models: model names of requests to the server's own names; a name not listed is sent as it is.
+        context_tokens: reported when the server does not say.
+        timeout_seconds: longest silence within a stream.
+        serves: ``vllm`` for a vLLM server with ``--scheduling-policy priority``, ``openai`` for any.
+        parameters: names of request fields beyond OpenAI's that the server takes; a vLLM takes all that are known here.
+        tls: whom to trust when the URL is https.
+
+    Raises:
+        InvalidInput: a URL that is not called, a key that would cross a network in plain text, or trusted certificates
+            that cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        models: dict[str, str] | None = None,
+        context_tokens: int = 4096,
+        timeout_seconds: float = 60.0,
+        serves: Serves = "openai",
+        parameters: Collection[str] = (),
+        tls: ClientTls | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        checked = outgoing.check_url(url, where="engine.url", secret=bool(key))
+        base = checked.rstrip("/").removesuffix("/v1") + "/v1"
+        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        self._verify = (tls or ClientTls()).context() if base.startswith("https:") else True
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self._url = base
+        self._models = dict(models or {})
+        self._context_tokens = context_tokens
+        self._monotonic = monotonic
+        self._serves = serves
+        self._parameters = frozenset(parameters)
+        self._admission = Admission()
+        self._changed = asyncio.Condition()
+
+    async def describe(self) -> Described:
+        try:
+            async with self._http().get(f"{self._url}/models", allow_redirects=False) as response:
+                content = await response.read()
+        except _BROKEN as error:
+            raise unreachable(error, self._url) from error
+        if response.status != 200:
+            raise refusal_of(response.status, response.headers, content, self._url)
+        try:
+            listed = msgspec.json.decode(content)["data"]
+            found = {str(entry["id"]): entry for entry in listed}
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineFailed("The server's list of models cannot be read.", where=self._url) from error
+        names = {served: name for name, served in self._models.items()}
+        return Described(
+            new_id("describe"),
+            tuple(
+                ModelDescription(
+                    name=names.get(served, served),
+                    fingerprint=fingerprint(served, None),
+                    context_tokens=int(entry.get("max_model_len") or self._context_tokens),
+                    chat_template="",
+                    special_tokens=(),
+                    bos="",
+                    eos="",
+                )
+                for served, entry in found.items()
+            ),
+            Load(),
+        )
+
+    async def serve(self, models: Sequence[ServedModel]) -> Described:
+        served = await self.describe()
+        missing = {model.name for model in models} - {model.name for model in served.models}
+        if missing:
+            raise UnsupportedParameter(
+                f"The remote engine does not serve {', '.join(sorted(missing))} and cannot be told to.",
+                where=self._url,
+                next_step="Load the model on that server under this name.",
+            )
+        return served
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        model = self._models.get(request.model, request.model)
+        body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
+        content = msgspec.json.encode(body)
+        async with self._admitted(request) as begun:
+            began = self._monotonic()
+            reading = Reading(request, began)
+            try:
+                path = "/chat/completions" if request.messages else "/completions"
+                async with self._http().post(self._url + path, data=content, allow_redirects=False) as response:
+                    if response.status != 200:
+                        raise refusal_of(response.status, response.headers, await response.read(), self._url, body)
+                    async for payloads in _events(response.content):
+                        delta = reading.read(payloads, self._monotonic())
+                        if delta is not None:
+                            if begun is not None:
+                                self._admission.first_token(begun, self._monotonic())
+                                begun = None
+                            yield delta
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
+                raise unreachable(error, self._url) from error
+            except _BROKEN as error:
+                raise EngineFailed(
+                    f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+                ) from error
+        last = reading.last()
+        if last is not None:
+            yield last
+        yield reading.finished(self._monotonic())
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, request: Generate) -> AsyncIterator[Begun | None]:
+        """The time in which the server has the request: a batch request waits for it here. Yields what an online
+        request's first token is to be held against; ``None`` where nothing is learnt from it."""
+        admission = self._admission
+        if self._serves == "vllm":
+            yield None
+        elif request.priority == "online":
+            size = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
+            try:
+                yield admission.online_began(self._monotonic(), size, request.level)
+            finally:
+                admission.online_ended(self._monotonic())
+                await self._look_again()
+        else:
+            while not admission.admits(self._monotonic()):
+                async with self._changed:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
+            admission.batch_began()
+            refused = False
+            try:
+                yield None
+            except Overloaded:
+                refused = True
+                raise
+            finally:
+                admission.batch_ended(self._monotonic(), refused=refused)
+                await self._look_again()
+
+    async def _look_again(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def embed(self, request: Embed) -> Embedded:
+        """See :class:`~antiphon.engine.api.port.TextEmbedding`; tokens are told of the request as a whole."""
+        began = self._monotonic()
+        asked: dict[str, Any] = {
+            "model": self._models.get(request.model, request.model),
+            "input": list(request.texts),
+            "encoding_format": "base64",
+        }
+        if request.dimensions is not None:
+            asked["dimensions"] = request.dimensions
+        try:
+            async with self._http().post(
+                self._url + "/embeddings", data=msgspec.json.encode(asked), allow_redirects=False
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
+            raise unreachable(error, self._url) from error
+        except _BROKEN as error:
+            raise EngineFailed(
+                f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
+            ) from error
+        if response.status != 200:
+            raise refusal_of(response.status, response.headers, content, self._url)
+        return vectors_of(content, request, self._monotonic() - began)
+
+    async def tokenise(self, request: Tokenise) -> Tokenised:
+        """See :class:`~antiphon.engine.api.port.Tokenising`: OpenAI's protocol has no way to ask."""
+        raise UnsupportedParameter(
+            "The remote engine does not tell how its models read a text.",
+            where="model",
+            next_step="Ask that server itself.",
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:  # made by the first request: a session belongs to the event loop it is made in
+            self._session = aiohttp.ClientSession(
+                connector=outgoing.connector("engine.url", self._verify), headers=self._headers, timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=_BUFFER,
+            )  # fmt: skip
+        return self._session
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    """The payloads of server-sent events up to ``[DONE]``, as soon as their lines are whole: what has come together
+    stays together, so that who is slower than the server has less to do for each event."""
+    rest = b""
+    async for arrived in content.iter_any():
+        *lines, rest = (rest + arrived).split(b"\n")
+        payloads = [payload for line in lines if line.startswith(b"data:") and (payload := line[5:].strip())]
+        done = b"[DONE]" in payloads
+        if done:
+            del payloads[payloads.index(b"[DONE]") :]
+        if payloads:
+            yield payloads
+        if done:
+            await _read_off(content)
+            return
+
+
+async def _read_off(content: aiohttp.StreamReader) -> None:
+    """Take the end of the body, so that the connection may be used again; it comes with ``[DONE]`` or right after."""
+    if content.at_eof():
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_ENDING_SECONDS):
+            await content.read()

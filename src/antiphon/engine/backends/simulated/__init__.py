@@ -1,0 +1,1 @@
+"""Deterministic words instead of weights, with the timing of a model."""

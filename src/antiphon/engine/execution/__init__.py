@@ -1,0 +1,1 @@
+"""Carries steps out: the step loop, one executor per model, and the states of their sequences."""

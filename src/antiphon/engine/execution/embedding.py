@@ -1,0 +1,235 @@
+"""One embedding model's texts in the step loop: vectors are made between the steps of those who generate.
+
+Invariants:
+- One text a turn, so nobody waits for more than one text. Tenants take turns; of one tenant the oldest request is done
+  first.
+- A text of batch is embedded only in time that online work leaves: when nobody waits to be taken in, and the predicted
+  call fits what the other models can be held up for now.
+- The first text of an online request is embedded at once. Its other texts give way to tokens that would be late for
+  them, each for no longer than somebody who arrives may wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Protocol
+
+from antiphon.core.errors import AntiphonError, EngineFailed, InvalidInput, PromptTooLong
+from antiphon.engine.api.failures import failure_of
+from antiphon.engine.api.messages import Embed, Embedded, EmbedderDescription
+from antiphon.engine.execution.counters import Counters
+from antiphon.engine.execution.executor import Emission
+from antiphon.engine.scheduling.latency_model import LatencyModel
+from antiphon.engine.scheduling.scheduler import Budget
+
+MOST_TEXTS = 2_048
+"""Texts of one request, as at OpenAI."""
+
+
+class Encoder(Protocol):
+    """An embedding model. ``tokenise`` may be called from any thread, ``vector`` and ``close`` by one at a time."""
+
+    @property
+    def description(self) -> EmbedderDescription: ...
+
+    def tokenise(self, text: str) -> list[int] | None:
+        """Token ids with those that the model adds; ``None`` when they are more than it reads."""
+        ...
+
+    def vector(self, tokens: list[int]) -> bytes:
+        """Float32, little-endian, of length 1; raises ``EngineFailed``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class EmbeddingWork:
+    """One request on its way, owned by the step loop's thread. Times are of the engine's monotonic clock."""
+
+    ticket: int
+    request: Embed
+    texts: list[list[int]]
+    arrived: float
+    begun: float | None = None
+    last: float = 0.0
+    engine_seconds: float = 0.0
+    vectors: bytearray = field(default_factory=bytearray)
+    done: int = 0
+
+
+class EmbeddingLane:
+    """Implements :class:`~antiphon.engine.execution.step_loop.ServedLane` for one embedding model.
+
+    Args:
+        monotonic: measures calls.
+        awaited: whether somebody waits to be taken in, so that batch work is not to be begun now.
+    """
+
+    slots = 0
+    kept_on_disk = 0
+    resting = False
+
+    def __init__(self, encoder: Encoder, monotonic: Callable[[], float], awaited: Callable[[], bool]) -> None:
+        self.encoder = encoder
+        self.counters = Counters()
+        self._latency_model = LatencyModel()
+        self._monotonic = monotonic
+        self._awaited = awaited
+        self._works: dict[int, EmbeddingWork] = {}
+        self._turns: dict[str, int] = {}
+        """How many texts had been embedded when each tenant's last one was, or when it came."""
+        self.latest_step = (monotonic(), monotonic())
+
+    @property
+    def name(self) -> str:
+        return self.encoder.description.name
+
+    @property
+    def idle(self) -> bool:
+        return not self._works
+
+    @property
+    def serves_online(self) -> bool:
+        return any(work.request.priority == "online" for work in self._works.values())
+
+    def prepared(self, ticket: int, request: Embed) -> EmbeddingWork:
+        """The request, checked and tokenised; from any thread.
+
+        Raises:
+            InvalidInput, PromptTooLong: as :meth:`~antiphon.engine.api.port.TextEmbedding.embed`.
+        """
+        arrived, description = self._monotonic(), self.encoder.description
+        if not 1 <= len(request.texts) <= MOST_TEXTS:
+            raise InvalidInput(
+                f"There are {len(request.texts)} texts.", where="input", next_step=f"Send 1 to {MOST_TEXTS}."
+            )
+        if request.dimensions not in (None, description.dimensions):
+            raise InvalidInput(
+                f"{request.model} makes vectors of {description.dimensions} numbers, and was not trained to be "
+                "shortened.",
+                where="dimensions",
+                next_step=f"Leave it out, or send {description.dimensions}.",
+            )
+        texts = []
+        for place, text in enumerate(request.texts):
+            where = "input" if len(request.texts) == 1 else f"input[{place}]"
+            if not text.strip():
+                raise InvalidInput("An empty text has no vector.", where=where, next_step="Leave it out.")
+            tokens = self.encoder.tokenise(text)
+            if tokens is None:
+                raise PromptTooLong(
+                    f"The text has more than the {description.tokens} tokens that {request.model} reads.",
+                    where=where,
+                    next_step="Split it, and embed the parts.",
+                )
+            texts.append(tokens)
+        return EmbeddingWork(ticket, request, texts, arrived)
+
+    def count(self, priority: str, *, waiting: bool) -> int:
+        """Requests of a priority whose first text waits, or was begun."""
+        return sum(
+            1
+            for work in list(self._works.values())
+            if work.request.priority == priority and (work.begun is None) == waiting
+        )
+
+    def add(self, work: EmbeddingWork) -> None:
+        """Take a request in."""
+        if not self._works:
+            self._turns.clear()
+        self._turns.setdefault(work.request.tenant, self.counters.embedded_texts)
+        self._works[work.ticket] = work
+
+    def cancel(self, ticket: int) -> list[Emission]:
+        """Forget a request."""
+        work = self._works.pop(ticket, None)
+        return [] if work is None else [_failed(work, EngineFailed("The request was cancelled."))]
+
+    def fail_all(self, error: AntiphonError) -> list[Emission]:
+        """End every request with the error."""
+        works, self._works = self._works, {}
+        return [_failed(work, error) for work in works.values()]
+
+    def held_up(self, other: object) -> None:
+        """Its due times are of the wall clock."""
+
+    def give_way(self) -> None:
+        """A call is one text, and is not given up."""
+
+    def close(self) -> None:
+        """Free the model."""
+        self.encoder.close()
+
+    def slack(self, budget: Budget) -> float:
+        """Seconds by which the others may hold this model up now; infinite when nobody online waits for it."""
+        waits = [work.last or work.arrived for work in self._works.values() if work.request.priority == "online"]
+        return budget.arrival_seconds - (self._monotonic() - min(waits)) if waits else inf
+
+    def step(self, budget: Budget, *, slack_elsewhere: float = inf, leaves_gaps: bool = True) -> list[Emission]:
+        """Embed one text, if it is its turn.
+
+        Args:
+            slack_elsewhere: seconds by which the other lanes can be held up.
+            leaves_gaps: batch can wait for a time with nobody online.
+
+        Raises:
+            EngineFailed: the model failed; the requests cannot go on.
+        """
+        begin = self._monotonic()
+        self.latest_step = (begin, begin)
+        work = self._next()
+        if work is None or not self._may(work, budget, slack_elsewhere, leaves_gaps):
+            return []
+        tokens = work.texts[work.done]
+        work.vectors += self.encoder.vector(tokens)
+        now = self._monotonic()
+        self.latest_step = (begin, now)
+        self._latency_model = self._latency_model.observe_feed(len(tokens), 0, now - begin)
+        work.begun = begin if work.begun is None else work.begun
+        work.last, work.done = now, work.done + 1
+        work.engine_seconds += now - begin
+        self.counters.steps += 1
+        self.counters.embedded_texts += 1
+        self._turns[work.request.tenant] = self.counters.embedded_texts
+        self.counters.embedded_tokens += len(tokens)
+        self.counters.busy_seconds += now - begin
+        if work.done < len(work.texts):
+            return []
+        del self._works[work.ticket]
+        return [(work.ticket, self._embedded(work, work.begun))]
+
+    def _next(self) -> EmbeddingWork | None:
+        """Online before batch; then the tenant whose last text is longest ago, its oldest request first."""
+        return min(
+            self._works.values(),
+            key=lambda work: (work.request.priority != "online", self._turns[work.request.tenant], work.ticket),
+            default=None,
+        )
+
+    def _may(self, work: EmbeddingWork, budget: Budget, slack_elsewhere: float, leaves_gaps: bool) -> bool:
+        seconds = self._latency_model.feed(len(work.texts[work.done]), 0) * self._latency_model.feeding.excess
+        fits = seconds <= slack_elsewhere
+        if work.request.priority == "batch":
+            # Beside somebody online a text takes as long as in the next gap: it would delay and gain nothing.
+            waits = slack_elsewhere < inf and leaves_gaps
+            return fits and not waits and not self._awaited()
+        return fits or work.begun is None or self._monotonic() - work.last >= budget.arrival_seconds
+
+    def _embedded(self, work: EmbeddingWork, begun: float) -> Embedded:
+        description = self.encoder.description
+        return Embedded(
+            id=work.request.id,
+            vectors=bytes(work.vectors),
+            dimensions=description.dimensions,
+            tokens=tuple(len(tokens) for tokens in work.texts),
+            fingerprint=description.fingerprint,
+            queue_seconds=begun - work.arrived,
+            engine_seconds=work.engine_seconds,
+        )
+
+
+def _failed(work: EmbeddingWork, error: AntiphonError) -> Emission:
+    return (work.ticket, failure_of(work.request.id, error))

@@ -1,0 +1,135 @@
+"""How a model reads a text: its tokens, and the text of tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from antiphon.core.errors import InvalidInput, Overloaded, TooLarge
+from antiphon.engine.api.messages import Tokenise, Tokenised
+from antiphon.engine.execution.runtime import Runtime
+
+MOST_TEXT_BYTES = 256 * 1024
+"""Of a text whose tokens are asked for; more than any prompt here has."""
+
+MOST_TOKENS = 64 * 1024
+"""Whose text is asked for."""
+
+MOST_WAITING = 64
+"""Questions of one tenant that may wait for their turn."""
+
+_Question = tuple[Runtime, Tokenise, "asyncio.Future[Tokenised]"]
+
+_NICENESS = 5
+
+
+def require_readable(request: Tokenise) -> None:
+    """Refuse a question that would take too long to answer.
+
+    Raises:
+        TooLarge: the text, or the list of tokens, is too long.
+    """
+    # A character has at most four bytes: most texts need no second look.
+    text = request.text or ""
+    if len(text) > MOST_TEXT_BYTES or (4 * len(text) > MOST_TEXT_BYTES and len(text.encode()) > MOST_TEXT_BYTES):
+        raise TooLarge(
+            f"A text to be tokenized may have {MOST_TEXT_BYTES} bytes; this one has more.",
+            where="prompt",
+            next_step="Send it in parts, cut where a word ends.",
+        )
+    if len(request.tokens) > MOST_TOKENS:
+        raise TooLarge(
+            f"{MOST_TOKENS} tokens may be sent at once; these are {len(request.tokens)}.",
+            where="tokens",
+            next_step="Send them in parts.",
+        )
+
+
+class TextReader:
+    """Answers questions about tokens one after another, tenants in turns. Belongs to an event loop.
+
+    Its thread gives way to the step loop's: requests that generate share the machine with it.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "antiphon-tokenizer", initializer=give_way)
+        self._waiting: dict[str, deque[_Question]] = {}
+        """By tenant, the one whose turn is next first."""
+        self._busy = False
+
+    def begin(self, runtime: Runtime, request: Tokenise) -> asyncio.Future[Tokenised]:
+        """Ask; the future has the answer.
+
+        Raises:
+            TooLarge: see :func:`require_readable`. Overloaded: too many of this tenant wait.
+        """
+        require_readable(request)
+        waiting = self._waiting.setdefault(request.tenant, deque())
+        if len(waiting) >= MOST_WAITING:
+            raise Overloaded(f"{len(waiting)} texts wait to be tokenized.", next_step="Try again in a moment.")
+        answer: asyncio.Future[Tokenised] = asyncio.get_running_loop().create_future()
+        waiting.append((runtime, request, answer))
+        self._next()
+        return answer
+
+    def close(self) -> None:
+        """Cancel what waits and end the thread."""
+        for waiting in self._waiting.values():
+            for _, _, answer in waiting:
+                answer.cancel()
+        self._waiting.clear()
+        self._thread.shutdown()
+
+    def _next(self) -> None:
+        if self._busy or not self._waiting:
+            return
+        tenant, waiting = next(iter(self._waiting.items()))
+        runtime, request, answer = waiting.popleft()
+        del self._waiting[tenant]
+        if waiting:
+            self._waiting[tenant] = waiting  # behind the others
+        self._busy = True
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenised, runtime, request)
+        reading.add_done_callback(partial(self._ended, answer))
+
+    def _ended(self, answer: asyncio.Future[Tokenised], reading: asyncio.Future[Tokenised]) -> None:
+        self._busy = False
+        if not answer.done():
+            if (error := reading.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(reading.result())
+        self._next()
+
+
+def give_way() -> None:
+    """Lower this thread's priority below the step loop's."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _NICENESS)
+
+
+def tokenised(runtime: Runtime, request: Tokenise) -> Tokenised:
+    """The answer to a question about tokens. Nothing is put before a text; control tokens have none.
+
+    Raises:
+        InvalidInput: the model has no such token.
+    """
+    if request.text is not None:
+        # A runtime may put the token of a beginning before a text that has none: with one there, it adds nothing.
+        begin = runtime.description.bos
+        tokens = runtime.tokenize(begin + request.text)
+        return Tokenised(request.id, request.text, tuple(tokens[1:] if begin else tokens))
+    pieces = runtime.vocabulary.pieces
+    unknown = next((token for token in request.tokens if not 0 <= token < len(pieces)), None)
+    if unknown is not None:
+        raise InvalidInput(
+            f"The model has no token {unknown}.", where="tokens", next_step=f"Send ids from 0 to {len(pieces) - 1}."
+        )
+    content = b"".join(pieces[token] for token in request.tokens)
+    return Tokenised(request.id, content.decode(errors="replace"), request.tokens)

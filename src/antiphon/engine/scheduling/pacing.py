@@ -1,0 +1,171 @@
+"""How much batch may take now: due times from service levels, and what comes back from how they were met.
+
+The levels' allowances are tightened by a factor, one for those in seconds and one for slowdowns. It falls with every
+request that was served worse than its level though it would have been met without batch work, and rises with every
+other, so that in the long run the share of the harmed is the declared one whatever the model's errors are (adaptive
+conformal inference, Gibbs and Candès 2021).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from math import exp, inf, log
+from random import Random
+
+from antiphon.engine.scheduling.latency_model import StepTimes
+from antiphon.engine.scheduling.scheduler import Budget
+from antiphon.engine.scheduling.service_level import DEFAULT_LEVEL, Factors, ServiceLevel
+from antiphon.engine.scheduling.twin import Twin
+from antiphon.engine.scheduling.work_clock import WorkClock
+
+_STEP = 0.1
+_FIRST, _LEAST = 0.5, 0.1
+_REMEMBERED = 0.9
+_LENGTHS = 64
+"""So many latest lengths of outputs stand for the next ones."""
+_SEED = 1
+_MOST_PATIENCE = 0.25
+HARMED_SECONDS = 0.01
+"""The share of requests that batch may make miss bounds in seconds: what a p99 leaves."""
+HARMED_SLOWDOWN = 0.1
+"""The share of requests that batch may slow down by more than their level says: one of a few milliseconds is
+slowed down by anything, and is not what batch has to stand still for."""
+
+
+class Factor:
+    """One factor that follows how many are harmed. ``accepted`` is the share that may be."""
+
+    def __init__(self, accepted: float) -> None:
+        self._accepted = accepted
+        self._log = log(_FIRST)
+
+    @property
+    def value(self) -> float:
+        return exp(self._log)
+
+    def follow(self, expected: bool, met: bool) -> None:
+        """A request has ended, that was expected to meet its bounds or not, and did or did not. What was met against
+        expectation counts as well: of those at the edge some fall to either side by chance."""
+        self._log = min(max(self._log + _STEP * (self._accepted - (expected - met)), log(_LEAST)), 0.0)
+
+
+@dataclass(slots=True)
+class _Request:
+    level: ServiceLevel
+    arrived: float
+    most: int
+    expected: int
+
+
+class Pacing:
+    """One model's online requests: when their tokens are due. Owned by the step loop's thread."""
+
+    def __init__(self, slots: int, chunk_tokens: int) -> None:
+        self._twin = Twin(slots, chunk_tokens)
+        self._work = WorkClock()
+        self._requests: dict[int, _Request] = {}
+        self._seconds = Factor(HARMED_SECONDS)
+        self._slowdown = Factor(HARMED_SLOWDOWN)
+        self._allowance = inf
+        self._lengths: deque[int] = deque(maxlen=_LENGTHS)
+        self._chance = Random(_SEED)
+
+    @property
+    def factors(self) -> Factors:
+        """What allowances are multiplied by."""
+        return Factors(self._seconds.value, self._slowdown.value)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that somebody who arrives may wait for a call of batch's that could be given up, whose work would be
+        lost; read by other threads. Half of what the latest requests could have waited."""
+        return min(self._allowance / 2, _MOST_PATIENCE)
+
+    def arrived(
+        self,
+        ticket: int,
+        level: ServiceLevel | None,
+        now: float,
+        *,
+        position: int,
+        pending: int,
+        most: int,
+        order: int | None = None,
+        tenant: str = "",
+        scored: bool = False,
+    ) -> None:
+        """An online request has arrived; see :meth:`Twin.arrive`."""
+        expected = self._length(0, most)
+        self._requests[ticket] = _Request(level or DEFAULT_LEVEL, now, most, expected)
+        moment = self._work.work(now)
+        self._twin.arrive(
+            ticket,
+            moment,
+            position=position,
+            pending=pending,
+            most=expected,
+            order=order,
+            tenant=tenant,
+            scored=scored,
+        )
+
+    def ran(self, begin: float, end: float, predicted: float) -> None:
+        """A call of the model ran from ``begin`` to ``end``: the twin's calls would have been as fast or slow."""
+        self._work.ran(begin, end, predicted)
+
+    def advance(self, now: float, model: StepTimes, budget: Budget) -> None:
+        """Bring the twin up to now."""
+        self._twin.advance(self._work.work(now), model, budget)
+
+    def due(
+        self, ticket: int, emitted: int, first_token: float | None, model: StepTimes, budget: Budget
+    ) -> tuple[float, float]:
+        """When a request's next token is due, and until when batch may hold it up."""
+        request = self._requests[ticket]
+        if emitted >= request.expected:
+            request.expected = self._length(emitted, request.most)
+            self._twin.goes_on(ticket, request.expected)
+        alone = self.alone(ticket, emitted, model, budget)
+        due = request.level.due
+        return (
+            due(request.arrived, first_token, emitted, alone),
+            due(request.arrived, first_token, emitted, alone, self.factors),
+        )
+
+    def alone(self, ticket: int, token: int, model: StepTimes, budget: Budget) -> float:
+        """When a request's token (counted from 0) would be out without batch work."""
+        return self._work.time(self._twin.out(ticket, token, model, budget))
+
+    def ended(
+        self, ticket: int, tokens: int, first_token: float | None, now: float, model: StepTimes, budget: Budget
+    ) -> None:
+        """A request has ended, with so many tokens; without a first token it says nothing about batch."""
+        request = self._requests.pop(ticket, None)
+        if request is None:
+            return
+        if first_token is not None and tokens > 0:
+            level, begun = request.level, request.arrived
+            alone = self.alone(ticket, tokens - 1, model, budget)
+            first = self.alone(ticket, 0, model, budget)
+            if level.in_seconds:
+                expected = level.met_seconds(begun, first, alone, tokens)
+                self._seconds.follow(expected, level.met_seconds(begun, first_token, now, tokens))
+            if level.slowdown is not None:
+                self._slowdown.follow(True, level.met_slowdown(begun, now, alone))
+            self._lengths.append(tokens)
+            allowance = level.allowance(alone - begun, self.factors)
+            if allowance < inf:
+                before = allowance if self._allowance == inf else self._allowance
+                self._allowance = _REMEMBERED * before + (1 - _REMEMBERED) * allowance
+        self._twin.leave(ticket)
+
+    def _length(self, emitted: int, most: int) -> int:
+        """How many tokens a request that has ``emitted`` so many will have: as many as one of late that had more."""
+        longer = [length for length in self._lengths if length > emitted]
+        return min(most, self._chance.choice(longer)) if longer else most
+
+    def budget(self, base: Budget) -> Budget:
+        """The bounds of the next step."""
+        allowed = self._allowance
+        return base if allowed >= base.arrival_seconds else replace(base, arrival_seconds=allowed)

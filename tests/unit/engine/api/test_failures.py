@@ -1,0 +1,27 @@
+import pytest
+
+from antiphon.core import errors
+from antiphon.engine.api.failures import error_of, failure_of
+from antiphon.engine.api.messages import Failed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.PromptTooLong("too long", where="prompt", next_step="Shorten it."),
+        errors.SchemaUnsatisfiable("cannot be met"),
+        errors.Overloaded("later"),
+        errors.Unavailable("away"),
+        errors.EngineFailed("broken"),
+        errors.NotFound("absent"),
+        errors.InvalidInput("wrong"),
+    ],
+)
+def test_an_error_keeps_its_class_and_its_words(error: errors.AntiphonError) -> None:
+    back = error_of(failure_of("r1", error))
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+
+
+def test_an_unknown_code_is_a_failure_of_the_engine() -> None:
+    assert type(error_of(Failed("r1", "from_the_future", "what"))) is errors.EngineFailed
