@@ -28,6 +28,7 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.reading import TextVector
 from antiphon.features.exports.frames import from_arrow, instants, library_of, require_keys, to_arrow, with_contracts
 from antiphon.features.expressions.on_demand import computed_of
+from antiphon.features.freshness import SourceQuality
 from antiphon.features.lookup import FeatureValue
 from antiphon.features.point_in_time.join import point_in_time
 from antiphon.learning.datasets.reader import read_table
@@ -112,7 +113,8 @@ class Project:
                 ``features.frames.to_arrow`` for what it may be.
             features: ``"view"`` or ``"view.feature"``, on-demand ones as well.
             as_of: the column with each row's moment.
-            freshness: view to contract: a value that online would not have served (``default``, ``reject``) is null.
+            freshness: view to contract: a value that its contract withholds online is null, also where ``previous`` or
+                ``recompute`` falls back to withholding, or the source of the snapshot of that moment was too poor.
             event_times: also a column ``view.feature.event_time`` each.
             purpose: what for, as policies know it.
             to: ``"arrow"``, ``"pandas"`` or ``"polars"``; as the rows are, by default.
@@ -135,7 +137,7 @@ class Project:
             embedders=self._platform.embedders if any(spec.models for spec in chosen.views.values()) else None,
         )
         contracts = {str(getattr(view, "name", view)): contract for view, contract in (freshness or {}).items()}
-        joined = with_contracts(joined, moments, chosen.views, contracts)
+        joined = with_contracts(joined, moments, chosen.views, contracts, self._source_qualities)
         joined = computed_of(joined, chosen.on_demand, as_of)
         return from_arrow(_picked(joined, table, chosen, event_times), to or library_of(rows), rows)
 
@@ -232,6 +234,12 @@ class Project:
         self._tell(list(found.spec.views), "dataset", {"dataset": found.id, "purpose": purpose})
         about = {"antiphon.dataset": found.id, "antiphon.logical_hash": found.logical_hash}
         return from_arrow(table.replace_schema_metadata(about), to)
+
+    def _source_qualities(self, view: FeatureViewSpec) -> list[SourceQuality]:
+        """Source qualities of the view's snapshots of this definition version."""
+        manifests = self._store.snapshots.list(self._store.scope, view.name, view.definition_version, limit=100_000)
+        facts = (manifest.facts() for manifest in manifests)
+        return [SourceQuality(one.as_of, one.source_quality) for one in facts]
 
     def _chosen(self, features: Sequence[str]) -> Chosen:
         applied = self._store.applied.current(self._store.scope)

@@ -12,6 +12,7 @@ from antiphon.core.clock import microseconds, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
 from antiphon.features.compute import ComputeLimits
+from antiphon.features.freshness import rule_of
 from antiphon.features.remedies import Asked, Recomputing, Remedied, previous
 
 
@@ -38,8 +39,7 @@ class ProjectRemedies:
             view=view[0],
             definition_version=view[1],
             as_of=microseconds(as_of),
-            max_age=int(parse_duration(contract.max_age).total_seconds() * 1e6),
-            quality=contract.min_source_quality,
+            rule=rule_of(contract),
             publication=publication,
             seconds=parse_duration(contract.within).total_seconds(),
         )

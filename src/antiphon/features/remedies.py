@@ -25,6 +25,7 @@ from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EntityRow
 from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.freshness import FreshnessRule
 from antiphon.features.plan import plan_of
 from antiphon.features.ports import LogReader
 from antiphon.features.skew.batch import Deadline
@@ -47,8 +48,7 @@ class Asked(msgspec.Struct, frozen=True):
     Attributes:
         view: its name; ``definition_version`` that of its definition.
         as_of: the moment (microseconds).
-        max_age: how old a value may be (microseconds).
-        quality: the least share of source rows without a defect.
+        rule: the contract.
         publication: the number that was read.
         seconds: how long a recomputation may take.
     """
@@ -56,8 +56,7 @@ class Asked(msgspec.Struct, frozen=True):
     view: str
     definition_version: str
     as_of: int
-    max_age: int
-    quality: float
+    rule: FreshnessRule
     publication: int
     seconds: float
 
@@ -94,7 +93,7 @@ def previous(earlier: Iterable[EarlierRows], asked: Asked, keys: Sequence[Keys])
     """Of each entity the features that have an earlier value that met the contract, by ``view.feature``."""
     found: list[dict[str, Remedied]] = [{} for _ in keys]
     for one in earlier:
-        if asked.quality > 0 and (one.quality is None or one.quality < asked.quality):
+        if not asked.rule.accepts_source(one.quality):
             continue
         try:
             rows = one.read(keys, [asked.as_of] * len(keys))
@@ -115,17 +114,17 @@ def _take(one: EarlierRows, asked: Asked, key: Keys, row: EntityRow, known: dict
     for place, (name, value, moment) in enumerate(zip(names, row.values, row.event_times, strict=True)):
         if name in known or value is None:
             continue
-        if moment is None or asked.as_of - moment <= asked.max_age:
+        if asked.rule.accepts_age(moment, asked.as_of):
             known[name] = _earlier(one, row, place)
-        else:
-            late.setdefault(moment + asked.max_age, []).append(place)
+        elif moment is not None:
+            late.setdefault(moment + asked.rule.max_age, []).append(place)
     for moment, places in late.items():
         if moment < one.snapshot.opened.meta.answers_from:
             continue
         (then,) = one.read([key], [moment])
         for place in places:
             at = then.event_times[place]
-            if then.values[place] is not None and (at is None or moment - at <= asked.max_age):
+            if then.values[place] is not None and asked.rule.accepts_age(at, moment):
                 known[names[place]] = _earlier(one, then, place)
 
 
@@ -161,7 +160,7 @@ class Recomputing:
         cannot be read."""
         nothing: list[dict[str, Remedied]] = [{} for _ in keys]
         deadline = Deadline(self._clock, asked.seconds)
-        if asked.quality > 0 or not self._places.acquire(timeout=asked.seconds):
+        if not asked.rule.accepts_source(None) or not self._places.acquire(timeout=asked.seconds):
             # How good the source is now nobody has measured, so a contract that asks for it is not met by it.
             return nothing
         try:
@@ -199,7 +198,7 @@ class Recomputing:
                 for name, one in found.get(entity, {}).items()
                 if one.value is not None
                 and one.event_time is not None
-                and asked.as_of - one.event_time <= asked.max_age
+                and asked.rule.accepts_age(one.event_time, asked.as_of)
             }
 
 

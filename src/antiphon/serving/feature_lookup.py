@@ -20,9 +20,9 @@ from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.reading import VectorRows
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EntityRow
+from antiphon.features.freshness import rule_of
 from antiphon.features.lookup import FeatureRows
 from antiphon.governance.policy_request import purpose_to_name
-from antiphon.serving.freshness import REMEDIES
 from antiphon.serving.lookup_derived import checked_inputs, derive, require_no_inputs
 from antiphon.serving.lookup_judge import Judge, joined, masked
 from antiphon.serving.lookup_values import LookedUp, Lookup, LookupPlan, LookupRequest
@@ -103,7 +103,7 @@ class FeatureLookup:
         if (
             self._far
             or (derived is not None and derived.vectors)
-            or any(one.when_stale in REMEDIES for one in request.plan.contracts.values())
+            or any(rule_of(one).substitutes for one in request.plan.contracts.values())
         ):
             return await asyncio.to_thread(self.look_up_now, request)
         return self.look_up_now(request)

@@ -8,17 +8,15 @@ from datetime import datetime
 import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
-from antiphon.core.clock import parse_duration
+from antiphon.core.clock import microseconds
 from antiphon.core.errors import FeatureUnavailable
 from antiphon.definitions.application import ApplicationSpec, Freshness
 from antiphon.definitions.on_demand import InputValue
+from antiphon.features.freshness import rule_of
 from antiphon.features.remedies import Remedied
 from antiphon.serving import on_demand
 from antiphon.serving.ports import FeatureValue, FeatureVector
 from antiphon.serving.printing import Value, print_all
-
-REMEDIES = ("previous", "recompute")
-"""Contracts that ask for something in the place of a stale value."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -83,16 +81,14 @@ def to_remedy(
     """Views with a stale value whose contract asks for something in its place."""
     if vector.publication is None:
         return []
-    asking = {view for view, contract in application.freshness.items() if contract.when_stale in REMEDIES}
+    rules = {view: rule for view, one in application.freshness.items() if (rule := rule_of(one)).substitutes}
     found: dict[str, None] = {}
-    for name, value in vector.values.items() if asking else ():
+    for name, value in vector.values.items() if rules else ():
         view = name.partition(".")[0]
-        if view not in asking or view in found or value.value is None or _hidden(name, masked):
+        if view not in rules or view in found or _hidden(name, masked):
             continue
-        facts = vector.facts.get(view)
-        age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
-        contract = application.freshness[view]
-        if _stale(contract, age) or _poor(contract, facts.source_quality if facts is not None else None):
+        source = rules[view].accepts_source(_quality(vector, view))
+        if rules[view].outcome(value.value, _event_time(value), microseconds(as_of), source) not in ("fresh", "absent"):
             found[view] = None
     return list(found)
 
@@ -110,13 +106,10 @@ def _held(
             receipts[name] = _masked(name, value)
             continue
         view = name.partition(".")[0]
-        facts = vector.facts.get(view)
-        quality = facts.source_quality if facts is not None else None
         contract = application.freshness.get(view)
-        if contract is not None and vector.publication is None:
-            # A dataset's values come from no snapshot, so there is no quality to ask for.
+        if contract is not None and vector.publication is None:  # a dataset's row belongs to no snapshot
             contract = msgspec.structs.replace(contract, min_source_quality=0.0)
-        receipts[name] = _judge(name, value, contract, as_of, quality, remedies.get(name))
+        receipts[name] = _judge(name, value, contract, as_of, _quality(vector, view), remedies.get(name))
     return receipts
 
 
@@ -151,27 +144,20 @@ def _judge(
     quality: float | None,
     remedied: Remedied | None,
 ) -> FeatureReceipt:
+    rule = rule_of(contract)
+    outcome = rule.outcome(value.value, _event_time(value), microseconds(as_of), rule.accepts_source(quality))
+    if outcome not in ("fresh", "absent") and remedied is not None:
+        return _stood_in(name, remedied, as_of)
     age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
-    kept = value.value
-    outcome = "fresh"
-    if kept is None:
-        outcome = "absent"
-    elif contract is not None and (_stale(contract, age) or _poor(contract, quality)):
-        if remedied is not None:
-            return _stood_in(name, remedied, as_of)
-        outcome = {"flag": "flagged", "default": "defaulted", "reject": "rejected"}[contract.withheld]
-        kept = None if outcome == "defaulted" else kept
-    if outcome == "rejected" or (outcome == "absent" and contract is not None and contract.withheld == "reject"):
+    if outcome == "rejected" or (outcome == "absent" and rule.violation == "rejected"):
         raise FeatureUnavailable(
-            _why(name, contract, age, quality)
-            if outcome == "rejected" and contract is not None
-            else f"The feature {name} has no value.",
+            f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, age, quality),
             where=f"feature {name}",
             next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
         )
     return FeatureReceipt(
         name=name,
-        value=kept,
+        value=None if outcome == "defaulted" else value.value,
         printed=None,
         definition_version=value.definition_version,
         snapshot=value.snapshot,
@@ -199,17 +185,18 @@ def _stood_in(name: str, remedied: Remedied, as_of: datetime) -> FeatureReceipt:
     )
 
 
-def _stale(contract: Freshness, age: float | None) -> bool:
-    return age is not None and age > parse_duration(contract.max_age).total_seconds()
+def _event_time(value: FeatureValue) -> int | None:
+    return None if value.event_time is None else microseconds(value.event_time)
 
 
-def _poor(contract: Freshness, quality: float | None) -> bool:
-    """A snapshot that does not know how good its source was does not meet a contract that asks."""
-    return contract.min_source_quality > 0 and (quality is None or quality < contract.min_source_quality)
+def _quality(vector: FeatureVector, view: str) -> float | None:
+    facts = vector.facts.get(view)
+    return None if facts is None else facts.source_quality
 
 
-def _why(name: str, contract: Freshness, age: float | None, quality: float | None) -> str:
-    if _stale(contract, age):
+def _why(name: str, contract: Freshness | None, age: float | None, quality: float | None) -> str:
+    assert contract is not None
+    if age is not None and age * 1e6 > rule_of(contract).max_age:
         return f"The feature {name} is {age:.0f} s old, its contract allows {contract.max_age}."
     found = "unknown" if quality is None else f"{quality:.1%}"
     return f"The quality of the source of {name} is {found}, its contract asks for {contract.min_source_quality:.1%}."

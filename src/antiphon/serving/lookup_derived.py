@@ -16,7 +16,8 @@ from antiphon.core.errors import InvalidInput
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, defaults_of
 from antiphon.features.embedding.reading import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
-from antiphon.serving.lookup_judge import held, masked
+from antiphon.features.freshness import rule_of
+from antiphon.serving.lookup_judge import masked
 from antiphon.serving.lookup_values import Derived, LookedUp, Lookup, LookupRequest
 from antiphon.serving.on_demand import checked_against
 
@@ -135,10 +136,11 @@ def _vectors(derived: Derived, request: LookupRequest, vectors: VectorRows, numb
     for name in _vector_names(derived):
         one, view = row[name], name.partition(".")[0]
         time = None if one.event_time is None else microseconds(one.event_time)
-        value, said = held(one.value, time, request.plan.contracts.get(view), vectors.quality.get(view), as_of)
-        results.append(value)
+        rule = rule_of(request.plan.contracts.get(view))
+        outcome = rule.outcome(one.value, time, as_of, rule.accepts_source(vectors.quality.get(view)))
+        results.append(None if outcome in ("defaulted", "rejected") else one.value)
         moments.append(time)
-        contracts.append(said)
+        contracts.append(outcome)
     return LookedUp(tuple(results), tuple(moments), tuple(contracts))
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from antiphon.core.clock import microseconds, parse_duration
-from antiphon.definitions.application import Freshness
+from antiphon.core.clock import microseconds
 from antiphon.features.entity_rows import SnapshotRows
 from antiphon.features.evaluate import EVER, EntityRow
 from antiphon.features.expressions.compile_python import MeasureValue
+from antiphon.features.freshness import ContractOutcome, rule_of
 from antiphon.features.remedies import Remedied
-from antiphon.serving.freshness import REMEDIES
 from antiphon.serving.lookup_values import LookedUp, LookupPlan, LookupValue
 
+_MET = ("fresh", "absent")
+_WITHHELD = ("defaulted", "rejected")
 _NOTHING: dict[str, str | None] = {}
-_WITHHELD = {"default": "defaulted", "reject": "rejected"}
 
 
 class Judge:
     """A view's contract and choice of features, ready to be applied to rows of one snapshot."""
 
-    __slots__ = ("_age", "_fresh", "_picked", "_poor", "_stale", "asks", "names", "plan", "view")
+    __slots__ = ("_fresh", "_picked", "_rule", "_source", "asks", "names", "plan", "view")
 
     def __init__(self, plan: LookupPlan, one: SnapshotRows) -> None:
         self.plan, self.view = plan, one.view
@@ -28,24 +28,16 @@ class Judge:
         place = {name: index for index, name in enumerate(one.names)}
         self.names = one.names if asked is None else tuple(f"{one.view}.{name}" for name in asked)
         self._picked = None if self.names == one.names else tuple(place[name] for name in self.names)
-        contract = plan.contracts.get(one.view)
-        self._age = 2**62
-        self._stale, self._poor, self.asks = "fresh", False, False
-        if contract is not None:
-            self._age = int(parse_duration(contract.max_age).total_seconds() * 1e6)
-            self._stale = {"flag": "flagged", **_WITHHELD}[contract.withheld]
-            self.asks = contract.when_stale in REMEDIES
-            facts = one.opened.meta.facts
-            quality = facts.source_quality if facts is not None else None
-            wanted = contract.min_source_quality
-            self._poor = wanted > 0 and (quality is None or quality < wanted)
+        self._rule = rule_of(plan.contracts.get(one.view))
+        self.asks = self._rule.substitutes
+        facts = one.opened.meta.facts
+        self._source = self._rule.accepts_source(None if facts is None else facts.source_quality)
         self._fresh = ("fresh",) * len(self.names)
 
     def judged(self, rows: Sequence[EntityRow], as_of: int) -> list[LookedUp]:
         """What is left of each row. Most are fresh throughout, which one comparison tells."""
         picked, fresh = self._picked, self._fresh
-        oldest = as_of - self._age
-        enough = EVER if self._poor else oldest
+        enough = self._rule.oldest(as_of) if self._source else EVER
         looked: list[LookedUp] = []
         append, made = looked.append, LookedUp
         for row in rows:
@@ -56,7 +48,7 @@ class Judge:
             if row.oldest >= enough:
                 append(made(values, times, fresh, _NOTHING))
             else:
-                append(self._one_by_one(values, times, oldest))
+                append(self._one_by_one(values, times, as_of))
         return looked
 
     def _columns(self, row: EntityRow) -> tuple[tuple[MeasureValue, ...], tuple[int | None, ...]]:
@@ -67,23 +59,17 @@ class Judge:
 
     def stale(self, row: EntityRow, as_of: int) -> bool:
         """Whether a value of the row does not meet the contract."""
-        oldest = as_of - self._age
-        values, times = self._columns(row)
-        return any(
-            value is not None and (self._poor or (moment is not None and moment < oldest))
-            for value, moment in zip(values, times, strict=True)
-        )
+        return any(outcome not in _MET for outcome in self._outcomes(*self._columns(row), as_of))
 
     def with_remedies(self, row: EntityRow, as_of: int, instead: Mapping[str, Remedied]) -> LookedUp:
         """The row with other values in the place of stale ones."""
         values, times = self._columns(row)
-        oldest = as_of - self._age
-        line = self._one_by_one(values, times, oldest)
+        line = self._one_by_one(values, times, as_of)
         changed = list(zip(line.values, line.event_times, line.contracts, strict=True))
         snapshots: dict[str, str | None] = {}
-        for place, (name, value, moment) in enumerate(zip(self.names, values, times, strict=True)):
+        for place, (name, outcome) in enumerate(zip(self.names, line.contracts, strict=True)):
             other = instead.get(name)
-            if other is None or value is None or not (self._poor or (moment is not None and moment < oldest)):
+            if other is None or outcome in _MET:
                 continue
             at = None if other.event_time is None else microseconds(other.event_time)
             changed[place] = (other.value, at, other.contract)
@@ -91,39 +77,16 @@ class Judge:
         kept, at_, contracts = zip(*changed, strict=True)
         return LookedUp(tuple(kept), tuple(at_), tuple(contracts), snapshots)
 
-    def _one_by_one(self, values: tuple[MeasureValue, ...], times: tuple[int | None, ...], oldest: int) -> LookedUp:
-        contracts = []
-        for value, moment in zip(values, times, strict=True):
-            if value is None:
-                contracts.append("absent")
-            elif self._poor or (moment is not None and moment < oldest):
-                contracts.append(self._stale)
-            else:
-                contracts.append("fresh")
-        withheld = _WITHHELD.values()
-        kept = tuple(None if said in withheld else value for value, said in zip(values, contracts, strict=True))
-        return LookedUp(kept, times, tuple(contracts))
+    def _one_by_one(self, values: tuple[MeasureValue, ...], times: tuple[int | None, ...], as_of: int) -> LookedUp:
+        outcomes = self._outcomes(values, times, as_of)
+        kept = tuple(None if one in _WITHHELD else value for value, one in zip(values, outcomes, strict=True))
+        return LookedUp(kept, times, outcomes)
 
-
-def held(
-    value: LookupValue, event_time: int | None, contract: Freshness | None, quality: float | None, as_of: int
-) -> tuple[LookupValue, str]:
-    """One value under a contract, and what the contract did; another value never stands in here.
-
-    Args:
-        quality: the share of the source's rows without a defect.
-    """
-    if value is None:
-        return None, "absent"
-    if contract is None:
-        return value, "fresh"
-    oldest = as_of - int(parse_duration(contract.max_age).total_seconds() * 1e6)
-    wanted = contract.min_source_quality
-    poor = wanted > 0 and (quality is None or quality < wanted)
-    if not poor and (event_time is None or event_time >= oldest):
-        return value, "fresh"
-    said = {"flag": "flagged", **_WITHHELD}[contract.withheld]
-    return (None if said in _WITHHELD.values() else value), said
+    def _outcomes(
+        self, values: tuple[MeasureValue, ...], times: tuple[int | None, ...], as_of: int
+    ) -> tuple[ContractOutcome, ...]:
+        outcome, source = self._rule.outcome, self._source
+        return tuple([outcome(value, moment, as_of, source) for value, moment in zip(values, times, strict=True)])
 
 
 def joined(parts: Sequence[LookedUp]) -> LookedUp:

@@ -5,14 +5,14 @@ Invariant: rows stay rows, in their order, and a frame comes back as what it was
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from antiphon.core.clock import parse_duration
 from antiphon.core.errors import InvalidInput, SetupError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
+from antiphon.features.freshness import SourceQuality, rule_of, withheld_column
 
 if TYPE_CHECKING:
     import pyarrow
@@ -156,33 +156,30 @@ def with_contracts(
     moments: pyarrow.ChunkedArray,
     views: Mapping[str, FeatureViewSpec],
     contracts: Mapping[str, Freshness],
+    qualities: Callable[[FeatureViewSpec], Sequence[SourceQuality]] = lambda view: (),
 ) -> pyarrow.Table:
-    """The table with values null that their contract would not have let through at the row's moment.
+    """The table with nulls in place of values that their contract withholds at the row's moment.
 
     Args:
         table: has ``view.feature`` and ``view.feature.event_time`` of each feature of the views.
         moments: of each row, UTC.
+        qualities: source qualities of a view's snapshots.
 
     Raises:
         InvalidInput: a contract of a view that is not there.
     """
-    import pyarrow
-    import pyarrow.compute
-
     unknown = sorted(set(contracts) - set(views))
     if unknown:
         raise InvalidInput(f"No feature of {unknown[0]!r} is asked for.", where="freshness")
     for view, contract in contracts.items():
-        if contract.when_stale == "flag":
+        rule = rule_of(contract)
+        if not rule.withholds:
             continue
-        allowed = pyarrow.scalar(parse_duration(contract.max_age), pyarrow.duration("us"))
-        oldest = pyarrow.compute.subtract(moments, allowed)
+        snapshots = qualities(views[view]) if rule.min_source_quality > 0 else ()
         for feature in views[view].features:
             name = f"{view}.{feature}"
-            column, times = table.column(name), table.column(f"{name}.event_time")
-            stale = pyarrow.compute.fill_null(pyarrow.compute.less(times, oldest), False)
-            kept = pyarrow.compute.if_else(stale, pyarrow.scalar(None, column.type), column)
-            table = table.set_column(table.column_names.index(name), name, kept)
+            column = withheld_column(rule, table.column(name), table.column(f"{name}.event_time"), moments, snapshots)
+            table = table.set_column(table.column_names.index(name), name, column)
     return table
 
 
