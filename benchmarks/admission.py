@@ -38,7 +38,7 @@ from antiphon.engine.api.messages import Delta, Described, Failed, Finished, Gen
 from antiphon.engine.execution.executor import Lane
 from antiphon.engine.execution.runtime import Layout, Logits
 from antiphon.engine.scheduling.scheduler import Budget
-from antiphon.serving.engine_gate import Gate, GatedEngine
+from antiphon.serving.admission.engine_gate import Gate, GatedEngine
 
 RESULTS = Path(__file__).parent / "results" / "admission.jsonl"
 SLOTS, PROMPT_TOKENS, MEAN_TOKENS = 8, 40, 24

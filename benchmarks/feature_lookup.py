@@ -52,8 +52,8 @@ from antiphon.governance.policy import Decider
 from antiphon.governance.policy_document import default_document
 from antiphon.governance.policy_request import Column, Resource
 from antiphon.governance.principal import Principal
-from antiphon.serving.feature_lookup import FeatureLookup
-from antiphon.serving.lookup_values import LookupPlan, LookupRequest
+from antiphon.serving.features.lookup import FeatureLookup
+from antiphon.serving.features.lookup_values import LookupPlan, LookupRequest
 
 SCOPE = Scope()
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

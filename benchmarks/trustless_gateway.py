@@ -29,7 +29,7 @@ from antiphon.gateway.application import create_app
 from antiphon.gateway.identity_ports import Identity
 from antiphon.governance.policy_request import Decision, Resource
 from antiphon.governance.principal import Principal
-from antiphon.serving.admission import Admission
+from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
 from antiphon.serving.services import Services
 

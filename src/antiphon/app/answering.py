@@ -19,10 +19,10 @@ from antiphon.core.clock import SystemClock, parse_duration
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decision, Resource
 from antiphon.governance.principal import REVOKED, Principal
-from antiphon.serving.admission import Admission
+from antiphon.serving.admission.engine_gate import Gate, GatedEngine
+from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.engine_gate import Gate, GatedEngine
-from antiphon.serving.engines import Breaking
+from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.ports import Decide, EmbeddingEngine, Engine, FeatureReader, LiveReleases
 from antiphon.serving.services import Services
 

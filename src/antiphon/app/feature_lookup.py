@@ -24,8 +24,8 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.policy_request import application_resource
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
-from antiphon.serving.feature_lookup import FeatureLookup
-from antiphon.serving.lookup_values import Lookup, LookupPlan, LookupRequest
+from antiphon.serving.features.lookup import FeatureLookup
+from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
 
 LEASE_SECONDS = 0.25
 """How long the applied definitions are taken for current without asking the catalog."""

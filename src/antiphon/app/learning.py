@@ -45,8 +45,8 @@ from antiphon.learning.retraining.workflow import WORKFLOW as TRAIN
 from antiphon.learning.retraining.workflow import Retraining
 from antiphon.releases.changelog import Changelog
 from antiphon.releases.rollout import RolloutTransitions
+from antiphon.serving.answering.repeated import GeneratesOnce
 from antiphon.serving.ports import FeatureReader
-from antiphon.serving.repeated import GeneratesOnce
 from antiphon.training.arithmetic import of_this_machine
 from antiphon.training.recipe import Arithmetic
 

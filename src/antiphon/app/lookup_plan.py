@@ -9,7 +9,7 @@ from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.governance.policy_request import Column, Resource
-from antiphon.serving.lookup_values import Derived, LookupPlan
+from antiphon.serving.features.lookup_values import Derived, LookupPlan
 
 _Names = tuple[str, ...] | None
 """Features of a view; ``None``: all of them that are columns."""

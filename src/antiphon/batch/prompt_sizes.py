@@ -8,7 +8,7 @@ from typing import Any
 
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.serving import prompts
+from antiphon.serving.answering import prompts
 
 BYTES_PER_TOKEN = 4
 """Of English text in the vocabularies of today's models; other languages have fewer bytes a token."""

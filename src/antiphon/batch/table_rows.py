@@ -15,7 +15,7 @@ from antiphon.core.errors import AntiphonError, Forbidden, InvalidInput
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import input_of_text
 from antiphon.governance.principal import Principal
-from antiphon.serving.on_demand import input_types
+from antiphon.serving.features.on_demand import input_types
 from antiphon.serving.request import Answer, AnswerRequest
 
 

@@ -17,7 +17,7 @@ from antiphon.core.errors import InvalidInput, NotFound, WriteConflict
 
 if TYPE_CHECKING:
     from antiphon.gateway.lookup import FeatureLookupAnswer
-    from antiphon.serving.lookup_values import LookupPlan, LookupValue
+    from antiphon.serving.features.lookup_values import LookupPlan, LookupValue
 
 _TRIES = 5
 
@@ -62,8 +62,8 @@ async def _look_up(
     import msgspec
 
     from antiphon.gateway.lookup import answer
-    from antiphon.serving.feature_lookup import MOST_ENTITIES
-    from antiphon.serving.lookup_values import LookupRequest
+    from antiphon.serving.features.lookup import MOST_ENTITIES
+    from antiphon.serving.features.lookup_values import LookupRequest
 
     async with services(project) as (ports, store):
         lookups = ports.looked_up()
@@ -93,7 +93,7 @@ def _inputs(
 ) -> dict[str, Any]:
     """What on-demand features are told: what ``--input`` says for all, else what the row's column of that name says."""
     from antiphon.definitions.on_demand import input_of_text
-    from antiphon.serving.lookup_derived import input_types
+    from antiphon.serving.features.lookup_derived import input_types
 
     if plan.derived is None:
         return dict(told)

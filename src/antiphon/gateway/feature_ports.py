@@ -14,7 +14,7 @@ from antiphon.features.embedding.neighbours import Neighbours, Question
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
 from antiphon.governance.principal import Principal
-from antiphon.serving.lookup_values import Lookup, LookupPlan, LookupRequest
+from antiphon.serving.features.lookup_values import Lookup, LookupPlan, LookupRequest
 
 if TYPE_CHECKING:
     from antiphon.gateway.ports import ViewGlance

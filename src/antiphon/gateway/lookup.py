@@ -18,8 +18,8 @@ from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.gateway import incoming
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.ports import GatewayServices
-from antiphon.serving.feature_lookup import MOST_ENTITIES
-from antiphon.serving.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments
+from antiphon.serving.features.lookup import MOST_ENTITIES
+from antiphon.serving.features.lookup_values import Lookup, LookupRequest, LookupValue, ages, moments
 
 Key = str | int
 InputJson = float | int | str | bool | None

@@ -37,10 +37,10 @@ from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.governance.quotas import Quotas
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.embedding import Embedding as Embedded
 from antiphon.serving.embedding import EmbeddingRequest
-from antiphon.serving.engine_gate import GateStatus
 from antiphon.serving.records import Records
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
 

@@ -36,23 +36,26 @@ from antiphon.definitions.degradation import Target
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Delta
 from antiphon.features.remedies import Remedied
-from antiphon.serving import freshness, generation, on_demand, prompts, reuse, standing_in
-from antiphon.serving.arrival import Arrival, arrive, as_requested, cache_namespace
+from antiphon.serving.answering import generation, prompts, reuse
+from antiphon.serving.answering.arrival import Arrival, arrive, as_requested, cache_namespace
+from antiphon.serving.answering.committing import Committer, StandingIn
+from antiphon.serving.answering.flights import Flights
+from antiphon.serving.answering.generation import Asked, Written
+from antiphon.serving.answering.narrowing import narrowed
+from antiphon.serving.answering.prepared import Prepared, check_overrides, entity_of, wants_tokens
+from antiphon.serving.answering.resources import Resources
 from antiphon.serving.breaker import BreakerStanding
 from antiphon.serving.builtin import implicit_release
-from antiphon.serving.committing import Committer, StandingIn
-from antiphon.serving.engines import EnginePassedOver, Engines, Member, refusal
-from antiphon.serving.flights import Flights
-from antiphon.serving.generation import Asked, Written
-from antiphon.serving.narrowing import narrowed
+from antiphon.serving.fallback import standing_in
+from antiphon.serving.fallback.engines import EnginePassedOver, Engines, Member, refusal
+from antiphon.serving.fallback.standing_in import By
+from antiphon.serving.features import on_demand
+from antiphon.serving.features import reading as freshness
+from antiphon.serving.features.printing import fingerprint
 from antiphon.serving.ports import FeatureVector
-from antiphon.serving.prepared import Prepared, check_overrides, entity_of, wants_tokens
-from antiphon.serving.printing import fingerprint
 from antiphon.serving.request import Answer, AnswerRequest, TextDelta
-from antiphon.serving.resources import Resources
 from antiphon.serving.services import Services
 from antiphon.serving.shadow import ShadowCounts, Shadows
-from antiphon.serving.standing_in import By
 
 
 class Answerer:

@@ -22,10 +22,10 @@ from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
 from antiphon.engine.api.messages import Embed, Embedded
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
-from antiphon.serving.arrival import Arrival, arrive
+from antiphon.serving.answering.arrival import Arrival, arrive
 from antiphon.serving.builtin import BUILTIN
+from antiphon.serving.features.printing import fingerprint
 from antiphon.serving.ports import Decision, TextEmbedding
-from antiphon.serving.printing import fingerprint
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services
 

@@ -17,9 +17,9 @@ from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import Delta, Embed, Generate, Penalties, Turn
-from antiphon.serving import generation, prompts
+from antiphon.serving.answering import generation, prompts
+from antiphon.serving.answering.narrowing import as_asked
 from antiphon.serving.embedding import EMBEDDING, vectors_text
-from antiphon.serving.narrowing import as_asked
 from antiphon.serving.ports import EmbeddingEngine, Texts
 
 

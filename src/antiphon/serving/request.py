@@ -11,7 +11,7 @@ from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import Penalties, TokenOut, Turn
 from antiphon.governance.principal import Principal
-from antiphon.serving.tools import Tools
+from antiphon.serving.answering.tools import Tools
 
 Tier = Literal["default", "priority", "flex"]
 """Of online requests: ``priority`` goes ahead of ``default``; ``flex`` is done in the gaps, like batch work."""

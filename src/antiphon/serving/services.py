@@ -8,8 +8,8 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.scope import Scope
-from antiphon.serving.admission import Admission
-from antiphon.serving.engines import Breaking
+from antiphon.serving.admission.limits import Admission
+from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.ports import (
     Commit,
     Decide,

@@ -20,8 +20,8 @@ from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.clock import Clock
 from antiphon.core.errors import DeadlineExceeded
 from antiphon.core.logs import described
-from antiphon.serving import evidence
-from antiphon.serving.arrival import Arrival
+from antiphon.serving.answering import evidence
+from antiphon.serving.answering.arrival import Arrival
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
 
 _log = logging.getLogger(__name__)

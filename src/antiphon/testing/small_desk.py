@@ -42,9 +42,9 @@ from antiphon.durable.runs import Runs
 from antiphon.governance.policy import Decider
 from antiphon.governance.principal import Principal
 from antiphon.releases.router import assign
-from antiphon.serving.admission import Admission
+from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.engines import Breaking
+from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.ports import Commit, Engine
 from antiphon.serving.request import AnswerRequest
 from antiphon.serving.services import Services

@@ -22,8 +22,8 @@ from antiphon.app.wiring import Wired
 from antiphon.core.errors import InvalidInput
 from antiphon.governance.policy_request import Decision
 from antiphon.governance.principal import Principal
-from antiphon.serving.feature_lookup import FeatureLookup
-from antiphon.serving.lookup_values import LookupRequest
+from antiphon.serving.features.lookup import FeatureLookup
+from antiphon.serving.features.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders
 
 PATH = "/v1/features/lookup"

@@ -16,8 +16,8 @@ from antiphon.app.apply import apply
 from antiphon.app.wiring import Wired
 from antiphon.core.errors import Forbidden, NotFound, TooLarge
 from antiphon.governance.principal import Principal
-from antiphon.serving.feature_lookup import MOST_ENTITIES
-from antiphon.serving.lookup_values import LookupRequest
+from antiphon.serving.features.lookup import MOST_ENTITIES
+from antiphon.serving.features.lookup_values import LookupRequest
 
 MORE = """
 from antiphon import Application, Freshness, Prompt

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import admission
 from benchmarks.admission import Policy, Run, Size, virtually
 
-from antiphon.serving.engine_gate import Gate
+from antiphon.serving.admission.engine_gate import Gate
 
 SIZE = Size(15.0, 20.0, (1.5,), (3,), ())
 

@@ -36,8 +36,8 @@ from antiphon.features.skew.vectors import SkewVectors
 from antiphon.governance.policy_request import Decision
 from antiphon.governance.principal import Principal
 from antiphon.governance.sealing import AesGcmCodec
-from antiphon.serving.feature_lookup import FeatureLookup
-from antiphon.serving.lookup_values import LookupRequest
+from antiphon.serving.features.lookup import FeatureLookup
+from antiphon.serving.features.lookup_values import LookupRequest
 from antiphon.testing.embedding import GivenEmbedders, HashedWords, hashed_words
 
 TEXTS = {

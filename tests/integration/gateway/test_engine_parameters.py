@@ -27,7 +27,7 @@ from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.gateway.openai.engine_parameters import EngineParameters
 from antiphon.governance.keys import Keys
-from antiphon.serving.admission import Admission
+from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes
 from antiphon.testing.small_desk import DESK, SCOPE, SmallDesk

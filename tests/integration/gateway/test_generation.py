@@ -31,7 +31,7 @@ from antiphon.engine.execution.runtime import Layout
 from antiphon.gateway.openai.batch_lines import BatchLines
 from antiphon.governance.keys import Keys
 from antiphon.serving import several
-from antiphon.serving.admission import Admission
+from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.testing import fakes
 from antiphon.testing.scripted_engine import Says, ScriptedEngine

@@ -27,7 +27,7 @@ from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
 from antiphon.learning.evaluation.gates import Validation
 from antiphon.serving.answerer import Answerer
-from antiphon.serving.repeated import GeneratesOnce
+from antiphon.serving.answering.repeated import GeneratesOnce
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 from antiphon.testing.small_desk import DESK, SCOPE, START, SmallDesk
 

@@ -27,7 +27,7 @@ from antiphon.core.errors import (
 from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
 from antiphon.engine.api.messages import Alternative, Branch
 from antiphon.governance.principal import Principal
-from antiphon.serving.admission import Admission
+from antiphon.serving.admission.limits import Admission
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, DecodingOverrides, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine, echo

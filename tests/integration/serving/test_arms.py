@@ -18,8 +18,9 @@ from antiphon.core.errors import AntiphonError, EngineFailed, FeatureUnavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.principal import Principal
-from antiphon.serving import answerer, evidence
-from antiphon.serving.arrival import arrive
+from antiphon.serving import answerer
+from antiphon.serving.answering import evidence
+from antiphon.serving.answering.arrival import arrive
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import Says, Script, ScriptedEngine

@@ -20,7 +20,7 @@ from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.principal import Principal
 from antiphon.serving.breaker import BreakerPolicy
-from antiphon.serving.engines import Breaking
+from antiphon.serving.fallback.engines import Breaking
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest, Message, TextDelta
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine, echo

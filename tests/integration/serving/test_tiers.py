@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import DeadlineExceeded, Overloaded, ResourceUnavailable
-from antiphon.serving.admission import Admission
-from antiphon.serving.arrival import arrive
+from antiphon.serving.admission.limits import Admission
+from antiphon.serving.answering.arrival import arrive
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 from antiphon.testing.small_desk import DESK, SmallDesk
 

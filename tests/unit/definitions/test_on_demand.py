@@ -20,7 +20,7 @@ from antiphon.definitions.nodes import Arithmetic, FeatureValue, Literal, Reques
 from antiphon.definitions.on_demand import checked_input, input_of_text
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.expressions.on_demand import payload, values, with_on_demand
-from antiphon.serving.on_demand import checked_inputs
+from antiphon.serving.features.on_demand import checked_inputs
 
 TEXT = """
 from antiphon import *

@@ -13,7 +13,7 @@ from antiphon.catalog.evaluations import Measure
 from antiphon.catalog.rollouts import JudgedMetric, Judgement
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
-from antiphon.serving import prompts
+from antiphon.serving.answering import prompts
 
 DEFINITIONS = Path(story.__file__).parents[1] / "definitions.py"
 PRINTS = {

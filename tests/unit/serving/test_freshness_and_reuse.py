@@ -10,8 +10,9 @@ from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.errors import FeatureUnavailable
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
-from antiphon.serving import freshness, reuse
-from antiphon.serving.generation import Asked
+from antiphon.serving.answering import reuse
+from antiphon.serving.answering.generation import Asked
+from antiphon.serving.features import reading as freshness
 from antiphon.testing.small_desk import DESK, START, ReadValue, ReadVector
 
 LATER = START + timedelta(hours=1)

@@ -17,8 +17,8 @@ from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.ports import StreamStatus, ViewFreshness
 from antiphon.operations.cost import price
 from antiphon.operations.processes import ProcessStatus
+from antiphon.serving.admission.engine_gate import GateStatus
 from antiphon.serving.breaker import BreakerStanding
-from antiphon.serving.engine_gate import GateStatus
 
 T = TypeVar("T")
 

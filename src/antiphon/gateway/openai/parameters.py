@@ -23,9 +23,9 @@ from antiphon.gateway.bounds import MOST_TOKENS, Int64, Number, TokenCount, Toke
 from antiphon.gateway.openai.engine_parameters import EngineParameters, engine_parameters
 from antiphon.gateway.openai.tools import Called, Named, Offered, offered
 from antiphon.governance.principal import Principal
-from antiphon.serving import tiers
+from antiphon.serving.admission import tiers
+from antiphon.serving.answering.tools import Tools
 from antiphon.serving.request import AnswerRequest, DecodingOverrides, Message
-from antiphon.serving.tools import Tools
 
 NOT_IMPLEMENTED = frozenset(
     {

@@ -10,7 +10,7 @@ import msgspec
 from antiphon.core import json_schemas
 from antiphon.core.errors import InvalidInput
 from antiphon.engine.api.messages import ToolCall
-from antiphon.serving.tools import Tool, Tools
+from antiphon.serving.answering.tools import Tool, Tools
 
 Name = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 

@@ -19,7 +19,7 @@ from antiphon.learning.outcomes.drift import Drift, Printed, drift_of, drifts, f
 from antiphon.learning.outcomes.performance import Group, Scores, by_day, by_release, by_slice, forecasts_of, score
 from antiphon.learning.outcomes.submission import labels_of
 from antiphon.learning.ports import Applications, ReceiptsOfSubject
-from antiphon.serving.printing import print_all
+from antiphon.serving.features.printing import print_all
 
 WEEK = timedelta(days=7)
 MOST_RECEIPTS = 4_000

@@ -21,7 +21,8 @@ from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.learning.datasets.reader import DatasetRow
-from antiphon.serving import freshness, prompts
+from antiphon.serving.answering import prompts
+from antiphon.serving.features import reading as freshness
 from antiphon.training.examples import Example, Part
 
 _HASH_BITS = 64

@@ -1,0 +1,1 @@
+"""Limits on concurrent answers and on requests inside an engine."""

@@ -1,0 +1,294 @@
+"""In front of one engine: at most as many online requests inside it as it can use, the others in order of tier and,
+inside a tier, by turns of tenants.
+
+Turns are start-time fair queueing (Goyal, Vin and Cheng 1996): a request begins where its tenant's last one ended, or
+where the queue is now; it ends so many tokens later, divided by the tenant's weight; the earliest beginning is next.
+
+Invariants:
+- One tenant's requests are let in in order of arrival, and so are all where there is one tenant.
+- Of tenants that have requests waiting, each is let in by its weight, to within one request of each, however many they
+  have. A tenant that has nothing inside does not wait for one that has: a few places beyond the limit are for it.
+- A request that was never let in costs its tenant nothing, and neither does what was let in before the gate was last
+  empty.
+- Batch work, and what runs as batch work, passes untouched: it takes what online leaves in the engine itself.
+- Whoever waits here longer than the queue's bound, or would by the engine's measured pace, is refused with the moment
+  at which there will be room. Of several that are refused each gets a moment of its own, so that they do not come back
+  together. Refusals of a tenant that asks on and on are delayed.
+- A place is given back when its generation ends, however it ends; a caller that goes away while it waits leaves none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+
+from antiphon.core.errors import Overloaded
+from antiphon.engine.api.messages import Delta, Described, Embed, Embedded, Finished, Generate
+from antiphon.serving.admission.drain import Drain
+from antiphon.serving.admission.gradient import Gradient, Window
+from antiphon.serving.admission.refusal_throttle import RefusalThrottle
+from antiphon.serving.ports import EmbeddingEngine
+
+WINDOW_SECONDS = 0.25
+WINDOW_SAMPLES = 10
+HOPE = 0.5
+"""Of the queue's bound, what the expected wait may come to: times differ, and who has waited in vain waits again."""
+
+BEYOND_SHARE = 8
+"""Of the limit, one in so many places (one at least) is beyond it, for tenants that have nothing inside."""
+CHARACTERS_PER_TOKEN = 4
+MOST_TENANTS = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class _WaitingRequest:
+    """A request that waits. ``begin`` moves forward when one of its tenant before it goes away."""
+
+    rank: int
+    begin: float
+    number: int
+    tenant: str
+    tokens: float
+    future: asyncio.Future[None]
+
+    @property
+    def place(self) -> tuple[int, float, int]:
+        """The smallest is next."""
+        return self.rank, self.begin, self.number
+
+
+class GateStatus(msgspec.Struct, frozen=True):
+    """How the gate stands: the limit, who is inside, who waits, and how many a second come out (0: not known yet)."""
+
+    limit: int
+    inside: int
+    waiting: int
+    pace: float
+
+
+class Gate:
+    """Counts places. It belongs to one event loop.
+
+    Args:
+        start: the limit before anything is measured; ``most``: what it never goes beyond, but for tenants that have
+            nothing inside.
+        queue_seconds: how long somebody may wait for a place.
+        monotonic: the clock, in seconds.
+        adaptive: measure and follow; otherwise the limit stays at ``start``.
+        weights: of tenants; 1 for those that are not named.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        most: int,
+        queue_seconds: float,
+        monotonic: Callable[[], float],
+        *,
+        least: int = 1,
+        adaptive: bool = True,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.gradient = Gradient(float(start), float(least), float(max(most, start)))
+        self._queue_seconds = queue_seconds
+        self._monotonic = monotonic
+        self._adaptive = adaptive
+        self._weights = dict(weights or {})
+        self._inside = 0
+        self._inside_of: Counter[str] = Counter()
+        self._number = 0
+        self._turn = 0.0
+        self._ends: dict[tuple[int, str], float] = {}
+        self._waiting: list[_WaitingRequest] = []
+        self._drain = Drain(monotonic)
+        self._refusal_throttle = RefusalThrottle(monotonic)
+        self._opened = monotonic()
+        self._seconds: list[float] = []
+        self._queued: list[float] = []
+        self._most = 0
+
+    @property
+    def status(self) -> GateStatus:
+        """How the gate stands now."""
+        return GateStatus(int(self.gradient.limit), self._inside, self._count_waiting(), self._drain.per_second)
+
+    async def enter(self, rank: int, tenant: str = "", tokens: float = 1.0) -> None:
+        """Take a place, in order of rank (smaller first), then by turns; :meth:`leave` gives it back.
+
+        Args:
+            tokens: how much it is expected to take.
+
+        Raises:
+            Overloaded: there will be none within the queue's bound; ``retry_after`` says when there will.
+        """
+        begin = max(self._turn, self._ends.get((rank, tenant), 0.0))
+        if self._has_room(tenant):  # Nobody who waits has: whoever gets room is let in at once.
+            self._book(rank, tenant, begin, tokens)
+            self._take(tenant, begin)
+            return
+        self._number += 1
+        place = (rank, begin, self._number)
+        ahead = sum(not other.future.done() and other.place < place for other in self._waiting)
+        if self._drain.seconds(ahead + 1) > HOPE * self._queue_seconds:
+            await asyncio.sleep(self._refusal_throttle.delay(tenant))
+            raise self._refusal()
+        self._book(rank, tenant, begin, tokens)
+        future = asyncio.get_running_loop().create_future()
+        waiting = _WaitingRequest(*place, tenant, tokens, future)
+        insort(self._waiting, waiting, key=_place)
+        self._admit()
+        try:
+            async with asyncio.timeout(self._queue_seconds):
+                await asyncio.shield(future)
+        except BaseException as error:
+            self._withdraw(waiting)
+            if future.done() and not future.cancelled():
+                self.leave(tenant)  # the place came in the same moment
+            future.cancel()
+            self._admit()
+            if isinstance(error, TimeoutError):
+                raise self._refusal() from None
+            raise
+
+    def leave(self, tenant: str = "") -> None:
+        """Give a place back."""
+        self._inside -= 1
+        self._inside_of[tenant] -= 1
+        if not self._inside_of[tenant]:
+            del self._inside_of[tenant]
+        self._admit()
+
+    def measure(self, seconds: float, queued: float | None) -> None:
+        """One request has ended ``seconds`` after it was given to the engine, ``queued`` of which it waited in it."""
+        now = self._monotonic()
+        self._drain.ended(full=self._inside >= int(self.gradient.limit))
+        self._seconds.append(seconds)
+        if queued is not None:
+            self._queued.append(queued)
+        if now - self._opened < WINDOW_SECONDS or len(self._seconds) < WINDOW_SAMPLES:
+            return
+        count = len(self._seconds)
+        told = sum(self._queued) / count if len(self._queued) == count else None
+        if self._adaptive:
+            self.gradient = self.gradient.after(Window(sum(self._seconds) / count, told, self._most))
+        self._opened, self._seconds, self._queued, self._most = now, [], [], self._inside
+        self._admit()
+
+    def _has_room(self, tenant: str) -> bool:
+        limit = int(self.gradient.limit)
+        beyond = 0 if self._inside_of[tenant] else max(limit // BEYOND_SHARE, 1)
+        return self._inside < limit + beyond
+
+    def _book(self, rank: int, tenant: str, begin: float, tokens: float) -> None:
+        if len(self._ends) > MOST_TENANTS:
+            self._ends = {key: end for key, end in self._ends.items() if end > self._turn}
+        self._ends[rank, tenant] = begin + self._service(tenant, tokens)
+
+    def _withdraw(self, gone: _WaitingRequest) -> None:
+        """The requests of its tenant behind one that was never let in move forward, to where they would be without
+        it."""
+        end = gone.begin
+        for each in self._waiting:
+            if (each.rank, each.tenant) == (gone.rank, gone.tenant) and each.place > gone.place:
+                each.begin = min(each.begin, end)
+                end = each.begin + self._service(each.tenant, each.tokens)
+        self._ends[gone.rank, gone.tenant] = end
+        self._waiting.sort(key=_place)
+
+    def _service(self, tenant: str, tokens: float) -> float:
+        return tokens / self._weights.get(tenant, 1.0)
+
+    def _take(self, tenant: str, begin: float) -> None:
+        self._inside += 1
+        self._inside_of[tenant] += 1
+        self._turn = max(self._turn, begin)
+        self._most = max(self._most, self._inside)
+
+    def _admit(self) -> None:
+        while True:
+            self._waiting = [each for each in self._waiting if not each.future.done()]
+            following = next((each for each in self._waiting if self._has_room(each.tenant)), None)
+            if following is None:
+                break
+            self._take(following.tenant, following.begin)
+            following.future.set_result(None)
+        if not self._inside and not self._waiting:
+            # What was had before a time with no work at all is not made up for.
+            self._ends.clear()
+            self._turn = 0.0
+
+    def _count_waiting(self) -> int:
+        return sum(not each.future.done() for each in self._waiting)
+
+    def _refusal(self) -> Overloaded:
+        waiting = self._count_waiting()
+        # Not at the first moment at which there may be room, but when the queue has half of what it may have.
+        return Overloaded(
+            f"The engine has all the requests that it can use ({self._inside}), and {waiting} wait.",
+            retry_after=self._drain.retry_after(self._drain.seconds(waiting + 1) - HOPE * self._queue_seconds / 2),
+            where="admission",
+            next_step="Try again after the time that Retry-After says.",
+        )
+
+
+class GatedEngine:
+    """An engine behind a gate; implements ``serving.ports.EmbeddingEngine``.
+
+    Args:
+        tells_queue: whether the engine's usage says how long a request waited in it.
+    """
+
+    def __init__(
+        self, engine: EmbeddingEngine, gate: Gate, monotonic: Callable[[], float], *, tells_queue: bool
+    ) -> None:
+        self._engine = engine
+        self.gate = gate
+        self._monotonic = monotonic
+        self._tells_queue = tells_queue
+
+    async def describe(self) -> Described:
+        """What the engine says of itself."""
+        return await self._engine.describe()
+
+    async def embed(self, request: Embed) -> Embedded:
+        """As the engine does: texts to embed take no slot, and wait in the engine in their own order."""
+        return await self._engine.embed(request)
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        """As the engine does, once there is a place.
+
+        Raises:
+            Overloaded: see :meth:`Gate.enter`.
+        """
+        if request.priority == "batch":
+            async with aclosing(self._engine.generate(request)) as events:
+                async for event in events:
+                    yield event
+            return
+        await self.gate.enter(0 if request.ahead else 1, request.tenant, expected_tokens(request))
+        began = self._monotonic()
+        try:
+            async with aclosing(self._engine.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Finished) and event.reason != "cancelled":
+                        queued = event.usage.queue_seconds if self._tells_queue else None
+                        self.gate.measure(self._monotonic() - began, queued)
+                    yield event
+        finally:
+            self.gate.leave(request.tenant)
+
+
+def _place(request: _WaitingRequest) -> tuple[int, float, int]:
+    return request.place
+
+
+def expected_tokens(request: Generate) -> float:
+    """How many tokens a request may take, prompt and answer."""
+    sent = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
+    return len(request.prompt_ids) + sent / CHARACTERS_PER_TOKEN + request.max_tokens

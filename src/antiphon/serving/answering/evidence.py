@@ -1,0 +1,130 @@
+"""What a request says about a rollout: the exposure of a user in one of its arms, or a pair of live and shadow.
+
+Pure: the values are made here and committed in ``committing``. An exposure has its request's id, so that one request
+is one exposure even when its first recording was committed and said to have failed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
+from antiphon.catalog.rollouts import Arm, Assigned, Exposure, ShadowPair
+from antiphon.core.errors import AntiphonError, OutputInvalid
+from antiphon.core.scope import Scope
+from antiphon.definitions.application import ApplicationSpec
+from antiphon.serving.answering.arrival import Arrival
+from antiphon.serving.request import Mirrored
+
+
+def answered(arrival: Arrival, assigned: Assigned, receipt: Receipt, replaced: bool) -> Exposure | None:
+    """The exposure behind an answer; ``None`` for somebody who is in no arm.
+
+    What stood in for a release is no answer of its own: its arm failed this user, as it would have without a stand-in.
+
+    Args:
+        replaced: whether a fallback stands in the text that is served, now or since it was first made.
+    """
+    arm = _arm(assigned)
+    if arm is None or assigned.rollout is None:
+        return None
+    return Exposure(
+        rollout=assigned.rollout,
+        id=arrival.request_id,
+        scope=receipt.scope,
+        unit=arrival.unit,
+        arm=arm,
+        step=assigned.step,
+        probability=assigned.probability,
+        error=receipt.role if receipt.role in STAND_IN_ROLES else None,
+        invalid=replaced,
+        generated=receipt.cache.origin == "generated",
+        first_byte=receipt.timing.first_byte,
+        seconds=receipt.timing.total,
+        publication=receipt.publication,
+        prediction=receipt.prediction,
+        created_at=receipt.created_at,
+    )
+
+
+def failed(
+    arrival: Arrival, assigned: Assigned, publication: int | None, error: Exception, moment: datetime
+) -> Exposure | None:
+    """The exposure of a user who got no answer; ``None`` for somebody who is in no arm."""
+    arm = _arm(assigned)
+    if arm is None or assigned.rollout is None:
+        return None
+    seconds = arrival.seconds
+    return Exposure(
+        rollout=assigned.rollout,
+        id=arrival.request_id,
+        scope=arrival.request.scope,
+        unit=arrival.unit,
+        arm=arm,
+        step=assigned.step,
+        probability=assigned.probability,
+        error=code_of(error),
+        invalid=isinstance(error, OutputInvalid),
+        generated=False,
+        first_byte=seconds,
+        seconds=seconds,
+        publication=publication,
+        prediction=None,
+        created_at=moment,
+    )
+
+
+def replaces(receipt: Receipt) -> bool:
+    """Whether a guard put its fallback into this receipt's text."""
+    return any(action.action == "template" for action in receipt.guards)
+
+
+def probability(application: ApplicationSpec, classes: dict[str, dict[str, float]]) -> float | None:
+    """What an answer gives to the positive label of the application's outcome; ``None`` when it was not measured."""
+    outcome = application.outcome
+    return None if outcome is None else classes.get(outcome.property, {}).get(outcome.positive)
+
+
+def paired(mirrors: Mirrored, application: ApplicationSpec, receipt: Receipt) -> ShadowPair:
+    """The online answer and the shadow's receipt, side by side."""
+    return ShadowPair(
+        rollout=mirrors.rollout,
+        scope=receipt.scope,
+        prediction=mirrors.prediction,
+        shadow=receipt.prediction,
+        error=None,
+        same_text=receipt.text_blob == mirrors.text_blob,
+        live_probability=mirrors.probability,
+        shadow_probability=probability(application, receipt.classes),
+        live_seconds=mirrors.seconds,
+        shadow_seconds=receipt.timing.total,
+        created_at=receipt.created_at,
+    )
+
+
+def unpaired(mirrors: Mirrored, scope: Scope, code: str, seconds: float, moment: datetime) -> ShadowPair:
+    """An online answer that the candidate had none to set beside."""
+    return ShadowPair(
+        rollout=mirrors.rollout,
+        scope=scope,
+        prediction=mirrors.prediction,
+        shadow=None,
+        error=code,
+        same_text=False,
+        live_probability=mirrors.probability,
+        shadow_probability=None,
+        live_seconds=mirrors.seconds,
+        shadow_seconds=seconds,
+        created_at=moment,
+    )
+
+
+def code_of(error: Exception) -> str:
+    """The error's code; whatever was not raised on purpose is an internal error."""
+    return error.code if isinstance(error, AntiphonError) else AntiphonError.code
+
+
+def _arm(assigned: Assigned) -> Arm | None:
+    if assigned.role == "canary" or assigned.role == "control":
+        return assigned.role
+    return None

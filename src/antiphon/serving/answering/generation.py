@@ -1,0 +1,331 @@
+"""From a prompt to a text that passed its guards: generate, guard, retry, template.
+
+The steps after the engine are pure, so that a replay can take them again from the recorded texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
+from antiphon.core.clock import parse_duration
+from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
+from antiphon.core.ids import canonical, new_id
+from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
+from antiphon.engine.api.messages import Branch, Delta, Finished, Generate, ModelDescription, Penalties, TokenOut, Turn
+from antiphon.engine.scheduling.service_level import ServiceLevel
+from antiphon.serving.answering import guards, prompts
+from antiphon.serving.answering.output import mismatches, parsed
+from antiphon.serving.answering.tools import schema, tagged, writes_tools
+from antiphon.serving.ports import Engine
+from antiphon.serving.request import DecodingOverrides, Tier
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Everything that decides a text: the same value gives the same text inside one fingerprint.
+
+    Attributes:
+        parameters: unset for none, so that stored answers are found by the key that they had before there were any.
+    """
+
+    model: str
+    fingerprint: str
+    prompt: str
+    messages: tuple[Turn, ...]
+    decoding: Decoding
+    json_schema: str | None
+    branches: bool
+    logprobs: int | None = None
+    cache_salt: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    penalties: Penalties = Penalties()
+    tools: str | None = None
+    grammar: str | None = None
+    parameters: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Generated(msgspec.Struct, frozen=True):
+    """One attempt: what was sent and what came back; ``prompt`` are the prompt's own tokens, if they were asked for."""
+
+    sent: Generate
+    finished: Finished
+    tokens: tuple[TokenOut, ...]
+    prompt: tuple[TokenOut, ...] = ()
+
+
+class Written(msgspec.Struct, frozen=True):
+    """The outcome of all attempts together."""
+
+    text: str
+    finish_reason: str
+    attempts: tuple[Generated, ...]
+    actions: tuple[GuardReceipt, ...]
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """Of the first attempt: a retry is sampled, so its branch says less about the model."""
+        return self.attempts[0].finished.branches
+
+    @property
+    def usage(self) -> UsageReceipt:
+        """Tokens and engine seconds of every attempt."""
+        usages = [attempt.finished.usage for attempt in self.attempts]
+        return UsageReceipt(
+            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+            cached_prompt_tokens=sum(usage.cached_prompt_tokens for usage in usages),
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            forced_tokens=sum(usage.forced_tokens for usage in usages),
+            engine_seconds=sum(usage.engine_seconds for usage in usages),
+            attempts=len(usages),
+        )
+
+
+def ask(
+    model: ModelDescription,
+    conversation: Sequence[Turn],
+    decoding: Decoding,
+    json_schema: Mapping[str, Any] | None,
+    overrides: DecodingOverrides,
+    *,
+    raw_prompt: str | tuple[int, ...] | None = None,
+    classes: bool = False,
+    cache_salt: str = "",
+) -> Asked:
+    """Render the conversation for a model: as text, or as turns when the engine has its own template.
+
+    A raw prompt, text or tokens, goes to the engine as it is.
+    """
+    tools = overrides.tools
+    own_template = not model.chat_template and raw_prompt is None
+    prompt = raw_prompt if isinstance(raw_prompt, str) else ""
+    grammar = None
+    if raw_prompt is None and not own_template:
+        prompt = prompts.chat(model, conversation, tools)
+        if tools is not None and writes_tools(model.chat_template):
+            grammar = tagged(tools)
+        elif tools is not None:
+            json_schema = schema(tools)
+    return Asked(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        prompt=prompt,
+        messages=tuple(conversation) if own_template else (),
+        decoding=decoding,
+        json_schema=json.dumps(json_schema) if json_schema is not None else None,
+        branches=classes,
+        cache_salt=cache_salt,
+        logprobs=overrides.logprobs,
+        prompt_ids=raw_prompt if isinstance(raw_prompt, tuple) else (),
+        prompt_logprobs=overrides.prompt_logprobs,
+        penalties=overrides.penalties or Penalties(),
+        tools=canonical(tools.openai).decode() if tools is not None and own_template else None,
+        grammar=grammar,
+        parameters=overrides.engine or msgspec.UNSET,
+    )
+
+
+def engine_fields(parameters: str) -> dict[str, Any]:
+    """Request fields beyond OpenAI's, by name."""
+    return msgspec.json.decode(parameters, type=dict[str, Any]) if parameters else {}
+
+
+def service_level(slo: SLO) -> ServiceLevel:
+    """What batch work in the engine may not take from an application's answers."""
+    return ServiceLevel(
+        ttft=parse_duration(slo.ttft_p99).total_seconds(),
+        tpot=None if slo.tpot_p99 is None else parse_duration(slo.tpot_p99).total_seconds(),
+        latency=parse_duration(slo.latency_p99).total_seconds(),
+        slowdown=slo.slowdown,
+    )
+
+
+def to_engine(
+    asked: Asked,
+    path: Path,
+    attempt: int,
+    warmth: float,
+    traceparent: str | None,
+    slo: SLO | None = None,
+    tier: Tier = "default",
+) -> Generate:
+    """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
+    decoding = asked.decoding
+    priority = "batch" if tier == "flex" else path
+    parameters = engine_fields(asked.parameters or "")
+    ignore_end = bool(parameters.pop("ignore_eos", False))
+    return Generate(
+        id=new_id("gen"),
+        model=asked.model,
+        prompt=asked.prompt,
+        messages=asked.messages,
+        max_tokens=decoding.max_tokens,
+        temperature=max(decoding.temperature, warmth) if attempt else decoding.temperature,
+        top_p=decoding.top_p,
+        seed=decoding.seed + attempt,
+        stop=decoding.stop,
+        json_schema=asked.json_schema,
+        logprobs=asked.logprobs,
+        branches=asked.branches and attempt == 0,
+        priority=priority,
+        traceparent=traceparent,
+        cache_salt=asked.cache_salt,
+        level=None if slo is None or priority == "batch" else service_level(slo),
+        ahead=tier == "priority",
+        prompt_ids=asked.prompt_ids,
+        prompt_logprobs=asked.prompt_logprobs,
+        penalties=asked.penalties,
+        tools=asked.tools,
+        grammar=asked.grammar,
+        ignore_end=ignore_end,
+        parameters=canonical(parameters).decode() if parameters else "",
+    )
+
+
+async def stream(
+    engine: Engine, request: Generate, deadline: float | None = None
+) -> AsyncGenerator[Delta | Generated, None]:
+    """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
+
+    Raises:
+        EngineFailed: the engine ended without finishing the text, so what there is may not be served.
+        DeadlineExceeded: the text was not finished in time; the engine's slot is free again.
+    """
+    tokens: list[TokenOut] = []
+    prompt: tuple[TokenOut, ...] = ()
+    async with aclosing(engine.generate(request)) as events:
+        while (event := await _next(events, deadline)) is not None:
+            if isinstance(event, Delta):
+                tokens.extend(event.tokens)
+                prompt = event.prompt or prompt
+                yield event
+            elif event.reason == "cancelled":
+                break
+            else:
+                yield Generated(sent=request, finished=event, tokens=tuple(tokens), prompt=prompt)
+                return
+    raise EngineFailed("The engine gave the text up before its end.", where="engine", next_step="Try again.")
+
+
+async def _next(events: AsyncGenerator[Delta | Finished, None], deadline: float | None) -> Delta | Finished | None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(events, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "The answer was not finished in time.",
+            where="engine",
+            next_step="Try again when it is less busy, ask for fewer tokens, or raise [gateway] request_timeout.",
+        ) from None
+
+
+async def write(
+    engine: Engine, asked: Asked, application: ApplicationSpec, names: Mapping[str, Any],
+    prints: Mapping[str, str | None], path: Path, traceparent: str | None, deadline: float | None = None,
+    tier: Tier = "default",
+) -> Written:  # fmt: skip
+    """Generate until the guards pass, or take the fallback when the retries are used up.
+
+    Raises:
+        DeadlineExceeded: the attempts together took too long.
+        OutputInvalid: the text does not meet the schema (it was cut off, say) and no fallback mends it.
+    """
+    retries = max((guard.retries for guard in application.guards), default=0)
+    warmth = max((guard.retry_temperature for guard in application.guards), default=0.0)
+    attempts: list[Generated] = []
+    actions: list[GuardReceipt] = []
+    for number in range(1 + retries):
+        request = to_engine(asked, path, number, warmth, traceparent, application.slo, tier)
+        async for event in stream(engine, request, deadline):
+            if isinstance(event, Generated):
+                attempts.append(event)
+        generated = attempts[-1].finished
+        wrong = check(generated.text, generated.reason, application, prints, names)
+        if not wrong:
+            actions += [GuardReceipt(guard=_name(guard.property), action="pass") for guard in application.guards]
+            return Written(generated.text, generated.reason, tuple(attempts), tuple(actions))
+        if not application.guards:
+            raise _invalid(application, "; ".join(wrong.values()))
+        if number < retries:
+            actions += [GuardReceipt(_name(place), "retry", reason) for place, reason in wrong.items()]
+    text, replaced = fall_back([attempt.finished.text for attempt in attempts], application, prints, names)
+    actions += [GuardReceipt(_name(place), "template", reason) for place, reason in replaced.items()]
+    return Written(text, "stop", tuple(attempts), tuple(actions))
+
+
+def check(
+    text: str,
+    reason: str,
+    application: ApplicationSpec,
+    prints: Mapping[str, str | None],
+    names: Mapping[str, Any],
+) -> dict[str, str]:
+    """Why this text may not be served: guarded property (``""``: the output as a whole) to a reason."""
+    output: Any = None
+    wrong: dict[str, str] = {}
+    if application.output_schema is not None:
+        output = parsed(text)
+        if output is None:
+            return {"": "it was cut off" if reason == "length" else "it is not JSON"}
+        guarded = {guard.property for guard in application.guards}
+        for place, mismatch in mismatches(application.schema or {}, output).items():
+            wrong.setdefault(place if place in guarded else "", mismatch)
+    for guard in application.guards:
+        stated = output.get(guard.property) if isinstance(output, dict) else text
+        if not isinstance(stated, str):
+            wrong.setdefault(guard.property, f"it has no {guard.property}")
+            continue
+        found = guards.violations(stated, application.figures, prints, names["entity"].values())
+        if found:
+            wrong.setdefault(guard.property, "; ".join(found[:3]))
+    return wrong
+
+
+def fall_back(
+    texts: list[str], application: ApplicationSpec, prints: Mapping[str, str | None], names: Mapping[str, Any]
+) -> tuple[str, dict[str, str]]:
+    """Fallbacks in place of the guarded properties that may not be served; the other properties are those of the
+    first attempt that is otherwise whole.
+
+    Returns:
+        The text, and the replaced properties with the reason each was replaced for.
+
+    Raises:
+        OutputInvalid: no attempt gave an output to stand beside the fallback.
+    """
+    problem = "no attempt was made"
+    for text in texts:
+        wrong = check(text, "stop", application, prints, names)
+        if "" in wrong:
+            problem = wrong[""]
+            continue
+        output = parsed(text) if application.output_schema is not None else {}
+        written = {
+            guard.property: prompts.render(
+                guard.fallback, {**names, "output": output}, f"guard {guard.property}, fallback"
+            ).strip()
+            for guard in application.guards
+            if guard.property in wrong
+        }
+        if application.output_schema is None:
+            return " ".join(written.values()), wrong
+        return json.dumps({**output, **written}, ensure_ascii=False), wrong
+    raise _invalid(application, problem)
+
+
+def _name(place: str) -> str:
+    return f"figures:{place}" if place else "output"
+
+
+def _invalid(application: ApplicationSpec, problem: str) -> OutputInvalid:
+    return OutputInvalid(
+        f"The model's text does not meet the output schema: {problem}.",
+        where=f"application {application.name}",
+        next_step="Raise decoding.max_tokens or shorten what the schema asks for.",
+    )

@@ -1,0 +1,1 @@
+"""Features of a request: read, held to their contracts, printed and looked up."""

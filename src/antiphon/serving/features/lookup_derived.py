@@ -1,0 +1,153 @@
+"""What a lookup makes of values that it read: on-demand features and vectors.
+
+Invariants: on-demand features are computed of what contracts and policy left, by the closure that answers use, and of
+inputs that are checked before anything is read; vectors are of the publication of the values beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from antiphon.core.clock import from_microseconds, microseconds
+from antiphon.core.errors import InvalidInput
+from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, defaults_of
+from antiphon.features.embedding.reading import VectorRows
+from antiphon.features.expressions.on_demand import payload, values
+from antiphon.features.freshness import rule_of
+from antiphon.serving.features.lookup_judge import masked
+from antiphon.serving.features.lookup_values import Derived, LookedUp, Lookup, LookupRequest
+from antiphon.serving.features.on_demand import checked_against
+
+_LOOKUP = "What is looked up"
+
+
+def input_types(on_demand: Sequence[OnDemandSpec], keys: frozenset[str]) -> dict[str, InputType]:
+    """What a request must say; an input named like an entity key is read from the entity."""
+    types: dict[str, InputType] = {}
+    for view in on_demand:
+        types.update(view.inputs)
+    return {name: declared for name, declared in types.items() if name not in keys}
+
+
+def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
+    """The inputs of each entity as their types have them.
+
+    Raises:
+        InvalidInput: one is missing, unknown or of another type, or there are not as many as entities.
+    """
+    derived = request.plan.derived
+    assert derived is not None
+    types, given = input_types(derived.on_demand, derived.keys), request.inputs
+    defaults = defaults_of(derived.on_demand)
+    if isinstance(given, Mapping):
+        return [checked_against(types, given, _LOOKUP, defaults=defaults)] * len(request.entities)
+    if len(given) != len(request.entities):
+        raise InvalidInput(
+            f"{len(request.entities)} entities but {len(given)} inputs.",
+            where="inputs",
+            next_step="Give one object for all entities, or a list with one for each.",
+        )
+    return [
+        checked_against(types, each, _LOOKUP, f"inputs[{number}]", defaults=defaults)
+        for number, each in enumerate(given)
+    ]
+
+
+def require_no_inputs(request: LookupRequest) -> None:
+    """Refuse inputs where nothing is computed of them.
+
+    Raises:
+        InvalidInput: there are some.
+    """
+    given = [request.inputs] if isinstance(request.inputs, Mapping) else request.inputs
+    for one in given:
+        checked_against({}, one, _LOOKUP)
+
+
+def derive(
+    request: LookupRequest,
+    found: Lookup,
+    inputs: Sequence[Mapping[str, InputValue]],
+    vectors: VectorRows | None,
+    masks: Sequence[Sequence[str]] | None,
+) -> Lookup:
+    """The lookup with what is made of it, and without what was read for that alone."""
+    derived = request.plan.derived
+    assert derived is not None
+    names = (*found.features, *_made_names(derived), *_vector_names(derived))
+    place = {name: index for index, name in enumerate(names)}
+    picked = [place[name] for name in derived.names]
+    lines = []
+    for number, (line, entity) in enumerate(zip(found.entities, request.entities, strict=True)):
+        made = _computed(derived, found, line, {**entity, **inputs[number]})
+        near = _vectors(derived, request, vectors, number, found.as_of) if vectors is not None else LookedUp((), (), ())
+        whole = LookedUp(
+            (*line.values, *made.values, *near.values),
+            (*line.event_times, *made.event_times, *near.event_times),
+            (*line.contracts, *made.contracts, *near.contracts),
+            line.instead,
+        )
+        if masks is not None and masks[number]:
+            whole = masked(names, whole, masks[number])
+        lines.append(_picked(whole, picked, derived.names))
+    snapshots = dict(found.snapshots)
+    if vectors is not None:
+        snapshots |= vectors.snapshots
+    returned = {name.partition(".")[0] for name in derived.names}
+    reads = {name.partition(".")[0] for view in derived.on_demand for name in view.reads()}
+    return msgspec.structs.replace(
+        found,
+        features=derived.names,
+        entities=lines,
+        snapshots={view: one for view, one in snapshots.items() if view in returned | reads},
+        models={
+            name: spec.models[name.partition(".")[2]] for spec, asked in derived.vectors.values() for name in asked
+        },
+    )
+
+
+def _made_names(derived: Derived) -> list[str]:
+    return [f"{view.name}.{name}" for view in derived.on_demand for name in view.features]
+
+
+def _vector_names(derived: Derived) -> list[str]:
+    return [name for _, names in derived.vectors.values() for name in names]
+
+
+def _computed(derived: Derived, found: Lookup, line: LookedUp, said: Mapping[str, Any]) -> LookedUp:
+    read: Any = dict(zip(found.features, line.values, strict=True))
+    times = dict(zip(found.features, line.event_times, strict=True))
+    known = payload(said, read, from_microseconds(found.as_of))
+    results, moments, contracts = [], list[int | None](), []
+    for view in derived.on_demand:
+        for value, reads in values(view, known).values():
+            results.append(value)
+            moments.append(max((time for one in reads if (time := times.get(one)) is not None), default=None))
+            contracts.append("absent" if value is None else "fresh")
+    return LookedUp(tuple(results), tuple(moments), tuple(contracts))
+
+
+def _vectors(derived: Derived, request: LookupRequest, vectors: VectorRows, number: int, as_of: int) -> LookedUp:
+    row = vectors.entities[number]
+    results, moments, contracts = [], [], []
+    for name in _vector_names(derived):
+        one, view = row[name], name.partition(".")[0]
+        time = None if one.event_time is None else microseconds(one.event_time)
+        rule = rule_of(request.plan.contracts.get(view))
+        outcome = rule.outcome(one.value, time, as_of, rule.accepts_source(vectors.quality.get(view)))
+        results.append(None if outcome in ("defaulted", "rejected") else one.value)
+        moments.append(time)
+        contracts.append(outcome)
+    return LookedUp(tuple(results), tuple(moments), tuple(contracts))
+
+
+def _picked(line: LookedUp, places: Sequence[int], names: Sequence[str]) -> LookedUp:
+    return LookedUp(
+        tuple(line.values[place] for place in places),
+        tuple(line.event_times[place] for place in places),
+        tuple(line.contracts[place] for place in places),
+        {name: one for name, one in line.instead.items() if name in names},
+    )

@@ -1,0 +1,202 @@
+"""What a freshness contract does to a value that is read: it stands in the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from antiphon.catalog.receipts import FeatureReceipt
+from antiphon.core.clock import microseconds
+from antiphon.core.errors import FeatureUnavailable
+from antiphon.definitions.application import ApplicationSpec, Freshness
+from antiphon.definitions.on_demand import InputValue
+from antiphon.features.freshness import rule_of
+from antiphon.features.remedies import Remedied
+from antiphon.serving.features import on_demand
+from antiphon.serving.features.printing import Value, print_all
+from antiphon.serving.ports import FeatureValue, FeatureVector
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Features of one request after their contracts: what was read, and how it prints."""
+
+    publication: int | None
+    features: tuple[FeatureReceipt, ...]
+    prints: dict[str, str | None]
+
+
+def apply(
+    vector: FeatureVector | None,
+    application: ApplicationSpec,
+    as_of: datetime,
+    masked: Sequence[str] = (),
+    inputs: Mapping[str, InputValue] | None = None,
+    entity: Mapping[str, str] | None = None,
+    remedies: Mapping[str, Remedied] | None = None,
+) -> Reading:
+    """Hold every value against its view's contract; a masked one is read as absent, whatever its contract.
+
+    On-demand features are computed of what is left; those of a dataset's row are in it already.
+
+    Args:
+        inputs, entity: what the request says, for on-demand features.
+        remedies: what stands in for stale values, by ``view.feature``.
+
+    Raises:
+        FeatureUnavailable: a value is beyond a contract that rejects, or the entity has no features at all.
+    """
+    if vector is None and not application.on_demand:
+        return Reading(publication=None, features=(), prints={})
+    receipts = {} if vector is None else _held(vector, application, as_of, masked, remedies or {})
+    # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
+    if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
+        raise FeatureUnavailable(
+            f"The application {application.name} has no features of the entity that was asked about.",
+            where=f"application {application.name}",
+            next_step="Check the entity's keys; `antiphon features status` shows what is published.",
+        )
+    if not has_on_demand(application, receipts):
+        receipts |= on_demand.computed(application, receipts, inputs or {}, entity or {}, as_of)
+        for name in receipts:
+            if masked and _hidden(name, masked):
+                receipts[name] = msgspec.structs.replace(
+                    receipts[name], value=None, age_seconds=None, contract="masked"
+                )
+    values: Mapping[str, Value] = {name: receipt.value for name, receipt in receipts.items()}
+    prints = print_all(values, application.figures)
+    return Reading(
+        publication=vector.publication if vector is not None else None,
+        features=tuple(
+            msgspec.structs.replace(receipt, printed=prints.get(name)) for name, receipt in receipts.items()
+        ),
+        prints=prints,
+    )
+
+
+def to_remedy(
+    vector: FeatureVector, application: ApplicationSpec, as_of: datetime, masked: Sequence[str] = ()
+) -> list[str]:
+    """Views with a stale value whose contract asks for something in its place."""
+    if vector.publication is None:
+        return []
+    rules = {view: rule for view, one in application.freshness.items() if (rule := rule_of(one)).substitutes}
+    found: dict[str, None] = {}
+    for name, value in vector.values.items() if rules else ():
+        view = name.partition(".")[0]
+        if view not in rules or view in found or _hidden(name, masked):
+            continue
+        source = rules[view].accepts_source(_quality(vector, view))
+        if rules[view].outcome(value.value, _event_time(value), microseconds(as_of), source) not in ("fresh", "absent"):
+            found[view] = None
+    return list(found)
+
+
+def _held(
+    vector: FeatureVector,
+    application: ApplicationSpec,
+    as_of: datetime,
+    masked: Sequence[str],
+    remedies: Mapping[str, Remedied],
+) -> dict[str, FeatureReceipt]:
+    receipts: dict[str, FeatureReceipt] = {}
+    for name, value in vector.values.items():
+        if masked and _hidden(name, masked):
+            receipts[name] = _masked(name, value)
+            continue
+        view = name.partition(".")[0]
+        contract = application.freshness.get(view)
+        if contract is not None and vector.publication is None:  # a dataset's row belongs to no snapshot
+            contract = msgspec.structs.replace(contract, min_source_quality=0.0)
+        receipts[name] = _judge(name, value, contract, as_of, _quality(vector, view), remedies.get(name))
+    return receipts
+
+
+def has_on_demand(application: ApplicationSpec, names: Collection[str]) -> bool:
+    """Whether every on-demand feature is among these: a dataset's row has them, with the inputs they were made from."""
+    return all(f"{view.name}.{name}" in names for view in application.on_demand for name in view.features)
+
+
+def _hidden(name: str, masked: Sequence[str]) -> bool:
+    return name in masked or f"{name.partition('.')[0]}.*" in masked
+
+
+def _masked(name: str, value: FeatureValue) -> FeatureReceipt:
+    return FeatureReceipt(
+        name=name,
+        value=None,
+        printed=None,
+        definition_version=value.definition_version,
+        snapshot=value.snapshot,
+        event_time=value.event_time,
+        age_seconds=None,
+        contract="masked",
+        stream_offset=value.stream_offset,
+    )
+
+
+def _judge(
+    name: str,
+    value: FeatureValue,
+    contract: Freshness | None,
+    as_of: datetime,
+    quality: float | None,
+    remedied: Remedied | None,
+) -> FeatureReceipt:
+    rule = rule_of(contract)
+    outcome = rule.outcome(value.value, _event_time(value), microseconds(as_of), rule.accepts_source(quality))
+    if outcome not in ("fresh", "absent") and remedied is not None:
+        return _stood_in(name, remedied, as_of)
+    age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
+    if outcome == "rejected" or (outcome == "absent" and rule.violation == "rejected"):
+        raise FeatureUnavailable(
+            f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, age, quality),
+            where=f"feature {name}",
+            next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",
+        )
+    return FeatureReceipt(
+        name=name,
+        value=None if outcome == "defaulted" else value.value,
+        printed=None,
+        definition_version=value.definition_version,
+        snapshot=value.snapshot,
+        event_time=value.event_time,
+        age_seconds=age,
+        contract=outcome,
+        stream_offset=value.stream_offset,
+        source_quality=quality,
+    )
+
+
+def _stood_in(name: str, remedied: Remedied, as_of: datetime) -> FeatureReceipt:
+    moment = remedied.event_time
+    return FeatureReceipt(
+        name=name,
+        value=remedied.value,
+        printed=None,
+        definition_version=remedied.definition_version,
+        snapshot=remedied.snapshot,
+        event_time=moment,
+        age_seconds=(as_of - moment).total_seconds() if moment is not None else None,
+        contract=remedied.contract,
+        stream_offset=remedied.stream_offset,
+        source_quality=remedied.quality,
+    )
+
+
+def _event_time(value: FeatureValue) -> int | None:
+    return None if value.event_time is None else microseconds(value.event_time)
+
+
+def _quality(vector: FeatureVector, view: str) -> float | None:
+    facts = vector.facts.get(view)
+    return None if facts is None else facts.source_quality
+
+
+def _why(name: str, contract: Freshness | None, age: float | None, quality: float | None) -> str:
+    assert contract is not None
+    if age is not None and age * 1e6 > rule_of(contract).max_age:
+        return f"The feature {name} is {age:.0f} s old, its contract allows {contract.max_age}."
+    found = "unknown" if quality is None else f"{quality:.1%}"
+    return f"The quality of the source of {name} is {found}, its contract asks for {contract.min_source_quality:.1%}."

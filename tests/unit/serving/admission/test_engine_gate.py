@@ -1,0 +1,342 @@
+"""The gate in front of an engine: order, bounds, honest refusals, no place lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from antiphon.core.errors import EngineFailed, Overloaded
+from antiphon.engine.api.messages import Delta, Described, Finished, Generate, Usage
+from antiphon.serving.admission.drain import Drain
+from antiphon.serving.admission.engine_gate import Gate, GatedEngine
+from antiphon.serving.admission.refusal_throttle import REFUSALS
+
+
+class Ticking:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Held:
+    """An engine whose generations end when they are told to."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.ends: dict[str, asyncio.Event] = {}
+
+    async def describe(self) -> Described:
+        raise EngineFailed("It is not asked here.")
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        self.running.append(request.id)
+        end = self.ends.setdefault(request.id, asyncio.Event())
+        try:
+            yield Delta(request.id, "a")
+            await end.wait()
+            yield Finished(request.id, "stop", "a", Usage(1, 0, 1, 0, 1, 0.0, 0.0, 0.0, 0.0), "fp")
+        finally:
+            self.running.remove(request.id)
+
+
+def asked(name: str, **fields: object) -> Generate:
+    return Generate(name, "m", "p", 8, **fields)  # type: ignore[arg-type]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class World:
+    def __init__(self, start: int = 2, queue: float = 30.0) -> None:
+        self.clock, self.engine = Ticking(), Held()
+        self.gate = Gate(start, 64, queue, self.clock, adaptive=False)
+        self.gated = GatedEngine(self.engine, self.gate, self.clock, tells_queue=True)
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, name: str, **fields: object) -> asyncio.Task[None]:
+        async def run() -> None:
+            async with aclosing(self.gated.generate(asked(name, **fields))) as events:
+                async for _ in events:
+                    pass
+
+        self.tasks[name] = asyncio.create_task(run())
+        await settle()
+        return self.tasks[name]
+
+    async def end(self, name: str) -> None:
+        self.engine.ends[name].set()
+        await self.tasks[name]
+        await settle()
+
+
+async def test_priority_goes_ahead_and_others_in_order() -> None:
+    world = World()
+    for name, ahead in (("a", False), ("b", False), ("c", False), ("d", False), ("e", True)):
+        await world.ask(name, ahead=ahead)
+    assert world.engine.running == ["a", "b"]
+    assert world.gate.status.waiting == 3
+    await world.end("a")
+    assert world.engine.running == ["b", "e"]
+    await world.end("b")
+    await world.end("e")
+    assert world.engine.running == ["c", "d"]
+    await world.end("c")
+    await world.end("d")
+    assert (world.gate.status.inside, world.gate.status.waiting) == (0, 0)
+
+
+async def test_batch_work_never_counts() -> None:
+    world = World(start=1)
+    await world.ask("online")
+    for number in range(5):
+        await world.ask(f"batch-{number}", priority="batch")
+    assert len(world.engine.running) == 6
+    assert world.gate.status.inside == 1
+    for name in list(world.tasks):
+        await world.end(name)
+
+
+async def test_whoever_leaves_while_waiting_or_inside_leaves_no_place_taken() -> None:
+    world = World(start=1)
+    for name in ("inside", "waits", "next"):
+        await world.ask(name)
+    world.tasks["waits"].cancel()
+    await settle()
+    world.tasks["inside"].cancel()
+    await settle()
+    assert world.engine.running == ["next"]
+    # A place that is given in the moment of the departure goes on to the one behind.
+    await world.ask("gone")
+    await world.ask("last")
+    world.engine.ends["next"].set()
+    while world.gate.status.waiting == 2:
+        await asyncio.sleep(0)
+    world.tasks["gone"].cancel()
+    await settle()
+    assert world.engine.running == ["last"]
+    await world.end("last")
+    assert world.gate.status.inside == 0
+
+
+async def test_an_engine_that_fails_gives_its_place_back() -> None:
+    world = World(start=1)
+
+    class Broken(Held):
+        async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+            raise EngineFailed("It died.")
+            yield
+
+    world.gated = GatedEngine(Broken(), world.gate, world.clock, tells_queue=True)
+    task = await world.ask("a")
+    with pytest.raises(EngineFailed):
+        await task
+    assert world.gate.status.inside == 0
+
+
+async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their_own() -> None:
+    world = World(start=1, queue=4.0)
+    await world.ask("first")
+    for number in range(5):  # two a second come out, while it is full
+        await world.ask(f"x{number}")
+        world.clock.now += 0.5
+        await world.end("first" if number == 0 else f"x{number - 1}")
+    assert world.gate.status.pace == pytest.approx(2.0)
+    for number in range(4):
+        await world.ask(f"w{number}")
+    assert world.gate.status.waiting == 4
+    waits = []
+    for number in range(3):
+        with pytest.raises(Overloaded) as refused:
+            await (await world.ask(f"r{number}"))
+        waits.append(refused.value.retry_after)
+    # Four wait, which takes two seconds: there is room when two have gone, for the others one by one after that.
+    assert waits == pytest.approx([1.5, 2.0, 2.5])
+    # Whoever asks on and on all the same is answered later.
+    for number in range(3, REFUSALS.capacity):
+        with pytest.raises(Overloaded):
+            await (await world.ask(f"r{number}"))
+    held = await world.ask("held")
+    assert not held.done()
+    with pytest.raises(Overloaded):
+        await held
+    # One that goes ahead waits behind nobody.
+    await world.ask("ahead", ahead=True)
+    assert world.gate.status.waiting == 5
+    for task in world.tasks.values():
+        task.cancel()
+    await asyncio.gather(*world.tasks.values(), return_exceptions=True)
+    assert (world.gate.status.inside, world.gate.status.waiting) == (0, 0)
+
+
+async def test_waiting_ends_with_the_queues_bound() -> None:
+    world = World(start=1, queue=0.05)
+    await world.ask("first")
+    with pytest.raises(Overloaded):
+        await (await world.ask("second"))
+    assert world.gate.status.waiting == 0
+    await world.end("first")
+
+
+def test_a_drain_that_stands_still_slows_and_a_calm_one_is_forgotten() -> None:
+    clock = Ticking()
+    drain = Drain(clock)
+    assert (drain.per_second, drain.retry_after(0.0)) == (0.0, 1.0)
+    for _ in range(11):
+        drain.ended(full=True)
+        clock.now += 0.1
+    assert drain.per_second == pytest.approx(10 / 1.1)
+    clock.now += 8.9
+    assert drain.per_second == pytest.approx(1.0)
+    drain.ended(full=False)
+    assert drain.per_second == 0.0
+
+
+async def entered(gate: Gate, wanted: list[tuple[str, float]]) -> list[str]:
+    """Ask for a place for each (tenant, tokens) at once; the tenants in the order in which they get one, if one leaves
+    whenever one has come in."""
+    order: list[str] = []
+    settled = asyncio.Event()
+
+    async def one(tenant: str, tokens: float) -> None:
+        await gate.enter(1, tenant, tokens)
+        order.append(tenant)
+        settled.set()
+
+    tasks = []
+    for tenant, tokens in wanted:
+        tasks.append(asyncio.create_task(one(tenant, tokens)))
+        await settle()
+    left = 0
+    while left < len(wanted):
+        while len(order) <= left:
+            settled.clear()
+            await asyncio.wait_for(settled.wait(), 5)
+        gate.leave(order[left])
+        left += 1
+        await settle()
+    await asyncio.gather(*tasks)
+    return order
+
+
+async def test_a_tenant_does_not_wait_behind_all_that_another_has() -> None:
+    gate = Gate(2, 64, 30.0, Ticking(), adaptive=False)
+    order = await entered(gate, [("many", 10.0)] * 10 + [("few", 10.0)] * 3)
+    assert order[:3] == ["many", "many", "few"], "the first of a tenant that has nothing inside does not wait"
+    # From then on by turns.
+    assert order.index("few", 4) <= 6
+    assert max(index for index, tenant in enumerate(order) if tenant == "few") <= 9
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 10), (3.0, 15)])
+async def test_tenants_are_let_in_by_weight(weight: float, share: int) -> None:
+    gate = Gate(8, 64, 30.0, Ticking(), adaptive=False, weights={"b": weight})
+    order = await entered(gate, [("a", 10.0)] * 40 + [("b", 10.0)] * 40)
+    assert abs(order[12:32].count("b") - share) <= 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 50)), min_size=2, max_size=30))
+def test_no_tenant_gets_more_than_a_request_of_each_ahead(wanted: list[tuple[str, int]]) -> None:
+    gate = Gate(1, 64, 30.0, Ticking(), adaptive=False)
+    order = asyncio.run(entered(gate, [(tenant, float(tokens)) for tenant, tokens in wanted]))
+    sizes = {name: [tokens for tenant, tokens in wanted if tenant == name] for name in "ab"}
+    had = dict.fromkeys("ab", 0)
+    seen = dict.fromkeys("ab", 0)
+    for tenant in order:
+        if all(seen[name] < len(sizes[name]) for name in "ab"):
+            assert abs(had["a"] - had["b"]) <= 2 * (max(sizes["a"]) + max(sizes["b"]))
+        had[tenant] += sizes[tenant][seen[tenant]]
+        seen[tenant] += 1
+
+
+async def test_one_tenant_is_let_in_in_order_of_arrival() -> None:
+    world = World(start=1)
+    for number, tokens in enumerate((100, 1, 50)):
+        await world.ask(str(number), cache_salt="a", prompt_ids=tuple(range(tokens)))
+    for number in range(3):
+        assert world.engine.running == [str(number)]
+        await world.end(str(number))
+
+
+async def test_a_tenant_is_not_refused_for_what_another_has_waiting() -> None:
+    world = World(start=1, queue=2.0)
+    for number in range(14):
+        await world.ask(f"w{number}", cache_salt="a")
+    for number in range(12):  # one comes out in ten seconds: whoever had to wait for one would be refused
+        world.clock.now += 10.0
+        await world.end(f"w{number}")
+    await world.ask("other", cache_salt="b")
+    assert set(world.engine.running) == {"w12", "other"}, "a place beyond the limit is for who has none"
+    for name in ("w12", "other", "w13"):
+        await world.end(name)
+
+
+class FullGate:
+    """A gate with one place that requests of two tenants, each of which has another request inside, wait for."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.order: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def fill(self) -> None:
+        for tenant in ("a", "b", "c", "beyond"):
+            await self.gate.enter(0, tenant)
+        self.gate.leave("beyond")
+
+    async def ask(self, name: str, tokens: float) -> asyncio.Task[None]:
+        async def enter() -> None:
+            await self.gate.enter(1, name[0], tokens)
+            self.order.append(name)
+
+        task = asyncio.create_task(enter())
+        self.tasks.append(task)
+        await settle()
+        return task
+
+    async def drain(self) -> list[str]:
+        """Who came in, in this order; each leaves at once."""
+        self.gate.leave("c")
+        await settle()
+        left = 0
+        while left < len(self.order):
+            self.gate.leave(self.order[left][0])
+            left += 1
+            await settle()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        return self.order
+
+
+async def test_requests_that_go_away_while_they_wait_cost_their_tenant_nothing() -> None:
+    full = FullGate(Gate(3, 64, 30.0, Ticking(), adaptive=False))
+    await full.fill()
+    gone = [await full.ask("a", 100.0) for _ in range(64)]
+    await full.ask("a0", 100.0)
+    for number in range(4):
+        await full.ask(f"b{number}", 100.0)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    await full.ask("a1", 100.0)
+    assert await full.drain() == ["a0", "b0", "b1", "a1", "b2", "b3"]
+
+
+async def test_what_was_had_before_the_gate_was_empty_is_not_made_up_for() -> None:
+    gate = Gate(3, 64, 30.0, Ticking(), adaptive=False)
+    await entered(gate, [("a", 1_000.0)] * 10)
+    full = FullGate(gate)
+    await full.fill()
+    for name in ("a0", "b0", "b1", "b2", "a1"):
+        await full.ask(name, 10.0)
+    assert await full.drain() == ["a0", "b0", "b1", "a1", "b2"]
