@@ -34,7 +34,7 @@ from benchmarks.colocation.simulator import Costless, generation
 from benchmarks.colocation.traces import Request
 
 from antiphon.core.errors import EngineFailed, Overloaded
-from antiphon.engine.api.messages import Delta, Described, Failed, Finished, Generate
+from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, RequestFailure
 from antiphon.engine.execution.executor import Lane
 from antiphon.engine.execution.runtime import Layout, Logits
 from antiphon.engine.scheduling.scheduler import Budget
@@ -137,10 +137,10 @@ class VirtualEngine:
         self._tickets = 0
         self._stepping: asyncio.Task[None] | None = None
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         raise EngineFailed("It is not asked here.")
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         self._tickets += 1
         ticket, told = self._tickets, asyncio.Queue[Any]()
         self._told[ticket] = told
@@ -151,10 +151,10 @@ class VirtualEngine:
         try:
             while True:
                 event = await told.get()
-                if isinstance(event, Failed):
+                if isinstance(event, RequestFailure):
                     raise EngineFailed(event.message)
                 yield event
-                if isinstance(event, Finished):
+                if isinstance(event, GenerationResult):
                     return
         finally:
             del self._told[ticket]
@@ -183,8 +183,8 @@ def virtually(work: Callable[[VirtualLoop], Coroutine[Any, Any, Any]]) -> Any:
         loop.close()
 
 
-def asked(number: int, length: int) -> Generate:
-    return Generate(f"g{number}", "simulated", "", length)
+def asked(number: int, length: int) -> GenerationRequest:
+    return GenerationRequest(f"g{number}", "simulated", "", length)
 
 
 def lengths(rng: np.random.Generator, count: int) -> list[int]:
@@ -224,7 +224,7 @@ async def run(loop: VirtualLoop, policy: Policy, rate: float, load: float, size:
         try:
             async with aclosing(gated.generate(asked(number, length))) as events:
                 async for event in events:
-                    if isinstance(event, Finished) and measured <= loop.now < end:
+                    if isinstance(event, GenerationResult) and measured <= loop.now < end:
                         made.seconds.append(loop.now - arrived)
                         made.tokens += event.usage.completion_tokens
         except Overloaded:

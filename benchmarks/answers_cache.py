@@ -31,7 +31,7 @@ import msgspec
 from antiphon.batch.demand import Demand, Wanted
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.definitions.application import Reuse
-from antiphon.engine.api.messages import Described, Load
+from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.orchestration.refreshed_answers import Parts, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
@@ -129,8 +129,8 @@ async def run(directory: Path, drawn: Drawn, policy: Policy, bound: int, seed: i
     desk = SmallDesk(directory, ScriptedEngine(echo), application, features=features)
     subjects: dict[str, str] = {}
 
-    async def describe() -> Described:
-        return Described("describe", (), Load())
+    async def describe() -> EngineDescription:
+        return EngineDescription("describe", (), EngineLoad())
 
     parts = Parts(
         applications=desk.releases.applications,

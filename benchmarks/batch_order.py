@@ -43,7 +43,7 @@ from antiphon.batch.row_order import Prefix, Row, distinct_bytes, in_order
 from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Supplied, Usage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import Finished, Generate, Priority
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
 from antiphon.engine.execution.executor import Emission
 from antiphon.engine.execution.prefix_cache import chain_of
 from antiphon.engine.execution.runtime import Kept
@@ -282,7 +282,7 @@ class Run:
 
     def _submit(self, ticket: int, prompt: Sequence[int], tokens: int, priority: Priority, at: float) -> None:
         level = LEVEL if priority == "online" else None
-        wanted = Generate(str(ticket), "costed", "", tokens, priority=priority, level=level, ignore_end=True)
+        wanted = GenerationRequest(str(ticket), "costed", "", tokens, priority=priority, level=level, ignore_end=True)
         lane = self.loop.lanes[0]
         chain = chain_of(prompt, lane.runtime.layout.chunk_tokens)
         self.loop.submit(
@@ -295,10 +295,10 @@ class Run:
 
     def _told(self, emissions: list[Emission]) -> None:
         for ticket, event in emissions:
-            if isinstance(event, Finished) and ticket in self._under_way:
+            if isinstance(event, GenerationResult) and ticket in self._under_way:
                 self._ended(ticket, event)
 
-    def _ended(self, ticket: int, event: Finished) -> None:
+    def _ended(self, ticket: int, event: GenerationResult) -> None:
         job, row, under_way, _ = self._under_way.pop(ticket)
         under_way.__exit__(None, None, None)
         usage = event.usage

@@ -42,7 +42,7 @@ from benchmarks.trained_beside import RAISED, Trainer, spent, trainer
 from antiphon.core.child_process import start_child
 from antiphon.core.errors import AntiphonError, Unavailable
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Delta, Finished, Generate
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 
 MODEL = "smollm2-135m"
 OUTPUT_TOKENS = 30
@@ -199,10 +199,10 @@ async def ask(client: EngineClient, text: str, due: float) -> tuple[float, float
     first = None
     try:
         async with asyncio.timeout(GIVE_UP_SECONDS):
-            async for event in client.generate(Generate("r", MODEL, text, OUTPUT_TOKENS)):
+            async for event in client.generate(GenerationRequest("r", MODEL, text, OUTPUT_TOKENS)):
                 if isinstance(event, Delta) and first is None:
                     first = time.monotonic()
-                elif isinstance(event, Finished) and first is not None:
+                elif isinstance(event, GenerationResult) and first is not None:
                     gap = (time.monotonic() - first) / max(1, event.usage.completion_tokens - 1)
                     return first - due, gap
     except (AntiphonError, TimeoutError) as error:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from antiphon.definitions.embedding import MODELS
 from antiphon.engine import weights
-from antiphon.engine.api.messages import Delta, Embed, Generate
+from antiphon.engine.api.messages import Delta, GenerationRequest, TextEmbeddingRequest
 from antiphon.engine.backends.llamacpp.encoder import LlamaCppEmbedding, LlamaCppEncoder
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
@@ -79,7 +79,7 @@ def texts(generator: random.Random, count: int) -> tuple[str, ...]:
 
 async def chat(engine: LocalEngine, number: int, due: float, generator: random.Random, block: Block) -> None:
     prompt = PROMPT.format(number=number, gate=generator.randrange(60), delay=generator.randrange(90))
-    asked = Generate(f"c{number}", MODEL, prompt, OUTPUT_TOKENS, ignore_end=True, level=LEVEL)
+    asked = GenerationRequest(f"c{number}", MODEL, prompt, OUTPUT_TOKENS, ignore_end=True, level=LEVEL)
     await asyncio.sleep(max(0.0, due - time.monotonic()))
     first = None
     async with contextlib.aclosing(engine.generate(asked)) as events:
@@ -106,7 +106,7 @@ async def corpus(engine: LocalEngine, seed: int) -> None:
 
     async def one(generator: random.Random) -> None:
         while True:
-            await engine.embed(Embed("corpus", ENCODER, texts(generator, 8), priority="batch"))
+            await engine.embed(TextEmbeddingRequest("corpus", ENCODER, texts(generator, 8), priority="batch"))
 
     await asyncio.gather(*(one(random.Random(seed + number)) for number in range(4)))
 

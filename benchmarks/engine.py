@@ -33,7 +33,7 @@ from antiphon.core.child_process import start_child
 from antiphon.core.errors import Unavailable
 from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Finished, Generate
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.runtime import Layout
 
@@ -133,9 +133,9 @@ async def engine_run(client: EngineClient, prompts: list[str], count: int) -> tu
     """The same through the engine process, all requests at once as batch work."""
 
     async def one(number: int, prompt: str) -> list[int]:
-        request = Generate(f"bench-{number}-{time.monotonic_ns()}", MODEL, prompt, count, priority="batch")
+        request = GenerationRequest(f"bench-{number}-{time.monotonic_ns()}", MODEL, prompt, count, priority="batch")
         async for event in client.generate(request):
-            if isinstance(event, Finished):
+            if isinstance(event, GenerationResult):
                 return list(event.token_ids)
         raise RuntimeError("The stream ended early.")
 

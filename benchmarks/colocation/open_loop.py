@@ -15,7 +15,7 @@ from benchmarks.colocation.outcome import Served
 from benchmarks.colocation.traces import BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request, prompt_text
 
 from antiphon.core.errors import AntiphonError
-from antiphon.engine.api.messages import Finished, Generate, Priority
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.ports import Engine
 
@@ -97,12 +97,18 @@ class OpenLoop:
         self._number += 1
         level = self._level if priority == "online" else None
         text = prompt_text(prompt, self._number)
-        request = Generate(str(self._number), MODEL, text, output, priority=priority, level=level, ignore_end=True)
+        request = GenerationRequest(
+            str(self._number), MODEL, text, output, priority=priority, level=level, ignore_end=True
+        )
         told = 0
         async for event in self._engine.generate(request):
             # An engine that tells no tokens tells a text for each, but for those without, such as half a character: the
             # end says how many there were.
-            written = event.usage.completion_tokens if isinstance(event, Finished) else told + max(len(event.tokens), 1)
+            written = (
+                event.usage.completion_tokens
+                if isinstance(event, GenerationResult)
+                else told + max(len(event.tokens), 1)
+            )
             if times is not None:
                 times.extend([self.now] * (written - told))
             elif self.begin and self.now <= self._seconds:

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.colocation.simulator import Costless
 
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.engine.api.server import serve
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout, Logits
@@ -50,7 +50,9 @@ async def _turn(vocabulary: int, sequences: int) -> float:
         client = EngineClient(path)
 
         async def read(number: int, tokens: int) -> None:
-            async for _ in client.generate(Generate(str(number), "costed", "a prompt", tokens, ignore_end=True)):
+            async for _ in client.generate(
+                GenerationRequest(str(number), "costed", "a prompt", tokens, ignore_end=True)
+            ):
                 pass
 
         try:

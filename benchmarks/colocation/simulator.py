@@ -17,7 +17,7 @@ from benchmarks.colocation.outcome import Outcome, Served, Work
 from benchmarks.colocation.policies import Policy
 from benchmarks.colocation.traces import BATCH_IN_FLIGHT, BATCH_OUTPUT_TOKENS, BATCH_PROMPT_TOKENS, Request
 
-from antiphon.engine.api.messages import Delta, Failed, Generate, ModelDescription, Priority
+from antiphon.engine.api.messages import Delta, GenerationRequest, ModelDescription, Priority, RequestFailure
 from antiphon.engine.execution.executor import Emission
 from antiphon.engine.execution.prefix_cache import chain_of
 from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
@@ -230,7 +230,7 @@ class _Run:
         self._tickets = len(online)
         self._stopped = False
         self.loop: StepLoop
-        self.failures: list[Failed] = []
+        self.failures: list[RequestFailure] = []
 
     def _arrive(self) -> None:
         ticket, request = self._waiting.pop()
@@ -260,7 +260,7 @@ class _Run:
         """The loop's emissions, at the clock's moment."""
         for ticket, event in emissions:
             online = ticket <= len(self.served)
-            if isinstance(event, Failed):
+            if isinstance(event, RequestFailure):
                 self.failures.append(event)
             if isinstance(event, Delta):
                 if online:
@@ -278,7 +278,9 @@ def generation(
 ) -> Generation:
     """A sequence of forced length whose prompt shares no beginning with another's."""
     prompt = [ticket + 100] + [1] * (request.prompt_tokens - 1)
-    wanted = Generate(str(ticket), "costed", "", request.output_tokens, priority=priority, level=level, ignore_end=True)
+    wanted = GenerationRequest(
+        str(ticket), "costed", "", request.output_tokens, priority=priority, level=level, ignore_end=True
+    )
     return Generation(
         ticket=ticket,
         request=wanted,

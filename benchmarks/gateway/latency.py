@@ -25,7 +25,7 @@ from antiphon.catalog.receipts import Receipts
 from antiphon.core.clock import SystemClock
 from antiphon.core.scope import Scope
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Delta, Generate
+from antiphon.engine.api.messages import Delta, GenerationRequest
 from antiphon.governance.principal import Principal
 from antiphon.serving.request import AnswerRequest
 from antiphon.testing.fakes import make_receipt
@@ -107,7 +107,7 @@ async def _turns(gateway: Contender, socket: Path, pairs: int, tokens: int) -> t
 
 async def _straight(engine: EngineClient, prompt: str, tokens: int) -> tuple[float, float]:
     begin, first = time.perf_counter(), 0.0
-    async for event in engine.generate(Generate(f"b{time.monotonic_ns()}", MODEL, prompt, tokens)):
+    async for event in engine.generate(GenerationRequest(f"b{time.monotonic_ns()}", MODEL, prompt, tokens)):
         if isinstance(event, Delta) and not first:
             first = time.perf_counter() - begin
     return first, time.perf_counter() - begin

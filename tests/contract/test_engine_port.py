@@ -25,7 +25,7 @@ from antiphon.core.errors import (
     UnsupportedParameter,
 )
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Delta, Finished, Generate, Penalties, ServedModel
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, Penalties, ServedModel
 from antiphon.engine.api.port import Engine
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.engine import RemoteEngine
@@ -86,7 +86,7 @@ def openai_server(engine: LocalEngine) -> Starlette:
     async def completions(request: Request) -> Response:
         body = await request.json()
         response_format = body.get("response_format")
-        asked = Generate(
+        asked = GenerationRequest(
             "r",
             body["model"],
             body["prompt"] if isinstance(body["prompt"], str) else "",
@@ -113,7 +113,7 @@ def openai_server(engine: LocalEngine) -> Starlette:
             return JSONResponse(shaped, status_code=error.http_status)
 
         async def lines() -> AsyncIterator[str]:
-            event: Delta | Finished = first
+            event: Delta | GenerationResult = first
             async with contextlib.aclosing(events):
                 while isinstance(event, Delta):
                     tokens = event.prompt + event.tokens
@@ -179,15 +179,15 @@ def only_ours(request: pytest.FixtureRequest, engine: Engine) -> None:
         request.applymarker(pytest.mark.xfail(strict=True, reason="the OpenAI protocol does not carry it"))
 
 
-def asking(prompt: str = "Tell me about flights.\n", **changes: object) -> Generate:
+def asking(prompt: str = "Tell me about flights.\n", **changes: object) -> GenerationRequest:
     fields: dict[str, object] = {"id": "r1", "model": "words", "prompt": prompt, "max_tokens": 64}
-    return Generate(**{**fields, **changes})  # type: ignore[arg-type]
+    return GenerationRequest(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-async def collect(engine: Engine, request: Generate) -> tuple[list[Delta], Finished]:
+async def collect(engine: Engine, request: GenerationRequest) -> tuple[list[Delta], GenerationResult]:
     events = [event async for event in engine.generate(request)]
     assert all(isinstance(event, Delta) for event in events[:-1])
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], GenerationResult)
     return events[:-1], events[-1]  # type: ignore[return-value]
 
 
@@ -384,7 +384,7 @@ async def test_a_model_that_is_no_longer_declared_takes_no_new_requests(engine: 
     with pytest.raises(NotFound, match=r"desk\.v2"):
         await collect(engine, asking(model="desk.v1"))
     rest = [event async for event in events]
-    assert isinstance(rest[-1], Finished)
+    assert isinstance(rest[-1], GenerationResult)
     assert rest[-1].reason == "stop"
     await engine.serve([])
     assert await names(engine) == {"words"}

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from antiphon.core.errors import AntiphonError, InvalidInput, NotFound, PromptTooLong
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Embed, Embedded, Generate, Tokenise
-from antiphon.engine.api.port import ServingEngine
+from antiphon.engine.api.messages import GenerationRequest, TextEmbeddingRequest, TextEmbeddings, TokenizationRequest
+from antiphon.engine.api.port import Engine
 from antiphon.engine.api.server import serve
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
@@ -36,14 +36,14 @@ async def local(token_seconds: float = 0.0) -> LocalEngine:
 
 
 @contextlib.asynccontextmanager
-async def in_process(_: Path) -> AsyncIterator[ServingEngine]:
+async def in_process(_: Path) -> AsyncIterator[Engine]:
     engine = await local()
     yield engine
     await engine.close()
 
 
 @contextlib.asynccontextmanager
-async def behind_a_socket(folder: Path) -> AsyncIterator[ServingEngine]:
+async def behind_a_socket(folder: Path) -> AsyncIterator[Engine]:
     stop, ready = asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(serve(await local(), folder / "engine.sock", stop, ready=ready.set))
     await ready.wait()
@@ -60,7 +60,9 @@ def openai_server(engine: LocalEngine) -> Starlette:
     async def embeddings(request: Request) -> Response:
         body = await request.json()
         try:
-            made = await engine.embed(Embed("r", body["model"], tuple(body["input"]), body.get("dimensions")))
+            made = await engine.embed(
+                TextEmbeddingRequest("r", body["model"], tuple(body["input"]), body.get("dimensions"))
+            )
         except AntiphonError as error:
             shaped = {"error": {"message": str(error), "type": error.kind, "code": error.code}}
             return JSONResponse(shaped, status_code=error.http_status)
@@ -76,7 +78,7 @@ def openai_server(engine: LocalEngine) -> Starlette:
 
 
 @contextlib.asynccontextmanager
-async def behind_a_url(_: Path) -> AsyncIterator[ServingEngine]:
+async def behind_a_url(_: Path) -> AsyncIterator[Engine]:
     backend = await local()
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(openai_server(backend), log_level="error", lifespan="off"))
@@ -94,24 +96,24 @@ IMPLEMENTATIONS = {"local": in_process, "socket": behind_a_socket, "remote": beh
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ServingEngine]:
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
     async with asyncio.timeout(30), IMPLEMENTATIONS[request.param](tmp_path) as implementation:
         yield implementation
 
 
-def rows(embedded: Embedded) -> numpy.ndarray:
+def rows(embedded: TextEmbeddings) -> numpy.ndarray:
     return numpy.frombuffer(embedded.vectors, "<f4").reshape(-1, embedded.dimensions)
 
 
-async def test_every_text_has_its_vector_in_its_place(engine: ServingEngine) -> None:
-    made = await engine.embed(Embed("mine", "vectors", ("a late flight", "tea", "a late train")))
+async def test_every_text_has_its_vector_in_its_place(engine: Engine) -> None:
+    made = await engine.embed(TextEmbeddingRequest("mine", "vectors", ("a late flight", "tea", "a late train")))
     assert made.id == "mine"
     assert (made.dimensions, sum(made.tokens)) == (DIMENSIONS, 7)
     found = rows(made)
     assert found.shape == (3, DIMENSIONS)
     assert numpy.allclose((found * found).sum(axis=1), 1, atol=1e-6)
     assert found[0] @ found[2] > found[0] @ found[1]
-    alone = await engine.embed(Embed("again", "vectors", ("tea",)))
+    alone = await engine.embed(TextEmbeddingRequest("again", "vectors", ("tea",)))
     assert alone.vectors == found[1].tobytes()
     assert alone.fingerprint == made.fingerprint
 
@@ -119,25 +121,25 @@ async def test_every_text_has_its_vector_in_its_place(engine: ServingEngine) -> 
 @pytest.mark.parametrize(
     ("asked", "kind"),
     [
-        (Embed("r", "words", ("tea",)), NotFound),
-        (Embed("r", "nothing", ("tea",)), NotFound),
-        (Embed("r", "vectors", ("tea", " ")), InvalidInput),
-        (Embed("r", "vectors", ("a " * 9,)), PromptTooLong),
-        (Embed("r", "vectors", ("tea",), dimensions=3), InvalidInput),
+        (TextEmbeddingRequest("r", "words", ("tea",)), NotFound),
+        (TextEmbeddingRequest("r", "nothing", ("tea",)), NotFound),
+        (TextEmbeddingRequest("r", "vectors", ("tea", " ")), InvalidInput),
+        (TextEmbeddingRequest("r", "vectors", ("a " * 9,)), PromptTooLong),
+        (TextEmbeddingRequest("r", "vectors", ("tea",), dimensions=3), InvalidInput),
     ],
 )
 async def test_what_cannot_be_embedded_is_refused_and_the_next_request_is_not(
-    engine: ServingEngine, asked: Embed, kind: type[AntiphonError]
+    engine: Engine, asked: TextEmbeddingRequest, kind: type[AntiphonError]
 ) -> None:
     with pytest.raises(kind):
         await engine.embed(asked)
-    assert len(rows(await engine.embed(Embed("r", "vectors", ("tea",))))) == 1
+    assert len(rows(await engine.embed(TextEmbeddingRequest("r", "vectors", ("tea",))))) == 1
 
 
 async def test_an_error_names_the_field_across_the_socket(tmp_path: Path) -> None:
     async with behind_a_socket(tmp_path) as engine:
         with pytest.raises(PromptTooLong) as refused:
-            await engine.embed(Embed("r", "vectors", ("tea", "a " * 9)))
+            await engine.embed(TextEmbeddingRequest("r", "vectors", ("tea", "a " * 9)))
     assert refused.value.where == "input[1]"
     assert refused.value.next_step == "Split it, and embed the parts."
 
@@ -148,11 +150,12 @@ async def test_texts_and_generations_share_one_engine(tmp_path: Path) -> None:
         assert [(one.name, one.tokens, one.dimensions) for one in described.embedders] == [
             ("vectors", TOKENS, DIMENSIONS)
         ]
-        asked = Generate("g", "words", "Tell me about flights.\n", 64, priority="batch")
+        asked = GenerationRequest("g", "words", "Tell me about flights.\n", 64, priority="batch")
         generating = asyncio.ensure_future(anext(engine.generate(asked)))
         texts = tuple(f"text {number}" for number in range(50))
         online, idle = await asyncio.gather(
-            engine.embed(Embed("o", "vectors", texts)), engine.embed(Embed("b", "vectors", texts, priority="batch"))
+            engine.embed(TextEmbeddingRequest("o", "vectors", texts)),
+            engine.embed(TextEmbeddingRequest("b", "vectors", texts, priority="batch")),
         )
         assert online.vectors == idle.vectors
         assert await generating
@@ -165,7 +168,7 @@ async def test_a_request_that_is_given_up_leaves_nothing(tmp_path: Path) -> None
     try:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await engine.embed(Embed("long", "vectors", ("one two three four",) * 1_000))
+                await engine.embed(TextEmbeddingRequest("long", "vectors", ("one two three four",) * 1_000))
         async with asyncio.timeout(10):
             await engine.drain()
         load = engine.load()
@@ -177,11 +180,11 @@ async def test_a_request_that_is_given_up_leaves_nothing(tmp_path: Path) -> None
 
 async def test_tokens_are_told_across_the_socket(tmp_path: Path) -> None:
     async with behind_a_socket(tmp_path) as engine:
-        read = await engine.tokenise(Tokenise("t", "words", "every flight"))
+        read = await engine.tokenize(TokenizationRequest("t", "words", "every flight"))
         assert read.id == "t"
-        assert (await engine.tokenise(Tokenise("u", "words", tokens=read.tokens))).text == "every flight"
+        assert (await engine.tokenize(TokenizationRequest("u", "words", tokens=read.tokens))).text == "every flight"
         with pytest.raises(InvalidInput) as refused:
-            await engine.tokenise(Tokenise("u", "words", tokens=(10**6,)))
+            await engine.tokenize(TokenizationRequest("u", "words", tokens=(10**6,)))
         assert refused.value.where == "tokens"
         with pytest.raises(NotFound):
-            await engine.tokenise(Tokenise("u", "vectors", "every flight"))
+            await engine.tokenize(TokenizationRequest("u", "vectors", "every flight"))

@@ -18,7 +18,7 @@ from benchmarks.colocation.vllm import MODEL, server
 from tests.integration.cli.conftest import Up, free_port, run_in
 from tests.vllm_environment import vllm_python
 
-from antiphon.engine.api.messages import Finished, Generate, Priority
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult, Priority
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.scheduling.service_level import ServiceLevel
 
@@ -76,13 +76,13 @@ async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         yield Served(url, folder / "trace.jsonl")
 
 
-async def ask(engine: RemoteEngine, number: int, prompt: int, output: int, priority: Priority) -> Finished:
+async def ask(engine: RemoteEngine, number: int, prompt: int, output: int, priority: Priority) -> GenerationResult:
     level = ServiceLevel(slowdown=0.1) if priority == "online" else None
-    request = Generate(
+    request = GenerationRequest(
         f"r{number}", MODEL, prompt_text(prompt, number), output, priority=priority, level=level, ignore_end=True
     )
     async for event in engine.generate(request):
-        if isinstance(event, Finished):
+        if isinstance(event, GenerationResult):
             return event
     raise AssertionError("no end")
 

@@ -15,12 +15,12 @@ from antiphon.core.settings import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
 from antiphon.definitions.embedding import named_model
-from antiphon.engine.api.port import ServingEngine
+from antiphon.engine.api.port import Engine
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 
 
-def connect(store: Store, peer: str) -> ServingEngine:
+def connect(store: Store, peer: str) -> Engine:
     """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
 
     Raises:
@@ -38,14 +38,14 @@ def connect(store: Store, peer: str) -> ServingEngine:
     return _remote(store, "engine", engine, engine.url, {})
 
 
-def standbys(store: Store) -> dict[str, ServingEngine]:
+def standbys(store: Store) -> dict[str, Engine]:
     """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
 
     Raises:
         InvalidInput: a name or a URL that cannot be used, or a key variable that is not set.
     """
     require_named(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
-    found: dict[str, ServingEngine] = {}
+    found: dict[str, Engine] = {}
     for name, engine in store.settings.engines.items():
         if name == MAIN or not _NAME.match(name):
             raise InvalidInput(
@@ -75,7 +75,7 @@ def require_named(store: Store, fallback: Iterable[str], where: str) -> None:
 
 def _remote(
     store: Store, section: str, engine: EngineSettings | StandbyEngineSettings, url: str, models: dict[str, str]
-) -> ServingEngine:
+) -> Engine:
     key = None
     if engine.api_key_variable is not None:
         key = os.environ.get(engine.api_key_variable)

@@ -48,7 +48,7 @@ from antiphon.core import disk
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.errors import AntiphonError, Conflict
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import Described
+from antiphon.engine.api.messages import EngineDescription
 from antiphon.gateway.ports import BatchOrder, GatewayServices
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
@@ -172,7 +172,7 @@ class Wired:
         )
 
     async def _ready(self) -> Mapping[str, str | None]:
-        async def engine() -> Described:
+        async def engine() -> EngineDescription:
             return await self.engine.describe()
 
         found: dict[str, str | None] = {}

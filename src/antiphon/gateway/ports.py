@@ -24,7 +24,7 @@ from antiphon.core.clock import Clock
 from antiphon.core.errors import Unavailable
 from antiphon.core.scope import Scope
 from antiphon.core.settings import MetricsAccess, PriceSettings
-from antiphon.engine.api.messages import Described, Tokenise, Tokenised
+from antiphon.engine.api.messages import EngineDescription, Tokenization, TokenizationRequest
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.audit_ports import Trail
 from antiphon.gateway.batch_ports import FileStore, RequestBatches
@@ -69,7 +69,7 @@ class Embedding(Protocol):
 class Tokenising(Protocol):
     """How models read texts (``engine.port.Tokenising``)."""
 
-    async def tokenise(self, request: Tokenise) -> Tokenised: ...
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization: ...
 
 
 class Receipts(Protocol):
@@ -299,7 +299,7 @@ class GatewayServices:
     authorise: Callable[[Principal, str, str | Resource], object]
     records: Records
     models: Callable[[Scope], Sequence[str]]
-    engine: Callable[[], Awaitable[Described]]
+    engine: Callable[[], Awaitable[EngineDescription]]
     receipts: Receipts
     texts: Texts
     explain: Callable[[Scope, str, bool], Mapping[str, Any]]

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from antiphon.core.errors import InvalidInput, NotFound
 from antiphon.core.ids import new_id
-from antiphon.engine.api.messages import ModelDescription, Tokenise, Tokenised
+from antiphon.engine.api.messages import ModelDescription, Tokenization, TokenizationRequest
 from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_readable
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import TokenId
@@ -82,7 +82,7 @@ async def tokenize(request: Request) -> Response:
             "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
         )
     engine, model = await _asked(request, services, body.model)
-    question = Tokenise(new_id("tok"), model.name, body.prompt, tenant=asking.tenant)
+    question = TokenizationRequest(new_id("tok"), model.name, body.prompt, tenant=asking.tenant)
     read = await _read(request, services, engine, question)
     return _json(Tokens(len(read.tokens), model.context_tokens, read.tokens))
 
@@ -93,7 +93,7 @@ async def detokenize(request: Request) -> Response:
     asking = await incoming.principal(request, services)  # before the body is read
     body = incoming.typed(incoming.json_object(await _body(request, services)), DetokenizeBody)
     engine, model = await _asked(request, services, body.model)
-    question = Tokenise(new_id("tok"), model.name, tokens=tuple(body.tokens), tenant=asking.tenant)
+    question = TokenizationRequest(new_id("tok"), model.name, tokens=tuple(body.tokens), tenant=asking.tenant)
     read = await _read(request, services, engine, question)
     return _json(Detokenized(read.text))
 
@@ -116,7 +116,9 @@ async def _body(request: Request, services: GatewayServices) -> bytes:
     return await incoming.body(request, MOST_BODY_BYTES, "Send it in parts.")
 
 
-async def _read(request: Request, services: GatewayServices, engine: Tokenising, question: Tokenise) -> Tokenised:
+async def _read(
+    request: Request, services: GatewayServices, engine: Tokenising, question: TokenizationRequest
+) -> Tokenization:
     """The engine's answer, counted as a request of the key.
 
     Raises:
@@ -124,7 +126,7 @@ async def _read(request: Request, services: GatewayServices, engine: Tokenising,
     """
     require_readable(question)
     await limits.count_request(services, await incoming.principal(request, services))
-    return await engine.tokenise(question)
+    return await engine.tokenize(question)
 
 
 async def _asked(request: Request, services: GatewayServices, named: str | None) -> tuple[Tokenising, ModelDescription]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from antiphon.core.errors import AntiphonError, Unavailable
-from antiphon.engine.api.messages import Load
+from antiphon.engine.api.messages import EngineLoad
 from antiphon.orchestration.ports import Pausable, Watched
 from antiphon.orchestration.streams import wait
 
@@ -60,7 +60,7 @@ class Governed:
         return paused / watched if watched > 0 else 0.0
 
 
-def decide(load: Load, previous: Governed, now: float, *, quiet: float) -> Governed:
+def decide(load: EngineLoad, previous: Governed, now: float, *, quiet: float) -> Governed:
     """Pause as soon as an online request waits or runs, or has been served since the last look; resume after
     ``quiet`` seconds without one. A governor that begins waits for the quiet time only if it sees online work."""
     served = previous.generated is not None and load.generated_tokens_online != previous.generated

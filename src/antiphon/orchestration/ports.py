@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from antiphon.engine.api.messages import Described
+from antiphon.engine.api.messages import EngineDescription
 
 
 class Part(Protocol):
@@ -18,7 +18,7 @@ class Part(Protocol):
 class Watched(Protocol):
     """The engine, as far as it says how busy it is."""
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         """The load now; raises ``Unavailable`` when the engine cannot be reached."""
         ...
 

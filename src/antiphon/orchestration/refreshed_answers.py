@@ -25,7 +25,7 @@ from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import Described
+from antiphon.engine.api.messages import EngineDescription
 from antiphon.governance.principal import Principal
 from antiphon.orchestration.streams import wait
 from antiphon.serving.request import Answer, AnswerRequest
@@ -85,7 +85,7 @@ class Parts(msgspec.Struct, frozen=True):
     receipts: Receipts
     texts: Texts
     answer: Callable[[AnswerRequest], Awaitable[Answer]]
-    describe: Callable[[], Awaitable[Described]]
+    describe: Callable[[], Awaitable[EngineDescription]]
 
 
 class RefreshedCounts(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from antiphon.core.errors import DeadlineExceeded, Forbidden, NotFound
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
-from antiphon.engine.api.messages import Embed, Embedded
+from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
 from antiphon.governance.policy_request import Resource
 from antiphon.governance.principal import Principal
 from antiphon.serving.answering.arrival import Arrival, arrive
@@ -123,9 +123,9 @@ class Embeddings:
             )
         return decision
 
-    async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> Embedded:
+    async def _embedded(self, request: EmbeddingRequest, arrival: Arrival) -> TextEmbeddings:
         limit = self._services.online_seconds
-        asked = Embed(
+        asked = TextEmbeddingRequest(
             new_id("emb"),
             request.model,
             request.texts,
@@ -145,7 +145,7 @@ class Embeddings:
             ) from None
 
     async def _committed(
-        self, request: EmbeddingRequest, arrival: Arrival, decision: Decision, embedded: Embedded
+        self, request: EmbeddingRequest, arrival: Arrival, decision: Decision, embedded: TextEmbeddings
     ) -> Embedding:
         services = self._services
         texts = [canonical({}), canonical(request.texts), vectors_text(embedded)]
@@ -213,7 +213,7 @@ class Embeddings:
         return Embedding(receipt.prediction, receipt.request, embedded.vectors, embedded.dimensions, usage, receipt)
 
 
-def vectors_text(embedded: Embedded) -> bytes:
+def vectors_text(embedded: TextEmbeddings) -> bytes:
     """What a receipt keeps of vectors: how many, how wide, and the hash of their bytes."""
     return canonical(
         {

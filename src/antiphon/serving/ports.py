@@ -13,7 +13,14 @@ from antiphon.catalog.rollouts import Assigned, Exposure, ShadowPair
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Freshness
-from antiphon.engine.api.messages import Delta, Described, Embed, Embedded, Finished, Generate
+from antiphon.engine.api.messages import (
+    Delta,
+    EngineDescription,
+    GenerationRequest,
+    GenerationResult,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+)
 from antiphon.features.remedies import Remedied
 
 T = TypeVar("T")
@@ -80,9 +87,9 @@ class Remedies(Protocol):
 class Engine(Protocol):
     """Generates text."""
 
-    async def describe(self) -> Described: ...
+    async def describe(self) -> EngineDescription: ...
 
-    def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         """Deltas, then the end. Closing the iterator frees the slot."""
         ...
 
@@ -90,7 +97,7 @@ class Engine(Protocol):
 class TextEmbedding(Protocol):
     """Turns texts into vectors."""
 
-    async def embed(self, request: Embed) -> Embedded:
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """Cancelling gives the texts up."""
         ...
 

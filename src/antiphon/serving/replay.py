@@ -16,7 +16,7 @@ from antiphon.catalog.receipts import Attempt, Path, Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import Delta, Embed, Generate, Penalties, Turn
+from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest, Penalties, TextEmbeddingRequest
 from antiphon.serving.answering import generation, prompts
 from antiphon.serving.answering.narrowing import as_asked
 from antiphon.serving.embedding import EMBEDDING, vectors_text
@@ -104,7 +104,7 @@ async def _embedded_again(
     attempt: Attempt, content: bytes, origin: Receipt, engine: EmbeddingEngine, priority: Path
 ) -> tuple[str, str]:
     texts = msgspec.json.decode(content, type=tuple[str, ...])
-    asked = Embed(new_id("replay"), attempt.model, texts, priority=priority, tenant=origin.scope.tenant)
+    asked = TextEmbeddingRequest(new_id("replay"), attempt.model, texts, priority=priority, tenant=origin.scope.tenant)
     embedded = await engine.embed(asked)
     return vectors_text(embedded).decode(), embedded.fingerprint
 
@@ -115,7 +115,7 @@ async def _generated_again(
     turns = _turns(content) if attempt.prompt_form in ("turns", None) else ()
     ids = msgspec.json.decode(content, type=tuple[int, ...]) if attempt.prompt_form == "tokens" else ()
     schema = texts.get(origin.scope, attempt.json_schema_blob).decode() if attempt.json_schema_blob else None
-    request = Generate(
+    request = GenerationRequest(
         id=new_id("replay"),
         model=attempt.model,
         prompt="" if turns or ids else content.decode(),
@@ -144,12 +144,12 @@ async def _generated_again(
     return text, fingerprint
 
 
-def _turns(content: bytes) -> tuple[Turn, ...]:
+def _turns(content: bytes) -> tuple[ChatTurn, ...]:
     """The turns of an engine with its own chat template; nothing for a rendered prompt."""
     if not content.startswith(b'[["'):
         return ()
     try:
-        return msgspec.json.decode(content, type=tuple[Turn, ...])
+        return msgspec.json.decode(content, type=tuple[ChatTurn, ...])
     except msgspec.DecodeError:
         return ()
 

@@ -9,14 +9,14 @@ import msgspec
 
 from antiphon.catalog.receipts import Path, Receipt, Role, UsageReceipt
 from antiphon.core.scope import Scope
-from antiphon.engine.api.messages import Penalties, TokenOut, Turn
+from antiphon.engine.api.messages import ChatTurn, Penalties, TokenOut
 from antiphon.governance.principal import Principal
 from antiphon.serving.answering.tools import Tools
 
 Tier = Literal["default", "priority", "flex"]
 """Of online requests: ``priority`` goes ahead of ``default``; ``flex`` is done in the gaps, like batch work."""
 
-Message = Turn
+Message = ChatTurn
 """One turn of a conversation."""
 
 

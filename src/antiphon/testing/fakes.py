@@ -49,7 +49,7 @@ from antiphon.core.settings import IdentitySettings
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.engine.api.messages import Alternative, Described, Load, ModelDescription, TokenOut
+from antiphon.engine.api.messages import Alternative, EngineDescription, EngineLoad, ModelDescription, TokenOut
 from antiphon.gateway.ports import GatewayServices, StreamStatus, ViewFreshness
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
@@ -254,9 +254,9 @@ def gateway_services(database: Database, answering: Any = None, **changes: Any) 
     keys, decider = Keys(database, SECRET), Decider()
     receipts = Receipts(database)
 
-    async def engine() -> Described:
+    async def engine() -> EngineDescription:
         model = ModelDescription(MODEL, "fp-5f2c", 1024, "", (), "", "")
-        return Described("d", (model,), Load(running_online=1, running_batch=3, slots=16))
+        return EngineDescription("d", (model,), EngineLoad(running_online=1, running_batch=3, slots=16))
 
     async def replay(scope: Scope, prediction: str) -> Mapping[str, Any]:
         receipts.get(scope, prediction)

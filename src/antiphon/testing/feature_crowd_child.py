@@ -37,7 +37,7 @@ from antiphon.definitions.learning import TrainingWindow
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.refresh import WORKFLOW
@@ -352,7 +352,7 @@ class Role(Life):
         super().close()
 
 
-def _paced(request: Generate) -> Says:
+def _paced(request: GenerationRequest) -> Says:
     """An answer that depends on the whole request and on nothing else."""
     busy = content_hash([request.prompt, request.messages])[0] < "8"
     return Says(json.dumps({"pace": "busy" if busy else "quiet"}))

@@ -16,18 +16,18 @@ from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import (
     Branch,
     Delta,
-    Described,
-    Embed,
-    Embedded,
-    Finished,
-    Generate,
-    Load,
+    EngineDescription,
+    EngineLoad,
+    GenerationRequest,
+    GenerationResult,
+    GenerationUsage,
     ModelDescription,
     ServedModel,
-    Tokenise,
-    Tokenised,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+    Tokenization,
+    TokenizationRequest,
     TokenOut,
-    Usage,
 )
 
 MODEL = ModelDescription(
@@ -66,7 +66,7 @@ class Says(msgspec.Struct, frozen=True):
     unfinished: bool = False
 
 
-Script = Sequence[Says] | Callable[[Generate], Says]
+Script = Sequence[Says] | Callable[[GenerationRequest], Says]
 
 
 class ScriptedEngine:
@@ -82,7 +82,7 @@ class ScriptedEngine:
         self.models = models
         self.away = False
         """Whether it cannot be reached."""
-        self.asked: list[Generate] = []
+        self.asked: list[GenerationRequest] = []
         """Every request, in order."""
         self.in_flight = 0
         self.most_in_flight = 0
@@ -92,7 +92,7 @@ class ScriptedEngine:
         """Every declaration of models, in order; the last one's are served beside ``models``."""
         self._script = script
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         self._require_reachable()
         known = {model.name for model in self.models}
         declared = tuple(
@@ -100,14 +100,16 @@ class ScriptedEngine:
             for model in (self.declared[-1] if self.declared else ())
             if model.name not in known
         )
-        return Described("describe", self.models + declared, Load(running_online=self.in_flight, slots=16))
+        return EngineDescription(
+            "describe", self.models + declared, EngineLoad(running_online=self.in_flight, slots=16)
+        )
 
-    async def serve(self, models: Sequence[ServedModel]) -> Described:
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         self._require_reachable()
         self.declared.append(tuple(models))
         return await self.describe()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         self._require_reachable()
         says = self._next(request)
         self.asked.append(request)
@@ -129,11 +131,11 @@ class ScriptedEngine:
             self.in_flight -= 1
             self.cancelled += not ended
 
-    async def embed(self, request: Embed) -> Embedded:
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """It has no embedding model."""
         raise NotFound("The engine embeds nothing.", where="model")
 
-    async def tokenise(self, request: Tokenise) -> Tokenised:
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """It reads nothing."""
         raise NotFound("The engine has no tokens.", where="model")
 
@@ -144,25 +146,25 @@ class ScriptedEngine:
         if self.away:
             raise Unavailable("The engine cannot be reached.", where="engine", next_step="Try again shortly.")
 
-    def _next(self, request: Generate) -> Says:
+    def _next(self, request: GenerationRequest) -> Says:
         if callable(self._script):
             return self._script(request)
         return self._script[min(len(self.asked), len(self._script) - 1)]
 
-    def _finished(self, request: Generate, says: Says, tokens: int) -> Finished:
+    def _finished(self, request: GenerationRequest, says: Says, tokens: int) -> GenerationResult:
         prompt = len(request.prompt.split()) + sum(len(turn.content.split()) for turn in request.messages)
-        return Finished(
+        return GenerationResult(
             id=request.id,
             reason=says.reason,
             text=says.text,
-            usage=Usage(prompt, 0, tokens, 0, tokens, 0.0, 0.001, 0.002, 0.003),
+            usage=GenerationUsage(prompt, 0, tokens, 0, tokens, 0.0, 0.001, 0.002, 0.003),
             fingerprint=says.fingerprint or self.models[0].fingerprint,
             token_ids=tuple(range(tokens)),
             branches=says.branches,
         )
 
 
-def echo(request: Generate) -> Says:
+def echo(request: GenerationRequest) -> Says:
     """A text that depends on the whole request and on nothing else, as a deterministic model's does."""
     return Says(f"echo {content_hash([request.prompt, request.messages, request.seed])[:12]}")
 

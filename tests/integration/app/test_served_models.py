@@ -19,7 +19,7 @@ from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import ManualClock
 from antiphon.core.errors import Corrupt, Unavailable
 from antiphon.definitions.learning import Rollout
-from antiphon.engine.api.messages import Described, ServedModel
+from antiphon.engine.api.messages import EngineDescription, ServedModel
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
 
 
@@ -31,7 +31,7 @@ class Engine(ScriptedEngine):
         self.broken: set[str] = set()
         self.calls = 0
 
-    async def serve(self, models: Any) -> Described:
+    async def serve(self, models: Any) -> EngineDescription:
         self._require_reachable()
         self.calls += 1
         self.declared.append(tuple(model for model in models if model.name not in self.broken))

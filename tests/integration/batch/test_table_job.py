@@ -23,7 +23,7 @@ from antiphon.core.scope import Scope
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.durable.run import RunResult
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.governance.principal import Principal
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
 from antiphon.testing.small_desk import ASKER, DESK, SCOPE, START, SmallDesk
@@ -192,7 +192,7 @@ async def test_a_bad_row_fails_alone_and_says_why(bench: Bench) -> None:
 async def test_an_engine_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path) -> None:
     died: set[str] = set()
 
-    def flaky(request: Generate) -> Says:
+    def flaky(request: GenerationRequest) -> Says:
         if len(died) < 5 and request.prompt not in died:
             died.add(request.prompt)
             return Says("half", error=EngineFailed("It died."))

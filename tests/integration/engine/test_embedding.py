@@ -15,7 +15,7 @@ from antiphon.app.embedding import LocalEmbedders
 from antiphon.core.errors import EngineFailed, PromptTooLong, SetupError
 from antiphon.definitions.embedding import MODELS
 from antiphon.engine import weights
-from antiphon.engine.api.messages import Embed
+from antiphon.engine.api.messages import TextEmbeddingRequest
 from antiphon.engine.backends.llamacpp import bert_gguf
 from antiphon.engine.backends.llamacpp.encoder import LONGEST, LlamaCppEmbedding, LlamaCppEncoder
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
@@ -151,11 +151,11 @@ async def test_the_engine_makes_the_vectors_that_feature_views_keep(path: Path) 
     encoder = LlamaCppEncoder(NAME, weights.resolve(NAME), tokens=256, dimensions=384)
     engine = await LocalEngine({}, encoders={NAME: encoder}).start()
     try:
-        made = await engine.embed(Embed("r", NAME, tuple(texts)))
+        made = await engine.embed(TextEmbeddingRequest("r", NAME, tuple(texts)))
         assert made.vectors == kept.astype("<f4").tobytes()
         assert made.tokens[0] == 6
         with pytest.raises(PromptTooLong) as refused:
-            await engine.embed(Embed("r", NAME, (texts[0], "word " * 255)))
+            await engine.embed(TextEmbeddingRequest("r", NAME, (texts[0], "word " * 255)))
         assert refused.value.where == "input[1]"
     finally:
         await engine.close()

@@ -15,7 +15,15 @@ import pytest
 from antiphon.core.errors import EngineFailed, Unavailable
 from antiphon.engine.api import frames
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import PROTOCOL, Delta, Finished, FromEngine, Generate, Hello, ServedModel
+from antiphon.engine.api.messages import (
+    PROTOCOL,
+    Delta,
+    FromEngine,
+    GenerationRequest,
+    GenerationResult,
+    Hello,
+    ServedModel,
+)
 
 SLOW = ("--simulated-decode-milliseconds", "20")
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
@@ -51,15 +59,15 @@ async def engine_process(path: Path, *options: str) -> AsyncIterator[tuple[Engin
         await process.communicate()
 
 
-def asking(name: str = "r", *, tokens: int = 8, seed: int = 0, **changes: object) -> Generate:
-    return Generate(name, "words", f"About {name}.\n", tokens, temperature=1.0, seed=seed, **changes)  # type: ignore[arg-type]
+def asking(name: str = "r", *, tokens: int = 8, seed: int = 0, **changes: object) -> GenerationRequest:
+    return GenerationRequest(name, "words", f"About {name}.\n", tokens, temperature=1.0, seed=seed, **changes)  # type: ignore[arg-type]
 
 
-async def collect(client: EngineClient, request: Generate) -> Finished:
+async def collect(client: EngineClient, request: GenerationRequest) -> GenerationResult:
     last = None
     async for event in client.generate(request):
         last = event
-    assert isinstance(last, Finished)
+    assert isinstance(last, GenerationResult)
     return last
 
 
@@ -93,7 +101,7 @@ async def test_sigterm_lets_what_is_in_flight_finish(tmp_path: Path) -> None:
         assert isinstance(await anext(events), Delta)
         process.send_signal(signal.SIGTERM)
         rest = [event async for event in events]
-        assert isinstance(rest[-1], Finished)
+        assert isinstance(rest[-1], GenerationResult)
         assert await process.wait() == 0
         with pytest.raises(Unavailable):
             await collect(client, asking())

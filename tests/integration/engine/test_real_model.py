@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from antiphon.core.errors import EngineFailed, PromptTooLong, SchemaUnsatisfiable, SetupError
 from antiphon.engine import weights
-from antiphon.engine.api.messages import Delta, Finished, Generate
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
@@ -42,14 +42,14 @@ async def engine(model_path: Path) -> AsyncIterator[LocalEngine]:
     await engine.close()
 
 
-def asking(question: str = "Name three rivers.", **changes: object) -> Generate:
+def asking(question: str = "Name three rivers.", **changes: object) -> GenerationRequest:
     fields: dict[str, object] = {"id": "r", "model": "base", "prompt": CHAT.format(question), "max_tokens": 40}
-    return Generate(**{**fields, **changes})  # type: ignore[arg-type]
+    return GenerationRequest(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-async def collect(engine: LocalEngine, request: Generate) -> tuple[list[Delta], Finished]:
+async def collect(engine: LocalEngine, request: GenerationRequest) -> tuple[list[Delta], GenerationResult]:
     events = [event async for event in engine.generate(request)]
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], GenerationResult)
     return [event for event in events if isinstance(event, Delta)], events[-1]
 
 

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from antiphon.core.errors import Overloaded, UnsupportedParameter
-from antiphon.engine.api.messages import Delta, Finished, Generate, Priority
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, Priority
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
@@ -53,11 +53,11 @@ async def server() -> AsyncIterator[Server]:
             seen.most = max(seen.most, seen.now)
             try:
                 async with contextlib.aclosing(
-                    engine.generate(Generate("r", "words", body["prompt"], body["max_tokens"]))
+                    engine.generate(GenerationRequest("r", "words", body["prompt"], body["max_tokens"]))
                 ) as events:
                     async for event in events:
                         text = event.text if isinstance(event, Delta) else ""
-                        reason = event.reason if isinstance(event, Finished) else None
+                        reason = event.reason if isinstance(event, GenerationResult) else None
                         choice = {"text": text, "finish_reason": reason, "logprobs": None}
                         yield f"data: {msgspec.json.encode({'choices': [choice]}).decode()}\n\n"
             finally:
@@ -82,10 +82,12 @@ async def server() -> AsyncIterator[Server]:
             await engine.close()
 
 
-async def ask(engine: RemoteEngine, number: int, priority: Priority, level: ServiceLevel | None = None) -> Finished:
-    request = Generate(f"r{number}", "words", f"Number {number}.", 16, priority=priority, level=level)
+async def ask(
+    engine: RemoteEngine, number: int, priority: Priority, level: ServiceLevel | None = None
+) -> GenerationResult:
+    request = GenerationRequest(f"r{number}", "words", f"Number {number}.", 16, priority=priority, level=level)
     async for event in engine.generate(request):
-        if isinstance(event, Finished):
+        if isinstance(event, GenerationResult):
             return event
     raise AssertionError("no end")
 
@@ -139,7 +141,7 @@ async def test_any_server_is_told_nothing_that_openai_does_not_know(server: Serv
     await ask(engine, 2, "online", ServiceLevel(slowdown=0.1))
     assert not {"priority", "vllm_xargs", "ignore_eos"} & {name for body in server.bodies for name in body}
     with pytest.raises(UnsupportedParameter):
-        async for _ in engine.generate(Generate("r", "words", "On.", 4, ignore_end=True)):
+        async for _ in engine.generate(GenerationRequest("r", "words", "On.", 4, ignore_end=True)):
             pass
     await engine.close()
 

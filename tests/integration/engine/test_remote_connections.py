@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.api.messages import Finished, Generate
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult
 from antiphon.engine.backends.remote import engine as remote
 from antiphon.engine.backends.remote.engine import RemoteEngine
 
@@ -63,8 +63,8 @@ async def serving(server: Server) -> AsyncIterator[RemoteEngine]:
 
 
 async def text(engine: RemoteEngine) -> str:
-    events = [event async for event in engine.generate(Generate("r", "any", "Say.", 8))]
-    assert isinstance(events[-1], Finished)
+    events = [event async for event in engine.generate(GenerationRequest("r", "any", "Say.", 8))]
+    assert isinstance(events[-1], GenerationResult)
     return events[-1].text
 
 
@@ -133,7 +133,7 @@ async def test_each_word_is_told_when_it_comes_and_what_came_together_at_once() 
     told = []
     async with asyncio.timeout(30), await asyncio.start_server(speak, "127.0.0.1", 0) as listening:
         engine = RemoteEngine(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-        async for event in engine.generate(Generate("r", "any", "Say.", 8)):
+        async for event in engine.generate(GenerationRequest("r", "any", "Say.", 8)):
             told.append(event.text)
             heard.release()
         await engine.close()

@@ -14,7 +14,7 @@ from tests.integration.engine.test_process import answering, spawn
 from antiphon.core.errors import Corrupt, NotFound, SetupError
 from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Delta, Finished, Generate, ServedModel
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, ServedModel
 from antiphon.engine.api.port import Engine
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.declared_models import checked
@@ -56,15 +56,15 @@ async def engine(model_path: Path) -> AsyncIterator[LocalEngine]:
     await engine.close()
 
 
-def asking(model: str, question: str = "Name three rivers.", tokens: int = 24, **changes: object) -> Generate:
-    return Generate("r", model, CHAT.format(question), tokens, logprobs=2, **changes)  # type: ignore[arg-type]
+def asking(model: str, question: str = "Name three rivers.", tokens: int = 24, **changes: object) -> GenerationRequest:
+    return GenerationRequest("r", model, CHAT.format(question), tokens, logprobs=2, **changes)  # type: ignore[arg-type]
 
 
-async def told(engine: Engine, request: Generate) -> Told:
+async def told(engine: Engine, request: GenerationRequest) -> Told:
     """Everything that must repeat: text, tokens, and each token's log-probabilities as floats."""
     tokens: list[object] = []
     async for event in engine.generate(request):
-        if isinstance(event, Finished):
+        if isinstance(event, GenerationResult):
             return event.text, event.token_ids, event.fingerprint, tuple(tokens)
         tokens.extend(event.tokens)
     raise AssertionError("no end")

@@ -21,7 +21,7 @@ from antiphon.core.errors import NotFound
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Gates, Outcome
-from antiphon.engine.api.messages import Alternative, Branch, Generate
+from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.engine.api.port import Engine
 from antiphon.features.lake.local import LocalLake
 from antiphon.learning.evaluation.evaluator import EvaluationServices, Evaluator
@@ -38,7 +38,7 @@ LEARNS: ApplicationSpec = msgspec.structs.replace(
 )
 
 
-def forecasting(request: Generate) -> Says:
+def forecasting(request: GenerationRequest) -> Says:
     """A model that forecasts by the delay its prompt shows, and writes the notice that the figures allow."""
     delay = int(request.prompt.rpartition("delay ")[2].split()[0])
     late = min(0.9, 0.05 + delay / 50)
@@ -50,7 +50,7 @@ def forecasting(request: Generate) -> Says:
     return Says(text, branches=(Branch(13, options),))
 
 
-def backwards(request: Generate) -> Says:
+def backwards(request: GenerationRequest) -> Says:
     """The same model with its forecasts turned round."""
     says = forecasting(request)
     late, on_time = (option.logprob for option in says.branches[0].options)

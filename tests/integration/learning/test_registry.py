@@ -20,14 +20,14 @@ from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
 from antiphon.cli import models as commands
 from antiphon.core.errors import NotFound
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.models import Registry
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
 from antiphon.testing.small_desk import SCOPE, START
 
 
-def by_model(request: Generate) -> Says:
+def by_model(request: GenerationRequest) -> Says:
     """Version 1 has its forecasts turned round, every other model not."""
     return backwards(request) if request.model == "desk.v1" else forecasting(request)
 

@@ -14,7 +14,7 @@ import pytest
 from antiphon.core.clock import SystemClock
 from antiphon.core.errors import Unavailable
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Delta, Generate
+from antiphon.engine.api.messages import Delta, GenerationRequest
 from antiphon.orchestration.governor import Governor
 from antiphon.training.order import TrainingOrder
 from antiphon.training.processes import TrainingProcesses
@@ -71,17 +71,17 @@ async def test_the_kernel_stops_training_while_an_online_request_runs(tmp_path: 
         child = psutil.Process(processes.running[0].pid)
         await until(child, stopped=False)
 
-        events = client.generate(Generate("r", "words", "About rivers.\n", 500, stop=("never",)))
+        events = client.generate(GenerationRequest("r", "words", "About rivers.\n", 500, stop=("never",)))
         assert isinstance(await anext(events), Delta)
         await until(child, stopped=True)
         await events.aclose()
         await until(child, stopped=False)
 
-        batch = client.generate(Generate("b", "words", "About lakes.\n", 8, priority="batch"))
+        batch = client.generate(GenerationRequest("b", "words", "About lakes.\n", 8, priority="batch"))
         async for _ in batch:
             assert child.status() != psutil.STATUS_STOPPED
 
-        events = client.generate(Generate("r", "words", "About seas.\n", 500, stop=("never",)))
+        events = client.generate(GenerationRequest("r", "words", "About seas.\n", 500, stop=("never",)))
         assert isinstance(await anext(events), Delta)
         await until(child, stopped=True)
         stop.set()

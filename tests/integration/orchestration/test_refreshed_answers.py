@@ -14,7 +14,7 @@ import pytest
 from antiphon.catalog.receipt_counts import ReceiptCounts
 from antiphon.core.errors import Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
-from antiphon.engine.api.messages import Described, Load
+from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.orchestration.refreshed_answers import PRINCIPAL, Parts, RefreshedAnswers
 from antiphon.testing.scripted_engine import ScriptedEngine, echo
 from antiphon.testing.small_desk import DESK, SCOPE, FeatureTable, ReadVector, SmallDesk
@@ -45,14 +45,14 @@ class World:
         self.engine = ScriptedEngine(echo)
         self.features = ByFlight()
         self.desk = SmallDesk(directory, self.engine, application, features=self.features)
-        self.load = Load()
+        self.load = EngineLoad()
         self.refreshed = self.refresher()
 
     def refresher(self) -> RefreshedAnswers:
         desk = self.desk
 
-        async def describe() -> Described:
-            return Described("describe", (), self.load)
+        async def describe() -> EngineDescription:
+            return EngineDescription("describe", (), self.load)
 
         parts = Parts(
             applications=desk.releases.applications,
@@ -134,12 +134,12 @@ async def test_it_gives_way_to_other_batch_work_and_goes_on_after(make: Callable
     world = make()
     await world.ask("AA")
     world.publish(AA=50.0)
-    world.load = Load(running_batch=1)
+    world.load = EngineLoad(running_batch=1)
     stop = asyncio.Event()
     running = asyncio.create_task(world.refreshed.run_until(stop))
     await asyncio.sleep(0.2)
     assert world.refreshed.counts.made == 0
-    world.load = Load()
+    world.load = EngineLoad()
     async with asyncio.timeout(10):
         while not world.refreshed.counts.made:
             await asyncio.sleep(0.01)

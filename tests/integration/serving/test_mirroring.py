@@ -16,7 +16,7 @@ from antiphon.core.errors import EngineFailed, Unavailable
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
-from antiphon.engine.api.messages import Alternative, Branch, Generate
+from antiphon.engine.api.messages import Alternative, Branch, GenerationRequest
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, TextDelta
 from antiphon.serving.shadow import Mirroring, ShadowCounts
@@ -48,9 +48,9 @@ class Scripted:
     def __init__(self, live: Says, candidate: Says) -> None:
         self.live = live
         self.candidate = candidate
-        self.asked_of_candidate: list[Generate] = []
+        self.asked_of_candidate: list[GenerationRequest] = []
 
-    def __call__(self, request: Generate) -> Says:
+    def __call__(self, request: GenerationRequest) -> Says:
         if "Candidate:" not in request.prompt:
             return self.live
         self.asked_of_candidate.append(request)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from antiphon.engine import weights
-from antiphon.engine.api.messages import Delta, Finished, Generate
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Interrupted, Layout
@@ -40,27 +40,27 @@ SYSTEM = (
     "state only what you know, and stay polite whatever happens.<|im_end|>\n<|im_start|>user\n"
 )
 PROBES = (
-    Generate(
+    GenerationRequest(
         "probe", "base", f"{SYSTEM}Is the 17:05 to Boston late?<|im_end|>\n<|im_start|>assistant\n", 24, logprobs=2
     ),
-    Generate(
+    GenerationRequest(
         "probe", "base", f"{SYSTEM}Delay 27 min.<|im_end|>\n<|im_start|>assistant\n", 40, json_schema=SCHEMA, logprobs=1
     ),
-    Generate("probe", "base", "Long ago in a small town by the sea", 24, temperature=1.1, seed=11, logprobs=1),
-    Generate("probe", "base", f"{SYSTEM}Is it late?<|im_end|>\n", 8, logprobs=1, prompt_logprobs=3),
+    GenerationRequest("probe", "base", "Long ago in a small town by the sea", 24, temperature=1.1, seed=11, logprobs=1),
+    GenerationRequest("probe", "base", f"{SYSTEM}Is it late?<|im_end|>\n", 8, logprobs=1, prompt_logprobs=3),
 )
 
 Outcome = tuple[object, ...]
 
 
-async def outcome(engine: LocalEngine, request: Generate) -> Outcome:
+async def outcome(engine: LocalEngine, request: GenerationRequest) -> Outcome:
     """Everything that must repeat: text, tokens, log-probabilities, in order."""
     tokens: list[object] = []
     async for event in engine.generate(request):
         if isinstance(event, Delta):
             tokens.extend(event.prompt)
             tokens.extend(event.tokens)
-        elif isinstance(event, Finished):
+        elif isinstance(event, GenerationResult):
             return event.text, event.token_ids, event.reason, tuple(tokens)
     raise AssertionError("no end")
 
@@ -121,7 +121,7 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
 
     async def join(number: int, kind: int, words: int, tokens: int, neighbour_priority: str) -> None:
         prompt = (SYSTEM if kind else "") + f"{number} " + "delay wind carrier route " * (words // 4 + 1)
-        request = Generate(
+        request = GenerationRequest(
             f"n{number}",
             "base",
             prompt,
@@ -134,7 +134,7 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
         await outcome(engine, request)
 
     request = PROBES[probe]
-    changed = Generate(
+    changed = GenerationRequest(
         **{field: getattr(request, field) for field in request.__struct_fields__} | {"priority": priority}
     )
     async with asyncio.TaskGroup() as group:
@@ -154,7 +154,7 @@ async def test_a_request_in_a_crowd_repeats_itself_alone(
                 tokens.extend(event.tokens)
                 arrived += 1
                 arrivals(arrived)
-            elif isinstance(event, Finished):
+            elif isinstance(event, GenerationResult):
                 found = (event.text, event.token_ids, event.reason, tuple(tokens))
     assert found == engines.expected[probe]
 
@@ -190,15 +190,15 @@ async def test_a_batch_request_that_is_pushed_out_and_restored_repeats_itself(en
         fields = {field: getattr(request, field) for field in request.__struct_fields__}
         tokens: list[object] = []
         pushing: list[asyncio.Task[Outcome]] = []
-        async for event in engine.generate(Generate(**fields | {"priority": "batch"})):
+        async for event in engine.generate(GenerationRequest(**fields | {"priority": "batch"})):
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
                 if len(tokens) in (3, 12):
                     pushing += [
-                        asyncio.create_task(outcome(engine, Generate(f"p{n}", "base", f"Push {n} away", 6)))
+                        asyncio.create_task(outcome(engine, GenerationRequest(f"p{n}", "base", f"Push {n} away", 6)))
                         for n in range(len(tokens), len(tokens) + 3)
                     ]
-            elif isinstance(event, Finished):
+            elif isinstance(event, GenerationResult):
                 found = (event.text, event.token_ids, event.reason, tuple(tokens))
         await asyncio.gather(*pushing)
     finally:
@@ -217,7 +217,7 @@ async def test_a_reused_beginning_gives_what_computing_it_gives(engines: Engines
             if isinstance(event, Delta):
                 tokens.extend(event.tokens)
             last = event
-        assert isinstance(last, Finished)
+        assert isinstance(last, GenerationResult)
         cached.append(last.usage.cached_prompt_tokens)
         assert (last.text, last.token_ids, last.reason, tuple(tokens)) == engines.expected[0]
     assert cached[-1] >= 32

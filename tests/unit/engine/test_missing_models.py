@@ -10,7 +10,7 @@ import pytest
 
 from antiphon.core.errors import NotFound, SetupError, Unavailable
 from antiphon.engine.__main__ import load_configured
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout, Runtime
@@ -41,12 +41,12 @@ async def test_the_models_that_are_there_are_served(tmp_path: Path) -> None:
     try:
         assert list((await engine.describe()).missing) == ["gone"]
         with pytest.raises(Unavailable, match="'gone' is configured and could not be loaded"):
-            async for _ in engine.generate(Generate("r", "gone", "About this.", 4)):
+            async for _ in engine.generate(GenerationRequest("r", "gone", "About this.", 4)):
                 pass
         with pytest.raises(NotFound):
-            async for _ in engine.generate(Generate("r", "never", "About this.", 4)):
+            async for _ in engine.generate(GenerationRequest("r", "never", "About this.", 4)):
                 pass
-        answered = [event async for event in engine.generate(Generate("r", "there", "About this.", 4))]
+        answered = [event async for event in engine.generate(GenerationRequest("r", "there", "About this.", 4))]
         assert answered
     finally:
         await engine.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from antiphon.core.errors import Corrupt, InvalidInput, NotFound, SetupError, Unavailable, UnsupportedParameter
-from antiphon.engine.api.messages import Delta, Finished, Generate, ServedModel
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, ServedModel
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.declared_models import DeclaredModels, checked
 from antiphon.engine.execution.local import LocalEngine
@@ -81,15 +81,15 @@ async def running() -> AsyncIterator[tuple[LocalEngine, Loads]]:
         assert all(len(runtime.closed_by) == 1 for runtime in loads.runtimes)
 
 
-def asking(model: str, tokens: int = 12) -> Generate:
-    return Generate("r", model, "About rivers.\n", tokens)
+def asking(model: str, tokens: int = 12) -> GenerationRequest:
+    return GenerationRequest("r", model, "About rivers.\n", tokens)
 
 
-async def collect(engine: LocalEngine, request: Generate) -> Finished:
+async def collect(engine: LocalEngine, request: GenerationRequest) -> GenerationResult:
     last = None
     async for event in engine.generate(request):
         last = event
-    assert isinstance(last, Finished)
+    assert isinstance(last, GenerationResult)
     return last
 
 
@@ -129,7 +129,7 @@ async def test_a_model_is_freed_by_the_loop_after_its_last_request() -> None:
         assert not runtime.closed_by
         runtime.decodes.set()
         rest = [event async for event in events]
-        assert isinstance(rest[-1], Finished)
+        assert isinstance(rest[-1], GenerationResult)
         assert rest[-1].reason in ("stop", "length")
         await until_closed(runtime)
         assert runtime.closed_by == ["antiphon-step-loop"]
@@ -168,7 +168,7 @@ async def test_a_name_may_come_back_while_its_old_model_still_answers() -> None:
         await engine.serve([])
         await engine.serve([ServedModel("new", "/other", "n2")])
         assert (await collect(engine, asking("new"))).text == alone.text
-        assert isinstance([event async for event in events][-1], Finished)
+        assert isinstance([event async for event in events][-1], GenerationResult)
         await until_closed(loads.runtimes[0])
         assert not loads.runtimes[1].closed_by
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from antiphon.core.errors import Unavailable
-from antiphon.engine.api.messages import Described, Load
+from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.orchestration.governor import Governed, Governor, decide
 
 QUIET = 1.0
-CALM = Load()
+CALM = EngineLoad()
 
 
-def looks(*seen: tuple[float, Load], start: float = 0.0) -> list[bool]:
+def looks(*seen: tuple[float, EngineLoad], start: float = 0.0) -> list[bool]:
     """Whether training is paused after each look (time, load)."""
     governed = Governed(start)
     paused = []
@@ -26,31 +26,34 @@ def looks(*seen: tuple[float, Load], start: float = 0.0) -> list[bool]:
     return paused
 
 
-@pytest.mark.parametrize("busy", [Load(running_online=1), Load(waiting_online=1)])
-def test_one_online_request_pauses_at_once_and_a_quiet_time_resumes(busy: Load) -> None:
+@pytest.mark.parametrize("busy", [EngineLoad(running_online=1), EngineLoad(waiting_online=1)])
+def test_one_online_request_pauses_at_once_and_a_quiet_time_resumes(busy: EngineLoad) -> None:
     seen = looks((0, CALM), (1, busy), (1.5, CALM), (1.9, CALM), (2.0, CALM), (2.1, CALM))
     assert seen == [False, True, True, True, False, False]
 
 
 def test_every_online_request_begins_the_quiet_time_anew() -> None:
-    busy = Load(running_online=1)
+    busy = EngineLoad(running_online=1)
     assert looks((0, busy), (0.9, CALM), (0.95, busy), (1.9, CALM), (1.96, CALM)) == [True, True, True, True, False]
 
 
 def test_a_request_that_came_and_went_between_two_looks_is_seen() -> None:
-    assert looks((0, CALM), (1, Load(generated_tokens_online=3))) == [False, True]
+    assert looks((0, CALM), (1, EngineLoad(generated_tokens_online=3))) == [False, True]
     # What was generated before training began says nothing.
-    assert looks((0, Load(generated_tokens_online=99)), (1, Load(generated_tokens_online=99))) == [False, False]
+    assert looks((0, EngineLoad(generated_tokens_online=99)), (1, EngineLoad(generated_tokens_online=99))) == [
+        False,
+        False,
+    ]
     # An engine that was started again counts from nothing.
-    assert looks((0, Load(generated_tokens_online=99)), (1, CALM), (2, CALM)) == [False, True, False]
+    assert looks((0, EngineLoad(generated_tokens_online=99)), (1, CALM), (2, CALM)) == [False, True, False]
 
 
 def test_batch_work_pauses_nothing() -> None:
-    assert looks((0, Load(running_batch=16, waiting_batch=900, generated_tokens_batch=7))) == [False]
+    assert looks((0, EngineLoad(running_batch=16, waiting_batch=900, generated_tokens_batch=7))) == [False]
 
 
 def test_the_paused_share_counts_pauses_that_are_over_and_the_present_one() -> None:
-    busy = Load(running_online=1)
+    busy = EngineLoad(running_online=1)
     governed = Governed(10.0)
     for now, load in ((11.0, busy), (12.0, CALM), (14.0, busy)):
         governed = decide(load, governed, now, quiet=QUIET)
@@ -60,15 +63,15 @@ def test_the_paused_share_counts_pauses_that_are_over_and_the_present_one() -> N
 
 @dataclass
 class Engine:
-    load: Load = CALM
+    load: EngineLoad = CALM
     away: bool = False
     asked: int = 0
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         self.asked += 1
         if self.away:
             raise Unavailable("The engine cannot be reached.")
-        return Described("d", (), self.load)
+        return EngineDescription("d", (), self.load)
 
 
 @dataclass
@@ -113,7 +116,7 @@ async def test_training_stops_for_online_work_and_goes_on_afterwards() -> None:
     async with governed(engine, training):
         await looked(engine)
         assert not training.stopped
-        engine.load = Load(running_online=1)
+        engine.load = EngineLoad(running_online=1)
         while not training.stopped:
             await asyncio.sleep(0)
         training.running.append("run_2")
@@ -130,7 +133,7 @@ async def test_training_stops_for_online_work_and_goes_on_afterwards() -> None:
 
 
 async def test_a_governor_that_ends_leaves_nothing_stopped() -> None:
-    engine, training = Engine(Load(waiting_online=1)), Training(["run_1"])
+    engine, training = Engine(EngineLoad(waiting_online=1)), Training(["run_1"])
     async with governed(engine, training):
         while not training.stopped:
             await asyncio.sleep(0)
@@ -138,7 +141,7 @@ async def test_a_governor_that_ends_leaves_nothing_stopped() -> None:
 
 
 async def test_training_that_ends_while_paused_leaves_the_next_one_free() -> None:
-    engine, training = Engine(Load(waiting_online=1)), Training(["run_1"])
+    engine, training = Engine(EngineLoad(waiting_online=1)), Training(["run_1"])
     async with governed(engine, training) as governor:
         while not training.held:
             await asyncio.sleep(0)
@@ -150,7 +153,7 @@ async def test_training_that_ends_while_paused_leaves_the_next_one_free() -> Non
 
 async def test_an_engine_out_of_sight_resumes_nothing_and_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engine, training = Engine(Load(running_online=1)), Training(["run_1"])
+    engine, training = Engine(EngineLoad(running_online=1)), Training(["run_1"])
     async with governed(engine, training):
         while not training.stopped:
             await asyncio.sleep(0)
@@ -187,7 +190,7 @@ async def test_without_training_the_engine_is_not_asked() -> None:
 
 async def test_long_pauses_are_spoken_of_with_their_share(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    engine, training, stop = Engine(Load(running_online=1)), Training(["run_1"]), asyncio.Event()
+    engine, training, stop = Engine(EngineLoad(running_online=1)), Training(["run_1"]), asyncio.Event()
     governor = Governor(engine, training, poll=0.001, monotonic=lambda: now[0])
     running = asyncio.create_task(governor.run_until(stop))
     async with asyncio.timeout(10):

@@ -17,28 +17,28 @@ from antiphon.engine.api import frames
 from antiphon.engine.api.failures import error_of
 from antiphon.engine.api.messages import (
     PROTOCOL,
-    Cancel,
+    Cancellation,
     Delta,
-    Describe,
-    Described,
-    Embed,
-    Embedded,
-    Failed,
-    Finished,
+    DescriptionRequest,
+    EngineDescription,
     FromEngine,
-    Generate,
+    GenerationRequest,
+    GenerationResult,
     Hello,
-    Serve,
+    ModelDeclaration,
+    RequestFailure,
     ServedModel,
-    Tokenise,
-    Tokenised,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+    Tokenization,
+    TokenizationRequest,
 )
 from antiphon.engine.api.peers import is_ours
 
 _decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 
-T = TypeVar("T", Embedded, Tokenised)
-_Answer = Delta | Finished | Embedded | Tokenised | Failed | Described | AntiphonError
+T = TypeVar("T", TextEmbeddings, Tokenization)
+_Answer = Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFailure | EngineDescription | AntiphonError
 
 
 class EngineClient:
@@ -57,13 +57,13 @@ class EngineClient:
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
 
-    async def describe(self) -> Described:
-        return await self._described(Describe(new_id("describe")))
+    async def describe(self) -> EngineDescription:
+        return await self._described(DescriptionRequest(new_id("describe")))
 
-    async def serve(self, models: Sequence[ServedModel]) -> Described:
-        return await self._described(Serve(new_id("serve"), tuple(models)))
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
+        return await self._described(ModelDeclaration(new_id("serve"), tuple(models)))
 
-    async def _described(self, question: Describe | Serve) -> Described:
+    async def _described(self, question: DescriptionRequest | ModelDeclaration) -> EngineDescription:
         connection = await self._connected()
         answers = connection.ask(question.id, question)
         try:
@@ -72,13 +72,13 @@ class EngineClient:
             connection.forget(question.id)
         if isinstance(answer, AntiphonError):
             raise Unavailable("The engine went away.", where=str(self._path)) from answer
-        if isinstance(answer, Failed):
+        if isinstance(answer, RequestFailure):
             raise error_of(answer)
-        if not isinstance(answer, Described):
+        if not isinstance(answer, EngineDescription):
             raise Unavailable("The engine did not describe itself.", where=str(self._path))
         return answer
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         connection = await self._connected()
         # Ids on the wire are this side's own: a late frame of a cancelled request must not reach its namesake.
         wire = replace(request, id=new_id("wire"))
@@ -90,9 +90,9 @@ class EngineClient:
                 ended = not isinstance(answer, Delta)
                 if isinstance(answer, AntiphonError):
                     raise answer
-                if isinstance(answer, Failed):
+                if isinstance(answer, RequestFailure):
                     raise error_of(answer)
-                if isinstance(answer, Described | Embedded | Tokenised):
+                if isinstance(answer, EngineDescription | TextEmbeddings | Tokenization):
                     raise EngineFailed("The engine answered another question.", where=str(self._path))
                 yield replace(answer, id=request.id)
                 if ended:
@@ -100,17 +100,17 @@ class EngineClient:
         finally:
             connection.forget(wire.id)
             if not ended:
-                connection.send(Cancel(wire.id))
+                connection.send(Cancellation(wire.id))
 
-    async def embed(self, request: Embed) -> Embedded:
-        """See :class:`~antiphon.engine.api.port.TextEmbedding`."""
-        return replace(await self._told(request, Embedded), id=request.id)
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
+        """See :class:`~antiphon.engine.api.port.Engine`."""
+        return replace(await self._told(request, TextEmbeddings), id=request.id)
 
-    async def tokenise(self, request: Tokenise) -> Tokenised:
-        """See :class:`~antiphon.engine.api.port.Tokenising`."""
-        return replace(await self._told(request, Tokenised), id=request.id)
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
+        """See :class:`~antiphon.engine.api.port.Engine`."""
+        return replace(await self._told(request, Tokenization), id=request.id)
 
-    async def _told(self, question: Embed | Tokenise, kind: type[T]) -> T:
+    async def _told(self, question: TextEmbeddingRequest | TokenizationRequest, kind: type[T]) -> T:
         """The one answer to a question; who goes away before it cancels."""
         connection = await self._connected()
         wire = replace(question, id=new_id("wire"))
@@ -122,10 +122,10 @@ class EngineClient:
         finally:
             connection.forget(wire.id)
             if not ended:
-                connection.send(Cancel(wire.id))
+                connection.send(Cancellation(wire.id))
         if isinstance(answer, AntiphonError):
             raise answer
-        if isinstance(answer, Failed):
+        if isinstance(answer, RequestFailure):
             raise error_of(answer)
         if not isinstance(answer, kind):
             raise EngineFailed("The engine answered another question.", where=str(self._path))
@@ -189,7 +189,11 @@ class _Connection:
         self.lost = False
         self._receiving = asyncio.get_running_loop().create_task(self._receive())
 
-    def ask(self, request: str, message: Generate | Embed | Tokenise | Describe | Serve) -> asyncio.Queue[_Answer]:
+    def ask(
+        self,
+        request: str,
+        message: GenerationRequest | TextEmbeddingRequest | TokenizationRequest | DescriptionRequest | ModelDeclaration,
+    ) -> asyncio.Queue[_Answer]:
         """Send a message; the answers to it come in the returned queue."""
         answers: asyncio.Queue[_Answer] = asyncio.Queue()
         self._waiting[request] = answers
@@ -199,7 +203,15 @@ class _Connection:
     def forget(self, request: str) -> None:
         self._waiting.pop(request, None)
 
-    def send(self, message: Generate | Embed | Tokenise | Describe | Serve | Cancel) -> None:
+    def send(
+        self,
+        message: GenerationRequest
+        | TextEmbeddingRequest
+        | TokenizationRequest
+        | DescriptionRequest
+        | ModelDeclaration
+        | Cancellation,
+    ) -> None:
         if self.lost:
             return
         try:

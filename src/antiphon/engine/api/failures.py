@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from antiphon.core.errors import AntiphonError, DefinitionErrors, EngineFailed
-from antiphon.engine.api.messages import Failed
+from antiphon.engine.api.messages import RequestFailure
 
 
-def failure_of(request: str, error: AntiphonError) -> Failed:
+def failure_of(request: str, error: AntiphonError) -> RequestFailure:
     """The frame that tells a caller about an error."""
-    return Failed(request, error.code, error.what, error.where, error.next_step)
+    return RequestFailure(request, error.code, error.what, error.where, error.next_step)
 
 
-def error_of(failed: Failed) -> AntiphonError:
+def error_of(failed: RequestFailure) -> AntiphonError:
     """The error a frame tells about; an unknown code means an engine newer than this side."""
     kind = _classes().get(failed.code, EngineFailed)
     return kind(failed.message, where=failed.where, next_step=failed.next_step)

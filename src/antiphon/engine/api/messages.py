@@ -33,7 +33,7 @@ class ToolCall(msgspec.Struct, frozen=True, array_like=True):
     arguments: str
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True):
+class ChatTurn(msgspec.Struct, frozen=True, array_like=True):
     """One turn of a conversation; ``tool_call_id`` says which call a turn of the role ``tool`` is the result of."""
 
     role: str
@@ -55,7 +55,7 @@ class Penalties(msgspec.Struct, frozen=True):
     bias: tuple[tuple[int, float], ...] = ()
 
 
-class Generate(msgspec.Struct, frozen=True, tag="generate"):
+class GenerationRequest(msgspec.Struct, frozen=True, tag="generate"):
     """One generation.
 
     Attributes:
@@ -99,7 +99,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     branches: bool = False
     priority: Priority = "online"
     traceparent: str | None = None
-    messages: tuple[Turn, ...] = ()
+    messages: tuple[ChatTurn, ...] = ()
     level: ServiceLevel | None = None
     ignore_end: bool = False
     cache_salt: str = ""
@@ -117,7 +117,7 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
         return self.cache_salt
 
 
-class Embed(msgspec.Struct, frozen=True, tag="embed"):
+class TextEmbeddingRequest(msgspec.Struct, frozen=True, tag="embed"):
     """Texts whose vectors are wanted.
 
     Attributes:
@@ -138,7 +138,7 @@ class Embed(msgspec.Struct, frozen=True, tag="embed"):
     tenant: str = ""
 
 
-class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
+class TokenizationRequest(msgspec.Struct, frozen=True, tag="tokenise"):
     """Ask for the tokens of a text, the names of special tokens in it read as those tokens; or, when ``text`` is
     ``None``, for the text of tokens. Tenants take turns."""
 
@@ -149,13 +149,13 @@ class Tokenise(msgspec.Struct, frozen=True, tag="tokenise"):
     tenant: str = ""
 
 
-class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+class Cancellation(msgspec.Struct, frozen=True, tag="cancel"):
     """The caller went away: free the slot before the next step."""
 
     id: str
 
 
-class Describe(msgspec.Struct, frozen=True, tag="describe"):
+class DescriptionRequest(msgspec.Struct, frozen=True, tag="describe"):
     """Ask what models this engine serves and how it is doing."""
 
     id: str
@@ -169,7 +169,7 @@ class ServedModel(msgspec.Struct, frozen=True, array_like=True):
     sha256: str
 
 
-class Serve(msgspec.Struct, frozen=True, tag="serve"):
+class ModelDeclaration(msgspec.Struct, frozen=True, tag="serve"):
     """Declare the whole set of models to be served beyond those that the process was started with."""
 
     id: str
@@ -216,7 +216,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     prompt: tuple[TokenOut, ...] = ()
 
 
-class Usage(msgspec.Struct, frozen=True):
+class GenerationUsage(msgspec.Struct, frozen=True):
     """What one generation cost the engine.
 
     Seconds are wall seconds; ``engine_seconds`` is this request's share of the steps it took part in.
@@ -233,20 +233,20 @@ class Usage(msgspec.Struct, frozen=True):
     engine_seconds: float
 
 
-class Finished(msgspec.Struct, frozen=True, tag="finished"):
+class GenerationResult(msgspec.Struct, frozen=True, tag="finished"):
     """The end of a generation. ``token_ids`` are the completion's; ``fingerprint`` names weights, binary,
     instruction set and layout (replay is byte-identical inside one fingerprint)."""
 
     id: str
     reason: Literal["stop", "length", "cancelled"]
     text: str
-    usage: Usage
+    usage: GenerationUsage
     fingerprint: str
     token_ids: tuple[int, ...] = ()
     branches: tuple[Branch, ...] = ()
 
 
-class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+class TextEmbeddings(msgspec.Struct, frozen=True, tag="embedded"):
     """The vectors of all the texts of one request.
 
     Attributes:
@@ -266,7 +266,7 @@ class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
     engine_seconds: float = 0.0
 
 
-class Tokenised(msgspec.Struct, frozen=True, tag="tokenised"):
+class Tokenization(msgspec.Struct, frozen=True, tag="tokenised"):
     """A text and its tokens, of which nothing is computed. Tokens that are no UTF-8 leave replacement characters."""
 
     id: str
@@ -274,7 +274,7 @@ class Tokenised(msgspec.Struct, frozen=True, tag="tokenised"):
     tokens: tuple[int, ...]
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class RequestFailure(msgspec.Struct, frozen=True, tag="failed"):
     """The request could not be served; ``code`` is that of an error class in ``core.errors``, the other three what such
     an error says."""
 
@@ -306,7 +306,7 @@ class EmbedderDescription(msgspec.Struct, frozen=True):
     dimensions: int
 
 
-class Load(msgspec.Struct, frozen=True):
+class EngineLoad(msgspec.Struct, frozen=True):
     """How busy the engine is now.
 
     ``interrupted_calls`` computed batch sequences alone and were given up, or not begun, for somebody who arrived; what
@@ -335,8 +335,8 @@ class Load(msgspec.Struct, frozen=True):
     embedded_tokens: int = 0
 
 
-class Described(msgspec.Struct, frozen=True, tag="described"):
-    """Answer to :class:`Describe` and :class:`Serve`.
+class EngineDescription(msgspec.Struct, frozen=True, tag="described"):
+    """Answer to :class:`DescriptionRequest` and :class:`ModelDeclaration`.
 
     Attributes:
         missing: configured models that could not be loaded, and why.
@@ -344,10 +344,18 @@ class Described(msgspec.Struct, frozen=True, tag="described"):
 
     id: str
     models: tuple[ModelDescription, ...]
-    load: Load
+    load: EngineLoad
     embedders: tuple[EmbedderDescription, ...] = ()
     missing: dict[str, str] = {}
 
 
-ToEngine = Hello | Generate | Embed | Tokenise | Cancel | Describe | Serve
-FromEngine = Hello | Delta | Finished | Embedded | Tokenised | Failed | Described
+ToEngine = (
+    Hello
+    | GenerationRequest
+    | TextEmbeddingRequest
+    | TokenizationRequest
+    | Cancellation
+    | DescriptionRequest
+    | ModelDeclaration
+)
+FromEngine = Hello | Delta | GenerationResult | TextEmbeddings | Tokenization | RequestFailure | EngineDescription

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import UnsupportedParameter
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 
 
-def fields(request: Generate) -> dict[str, Any]:
+def fields(request: GenerationRequest) -> dict[str, Any]:
     """The fields of a request, by name."""
     return msgspec.json.decode(request.parameters, type=dict[str, Any]) if request.parameters else {}
 

@@ -1,4 +1,4 @@
-"""The port every engine implements: the local one, a process behind a socket, a remote URL, the simulated one."""
+"""The port that every engine implements, whatever computes behind it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from typing import Protocol
 
 from antiphon.engine.api.messages import (
     Delta,
-    Described,
-    Embed,
-    Embedded,
-    Finished,
-    Generate,
+    EngineDescription,
+    GenerationRequest,
+    GenerationResult,
     ServedModel,
-    Tokenise,
-    Tokenised,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+    Tokenization,
+    TokenizationRequest,
 )
 
 
 class Engine(Protocol):
-    """Turns prompts into text."""
+    """Turns prompts into text, texts into vectors, and texts into tokens.
 
-    async def describe(self) -> Described:
+    Implemented by ``LocalEngine``, ``EngineClient`` (a process behind a socket) and ``RemoteEngine``.
+    """
+
+    async def describe(self) -> EngineDescription:
         """The served models and the present load.
 
         Raises:
@@ -29,28 +32,29 @@ class Engine(Protocol):
         """
         ...
 
-    async def serve(self, models: Sequence[ServedModel]) -> Described:
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         """Declare the whole set of models to be served beyond those that the engine was started with.
 
-        Missing ones are loaded while the others go on; those that are named no longer take no new requests and are
-        unloaded once their requests have ended. The same declaration again changes nothing. Returns what is served.
+        Missing ones are loaded while the others go on; a model that the declaration leaves out takes no new requests
+        and is unloaded once its requests have ended. The same declaration again changes nothing. Returns what is
+        served.
 
         Raises:
             Conflict: a name is served with other weights; nothing was changed.
             InvalidInput: no name, or one name for two models; nothing was changed.
-            SetupError: the declaration cannot be kept on disk; nothing was changed. Or a file is missing or no model,
-                or memory does not suffice; the other models are served nevertheless.
-            Corrupt: a file's SHA-256 is another one; the other models are served nevertheless.
+            SetupError: the declaration cannot be saved; nothing was changed. Or a file is missing or no model, or
+                memory does not suffice; the other models are served nevertheless.
+            Corrupt: a file's SHA-256 differs from the declared one; the other models are served nevertheless.
             UnsupportedParameter: this engine cannot be told what to serve, and does not serve it already.
             Unavailable: the engine cannot be reached or went away meanwhile.
         """
         ...
 
-    def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
-        """Any number of :class:`Delta`, then exactly one :class:`Finished`.
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
+        """Any number of :class:`Delta`, then exactly one :class:`GenerationResult`.
 
-        The texts of the deltas, joined, are the text of ``Finished``. Closing the generator (or cancelling the
-        task that waits on it) cancels the request; its slot is free before the engine's next step.
+        The texts of the deltas, joined, are the text of the result. Closing the generator (or cancelling the task that
+        waits on it) cancels the request; its slot is free before the engine's next step.
 
         Raises:
             PromptTooLong: prompt and ``max_tokens`` together exceed the model's context.
@@ -63,15 +67,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Release what the engine holds here. What is still in flight ends with ``EngineFailed``."""
-        ...
-
-
-class TextEmbedding(Protocol):
-    """Turns texts into vectors: what an engine does beside :class:`Engine` when it serves embedding models."""
-
-    async def embed(self, request: Embed) -> Embedded:
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """The vectors of all the texts; cancelling the task that waits cancels the request.
 
         Raises:
@@ -84,21 +80,17 @@ class TextEmbedding(Protocol):
         """
         ...
 
-
-class Tokenising(Protocol):
-    """Tells how a model reads a text."""
-
-    async def tokenise(self, request: Tokenise) -> Tokenised:
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """A text's tokens, or the text of tokens.
 
         Raises:
             NotFound: the engine does not serve ``model``.
             InvalidInput: the model has no such token.
-            UnsupportedParameter: this engine does not tell.
+            UnsupportedParameter: this engine cannot tokenize for its callers.
             Unavailable: the engine cannot be reached.
         """
         ...
 
-
-class ServingEngine(Engine, TextEmbedding, Tokenising, Protocol):
-    """All of it: what a project's engine is."""
+    async def close(self) -> None:
+        """Release what the engine holds here. Requests in flight end with ``EngineFailed``."""
+        ...

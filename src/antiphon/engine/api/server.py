@@ -24,17 +24,17 @@ from antiphon.engine.api import frames
 from antiphon.engine.api.failures import failure_of
 from antiphon.engine.api.messages import (
     PROTOCOL,
-    Cancel,
+    Cancellation,
     Delta,
-    Describe,
-    Embed,
-    Embedded,
-    Finished,
-    Generate,
+    DescriptionRequest,
+    GenerationRequest,
+    GenerationResult,
     Hello,
-    Serve,
+    ModelDeclaration,
+    TextEmbeddingRequest,
+    TextEmbeddings,
     ToEngine,
-    Tokenise,
+    TokenizationRequest,
 )
 from antiphon.engine.api.peers import is_ours
 from antiphon.engine.execution.local import Event, LocalEngine, Sink
@@ -171,23 +171,23 @@ class _Connection:
         return True
 
     def _receive(self, message: ToEngine) -> None:
-        if isinstance(message, Generate | Embed):
+        if isinstance(message, GenerationRequest | TextEmbeddingRequest):
             if message.id in self._tickets:
                 self._send(failure_of(message.id, Conflict(f"The request id {message.id!r} is in flight already.")))
                 return
             self._tickets[message.id] = None
             self._begin(self._submit(message))
-        elif isinstance(message, Cancel):
+        elif isinstance(message, Cancellation):
             ticket = self._tickets.get(message.id)
             if ticket is not None:
                 self._engine.cancel(ticket)
             elif message.id in self._tickets:
                 self._cancelled.add(message.id)
-        elif isinstance(message, Describe):
+        elif isinstance(message, DescriptionRequest):
             self._send(self._engine.described(message.id))
-        elif isinstance(message, Serve):
+        elif isinstance(message, ModelDeclaration):
             self._begin(self._serve(message))
-        elif isinstance(message, Tokenise):
+        elif isinstance(message, TokenizationRequest):
             self._begin(self._tokenise(message))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
@@ -195,7 +195,7 @@ class _Connection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, declared: Serve) -> None:
+    async def _serve(self, declared: ModelDeclaration) -> None:
         try:
             self._require_staying()
             served = await self._engine.serve(declared.models)
@@ -205,9 +205,9 @@ class _Connection:
             return
         self._send(msgspec.structs.replace(served, id=declared.id))
 
-    async def _tokenise(self, asked: Tokenise) -> None:
+    async def _tokenise(self, asked: TokenizationRequest) -> None:
         try:
-            self._send(await self._engine.tokenise(asked))
+            self._send(await self._engine.tokenize(asked))
         except AntiphonError as error:
             self._send(failure_of(asked.id, error))
 
@@ -215,12 +215,12 @@ class _Connection:
         if self._stopping.is_set():
             raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
 
-    async def _submit(self, request: Generate | Embed) -> None:
+    async def _submit(self, request: GenerationRequest | TextEmbeddingRequest) -> None:
         arrived = time.time_ns()
         try:
             self._require_staying()
             submit: Callable[[Any, Sink], Awaitable[int]] = (
-                self._engine.submit if isinstance(request, Generate) else self._engine.submit_texts
+                self._engine.submit if isinstance(request, GenerationRequest) else self._engine.submit_texts
             )
             ticket = await submit(request, lambda event: self._deliver(request, event, arrived))
         except AntiphonError as error:
@@ -232,15 +232,15 @@ class _Connection:
         if request.id in self._cancelled:
             self._engine.cancel(ticket)
 
-    def _deliver(self, request: Generate | Embed, event: Event, arrived: int) -> None:
+    def _deliver(self, request: GenerationRequest | TextEmbeddingRequest, event: Event, arrived: int) -> None:
         if not isinstance(event, Delta):
             self._end(request.id)
             if not event.id:
                 event = msgspec.structs.replace(event, id=request.id)
         self._send(event)
-        if isinstance(event, Finished):
+        if isinstance(event, GenerationResult):
             telemetry.record("engine.generate", arrived, _attributes(request, event), request.traceparent)
-        elif isinstance(event, Embedded):
+        elif isinstance(event, TextEmbeddings):
             telemetry.record("engine.embed", arrived, _embedding_attributes(request, event), request.traceparent)
 
     def _end(self, request: str) -> None:
@@ -263,7 +263,9 @@ class _Connection:
             self._writer.transport.abort()
 
 
-def _attributes(request: Generate | Embed, finished: Finished) -> dict[str, str | int | float | bool]:
+def _attributes(
+    request: GenerationRequest | TextEmbeddingRequest, finished: GenerationResult
+) -> dict[str, str | int | float | bool]:
     usage = finished.usage
     return {
         telemetry.GENAI["operation"]: "text_completion",
@@ -279,7 +281,9 @@ def _attributes(request: Generate | Embed, finished: Finished) -> dict[str, str 
     }
 
 
-def _embedding_attributes(request: Generate | Embed, embedded: Embedded) -> dict[str, str | int | float | bool]:
+def _embedding_attributes(
+    request: GenerationRequest | TextEmbeddingRequest, embedded: TextEmbeddings
+) -> dict[str, str | int | float | bool]:
     return {
         telemetry.GENAI["operation"]: "embeddings",
         telemetry.GENAI["model"]: request.model,

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed, InvalidInput, PromptTooLong
 from antiphon.engine.api.failures import failure_of
-from antiphon.engine.api.messages import Embed, Embedded, EmbedderDescription
+from antiphon.engine.api.messages import EmbedderDescription, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.execution.counters import Counters
 from antiphon.engine.execution.executor import Emission
 from antiphon.engine.scheduling.latency_model import LatencyModel
@@ -29,12 +29,12 @@ MOST_TEXTS = 2_048
 
 
 class Encoder(Protocol):
-    """An embedding model. ``tokenise`` may be called from any thread, ``vector`` and ``close`` by one at a time."""
+    """An embedding model. ``tokenize`` may be called from any thread, ``vector`` and ``close`` by one at a time."""
 
     @property
     def description(self) -> EmbedderDescription: ...
 
-    def tokenise(self, text: str) -> list[int] | None:
+    def tokenize(self, text: str) -> list[int] | None:
         """Token ids with those that the model adds; ``None`` when they are more than it reads."""
         ...
 
@@ -50,7 +50,7 @@ class EmbeddingWork:
     """One request on its way, owned by the step loop's thread. Times are of the engine's monotonic clock."""
 
     ticket: int
-    request: Embed
+    request: TextEmbeddingRequest
     texts: list[list[int]]
     arrived: float
     begun: float | None = None
@@ -95,11 +95,11 @@ class EmbeddingLane:
     def serves_online(self) -> bool:
         return any(work.request.priority == "online" for work in self._works.values())
 
-    def prepared(self, ticket: int, request: Embed) -> EmbeddingWork:
+    def prepared(self, ticket: int, request: TextEmbeddingRequest) -> EmbeddingWork:
         """The request, checked and tokenised; from any thread.
 
         Raises:
-            InvalidInput, PromptTooLong: as :meth:`~antiphon.engine.api.port.TextEmbedding.embed`.
+            InvalidInput, PromptTooLong: as :meth:`~antiphon.engine.api.port.Engine.embed`.
         """
         arrived, description = self._monotonic(), self.encoder.description
         if not 1 <= len(request.texts) <= MOST_TEXTS:
@@ -118,7 +118,7 @@ class EmbeddingLane:
             where = "input" if len(request.texts) == 1 else f"input[{place}]"
             if not text.strip():
                 raise InvalidInput("An empty text has no vector.", where=where, next_step="Leave it out.")
-            tokens = self.encoder.tokenise(text)
+            tokens = self.encoder.tokenize(text)
             if tokens is None:
                 raise PromptTooLong(
                     f"The text has more than the {description.tokens} tokens that {request.model} reads.",
@@ -218,9 +218,9 @@ class EmbeddingLane:
             return fits and not waits and not self._awaited()
         return fits or work.begun is None or self._monotonic() - work.last >= budget.arrival_seconds
 
-    def _embedded(self, work: EmbeddingWork, begun: float) -> Embedded:
+    def _embedded(self, work: EmbeddingWork, begun: float) -> TextEmbeddings:
         description = self.encoder.description
-        return Embedded(
+        return TextEmbeddings(
             id=work.request.id,
             vectors=bytes(work.vectors),
             dimensions=description.dimensions,

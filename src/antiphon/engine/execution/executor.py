@@ -16,7 +16,7 @@ from typing import Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
 from antiphon.engine.api.failures import failure_of
-from antiphon.engine.api.messages import Delta, Embedded, Failed, Finished
+from antiphon.engine.api.messages import Delta, GenerationResult, RequestFailure, TextEmbeddings
 from antiphon.engine.execution.constrained import Grammars
 from antiphon.engine.execution.counters import Counters
 from antiphon.engine.execution.prefix_cache import Prefixes
@@ -33,7 +33,7 @@ from antiphon.engine.scheduling.tenant_shares import TenantShares
 _AHEAD = 1 << 62
 """Earlier than any arrival: where a request stands that goes ahead of the others."""
 
-Emission = tuple[int, Delta | Finished | Embedded | Failed]
+Emission = tuple[int, Delta | GenerationResult | TextEmbeddings | RequestFailure]
 """(ticket, what its caller is told)."""
 
 

@@ -29,19 +29,19 @@ from antiphon.core.supervision import STEP_LOOP
 from antiphon.engine.api.failures import error_of
 from antiphon.engine.api.messages import (
     Delta,
-    Described,
-    Embed,
-    Embedded,
     EmbedderDescription,
-    Failed,
-    Finished,
-    Generate,
-    Load,
+    EngineDescription,
+    EngineLoad,
+    GenerationRequest,
+    GenerationResult,
     ModelDescription,
     Priority,
+    RequestFailure,
     ServedModel,
-    Tokenise,
-    Tokenised,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+    Tokenization,
+    TokenizationRequest,
 )
 from antiphon.engine.declared_models import validated
 from antiphon.engine.execution import preparation as preparing
@@ -55,7 +55,7 @@ from antiphon.engine.scheduling.scheduler import Budget, Planner, plan
 
 _log = logging.getLogger("antiphon.engine")
 
-Event = Delta | Finished | Embedded | Failed
+Event = Delta | GenerationResult | TextEmbeddings | RequestFailure
 Sink = Callable[[Event], None]
 Loading = Callable[[ServedModel], Runtime]
 """Loads a model from its checked file; called in a thread, one at a time."""
@@ -167,12 +167,12 @@ class LocalEngine:
             self._resting = self._asyncio.create_task(self._let_rest(self._rest_after))
         return self
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         return self.described(new_id("describe"))
 
-    def described(self, request: str) -> Described:
+    def described(self, request: str) -> EngineDescription:
         """The answer to a question, by its id, about what is served and what is missing."""
-        return Described(request, self.models(), self.load(), self.embedders(), self._not_loaded)
+        return EngineDescription(request, self.models(), self.load(), self.embedders(), self._not_loaded)
 
     def models(self) -> tuple[ModelDescription, ...]:
         """The served models."""
@@ -182,7 +182,7 @@ class LocalEngine:
         """The served embedding models."""
         return tuple(lane.encoder.description for lane in self._embedding.values())
 
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         """How busy the engine is now."""
         return self._step_loop.load()
 
@@ -191,7 +191,7 @@ class LocalEngine:
         """How long the step loop's present turn has lasted so far; 0 while it has nothing to do."""
         return self._step_loop.turn_seconds
 
-    async def serve(self, models: Several[ServedModel]) -> Described:
+    async def serve(self, models: Several[ServedModel]) -> EngineDescription:
         wanted = validated(models)
         # A caller who goes away in the middle must not leave a model half loaded.
         task = asyncio.get_running_loop().create_task(self._declare(wanted))
@@ -200,23 +200,23 @@ class LocalEngine:
         await asyncio.shield(task)
         return await self.describe()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         events: asyncio.Queue[Event] = asyncio.Queue()
         ticket = await self.submit(request, events.put_nowait)
         try:
             while True:
                 event = await events.get()
-                if isinstance(event, Failed):
+                if isinstance(event, RequestFailure):
                     raise error_of(event)
-                assert not isinstance(event, Embedded)
+                assert not isinstance(event, TextEmbeddings)
                 yield event
-                if isinstance(event, Finished):
+                if isinstance(event, GenerationResult):
                     return
         finally:
             self.cancel(ticket)
 
-    async def tokenise(self, request: Tokenise) -> Tokenised:
-        """See :class:`~antiphon.engine.api.port.Tokenising`."""
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
+        """See :class:`~antiphon.engine.api.port.Engine`."""
         served = self._named(request.model)
         # Its thread reads the model's vocabulary, which must not be freed meanwhile.
         reading = self._reader.begin(served.lane.runtime, request)
@@ -226,27 +226,27 @@ class LocalEngine:
         reading.add_done_callback(lambda _: self._memory.used(held))
         return await asyncio.shield(reading)
 
-    async def embed(self, request: Embed) -> Embedded:
-        """See :class:`~antiphon.engine.api.port.TextEmbedding`."""
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
+        """See :class:`~antiphon.engine.api.port.Engine`."""
         events: asyncio.Queue[Event] = asyncio.Queue()
         ticket = await self.submit_texts(request, events.put_nowait)
         try:
             event = await events.get()
         finally:
             self.cancel(ticket)
-        if isinstance(event, Failed):
+        if isinstance(event, RequestFailure):
             raise error_of(event)
-        assert isinstance(event, Embedded)
+        assert isinstance(event, TextEmbeddings)
         return event
 
-    async def submit_texts(self, request: Embed, sink: Sink) -> int:
+    async def submit_texts(self, request: TextEmbeddingRequest, sink: Sink) -> int:
         """Take texts; ``sink`` is told an Embedded or Failed on the asyncio loop.
 
         Returns:
             A ticket for :meth:`cancel`.
 
         Raises:
-            What :meth:`~antiphon.engine.api.port.TextEmbedding.embed` raises before anything is embedded.
+            What :meth:`~antiphon.engine.api.port.Engine.embed` raises before anything is embedded.
         """
         self._require_open()
         lane = self._embedding.get(request.model)
@@ -270,7 +270,7 @@ class LocalEngine:
         self._step_loop.submit(lane, work)
         return ticket
 
-    async def submit(self, request: Generate, sink: Sink) -> int:
+    async def submit(self, request: GenerationRequest, sink: Sink) -> int:
         """Take a request; its events go to ``sink`` on the asyncio loop, the last one a Finished or Failed.
 
         Returns:
@@ -329,7 +329,7 @@ class LocalEngine:
         # The loop's last emissions were scheduled before it ended; let them arrive.
         await asyncio.sleep(0)
         for recipient in self._sinks.values():
-            recipient.sink(Failed("", EngineFailed.code, "The engine was closed."))
+            recipient.sink(RequestFailure("", EngineFailed.code, "The engine was closed."))
         self._sinks.clear()
         # Its thread reads the vocabularies that the lanes free.
         await asyncio.to_thread(self._text_preparation.shutdown)
@@ -466,7 +466,7 @@ class LocalEngine:
                 next_step=f"Fetch it (`antiphon models pull {model}`) and restart `antiphon up`; other models answer.",
             )
 
-    def _admit(self, request: Generate) -> _Served:
+    def _admit(self, request: GenerationRequest) -> _Served:
         served = self._named(request.model)
         self._require_room(request.priority, served.lane.slots)
         preparing.check(request)

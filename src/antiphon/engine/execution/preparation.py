@@ -12,7 +12,7 @@ import msgspec
 
 from antiphon.core.errors import InvalidInput, PromptTooLong, SchemaUnsatisfiable
 from antiphon.engine.api import parameters
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.engine.execution.executor import Lane
 from antiphon.engine.execution.prefix_cache import chain_of
 from antiphon.engine.execution.sequence import Sequence
@@ -21,7 +21,7 @@ MOST_STOPS = 16
 MOST_LOGPROBS = 20
 
 
-def check(request: Generate) -> None:
+def check(request: GenerationRequest) -> None:
     """Refuse a request that no model could serve.
 
     Raises:
@@ -67,7 +67,7 @@ def check(request: Generate) -> None:
     )
 
 
-def prepared(lane: Lane, ticket: int, request: Generate, arrived: float) -> Sequence:
+def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float) -> Sequence:
     """The sequence of a request that was checked; from any thread.
 
     Raises:
@@ -117,7 +117,7 @@ def prepared(lane: Lane, ticket: int, request: Generate, arrived: float) -> Sequ
     )
 
 
-def _require_room(request: Generate, room: int, longest: int) -> None:
+def _require_room(request: GenerationRequest, room: int, longest: int) -> None:
     """Refuse by its length alone what cannot fit: tokenizing megabytes would take seconds of everybody's time."""
     least = len(request.prompt_ids)
     if request.prompt and longest and 4 * len(request.prompt) > room * longest:
@@ -130,7 +130,7 @@ def _require_room(request: Generate, room: int, longest: int) -> None:
         )
 
 
-def _check_tokens(request: Generate, vocabulary: int) -> None:
+def _check_tokens(request: GenerationRequest, vocabulary: int) -> None:
     biased = [token for token, _ in request.penalties.bias]
     for where, tokens in (("prompt", request.prompt_ids), ("logit_bias", biased)):
         wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)

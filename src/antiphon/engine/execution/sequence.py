@@ -12,7 +12,16 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from antiphon.engine.api.messages import Alternative, Branch, Delta, Finished, Generate, Penalties, TokenOut, Usage
+from antiphon.engine.api.messages import (
+    Alternative,
+    Branch,
+    Delta,
+    GenerationRequest,
+    GenerationResult,
+    GenerationUsage,
+    Penalties,
+    TokenOut,
+)
 from antiphon.engine.execution import sampling
 from antiphon.engine.execution.constrained import Constraint
 from antiphon.engine.execution.prefix_cache import Chain
@@ -26,7 +35,7 @@ Reason = Literal["stop", "length", "cancelled"]
 
 @dataclass(slots=True)
 class Spent:
-    """What one generation cost so far; see :class:`~antiphon.engine.api.messages.Usage`.
+    """What one generation cost so far; see :class:`~antiphon.engine.api.messages.GenerationUsage`.
 
     ``accepted`` counts the tokens that were chosen from logits, ``last_token`` is when the last of them was.
     """
@@ -59,7 +68,7 @@ class Sequence:
         self,
         *,
         ticket: int,
-        request: Generate,
+        request: GenerationRequest,
         prompt: list[int],
         forced: list[int],
         constraint: Constraint | None,
@@ -234,16 +243,16 @@ class Sequence:
             shown.append(msgspec.structs.replace(token, text=transcript.text[start:]))
         return tuple(shown)
 
-    def finished(self, fingerprint: str, now: float) -> Finished:
+    def finished(self, fingerprint: str, now: float) -> GenerationResult:
         """The end of the generation, after the last :meth:`delta`."""
         spent = self.spent
         admitted = spent.admitted if spent.admitted is not None else now
         first = spent.first_token if spent.first_token is not None else now
-        return Finished(
+        return GenerationResult(
             id=self.request.id,
             reason=self.reason or "cancelled",
             text=self._transcript.text[: self._transcript.releasable],
-            usage=Usage(
+            usage=GenerationUsage(
                 prompt_tokens=self.prompt_tokens,
                 cached_prompt_tokens=min(spent.cached_tokens, self.prompt_tokens),
                 completion_tokens=len(self.tokens),

@@ -18,7 +18,7 @@ from math import inf
 from typing import Any, Protocol
 
 from antiphon.core.errors import AntiphonError, EngineFailed
-from antiphon.engine.api.messages import Load
+from antiphon.engine.api.messages import EngineLoad
 from antiphon.engine.execution.counters import Counters
 from antiphon.engine.execution.executor import Emission, Lane
 from antiphon.engine.scheduling.recent_work import OnlineShare
@@ -182,11 +182,11 @@ class StepLoop:
         """Return from :meth:`run` once nothing is in flight; from any thread."""
         self._inbox.put(_Stop())
 
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         """How busy all lanes together are; from any thread. What is counted never falls."""
         lanes, gone = self._roster
         counted = sum((lane.counters for lane in lanes), gone)
-        return Load(
+        return EngineLoad(
             running_online=sum(lane.count("online", waiting=False) for lane in lanes),
             running_batch=sum(lane.count("batch", waiting=False) for lane in lanes),
             waiting_online=sum(lane.count("online", waiting=True) for lane in lanes),

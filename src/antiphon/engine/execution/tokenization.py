@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from antiphon.core.errors import InvalidInput, Overloaded, TooLarge
-from antiphon.engine.api.messages import Tokenise, Tokenised
+from antiphon.engine.api.messages import Tokenization, TokenizationRequest
 from antiphon.engine.execution.runtime import Runtime
 
 MOST_TEXT_BYTES = 256 * 1024
@@ -23,12 +23,12 @@ MOST_TOKENS = 64 * 1024
 MOST_WAITING = 64
 """Questions of one tenant that may wait for their turn."""
 
-_Question = tuple[Runtime, Tokenise, "asyncio.Future[Tokenised]"]
+_Question = tuple[Runtime, TokenizationRequest, "asyncio.Future[Tokenization]"]
 
 _NICENESS = 5
 
 
-def require_readable(request: Tokenise) -> None:
+def require_readable(request: TokenizationRequest) -> None:
     """Refuse a question that would take too long to answer.
 
     Raises:
@@ -62,7 +62,7 @@ class TextReader:
         """By tenant, the one whose turn is next first."""
         self._busy = False
 
-    def begin(self, runtime: Runtime, request: Tokenise) -> asyncio.Future[Tokenised]:
+    def begin(self, runtime: Runtime, request: TokenizationRequest) -> asyncio.Future[Tokenization]:
         """Ask; the future has the answer.
 
         Raises:
@@ -72,7 +72,7 @@ class TextReader:
         waiting = self._waiting.setdefault(request.tenant, deque())
         if len(waiting) >= MOST_WAITING:
             raise Overloaded(f"{len(waiting)} texts wait to be tokenized.", next_step="Try again in a moment.")
-        answer: asyncio.Future[Tokenised] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Tokenization] = asyncio.get_running_loop().create_future()
         waiting.append((runtime, request, answer))
         self._next()
         return answer
@@ -97,7 +97,7 @@ class TextReader:
         reading = asyncio.get_running_loop().run_in_executor(self._thread, tokenised, runtime, request)
         reading.add_done_callback(partial(self._ended, answer))
 
-    def _ended(self, answer: asyncio.Future[Tokenised], reading: asyncio.Future[Tokenised]) -> None:
+    def _ended(self, answer: asyncio.Future[Tokenization], reading: asyncio.Future[Tokenization]) -> None:
         self._busy = False
         if not answer.done():
             if (error := reading.exception()) is not None:
@@ -114,7 +114,7 @@ def give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _NICENESS)
 
 
-def tokenised(runtime: Runtime, request: Tokenise) -> Tokenised:
+def tokenised(runtime: Runtime, request: TokenizationRequest) -> Tokenization:
     """The answer to a question about tokens. Nothing is put before a text; control tokens have none.
 
     Raises:
@@ -124,7 +124,7 @@ def tokenised(runtime: Runtime, request: Tokenise) -> Tokenised:
         # A runtime may put the token of a beginning before a text that has none: with one there, it adds nothing.
         begin = runtime.description.bos
         tokens = runtime.tokenize(begin + request.text)
-        return Tokenised(request.id, request.text, tuple(tokens[1:] if begin else tokens))
+        return Tokenization(request.id, request.text, tuple(tokens[1:] if begin else tokens))
     pieces = runtime.vocabulary.pieces
     unknown = next((token for token in request.tokens if not 0 <= token < len(pieces)), None)
     if unknown is not None:
@@ -132,4 +132,4 @@ def tokenised(runtime: Runtime, request: Tokenise) -> Tokenised:
             f"The model has no token {unknown}.", where="tokens", next_step=f"Send ids from 0 to {len(pieces) - 1}."
         )
     content = b"".join(pieces[token] for token in request.tokens)
-    return Tokenised(request.id, content.decode(errors="replace"), request.tokens)
+    return Tokenization(request.id, content.decode(errors="replace"), request.tokens)

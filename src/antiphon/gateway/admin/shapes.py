@@ -12,7 +12,7 @@ from antiphon.batch.estimates import Estimate
 from antiphon.catalog.receipt_counts import ReuseCount
 from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt, UsageReceipt
 from antiphon.core.settings import PriceSettings
-from antiphon.engine.api.messages import Load, ModelDescription
+from antiphon.engine.api.messages import EngineLoad, ModelDescription
 from antiphon.gateway.measurements import Percentiles
 from antiphon.gateway.ports import StreamStatus, ViewFreshness
 from antiphon.operations.cost import price
@@ -287,7 +287,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
     reachable: bool
     reason: str | None
     models: tuple[ModelDescription, ...]
-    load: Load | None
+    load: EngineLoad | None
 
 
 class EngineElsewhere(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from antiphon.catalog.rollouts import Rollout
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
-from antiphon.engine.api.messages import Described
+from antiphon.engine.api.messages import EngineDescription
 from antiphon.learning.evaluation.gates import Verdict
 from antiphon.training.order import Progress as TrainingProgress
 from antiphon.training.order import Trained, TrainingOrder
@@ -75,7 +75,7 @@ class Serving(Protocol):
 class Describe(Protocol):
     """The engine's description of itself."""
 
-    def __call__(self) -> Awaitable[Described]: ...
+    def __call__(self) -> Awaitable[EngineDescription]: ...
 
 
 class Evaluate(Protocol):

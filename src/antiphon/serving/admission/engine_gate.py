@@ -29,7 +29,14 @@ from dataclasses import dataclass
 import msgspec
 
 from antiphon.core.errors import Overloaded
-from antiphon.engine.api.messages import Delta, Described, Embed, Embedded, Finished, Generate
+from antiphon.engine.api.messages import (
+    Delta,
+    EngineDescription,
+    GenerationRequest,
+    GenerationResult,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+)
 from antiphon.serving.admission.drain import Drain
 from antiphon.serving.admission.gradient import Gradient, Window
 from antiphon.serving.admission.refusal_throttle import RefusalThrottle
@@ -252,15 +259,15 @@ class GatedEngine:
         self._monotonic = monotonic
         self._tells_queue = tells_queue
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         """What the engine says of itself."""
         return await self._engine.describe()
 
-    async def embed(self, request: Embed) -> Embedded:
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """As the engine does: texts to embed take no slot, and wait in the engine in their own order."""
         return await self._engine.embed(request)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         """As the engine does, once there is a place.
 
         Raises:
@@ -276,7 +283,7 @@ class GatedEngine:
         try:
             async with aclosing(self._engine.generate(request)) as events:
                 async for event in events:
-                    if isinstance(event, Finished) and event.reason != "cancelled":
+                    if isinstance(event, GenerationResult) and event.reason != "cancelled":
                         queued = event.usage.queue_seconds if self._tells_queue else None
                         self.gate.measure(self._monotonic() - began, queued)
                     yield event
@@ -288,7 +295,7 @@ def _place(request: _WaitingRequest) -> tuple[int, float, int]:
     return request.place
 
 
-def expected_tokens(request: Generate) -> float:
+def expected_tokens(request: GenerationRequest) -> float:
     """How many tokens a request may take, prompt and answer."""
     sent = len(request.prompt) + sum(len(turn.content) for turn in request.messages)
     return len(request.prompt_ids) + sent / CHARACTERS_PER_TOKEN + request.max_tokens

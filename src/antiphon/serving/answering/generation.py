@@ -18,7 +18,16 @@ from antiphon.core.clock import parse_duration
 from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
 from antiphon.core.ids import canonical, new_id
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
-from antiphon.engine.api.messages import Branch, Delta, Finished, Generate, ModelDescription, Penalties, TokenOut, Turn
+from antiphon.engine.api.messages import (
+    Branch,
+    ChatTurn,
+    Delta,
+    GenerationRequest,
+    GenerationResult,
+    ModelDescription,
+    Penalties,
+    TokenOut,
+)
 from antiphon.engine.scheduling.service_level import ServiceLevel
 from antiphon.serving.answering import guards, prompts
 from antiphon.serving.answering.output import mismatches, parsed
@@ -37,7 +46,7 @@ class Asked(msgspec.Struct, frozen=True):
     model: str
     fingerprint: str
     prompt: str
-    messages: tuple[Turn, ...]
+    messages: tuple[ChatTurn, ...]
     decoding: Decoding
     json_schema: str | None
     branches: bool
@@ -54,8 +63,8 @@ class Asked(msgspec.Struct, frozen=True):
 class Generated(msgspec.Struct, frozen=True):
     """One attempt: what was sent and what came back; ``prompt`` are the prompt's own tokens, if they were asked for."""
 
-    sent: Generate
-    finished: Finished
+    sent: GenerationRequest
+    finished: GenerationResult
     tokens: tuple[TokenOut, ...]
     prompt: tuple[TokenOut, ...] = ()
 
@@ -89,7 +98,7 @@ class Written(msgspec.Struct, frozen=True):
 
 def ask(
     model: ModelDescription,
-    conversation: Sequence[Turn],
+    conversation: Sequence[ChatTurn],
     decoding: Decoding,
     json_schema: Mapping[str, Any] | None,
     overrides: DecodingOverrides,
@@ -154,13 +163,13 @@ def to_engine(
     traceparent: str | None,
     slo: SLO | None = None,
     tier: Tier = "default",
-) -> Generate:
+) -> GenerationRequest:
     """The engine's request for one attempt; a retry has another seed and is sampled at least at ``warmth``."""
     decoding = asked.decoding
     priority = "batch" if tier == "flex" else path
     parameters = engine_fields(asked.parameters or "")
     ignore_end = bool(parameters.pop("ignore_eos", False))
-    return Generate(
+    return GenerationRequest(
         id=new_id("gen"),
         model=asked.model,
         prompt=asked.prompt,
@@ -189,7 +198,7 @@ def to_engine(
 
 
 async def stream(
-    engine: Engine, request: Generate, deadline: float | None = None
+    engine: Engine, request: GenerationRequest, deadline: float | None = None
 ) -> AsyncGenerator[Delta | Generated, None]:
     """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
 
@@ -213,7 +222,9 @@ async def stream(
     raise EngineFailed("The engine gave the text up before its end.", where="engine", next_step="Try again.")
 
 
-async def _next(events: AsyncGenerator[Delta | Finished, None], deadline: float | None) -> Delta | Finished | None:
+async def _next(
+    events: AsyncGenerator[Delta | GenerationResult, None], deadline: float | None
+) -> Delta | GenerationResult | None:
     try:
         async with asyncio.timeout_at(deadline):
             return await anext(events, None)

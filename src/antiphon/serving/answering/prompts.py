@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from antiphon.core.errors import InvalidInput
 from antiphon.definitions.application import ApplicationSpec
-from antiphon.engine.api.messages import ModelDescription, ToolCall, Turn
+from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
 from antiphon.serving.answering.tools import Tools, as_template_reads, in_words, writes_tools
 
 LARGEST_RENDERED = 200_000
@@ -122,15 +122,15 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
         raise InvalidInput(f"The template fails: {_words(error)}.", where=where) from None
 
 
-def turns(application: ApplicationSpec, user: str) -> list[Turn]:
+def turns(application: ApplicationSpec, user: str) -> list[ChatTurn]:
     """The conversation an application's request becomes: system, examples, user."""
-    conversation = [Turn("system", application.prompt.system)] if application.prompt.system else []
+    conversation = [ChatTurn("system", application.prompt.system)] if application.prompt.system else []
     for asked, answered in application.prompt.examples:
-        conversation += [Turn("user", asked), Turn("assistant", answered)]
-    return [*conversation, Turn("user", user)]
+        conversation += [ChatTurn("user", asked), ChatTurn("assistant", answered)]
+    return [*conversation, ChatTurn("user", user)]
 
 
-def chat(model: ModelDescription, conversation: Sequence[Turn], tools: Tools | None = None) -> str:
+def chat(model: ModelDescription, conversation: Sequence[ChatTurn], tools: Tools | None = None) -> str:
     """The conversation as the model's own chat template writes it.
 
     A template that writes tools is given them; for any other they are told in words.
@@ -154,8 +154,8 @@ def chat(model: ModelDescription, conversation: Sequence[Turn], tools: Tools | N
         ) from None
 
 
-def _neutral_turn(model: ModelDescription, turn: Turn) -> Turn:
-    return Turn(
+def _neutral_turn(model: ModelDescription, turn: ChatTurn) -> ChatTurn:
+    return ChatTurn(
         turn.role,
         neutral(model, turn.content),
         tuple(ToolCall(call.id, neutral(model, call.name), neutral(model, call.arguments)) for call in turn.tool_calls),

@@ -19,7 +19,7 @@ from antiphon.catalog.receipts import (
 )
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.telemetry import trace_id
-from antiphon.engine.api.messages import Generate
+from antiphon.engine.api.messages import GenerationRequest
 from antiphon.serving.answering.evidence import replaces
 from antiphon.serving.answering.generation import Generated
 from antiphon.serving.answering.prepared import Prepared
@@ -152,5 +152,5 @@ def _attempt(attempt: Generated, text: Callable[[bytes], str]) -> Attempt:
     )
 
 
-def _prompt(sent: Generate) -> bytes:
+def _prompt(sent: GenerationRequest) -> bytes:
     return canonical(sent.prompt_ids or sent.messages) if sent.prompt_ids or sent.messages else sent.prompt.encode()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from antiphon.engine.api.messages import Delta, Described, Finished, Generate
+from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult
 from antiphon.serving.answering.flights import Flights
 from antiphon.serving.ports import Engine
 
@@ -24,20 +24,20 @@ class GeneratesOnce:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._flights = Flights()
-        self._generated: dict[Generate, tuple[Delta | Finished, ...]] = {}
+        self._generated: dict[GenerationRequest, tuple[Delta | GenerationResult, ...]] = {}
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         """See the engine behind."""
         return await self._engine.describe()
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         """See the engine behind; one that ends without its end is not kept."""
         same = msgspec.structs.replace(request, id="", traceparent=None)
         async with self._flights.alone(same):
             events = self._generated.get(same)
             if events is None:
                 events = tuple([event async for event in self._engine.generate(request)])
-                if events and isinstance(events[-1], Finished) and events[-1].reason != "cancelled":
+                if events and isinstance(events[-1], GenerationResult) and events[-1].reason != "cancelled":
                     self._generated[same] = events
         for event in events:
             yield msgspec.structs.replace(event, id=request.id)

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.engine.api.messages import ToolCall, Turn
+from antiphon.engine.api.messages import ChatTurn, ToolCall
 from antiphon.engine.api.tool_text import BEGIN, END
 
 MOST_CALLS = 16
@@ -122,17 +122,17 @@ def told(tools: Tools) -> str:
     return f"You can call these functions:\n{listed}\nTo call one, write {called}.{answered}"
 
 
-def in_words(turns: Sequence[Turn], tools: Tools | None) -> tuple[Turn, ...]:
+def in_words(turns: Sequence[ChatTurn], tools: Tools | None) -> tuple[ChatTurn, ...]:
     """The conversation for a template that knows system, user and assistant, and nothing of tools."""
     written = tuple(_in_words(turn) for turn in turns)
     if tools is None:
         return written
     if written and written[0].role == "system":
-        return (Turn("system", f"{written[0].content}\n\n{told(tools)}"), *written[1:])
-    return (Turn("system", told(tools)), *written)
+        return (ChatTurn("system", f"{written[0].content}\n\n{told(tools)}"), *written[1:])
+    return (ChatTurn("system", told(tools)), *written)
 
 
-def as_template_reads(turn: Turn) -> dict[str, Any]:
+def as_template_reads(turn: ChatTurn) -> dict[str, Any]:
     """A turn as chat templates are given it (the convention of transformers); arguments are objects."""
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.name is not None:
@@ -147,13 +147,13 @@ def as_template_reads(turn: Turn) -> dict[str, Any]:
     return message
 
 
-def _in_words(turn: Turn) -> Turn:
+def _in_words(turn: ChatTurn) -> ChatTurn:
     if turn.tool_calls:
         called = [{"name": call.name, "arguments": _arguments(call)} for call in turn.tool_calls]
         content = {"content": turn.content} if turn.content else {}
-        return Turn("assistant", json.dumps({**content, "tool_calls": called}, ensure_ascii=False))
+        return ChatTurn("assistant", json.dumps({**content, "tool_calls": called}, ensure_ascii=False))
     if turn.role == "tool":
-        return Turn("user", json.dumps({"tool_result": turn.content}, ensure_ascii=False))
+        return ChatTurn("user", json.dumps({"tool_result": turn.content}, ensure_ascii=False))
     return turn
 
 

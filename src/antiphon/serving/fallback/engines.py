@@ -20,7 +20,7 @@ from antiphon.catalog.receipts import PassedOver
 from antiphon.core.clock import Clock
 from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, Overloaded, Unavailable
 from antiphon.definitions.degradation import MAIN, Target, target_of
-from antiphon.engine.api.messages import Delta, Described, Finished, Generate, ModelDescription
+from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
 from antiphon.serving.breaker import Breaker, BreakerPolicy, BreakerStanding, Ticket
 from antiphon.serving.ports import Engine
 
@@ -71,7 +71,7 @@ class Member:
         self._described_at = float("-inf")
         self._looking: asyncio.Task[AntiphonError | None] | None = None
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         """What it serves, asked within a bound of time."""
         try:
             async with asyncio.timeout(self._breaking.describe):
@@ -116,7 +116,7 @@ class Member:
         self._described_at = self._clock.monotonic()
         return None
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         """See the engine behind.
 
         Raises:
@@ -134,11 +134,11 @@ class Member:
         try:
             await self._probed(ticket)
             async with aclosing(self._engine.generate(request)) as events:
-                event: Delta | Finished | None = await self._first(events)
-                while event is not None and not (isinstance(event, Finished) and event.reason == "cancelled"):
+                event: Delta | GenerationResult | None = await self._first(events)
+                while event is not None and not (isinstance(event, GenerationResult) and event.reason == "cancelled"):
                     failed = False
                     yield event
-                    if isinstance(event, Finished):
+                    if isinstance(event, GenerationResult):
                         return
                     event = await anext(events, None)
             raise EngineFailed("The engine gave the text up before its end.", where=self._where, next_step="Try again.")
@@ -157,7 +157,7 @@ class Member:
         if ticket.probe:
             await self.describe()
 
-    async def _first(self, events: AsyncGenerator[Delta | Finished, None]) -> Delta | Finished | None:
+    async def _first(self, events: AsyncGenerator[Delta | GenerationResult, None]) -> Delta | GenerationResult | None:
         try:
             async with asyncio.timeout(self._breaking.first_token):
                 return await anext(events, None)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from antiphon.core.errors import EngineFailed
 from antiphon.engine.api.client import _Connection
-from antiphon.engine.api.messages import Describe
+from antiphon.engine.api.messages import DescriptionRequest
 
 
 class ClosedWriter:
@@ -26,7 +26,7 @@ class BrokenReader:
 
 async def test_a_write_to_a_closed_transport_tells_who_waits() -> None:
     connection = _Connection(asyncio.StreamReader(), cast(Any, ClosedWriter()), "engine.sock")
-    answers = connection.ask("one", Describe("one"))
+    answers = connection.ask("one", DescriptionRequest("one"))
     assert isinstance(answers.get_nowait(), EngineFailed)
     assert connection.lost
     await connection.close()

@@ -2,7 +2,7 @@ import pytest
 
 from antiphon.core import errors
 from antiphon.engine.api.failures import error_of, failure_of
-from antiphon.engine.api.messages import Failed
+from antiphon.engine.api.messages import RequestFailure
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_an_error_keeps_its_class_and_its_words(error: errors.AntiphonError) -> 
 
 
 def test_an_unknown_code_is_a_failure_of_the_engine() -> None:
-    assert type(error_of(Failed("r1", "from_the_future", "what"))) is errors.EngineFailed
+    assert type(error_of(RequestFailure("r1", "from_the_future", "what"))) is errors.EngineFailed

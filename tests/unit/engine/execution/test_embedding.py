@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from antiphon.core.errors import InvalidInput, PromptTooLong
-from antiphon.engine.api.messages import Embed, Embedded, Failed
+from antiphon.engine.api.messages import RequestFailure, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 from antiphon.engine.execution.embedding import MOST_TEXTS, EmbeddingLane
 from antiphon.engine.scheduling.scheduler import Budget
@@ -37,12 +37,12 @@ class World:
 
     def ask(self, *texts: str, priority: str = "online", tenant: str = "") -> int:
         self.tickets += 1
-        request = Embed(f"r{self.tickets}", "vectors", texts, priority=priority, tenant=tenant)  # type: ignore[arg-type]
+        request = TextEmbeddingRequest(f"r{self.tickets}", "vectors", texts, priority=priority, tenant=tenant)  # type: ignore[arg-type]
         self.lane.add(self.lane.prepared(self.tickets, request))
         return self.tickets
 
 
-def numbers(embedded: Embedded) -> numpy.ndarray:
+def numbers(embedded: TextEmbeddings) -> numpy.ndarray:
     return numpy.frombuffer(embedded.vectors, dtype="<f4").reshape(-1, embedded.dimensions)
 
 
@@ -53,7 +53,7 @@ def test_one_text_a_turn_and_all_vectors_at_the_end() -> None:
     assert world.lane.step(BUDGET) == []
     ((told, embedded),) = world.lane.step(BUDGET)
     assert told == ticket
-    assert isinstance(embedded, Embedded)
+    assert isinstance(embedded, TextEmbeddings)
     assert embedded.tokens == (2, 2, 1)
     rows = numbers(embedded)
     assert rows.shape == (3, 16)
@@ -70,8 +70,8 @@ def test_a_vector_is_the_same_whatever_else_is_embedded() -> None:
     world.ask("something else", "a late flight")
     world.lane.step(BUDGET)
     ((_, beside),) = world.lane.step(BUDGET)
-    assert isinstance(alone, Embedded)
-    assert isinstance(beside, Embedded)
+    assert isinstance(alone, TextEmbeddings)
+    assert isinstance(beside, TextEmbeddings)
     assert numbers(beside)[1].tobytes() == alone.vectors
 
 
@@ -132,7 +132,7 @@ def test_a_cancelled_request_is_gone_and_an_unknown_one_is_ignored() -> None:
     ticket = world.ask("never", priority="batch")
     ((told, failed),) = world.lane.cancel(ticket)
     assert told == ticket
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, RequestFailure)
     assert world.lane.idle
     assert world.lane.cancel(ticket) == []
 
@@ -154,10 +154,10 @@ def test_what_cannot_be_embedded_is_refused_by_name(
     lane = World().lane
     asked: dict[str, object] = {"id": "r", "model": "vectors", "texts": ("a",)}
     with pytest.raises(kind) as refused:
-        lane.prepared(1, Embed(**{**asked, **changes}))  # type: ignore[arg-type]
+        lane.prepared(1, TextEmbeddingRequest(**{**asked, **changes}))  # type: ignore[arg-type]
     assert refused.value.where == where
     assert refused.value.next_step
-    assert lane.prepared(1, Embed("r", "vectors", ("a",), dimensions=16)).texts
+    assert lane.prepared(1, TextEmbeddingRequest("r", "vectors", ("a",), dimensions=16)).texts
 
 
 def test_tenants_take_turns_text_by_text() -> None:

@@ -12,7 +12,14 @@ import pytest
 
 from antiphon.core.errors import EngineFailed, Overloaded, PromptTooLong, Unavailable
 from antiphon.core.memory import LARGE_BYTES, MemoryRelease
-from antiphon.engine.api.messages import Delta, Embed, Finished, Generate, Priority, Tokenise
+from antiphon.engine.api.messages import (
+    Delta,
+    GenerationRequest,
+    GenerationResult,
+    Priority,
+    TextEmbeddingRequest,
+    TokenizationRequest,
+)
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.executor import Emission, Lane
@@ -71,15 +78,17 @@ class Gated(SimulatedRuntime):
 
 def asking(
     name: str, *, priority: Priority = "online", max_tokens: int = 20, prompt: str | None = None, cache_salt: str = ""
-) -> Generate:
-    return Generate(name, "words", prompt or f"About {name}.\n", max_tokens, priority=priority, cache_salt=cache_salt)
+) -> GenerationRequest:
+    return GenerationRequest(
+        name, "words", prompt or f"About {name}.\n", max_tokens, priority=priority, cache_salt=cache_salt
+    )
 
 
-async def collect(engine: LocalEngine, request: Generate) -> Finished:
+async def collect(engine: LocalEngine, request: GenerationRequest) -> GenerationResult:
     last = None
     async for event in engine.generate(request):
         last = event
-    assert isinstance(last, Finished)
+    assert isinstance(last, GenerationResult)
     return last
 
 
@@ -152,7 +161,7 @@ async def test_online_takes_a_batch_sequences_slot_and_gives_it_back_unchanged(m
 
         def watched(emissions: list[Emission]) -> None:
             # Of two that end while this loop is busy elsewhere, only the engine knows which ended first.
-            ended.extend(ticket for ticket, event in emissions if isinstance(event, Finished))
+            ended.extend(ticket for ticket, event in emissions if isinstance(event, GenerationResult))
             told(emissions)
 
         engine._dispatch = watched  # type: ignore[method-assign]
@@ -238,7 +247,7 @@ async def test_closing_ends_what_is_in_flight_and_refuses_the_rest() -> None:
 
 async def test_a_grammar_without_any_choice_needs_no_step() -> None:
     async with running() as (engine, runtime):
-        request = Generate("r", "words", "Hello.\n", 40, json_schema='{"const": "yes"}')
+        request = GenerationRequest("r", "words", "Hello.\n", 40, json_schema='{"const": "yes"}')
         finished = await collect(engine, request)
         assert finished.text == '"yes"'
         assert finished.usage.forced_tokens == finished.usage.completion_tokens
@@ -338,7 +347,7 @@ class Timed(SimulatedRuntime):
         return super().step(slots, positions, tokens)
 
 
-def generation(lane: Lane, ticket: int, request: Generate, arrived: float) -> Generation:
+def generation(lane: Lane, ticket: int, request: GenerationRequest, arrived: float) -> Generation:
     prompt = lane.runtime.tokenize(request.prompt)
     return Generation(
         ticket=ticket,
@@ -373,7 +382,7 @@ def test_batch_of_another_model_waits_for_a_gap_unless_none_comes_for_long(secon
     loop = StepLoop(
         lanes,
         Budget(),
-        lambda emissions: ends.extend(ticket for ticket, event in emissions if isinstance(event, Finished)),
+        lambda emissions: ends.extend(ticket for ticket, event in emissions if isinstance(event, GenerationResult)),
         monotonic=lambda: clock[0],
     )
     online = asking("online", max_tokens=500)
@@ -414,14 +423,14 @@ async def test_texts_are_tokenized_beside_the_step_loop_one_at_a_time_and_not_wi
     engine = await LocalEngine({"words": Slow(Layout(chunk_tokens=8, slots=2, context_tokens=1024))}).start()
     try:
         questions = [
-            asyncio.create_task(engine.tokenise(Tokenise(f"t{number}", "words", "read this")))
+            asyncio.create_task(engine.tokenize(TokenizationRequest(f"t{number}", "words", "read this")))
             for number in range(1 + MOST_WAITING)
         ]
         async with asyncio.timeout(10):
             while not Slow.inside:
                 await asyncio.sleep(0)
             with pytest.raises(Overloaded):
-                await engine.tokenise(Tokenise("one more", "words", "read this"))
+                await engine.tokenize(TokenizationRequest("one more", "words", "read this"))
             # Who generates does not wait for them.
             assert (await collect(engine, asking("a"))).reason == "length"
         held.set()
@@ -468,7 +477,7 @@ async def test_memory_of_a_large_request_is_given_back_when_it_has_ended() -> No
         request = msgspec.structs.replace(asking("r"), logprobs=1, prompt_logprobs=1)
         await engine.submit(request, events.append)
         await engine.drain()
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], GenerationResult)
     assert told == [len(events) - 1], "in the moment before its end is told"
 
 
@@ -476,14 +485,16 @@ async def test_texts_to_embed_are_prepared_apart_from_prompts() -> None:
     held = threading.Event()
 
     class Slow(SimulatedEncoder):
-        def tokenise(self, text: str) -> list[int] | None:
+        def tokenize(self, text: str) -> list[int] | None:
             assert held.wait(10)
-            return super().tokenise(text)
+            return super().tokenize(text)
 
     encoders = {"vectors": Slow("vectors", tokens=8, dimensions=16)}
     async with running(encoders=encoders) as (engine, runtime):
         runtime.open()
-        embedding = [asyncio.create_task(engine.embed(Embed(f"e{n}", "vectors", ("tea",)))) for n in range(40)]
+        embedding = [
+            asyncio.create_task(engine.embed(TextEmbeddingRequest(f"e{n}", "vectors", ("tea",)))) for n in range(40)
+        ]
         try:
             async with asyncio.timeout(5):
                 assert (await collect(engine, asking("a"))).reason == "length"

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from antiphon.core.errors import Overloaded, TooLarge
-from antiphon.engine.api.messages import Tokenise
+from antiphon.engine.api.messages import TokenizationRequest
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.tokenization import (
     MOST_TEXT_BYTES,
@@ -20,12 +20,12 @@ from antiphon.engine.execution.tokenization import (
 @pytest.mark.parametrize(
     ("question", "where"),
     [
-        (Tokenise("t", "m", "x" * (MOST_TEXT_BYTES + 1)), "prompt"),
-        (Tokenise("t", "m", "ç" * (MOST_TEXT_BYTES // 2 + 1)), "prompt"),
-        (Tokenise("t", "m", tokens=(1,) * (MOST_TOKENS + 1)), "tokens"),
+        (TokenizationRequest("t", "m", "x" * (MOST_TEXT_BYTES + 1)), "prompt"),
+        (TokenizationRequest("t", "m", "ç" * (MOST_TEXT_BYTES // 2 + 1)), "prompt"),
+        (TokenizationRequest("t", "m", tokens=(1,) * (MOST_TOKENS + 1)), "tokens"),
     ],
 )
-def test_what_would_take_too_long_is_refused_with_its_bound(question: Tokenise, where: str) -> None:
+def test_what_would_take_too_long_is_refused_with_its_bound(question: TokenizationRequest, where: str) -> None:
     with pytest.raises(TooLarge) as refused:
         require_readable(question)
     assert refused.value.where == where
@@ -33,8 +33,8 @@ def test_what_would_take_too_long_is_refused_with_its_bound(question: Tokenise, 
 
 
 def test_what_is_just_short_enough_is_read() -> None:
-    require_readable(Tokenise("t", "m", "ç" * (MOST_TEXT_BYTES // 2)))
-    require_readable(Tokenise("t", "m", tokens=(1,) * MOST_TOKENS))
+    require_readable(TokenizationRequest("t", "m", "ç" * (MOST_TEXT_BYTES // 2)))
+    require_readable(TokenizationRequest("t", "m", tokens=(1,) * MOST_TOKENS))
 
 
 class HeldRuntime(SimulatedRuntime):
@@ -52,10 +52,13 @@ class HeldRuntime(SimulatedRuntime):
 async def test_a_tenant_with_many_questions_holds_no_other_up() -> None:
     runtime, reader, order = HeldRuntime(), TextReader(), list[str]()
     try:
-        asked = [reader.begin(runtime, Tokenise("t", "m", "text", tenant="crowd")) for _ in range(MOST_WAITING + 1)]
+        asked = [
+            reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="crowd"))
+            for _ in range(MOST_WAITING + 1)
+        ]
         with pytest.raises(Overloaded):
-            reader.begin(runtime, Tokenise("t", "m", "text", tenant="crowd"))
-        asked.append(reader.begin(runtime, Tokenise("t", "m", "text", tenant="other")))
+            reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="crowd"))
+        asked.append(reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="other")))
         for number, answer in enumerate(asked):
             tenant = "other" if number > MOST_WAITING else "crowd"
             answer.add_done_callback(lambda _, tenant=tenant: order.append(tenant))

@@ -2,22 +2,22 @@
 
 import asyncio
 
-from antiphon.engine.api.messages import Finished, Generate
+from antiphon.engine.api.messages import GenerationRequest, GenerationResult
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.local import LocalEngine
 from antiphon.engine.execution.runtime import Layout
 
 
-async def order_of_ends(*requests: Generate) -> list[str]:
+async def order_of_ends(*requests: GenerationRequest) -> list[str]:
     """In which order these end, which arrive one after the other while the first one generates."""
     runtime = SimulatedRuntime("words", Layout(chunk_tokens=32, slots=1, context_tokens=512), call_seconds=0.002)
     engine, ends = await LocalEngine({"words": runtime}).start(), list[str]()
     first = asyncio.Event()
 
-    async def run(request: Generate) -> None:
+    async def run(request: GenerationRequest) -> None:
         async for event in engine.generate(request):
             first.set()
-            if isinstance(event, Finished):
+            if isinstance(event, GenerationResult):
                 ends.append(request.id)
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
@@ -29,8 +29,8 @@ async def order_of_ends(*requests: Generate) -> list[str]:
     return ends
 
 
-def asked(name: str, tokens: int = 10, **fields: object) -> Generate:
-    return Generate(name, "words", f"{name} asks", tokens, ignore_end=True, **fields)  # type: ignore[arg-type]
+def asked(name: str, tokens: int = 10, **fields: object) -> GenerationRequest:
+    return GenerationRequest(name, "words", f"{name} asks", tokens, ignore_end=True, **fields)  # type: ignore[arg-type]
 
 
 async def test_it_goes_before_those_that_wait_and_those_before_batch() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antiphon.core.errors import EngineFailed, Overloaded
-from antiphon.engine.api.messages import Delta, Described, Finished, Generate, Usage
+from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, GenerationUsage
 from antiphon.serving.admission.drain import Drain
 from antiphon.serving.admission.engine_gate import Gate, GatedEngine
 from antiphon.serving.admission.refusal_throttle import REFUSALS
@@ -34,22 +34,22 @@ class Held:
         self.running: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         raise EngineFailed("It is not asked here.")
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         self.running.append(request.id)
         end = self.ends.setdefault(request.id, asyncio.Event())
         try:
             yield Delta(request.id, "a")
             await end.wait()
-            yield Finished(request.id, "stop", "a", Usage(1, 0, 1, 0, 1, 0.0, 0.0, 0.0, 0.0), "fp")
+            yield GenerationResult(request.id, "stop", "a", GenerationUsage(1, 0, 1, 0, 1, 0.0, 0.0, 0.0, 0.0), "fp")
         finally:
             self.running.remove(request.id)
 
 
-def asked(name: str, **fields: object) -> Generate:
-    return Generate(name, "m", "p", 8, **fields)  # type: ignore[arg-type]
+def asked(name: str, **fields: object) -> GenerationRequest:
+    return GenerationRequest(name, "m", "p", 8, **fields)  # type: ignore[arg-type]
 
 
 async def settle() -> None:
@@ -133,7 +133,7 @@ async def test_an_engine_that_fails_gives_its_place_back() -> None:
     world = World(start=1)
 
     class Broken(Held):
-        async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
             raise EngineFailed("It died.")
             yield
 

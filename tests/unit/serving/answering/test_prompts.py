@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon.core.errors import InvalidInput
-from antiphon.engine.api.messages import ModelDescription, Turn
+from antiphon.engine.api.messages import ChatTurn, ModelDescription
 from antiphon.serving.answering import prompts
 from antiphon.testing.scripted_engine import MODEL
 
@@ -87,11 +87,11 @@ def test_a_token_that_a_space_does_not_break_does_not_hang(token: str) -> None:
 
 def test_a_chat_template_that_refuses_says_why() -> None:
     template = "{% if messages[0].role != 'user' %}{{ raise_exception('the user begins') }}{% endif %}ok"
-    assert prompts.chat(model(template), [Turn("user", "Hi")]) == "ok"
+    assert prompts.chat(model(template), [ChatTurn("user", "Hi")]) == "ok"
     with pytest.raises(InvalidInput, match="the user begins"):
-        prompts.chat(model(template), [Turn("system", "Hi")])
+        prompts.chat(model(template), [ChatTurn("system", "Hi")])
 
 
 def test_a_chat_template_may_ask_for_names_that_are_not_there() -> None:
     template = "{% if tools %}{{ tools }}{% endif %}{{ bos_token }}{{ messages[0].content }}"
-    assert prompts.chat(model(template), [Turn("user", "Hi")]) == "<|im_start|>Hi"
+    assert prompts.chat(model(template), [ChatTurn("user", "Hi")]) == "<|im_start|>Hi"

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.api.messages import Delta, Finished, Generate, Usage
+from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, GenerationUsage
 from antiphon.serving.answering.repeated import GeneratesOnce
 
-ASKED = Generate("one", "model", "a prompt", 8)
+ASKED = GenerationRequest("one", "model", "a prompt", 8)
 
 
 class Counting:
@@ -27,7 +27,7 @@ class Counting:
     async def describe(self) -> Any:
         return "described"
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         self.asked += 1
         number = self.asked
         yield Delta(request.id, f"text {number}")
@@ -35,10 +35,12 @@ class Counting:
         if self.failures:
             self.failures -= 1
             raise EngineFailed("It fell over.")
-        yield Finished(request.id, self.reason, f"text {number}", Usage(3, 0, 2, 0, 1, 0.0, 0.0, 0.0, 0.0), "print")
+        yield GenerationResult(
+            request.id, self.reason, f"text {number}", GenerationUsage(3, 0, 2, 0, 1, 0.0, 0.0, 0.0, 0.0), "print"
+        )
 
 
-async def told(engine: GeneratesOnce, request: Generate) -> list[Delta | Finished]:
+async def told(engine: GeneratesOnce, request: GenerationRequest) -> list[Delta | GenerationResult]:
     return [event async for event in engine.generate(request)]
 
 

@@ -6,7 +6,7 @@ import pytest
 from antiphon.core.clock import SystemClock
 from antiphon.definitions.degradation import MAIN
 from antiphon.engine.api.client import EngineClient
-from antiphon.engine.api.messages import Described
+from antiphon.engine.api.messages import EngineDescription
 from antiphon.serving.fallback.engines import Breaking, EnginePassedOver, Member
 from antiphon.testing.scripted_engine import MODEL, Says, ScriptedEngine
 
@@ -17,7 +17,7 @@ class Slow(ScriptedEngine):
     looks = 0
     silent = False
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         self.looks += 1
         await asyncio.sleep(10.0 if self.silent else 0.02)
         return await super().describe()

@@ -79,7 +79,7 @@ class LlamaCppEmbedding:
         truncated = []
         for row, text in enumerate(texts):
             with self._lock:
-                tokens, cut = self.tokenised(text)
+                tokens, cut = self.truncated_tokens(text)
                 vectors[row] = self.vector(tokens)
             truncated.append(cut)
         return TextVectors(vectors, tuple(truncated))
@@ -122,7 +122,7 @@ class LlamaCppEmbedding:
             raise self._unusable(weights, "it makes no single vector of a text")
         return context
 
-    def tokenised(self, text: str) -> tuple[list[int], bool]:
+    def truncated_tokens(self, text: str) -> tuple[list[int], bool]:
         """Tokens with the two round them; of a longer text the first ones, and that it is longer. Whoever does not hold
         the model open by :meth:`embed` must not close it meanwhile.
 
@@ -196,8 +196,8 @@ class LlamaCppEncoder:
     def description(self) -> EmbedderDescription:
         return self._description
 
-    def tokenise(self, text: str) -> list[int] | None:
-        tokens, cut = self._model.tokenised(text)
+    def tokenize(self, text: str) -> list[int] | None:
+        tokens, cut = self._model.truncated_tokens(text)
         return None if cut else tokens
 
     def vector(self, tokens: list[int]) -> bytes:

@@ -32,16 +32,16 @@ from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
 from antiphon.engine.api.messages import (
     Delta,
-    Described,
-    Embed,
-    Embedded,
-    Finished,
-    Generate,
-    Load,
+    EngineDescription,
+    EngineLoad,
+    GenerationRequest,
+    GenerationResult,
     ModelDescription,
     ServedModel,
-    Tokenise,
-    Tokenised,
+    TextEmbeddingRequest,
+    TextEmbeddings,
+    Tokenization,
+    TokenizationRequest,
 )
 from antiphon.engine.backends.remote.admission import Admission, Begun
 from antiphon.engine.backends.remote.refusals import refusal_of, unreachable
@@ -110,7 +110,7 @@ class RemoteEngine:
         self._admission = Admission()
         self._changed = asyncio.Condition()
 
-    async def describe(self) -> Described:
+    async def describe(self) -> EngineDescription:
         try:
             async with self._http().get(f"{self._url}/models", allow_redirects=False) as response:
                 content = await response.read()
@@ -124,7 +124,7 @@ class RemoteEngine:
         except (ValueError, KeyError, TypeError) as error:
             raise EngineFailed("The server's list of models cannot be read.", where=self._url) from error
         names = {served: name for name, served in self._models.items()}
-        return Described(
+        return EngineDescription(
             new_id("describe"),
             tuple(
                 ModelDescription(
@@ -138,10 +138,10 @@ class RemoteEngine:
                 )
                 for served, entry in found.items()
             ),
-            Load(),
+            EngineLoad(),
         )
 
-    async def serve(self, models: Sequence[ServedModel]) -> Described:
+    async def serve(self, models: Sequence[ServedModel]) -> EngineDescription:
         served = await self.describe()
         missing = {model.name for model in models} - {model.name for model in served.models}
         if missing:
@@ -152,7 +152,7 @@ class RemoteEngine:
             )
         return served
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Delta | Finished, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         model = self._models.get(request.model, request.model)
         body = generation_body(request, model, vllm=self._serves == "vllm", takes=self._parameters)
         content = msgspec.json.encode(body)
@@ -183,7 +183,7 @@ class RemoteEngine:
         yield reading.finished(self._monotonic())
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, request: Generate) -> AsyncIterator[Begun | None]:
+    async def _admitted(self, request: GenerationRequest) -> AsyncIterator[Begun | None]:
         """The time in which the server has the request: a batch request waits for it here. Yields what an online
         request's first token is to be held against; ``None`` where nothing is learnt from it."""
         admission = self._admission
@@ -216,8 +216,8 @@ class RemoteEngine:
         async with self._changed:
             self._changed.notify_all()
 
-    async def embed(self, request: Embed) -> Embedded:
-        """See :class:`~antiphon.engine.api.port.TextEmbedding`; tokens are told of the request as a whole."""
+    async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
+        """See :class:`~antiphon.engine.api.port.Engine`; tokens are told of the request as a whole."""
         began = self._monotonic()
         asked: dict[str, Any] = {
             "model": self._models.get(request.model, request.model),
@@ -241,8 +241,8 @@ class RemoteEngine:
             raise refusal_of(response.status, response.headers, content, self._url)
         return vectors_of(content, request, self._monotonic() - began)
 
-    async def tokenise(self, request: Tokenise) -> Tokenised:
-        """See :class:`~antiphon.engine.api.port.Tokenising`: OpenAI's protocol has no way to ask."""
+    async def tokenize(self, request: TokenizationRequest) -> Tokenization:
+        """See :class:`~antiphon.engine.api.port.Engine`: OpenAI's protocol has no way to ask."""
         raise UnsupportedParameter(
             "The remote engine does not tell how its models read a text.",
             where="model",

@@ -9,11 +9,13 @@ import msgspec
 
 from antiphon.core.errors import InvalidInput, UnsupportedParameter
 from antiphon.engine.api import parameters
-from antiphon.engine.api.messages import Generate, Turn
+from antiphon.engine.api.messages import ChatTurn, GenerationRequest
 from antiphon.engine.backends.vllm import arguments
 
 
-def generation_body(request: Generate, model: str, *, vllm: bool, takes: Collection[str] = ()) -> dict[str, Any]:
+def generation_body(
+    request: GenerationRequest, model: str, *, vllm: bool, takes: Collection[str] = ()
+) -> dict[str, Any]:
     """A generation as the protocol asks for it, streamed; under the server's own name of the model.
 
     Args:
@@ -76,7 +78,7 @@ def generation_body(request: Generate, model: str, *, vllm: bool, takes: Collect
     return body
 
 
-def message(turn: Turn) -> dict[str, Any]:
+def message(turn: ChatTurn) -> dict[str, Any]:
     """A turn as the protocol writes it."""
     written: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.tool_calls:

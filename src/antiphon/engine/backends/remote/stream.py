@@ -8,14 +8,21 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.api.messages import Alternative, Delta, Finished, Generate, TokenOut, Usage
+from antiphon.engine.api.messages import (
+    Alternative,
+    Delta,
+    GenerationRequest,
+    GenerationResult,
+    GenerationUsage,
+    TokenOut,
+)
 from antiphon.engine.api.tool_text import ToolWriter
 
 
 class Reading:
     """What was read of one stream so far; times are of the caller's clock."""
 
-    def __init__(self, request: Generate, began: float) -> None:
+    def __init__(self, request: GenerationRequest, began: float) -> None:
         self._request = request
         self._began = began
         self._first: float | None = None
@@ -75,7 +82,7 @@ class Reading:
         self._text.append(text)
         return Delta(self._request.id, text, (), prompt) if text or prompt else None
 
-    def finished(self, now: float) -> Finished:
+    def finished(self, now: float) -> GenerationResult:
         """The end of the generation.
 
         Raises:
@@ -86,11 +93,11 @@ class Reading:
         first = self._first if self._first is not None else now
         cached = (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         completed = self._usage.get("completion_tokens")
-        return Finished(
+        return GenerationResult(
             id=self._request.id,
             reason="length" if self._reason == "length" else "stop",
             text="".join(self._text),
-            usage=Usage(
+            usage=GenerationUsage(
                 prompt_tokens=int(self._usage.get("prompt_tokens") or 0),
                 cached_prompt_tokens=int(cached),
                 completion_tokens=int(completed if completed is not None else self._chunks),

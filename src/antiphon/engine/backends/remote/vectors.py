@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.api.messages import Embed, Embedded
+from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.backends.remote.stream import fingerprint
 
 
@@ -23,7 +23,7 @@ class _RemoteVectors(msgspec.Struct):
     usage: dict[str, Any] = {}
 
 
-def vectors_of(content: bytes, request: Embed, seconds: float) -> Embedded:
+def vectors_of(content: bytes, request: TextEmbeddingRequest, seconds: float) -> TextEmbeddings:
     """The vectors of an answer; a server that does not know base64 sends numbers.
 
     Raises:
@@ -43,7 +43,7 @@ def vectors_of(content: bytes, request: Embed, seconds: float) -> Embedded:
     sizes = {len(row) for row in rows.values()}
     if sorted(rows) != list(range(len(request.texts))) or len(sizes) != 1 or not sizes or min(sizes) % 4:
         raise EngineFailed("The remote engine sent other vectors than one for each text.")
-    return Embedded(
+    return TextEmbeddings(
         id=request.id,
         vectors=b"".join(rows[place] for place in range(len(rows))),
         dimensions=sizes.pop() // 4,

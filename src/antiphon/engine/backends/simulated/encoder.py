@@ -43,7 +43,7 @@ class SimulatedEncoder:
     def description(self) -> EmbedderDescription:
         return self._description
 
-    def tokenise(self, text: str) -> list[int] | None:
+    def tokenize(self, text: str) -> list[int] | None:
         words = _WORD.findall(text.lower()) or [text]
         if len(words) > self._description.tokens:
             return None

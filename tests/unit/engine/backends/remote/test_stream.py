@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from antiphon.core.errors import EngineFailed
-from antiphon.engine.api.messages import Delta, Generate, Turn
+from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest
 from antiphon.engine.backends.remote.stream import Reading
 
 
@@ -22,7 +22,7 @@ def logged(token: str) -> bytes:
 
 
 def reading() -> Reading:
-    return Reading(Generate("r", "any", "", 8, messages=(Turn("user", "Say."),)), 10.0)
+    return Reading(GenerationRequest("r", "any", "", 8, messages=(ChatTurn("user", "Say."),)), 10.0)
 
 
 def test_events_that_come_together_are_one_delta_of_the_same_text() -> None:
