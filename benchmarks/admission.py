@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.colocation.simulator import Costless, generation
 from benchmarks.colocation.traces import Request
 
-from antiphon.core.errors import EngineFailed, Overloaded
+from antiphon.core.errors import EngineError, OverloadedError
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, RequestFailure
 from antiphon.engine.execution.executor import Lane
 from antiphon.engine.execution.runtime import Layout, Logits
@@ -138,7 +138,7 @@ class VirtualEngine:
         self._stepping: asyncio.Task[None] | None = None
 
     async def describe(self) -> EngineDescription:
-        raise EngineFailed("It is not asked here.")
+        raise EngineError("It is not asked here.")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         self._tickets += 1
@@ -152,7 +152,7 @@ class VirtualEngine:
             while True:
                 event = await told.get()
                 if isinstance(event, RequestFailure):
-                    raise EngineFailed(event.message)
+                    raise EngineError(event.message)
                 yield event
                 if isinstance(event, GenerationResult):
                     return
@@ -227,7 +227,7 @@ async def run(loop: VirtualLoop, policy: Policy, rate: float, load: float, size:
                     if isinstance(event, GenerationResult) and measured <= loop.now < end:
                         made.seconds.append(loop.now - arrived)
                         made.tokens += event.usage.completion_tokens
-        except Overloaded:
+        except OverloadedError:
             made.refused += counted
 
     async with asyncio.TaskGroup() as group:
@@ -258,7 +258,7 @@ async def come_back(loop: VirtualLoop, rate: float, burst: int) -> dict[str, Any
             async with aclosing(gated.generate(asked(number, length))) as events:
                 async for _ in events:
                     pass
-        except Overloaded as refused:
+        except OverloadedError as refused:
             return refused.retry_after
         return None
 

@@ -40,7 +40,7 @@ import psutil
 from benchmarks.trained_beside import RAISED, Trainer, spent, trainer
 
 from antiphon.core.child_process import start_child
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 
@@ -295,7 +295,7 @@ async def engine_process(folder: Path) -> AsyncIterator[tuple[EngineClient, psut
     try:
         async with asyncio.timeout(60):
             while True:
-                with contextlib.suppress(Unavailable):
+                with contextlib.suppress(UnavailableError):
                     await client.describe()
                     break
                 if process.poll() is not None:

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 
 from antiphon.core.child_process import start_child
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult
@@ -234,7 +234,7 @@ async def engine_process(slots: int, threads: int) -> AsyncIterator[tuple[Engine
                 try:
                     await client.describe()
                     break
-                except Unavailable:
+                except UnavailableError:
                     if process.poll() is not None:
                         raise
                     await asyncio.sleep(0.05)

@@ -30,7 +30,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.publications import Publications
 from antiphon.core.child_process import start_child
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.lookup import LEASE_SECONDS, FeatureReader
 from antiphon.features.online.redis_server import RedisServer
@@ -121,7 +121,7 @@ def serve(folder: Path, redis: str) -> None:
         try:
             number, found = gateway.read(range(SMALL), json.loads(line)["minimum"])
             answer = {"publication": number, "generation": None if is_torn(found) else next(iter(found))}
-        except Unavailable:
+        except UnavailableError:
             answer = {"behind": True}
         print(json.dumps(answer), flush=True)
 

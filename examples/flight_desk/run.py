@@ -31,7 +31,7 @@ LIMIT_SECONDS = 14.0 * 60
 """Longest time of the demo after installation; later phases are left out rather than that it takes longer."""
 
 
-class StoryUntold(AntiphonError):
+class ReportError(AntiphonError):
     """So much failed that figures would say nothing."""
 
 
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace, declared: settings.Settings, events: data.
         raise SetupError("There are no answers to analyse.", where=str(folder), next_step="Run it without --analyse.")
     failed = [answer for answer in answers if answer.error]
     if len(failed) > len(answers) // 2:
-        raise StoryUntold(
+        raise ReportError(
             f"{len(failed)} of {len(answers)} questions got no answer, the first because: {failed[0].error}",
             where=str(folder),
             next_step="Mend the cause and run it with --fresh.",

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollouts
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import AuditLog
 from antiphon.releases.rollout import RolloutTransitions
@@ -134,7 +134,7 @@ def race(folder: Path) -> None:
                 else:
                     moves.advance(SCOPE, act, principal=str(os.getpid()), reason="race", expected=("canary", 1))
                 print("won", flush=True)
-            except Conflict as conflict:
+            except ConflictError as conflict:
                 print("lost", conflict, flush=True)
 
 

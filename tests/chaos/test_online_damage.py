@@ -19,7 +19,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon import Entity, Source, count, feature_view
 from antiphon.app.feature_health import notices
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.features.healing import Healer, SnapshotHealth
 from antiphon.features.online.seals import seal_path
 
@@ -133,11 +133,11 @@ DAMAGES = [truncate, truncate_all, flip, remove, remove_all, scribble]
 def test_damage_while_a_file_is_open_is_never_answered_from(desk: Desk, damage: Callable[[Path], None]) -> None:
     assert desk.orders(SHOPS[0]) == 1
     damage(desk.file)
-    refused: list[Unavailable] = []
+    refused: list[UnavailableError] = []
     for shop in SHOPS[1:40]:
         try:
             found = desk.orders(shop)
-        except Unavailable as error:
+        except UnavailableError as error:
             refused.append(error)
         else:
             assert found == 1  # of a file that was only unlinked, which stays open
@@ -153,7 +153,7 @@ def test_damage_is_healed_after_a_start(desk: Desk, damage: Callable[[Path], Non
     damage(desk.file)
     desk.world.online.close()
     desk.world.reader = desk.world.new_reader()
-    with pytest.raises(Unavailable, match="built again") as told:
+    with pytest.raises(UnavailableError, match="built again") as told:
         desk.orders(SHOPS[0])
     assert told.value.retry_after is not None
     assert [one.view for one in desk.health.damaged()] == ["busy"]
@@ -219,10 +219,10 @@ def test_a_second_reader_lets_go_of_a_file_that_the_first_one_condemned(desk: De
     for reader in (first, second):
         assert reader.read(busy, {"shop": SHOPS[0]}, NOON + minutes(1)).values["busy.orders"].value == 1
     flip(desk.file)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         first.read(busy, {"shop": SHOPS[1]}, NOON + minutes(1))
     desk.healer.heal()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         second.read(busy, {"shop": SHOPS[1]}, NOON + minutes(1))
     assert second.read(busy, {"shop": SHOPS[3]}, NOON + minutes(1)).values["busy.orders"].value == 1
 
@@ -303,9 +303,9 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("damage", "mode", "ends"),
     [
-        ("truncated", "defended", (0, "Corrupt")),
+        ("truncated", "defended", (0, "CorruptionError")),
         ("truncated", "undefended", (-signal.SIGBUS, "")),
-        ("changed", "defended", (0, "Corrupt")),
+        ("changed", "defended", (0, "CorruptionError")),
         ("changed", "undefended", (0, "other values")),
     ],
 )
@@ -334,6 +334,6 @@ def test_what_is_damaged_is_told_with_its_view_and_since_when(desk: Desk) -> Non
     desk.world.clock.advance(timedelta(minutes=5))
     assert desk.health.damaged()[0].since == first
     truncate_all(desk.world.folder / "online" / "default" / "dev" / "overlay.mdb")
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         desk.world.overlay.read(())
     assert set(notices(desk.health, desk.world.overlay)) == {"features", "streams"}

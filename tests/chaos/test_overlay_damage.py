@@ -18,7 +18,7 @@ from tests.integration.features.world import NOON, World, event, minutes
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Entity, Source, count, feature_view
-from antiphon.core.errors import AntiphonError, Corrupt, Unavailable
+from antiphon.core.errors import AntiphonError, CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import StreamedEvent
@@ -71,7 +71,7 @@ class Desk:
 
     def damage(self) -> None:
         truncate_all(self.file)
-        with pytest.raises(Unavailable, match="read again"):
+        with pytest.raises(UnavailableError, match="read again"):
             self.orders(SHOPS[0])
 
     def restart(self) -> None:
@@ -141,7 +141,7 @@ def test_a_damaged_overlay_is_set_aside_after_a_start_and_read_again(
     for shop in SHOPS[:20]:
         try:
             assert desk.orders(shop) == 2
-        except Unavailable as error:
+        except UnavailableError as error:
             refused.append(error)
     assert len(refused) == 20, "values without what had streamed in must not be told"
     assert {(error.http_status, error.retry_after) for error in refused} == {(503, 1.0)}
@@ -161,7 +161,7 @@ def test_damage_under_a_running_process_is_healed_without_a_start(desk: Desk, da
     desk.consumer()
     assert desk.orders(SHOPS[0]) == 2
     damage(desk.file)
-    with pytest.raises(Unavailable, match="read again") as told:
+    with pytest.raises(UnavailableError, match="read again") as told:
         desk.orders(SHOPS[1])
     assert told.value.retry_after is not None
     desk.world.consume()
@@ -171,7 +171,7 @@ def test_damage_under_a_running_process_is_healed_without_a_start(desk: Desk, da
 def test_two_processes_set_one_overlay_aside_once(desk: Desk) -> None:
     truncate(desk.file)
     for _ in range(2):
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             desk.orders(SHOPS[0])
     desk.restart()
     assert len(list(desk.file.parent.glob("overlay.mdb.damaged-*"))) == 1
@@ -180,7 +180,7 @@ def test_two_processes_set_one_overlay_aside_once(desk: Desk) -> None:
 def test_only_the_last_damaged_ones_stay(desk: Desk) -> None:
     for _ in range(5):
         truncate_all(desk.file)
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             desk.orders(SHOPS[0])
     assert len(list(desk.file.parent.glob("overlay.mdb.damaged-*"))) == 3
 
@@ -210,7 +210,7 @@ def test_a_changed_event_is_found_by_its_checksum(desk: Desk) -> None:
     desk.restart()
     world = desk.world
     _healer(world).heal()
-    with pytest.raises(Unavailable, match="read again"):
+    with pytest.raises(UnavailableError, match="read again"):
         desk.orders(SHOPS[0])
     world.consume()
     assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
@@ -238,13 +238,13 @@ def test_a_stream_that_cannot_be_read_holds_back_its_own_views_alone(tmp_path: P
 
     def broken(scope: Scope, stream: str, *asked: int) -> object:
         if stream == "returns":
-            raise Corrupt("Events are gone from the log.")
+            raise CorruptionError("Events are gone from the log.")
         return read(scope, stream, *asked)
 
     world.log.read = broken  # type: ignore[method-assign,assignment]
     world.consume()
     assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
-    with pytest.raises(Unavailable, match="read again"):
+    with pytest.raises(UnavailableError, match="read again"):
         world.read(NOON + minutes(2), "returned", shop=SHOPS[0])
     world.log.read = read  # type: ignore[method-assign]
     desk.consumer()
@@ -271,7 +271,7 @@ def test_an_online_folder_that_was_removed_is_not_answered_from_before_its_event
     shutil.rmtree(world.folder / "online")
     desk.restart()
     _healer(world).heal()
-    with pytest.raises(Unavailable, match="read again"):
+    with pytest.raises(UnavailableError, match="read again"):
         desk.orders(SHOPS[0])
     world.consume()
     assert [desk.orders(shop) for shop in SHOPS] == [2] * len(SHOPS)
@@ -310,7 +310,7 @@ def test_an_overlay_that_grows_between_two_looks_is_whole(desk: Desk) -> None:
 
 class _LostKeys(Keys):
     def opening_key(self, scope: Scope, key_id: str) -> bytes:
-        raise Corrupt(f"There is no data key {key_id}.")
+        raise CorruptionError(f"There is no data key {key_id}.")
 
 
 def test_an_overlay_whose_data_key_is_gone_is_not_damaged(tmp_path: Path) -> None:
@@ -347,7 +347,9 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize(("mode", "ends"), [("defended", (0, "Unavailable")), ("undefended", (-signal.SIGBUS, ""))])
+@pytest.mark.parametrize(
+    ("mode", "ends"), [("defended", (0, "UnavailableError")), ("undefended", (-signal.SIGBUS, ""))]
+)
 def test_the_look_at_the_size_is_needed(desk: Desk, mode: str, ends: tuple[int, str]) -> None:
     root = desk.world.folder / "online"
     ended = subprocess.run(

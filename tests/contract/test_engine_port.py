@@ -16,13 +16,13 @@ from starlette.routing import Route
 
 from antiphon.core.errors import (
     AntiphonError,
-    Conflict,
-    Corrupt,
-    InvalidInput,
-    NotFound,
-    PromptTooLong,
-    SchemaUnsatisfiable,
-    UnsupportedParameter,
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    PromptTooLongError,
+    UnsatisfiableSchemaError,
+    UnsupportedParameterError,
 )
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, Penalties, ServedModel
@@ -48,7 +48,7 @@ LAYOUT = Layout(slots=4, context_tokens=2048)
 
 def load(model: ServedModel) -> SimulatedRuntime:
     if model.path == "/broken":
-        raise Corrupt("The weights are other ones.", where=model.path)
+        raise CorruptionError("The weights are other ones.", where=model.path)
     return SimulatedRuntime(model.name, LAYOUT, weights=model.sha256)
 
 
@@ -308,23 +308,23 @@ async def test_the_fingerprint_is_the_models(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"model": "absent"}, NotFound),
-        ({"prompt": "x" * 3000}, PromptTooLong),
-        ({"max_tokens": 5000}, PromptTooLong),
-        ({"max_tokens": 0}, InvalidInput),
-        ({"temperature": -1.0}, InvalidInput),
-        ({"top_p": 0.0}, InvalidInput),
-        ({"stop": ("",)}, InvalidInput),
-        ({"prompt": "", "prompt_ids": (72, 999_999), "max_tokens": 4}, InvalidInput),
-        ({"penalties": Penalties(frequency=2.5)}, InvalidInput),
-        ({"penalties": Penalties(bias=((999_999, 1.0),))}, InvalidInput),
-        ({"logprobs": 99}, InvalidInput),
-        ({"prompt": ""}, InvalidInput),
-        ({"json_schema": "{"}, InvalidInput),
-        ({"json_schema": '{"enum": []}'}, InvalidInput),
-        ({"json_schema": SCHEMA, "max_tokens": 4}, InvalidInput),
-        ({"json_schema": SCHEMA, "ignore_end": True}, InvalidInput),
-        ({"parameters": '{"top_k": 3}'}, UnsupportedParameter),
+        ({"model": "absent"}, NotFoundError),
+        ({"prompt": "x" * 3000}, PromptTooLongError),
+        ({"max_tokens": 5000}, PromptTooLongError),
+        ({"max_tokens": 0}, InvalidInputError),
+        ({"temperature": -1.0}, InvalidInputError),
+        ({"top_p": 0.0}, InvalidInputError),
+        ({"stop": ("",)}, InvalidInputError),
+        ({"prompt": "", "prompt_ids": (72, 999_999), "max_tokens": 4}, InvalidInputError),
+        ({"penalties": Penalties(frequency=2.5)}, InvalidInputError),
+        ({"penalties": Penalties(bias=((999_999, 1.0),))}, InvalidInputError),
+        ({"logprobs": 99}, InvalidInputError),
+        ({"prompt": ""}, InvalidInputError),
+        ({"json_schema": "{"}, InvalidInputError),
+        ({"json_schema": '{"enum": []}'}, InvalidInputError),
+        ({"json_schema": SCHEMA, "max_tokens": 4}, InvalidInputError),
+        ({"json_schema": SCHEMA, "ignore_end": True}, InvalidInputError),
+        ({"parameters": '{"top_k": 3}'}, UnsupportedParameterError),
     ],
 )
 async def test_what_cannot_be_used_is_refused(engine: Engine, changes: dict[str, object], error: type) -> None:
@@ -336,7 +336,7 @@ async def test_what_cannot_be_used_is_refused(engine: Engine, changes: dict[str,
 
 @pytest.mark.usefixtures("only_ours")
 async def test_a_schema_that_cannot_be_met_is_told_apart(engine: Engine) -> None:
-    with pytest.raises(SchemaUnsatisfiable):
+    with pytest.raises(UnsatisfiableSchemaError):
         await collect(engine, asking(json_schema='{"enum": []}'))
 
 
@@ -381,7 +381,7 @@ async def test_a_model_that_is_no_longer_declared_takes_no_new_requests(engine: 
     assert isinstance(await anext(events), Delta)
     await engine.serve([CANARY])
     assert await names(engine) == {"words", "desk.v2"}
-    with pytest.raises(NotFound, match=r"desk\.v2"):
+    with pytest.raises(NotFoundError, match=r"desk\.v2"):
         await collect(engine, asking(model="desk.v1"))
     rest = [event async for event in events]
     assert isinstance(rest[-1], GenerationResult)
@@ -392,7 +392,7 @@ async def test_a_model_that_is_no_longer_declared_takes_no_new_requests(engine: 
 
 @pytest.mark.usefixtures("only_told")
 async def test_a_model_that_cannot_be_loaded_leaves_the_others_served(engine: Engine) -> None:
-    with pytest.raises(Corrupt, match="/broken"):
+    with pytest.raises(CorruptionError, match="/broken"):
         await engine.serve([ServedModel("broken", "/broken", "c3"), LIVE])
     assert await names(engine) == {"words", "desk.v1"}
     assert (await collect(engine, asking(model="desk.v1")))[1].text
@@ -402,10 +402,10 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_others_served(engine: En
 @pytest.mark.parametrize(
     ("models", "error"),
     [
-        ([CANARY, ServedModel("desk.v1", "/v1", "other")], Conflict),
-        ([CANARY, ServedModel("words", "/words", "other")], Conflict),
-        ([CANARY, CANARY, ServedModel("desk.v2", "/other", "b2")], InvalidInput),
-        ([CANARY, ServedModel("", "/nameless", "d4")], InvalidInput),
+        ([CANARY, ServedModel("desk.v1", "/v1", "other")], ConflictError),
+        ([CANARY, ServedModel("words", "/words", "other")], ConflictError),
+        ([CANARY, CANARY, ServedModel("desk.v2", "/other", "b2")], InvalidInputError),
+        ([CANARY, ServedModel("", "/nameless", "d4")], InvalidInputError),
     ],
 )
 async def test_a_declaration_that_contradicts_changes_nothing(
@@ -425,5 +425,5 @@ async def test_what_is_served_from_the_start_may_be_declared(engine: Engine) -> 
 
 async def test_a_remote_engine_says_what_it_cannot_be_told() -> None:
     async with asyncio.timeout(30), behind_a_url(Path()) as engine:
-        with pytest.raises(UnsupportedParameter, match=r"desk\.v1"):
+        with pytest.raises(UnsupportedParameterError, match=r"desk\.v1"):
             await engine.serve([LIVE])

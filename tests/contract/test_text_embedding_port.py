@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from antiphon.core.errors import AntiphonError, InvalidInput, NotFound, PromptTooLong
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError, PromptTooLongError
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import GenerationRequest, TextEmbeddingRequest, TextEmbeddings, TokenizationRequest
 from antiphon.engine.api.port import Engine
@@ -121,11 +121,11 @@ async def test_every_text_has_its_vector_in_its_place(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("asked", "kind"),
     [
-        (TextEmbeddingRequest("r", "words", ("tea",)), NotFound),
-        (TextEmbeddingRequest("r", "nothing", ("tea",)), NotFound),
-        (TextEmbeddingRequest("r", "vectors", ("tea", " ")), InvalidInput),
-        (TextEmbeddingRequest("r", "vectors", ("a " * 9,)), PromptTooLong),
-        (TextEmbeddingRequest("r", "vectors", ("tea",), dimensions=3), InvalidInput),
+        (TextEmbeddingRequest("r", "words", ("tea",)), NotFoundError),
+        (TextEmbeddingRequest("r", "nothing", ("tea",)), NotFoundError),
+        (TextEmbeddingRequest("r", "vectors", ("tea", " ")), InvalidInputError),
+        (TextEmbeddingRequest("r", "vectors", ("a " * 9,)), PromptTooLongError),
+        (TextEmbeddingRequest("r", "vectors", ("tea",), dimensions=3), InvalidInputError),
     ],
 )
 async def test_what_cannot_be_embedded_is_refused_and_the_next_request_is_not(
@@ -138,7 +138,7 @@ async def test_what_cannot_be_embedded_is_refused_and_the_next_request_is_not(
 
 async def test_an_error_names_the_field_across_the_socket(tmp_path: Path) -> None:
     async with behind_a_socket(tmp_path) as engine:
-        with pytest.raises(PromptTooLong) as refused:
+        with pytest.raises(PromptTooLongError) as refused:
             await engine.embed(TextEmbeddingRequest("r", "vectors", ("tea", "a " * 9)))
     assert refused.value.where == "input[1]"
     assert refused.value.next_step == "Split it, and embed the parts."
@@ -183,8 +183,8 @@ async def test_tokens_are_told_across_the_socket(tmp_path: Path) -> None:
         read = await engine.tokenize(TokenizationRequest("t", "words", "every flight"))
         assert read.id == "t"
         assert (await engine.tokenize(TokenizationRequest("u", "words", tokens=read.tokens))).text == "every flight"
-        with pytest.raises(InvalidInput) as refused:
+        with pytest.raises(InvalidInputError) as refused:
             await engine.tokenize(TokenizationRequest("u", "words", tokens=(10**6,)))
         assert refused.value.where == "tokens"
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             await engine.tokenize(TokenizationRequest("u", "vectors", "every flight"))

@@ -57,7 +57,7 @@ class Story(msgspec.Struct, frozen=True):
         return any(phase.name == name for phase in self.phases)
 
 
-class StoryFailed(AntiphonError):
+class StoryError(AntiphonError):
     """A phase did not come to the end that the story needs."""
 
 
@@ -87,7 +87,7 @@ class Teller:
         """Every phase, in order.
 
         Raises:
-            StoryFailed: a phase ended otherwise than the story needs.
+            StoryError: a phase ended otherwise than the story needs.
         """
         async with Desk(self._platform.url, self._platform.key, verify=self._platform.verify) as desk:
             traffic = Traffic(self._settings, self._size, self._events, desk)

@@ -30,7 +30,7 @@ from antiphon.app.materialization import PlannedMaterialization, foreseen, unpub
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import ModelPin, Release
-from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions import project as definitions
 from antiphon.definitions.application import ApplicationSpec
@@ -95,7 +95,7 @@ def plan(store: Store) -> Plan:
     """Compare the project's definitions with what is applied; nothing is changed.
 
     Raises:
-        DefinitionErrors: every mistake of ``definitions.py`` at once.
+        InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
     """
     project = _load(store)
     planned = _compare(store, project)
@@ -129,12 +129,12 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
         activate: make every release live, or none; ``None`` is the rule above.
 
     Raises:
-        DefinitionErrors: every mistake of ``definitions.py`` at once.
-        InvalidInput: an application names a model that the engine is not given.
+        InvalidDefinitionsError: every mistake of ``definitions.py`` at once.
+        InvalidInputError: an application names a model that the engine is not given.
         SetupError: its weights were not pulled.
-        Forbidden: policy does not let this principal make its own release live, and ``activate`` insists on it.
-        Conflict: a release is to go live while a rollout compares with the one that is, or a view's source moved to
-            where it does not yield what a release in use needs; nothing was applied.
+        ForbiddenError: policy does not let this principal make its own release live, and ``activate`` insists on it.
+        ConflictError: a release is to go live while a rollout compares with the one that is, or a view's source moved
+            to where it does not yield what a release in use needs; nothing was applied.
     """
     project = _load(store)
     planned = msgspec.structs.replace(_compare(store, project), consequences=())  # said when it is done, as notes
@@ -167,7 +167,7 @@ def apply(store: Store, *, principal: str, rationale: str = "", activate: bool |
                     transitions.require_permission(
                         scope, application.name, release.id, reason=why, by=by, within=connection
                     )
-                except Forbidden as error:
+                except ForbiddenError as error:
                     if activate:
                         raise
                     waiting.append(application.name)
@@ -249,7 +249,7 @@ def _next(release: Release) -> str:
     )
 
 
-def _for_another(release: Release, error: Forbidden) -> str:
+def _for_another(release: Release, error: ForbiddenError) -> str:
     name = release.bundle.application.name
     return (
         f"{name}: release {release.number} stays a draft: {error.what} Another person makes it live with "
@@ -324,7 +324,7 @@ def _pin(store: Store, application: ApplicationSpec) -> ModelPin:
     if engine.kind == "remote":
         return ModelPin(application.model, None)
     if application.model not in engine.models:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application names the model {application.model!r}, which the engine is not given.",
             where=f"application {application.name}",
             next_step=f"Add it to [engine] models in antiphon.toml (now: {', '.join(engine.models)}).",

@@ -23,7 +23,7 @@ from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.app.workflows import APPLY
 from antiphon.catalog.holds import FeatureHolds
-from antiphon.core.errors import Conflict, InvalidInput
+from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.definitions.project import ProjectSpec
 from antiphon.durable.context import RunContext
@@ -77,15 +77,15 @@ class ApplyWorkflow:
         """Materialize, publish, put in force; an :class:`ApplyResult` as JSON.
 
         Raises:
-            InvalidInput: a view's source cannot be read, or its gates block it.
-            Conflict: a view is held, a rollout began meanwhile, or the apply was superseded.
+            InvalidInputError: a view's source cannot be read, or its gates block it.
+            ConflictError: a view is held, a rollout began meanwhile, or the apply was superseded.
         """
         wanted = msgspec.convert(arguments, ApplyArguments)
         refresh = {"views": wanted.views, "reason": wanted.reason, "principal": wanted.principal}
         try:
             refreshed = msgspec.convert(await self._refresher.refresh(run, refresh), Refreshed)
-        except InvalidInput as error:
-            raise InvalidInput(
+        except InvalidInputError as error:
+            raise InvalidInputError(
                 f"{error.what} {NOTHING_CHANGED}", where=error.where, next_step=_again(error.next_step)
             ) from error
         _require_passed(refreshed)
@@ -107,7 +107,7 @@ class ApplyWorkflow:
         """The end of the longest embargo of views that are not published yet.
 
         Raises:
-            Conflict: one will not be published when its embargo ends: it is held, or is not staged any more.
+            ConflictError: one will not be published when its embargo ends: it is held, or is not staged any more.
         """
         staged = {
             f"{one.view}@{one.definition_version}": one.publish_at for one in self._store.staged.list(self._store.scope)
@@ -115,7 +115,7 @@ class ApplyWorkflow:
         held = FeatureHolds(self._store.database).of(self._store.scope)
         lost = [key for key in missing if key not in staged or key.partition("@")[0] in held]
         if lost and (lost := [key for key in self._missing(tuple(missing)) if key in lost]):  # Not just published.
-            raise Conflict(
+            raise ConflictError(
                 f"{', '.join(lost)} is held, or was withdrawn before it was published. {NOTHING_CHANGED}",
                 where="apply",
                 next_step="`antiphon features resume VIEW --reason …` sets a view free; `antiphon apply` tries again.",
@@ -135,11 +135,11 @@ class ApplyWorkflow:
     def _put_in_force(self, run: str, wanted: ApplyArguments, connection: Connection) -> dict[str, Any]:
         store = self._store
         if store.runs.get(store.scope, run, within=connection).cancel_requested:
-            raise Conflict(
+            raise ConflictError(
                 f"The apply was cancelled. {NOTHING_CHANGED}", where=run, next_step="`antiphon apply` tries again."
             )
         if missing := self._missing(wanted.views, connection):
-            raise Conflict(
+            raise ConflictError(
                 f"{', '.join(missing)} is not published any more. {NOTHING_CHANGED}",
                 where=run,
                 next_step="`antiphon apply` tries again.",
@@ -162,7 +162,7 @@ def put_in_force(
     asked when it was ordered.
 
     Raises:
-        Conflict: a rollout of one of the applications is under way.
+        ConflictError: a rollout of one of the applications is under way.
     """
     scope, transitions = store.scope, rollout_transitions(store)
     store.applied.apply(scope, project, principal=principal, within=connection)
@@ -224,14 +224,14 @@ def order(store: Store, project: ProjectSpec, arguments: ApplyArguments, connect
 def _require_passed(refreshed: Refreshed) -> None:
     if refreshed.blocked:
         key, reasons = next(iter(refreshed.blocked.items()))
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{key.partition('@')[0]} is not published: {' '.join(reasons)} {NOTHING_CHANGED}",
             where=f"view {key}",
             next_step=_again("Mend the source or the rule; `antiphon features history` shows what was found"),
         )
     if refreshed.held:
         name = refreshed.held[0].partition("@")[0]
-        raise Conflict(
+        raise ConflictError(
             f"The view {name!r} is held, so its new version is not published. {NOTHING_CHANGED}",
             where=f"view {refreshed.held[0]}",
             next_step=f"`antiphon features resume {name} --reason …`, then `antiphon apply` again.",

@@ -102,7 +102,7 @@ class AuditTrail:
         """Proof of one record, under a checkpoint that covers it: a new one when there is none yet.
 
         Raises:
-            NotFound: there is no such record. Corrupt: the log is damaged.
+            NotFoundError: there is no such record. CorruptionError: the log is damaged.
         """
         covering, key = newest(self.log, scope), self.key
         behind = covering is None or covering.size <= sequence < self.log.head(scope).tree.size
@@ -115,7 +115,7 @@ class AuditTrail:
         """Which record is a prediction's.
 
         Raises:
-            NotFound: there is none.
+            NotFoundError: there is none.
         """
         return audit_proof.find(self.log, scope, prediction, ANSWER)
 
@@ -135,7 +135,7 @@ class AuditTrail:
         """Write a stretch of the log as one file for the stand-alone verifier, under a checkpoint of now.
 
         Raises:
-            InvalidInput: there is no record in the period.
+            InvalidInputError: there is no record in the period.
         """
         checkpoint = self.checkpointing.sign(scope) or Checkpoint(self.key.origin(scope), 0, b"", "")
         witnessed = self.witness.read().of(checkpoint.origin)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.definitions.feature import FeatureSpec
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
@@ -44,11 +44,11 @@ class Chosen(msgspec.Struct, frozen=True):
         """The same without features declared by ``embed``, but for those that are asked for by their full names.
 
         Raises:
-            InvalidInput: nothing is left.
+            InvalidInputError: nothing is left.
         """
         out = {f"{view}.{name}" for view, spec in self.views.items() for name in spec.models}.difference(asked)
         if out.issuperset(self.names):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{', '.join(sorted(out))} is a vector: a whole view is looked up without its vectors.",
                 where="features",
                 next_step="Ask for it by its full name, or for its nearest neighbours.",
@@ -69,10 +69,10 @@ def choose(
     """The features named, ``view`` or ``view.feature``, of what is applied.
 
     Raises:
-        NotFound: there is no such view or feature. InvalidInput: these are not names.
+        NotFoundError: there is no such view or feature. InvalidInputError: these are not names.
     """
     if isinstance(features, str) or not features:
-        raise InvalidInput("Name features as a list of texts.", where="features")
+        raise InvalidInputError("Name features as a list of texts.", where="features")
     names: dict[str, None] = {}
     computed: dict[str, OnDemandSpec] = {}
     for asked in map(str, features):
@@ -80,7 +80,7 @@ def choose(
         known = on_demand[view].features if view in on_demand else views[view].features if view in views else None
         if known is None or (feature and feature not in known):
             there = ", ".join(known if known is not None else sorted({*views, *on_demand})) or "none"
-            raise NotFound(f"There is no {asked!r}.", where="features", next_step=f"There are: {there}.")
+            raise NotFoundError(f"There is no {asked!r}.", where="features", next_step=f"There are: {there}.")
         names |= dict.fromkeys([asked] if feature else [f"{view}.{each}" for each in sorted(known)])
         if view in on_demand:
             computed[view] = on_demand[view]

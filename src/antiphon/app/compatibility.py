@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from antiphon.app.store import Store
-from antiphon.core.errors import AntiphonError, Conflict
+from antiphon.core.errors import AntiphonError, ConflictError
 from antiphon.definitions.compatibility import compare
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.readable import require_readable
@@ -47,7 +47,7 @@ def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None
     The version of such a view is the same, so the release cannot go on with the old one: it would be cut off.
 
     Raises:
-        Conflict: names the view, what is wrong with its source, and the releases.
+        ConflictError: names the view, what is wrong with its source, and the releases.
     """
     pinned = pins(store)
     current = store.applied.current(store.scope)
@@ -60,7 +60,7 @@ def require_unbroken(store: Store, views: Mapping[str, FeatureViewSpec]) -> None
             require_readable(view)
         except AntiphonError as error:
             said = ", ".join(map(str, pinned[view.key]))
-            raise Conflict(
+            raise ConflictError(
                 f"The source of the view {view.name!r} cannot be read for {said}: {error.what} Its definition "
                 "version is the same, so there is no old one to keep.",
                 where=f"view {view.name}",

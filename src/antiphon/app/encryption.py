@@ -19,7 +19,7 @@ from antiphon.app.store import Store
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.sealed_columns import Problem
 from antiphon.core import settings as project_settings
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.local import LocalLake
 from antiphon.features.lake.s3 import S3Lake
@@ -128,7 +128,7 @@ class Encryption:
             The new keys' ids.
 
         Raises:
-            InvalidInput: the project is in plaintext.
+            InvalidInputError: the project is in plaintext.
         """
         found = self._encrypted()
         assert found.keys is not None
@@ -149,8 +149,8 @@ class Encryption:
                 on where it was.
 
         Raises:
-            InvalidInput: the project is in plaintext, or its provider makes no keys.
-            SetupError, Unavailable: the provider lacks a key, or is away; nothing is lost.
+            InvalidInputError: the project is in plaintext, or its provider makes no keys.
+            SetupError, UnavailableError: the provider lacks a key, or is away; nothing is lost.
         """
         found = self._encrypted()
         assert found.keys is not None
@@ -257,7 +257,7 @@ class Encryption:
 
     def _encrypted(self) -> Protection:
         if self._protection.mode != "encrypted":
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The project is in plaintext: there are no keys.",
                 where="antiphon.toml, [encryption]",
                 next_step='Set mode = "encrypted" and run `antiphon encryption enable`.',

@@ -13,7 +13,7 @@ from antiphon.app.encryption import Encryption, Tell, unprotected
 from antiphon.catalog.events import StreamHomes
 from antiphon.catalog.sealed_columns import Problem
 from antiphon.core import settings as project_settings
-from antiphon.core.errors import Conflict, InvalidInput, SetupError
+from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.governance import keyring
 from antiphon.governance.key_provider import provider_of, secret_in
 from antiphon.governance.protection import PLAINTEXT_WARNING, Mode, mode_of, opened, protect, record_mode, recorded_mode
@@ -25,13 +25,13 @@ def initialise(root: Path, environment: Mapping[str, str] | None = None) -> str:
     """Make the project's keyring and its first keys; returns the wrapping key's id.
 
     Raises:
-        InvalidInput: the settings do not ask for encryption. Conflict: there is a keyring already.
+        InvalidInputError: the settings do not ask for encryption. ConflictError: there is a keyring already.
         SetupError: the passphrase is not set or too short; the mode is another one already.
     """
     project, paths = project_settings.load(root)
     wanted = project.encryption
     if mode_of(wanted, project.project.environment) != "encrypted":
-        raise InvalidInput(
+        raise InvalidInputError(
             "The project is in plaintext.", where="antiphon.toml, [encryption]", next_step='Set mode = "encrypted".'
         )
     variables = os.environ if environment is None else environment
@@ -56,19 +56,19 @@ def migrate(
         How many payloads and files were changed, and those that were lost before.
 
     Raises:
-        InvalidInput: the settings ask for the other mode. Conflict: the project runs.
+        InvalidInputError: the settings ask for the other mode. ConflictError: the project runs.
         SetupError: the key provider does not open.
     """
     project, paths = project_settings.load(root)
     if mode_of(project.encryption, project.project.environment) != mode:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The settings ask for the other mode than {mode}.",
             where="antiphon.toml, [encryption] mode",
             next_step=f'Set mode = "{mode}".',
         )
     running = [record.name for record in read_records(paths.run) if is_running(record)]
     if running:
-        raise Conflict(
+        raise ConflictError(
             f"The project runs: {', '.join(running)}.", where=str(paths.root),
             next_step="Stop `antiphon up`; a mode is changed while nothing is written.",
         )  # fmt: skip
@@ -82,7 +82,7 @@ def migrate(
             return 0, ()
         elsewhere = StreamHomes(store.database).elsewhere()
         if elsewhere:
-            raise Conflict(
+            raise ConflictError(
                 f"The events of {len(elsewhere)} stream(s) are on a log server, where none is ever written anew: "
                 f"{', '.join(stream for _, stream in elsewhere)}.",
                 where="[features] log",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.settings import EngineSettings, StandbyEngineSettings
 from antiphon.core.tls import ClientTls
 from antiphon.definitions.degradation import MAIN
@@ -24,7 +24,7 @@ def connect(store: Store, peer: str) -> Engine:
     """The engine as ``antiphon.toml`` declares it. Connecting happens with the first request.
 
     Raises:
-        InvalidInput: a remote engine without a URL, or whose key variable is not set.
+        InvalidInputError: a remote engine without a URL, or whose key variable is not set.
     """
     engine = store.settings.engine
     if engine.kind != "remote":
@@ -32,7 +32,7 @@ def connect(store: Store, peer: str) -> Engine:
 
         return EngineClient(store.paths.engine_socket, peer=peer)
     if engine.url is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "A remote engine needs a url.", where="antiphon.toml, [engine]", next_step='Add url = "http://…/v1".'
         )
     return _remote(store, "engine", engine, engine.url, {})
@@ -42,13 +42,13 @@ def standbys(store: Store) -> dict[str, Engine]:
     """The engines under ``[engines.NAME]``, by name. Connecting happens with the first request.
 
     Raises:
-        InvalidInput: a name or a URL that cannot be used, or a key variable that is not set.
+        InvalidInputError: a name or a URL that cannot be used, or a key variable that is not set.
     """
     require_named(store, store.settings.engine.fallback, "antiphon.toml, [engine] fallback")
     found: dict[str, Engine] = {}
     for name, engine in store.settings.engines.items():
         if name == MAIN or not _NAME.match(name):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{name!r} is not a name for an engine.",
                 where="antiphon.toml, [engines]",
                 next_step=f"Use lower-case letters, digits and hyphens; {MAIN!r} is the one under [engine].",
@@ -61,12 +61,12 @@ def require_named(store: Store, fallback: Iterable[str], where: str) -> None:
     """Refuse a fallback to an engine that is not declared.
 
     Raises:
-        InvalidInput: names it.
+        InvalidInputError: names it.
     """
     for named in fallback:
         engine = named.partition("/")[0]
         if engine != MAIN and engine not in store.settings.engines:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The fallback names the engine {engine!r}, which is not declared.",
                 where=where,
                 next_step=f"Add [engines.{engine}] with a url to antiphon.toml, or take it out of the fallback.",
@@ -80,7 +80,7 @@ def _remote(
     if engine.api_key_variable is not None:
         key = os.environ.get(engine.api_key_variable)
         if key is None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The environment variable {engine.api_key_variable} is not set.",
                 where=f"antiphon.toml, [{section}] api_key_variable",
                 next_step=f"export {engine.api_key_variable}=…",
@@ -98,7 +98,7 @@ def command(store: Store) -> tuple[str, ...]:
     """The command line of this project's engine process.
 
     Raises:
-        InvalidInput: an embedding model that is not known.
+        InvalidInputError: an embedding model that is not known.
     """
     engine = store.settings.engine
     arguments = [

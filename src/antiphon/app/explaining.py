@@ -11,7 +11,7 @@ from antiphon.app.feature_lineage import FeatureLineage
 from antiphon.app.store import Store
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.lineage import Lineage
 from antiphon.operations.cost import price
@@ -34,7 +34,7 @@ class Explaining:
         Without ``source_rows`` the sources are not read again (a third of a second) and ``lineage`` is ``None``.
 
         Raises:
-            NotFound: no such prediction in this scope.
+            NotFoundError: no such prediction in this scope.
         """
         store = self._store
         receipt = store.receipts.get(scope, prediction)
@@ -124,8 +124,8 @@ class Explaining:
         """Make a prediction's text again, by the engine that wrote it, and compare.
 
         Raises:
-            NotFound: no such prediction, or a text it needs was erased.
-            Unavailable: the engine is away.
+            NotFoundError: no such prediction, or a text it needs was erased.
+            UnavailableError: the engine is away.
         """
         receipt = self._store.receipts.get(scope, prediction)
         replayed = await make_again(
@@ -147,7 +147,7 @@ class Explaining:
     def _release(self, receipt: Receipt, scope: Scope | None = None) -> Release | None:
         try:
             return self._store.releases.get(scope or receipt.scope, self._origin(receipt).release)
-        except NotFound:
+        except NotFoundError:
             return None  # a plain model's release is implicit and not kept
 
     def _release_lines(self, receipt: Receipt, release: Release | None) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class Explaining:
         view_name, _, _ = feature.name.partition(".")
         try:
             said["source"] = self._store.definitions.get(scope, view_name, feature.definition_version).source.name
-        except NotFound:
+        except NotFoundError:
             said["source"] = "request"
         if found is None:
             return {**said, "lineage": None}
@@ -197,7 +197,7 @@ class Explaining:
             return None
         try:
             manifest = self._store.snapshots.get(scope, feature.snapshot)
-        except NotFound:
+        except NotFoundError:
             return {"id": feature.snapshot}  # Feast's, or one that is gone
         return {
             "id": manifest.id,
@@ -213,5 +213,5 @@ class Explaining:
             return None
         try:
             return self._store.blobs.get(scope, blob).decode(errors="replace")
-        except NotFound:
+        except NotFoundError:
             return None

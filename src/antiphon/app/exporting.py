@@ -13,7 +13,7 @@ import msgspec
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.exports.export import Format, Written, write_delta, write_parquet
@@ -48,14 +48,14 @@ def export_view(
         clear: write clear text although the project is encrypted.
 
     Raises:
-        NotFound: no such view or snapshot, or nothing of it is published.
-        Forbidden: policy denies the action ``export`` on ``view/VIEW``, or a feature of it.
-        Conflict: the project is encrypted and ``clear`` was not asked for, or the target holds something else.
+        NotFoundError: no such view or snapshot, or nothing of it is published.
+        ForbiddenError: policy denies the action ``export`` on ``view/VIEW``, or a feature of it.
+        ConflictError: the project is encrypted and ``clear`` was not asked for, or the target holds something else.
     """
     platform = FeaturePlatform(store)
     try:
         if platform.lake.sealed and not clear:
-            raise Conflict(
+            raise ConflictError(
                 "The project is encrypted, and what is exported is clear text.",
                 where=str(target),
                 next_step="Ask for it with --clear; policy decides and the audit log tells.",
@@ -84,7 +84,7 @@ def published(
     """A view's published snapshot, or another one of it, for somebody who may have it.
 
     Raises:
-        NotFound, Forbidden: as :func:`export_view`.
+        NotFoundError, ForbiddenError: as :func:`export_view`.
     """
     spec = _spec(platform, view)
     manifest = _manifest(store, spec, snapshot)
@@ -99,7 +99,7 @@ def require_export(store: Store, principal: Principal, spec: FeatureViewSpec, pu
     """Let policy decide about the action ``export`` on a view; the context it was asked in.
 
     Raises:
-        Forbidden: it denies, or denies a feature that is asked for.
+        ForbiddenError: it denies, or denies a feature that is asked for.
     """
     resource, context = _asked(store, spec, purpose)
     with _refusals_on_record(store, principal, spec):
@@ -121,13 +121,13 @@ def require_rows(
         context: what :func:`require_export` gave.
 
     Raises:
-        Forbidden: it denies one; says how many and why.
+        ForbiddenError: it denies one; says how many and why.
     """
     rows = [Row(entity, int(moment.timestamp())) for entity, moment in zip(entities, moments, strict=True)]
     denied = [said for said in _row_policy(store, principal, spec, context).decide(rows) if not said.allowed]
     if denied:
         with _refusals_on_record(store, principal, spec):
-            raise Forbidden(
+            raise ForbiddenError(
                 f"{principal.id} ({principal.role}) may not export {len(denied)} of {len(rows)} rows of "
                 f"view/{spec.name}: {denied[0].reason}.",
                 where="policy",
@@ -139,7 +139,7 @@ def require_rows(
 def _refusals_on_record(store: Store, principal: Principal, spec: FeatureViewSpec) -> Iterator[None]:
     try:
         yield
-    except Forbidden as error:
+    except ForbiddenError as error:
         detail = {"action": "export", "code": error.code, "reason": error.what}
         store.audit.append(store.scope, principal.id, "denied", f"view/{spec.name}", detail, outcome="denied")
         raise
@@ -148,7 +148,7 @@ def _refusals_on_record(store: Store, principal: Principal, spec: FeatureViewSpe
 def _spec(platform: FeaturePlatform, view: str) -> FeatureViewSpec:
     found = [spec for spec in platform.views().values() if spec.name == view]
     if not found:
-        raise NotFound(
+        raise NotFoundError(
             f"No view named {view} is applied.",
             where="VIEW",
             next_step=nearest(
@@ -158,7 +158,7 @@ def _spec(platform: FeaturePlatform, view: str) -> FeatureViewSpec:
             ),
         )
     if found[0].source.kind == "feast":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The view {view!r} is read from Feast, so there is nothing of it here to export.", where="VIEW"
         )
     return found[0]
@@ -169,14 +169,14 @@ def _manifest(store: Store, spec: FeatureViewSpec, snapshot: str | None) -> Snap
         publication = store.publications.current(store.scope)
         snapshot = publication.snapshots.get(spec.key) if publication is not None else None
         if snapshot is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"Nothing of {spec.name} is published.",
                 where=str(store.scope),
                 next_step=f"Run `antiphon features refresh {spec.name}`.",
             )
     manifest = store.snapshots.get(store.scope, snapshot)
     if manifest.view != spec.name:
-        raise NotFound(f"The snapshot {snapshot} is of {manifest.view}, not of {spec.name}.", where="--snapshot")
+        raise NotFoundError(f"The snapshot {snapshot} is of {manifest.view}, not of {spec.name}.", where="--snapshot")
     return manifest
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from antiphon.app.store import Store
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.core.tls import ClientTls
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -21,7 +21,7 @@ def server(store: Store) -> FeastServer | None:
     """The server; ``None`` when there is none. Connecting happens with the first request.
 
     Raises:
-        InvalidInput: a URL that is not called, or a token variable that is not set.
+        InvalidInputError: a URL that is not called, or a token variable that is not set.
     """
     feast = store.settings.feast
     if feast.url is None:
@@ -30,7 +30,7 @@ def server(store: Store) -> FeastServer | None:
     if feast.token_variable is not None:
         token = os.environ.get(feast.token_variable)
         if not token:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The environment variable {feast.token_variable} is not set.",
                 where="antiphon.toml, [feast] token_variable",
                 next_step="Set it where the gateway and the worker start.",
@@ -68,11 +68,11 @@ def require_servable(store: Store, project: ProjectSpec) -> None:
     """Refuse views of Feast that no server is named for, and contracts that what Feast keeps cannot be held against.
 
     Raises:
-        InvalidInput: says which view.
+        InvalidInputError: says which view.
     """
     named = {view.name for view in project.views.values() if view.source.kind == "feast"}
     if named and store.settings.feast.url is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The view {min(named)!r} is read from Feast, and no server is named.",
             where="antiphon.toml, [feast]",
             next_step='Add url = "http://HOST:6566", where `feast serve` listens.',
@@ -80,7 +80,7 @@ def require_servable(store: Store, project: ProjectSpec) -> None:
     for application in project.applications.values():
         for view, contract in application.freshness.items():
             if view in named and contract.min_source_quality > 0:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"The freshness contract for {view!r} asks how good the source was, which Feast does not keep.",
                     where=f"application {application.name}",
                     next_step="Leave min_source_quality out of that contract.",

@@ -14,7 +14,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds, Hold
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import from_microseconds, microseconds, parse_duration
-from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.stream import StreamPosition
@@ -120,7 +120,7 @@ class FeatureGlance:
             return 0
         try:
             kept = self._store.snapshots.get(scope, fresh.snapshot).quarantined
-        except NotFound:
+        except NotFoundError:
             return 0
         return 0 if kept is None else kept.rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.features.healing import Damage, Healer, SnapshotHealth
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.ports import StreamedOverlay
@@ -49,7 +49,7 @@ def notices(health: SnapshotHealth, overlay: StreamedOverlay) -> dict[str, str]:
     """For ``/readyz``: what serves only in part, and since when.
 
     Raises:
-        Unavailable: catalog or online store do not answer.
+        UnavailableError: catalog or online store do not answer.
     """
     found: dict[str, str] = {}
     if damaged := health.damaged():
@@ -64,7 +64,7 @@ def require_whole(root: Path) -> str:
     """For ``antiphon doctor``: how many online snapshots are whole; every byte is read.
 
     Raises:
-        Corrupt: some are gone or damaged.
+        CorruptionError: some are gone or damaged.
     """
     store = Store.open(root)
     platform = FeaturePlatform(store)
@@ -73,14 +73,14 @@ def require_whole(root: Path) -> str:
         if current is None:
             return "nothing published yet"
         if damaged := snapshot_health(store, platform).unreadable():
-            raise Corrupt(
+            raise CorruptionError(
                 f"{len(damaged)} online snapshot(s) cannot be read: {_said(damaged)}.",
                 where=str(store.paths.online) if not platform.far else store.settings.features.online,
                 next_step="`antiphon up` builds them again from the lake within seconds; while it runs, see its "
                 "worker.log. If the lake is damaged too, it refreshes the view.",
             )
         if platform.overlay.read(()).replaying:
-            raise Corrupt(_REPLAYING, where="overlay", next_step="`antiphon up` does it; see its worker.log.")
+            raise CorruptionError(_REPLAYING, where="overlay", next_step="`antiphon up` does it; see its worker.log.")
         return f"{len(current.snapshots)} online snapshots are whole"
     finally:
         platform.close()

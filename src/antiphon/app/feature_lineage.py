@@ -13,7 +13,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.receipts import FeatureReceipt, Receipt
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import AntiphonError, InvalidInput, NotFound
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
@@ -38,12 +38,12 @@ class FeatureLineage:
         """One feature of a prediction, by its full name, or all of them.
 
         Raises:
-            NotFound: no such prediction here, or it used no such feature.
+            NotFoundError: no such prediction here, or it used no such feature.
         """
         receipt = self._store.receipts.get(scope, prediction)
         wanted = [one for one in receipt.features if feature in (None, one.name)]
         if feature is not None and not wanted:
-            raise NotFound(
+            raise NotFoundError(
                 f"The prediction used no feature {feature!r}.",
                 where=prediction,
                 next_step=f"It used {', '.join(one.name for one in receipt.features) or 'none'}.",
@@ -59,8 +59,9 @@ class FeatureLineage:
         """What is read of an entity now, or as of a moment, from the current publication.
 
         Raises:
-            NotFound: no view of that name is applied, or it has no such feature. InvalidInput: a key is missing.
-            FeatureUnavailable: the view is not published.
+            NotFoundError: no view of that name is applied, or it has no such feature.
+            InvalidInputError: a key is missing.
+            FeatureUnavailableError: the view is not published.
         """
         view, _, name = feature.partition(".")
         if self._platform is None or not self._platform.serves(scope):
@@ -70,7 +71,7 @@ class FeatureLineage:
         if spec is None:
             raise _no_view(view, scope)
         if name not in spec.features:
-            raise NotFound(
+            raise NotFoundError(
                 f"The view {view!r} has no feature {name!r}.", where=feature,
                 next_step=f"It has {', '.join(spec.features)}; write VIEW.FEATURE.",
             )  # fmt: skip
@@ -78,7 +79,7 @@ class FeatureLineage:
         vector = self._platform.reader(scope).read({view: spec.definition_version}, keys, moment)
         value = vector.values.get(feature)
         if value is None:
-            raise InvalidInput(f"{feature} is not read as a feature of a row.", where=feature)
+            raise InvalidInputError(f"{feature} is not read as a feature of a row.", where=feature)
         served = FeatureReceipt(
             feature, value.value, None, value.definition_version, value.snapshot, value.event_time, None, "fresh",
             value.stream_offset,
@@ -160,7 +161,7 @@ class FeatureLineage:
         if feature.snapshot:
             try:
                 manifest = self._store.snapshots.get(scope, feature.snapshot)
-            except NotFound:
+            except NotFoundError:
                 return msgspec.structs.replace(found, why="its snapshot is gone")
             # What the read could know: the file as of its snapshot, the log as far as snapshot and value went.
             known_by = manifest.as_of
@@ -181,13 +182,13 @@ class FeatureLineage:
     def _keys(self, receipt: Receipt) -> dict[str, str] | None:
         try:
             text = self._store.blobs.get(receipt.scope, receipt.entity_blob)
-        except NotFound:
+        except NotFoundError:
             return None
         keys: dict[str, str] = msgspec.json.decode(text) if text else {}
         return keys
 
 
-def _no_view(view: str, scope: Scope) -> NotFound:
-    return NotFound(
+def _no_view(view: str, scope: Scope) -> NotFoundError:
+    return NotFoundError(
         f"No view named {view!r} is applied.", where=str(scope), next_step="`antiphon features list` shows the views."
     )

@@ -17,7 +17,7 @@ from antiphon.app.lookup_plan import lookup_plan
 from antiphon.app.remedies import ProjectRemedies
 from antiphon.app.store import Store
 from antiphon.catalog.definitions import AppliedProject
-from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
@@ -79,7 +79,7 @@ class Lookups:
                 its on-demand features are looked up too.
 
         Raises:
-            NotFound: a view, a feature or the application is not there; names all that are not.
+            NotFoundError: a view, a feature or the application is not there; names all that are not.
             As ``FeatureLookup.look_up_now``.
         """
         plan = self.plan(scope, features, application, purpose, computed=inputs is not None)
@@ -110,8 +110,8 @@ class Lookups:
             computed: all features of an application are its on-demand ones too.
 
         Raises:
-            NotFound: a view, a feature or the application is not there.
-            InvalidInput: a view is kept by Feast.
+            NotFoundError: a view, a feature or the application is not there.
+            InvalidInputError: a view is kept by Feast.
         """
         asked = tuple(features)
         if application is None:
@@ -124,7 +124,7 @@ class Lookups:
             return known or self._keep(key, lookup_plan(views, on_demand, asked, purpose))
         release = self._live.live(scope, application)
         if release is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"No release of an application {application!r} is live.",
                 where="application",
                 next_step=nearest(application, self._live.applications(scope), "`antiphon releases list` shows them."),

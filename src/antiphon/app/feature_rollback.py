@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds, Hold
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.rollback import Rollback, ViewRollback
 
@@ -56,7 +56,7 @@ class FeatureRollback:
 
     def _of(self, scope: Scope, view: str | None) -> Rollback:
         if not self._platform.serves(scope):
-            raise NotFound(f"No view named {view!r} is applied.", where=str(scope))
+            raise NotFoundError(f"No view named {view!r} is applied.", where=str(scope))
         store = self._store
         return Rollback(
             scope,

@@ -20,7 +20,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.receipts import SEEN_ROLES, Receipt
 from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, ViewSkew
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
@@ -104,13 +104,13 @@ class FeatureSkew:
             sample: entities of each view, and predictions.
 
         Raises:
-            NotFound: a view is not applied here. Conflict: a comparison is under way.
+            NotFoundError: a view is not applied here. ConflictError: a comparison is under way.
         """
         known = list(self._platform.views().values()) if self._platform.serves(scope) else []
         on_demand = self._on_demand(scope) if known else set()
         unknown = sorted(set(views) - {spec.name for spec in known} - on_demand)
         if unknown or not known:
-            raise NotFound(
+            raise NotFoundError(
                 f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
                 where=str(scope),
                 next_step=nearest(
@@ -161,8 +161,8 @@ class FeatureSkew:
             return None
         try:
             every = parse_duration(wanted)
-        except InvalidInput as error:
-            raise InvalidInput(
+        except InvalidInputError as error:
+            raise InvalidInputError(
                 error.what, where="[features] skew", next_step=f"Write a duration such as 24h, or {OFF}."
             ) from None
         key = due(
@@ -202,7 +202,7 @@ class FeatureSkew:
     def _first_published(self) -> datetime | None:
         try:
             return self._store.publications.get(self._store.scope, 1).created_at
-        except NotFound:
+        except NotFoundError:
             return None
 
     def _there(self, scope: Scope) -> set[str]:
@@ -259,12 +259,12 @@ def on_demand_of(store: Store, receipt: Receipt) -> tuple[OnDemandSpec, ...]:
     """Views computed from requests, as the receipt's release pins them; none of a plain model."""
     try:
         return store.releases.get(receipt.scope, receipt.release).bundle.application.on_demand
-    except NotFound:
+    except NotFoundError:
         return ()
 
 
 def _text(store: Store, receipt: Receipt, blob: str) -> bytes | None:
     try:
         return store.blobs.get(receipt.scope, blob) if blob else None
-    except NotFound:
+    except NotFoundError:
         return None

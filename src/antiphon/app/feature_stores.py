@@ -111,7 +111,7 @@ class FeatureStores:
         """What answers, in words.
 
         Raises:
-            Unavailable, SetupError: something does not.
+            UnavailableError, SetupError: something does not.
         """
         online = "LMDB" if self.redis is None else self.redis.describe()
         nats = self._store.nats

@@ -21,7 +21,7 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.publications import Publication
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions import project as definitions
@@ -245,10 +245,10 @@ class FeaturePlatform:
         """The reader of embedded features, which are this project's own scope's.
 
         Raises:
-            NotFound: another scope has none here.
+            NotFoundError: another scope has none here.
         """
         if not self.serves(scope):
-            raise NotFound("There are no vectors.", where=str(scope), next_step="Ask the project's own gateway.")
+            raise NotFoundError("There are no vectors.", where=str(scope), next_step="Ask the project's own gateway.")
         return self._vectors
 
     @cached_property
@@ -270,10 +270,10 @@ class FeaturePlatform:
         """Publish the snapshots of publication ``to`` again.
 
         Raises:
-            NotFound: this scope has no such publication here.
+            NotFoundError: this scope has no such publication here.
         """
         if not self.serves(scope):
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no publication {to}.", where=str(scope), next_step="See `antiphon features status`."
             )
         return self.publisher.rollback(to, reason=reason, principal=principal)
@@ -359,12 +359,12 @@ class FeaturePlatform:
             whole: read all of each source, and take nothing over from the snapshot before.
 
         Raises:
-            NotFound: a view is not applied here.
+            NotFoundError: a view is not applied here.
         """
         known = self.views() if self.serves(scope) else {}
         unknown = [name for name in views if not any(name in (view.name, view.key) for view in known.values())]
         if unknown or not known:
-            raise NotFound(
+            raise NotFoundError(
                 f"No view named {', '.join(unknown)} is applied." if unknown else "No view is applied.",
                 where=str(scope),
                 next_step=nearest(
@@ -379,7 +379,7 @@ class FeaturePlatform:
             if (not views or view.name in views or key in views) and view.source.kind != "feast"
         ]
         if not keys:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"Feast refreshes {', '.join(views) or 'every view that is applied'}, not Antiphon.",
                 where=str(scope),
                 next_step="`feast materialize-incremental` does.",
@@ -434,7 +434,7 @@ class FeaturePlatform:
                 identity = feast.snapshot_name(store, view)
             try:
                 manifest = store.snapshots.get(scope, identity) if identity is not None else None
-            except NotFound:
+            except NotFoundError:
                 manifest = None
             verdict = store.verdicts.latest(scope, view.name, view.definition_version)
             blocked = verdict.findings if verdict is not None and verdict.outcome == "blocked" else ()

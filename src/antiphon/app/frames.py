@@ -22,7 +22,7 @@ from antiphon.app.project import at_terminal
 from antiphon.app.refreshing import finish_apply, refresh_now
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Datasets
-from antiphon.core.errors import InvalidInput, Unavailable
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.reading import TextVector
@@ -41,7 +41,7 @@ def open_project(root: str | Path = ".") -> Project:
     """The project in a folder; close it, or use it in a ``with`` block.
 
     Raises:
-        NotFound: no project there. InvalidInput: its settings are wrong. SetupError: it cannot be opened.
+        NotFoundError: no project there. InvalidInputError: its settings are wrong. SetupError: it cannot be opened.
     """
     return Project(Store.open(Path(root)))
 
@@ -75,7 +75,7 @@ class Project:
         """Compute views anew, all by default, gate and publish them, and wait for it; the publication's number.
 
         Raises:
-            NotFound: no such view. InvalidInput: the refresh failed.
+            NotFoundError: no such view. InvalidInputError: the refresh failed.
         """
         run = self._platform.refresh(
             self._store.scope, views=views, as_of=as_of, reason=reason, principal=self._principal.id
@@ -87,8 +87,8 @@ class Project:
         """Record `definitions.py` as `antiphon apply` does, wait until it is in force; the names of the views.
 
         Raises:
-            DefinitionErrors: every mistake of the file at once.
-            InvalidInput: a new view cannot be materialized; nothing was applied.
+            InvalidDefinitionsError: every mistake of the file at once.
+            InvalidInputError: a new view cannot be materialized; nothing was applied.
         """
         applied = applying.apply(self._store, principal=self._principal.id, rationale=reason)
         if applied.run is not None:
@@ -120,8 +120,9 @@ class Project:
             to: ``"arrow"``, ``"pandas"`` or ``"polars"``; as the rows are, by default.
 
         Raises:
-            NotFound: no such view or feature. Forbidden: policy says no, about the features or about an entity.
-            InvalidInput: a key, the moment or an input is missing or cannot be one; or the view has no history.
+            NotFoundError: no such view or feature.
+            ForbiddenError: policy says no, about the features or about an entity.
+            InvalidInputError: a key, the moment or an input is missing or cannot be one; or the view has no history.
         """
         chosen = self._chosen(features)
         table = _asked(rows, chosen)
@@ -158,8 +159,9 @@ class Project:
             features, event_times, purpose, to: as in :meth:`training_set`.
 
         Raises:
-            NotFound: no such view or feature. Forbidden: policy says no, about the features or about an entity.
-            FeatureUnavailable: a view is not published. Unavailable: a store is away.
+            NotFoundError: no such view or feature.
+            ForbiddenError: policy says no, about the features or about an entity.
+            FeatureUnavailableError: a view is not published. UnavailableError: a store is away.
         """
         import pyarrow
 
@@ -200,7 +202,7 @@ class Project:
             if plain[0].publication == vectors.publication:
                 return [{**one.values, **more} for one, more in zip(plain, vectors.entities, strict=True)]
             minimum = plain[0].publication
-        raise Unavailable(
+        raise UnavailableError(
             "Every time another publication became current before all was read.",
             where="publication",
             next_step="Try again.",
@@ -210,7 +212,7 @@ class Project:
         """Every entity's values of a published view, as ``antiphon features export`` writes them.
 
         Raises:
-            NotFound: no such view, or nothing of it is published. Forbidden: policy says no.
+            NotFoundError: no such view, or nothing of it is published. ForbiddenError: policy says no.
         """
         what, rows = published(self._store, self._platform, view, self._principal, snapshot=snapshot, purpose=purpose)
         self._tell([view], "values", {"snapshot": what.snapshot, "purpose": purpose})
@@ -221,8 +223,8 @@ class Project:
         """A dataset that ``antiphon datasets build`` or a training made, by its id; see ``catalog.datasets.Dataset``.
 
         Raises:
-            NotFound: there is none. Forbidden: policy says no to one of its views, or to one of its entities.
-            Corrupt: its file is gone or is another one.
+            NotFoundError: there is none. ForbiddenError: policy says no to one of its views, or to one of its entities.
+            CorruptionError: its file is gone or is another one.
         """
         found = Datasets(self._store.database).get(self._store.scope, dataset)
         table = read_table(found, self._platform.lake)
@@ -274,7 +276,7 @@ def _asked(rows: Any, chosen: Chosen) -> pyarrow.Table:
     there = set(table.column_names)
     taken = [name for name in (*chosen.names, *chosen.read) if {name, f"{name}.event_time"} & there]
     if taken:
-        raise InvalidInput(f"The rows have a column {taken[0]!r} already.", where="rows")
+        raise InvalidInputError(f"The rows have a column {taken[0]!r} already.", where="rows")
     return table
 
 

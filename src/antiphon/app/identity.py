@@ -12,7 +12,7 @@ import msgspec
 from antiphon.app.store import Store
 from antiphon.catalog.database import Database
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import Forbidden
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings
 from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
@@ -94,8 +94,9 @@ class ProjectIdentity:
         """Let a key open what it is for.
 
         Raises:
-            NotFound, Conflict: as :meth:`Keys.approve`.
-            Forbidden: whoever approves made the key, or made or promoted its principal, or is an identity of theirs.
+            NotFoundError, ConflictError: as :meth:`Keys.approve`.
+            ForbiddenError: whoever approves made the key, or made or promoted its principal, or is an identity of
+                theirs.
         """
         with self._database.transaction() as connection:
             waiting = self._keys.get(tenant, key, within=connection)
@@ -104,7 +105,7 @@ class ProjectIdentity:
             for author in authors:
                 self._provenance.require_another(self._of(tenant), author, by, f"The key of {waiting.name}")
             if waiting.name == by.id:
-                raise Forbidden(
+                raise ForbiddenError(
                     f"The key {key} is {by.id}'s: another person must approve it.", where="policy",
                     next_step="Ask another administrator.",
                 )  # fmt: skip
@@ -228,7 +229,7 @@ def tokens(database: Database, keys: Keys, settings: IdentitySettings, scope: Sc
     """Recognises bearers of the configured issuer's tokens; ``None`` when none is configured.
 
     Raises:
-        InvalidInput: the issuer's settings cannot be used.
+        InvalidInputError: the issuer's settings cannot be used.
     """
     oidc = settings.oidc
     if oidc.issuer is None:

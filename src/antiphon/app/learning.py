@@ -24,7 +24,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.catalog.rollouts import Rollouts
-from antiphon.core.errors import InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.paths import cache_directory
 from antiphon.core.scope import Scope
 from antiphon.durable.registry import Registry
@@ -182,16 +182,16 @@ class Learning:
         registry.add(REBUILD, Rebuilding(self.services).run)
 
     def rows(self, dataset: Dataset) -> tuple[DatasetRow, ...]:
-        """A dataset's rows; raises ``Corrupt`` when its file is gone or changed."""
+        """A dataset's rows; raises ``CorruptionError`` when its file is gone or changed."""
         return read_rows(dataset, self._features.lake)
 
     async def serve(self, release: Release) -> None:
-        """Return once the engine serves what the release pins; raises ``Unavailable`` while it does not."""
+        """Return once the engine serves what the release pins; raises ``UnavailableError`` while it does not."""
         name = release.bundle.model.name
         if self._served is not None and release.bundle.model.version is not None:
             await self._served.require(name)
         elif name not in {model.name for model in (await self._engine.describe()).models}:
-            raise Unavailable(
+            raise UnavailableError(
                 f"The engine does not serve {name}.",
                 where="engine",
                 next_step="The worker loads it while `antiphon up` runs: try again in a moment.",
@@ -226,8 +226,8 @@ class Learning:
         """Evaluate a release on the moments its training window holds out, and hold it against its gates.
 
         Raises:
-            NotFound, InvalidInput, Corrupt: see ``Evaluator.evaluate`` and ``Validation.validate``.
-            Unavailable: the engine does not serve its model.
+            NotFoundError, InvalidInputError, CorruptionError: see ``Evaluator.evaluate`` and ``Validation.validate``.
+            UnavailableError: the engine does not serve its model.
         """
         candidate = self._store.releases.get(scope, release)
         self.validation.require_whole(candidate)
@@ -272,7 +272,7 @@ class Learning:
 
     def _base(self, name: str) -> tuple[Path, str]:
         if self._store.settings.engine.kind == "remote":
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A remote engine cannot be given a model that was trained here.",
                 where="antiphon.toml, [engine] kind",
                 next_step='Train where kind = "llamacpp".',
@@ -286,7 +286,7 @@ class Learning:
     def _ended(self, scope: Scope, run: str) -> bool:
         try:
             return self._store.runs.get(scope, run).status in ENDED
-        except NotFound:
+        except NotFoundError:
             return True
 
 
@@ -294,7 +294,7 @@ class _NoTrainer:
     """In a process that orders trainings and runs none."""
 
     async def run(self, order: Any, on_progress: Any, stopping: Any) -> Any:
-        raise Unavailable("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
+        raise UnavailableError("Only the worker trains.", where="training", next_step="Start `antiphon up`.")
 
 
 def models_folder(store: Store) -> Path:

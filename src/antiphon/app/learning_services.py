@@ -9,7 +9,7 @@ from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.evidence import Judgements
 from antiphon.catalog.evidence_counts import EvidenceCounts
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.port import Engine
 from antiphon.gateway.release_ports import LearningServices
@@ -48,7 +48,7 @@ class _Orders:
         store = self._resources[0]
         if scope != store.scope:
             # Datasets, lake and models of this project are its own tenant's.
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no application {order.application!r}.", where="application", next_step="Applied here: none."
             )
         return Learning(*self._resources).orders.place(scope, principal, order, by)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
@@ -29,8 +29,8 @@ def lookup_plan(
         keys: columns that name entities; those of the views that are read by default.
 
     Raises:
-        NotFound: a name is not there; names all that are not.
-        InvalidInput: a view is kept by Feast, or has nothing but vectors.
+        NotFoundError: a name is not there; names all that are not.
+        InvalidInputError: a view is kept by Feast, or has nothing but vectors.
     """
     views = {view.name: view for view in known}
     computed = {view.name: view for view in on_demand}
@@ -102,7 +102,7 @@ def _asked_about(view: FeatureViewSpec, used: Collection[str]) -> list[Column]:
 def _columns(view: FeatureViewSpec) -> list[str]:
     columns = sorted(name for name in view.features if name not in view.models)
     if not columns:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"Every feature of {view.name} is a vector.",
             where="features",
             next_step=f"Name those that you want: {', '.join(f'{view.name}.{name}' for name in view.models)}.",
@@ -113,7 +113,7 @@ def _columns(view: FeatureViewSpec) -> list[str]:
 def _require_kept_here(names: Iterable[str], views: Mapping[str, FeatureViewSpec]) -> None:
     elsewhere = [name for name in dict.fromkeys(names) if name in views and views[name].source.kind == "feast"]
     if elsewhere:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{', '.join(elsewhere)} is kept by Feast.",
             where="features",
             next_step="Ask Feast for it; an application that reads it is answered from it.",
@@ -122,14 +122,14 @@ def _require_kept_here(names: Iterable[str], views: Mapping[str, FeatureViewSpec
 
 def _unknown(
     names: Sequence[str], views: Mapping[str, FeatureViewSpec], computed: Mapping[str, OnDemandSpec]
-) -> NotFound:
+) -> NotFoundError:
     if not names:
-        return NotFound(
+        return NotFoundError(
             "No feature is named.", where="features", next_step="Name views or VIEW.FEATURE, or an application."
         )
     every: list[FeatureViewSpec | OnDemandSpec] = [*views.values(), *computed.values()]
     known = [*views, *computed, *(f"{view.name}.{feature}" for view in every for feature in view.features)]
-    return NotFound(
+    return NotFoundError(
         f"No such feature is applied: {', '.join(names)}.",
         where="features",
         next_step=nearest(names[0], known, "`antiphon features list` shows the views."),

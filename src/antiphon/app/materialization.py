@@ -9,7 +9,7 @@ import msgspec
 from antiphon.app.store import Store
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 
 
@@ -69,7 +69,7 @@ def foreseen(
         snapshot = published.get(before[view].key) if view in before else None
         try:
             made = None if snapshot is None else store.snapshots.get(store.scope, snapshot)
-        except NotFound:
+        except NotFoundError:
             made = None
         rows, seconds = (None, None) if made is None else (made.rows_out, made.duration_seconds)
         found.append(PlannedMaterialization(view, version, rows, seconds))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from antiphon.app.store import Store
-from antiphon.core.errors import Forbidden, NotFound
+from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.sensitivity import Tags
@@ -25,14 +25,15 @@ class ProjectNeighbours:
         """The entities of a view whose texts are nearest.
 
         Raises:
-            NotFound: this scope has no such view, feature, publication or entity.
-            Forbidden: the feature is too sensitive for the principal, or not for this purpose.
-            InvalidInput, OtherModel, FeatureUnavailable, SetupError: as :meth:`NeighbourLookup.find`.
+            NotFoundError: this scope has no such view, feature, publication or entity.
+            ForbiddenError: the feature is too sensitive for the principal, or not for this purpose.
+            InvalidInputError, EmbeddingModelMismatchError, FeatureUnavailableError, SetupError: as
+                :meth:`NeighbourLookup.find`.
         """
         applied = self._store.applied.current(scope) if scope == self._store.scope else None
         spec = applied.project.views.get(view) if applied is not None else None
         if spec is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no view {view!r}.",
                 where="view",
                 next_step=nearest(
@@ -51,6 +52,6 @@ class ProjectNeighbours:
         environment = self._store.settings.project.environment
         context = {"environment": environment, "purpose": purpose, "path": "online"}
         if self._store.decider.require(principal, "answer", resource, context).masked:
-            raise Forbidden(
+            raise ForbiddenError(
                 f"Policy hides {feature} from {principal.id}.", where="policy", next_step="Ask whoever keeps policies."
             )

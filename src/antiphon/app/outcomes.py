@@ -10,7 +10,7 @@ from antiphon.app.policies import withheld
 from antiphon.app.store import Store
 from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets
 from antiphon.catalog.outcomes import Outcome, Outcomes, OutcomeStatus
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.application import ApplicationSpec
@@ -31,13 +31,13 @@ class DeclaredApplications:
         """One application as it is applied.
 
         Raises:
-            NotFound: none of this name is.
+            NotFoundError: none of this name is.
         """
         current = self._store.applied.current(scope)
         found = current.project.applications.get(name) if current is not None else None
         if found is None:
             known = current.project.applications if current is not None else ()
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no application {name!r}.",
                 where="application",
                 next_step=nearest(name, known, "`antiphon apply` applies those of definitions.py."),

@@ -11,7 +11,7 @@ from antiphon.app.store import Store
 from antiphon.batch.ports import DecideRows
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Rollout
-from antiphon.core.errors import Forbidden
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.durable.run import Run
@@ -101,7 +101,7 @@ def promoting(store: Store) -> Promoting:
         action = "force" if force else "promote"
         said = store.decider.decide(by, action, resource, _context(store, application.purpose, release.scope.tenant))
         if not said.allowed:
-            raise Forbidden(
+            raise ForbiddenError(
                 f"{by.id} ({by.role}) may not {action} release {release.number} of {application.name}, which "
                 f"{release.author} made: {said.reason}.",
                 where="policy",
@@ -118,7 +118,7 @@ def require_cancel(store: Store, by: Principal, run: Run) -> None:
     """Let policy decide about ending a run: it takes the right to order what the run does, on what it does it to.
 
     Raises:
-        Forbidden: policy denies one of these.
+        ForbiddenError: policy denies one of these.
     """
     for action, resource in _ordered(store, run):
         store.decider.require(by, action, resource, _context(store, "", run.scope.tenant))

@@ -16,7 +16,7 @@ import msgspec
 from antiphon.app.store import Store
 from antiphon.catalog.batches import Batches
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import Forbidden, InvalidInput, NotFound
+from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider
 from antiphon.governance.policy_check import Checked, check, unknown_action
@@ -62,7 +62,7 @@ class PolicyService:
         """One version; 0 is the default policies.
 
         Raises:
-            NotFound: there is none of this number.
+            NotFoundError: there is none of this number.
         """
         if number != DEFAULT:
             return self._sets.get(scope, number)
@@ -83,7 +83,7 @@ class PolicyService:
         """The document of the project's own files (``[policy]`` in ``antiphon.toml``) and of more files.
 
         Raises:
-            SetupError, InvalidInput: a file cannot be read or is not what its ending says.
+            SetupError, InvalidInputError: a file cannot be read or is not what its ending says.
         """
         settings, root = self._store.settings.policy, self._store.paths.root
         own = tuple(root / name for name in settings.files)
@@ -98,7 +98,7 @@ class PolicyService:
         """Keep a version for somebody to approve.
 
         Raises:
-            Forbidden: policy does not let this principal propose.
+            ForbiddenError: policy does not let this principal propose.
             As ``PolicySets.propose``.
         """
         self._require(
@@ -110,7 +110,7 @@ class PolicyService:
         """Put a version in force.
 
         Raises:
-            Forbidden: policy does not let this principal approve, or outside of ``dev`` the version is its own, or
+            ForbiddenError: policy does not let this principal approve, or outside of ``dev`` the version is its own, or
                 that of somebody who made this identity.
             As ``PolicySets.approve``.
         """
@@ -127,7 +127,7 @@ class PolicyService:
         """Refuse a proposal; one may withdraw one's own.
 
         Raises:
-            Forbidden: policy does not let this principal approve others' proposals.
+            ForbiddenError: policy does not let this principal approve others' proposals.
             As ``PolicySets.reject``.
         """
         found = self._sets.get(scope, number)
@@ -149,14 +149,14 @@ class PolicyService:
                 ``release/ID`` (its author, its gates) is filled in.
 
         Raises:
-            InvalidInput: there is no such action, or the resource has no kind.
+            InvalidInputError: there is no such action, or the resource has no kind.
         """
         wrong = unknown_action(action)
         if wrong is not None:
             raise wrong
         kind, _, name = resource.partition("/")
         if not kind or not name:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{resource!r} is not a resource.", where="resource", next_step="Write KIND/NAME: application/desk."
             )
         known, purpose = self._known(scope, kind, name)
@@ -167,9 +167,9 @@ class PolicyService:
             return told
         try:
             records(self._store).require_prediction(scope, principal, name)
-        except NotFound:
+        except NotFoundError:
             return told
-        except Forbidden as error:
+        except ForbiddenError as error:
             denied = msgspec.structs.replace(told.decision, allowed=False)
             return Explanation(denied, told.policies, error.what, "What forbids the answer forbids its record.")
         return told
@@ -183,7 +183,7 @@ class PolicyService:
         if kind == "release":
             try:
                 release = self._store.releases.get(scope, name)
-            except NotFound:
+            except NotFoundError:
                 return resource_of(f"{kind}/{name}"), ""
             return self._release(scope, release), release.bundle.application.purpose
         return resource_of(f"{kind}/{name}"), ""

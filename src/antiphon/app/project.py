@@ -18,7 +18,7 @@ def open_store(root: Path) -> Iterator[Store]:
     """A project's stores, closed at the end.
 
     Raises:
-        NotFound: no project here. InvalidInput: bad settings. SetupError: the directory cannot be written.
+        NotFoundError: no project here. InvalidInputError: bad settings. SetupError: the directory cannot be written.
     """
     store = Store.open(root)
     try:
@@ -39,6 +39,6 @@ def open_project(root: Path) -> Wired:
     """A project with its services wired in this process. ``await wired.close()`` at the end.
 
     Raises:
-        As :func:`open_store`; and ``InvalidInput`` for a remote engine that is not configured.
+        As :func:`open_store`; and ``InvalidInputError`` for a remote engine that is not configured.
     """
     return Wired(Store.open(root), "cli")

@@ -16,7 +16,7 @@ from antiphon.app.apply_run import NOTHING_CHANGED, ApplyResult, ApplyWorkflow
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.app.workflows import APPLY
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
@@ -34,14 +34,14 @@ def refresh_now(store: Store, platform: FeaturePlatform, run: str) -> dict[str, 
     Another run that waits may be worked off beside it.
 
     Raises:
-        InvalidInput: the run failed or was cancelled; says why.
+        InvalidInputError: the run failed or was cancelled; says why.
     """
     with_worker = _Worker(store, platform, run)
     with_worker.start()
     with_worker.join()
     ended = store.runs.get(store.scope, run)
     if ended.status != "succeeded":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The refresh {ended.status}: {(ended.error or 'somebody cancelled it').rstrip('.')}.",
             where=run,
             next_step=f"`antiphon runs show {run}` shows its steps.",
@@ -62,7 +62,7 @@ def finish_apply(
         platform: what a project's own process has open; else one is opened when there is no worker.
 
     Raises:
-        InvalidInput: the run failed or was cancelled; says why. What was in force still is.
+        InvalidInputError: the run failed or was cancelled; says why. What was in force still is.
     """
     here: _Worker | None = None
     own: FeaturePlatform | None = None
@@ -93,12 +93,12 @@ def finish_apply(
     if found.status == "succeeded":
         return msgspec.convert(found.result, ApplyResult)
     if found.status == "cancelled":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The apply was cancelled, by somebody or by another apply. {NOTHING_CHANGED}",
             where=run,
             next_step="`antiphon plan` shows what is not applied.",
         )
-    raise InvalidInput(
+    raise InvalidInputError(
         found.error or NOTHING_CHANGED, where=run, next_step=f"`antiphon runs show {run}` has its steps."
     )
 

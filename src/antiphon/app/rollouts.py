@@ -7,7 +7,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.rollouts import Rollouts
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.orchestration.rollouts import EvidenceReader, RolloutKeeper
 from antiphon.releases.evidence import paired
@@ -23,7 +23,7 @@ def feature_exists(store: Store) -> FeatureExists:
         within = store.database.writer  # definitions may be applied in the transaction that asks
         try:
             spec = store.definitions.get(scope, view, version, within=within)
-        except NotFound:
+        except NotFoundError:
             return False
         current = store.publications.current(scope, within=within)
         return current is None or spec.source.kind == "feast" or spec.key in current.snapshots

@@ -17,7 +17,7 @@ from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Activation, Release, standing_of
 from antiphon.catalog.rollouts import Rollout
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, NotFound, Unavailable
+from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.api.port import Engine
@@ -36,7 +36,7 @@ class Models(Protocol):
     """Registered model versions."""
 
     def get(self, scope: Scope, version: str) -> ModelVersion:
-        """One version; raises ``NotFound``."""
+        """One version; raises ``NotFoundError``."""
         ...
 
 
@@ -128,7 +128,8 @@ class ServedModels:
         """Have the engine serve what is needed. It is asked only when that changed or when it lacks a model.
 
         Raises:
-            Unavailable: the engine is away. What :meth:`Engine.serve` raises when a model cannot be loaded; the others
+            UnavailableError: the engine is away. What :meth:`Engine.serve` raises when a model cannot be loaded; the
+                others
             are served, and the same set is not tried again for half a minute.
         """
         async with self._one_at_a_time:
@@ -144,7 +145,7 @@ class ServedModels:
             self._declared, self._again_at = declared, now + RETRY_SECONDS
             try:
                 await self._engine.serve(declared)
-            except Unavailable:
+            except UnavailableError:
                 self._declared = None
                 raise
             self._again_at = 0.0
@@ -154,7 +155,7 @@ class ServedModels:
         """Return once the engine serves this version.
 
         Raises:
-            Unavailable: no release that needs it is on its way, or the engine does not serve it.
+            UnavailableError: no release that needs it is on its way, or the engine does not serve it.
             What :meth:`reconcile` raises, unless this version is served nevertheless.
         """
         failure: AntiphonError | None = None
@@ -164,7 +165,7 @@ class ServedModels:
             failure = error
         if version in {model.name for model in (await self._engine.describe()).models}:
             return
-        raise failure or Unavailable(
+        raise failure or UnavailableError(
             "The engine does not serve this model.",
             where=version,
             next_step="Make a release that pins it, and try again in a moment.",
@@ -191,7 +192,7 @@ class ServedModels:
         for name in needed(releases, moves, self._rollouts.list_active(self._scope)):
             try:
                 weights = self._models.get(self._scope, name).weights
-            except NotFound:
+            except NotFoundError:
                 _log.error("A release pins the model %s, which is not registered.", name)
                 continue
             wanted.append(ServedModel(name, str(self._folder.resolve() / weights.path), weights.sha256))

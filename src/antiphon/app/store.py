@@ -57,7 +57,8 @@ class Store:
         """Open a project's stores and bring the catalog's schema up to date.
 
         Raises:
-            NotFound: no project here. InvalidInput: bad settings. SetupError: the directory cannot be written.
+            NotFoundError: no project here.
+            InvalidInputError: bad settings. SetupError: the directory cannot be written.
         """
         store = cls(*settings.load(root))
         store.paths.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

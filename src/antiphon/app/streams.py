@@ -11,7 +11,7 @@ import msgspec
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.events import Event
-from antiphon.core.errors import AntiphonError, NotFound, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.stream import StreamConsumer, StreamPosition
 from antiphon.gateway.ports import IncomingEvent, StreamedView, StreamStatus
@@ -46,12 +46,12 @@ class Streams:
         """Append to a declared stream; its last offset.
 
         Raises:
-            NotFound: no applied view reads a stream of this name.
-            Overloaded: the consumer is further behind than ``[features] max_lag`` allows; nothing is stored.
-            Unavailable: the log is away.
+            NotFoundError: no applied view reads a stream of this name.
+            OverloadedError: the consumer is further behind than ``[features] max_lag`` allows; nothing is stored.
+            UnavailableError: the log is away.
         """
         if stream not in self._declared(scope):
-            raise NotFound(
+            raise NotFoundError(
                 f"No view reads a stream named {stream!r}.",
                 where="stream",
                 next_step=f"Declared streams: {', '.join(self._declared(scope)) or 'none'}.",
@@ -86,7 +86,7 @@ class Streams:
             return
         # Until half of the bound is free again, or a guess while nothing moves.
         wait = (lag - self._bound / 2) / looked.pace if looked.pace > 0 else _UNKNOWN_RETRY
-        raise Overloaded(
+        raise OverloadedError(
             f"The consumer is {lag} events behind in stream {stream!r}, and at most {self._bound} are let wait.",
             where="stream",
             retry_after=min(max(wait, 1.0), _LONGEST_RETRY),
@@ -100,7 +100,7 @@ class Streams:
         try:
             # The furthest view: a new one that catches up takes nothing from anybody.
             consumed = consumer.furthest(stream)
-        except Unavailable:
+        except UnavailableError:
             # The log still takes events while the online store is away, as far as the bound goes.
             consumed = before.consumed if before is not None else 0
         if before is None or now <= before.at:

@@ -46,7 +46,7 @@ from antiphon.catalog.quotas import QuotaLevels
 from antiphon.catalog.receipt_counts import ReceiptCounts, ReuseCount
 from antiphon.core import disk
 from antiphon.core.clock import Clock, SystemClock
-from antiphon.core.errors import AntiphonError, Conflict
+from antiphon.core.errors import AntiphonError, ConflictError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
 from antiphon.gateway.ports import BatchOrder, GatewayServices
@@ -217,7 +217,7 @@ class RunAdapter:
             cancelled = self._store.runs.cancel(scope, run, within=connection)
             job = cancelled.arguments.get("job") if cancelled.workflow == TABLE_JOB else None
             if job is not None:
-                with contextlib.suppress(Conflict):  # it ended before
+                with contextlib.suppress(ConflictError):  # it ended before
                     self._store.jobs.set_status(scope, str(job), "cancelled", within=connection)
         return cancelled
 

@@ -29,7 +29,7 @@ from antiphon.batch.run_result import run_result
 from antiphon.batch.shared import Shared
 from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.batches import KIND, Batch, Batches, Ending, LineError
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError
 from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
@@ -74,8 +74,8 @@ class BatchJobs:
         """Take the batch over, check its file, answer the lines that have no row, make its files.
 
         Raises:
-            Unavailable, EngineFailed, Overloaded: a part that the requests need stayed away.
-            Conflict: another worker took the batch over.
+            UnavailableError, EngineError, OverloadedError: a part that the requests need stayed away.
+            ConflictError: another worker took the batch over.
         """
         scope, name = run.scope, str(arguments["batch"])
         batches = self._parts.batches
@@ -86,7 +86,7 @@ class BatchJobs:
         try:
             epoch = await asyncio.to_thread(batches.take_over, scope, name)
             return _summary(run, await self._work(run, batch, epoch))
-        except Conflict:
+        except ConflictError:
             # Ended meanwhile, or lost to another worker: only the first is an end.
             batch = await asyncio.to_thread(batches.get, scope, name)
             if not batch.ended:
@@ -184,7 +184,7 @@ class BatchJobs:
         """Make the files that were settled and end the batch with them."""
         parts, scope = self._parts, batch.scope
         if batch.ending != "cancelled" and batch.job.rows_done != batch.job.total:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The batch {batch.id} has {batch.job.rows_done} rows for {batch.job.total} requests.",
                 where=batch.id,
                 next_step="Create a new batch from the same file.",

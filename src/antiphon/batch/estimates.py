@@ -14,7 +14,7 @@ from antiphon.batch.forecast import Cost, Left, Supply, Work, cost_of, delivered
 from antiphon.batch.ports import Measurements
 from antiphon.catalog.batch_work import Looked, OpenJob, Sizes, Usage
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 
 FRESH_SECONDS = 5.0
@@ -165,11 +165,11 @@ def require_in_time(estimate: Estimate | None, where: str, accept_late: bool) ->
     """Refuse an order that cannot be kept.
 
     Raises:
-        InvalidInput: even the earliest end is past the deadline, and that was not accepted.
+        InvalidInputError: even the earliest end is past the deadline, and that was not accepted.
     """
     if estimate is None or accept_late or estimate.late != "certain":
         return
-    raise InvalidInput(too_late(estimate), where=where, next_step=ACCEPT_LATE)
+    raise InvalidInputError(too_late(estimate), where=where, next_step=ACCEPT_LATE)
 
 
 ACCEPT_LATE = "Order fewer rows or a longer window, or accept_late to have done what can be done."

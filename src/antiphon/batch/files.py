@@ -17,7 +17,14 @@ from antiphon.batch.ports import Audit, Contents, Transactions
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.files import FilePurpose, Files, Order, StoredFile, new_file_id
 from antiphon.core.clock import Clock, ClockAgreement
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, StorageFull, TooLarge
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    StorageFullError,
+    TooLargeError,
+)
 from antiphon.core.scope import Scope
 from antiphon.features.lake.content import LakeDraft
 
@@ -73,11 +80,11 @@ class FileStore:
         """Begin to take a file in. Whoever begins one keeps or abandons it.
 
         Raises:
-            TooLarge: the tenant's quota is used up.
+            TooLargeError: the tenant's quota is used up.
         """
         left = self.limits.quota_bytes - self._files.used(scope)
         if left <= 0:
-            raise TooLarge(
+            raise TooLargeError(
                 f"The tenant's files come to its quota of {self.limits.quota_bytes} bytes.",
                 where="file",
                 next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
@@ -88,7 +95,7 @@ class FileStore:
         """The content of a file of this id; it is in place when the block ends, and nothing when it raises.
 
         Raises:
-            Unavailable: the disk is full, or the store does not answer.
+            UnavailableError: the disk is full, or the store does not answer.
         """
         return self._contents.writing(scope, f".{file}")
 
@@ -96,7 +103,7 @@ class FileStore:
         """One file.
 
         Raises:
-            NotFound: there is none of this id here, or it has expired.
+            NotFoundError: there is none of this id here, or it has expired.
         """
         return self._files.get(scope, file, within=within)
 
@@ -104,7 +111,7 @@ class FileStore:
         """One file, also when it has expired and is only there because a batch reads it.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         return self._files.held(scope, file)
 
@@ -137,13 +144,13 @@ class FileStore:
         """The content of a file, for reading at any position.
 
         Raises:
-            Corrupt: it is gone or was changed.
-            Unavailable: the store does not answer.
+            CorruptionError: it is gone or was changed.
+            UnavailableError: the store does not answer.
         """
         try:
             return self._contents.open(file.path)
-        except Corrupt as error:
-            raise Corrupt(
+        except CorruptionError as error:
+            raise CorruptionError(
                 f"The content of {file.id} is gone or was changed.",
                 where="file_id",
                 next_step="Restore it from a backup, or upload it again.",
@@ -153,8 +160,8 @@ class FileStore:
         """Remove a file and its content, and what the rows that it was made from hold.
 
         Raises:
-            NotFound: there is none of this id here, or it has expired.
-            Conflict: a batch that has not ended reads it.
+            NotFoundError: there is none of this id here, or it has expired.
+            ConflictError: a batch that has not ended reads it.
         """
         gone = self._files.get(scope, file)
         self._require_unread(scope, file, None)
@@ -169,7 +176,7 @@ class FileStore:
 
     def _require_unread(self, scope: Scope, file: str, within: Any) -> None:
         if (reader := self._batches.reader(scope, file, within=within)) is not None:
-            raise Conflict(
+            raise ConflictError(
                 f"The batch {reader} reads it.", where="file_id", next_step="Cancel the batch, or wait for its end."
             )
 
@@ -255,18 +262,18 @@ class Upload:
         """Take in the next piece.
 
         Raises:
-            TooLarge: the file is larger than one may be, or than what the tenant's quota has left.
-            StorageFull: the disk is full.
+            TooLargeError: the file is larger than one may be, or than what the tenant's quota has left.
+            StorageFullError: the disk is full.
         """
         size = self.draft.tell() + len(piece)
         if size > self._store.limits.file_bytes:
-            raise TooLarge(
+            raise TooLargeError(
                 f"The file is larger than {self._store.limits.file_bytes} bytes.",
                 where="file",
                 next_step="Split it, or raise [batch] max_file_bytes.",
             )
         if size > self._left:
-            raise TooLarge(
+            raise TooLargeError(
                 f"The tenant's files would come to more than its quota of {self._store.limits.quota_bytes} bytes.",
                 where="file",
                 next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
@@ -280,11 +287,11 @@ class Upload:
             expires_after: seconds from now; without it the file stays as long as files do by themselves.
 
         Raises:
-            InvalidInput: another purpose than ``batch``, a bad name or time, or nothing was written.
-            TooLarge: other uploads have used up the quota meanwhile.
+            InvalidInputError: another purpose than ``batch``, a bad name or time, or nothing was written.
+            TooLargeError: other uploads have used up the quota meanwhile.
         """
         if purpose != "batch":
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The only purpose that files are taken in for is 'batch'.",
                 where="purpose",
                 next_step="Send purpose=batch: nothing here would read a file of another purpose.",
@@ -292,14 +299,16 @@ class Upload:
         name = _checked_name(filename)
         kept = check_lifetime(expires_after, "expires_after[seconds]") or self._store.limits.kept
         if self.draft.tell() == 0:
-            raise InvalidInput("The file is empty.", where="file", next_step="Send a file with a request in each line.")
+            raise InvalidInputError(
+                "The file is empty.", where="file", next_step="Send a file with a request in each line."
+            )
         self._stack.close()
         return self._store.keep(self, "batch", name, self._store.now() + kept)
 
     def abandon(self) -> None:
         """Leave nothing of it; does nothing once it was kept."""
         # Closing it writes what a buffer still holds; there may be no room for that, and it is not to be kept.
-        with suppress(_Abandoned, StorageFull), self._stack.pop_all():
+        with suppress(_Abandoned, StorageFullError), self._stack.pop_all():
             raise _Abandoned
 
 
@@ -307,10 +316,10 @@ def check_lifetime(seconds: int | None, where: str) -> timedelta | None:
     """How long a file was asked to stay.
 
     Raises:
-        InvalidInput: shorter or longer than a file may be asked to.
+        InvalidInputError: shorter or longer than a file may be asked to.
     """
     if seconds is not None and not SHORTEST <= seconds <= LONGEST:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"`{where}` is {seconds}, not between {SHORTEST} and {LONGEST} seconds.",
             where=where,
             next_step="A file stays between an hour and thirty days.",
@@ -325,7 +334,7 @@ class _Abandoned(Exception):
 def _checked_name(filename: str) -> str:
     name = filename.replace("\\", "/").rpartition("/")[2]
     if not name or len(name) > LONGEST_FILENAME or not name.isprintable():
-        raise InvalidInput(
+        raise InvalidInputError(
             "The upload's `filename` is no name of a file.",
             where="file",
             next_step=f"Send a filename of at most {LONGEST_FILENAME} printable characters.",

@@ -18,10 +18,10 @@ from antiphon.batch.row_order import Row
 from antiphon.catalog.batch_work import Supplied, Usage
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core.clock import Clock
-from antiphon.core.errors import EngineFailed, Overloaded, Unavailable
+from antiphon.core.errors import EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 
-PASSING = (Unavailable, EngineFailed, Overloaded)
+PASSING = (UnavailableError, EngineError, OverloadedError)
 """What passes by itself, and is worth waiting for."""
 
 

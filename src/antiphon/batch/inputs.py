@@ -37,7 +37,7 @@ class Inputs:
         """Let policy decide about a file that holds source rows, labels, or answers of other principals.
 
         Raises:
-            Forbidden: it denies.
+            ForbiddenError: it denies.
         """
         for reader in self.readers(path):
             self._records.require_source(scope, principal, reader)

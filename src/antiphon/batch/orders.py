@@ -19,7 +19,7 @@ from antiphon.catalog.batch_work import Sizes
 from antiphon.catalog.jobs import BatchJob
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock, parse_duration, utc
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.paths import require_nameable
 from antiphon.core.scope import Scope
@@ -138,7 +138,7 @@ class Orders:
         """What an order would be; nothing is recorded.
 
         Raises:
-            NotFound, InvalidInput, Forbidden: as :meth:`place`.
+            NotFoundError, InvalidInputError, ForbiddenError: as :meth:`place`.
         """
         return self._checked(scope, principal, order).outlook
 
@@ -150,7 +150,7 @@ class Orders:
             else self._releases.live(scope, order.application)
         )
         if release is None or release.bundle.application.name != order.application:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no live release of an application named {order.application!r}.",
                 where="application",
                 next_step=nearest(
@@ -160,7 +160,7 @@ class Orders:
                 ),
             )
         if (order.input is None) == (not order.rows):
-            raise InvalidInput("Give either an input file or rows.", where="input")
+            raise InvalidInputError("Give either an input file or rows.", where="input")
         output = self._absolute(scope, order.output) if order.output else None
         source = self._absolute(scope, order.input) if order.input else None
         if output is not None:
@@ -178,7 +178,7 @@ class Orders:
             missing = [key for key in release.bundle.application.entity_keys if row.get(key) in (None, "")]
             missing += [name for name in inputs if name not in row]
             if missing:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"Row {line} lacks {', '.join(missing)}.", where=str(source or "rows"),
                     next_step=f"Every row needs {', '.join((*release.bundle.application.entity_keys, *inputs))}.",
                 )  # fmt: skip
@@ -186,7 +186,7 @@ class Orders:
             if len(sampled) < SAMPLED_ROWS:
                 sampled.append(prompt_tokens(release.bundle.application, row))
         if total == 0:
-            raise InvalidInput("There is no row to answer.", where=str(source or "rows"))
+            raise InvalidInputError("There is no row to answer.", where=str(source or "rows"))
         sizes = Sizes(total)
         estimate = self._estimates.of_new(scope.tenant, _alike(order), sizes, deadline)
         limit = total * release.bundle.application.decoding.max_tokens
@@ -197,11 +197,11 @@ class Orders:
         """Record the job and its run together; a worker takes it from there.
 
         Raises:
-            NotFound: no such application, release or input file.
-            InvalidInput: no rows, two inputs, a row without a key column (its line is named), it cannot have ended
+            NotFoundError: no such application, release or input file.
+            InvalidInputError: no rows, two inputs, a row without a key column (its line is named), it cannot have ended
                 ``within`` what is asked for, or its output is a file that is not its own.
-            Conflict: the key was used for another order.
-            Forbidden: policy keeps what the input file holds from this principal.
+            ConflictError: the key was used for another order.
+            ForbiddenError: policy keeps what the input file holds from this principal.
         """
         checked = self._checked(scope, principal, order)
         release, source, output, total = checked.release, checked.source, checked.output, checked.sizes.rows
@@ -235,7 +235,7 @@ class Orders:
             )
             wanted = (order.application, f"blob:{inline}" if inline else str(source), str(output or ""))
             if (job.application, job.input, job.output) != wanted or job.settings.get("as_of") != as_of:
-                raise Conflict(
+                raise ConflictError(
                     f"The key {order.key!r} was used for another order ({job.id}).",
                     where="key",
                     next_step="Use another key.",
@@ -254,13 +254,13 @@ class Orders:
 
     def _absolute(self, scope: Scope, path: str) -> Path:
         if "\0" in path:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The path of the input or output holds a NUL character.",
                 where="input or output",
                 next_step="Name a file.",
             )
         if not path.isascii() and path.encode(errors="replace").decode() != path:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The path of the input or output holds half a character.",
                 where="input or output",
                 next_step="Name a file.",
@@ -275,7 +275,7 @@ class Orders:
         hidden = within is not None and any(part.startswith(".") for part in within)
         others = base == root and within is not None and within[:1] == ("tenants",) and self._owner is not None
         if within is None or hidden or others or any(absolute.is_relative_to(path) for path in self._private):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The path {path!r} lies {'outside the project' if within is None else 'where no table may lie'}.",
                 where=path,
                 next_step="Put the file into the project and name it by a relative path, or send the rows themselves.",
@@ -286,10 +286,10 @@ class Orders:
 def _window(within: str) -> timedelta:
     try:
         window = parse_duration(within)
-    except InvalidInput as error:
-        raise InvalidInput(error.what, where="within", next_step=error.next_step) from None
+    except InvalidInputError as error:
+        raise InvalidInputError(error.what, where="within", next_step=error.next_step) from None
     if window > LONGEST_WINDOW:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{within!r} is longer than {LONGEST_WINDOW.days} days.",
             where="within",
             next_step="Name a shorter one, or none.",

@@ -18,7 +18,7 @@ from antiphon.batch import tables
 from antiphon.batch.ports import Jobs
 from antiphon.batch.table_files import matches
 from antiphon.catalog.jobs import BatchJob
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 
 _PIECE = 1 << 20
@@ -40,11 +40,11 @@ class Outputs:
         """Refuse an output that would take the place of something else.
 
         Raises:
-            InvalidInput: the project reads the file, the order does, or it is there and is not an earlier output of
-                this application and principal.
+            InvalidInputError: the project reads the file, the order does, or it is there and is not an earlier output
+                of this application and principal.
         """
         if path == source or self._is_source(path):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The project reads this table.", where=str(path), next_step="Write the answers to another file."
             )
         self._require_unchanged(scope, application, principal, path)
@@ -53,18 +53,18 @@ class Outputs:
         """Write a job's rows to its output file.
 
         Raises:
-            InvalidInput: the file cannot be written, or is not the job's to replace any more.
-            Unavailable: the disk is full.
-            Conflict: another worker took the job over.
+            InvalidInputError: the file cannot be written, or is not the job's to replace any more.
+            UnavailableError: the disk is full.
+            ConflictError: another worker took the job over.
         """
         path = Path(job.output)
         if self._is_source(path):
-            raise InvalidInput("The project reads this table.", where=str(path), next_step=_NEXT)
+            raise InvalidInputError("The project reads this table.", where=str(path), next_step=_NEXT)
         tables.write(path, rows, lambda finished: self._put_in_place(job, epoch, finished, path))
 
     def _put_in_place(self, job: BatchJob, epoch: int, finished: Path, path: Path) -> None:
         if path.parent.resolve() != path.parent:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A link has come into the path of this file since the job was ordered.", where=str(path),
                 next_step=_NEXT,
             )  # fmt: skip
@@ -97,7 +97,7 @@ class Outputs:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise InvalidInput(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+            raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
         written = {
             digest
             for job in self._jobs.with_output(scope, str(path))
@@ -105,7 +105,7 @@ class Outputs:
             for digest in job.written
         }
         if not written or not S_ISREG(found.st_mode) or _digest(path) not in written:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The file exists, and what it holds was not written by a job of this application and principal.",
                 where=str(path),
                 next_step=_NEXT,

@@ -176,7 +176,7 @@ class RequestEndpoints(Protocol):
     """What requests of a batch may be for; the gateway's own reading and writing of bodies."""
 
     def ask(self, endpoint: str, body: bytes, scope: Scope, principal: Principal, request: str) -> AskedLine:
-        """Raises ``InvalidInput`` and ``Forbidden`` for what the endpoint would refuse."""
+        """Raises ``InvalidInputError`` and ``ForbiddenError`` for what the endpoint would refuse."""
         ...
 
     def refused(self, error: Exception) -> Any:

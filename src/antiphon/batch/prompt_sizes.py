@@ -6,7 +6,7 @@ import re
 from math import ceil
 from typing import Any
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.serving.answering import prompts
 
@@ -29,7 +29,7 @@ def prompt_tokens(application: ApplicationSpec, row: dict[str, Any]) -> float:
     try:
         names = prompts.variables(application, prints, entity, question)
         user = prompts.render(application.prompt.template, names, "prompt")
-    except InvalidInput:  # it computes with a figure: then its own text is the nearest length that is known
+    except InvalidInputError:  # it computes with a figure: then its own text is the nearest length that is known
         user = application.prompt.template + question
     turns = prompts.turns(application, user)
     return sum(len(turn.content.encode()) for turn in turns) / BYTES_PER_TOKEN + TOKENS_PER_TURN * (len(turns) + 1)

@@ -13,7 +13,7 @@ from antiphon.batch.orders import MOST_ATTEMPTS
 from antiphon.batch.ports import Audit, Submit, Transactions
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.principal import Principal
 
@@ -64,17 +64,17 @@ class RequestBatches:
         """Record a batch and its run together; its requests are answered on behalf of ``principal``.
 
         Raises:
-            InvalidInput: another endpoint, window, purpose of the file, or metadata beyond its bounds.
-            NotFound: there is no such file.
+            InvalidInputError: another endpoint, window, purpose of the file, or metadata beyond its bounds.
+            NotFoundError: there is no such file.
         """
         if order.endpoint not in self._endpoints:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"Batches are for {' and '.join(sorted(self._endpoints))}.",
                 where="endpoint",
                 next_step="Send one of them.",
             )
         if order.completion_window not in WINDOWS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The completion window is {' or '.join(WINDOWS)}.", where="completion_window", next_step="Send 24h."
             )
         _check_metadata(order.metadata or {})
@@ -82,10 +82,10 @@ class RequestBatches:
         with self._transactions.transaction() as connection:
             try:
                 file = self._files.get(scope, order.input_file_id, within=connection)
-            except NotFound as error:
-                raise NotFound(error.what, where="input_file_id", next_step="GET /v1/files lists them.") from None
+            except NotFoundError as error:
+                raise NotFoundError(error.what, where="input_file_id", next_step="GET /v1/files lists them.") from None
             if file.purpose != "batch":
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"The file's purpose is {file.purpose!r}.",
                     where="input_file_id",
                     next_step="Name a file that was uploaded with purpose=batch.",
@@ -114,7 +114,7 @@ class RequestBatches:
         """One batch with its counts.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         return self._batches.get(scope, batch)
 
@@ -130,8 +130,8 @@ class RequestBatches:
         """Ask a batch to stop; its worker ends it with what was done.
 
         Raises:
-            NotFound: there is no such batch.
-            Conflict: it ended, or its files are being made.
+            NotFoundError: there is no such batch.
+            ConflictError: it ended, or its files are being made.
         """
         with self._transactions.transaction() as connection:
             cancelled = self._batches.cancel(scope, batch, within=connection)
@@ -141,12 +141,12 @@ class RequestBatches:
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
     if len(metadata) > MOST_PAIRS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"There are {len(metadata)} pairs.", where="metadata", next_step=f"Send at most {MOST_PAIRS} pairs."
         )
     for key, value in metadata.items():
         if not 0 < len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A key or a value is too long, or a key is empty.",
                 where=f"metadata.{key[:LONGEST_KEY]}",
                 next_step=f"Keys have 1 to {LONGEST_KEY} characters, values at most {LONGEST_VALUE}.",

@@ -31,7 +31,7 @@ from antiphon.batch.shared import Shared
 from antiphon.batch.table_rows import answered_row, failed_row, if_allowed, in_order_of_entities, request_of, sketch_of
 from antiphon.catalog.jobs import ENDED, BatchJob, JobRow
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput
+from antiphon.core.errors import AntiphonError, ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.logs import unexpected
 from antiphon.core.scope import Scope
 from antiphon.governance.principal import Principal
@@ -90,8 +90,8 @@ class TableJobs:
         catalog that is away) is raised, so that the run is tried again.
 
         Raises:
-            Unavailable, EngineFailed, Overloaded: a part the rows need stayed away.
-            Conflict: another worker took the job over.
+            UnavailableError, EngineError, OverloadedError: a part the rows need stayed away.
+            ConflictError: another worker took the job over.
         """
         scope, job_id = run.scope, str(arguments["job"])
         job = await asyncio.to_thread(self._jobs.get, scope, job_id)
@@ -101,7 +101,7 @@ class TableJobs:
         try:
             epoch = await asyncio.to_thread(self._jobs.take_over, scope, job_id)
             return await self._finish(run, job, epoch)
-        except Conflict:
+        except ConflictError:
             # Cancelled meanwhile, or lost to another worker: only the first is an end.
             job = await asyncio.to_thread(self._jobs.get, scope, job_id)
             if job.status not in ENDED:
@@ -148,7 +148,7 @@ class TableJobs:
             raise
         await write()
         if job.total is not None and finished != job.total:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The input {job.input} has {finished} rows now and had {job.total} when the job was ordered.",
                 where=job.input,
                 next_step="Order a new job; do not change a job's input while it runs.",
@@ -297,7 +297,7 @@ class TableJobs:
         """How many rows policy denied, and the first of them with the reason of each."""
         if not job.rows_failed:
             return {}
-        said = f"{Forbidden.code}: "
+        said = f"{ForbiddenError.code}: "
         denied = [
             {"line": row.line, "reason": str(row.payload["answer_error"]).removeprefix(said)}
             for row in self._jobs.rows(scope, job.id)
@@ -315,8 +315,8 @@ def _ended(run: Run, job: BatchJob, denied: Mapping[str, Any] | None = None) -> 
     return run_result(run, job, job.error, result)
 
 
-def _too_many_failed(job: BatchJob, failed: int, most: int, finished: int) -> InvalidInput:
-    return InvalidInput(
+def _too_many_failed(job: BatchJob, failed: int, most: int, finished: int) -> InvalidInputError:
+    return InvalidInputError(
         f"{failed} of the first {finished} rows failed, and at most {most} may.",
         where="max_failed_rows",
         next_step=f"GET /admin/batch/{job.id}/rows says why; mend the cause and order it again.",

@@ -11,7 +11,7 @@ from antiphon.batch.row_faults import RowFaults
 from antiphon.batch.row_order import Row, in_order
 from antiphon.batch.sketches import sketch
 from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
-from antiphon.core.errors import AntiphonError, Forbidden, InvalidInput
+from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import input_of_text
 from antiphon.governance.principal import Principal
@@ -39,7 +39,7 @@ def if_allowed(request: AnswerRequest, said: Decided) -> AnswerRequest | Antipho
     """The request, unless policy denies it."""
     if said.allowed:
         return request
-    return Forbidden(
+    return ForbiddenError(
         f"Policy does not let {request.principal.id} ask {request.application} about this row: {said.reason}.",
         where="policy",
         next_step="`antiphon policy explain` says what would have to hold.",
@@ -63,7 +63,9 @@ def _asked(
     try:
         as_of = job.moment_of(row)
     except ValueError:
-        return InvalidInput(f"{row.get('as_of')!r} is no instant.", where="as_of", next_step="Write it in ISO 8601.")
+        return InvalidInputError(
+            f"{row.get('as_of')!r} is no instant.", where="as_of", next_step="Write it in ISO 8601."
+        )
     return AnswerRequest(
         scope=job.scope,
         principal=principal,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.disk import FULL
-from antiphon.core.errors import InvalidInput, NotFound, StorageFull, TooLarge, Unavailable
+from antiphon.core.errors import InvalidInputError, NotFoundError, StorageFullError, TooLargeError, UnavailableError
 
 Row = dict[str, Any]
 
@@ -32,10 +32,10 @@ def check_format(path: Path) -> None:
     """Refuse a file whose ending names no known format.
 
     Raises:
-        InvalidInput: the ending is not one of ``FORMATS``.
+        InvalidInputError: the ending is not one of ``FORMATS``.
     """
     if path.suffix not in FORMATS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{path.suffix or 'No ending'} is not a table format.", where=str(path),
             next_step=f"Use {', '.join(FORMATS)}.",
         )  # fmt: skip
@@ -45,17 +45,17 @@ def read(path: Path) -> Iterator[Row]:
     """The rows in order, one at a time.
 
     Raises:
-        NotFound: there is no such file.
-        InvalidInput: the ending is unknown, or a line is no row (its number is named).
-        TooLarge: past one of the bounds above.
+        NotFoundError: there is no such file.
+        InvalidInputError: the ending is unknown, or a line is no row (its number is named).
+        TooLargeError: past one of the bounds above.
     """
     check_format(path)
     if not path.is_file():
-        raise NotFound("There is no such file.", where=str(path))
+        raise NotFoundError("There is no such file.", where=str(path))
     rows = {".jsonl": _read_lines, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
     for number, row in enumerate(rows):
         if number >= MOST_ROWS:
-            raise TooLarge(
+            raise TooLargeError(
                 f"The table {path} has more than {MOST_ROWS} rows.", where=str(path), next_step="Split the table."
             )
         yield row
@@ -65,13 +65,13 @@ def _read_lines(path: Path) -> Iterator[Row]:
     with path.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(LARGEST_LINE + 1), b""), start=1):
             if len(line) > LARGEST_LINE:
-                raise TooLarge(f"Line {number} is longer than {LARGEST_LINE} bytes.", where=str(path))
+                raise TooLargeError(f"Line {number} is longer than {LARGEST_LINE} bytes.", where=str(path))
             if not line.strip():
                 continue
             try:
                 yield msgspec.json.decode(line, type=Row)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise InvalidInput(f"Line {number} is no JSON object: {error}.", where=str(path)) from None
+                raise InvalidInputError(f"Line {number} is no JSON object: {error}.", where=str(path)) from None
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -79,7 +79,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
         reader = csv.DictReader(lines, strict=True)
         for row in _sound(reader, path):
             if None in row or None in row.values():
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"Line {reader.line_num} does not have {len(reader.fieldnames or ())} fields.", where=str(path)
                 )
             yield dict(row)
@@ -89,10 +89,10 @@ def _sound(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
     try:
         names = list(reader.fieldnames or ())
         if len(set(names)) != len(names):
-            raise InvalidInput("Two columns have one name.", where=str(path))
+            raise InvalidInputError("Two columns have one name.", where=str(path))
         yield from reader
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InvalidInput(f"Line {reader.line_num} is no CSV: {error}.", where=str(path)) from None
+        raise InvalidInputError(f"Line {reader.line_num} is no CSV: {error}.", where=str(path)) from None
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -106,14 +106,14 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield from batch.to_pylist()
     # KeyError: a time zone that does not exist.
     except (arrow.ArrowException, OSError, MemoryError, OverflowError, ValueError, KeyError) as error:
-        raise InvalidInput(f"{path} is no Parquet file: {error}.", where=str(path)) from None
+        raise InvalidInputError(f"{path} is no Parquet file: {error}.", where=str(path)) from None
 
 
 def _require_readable(metadata: Any, path: Path) -> None:
     """A small file may declare rows without end: they are refused before they are unpacked."""
     groups = [metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups)]
     if metadata.num_rows > MOST_ROWS or max(groups, default=0) > LARGEST_ROW_GROUP:
-        raise TooLarge(
+        raise TooLargeError(
             f"{path} declares {metadata.num_rows} rows and row groups of up to {max(groups, default=0)} bytes.",
             where=str(path),
             next_step=f"Write at most {MOST_ROWS} rows, in row groups of at most {LARGEST_ROW_GROUP} bytes.",
@@ -127,18 +127,18 @@ def write(path: Path, rows: Iterable[Row], put: Callable[[Path], object] | None 
         put: puts the finished file, which it is given, in the target's place; by default whatever is there is replaced.
 
     Raises:
-        InvalidInput: the ending is unknown, or there can be no such file.
-        StorageFull: the disk is full. Unavailable: it fails.
+        InvalidInputError: the ending is unknown, or there can be no such file.
+        StorageFullError: the disk is full. UnavailableError: it fails.
     """
     check_format(path)
     try:
         return _write(path, rows, put or (lambda finished: os.replace(finished, path)))
     except OSError as error:
         if error.errno in FULL:
-            raise StorageFull(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+            raise StorageFullError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
         if error.errno == errno.EIO:
-            raise Unavailable(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
-        raise InvalidInput(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+            raise UnavailableError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
+        raise InvalidInputError(f"{path} cannot be written: {error.strerror}.", where=str(path)) from error
 
 
 def _write(path: Path, rows: Iterable[Row], put: Callable[[Path], object]) -> int:

@@ -21,7 +21,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.files import new_file_id
 from antiphon.catalog.jobs import ENDED, BatchJob, Jobs
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 
@@ -149,14 +149,14 @@ class Batches:
         """One batch with its counts.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             row = connection.execute(
                 select(_batches).where(schema.owned(_batches, scope), _batches.c.id == batch)
             ).first()
             if row is None:
-                raise NotFound(
+                raise NotFoundError(
                     f"There is no batch {batch!r}.", where="batch_id", next_step="GET /v1/batches lists them."
                 )
             return self._batch(row, self._of_jobs.get(scope, batch, within=connection))
@@ -176,22 +176,24 @@ class Batches:
         """Where a batch is, without counting anything.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             found = connection.execute(
                 select(_jobs.c.status).where(schema.owned(_jobs, scope), _jobs.c.id == batch, _jobs.c.kind == KIND)
             ).scalar()
         if found is None:
-            raise NotFound(f"There is no batch {batch!r}.", where="batch_id", next_step="GET /v1/batches lists them.")
+            raise NotFoundError(
+                f"There is no batch {batch!r}.", where="batch_id", next_step="GET /v1/batches lists them."
+            )
         return cast(BatchStatus, found)
 
     def take_over(self, scope: Scope, batch: str, *, within: Connection | None = None) -> int:
         """Raise the epoch and return it: from now on only its holder writes. The batch stays where it is.
 
         Raises:
-            NotFound: there is no such batch.
-            Conflict: it ended.
+            NotFoundError: there is no such batch.
+            ConflictError: it ended.
         """
         with self._database.writing(within) as connection:
             found = self.get(scope, batch, within=connection)
@@ -208,7 +210,7 @@ class Batches:
         """A batch that is valid goes into progress; one that is being cancelled only learns its total.
 
         Raises:
-            Conflict: it ended, or another worker took it over.
+            ConflictError: it ended, or another worker took it over.
         """
         with self._database.writing(within) as connection:
             found = self._held(connection, scope, batch, epoch)
@@ -222,7 +224,7 @@ class Batches:
         """A batch that cannot be worked on, with what is wrong.
 
         Raises:
-            Conflict: it ended otherwise, or another worker took it over.
+            ConflictError: it ended otherwise, or another worker took it over.
         """
         with self._database.writing(within) as connection:
             found = self._held(connection, scope, batch, epoch)
@@ -235,15 +237,15 @@ class Batches:
         """Ask a batch to stop; its worker ends it with what was done. Asking again changes nothing.
 
         Raises:
-            NotFound: there is no such batch.
-            Conflict: it ended, or its files are being made.
+            NotFoundError: there is no such batch.
+            ConflictError: it ended, or its files are being made.
         """
         with self._database.writing(within) as connection:
             found = self.get(scope, batch, within=connection)
             if found.status == "cancelling":
                 return found
             if found.status not in ("validating", "in_progress"):
-                raise Conflict(
+                raise ConflictError(
                     f"The batch is {found.status}.",
                     where="batch_id",
                     next_step="Only what is not done can be cancelled.",
@@ -257,7 +259,7 @@ class Batches:
         """No row will come any more: settle how it ends and which files it has. What was settled once stays.
 
         Raises:
-            Conflict: it ended, or another worker took it over.
+            ConflictError: it ended, or another worker took it over.
         """
         with self._database.writing(within) as connection:
             found = self._held(connection, scope, batch, epoch)
@@ -281,12 +283,12 @@ class Batches:
         """A batch whose files are in place ends as it was settled.
 
         Raises:
-            Conflict: it was not settled, it ended, or another worker took it over.
+            ConflictError: it was not settled, it ended, or another worker took it over.
         """
         with self._database.writing(within) as connection:
             found = self._held(connection, scope, batch, epoch)
             if found.ending is None:
-                raise Conflict(f"How the batch {batch} ends is not settled.", where=str(scope))
+                raise ConflictError(f"How the batch {batch} ends is not settled.", where=str(scope))
             self._move(connection, found, found.ending)
             return self.get(scope, batch, within=connection)
 
@@ -355,7 +357,7 @@ class Batches:
         if found.ended:
             raise _ended(found)
         if found.job.epoch != epoch:
-            raise Conflict(
+            raise ConflictError(
                 f"Epoch {epoch} of batch {batch} is over.", where=str(scope), next_step="Another worker has it; stop."
             )
         return found
@@ -363,7 +365,7 @@ class Batches:
     def _move(self, connection: Connection, found: Batch, status: BatchStatus, **job: Any) -> None:
         if status != found.status:
             if status not in MOVES[found.status]:
-                raise Conflict(f"A batch that is {found.status} does not become {status}.", where=found.id)
+                raise ConflictError(f"A batch that is {found.status} does not become {status}.", where=found.id)
             self._write(connection, found.scope, found.id, **{f"{status}_at": self._now()})
         self._put(connection, found.scope, found.id, status, **job)
 
@@ -401,5 +403,7 @@ class Batches:
         return microseconds(self._database.clock.now())
 
 
-def _ended(batch: Batch) -> Conflict:
-    return Conflict(f"The batch {batch.id} is {batch.status}.", where=str(batch.scope), next_step="Create a new one.")
+def _ended(batch: Batch) -> ConflictError:
+    return ConflictError(
+        f"The batch {batch.id} is {batch.status}.", where=str(batch.scope), next_step="Create a new one."
+    )

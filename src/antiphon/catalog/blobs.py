@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Corrupt, NotFound
+from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "blob/1"
@@ -64,8 +64,8 @@ class Blobs:
         """The bytes with this hash.
 
         Raises:
-            NotFound: never stored here, or erased.
-            Corrupt: the stored bytes do not have this hash.
+            NotFoundError: never stored here, or erased.
+            CorruptionError: the stored bytes do not have this hash.
         """
         table = schema.blobs
         with self._database.reading(within) as connection:
@@ -73,18 +73,18 @@ class Blobs:
                 select(table.c.payload, table.c.erased_at).where(schema.owned(table, scope), table.c.hash == blob)
             ).first()
         if row is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no blob {blob[:12]}…", where=str(scope), next_step="Check tenant and environment."
             )
         if row.payload is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"The blob {blob[:12]}… was erased at {from_microseconds(row.erased_at).isoformat()}.",
                 where=str(scope),
                 next_step="Erased texts cannot be brought back.",
             )
         content = self._database.unseal(scope, _SCHEMA, blob, row.payload)
         if hashlib.sha256(content).hexdigest() != blob:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The blob {blob[:12]}… does not match its hash.", where=str(scope), next_step="Restore a backup."
             )
         return content

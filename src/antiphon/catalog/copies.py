@@ -30,7 +30,7 @@ def make(catalog: Path, revision: str) -> Path:
     """Copy a catalog that nobody else can write meanwhile; returns where the copy lies.
 
     Raises:
-        SetupError: there is no room for it. Unavailable: the disk filled up meanwhile.
+        SetupError: there is no room for it. UnavailableError: the disk filled up meanwhile.
     """
     needed = catalog.stat().st_size + _SPARE_BYTES
     free = shutil.disk_usage(catalog.parent).free

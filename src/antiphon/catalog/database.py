@@ -29,7 +29,14 @@ from antiphon.catalog import copies
 from antiphon.catalog.schema import REVISION
 from antiphon.core.clock import Clock, SystemClock
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, StorageFull, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    CorruptionError,
+    InvalidInputError,
+    SetupError,
+    StorageFullError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 
 BUSY_SECONDS = 10.0
@@ -66,7 +73,7 @@ class Database:
         """Open ``sqlite:////absolute/path/catalog.db``; the file appears when it is missing.
 
         Raises:
-            InvalidInput: the URL is malformed or of a database that is not supported.
+            InvalidInputError: the URL is malformed or of a database that is not supported.
             SetupError: the folder does not exist or cannot be written.
         """
         parsed = _parse(url)
@@ -99,8 +106,8 @@ class Database:
         """A write transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
-            Unavailable: another writer held the lock for :data:`BUSY_SECONDS`. StorageFull: the disk is full.
-            Corrupt: the file is damaged or no database.
+            UnavailableError: another writer held the lock for :data:`BUSY_SECONDS`. StorageFullError: the disk is full.
+            CorruptionError: the file is damaged or no database.
         """
         me = threading.get_ident()
         if self._writer == me:
@@ -129,8 +136,8 @@ class Database:
         """A read transaction: all its statements see one state of the catalog.
 
         Raises:
-            Unavailable: the catalog is busy or away.
-            Corrupt: the file is damaged or no database.
+            UnavailableError: the catalog is busy or away.
+            CorruptionError: the file is damaged or no database.
         """
         self._require_in_place()
         with _translated(), self._engine.connect() as connection:
@@ -143,7 +150,7 @@ class Database:
         if self._identity is None:  # It was closed, and is opened again with whatever file is there.
             self._identity = found
         if found != self._identity:
-            raise Unavailable(
+            raise UnavailableError(
                 "The catalog's file was deleted or replaced while it was open.",
                 where="catalog",
                 next_step="Stop `antiphon up`, restore the file from a backup, and start again.",
@@ -266,7 +273,7 @@ class Database:
         """The inverse of :meth:`seal`.
 
         Raises:
-            Corrupt: the column does not hold such a payload.
+            CorruptionError: the column does not hold such a payload.
         """
         return self.codec.open(unpack(packed), PayloadContext(schema=schema, scope=scope, subject=subject))
 
@@ -278,12 +285,14 @@ class Database:
         """The inverse of :meth:`seal_text`.
 
         Raises:
-            Corrupt: the column does not hold such a payload.
+            CorruptionError: the column does not hold such a payload.
         """
         try:
             packed = base64.b64decode(sealed, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise Corrupt("Stored text is no envelope.", where=subject, next_step="Run `antiphon doctor`.") from error
+            raise CorruptionError(
+                "Stored text is no envelope.", where=subject, next_step="Run `antiphon doctor`."
+            ) from error
         return self.unseal(scope, schema, subject, packed).decode()
 
     def close(self) -> None:
@@ -296,7 +305,7 @@ def database_file(url: str) -> Path:
     """The file that a catalog's URL names.
 
     Raises:
-        InvalidInput, SetupError: as :meth:`Database.open`.
+        InvalidInputError, SetupError: as :meth:`Database.open`.
     """
     return Path(str(_parse(url).database))
 
@@ -305,13 +314,13 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError:
-        raise InvalidInput(
+        raise InvalidInputError(
             "`catalog.url` is no database URL.",
             where="catalog.url",
             next_step="Write sqlite:////absolute/path/catalog.db.",
         ) from None  # the URL may hold a password
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"A database of the kind {parsed.get_backend_name()!r} at this URL is no catalog this version can open.",
             where="catalog.url",
             next_step="Write sqlite:////absolute/path/catalog.db.",
@@ -356,8 +365,8 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
 
-def _busy() -> Unavailable:
-    return Unavailable(
+def _busy() -> UnavailableError:
+    return UnavailableError(
         f"The catalog's write lock was not free within {BUSY_SECONDS:.0f} s.",
         where="catalog",
         next_step="Try again; if it stays, look for a process that holds a transaction open.",
@@ -381,17 +390,17 @@ def _translated() -> Iterator[None]:
                 next_step="Run `antiphon up` or `antiphon apply`, which migrate it.",
             ) from error
         if "full" in text:
-            raise StorageFull(
+            raise StorageFullError(
                 f"The catalog cannot be written: {text}.", where="catalog", next_step="Free disk space and try again."
             ) from error
-        raise Unavailable(
+        raise UnavailableError(
             f"The catalog cannot be used: {text}.", where="catalog", next_step="Check disk space and permissions."
         ) from error
     except sa.exc.IntegrityError:
         raise
     except OverflowError as error:
         # Only a caller's number can be this large: what the catalog counts stays far below 2**63.
-        raise InvalidInput("A number is too large.", next_step="Numbers are whole and below 2**63.") from error
+        raise InvalidInputError("A number is too large.", next_step="Numbers are whole and below 2**63.") from error
     except DatabaseError as error:
         text = str(error.orig)
         if "malformed" in text or "not a database" in text:
@@ -404,8 +413,8 @@ def _translated() -> Iterator[None]:
         raise _damaged("a document in it cannot be read, or another version wrote it") from error
 
 
-def _damaged(why: str) -> Corrupt:
-    return Corrupt(
+def _damaged(why: str) -> CorruptionError:
+    return CorruptionError(
         f"The catalog's file is damaged: {why}.",
         where="catalog",
         next_step="Stop the platform and restore catalog.db from a backup; nothing was changed.",

@@ -18,7 +18,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.on_demand import OnDemandSpec
 from antiphon.definitions.source import SourceSpec
@@ -143,12 +143,12 @@ class Datasets:
         """One dataset.
 
         Raises:
-            NotFound: there is none here.
+            NotFoundError: there is none here.
         """
         with self._database.reading(within) as connection:
             found = self._find(scope, dataset, connection)
         if found is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no dataset {dataset!r}.", where=str(scope), next_step="See `antiphon datasets list`."
             )
         return found
@@ -180,7 +180,7 @@ class Datasets:
         """Say where the file of a dataset lies now: the same values in other bytes.
 
         Raises:
-            NotFound: there is no such dataset.
+            NotFoundError: there is no such dataset.
         """
         table = schema.datasets
         with self._database.writing(within) as connection:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
 
@@ -50,7 +50,7 @@ class DefinitionVersions:
         """One definition.
 
         Raises:
-            NotFound: this version was never applied here.
+            NotFoundError: this version was never applied here.
         """
         table = schema.definition_versions
         with self._database.reading(within) as connection:
@@ -60,7 +60,7 @@ class DefinitionVersions:
                 )
             ).scalar()
         if document is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no definition {view}@{version}.", where=str(scope), next_step="Run `antiphon apply`."
             )
         return _decode_view(self._database.unseal(scope, _VIEW, f"{view}:{version}", document))

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Inspector
 
 from antiphon.catalog.sealed_columns import SEALED_COLUMNS, SealedColumn
 from antiphon.core.codec import Envelope, PlainCodec, pack, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 
 _ENVELOPES_FROM = "0006"
 """The revision from which on every document of the catalog is an envelope."""
@@ -114,7 +114,7 @@ def _put_ids_beside_payloads(connection: Connection) -> None:
 def _enveloped(stored: bytes | str) -> bool:
     try:
         unpack(stored if isinstance(stored, bytes) else base64.b64decode(stored, validate=True))
-    except (Corrupt, binascii.Error, ValueError):
+    except (CorruptionError, binascii.Error, ValueError):
         return False
     return True
 

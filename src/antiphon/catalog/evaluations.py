@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 
 
@@ -144,7 +144,7 @@ class Evaluations:
         """Record an evaluation; recording the same one again changes nothing.
 
         Raises:
-            Conflict: the id is taken by another evaluation.
+            ConflictError: the id is taken by another evaluation.
         """
         scope, table = evaluation.scope, schema.evaluations
         with self._database.writing(within) as connection:
@@ -152,7 +152,7 @@ class Evaluations:
             if known and known[0] == evaluation:
                 return evaluation
             if known:
-                raise Conflict(
+                raise ConflictError(
                     f"There is an evaluation {evaluation.id!r} already, and it is another one.",
                     where=str(scope),
                     next_step="Give each evaluation its own id.",
@@ -175,12 +175,12 @@ class Evaluations:
         """One evaluation.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             found = self._select(connection, scope, schema.evaluations.c.id == evaluation, 1)
         if not found:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no evaluation {evaluation!r}.", where=str(scope), next_step="Run `antiphon evaluate`."
             )
         return found[0]

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError, WriteConflict
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "event/1"
@@ -78,7 +78,7 @@ class EventLog:
         """Append events in order and return the stream's last offset; a repeated ``event_id`` is ignored.
 
         Raises:
-            InvalidInput: an event without id or with an instant without zone, or a stream without name.
+            InvalidInputError: an event without id or with an instant without zone, or a stream without name.
             SetupError: another log holds this stream.
         """
         require_events(stream, events)
@@ -107,7 +107,7 @@ class EventLog:
         """Events with ``offset > after``, in order, at most ``limit``.
 
         Raises:
-            Corrupt: the stream ends before ``after``, so it was set back.
+            CorruptionError: the stream ends before ``after``, so it was set back.
             SetupError: another log holds this stream.
         """
         table = schema.events
@@ -219,12 +219,12 @@ class StreamHomes:
         """Say that a stream whose events through ``end`` were copied is in a log from now on, and drop them here.
 
         Raises:
-            WriteConflict: it does not end there any more.
+            WriteConflictError: it does not end there any more.
         """
         events, streams = schema.events, schema.streams
         with self._database.writing(None) as connection:
             if home_of(self._database, scope, stream, connection) != StreamHome(None, end):
-                raise WriteConflict(
+                raise WriteConflictError(
                     f"Events came to stream {stream!r} while it was copied.",
                     where="catalog",
                     next_step="Stop what appends to it and move it again.",
@@ -270,18 +270,18 @@ def require_events(stream: str, events: Sequence[Event]) -> None:
     """Refuse a batch before anything of it is stored.
 
     Raises:
-        InvalidInput: an event has no id, or the stream no name.
+        InvalidInputError: an event has no id, or the stream no name.
     """
     if not stream:
-        raise InvalidInput("A stream needs a name.", where="stream")
+        raise InvalidInputError("A stream needs a name.", where="stream")
     for event in events:
         if not event.event_id:
-            raise InvalidInput("An event needs an id.", where=f"stream {stream}", next_step="Set event_id.")
+            raise InvalidInputError("An event needs an id.", where=f"stream {stream}", next_step="Set event_id.")
 
 
-def set_back(stream: str, after: int, end: int, way: str) -> Corrupt:
+def set_back(stream: str, after: int, end: int, way: str) -> CorruptionError:
     """For a reader that is further than the log: what it read is no longer what the log says."""
-    return Corrupt(
+    return CorruptionError(
         f"The log ends at offset {end} and was read through {after} before: it was set back, and events are missing.",
         where=f"stream {stream}",
         next_step=f"{way}; or give the source another name, which begins a new stream.",

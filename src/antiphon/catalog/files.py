@@ -19,7 +19,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import ENDED
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound, TooLarge
+from antiphon.core.errors import NotFoundError, TooLargeError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 
@@ -83,7 +83,7 @@ class Files:
             quota: bytes that all files of the scope may come to.
 
         Raises:
-            TooLarge: with this one they would come to more.
+            TooLargeError: with this one they would come to more.
         """
         statement = insert(_files).values(
             tenant=scope.tenant,
@@ -100,7 +100,7 @@ class Files:
         )
         with self._database.writing(within) as connection:
             if quota is not None and (used := self.used(scope, within=connection)) + size > quota:
-                raise TooLarge(
+                raise TooLargeError(
                     f"Files of this tenant may come to {quota} bytes; with this one they would come to {used + size}.",
                     where="file",
                     next_step="Delete files that nobody needs, or raise [batch] quota_bytes.",
@@ -112,7 +112,7 @@ class Files:
         """One file.
 
         Raises:
-            NotFound: there is none of this id here, or it has expired.
+            NotFoundError: there is none of this id here, or it has expired.
         """
         return self._one(scope, file, self._lasting(), within)
 
@@ -175,7 +175,7 @@ class Files:
         """One file, also when it has expired and is only there because a batch reads it.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         return self._one(scope, file, _files.c.id == file, within)
 
@@ -189,7 +189,7 @@ class Files:
         with self._database.reading(within) as connection:
             row = connection.execute(statement).first()
         if row is None:
-            raise NotFound(f"There is no file {file!r}.", where="file_id", next_step="GET /v1/files lists them.")
+            raise NotFoundError(f"There is no file {file!r}.", where="file_id", next_step="GET /v1/files lists them.")
         return self._file(row)
 
     def _lasting(self) -> ColumnElement[bool]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from antiphon.catalog.database import Database
-from antiphon.core.errors import Corrupt, Overloaded, Unavailable
+from antiphon.core.errors import CorruptionError, OverloadedError, UnavailableError
 
 T = TypeVar("T")
 _Item = tuple[Callable[[Connection], Any], "Future[Any]"]
@@ -52,8 +52,8 @@ class GroupCommit:
         An effect whose caller was cancelled is committed all the same.
 
         Raises:
-            Overloaded: too many effects wait already.
-            Unavailable: the writer is closed, or the commit failed.
+            OverloadedError: too many effects wait already.
+            UnavailableError: the writer is closed, or the commit failed.
             Exception: whatever ``effect`` raised; nothing of it is committed then.
         """
         return await asyncio.shield(asyncio.wrap_future(self.enqueue(effect)))
@@ -63,9 +63,11 @@ class GroupCommit:
         future: Future[T] = Future()
         with self._closing:
             if self._closed:
-                raise Unavailable("The writer is closed.", where="catalog", next_step="Send it to a process that runs.")
+                raise UnavailableError(
+                    "The writer is closed.", where="catalog", next_step="Send it to a process that runs."
+                )
             if self._waiting.qsize() >= self._most_waiting:
-                raise Overloaded(
+                raise OverloadedError(
                     "Too many effects wait for the catalog.", where="catalog", next_step="Try again in a second."
                 )
             self._waiting.put((effect, future))
@@ -109,7 +111,7 @@ class GroupCommit:
                 else:
                     outcomes += [(future, *self._apply(connection, effect)) for effect, future in group]
         except BaseException as error:
-            if isinstance(error, Corrupt) and len(group) > 1:
+            if isinstance(error, CorruptionError) and len(group) > 1:
                 # What one of them gathered cannot be kept (a tenant's damaged log): the others are not its.
                 for item in group:
                     self._commit([item])

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 
@@ -166,14 +166,14 @@ class Jobs:
         """One job with its counts.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             row = connection.execute(
                 select(schema.jobs).where(schema.owned(schema.jobs, scope), schema.jobs.c.id == job)
             ).first()
             if row is None:
-                raise NotFound(
+                raise NotFoundError(
                     f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`."
                 )
             return self._job(connection, row)
@@ -189,7 +189,7 @@ class Jobs:
         """Keep what a job is about to put into its output file.
 
         Raises:
-            Conflict: another worker took the job over.
+            ConflictError: another worker took the job over.
         """
         self._note(scope, job, epoch, _WRITTEN, [digest])
 
@@ -197,7 +197,7 @@ class Jobs:
         """Keep by which releases rows that are about to be written were answered.
 
         Raises:
-            Conflict: another worker took the job over.
+            ConflictError: another worker took the job over.
         """
         self._note(scope, job, epoch, _RELEASES, releases)
 
@@ -250,15 +250,17 @@ class Jobs:
         """Move a job to a status; a worker passes its epoch. An ended job stays as it ended.
 
         Raises:
-            NotFound: there is no such job.
-            Conflict: the job ended otherwise, or another worker took it over.
+            NotFoundError: there is no such job.
+            ConflictError: the job ended otherwise, or another worker took it over.
         """
         with self._database.writing(within) as connection:
             found = self.get(scope, job, within=connection)
             if found.status == status and status in ENDED:
                 return found
             if found.status in ENDED:
-                raise Conflict(f"The job {job} is {found.status}.", where=str(scope), next_step="Create a new job.")
+                raise ConflictError(
+                    f"The job {job} is {found.status}.", where=str(scope), next_step="Create a new job."
+                )
             if epoch is not None:
                 self._require_epoch(connection, scope, job, epoch)
             sealed = None if error is None else self._database.seal_text(scope, _ERROR, job, error)
@@ -274,8 +276,8 @@ class Jobs:
         """Raise the epoch and return it: from now on only its holder writes rows. Sets the job running.
 
         Raises:
-            NotFound: there is no such job.
-            Conflict: the job ended.
+            NotFoundError: there is no such job.
+            ConflictError: the job ended.
         """
         with self._database.writing(within) as connection:
             running = self.set_status(scope, job, "running", within=connection)
@@ -294,7 +296,7 @@ class Jobs:
             How many were new.
 
         Raises:
-            Conflict: the job ended, or another worker took it over.
+            ConflictError: the job ended, or another worker took it over.
         """
         if not rows:
             return 0
@@ -360,9 +362,11 @@ class Jobs:
             select(table.c.epoch, table.c.status).where(schema.owned(table, scope), table.c.id == job)
         ).first()
         if row is None:
-            raise NotFound(f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`.")
+            raise NotFoundError(
+                f"There is no batch job {job!r}.", where=str(scope), next_step="See `antiphon batch list`."
+            )
         if row.epoch != epoch or row.status in ENDED:
-            raise Conflict(
+            raise ConflictError(
                 f"Epoch {epoch} of job {job} may not write: it is {row.status} in epoch {row.epoch}.",
                 where=str(scope),
                 next_step="Stop: another worker has the job, or it ended.",

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9-]{0,39}\Z")
@@ -96,7 +96,7 @@ class ModelVersions:
         """Register a version. Registering what was trained from the same things under the same id changes nothing.
 
         Raises:
-            Conflict: the id or the number is taken by another version of the application.
+            ConflictError: the id or the number is taken by another version of the application.
         """
         scope, table = version.scope, schema.model_versions
         with self._database.writing(within) as connection:
@@ -117,7 +117,7 @@ class ModelVersions:
                     )
                 )
             except IntegrityError as error:
-                raise Conflict(
+                raise ConflictError(
                     f"{version.application} has a version {version.number} already, and it is another one.",
                     where=version.id,
                     next_step="Take the next number; `antiphon models list` shows what there is.",
@@ -137,12 +137,12 @@ class ModelVersions:
         """One version.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             found = self._select(connection, scope, schema.model_versions.c.id == version)
         if not found:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no model version {version!r}.", where=str(scope), next_step="See `antiphon models list`."
             )
         return found[0]
@@ -174,18 +174,18 @@ class ModelVersions:
         """Let an alias name a version; naming the one it names already changes nothing.
 
         Raises:
-            NotFound: the application has no such version.
-            InvalidInput: the alias is no short lower-case word.
+            NotFoundError: the application has no such version.
+            InvalidInputError: the alias is no short lower-case word.
         """
         if not _ALIAS.match(alias):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{alias!r} cannot be an alias.",
                 where="alias",
                 next_step="Use lower-case letters, digits and hyphens, at most 40: champion.",
             )
         with self._database.writing(within) as connection:
             if self.get(scope, model, within=connection).application != application:
-                raise NotFound(
+                raise NotFoundError(
                     f"The model version {model!r} is not one of {application!r}.",
                     where=str(scope),
                     next_step=f"See `antiphon models list {application}`.",

@@ -20,7 +20,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import SEEN_ROLES, Role
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 
 OutcomeKind = Literal["label", "thumbs", "correction", "text"]
@@ -90,13 +90,13 @@ class Outcomes:
         """Record an outcome.
 
         Raises:
-            Conflict: there is one with this id.
+            ConflictError: there is one with this id.
         """
         with self._database.writing(within) as connection:
             try:
                 connection.execute(insert(schema.outcomes).values(self._row(outcome)))
             except IntegrityError as error:
-                raise Conflict(
+                raise ConflictError(
                     f"The outcome {outcome.id!r} is recorded already.",
                     where=str(outcome.scope),
                     next_step="Send each outcome with an id of its own.",
@@ -121,11 +121,11 @@ class Outcomes:
         """One outcome.
 
         Raises:
-            NotFound: there is none here.
+            NotFoundError: there is none here.
         """
         found = self.find(scope, (outcome,), within=within).get(outcome)
         if found is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no outcome {outcome!r}.", where=str(scope), next_step="See `antiphon outcomes list`."
             )
         return found

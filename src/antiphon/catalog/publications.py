@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound, WriteConflict
+from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 
@@ -60,13 +60,13 @@ class Publications:
         """One publication by number.
 
         Raises:
-            NotFound: it does not exist.
+            NotFoundError: it does not exist.
         """
         table = schema.publications
         with self._database.reading(within) as connection:
             row = connection.execute(select(table).where(schema.owned(table, scope), table.c.number == number)).first()
         if row is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no publication {number}.", where=str(scope), next_step="See `antiphon features status`."
             )
         return _publication(row)
@@ -95,8 +95,8 @@ class Publications:
             expected: the number the caller saw as current, 0 before the first.
 
         Raises:
-            WriteConflict: another publication came first; read the current one and rebase.
-            NotFound: a snapshot is not recorded in this scope, or was pruned.
+            WriteConflictError: another publication came first; read the current one and rebase.
+            NotFoundError: a snapshot is not recorded in this scope, or was pruned.
         """
         with self._database.writing(within) as connection:
             current = self._expect(connection, scope, expected)
@@ -124,8 +124,8 @@ class Publications:
         A definition version that was published later stays: a release that pins it goes on being answered from it.
 
         Raises:
-            NotFound: there is no publication ``to``, or one of its snapshots was pruned.
-            WriteConflict: ``expected`` was given and is not current any more.
+            NotFoundError: there is no publication ``to``, or one of its snapshots was pruned.
+            WriteConflictError: ``expected`` was given and is not current any more.
         """
         with self._database.writing(within) as connection:
             back = self.get(scope, to, within=connection)
@@ -155,7 +155,7 @@ class Publications:
             ).scalars()
         )
         if missing := sorted(wanted - found):
-            raise NotFound(
+            raise NotFoundError(
                 f"Not recorded, or pruned: snapshot {', '.join(missing)}.",
                 where=str(scope),
                 next_step="Refresh the view, or roll back to a later publication.",
@@ -202,8 +202,8 @@ def _publication(row: Row[tuple[object, ...]]) -> Publication:
     )
 
 
-def _lost(scope: Scope, expected: int, number: int) -> WriteConflict:
-    return WriteConflict(
+def _lost(scope: Scope, expected: int, number: int) -> WriteConflictError:
+    return WriteConflictError(
         f"Publication {expected} is not current any more; {number} is.",
         where=str(scope),
         next_step="Read the current publication and apply the changes to it.",

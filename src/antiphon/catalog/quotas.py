@@ -64,7 +64,7 @@ class QuotaLevels:
         """Give back what is left of earlier shares and take what is needed, of all meters or of none.
 
         Raises:
-            Unavailable: the catalog is away.
+            UnavailableError: the catalog is away.
         """
         now = microseconds(self._database.clock.now())
         with self._database.writing(within) as connection:

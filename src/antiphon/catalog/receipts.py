@@ -16,7 +16,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 
 Path = Literal["online", "batch"]
@@ -231,7 +231,7 @@ class Receipts:
         """Record a receipt together with the texts its ``*_blob`` fields name by SHA-256.
 
         Raises:
-            Conflict: this prediction has a receipt already.
+            ConflictError: this prediction has a receipt already.
         """
         scope = receipt.scope
         payload = self._database.seal(scope, _SCHEMA, receipt.prediction, _encoder.encode(receipt))
@@ -256,7 +256,7 @@ class Receipts:
                     },
                 )
             except IntegrityError as error:
-                raise Conflict(
+                raise ConflictError(
                     f"The prediction {receipt.prediction!r} has a receipt already.",
                     where=str(scope),
                     next_step="Give each prediction its own id.",
@@ -266,7 +266,7 @@ class Receipts:
         """The receipt of one prediction.
 
         Raises:
-            NotFound: there is none here.
+            NotFoundError: there is none here.
         """
         table = schema.receipts
         with self._database.reading(within) as connection:
@@ -274,7 +274,7 @@ class Receipts:
                 select(table.c.payload).where(schema.owned(table, scope), table.c.prediction == prediction)
             ).scalar()
         if payload is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no prediction {prediction!r}.",
                 where=str(scope),
                 next_step="Check the id, the tenant and the environment.",

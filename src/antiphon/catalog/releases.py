@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -133,12 +133,12 @@ class Releases:
         """One release.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             found = self._select(connection, scope, schema.releases.c.id == release)
         if not found:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no release {release!r}.", where=str(scope), next_step="See `antiphon releases list`."
             )
         return found[0]
@@ -205,11 +205,11 @@ class Releases:
         """Make a release the live one; the one before is retired. Activating the live one changes nothing.
 
         Raises:
-            NotFound: the application has no such release.
+            NotFoundError: the application has no such release.
         """
         with self._database.writing(within) as connection:
             if self.get(scope, release, within=connection).bundle.application.name != application:
-                raise NotFound(
+                raise NotFoundError(
                     f"The release {release!r} is not one of {application!r}.",
                     where=str(scope),
                     next_step=f"See `antiphon releases list {application}`.",
@@ -234,13 +234,13 @@ class Releases:
         """Make the release that was live before the live one live again; repeated, it goes further back.
 
         Raises:
-            Conflict: nothing was live before.
+            ConflictError: nothing was live before.
         """
         with self._database.writing(within) as connection:
             history = self.history(scope, application, within=connection)
             standing = standing_of(history)
             if len(standing) < 2:
-                raise Conflict(
+                raise ConflictError(
                     f"{application!r} has no earlier live release.",
                     where=str(scope),
                     next_step=f"Activate one of `antiphon releases list {application}`.",

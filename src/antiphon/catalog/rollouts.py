@@ -20,7 +20,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Role
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
@@ -202,7 +202,7 @@ class Rollouts:
         """Record a rollout in its first state, with its first move.
 
         Raises:
-            Conflict: one is under way already.
+            ConflictError: one is under way already.
         """
         now = self._now()
         rollout = Rollout(
@@ -227,12 +227,12 @@ class Rollouts:
             except IntegrityError as error:
                 # The only other key that could be taken is the new id itself, and the releases' must exist.
                 if "FOREIGN KEY" in str(error.orig):
-                    raise NotFound(
+                    raise NotFoundError(
                         f"The release {candidate!r} or {control!r} does not exist.",
                         where=str(scope),
                         next_step=f"See `antiphon releases list {application}`.",
                     ) from error
-                raise Conflict(
+                raise ConflictError(
                     f"A rollout of {application!r} is under way already.",
                     where=str(scope),
                     next_step="Wait for it, or end it with `antiphon releases abort` or `antiphon rollback`.",
@@ -244,11 +244,11 @@ class Rollouts:
         """One rollout.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         found = self._select(scope, schema.rollouts.c.id == rollout, None, within)
         if not found:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no rollout {rollout!r}.", where=str(scope), next_step="See `antiphon releases rollouts`."
             )
         return found[0]
@@ -300,13 +300,13 @@ class Rollouts:
         """Move a rollout by compare-and-swap on the state and step it is in; the move is recorded.
 
         Raises:
-            NotFound: there is none of this id here.
-            Conflict: it has ended, or somebody moved it since it was ``expected``.
+            NotFoundError: there is none of this id here.
+            ConflictError: it has ended, or somebody moved it since it was ``expected``.
         """
         with self._database.writing(within) as connection:
             before = self.get(scope, rollout, within=connection)
             if before.ended_at is not None or (before.state, before.step) != expected:
-                raise Conflict(
+                raise ConflictError(
                     f"The rollout is {described(before)}, not {expected[0]} at step {expected[1] + 1}: "
                     f"somebody moved it ({before.principal}: {before.reason}).",
                     where=rollout,

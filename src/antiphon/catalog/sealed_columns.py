@@ -20,7 +20,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import AntiphonError, Corrupt
+from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 
 
@@ -210,7 +210,7 @@ def _opened(database: Database, column: SealedColumn, row: Row[Any]) -> tuple[by
     try:
         packed = base64.b64decode(stored, validate=True) if column.text else stored
     except (binascii.Error, ValueError) as error:
-        raise Corrupt("Stored text is no envelope.", where=column.name) from error
+        raise CorruptionError("Stored text is no envelope.", where=column.name) from error
     envelope = unpack(packed)
     content = database.codec.open(envelope, PayloadContext(column.schema, Scope(row.tenant, row.environment), subject))
     return content, envelope, stored

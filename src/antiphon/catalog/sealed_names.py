@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, or_
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import SealedColumn
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 
 
@@ -41,7 +41,7 @@ class SealedName:
         """The text of a row.
 
         Raises:
-            Corrupt: it does not open, or stands under another index.
+            CorruptionError: it does not open, or stands under another index.
         """
         if sealed is None:
             return index
@@ -50,7 +50,7 @@ class SealedName:
             text = database.unseal(scope, self._column.schema, subject, sealed)
         name = text.decode(errors="replace")
         if index is None or index != database.codec.index(name, scope, self._purpose):
-            raise Corrupt(
+            raise CorruptionError(
                 f"A name in {self._column.table} stands under another index.",
                 where=f"{scope} {subject}",
                 next_step="`antiphon encryption check` lists what does not open; restore this one from a backup.",

@@ -19,7 +19,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.snapshot_facts import Cost, RuleCheck, SnapshotFacts, SourceQuality, SourceRead, Statistics
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
@@ -159,7 +159,7 @@ class Snapshots:
         """Record a manifest. Recording the same one again changes nothing.
 
         Raises:
-            Conflict: another manifest has this id.
+            ConflictError: another manifest has this id.
         """
         with self._database.writing(within) as connection:
             known = self._find(connection, manifest.scope, manifest.id)
@@ -191,12 +191,12 @@ class Snapshots:
         """The manifest of one snapshot.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             found = self._find(connection, scope, snapshot)
         if found is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no snapshot {snapshot!r}.", where=str(scope), next_step="See `antiphon features list`."
             )
         return found
@@ -273,8 +273,8 @@ class Snapshots:
         return _decoder.decode(self._database.unseal(scope, _SCHEMA, snapshot, document))
 
 
-def _taken(manifest: SnapshotManifest) -> Conflict:
-    return Conflict(
+def _taken(manifest: SnapshotManifest) -> ConflictError:
+    return ConflictError(
         f"The snapshot id {manifest.id!r} is taken by another manifest.",
         where=str(manifest.scope),
         next_step="A snapshot is immutable: give the new one its own id.",

@@ -19,7 +19,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 
@@ -121,7 +121,7 @@ class Verdicts:
         """One verdict.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         table = schema.verdicts
         with self._database.read() as connection:
@@ -129,7 +129,7 @@ class Verdicts:
                 select(table.c.document).where(schema.owned(table, scope), table.c.id == verdict)
             ).scalar()
         if document is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no verdict {verdict!r}.", where=str(scope), next_step="See `antiphon features history`."
             )
         return _decoder.decode(self._database.unseal(scope, _SCHEMA, verdict, document))

@@ -11,7 +11,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show
 from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import FeatureUnavailable, Unavailable
+from antiphon.core.errors import FeatureUnavailableError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.serving.request import Answer
@@ -73,17 +73,17 @@ async def _ask(
         )
         try:
             return await found.answering.answer(request)
-        except (Unavailable, FeatureUnavailable) as error:
+        except (UnavailableError, FeatureUnavailableError) as error:
             published = store.publications.current(store.scope) is not None
             if not needs_start(error, published) or any(process.alive for process in found.processes()):
                 raise
-            raise Unavailable(
+            raise UnavailableError(
                 f"{error.what} Nothing runs in this project.",
                 where=error.where,
                 next_step="Start `antiphon up` in another terminal, and ask again once it is up.",
             ) from error
 
 
-def needs_start(error: Unavailable | FeatureUnavailable, published: bool) -> bool:
+def needs_start(error: UnavailableError | FeatureUnavailableError, published: bool) -> bool:
     """Tell whether starting the project would mend it: the engine was not reached, or nothing was published yet."""
-    return error.where == "engine" if isinstance(error, Unavailable) else not published
+    return error.where == "engine" if isinstance(error, UnavailableError) else not published

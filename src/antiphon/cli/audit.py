@@ -12,7 +12,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import allowed, at_terminal, stores
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from antiphon.app.store import Store
@@ -80,17 +80,17 @@ def verify(
     from antiphon.governance.witness import read_witness
 
     if witness is not None and not witness.exists():
-        raise NotFound("There is no such file.", where=str(witness), next_step="Name the witness file.")
+        raise NotFoundError("There is no such file.", where=str(witness), next_step="Name the witness file.")
     kept: tuple[Checkpoint, ...] = ()
     if checkpoint is not None:
         try:
             kept = read_witness(checkpoint.read_bytes()).checkpoints
         except OSError as error:
-            raise NotFound(
+            raise NotFoundError(
                 f"The checkpoint cannot be read: {error.strerror}.", where=str(checkpoint), next_step="Check its path."
             ) from error
         if not kept:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "There is no signed checkpoint in it.",
                 where=str(checkpoint),
                 next_step="Give the whole text, from the origin line to the end of the signature line.",
@@ -135,7 +135,7 @@ def prove(
 ) -> None:
     """Proof that a record is in the log, as JSON that stands by itself; the verifier checks it."""
     if (sequence < 0) == (not prediction):
-        raise InvalidInput(
+        raise InvalidInputError(
             "Name one record.", where="prove", next_step="Give its number, or --prediction and a prediction's id."
         )
     with stores(project) as store:
@@ -176,7 +176,7 @@ def checkpoint(tenant: Tenant = "", project: Project = HERE) -> None:
     with stores(project) as store:
         signed = store.trail.checkpointing.sign(_scope(store, tenant))
     if signed is None:
-        raise NotFound("The log is empty.", where="audit", next_step="There is nothing to sign yet.")
+        raise NotFoundError("The log is empty.", where="audit", next_step="There is nothing to sign yet.")
     typer.echo(signed.note, nl=False)
 
 
@@ -247,7 +247,7 @@ def _moment(option: str, text: str) -> datetime | None:
     try:
         return utc(datetime.fromisoformat(text))
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} is no time.", where=option, next_step="Write it with its zone, e.g. 2026-11-24T08:00Z."
         ) from None
 

@@ -13,7 +13,7 @@ from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, show, table
 from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.gateway.admin.shapes import BatchLine, BatchOutlook
@@ -25,13 +25,13 @@ _HEAD = ("job", "kind", "application", "status", "done", "failed", "total", "cre
 _POLL = 0.25
 
 
-class JobFailed(AntiphonError):
+class JobError(AntiphonError):
     """The job ended without completing."""
 
     code = "job_failed"
 
 
-class RowsFailed(AntiphonError):
+class RowError(AntiphonError):
     """The job came to its end, and some of its rows failed."""
 
     exit_code = 8
@@ -68,7 +68,7 @@ def run(
     from antiphon.gateway.ports import BatchOrder
 
     if output is None and not (precompute or dry_run):
-        raise InvalidInput(
+        raise InvalidInputError(
             "`antiphon batch run` is not told where the answers go.",
             where="--output",
             next_step="Name a file with --output, or pass --precompute to store the answers for the online path alone.",
@@ -92,14 +92,14 @@ def run(
     job = asyncio.run(_place(project, order, wait))
     show(job, as_json, lambda: _table([job]))
     if wait and job.status != "completed":
-        raise JobFailed(
+        raise JobError(
             f"The job is {job.status}: {job.error or 'no reason was given'}.",
             where=job.id,
             next_step="Look into .antiphon/logs/worker.log, mend the cause, run the command again.",
         )
     if wait and job.rows_failed:
         said = f"Their rows in {output} say why" if output is not None else "Run it with --output to see why"
-        raise RowsFailed(
+        raise RowError(
             f"{job.rows_failed} of {job.rows_done} rows failed.",
             where=job.id,
             next_step=f"{said}, in the column answer_error.",
@@ -200,7 +200,7 @@ async def _place(project: Path, order: BatchOrder, wait: bool) -> BatchLine:
 
     async with services(project) as (ports, store):
         if wait and not any(process.name == "worker" and process.alive for process in ports.processes()):
-            raise Unavailable(
+            raise UnavailableError(
                 "No worker runs, so nobody would work on the job.",
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or pass --no-wait.",

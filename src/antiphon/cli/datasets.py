@@ -10,7 +10,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.output import moment, note, show, table
 from antiphon.cli.project import require_application, stores
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.catalog.datasets import Dataset, DatasetKind
@@ -120,7 +120,7 @@ def _kind(kind: str) -> DatasetKind:
         return "training"
     if kind == "evaluation":
         return "evaluation"
-    raise InvalidInput(f"{kind!r} is no kind.", where="--kind", next_step="Write training or evaluation.")
+    raise InvalidInputError(f"{kind!r} is no kind.", where="--kind", next_step="Write training or evaluation.")
 
 
 def _shown(dataset: Dataset) -> str:

@@ -10,7 +10,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import Progress, note, show, table
 from antiphon.cli.project import at_terminal
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 
 if TYPE_CHECKING:
     from antiphon.app.encryption import Encryption, EncryptionStatus
@@ -162,7 +162,7 @@ def _refuse(problems: tuple[Problem, ...]) -> None:
     for problem in problems[:20]:
         note(f"does not open: {problem.store} {problem.scope} {problem.subject}: {problem.problem}")
     if problems:
-        raise Corrupt(
+        raise CorruptionError(
             f"{len(problems)} payloads or files do not open; the others are not affected.",
             next_step="Restore them from a backup, or make them again: materialise the view, rebuild the dataset.",
         )

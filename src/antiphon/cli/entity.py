@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from antiphon.core.clock import utc
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 Input = Annotated[
     list[str],
@@ -23,13 +23,15 @@ def keys(pairs: list[str]) -> dict[str, str]:
     """``["shop=bakery"]`` as ``{"shop": "bakery"}``.
 
     Raises:
-        InvalidInput: one of them has no ``=`` or no name.
+        InvalidInputError: one of them has no ``=`` or no name.
     """
     found: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name:
-            raise InvalidInput(f"{pair!r} is no KEY=VALUE.", where="--entity", next_step="Write --entity shop=bakery.")
+            raise InvalidInputError(
+                f"{pair!r} is no KEY=VALUE.", where="--entity", next_step="Write --entity shop=bakery."
+            )
         found[name] = value
     return found
 
@@ -38,14 +40,14 @@ def moment(text: str, where: str = "--as-of") -> datetime | None:
     """A time, or ``None`` for an empty text; ``where`` names the option.
 
     Raises:
-        InvalidInput: no time, or one without an offset.
+        InvalidInputError: no time, or one without an offset.
     """
     if not text:
         return None
     try:
         return utc(datetime.fromisoformat(text))
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} is no time.", where=where, next_step="Write it like 2013-04-10T08:00:00-04:00."
         ) from None
 
@@ -54,13 +56,15 @@ def inputs(pairs: list[str]) -> dict[str, Any]:
     """``--input amount=12.5 --input web=true --input note=hello``: JSON where it is JSON, else a text.
 
     Raises:
-        InvalidInput: a pair is none.
+        InvalidInputError: a pair is none.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise InvalidInput(f"{pair!r} is no NAME=VALUE.", where="--input", next_step="Write --input amount=12.5.")
+            raise InvalidInputError(
+                f"{pair!r} is no NAME=VALUE.", where="--input", next_step="Write --input amount=12.5."
+            )
         try:
             found[name] = msgspec.json.decode(value)
         except msgspec.DecodeError:

@@ -34,10 +34,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a release and check its gates; it changes no stage. Interrupted, it goes on where it stopped."""
-    from antiphon.core.errors import InvalidInput
+    from antiphon.core.errors import InvalidInputError
 
     if mode not in ("classes", "whole"):
-        raise InvalidInput(f"There is no mode {mode!r}.", where="--mode", next_step="Choose classes or whole.")
+        raise InvalidInputError(f"There is no mode {mode!r}.", where="--mode", next_step="Choose classes or whole.")
     order = (release, dataset or None, cutoff, rows, mode, texts, against or None, attacks)
     found = asyncio.run(_evaluate(project, *order))
     show(found, as_json, lambda: evaluated(found))

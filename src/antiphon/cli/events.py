@@ -11,7 +11,7 @@ from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import show
 from antiphon.cli.project import stores
 from antiphon.core.clock import utc
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.suggestions import nearest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def push(
         streams = [name for name, one in sources.items() if one.kind == "stream"]
         source = sources.get(stream)
         if source is None or source.kind != "stream":
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no stream {stream!r}.",
                 where="STREAM",
                 next_step=nearest(stream, streams, "Declare it with Source.stream, then apply."),
@@ -82,7 +82,9 @@ def _event(source: SourceSpec, row: dict[str, Any], where: str) -> Event:
     happened = _moment(row, source.event_time, where)
     known = _moment(row, source.available_at, where) if source.available_at else happened
     if source.event_id is None or row.get(source.event_id) in (None, ""):
-        raise InvalidInput(f"{where} has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}.")
+        raise InvalidInputError(
+            f"{where} has no event id.", where=where, next_step=f"Fill the column {source.event_id!r}."
+        )
     return Event(str(row[source.event_id]), happened, known, {name: _plain(value) for name, value in row.items()})
 
 
@@ -93,7 +95,7 @@ def _moment(row: dict[str, Any], column: str, where: str) -> Any:
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
-        raise InvalidInput(f"{column} is {value!r}, which is no time.", where=where) from None
+        raise InvalidInputError(f"{column} is {value!r}, which is no time.", where=where) from None
     return utc(found if found.tzinfo else found.replace(tzinfo=UTC))
 
 

@@ -10,7 +10,7 @@ import typer
 
 from antiphon.cli.options import Json
 from antiphon.cli.output import note, show
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.view_name import snake_case
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _event_ids(given: Sequence[str]) -> dict[str, str]:
     for each in given:
         source, _, column = each.partition("=")
         if not source or not column:
-            raise InvalidInput(f"{each!r} is not SOURCE=COLUMN.", where="--event-id")
+            raise InvalidInputError(f"{each!r} is not SOURCE=COLUMN.", where="--event-id")
         found[source] = column
     return found
 

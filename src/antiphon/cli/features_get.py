@@ -13,7 +13,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, services
-from antiphon.core.errors import InvalidInput, NotFound, WriteConflict
+from antiphon.core.errors import InvalidInputError, NotFoundError, WriteConflictError
 
 if TYPE_CHECKING:
     from antiphon.gateway.lookup import FeatureLookupAnswer
@@ -40,7 +40,7 @@ def get(
     import asyncio
 
     if bool(entity) == (entity_file is not None):
-        raise InvalidInput(
+        raise InvalidInputError(
             "Name one entity or a file of them.",
             where="--entity",
             next_step="Write --entity KEY=VALUE for each key, or --entities FILE.",
@@ -81,7 +81,7 @@ async def _look_up(
                 parts.append(answer(await lookups.look_up(request), part))
             if len({part.publication for part in parts}) == 1:
                 return msgspec.structs.replace(parts[0], entities=[line for part in parts for line in part.entities])
-    raise WriteConflict(
+    raise WriteConflictError(
         "Every time another publication became current before all entities were read.",
         where="publication",
         next_step="Try again, or look up fewer entities at a time.",
@@ -105,13 +105,15 @@ def _inputs(
 def _rows(file: Path) -> Iterator[dict[str, str]]:
     """The key columns of each row; columns that are no key of a view are not looked at."""
     if not file.is_file():
-        raise NotFound(f"There is no file {file}.", where="--entities", next_step="Name a CSV, JSON or Parquet file.")
+        raise NotFoundError(
+            f"There is no file {file}.", where="--entities", next_step="Name a CSV, JSON or Parquet file."
+        )
     none = True
     for row in _read(file):
         none = False
         yield {str(name): str(value) for name, value in row.items() if value is not None and name is not None}
     if none:
-        raise InvalidInput(f"{file} has no rows.", where="--entities", next_step="Write a row for each entity.")
+        raise InvalidInputError(f"{file} has no rows.", where="--entities", next_step="Write a row for each entity.")
 
 
 def _read(file: Path) -> Iterator[dict[str, Any]]:
@@ -123,7 +125,7 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield from pyarrow.parquet.read_table(file).to_pylist()
             except pyarrow.ArrowException as error:
-                raise InvalidInput(f"{file} is no Parquet: {error}", where="--entities") from None
+                raise InvalidInputError(f"{file} is no Parquet: {error}", where="--entities") from None
         case ".csv":
             import csv
 
@@ -137,11 +139,11 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
                     try:
                         yield msgspec.json.decode(line, type=dict[str, Any])
                     except msgspec.DecodeError as error:
-                        raise InvalidInput(
+                        raise InvalidInputError(
                             f"Line {number} of {file} is no JSON object: {error}.", where=f"{file}:{number}"
                         ) from None
         case ending:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{ending or 'No ending'} is no kind of file that is read here.",
                 where="--entities",
                 next_step="Use .csv, .jsonl or .parquet.",

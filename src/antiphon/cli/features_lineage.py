@@ -11,7 +11,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import at_terminal, refusals_on_record, stores
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.features.lineage import Lineage, SourceRow, Trace
@@ -35,7 +35,7 @@ def lineage(
     from antiphon.app.policy_service import records
 
     if bool(prediction) == bool(entity) or not (prediction or feature):
-        raise InvalidInput(
+        raise InvalidInputError(
             "Name a prediction, or an entity and a feature.", where="lineage",
             next_step="--prediction pred_…, or today.orders --entity shop=tea.",
         )  # fmt: skip

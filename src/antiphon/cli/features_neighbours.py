@@ -10,7 +10,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import moment, show, table
 from antiphon.cli.project import at_terminal, stores
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.features.embedding.neighbours import Neighbours
@@ -35,7 +35,7 @@ def neighbours(
 
     view, point, name = feature.partition(".")
     if not point:
-        raise InvalidInput(f"{feature!r} names no feature.", where="VIEW.FEATURE", next_step="Write said.review.")
+        raise InvalidInputError(f"{feature!r} names no feature.", where="VIEW.FEATURE", next_step="Write said.review.")
     keys = entities.keys(entity) if entity else None
     question = Question(name, text=text, entity=keys, top=top, number=publication)
     with stores(project) as store:

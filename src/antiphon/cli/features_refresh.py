@@ -13,13 +13,13 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show
 from antiphon.cli.project import services
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
 
 
-class MissingPublication(AntiphonError):
+class MissingPublicationError(AntiphonError):
     """A refresh ended and not every view that it was to publish is."""
 
     code = "not_published"
@@ -45,14 +45,14 @@ def refresh(
             note(f"`antiphon runs show {run.id}` follows it.")
         return
     if run.status != "succeeded":
-        raise MissingPublication(
+        raise MissingPublicationError(
             f"The refresh {run.id} {run.status}: {run.error or 'no reason was given'}.",
             next_step="Look into .antiphon/logs/worker.log, mend the cause, refresh again.",
         )
     blocked = (run.result or {}).get("blocked") or {}
     if blocked:
         reasons = "; ".join(f"{key.partition('@')[0]}: {' '.join(why)}" for key, why in sorted(blocked.items()))
-        raise MissingPublication(
+        raise MissingPublicationError(
             f"The refresh {run.id} published no new version of {len(blocked)} view(s): {reasons}",
             next_step="`antiphon features describe VIEW` shows its rules; correct the source and refresh again.",
         )
@@ -63,7 +63,7 @@ async def _ordered(project: Path, views: list[str], moment: datetime | None, who
 
     async with services(project) as (ports, store):
         if wait and not any(process.name == "worker" and process.alive for process in ports.processes()):
-            raise Unavailable(
+            raise UnavailableError(
                 "No worker runs, so nobody would refresh.",
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or leave --wait out.",

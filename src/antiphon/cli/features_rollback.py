@@ -12,7 +12,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import moment, note, show, table
 from antiphon.cli.project import allowed, stores
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.app.feature_rollback import FeatureRollback
@@ -38,7 +38,7 @@ def rollback(
     """Publish an earlier snapshot of a view again; its next refresh moves it forward, unless it is held."""
     target = int(to) if to.isdecimal() else to or None
     if view is None and not isinstance(target, int):
-        raise InvalidInput(
+        raise InvalidInputError(
             "Neither a view nor a publication is named.", where="rollback",
             next_step="Name a view, or --to the number of a publication.",
         )  # fmt: skip

@@ -11,7 +11,7 @@ import typer
 
 from antiphon.cli.options import Json
 from antiphon.cli.output import show
-from antiphon.core.errors import Conflict, InvalidInput, NotFound, SetupError
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, SetupError
 from antiphon.core.suggestions import nearest
 
 _BLUEPRINTS = Path(__file__).parent / "blueprints"
@@ -30,14 +30,16 @@ def init(
     """Write a new project: settings, definitions, a README, and with the template `desk` a small data set."""
     known = sorted(folder.name for folder in _BLUEPRINTS.iterdir() if any(folder.glob("*.template")))
     if template not in known:
-        raise NotFound(f"There is no template {template!r}.", where="--template", next_step=nearest(template, known))
+        raise NotFoundError(
+            f"There is no template {template!r}.", where="--template", next_step=nearest(template, known)
+        )
     if not _NAME.match(name):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name!r} is not a project's name.", where="NAME", next_step="Use lower-case letters, digits and hyphens."
         )
     target = directory / name
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Conflict(f"{target} exists and is not empty.", next_step="Choose another name, or remove it.")
+        raise ConflictError(f"{target} exists and is not empty.", next_step="Choose another name, or remove it.")
     try:
         files = write(target, name, port, template)
     except OSError as error:

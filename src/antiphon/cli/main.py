@@ -38,7 +38,7 @@ from antiphon.cli import (
 from antiphon.cli.output import fail, unforeseen
 from antiphon.cli.standard_streams import BROKEN_PIPE, open_missing, reader_gone
 from antiphon.core import disk
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -97,11 +97,13 @@ def _require_text(arguments: list[str]) -> None:
     """Refuse an argument that is no text: nothing that is kept or printed could hold it.
 
     Raises:
-        InvalidInput: its bytes are no UTF-8.
+        InvalidInputError: its bytes are no UTF-8.
     """
     for number, argument in enumerate(arguments):
         if any("\ud800" <= character <= "\udfff" for character in argument):
-            raise InvalidInput("An argument is not UTF-8.", where=f"argument {number}", next_step="Write it in UTF-8.")
+            raise InvalidInputError(
+                "An argument is not UTF-8.", where=f"argument {number}", next_step="Write it in UTF-8."
+            )
 
 
 if __name__ == "__main__":

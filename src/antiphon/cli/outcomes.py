@@ -14,7 +14,7 @@ from antiphon.cli import entity as entities
 from antiphon.cli.options import HERE, Json, Limit, Project
 from antiphon.cli.output import Progress, note, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.catalog.outcomes import OutcomeKind
@@ -100,7 +100,7 @@ def import_table(
                 try:
                     arriving.append(_arriving(declared, row, columns))
                     places.append(place)
-                except InvalidInput as error:
+                except InvalidInputError as error:
                     counted.refuse(place, error)
             taken = joiner.take_many(store.scope, principal, arriving, dry_run=dry_run)
             for place, each in zip(places, taken, strict=True):
@@ -139,7 +139,9 @@ def list_outcomes(
     statuses: tuple[OutcomeStatus, ...] = get_args(OutcomeStatus)
     wanted = next((known for known in statuses if known == status), None)
     if status and wanted is None:
-        raise InvalidInput(f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(statuses)}.")
+        raise InvalidInputError(
+            f"{status!r} is no status.", where="--status", next_step=f"One of {', '.join(statuses)}."
+        )
     with stores(project) as store:
         found = Outcomes(store.database).list(
             store.scope,
@@ -246,7 +248,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
 
     def found(named: str, option: str, *candidates: str | None) -> str:
         if named and row and named not in row:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"There is no column {named!r}; there are {', '.join(row)}.", where=f"--{option}", next_step="Name one."
             )
         return named or next((name for name in candidates if name and name in row), "")
@@ -254,7 +256,7 @@ def _columns(declared: ApplicationSpec, row: dict[str, Any], wished: Columns, fi
     first: OutcomeKind = next((name for name in _KINDS if name in row), "label")
     value = found(wished.value, "value", outcome.property if outcome is not None else None, *_KINDS)
     if row and not value:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{file} has no column with a value: {', '.join(row)}.", where=str(file), next_step="Name one with --value."
         )
     return Columns(
@@ -278,7 +280,7 @@ def _arriving(declared: ApplicationSpec, row: dict[str, Any], columns: Columns) 
     of_moment = prediction in (None, "")
     missing = [key for key in declared.entity_keys if row.get(key) in (None, "")] if of_moment else []
     if missing:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The row names neither a prediction nor {', '.join(missing)}.",
             where="prediction",
             next_step="Fill the row.",
@@ -306,7 +308,7 @@ def _moment(value: Any, column: str) -> datetime:
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{column} is {value!r}, which is no time.", where=column, next_step="Write it in ISO 8601."
         ) from None
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

@@ -11,7 +11,7 @@ import typer
 from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.output import note, show, table
 from antiphon.cli.project import at_terminal, stores
-from antiphon.core.errors import AntiphonError, InvalidInput, NotFound
+from antiphon.core.errors import AntiphonError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from antiphon.app.policy_service import PolicyService
@@ -33,7 +33,7 @@ WithoutDefaults = Annotated[
 ]
 
 
-class PoliciesUnsound(AntiphonError):
+class UnsoundPolicyError(AntiphonError):
     """Policies that may not act, or cases that came out otherwise."""
 
     code = "policies_unsound"
@@ -47,7 +47,7 @@ def check(without_defaults: WithoutDefaults = False, project: Project = HERE, as
         found = service.check(store.scope, service.declared(defaults=not without_defaults))
     show(found, as_json, lambda: _checked(found))
     if not found.sound:
-        raise PoliciesUnsound(
+        raise UnsoundPolicyError(
             f"{len(found.problems)} problem(s) stand against these policies.",
             where="policy",
             next_step="Mend them and check again; nothing was changed.",
@@ -77,7 +77,7 @@ def run_tests(
 
     show(report, as_json, text)
     if report.failed:
-        raise PoliciesUnsound(
+        raise UnsoundPolicyError(
             f"{len(report.failed)} of {len(report.results)} cases came out otherwise.",
             where="policy",
             next_step="Mend the policies, or the case that expects the wrong thing.",
@@ -203,7 +203,7 @@ def _principal(store: Store, name: str, role: str, clearance: str) -> Principal:
     if found is None and not role:
         keys = [key for key in store.keys.list(store.scope.tenant) if key.name == name and key.revoked_at is None]
         if not keys:
-            raise NotFound(
+            raise NotFoundError(
                 f"Nobody has a key named {name!r}.",
                 where="principal",
                 next_step="Say the role that is meant with --role admin, engineer, service or viewer.",
@@ -214,7 +214,9 @@ def _principal(store: Store, name: str, role: str, clearance: str) -> Principal:
     try:
         return msgspec.convert({**plain, **{key: value for key, value in given.items() if value}}, Principal)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"{error}.", where="principal", next_step="See `antiphon policy explain --help`.") from None
+        raise InvalidInputError(
+            f"{error}.", where="principal", next_step="See `antiphon policy explain --help`."
+        ) from None
 
 
 def _pairs(given: Sequence[str], where: str) -> list[tuple[str, str]]:
@@ -222,7 +224,9 @@ def _pairs(given: Sequence[str], where: str) -> list[tuple[str, str]]:
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise InvalidInput(f"{text!r} is not KEY=VALUE.", where=where, next_step=f"Write --{where} origin=JFK.")
+            raise InvalidInputError(
+                f"{text!r} is not KEY=VALUE.", where=where, next_step=f"Write --{where} origin=JFK."
+            )
         pairs.append((key, value))
     return pairs
 
@@ -231,7 +235,7 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} is no whole number.", where="as_of", next_step="Write seconds since 1970-01-01 UTC."
         ) from None
 

@@ -19,7 +19,7 @@ def stores(root: Path) -> Iterator[Store]:
     """The project's stores, closed at the end.
 
     Raises:
-        NotFound: no project there. InvalidInput: its settings are wrong.
+        NotFoundError: no project there. InvalidInputError: its settings are wrong.
     """
     from antiphon.app.project import open_store
 
@@ -43,7 +43,7 @@ def require_application(store: Store, name: str | None) -> None:
     """Refuse the name of an application that is not applied, for a list that would be empty of it.
 
     Raises:
-        NotFound: with the name that may have been meant.
+        NotFoundError: with the name that may have been meant.
     """
     from antiphon.app.outcomes import DeclaredApplications
 
@@ -62,7 +62,7 @@ def allowed(store: Store, action: Action, resource: str) -> Principal:
     """Whoever is at the terminal, once policy lets them do this; a refusal is on record.
 
     Raises:
-        Forbidden: it does not.
+        ForbiddenError: it does not.
     """
     who = at_terminal(store)
     with refusals_on_record(store, who, action, resource):
@@ -73,11 +73,11 @@ def allowed(store: Store, action: Action, resource: str) -> Principal:
 @contextmanager
 def refusals_on_record(store: Store, who: Principal, action: Action, resource: str) -> Iterator[None]:
     """Keep evidence of what policy refuses within the block."""
-    from antiphon.core.errors import Forbidden
+    from antiphon.core.errors import ForbiddenError
 
     try:
         yield
-    except Forbidden as error:
+    except ForbiddenError as error:
         detail = {"action": action, "code": error.code, "reason": error.what}
         store.audit.append(store.scope, who.id, "denied", resource, detail, outcome="denied")
         raise

@@ -14,7 +14,7 @@ from antiphon.cli.options import HERE, Json, Project, Reason
 from antiphon.cli.outline import outline
 from antiphon.cli.output import Progress, moment, show, table
 from antiphon.cli.project import at_terminal, require_application, stores
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 
 if TYPE_CHECKING:
     from antiphon.catalog.releases import Release
@@ -26,7 +26,7 @@ Application = Annotated[str, typer.Argument(help="The application.")]
 ReleaseId = Annotated[str, typer.Argument(help="The release's id.")]
 
 
-class GatesNotPassed(AntiphonError):
+class GateError(AntiphonError):
     """The release stays a draft."""
 
     code = "gates_not_passed"
@@ -108,7 +108,7 @@ def validate(
     }
     show(found, as_json, lambda: table(("gate", "passed", "reason"), gates))
     if not verdict.passed:
-        raise GatesNotPassed(
+        raise GateError(
             f"The release {release} stays a draft: {' '.join(verdict.reasons)}",
             where=release,
             next_step="Train further or mend the definitions; "
@@ -169,7 +169,7 @@ def live_at(
 
     at = entities.moment(time, "TIME")
     if at is None:
-        raise InvalidInput("No time is given.", where="TIME", next_step="Write it like 2026-03-01T12:00:00Z.")
+        raise InvalidInputError("No time is given.", where="TIME", next_step="Write it like 2026-03-01T12:00:00Z.")
     with stores(project) as store:
         found = Changelog(store.releases, Rollouts(store.database)).at(store.scope, application, at)
     value = {

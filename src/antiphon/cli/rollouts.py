@@ -86,12 +86,12 @@ def abort(application: Application, reason: Reason, project: Project = HERE, as_
 def _act(project: Path, application: str, act: str, reason: str, as_json: bool) -> None:
     from antiphon.app.rollouts import rollout_transitions
     from antiphon.catalog.rollouts import Rollouts
-    from antiphon.core.errors import NotFound
+    from antiphon.core.errors import NotFoundError
 
     with stores(project) as store:
         active = Rollouts(store.database).active(store.scope, application)
         if active is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"No rollout of {application!r} is under way.",
                 where=str(store.scope),
                 next_step=f"See `antiphon releases rollouts {application}`.",

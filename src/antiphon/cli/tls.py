@@ -9,7 +9,7 @@ import typer
 
 from antiphon.cli.options import HERE, Json, Project
 from antiphon.cli.output import note, show
-from antiphon.core.errors import Conflict, InvalidInput, SetupError
+from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 
 if TYPE_CHECKING:
     from antiphon.core.settings import ProjectPaths, TlsSettings
@@ -38,7 +38,7 @@ def init(
 
     loaded, paths = settings.load(project)
     if write and _has_section(project / settings.FILE_NAME):
-        raise Conflict(
+        raise ConflictError(
             f"{settings.FILE_NAME} has a section [tls] already.",
             where=str(project / settings.FILE_NAME),
             next_step=_BY_HAND,
@@ -124,7 +124,9 @@ def check(
     loaded, paths = settings.load(project)
     files = tls_files(loaded.tls, paths.root)
     if files is None:
-        raise InvalidInput("There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`.")
+        raise InvalidInputError(
+            "There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`."
+        )
     content, key = _content(files.certificate), _content(files.key)
     reached = host or loaded.gateway.host
     if not host and reached in ("0.0.0.0", "::"):
@@ -162,7 +164,9 @@ def _named(tls: TlsSettings) -> dict[str, str]:
     }
     found = {use: file for use, file in named.items() if file is not None}
     if not found:
-        raise InvalidInput("There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`.")
+        raise InvalidInputError(
+            "There is no certificate.", where="antiphon.toml, [tls]", next_step="`antiphon tls init`."
+        )
     return found
 
 

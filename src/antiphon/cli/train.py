@@ -14,7 +14,7 @@ from antiphon.cli.outline import outline
 from antiphon.cli.output import note, show
 from antiphon.cli.project import at_terminal
 from antiphon.cli.run_progress import followed
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 
 if TYPE_CHECKING:
     from antiphon.durable.run import Run
@@ -25,7 +25,7 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has 
 Key = Annotated[str, typer.Option(help="Orders with the same key are one run.")]
 
 
-class TrainingEnded(AntiphonError):
+class TrainingError(AntiphonError):
     """The run ended without a result."""
 
     code = "training_failed"
@@ -91,7 +91,7 @@ def _follow(
             note(f"\nThe run goes on: `antiphon runs show {placed[0]}`; `antiphon runs cancel {placed[0]}` ends it.")
         raise
     if wait and run.status != "succeeded":
-        raise TrainingEnded(
+        raise TrainingError(
             f"The run is {run.status}: {run.error or 'no reason was given'}",
             where=run.id,
             next_step="What is live is as it was. Mend the cause and order it again: it goes on from what there is.",
@@ -106,7 +106,7 @@ async def _place(project: Path, order: TrainOrder | str, wait: bool, placed: lis
 
     async with open_learning(project) as (learning, store):
         if wait and not any(process.name == "worker" and process.alive for process in statuses(store.paths.run)):
-            raise Unavailable(
+            raise UnavailableError(
                 "No worker runs, so nobody would train.",
                 where="worker",
                 next_step="Start `antiphon up` in another terminal, or pass --no-wait.",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 
 class Clock(Protocol):
@@ -53,10 +53,10 @@ class ManualClock:
         """Move both readings forward.
 
         Raises:
-            InvalidInput: ``by`` is negative.
+            InvalidInputError: ``by`` is negative.
         """
         if by < timedelta(0):
-            raise InvalidInput("A clock does not go back.")
+            raise InvalidInputError("A clock does not go back.")
         self._now += by
         self._elapsed += by.total_seconds()
 
@@ -102,14 +102,17 @@ def utc(moment: datetime) -> datetime:
     """The same instant in UTC.
 
     Raises:
-        InvalidInput: the moment has no time zone, so it names no instant; or in UTC it is before year 1 or after 9999.
+        InvalidInputError: the moment has no time zone, so it names no instant; or in UTC it is before year 1 or after
+            9999.
     """
     if moment.tzinfo is None:
-        raise InvalidInput(f"{moment.isoformat()} has no time zone.", next_step="Write it with an offset, e.g. +00:00.")
+        raise InvalidInputError(
+            f"{moment.isoformat()} has no time zone.", next_step="Write it with an offset, e.g. +00:00."
+        )
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{moment.isoformat()} is no time in UTC.", next_step="Write a time between the years 1 and 9999 in UTC."
         ) from None
 
@@ -129,15 +132,19 @@ def parse_duration(text: str) -> timedelta:
     """Read ``"90s"``, ``"15m"``, ``"2h"``, ``"28d"`` (also ``"250ms"``).
 
     Raises:
-        InvalidInput: not a positive whole number followed by ms, s, m, h or d.
+        InvalidInputError: not a positive whole number followed by ms, s, m, h or d.
     """
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
     number = text.rstrip("mshd")
     unit = text[len(number) :]
     # Digits of other scripts are none to int(), and ten of ours are more than any clock goes through.
     if not (number.isascii() and number.isdigit() and len(number) < 10) or unit not in units or int(number) == 0:
-        raise InvalidInput(f"{text!r} is not a duration.", next_step="Write a whole number and ms, s, m, h or d: 15m.")
+        raise InvalidInputError(
+            f"{text!r} is not a duration.", next_step="Write a whole number and ms, s, m, h or d: 15m."
+        )
     try:
         return timedelta(seconds=int(number) * units[unit])
     except OverflowError:
-        raise InvalidInput(f"{text!r} is too long a duration.", next_step="Write less than 999999999 days.") from None
+        raise InvalidInputError(
+            f"{text!r} is too long a duration.", next_step="Write less than 999999999 days."
+        ) from None

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 
 
@@ -67,7 +67,7 @@ class Codec(Protocol):
         """The bytes that were sealed.
 
         Raises:
-            Corrupt: the envelope is of another codec, schema or context, or its bytes were changed.
+            CorruptionError: the envelope is of another codec, schema or context, or its bytes were changed.
         """
         ...
 
@@ -90,7 +90,7 @@ class PlainCodec:
 
     def open(self, envelope: Envelope, context: PayloadContext) -> bytes:
         if envelope.codec != self.name:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The payload was sealed by codec {envelope.codec!r}, this process reads {self.name!r}.",
                 where=f"{context.scope} {context.schema} {context.subject}",
                 next_step="Start it with the settings the payload was written under.",
@@ -103,10 +103,10 @@ def require_schema(envelope: Envelope, context: PayloadContext) -> None:
     """Refuse a payload of another schema.
 
     Raises:
-        Corrupt: it is of another.
+        CorruptionError: it is of another.
     """
     if envelope.schema != context.schema:
-        raise Corrupt(
+        raise CorruptionError(
             f"The payload is a {envelope.schema!r}, expected {context.schema!r}.",
             where=f"{context.scope} {context.subject}",
             next_step="Run `antiphon doctor`.",
@@ -126,9 +126,9 @@ def unpack(packed: bytes) -> Envelope:
     """The inverse of :func:`pack`.
 
     Raises:
-        Corrupt: the bytes are no envelope.
+        CorruptionError: the bytes are no envelope.
     """
     try:
         return _decoder.decode(packed)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Corrupt("Stored bytes are no envelope.", next_step="Run `antiphon doctor`.") from error
+        raise CorruptionError("Stored bytes are no envelope.", next_step="Run `antiphon doctor`.") from error

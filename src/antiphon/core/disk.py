@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from antiphon.core.errors import StorageFull
+from antiphon.core.errors import StorageFullError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write for which there is no room: disk, quota, longest file."""
@@ -25,14 +25,14 @@ def room_needed(where: str, next_step: str = "Free disk space and try again.") -
     """Writes inside the block that find no room come out as ours.
 
     Raises:
-        StorageFull: the disk is full.
+        StorageFullError: the disk is full.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise StorageFull(f"The disk is full: {error.strerror}.", where=where, next_step=next_step) from error
+        raise StorageFullError(f"The disk is full: {error.strerror}.", where=where, next_step=next_step) from error
 
 
 def shortage(folder: Path, least: int = LEAST_FREE) -> str | None:

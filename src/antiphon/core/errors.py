@@ -55,7 +55,7 @@ class InternalError(AntiphonError):
     exit_code = 70  # EX_SOFTWARE of sysexits.h: nothing that a command finds on purpose ends with it
 
 
-class InvalidInput(AntiphonError):
+class InvalidInputError(AntiphonError):
     """The caller sent something that cannot be used."""
 
     http_status = 400
@@ -64,31 +64,31 @@ class InvalidInput(AntiphonError):
     kind = "invalid_request_error"
 
 
-class UnsupportedParameter(InvalidInput):
+class UnsupportedParameterError(InvalidInputError):
     """A parameter that is unknown or that this server does not implement."""
 
     code = "unsupported_parameter"
 
 
-class PromptTooLong(InvalidInput):
+class PromptTooLongError(InvalidInputError):
     """Prompt and requested tokens do not fit the model's context."""
 
     code = "context_length_exceeded"
 
 
-class SchemaUnsatisfiable(InvalidInput):
+class UnsatisfiableSchemaError(InvalidInputError):
     """An output schema that no text, or no text of the permitted length, can meet."""
 
     code = "schema_unsatisfiable"
 
 
-class OtherModel(InvalidInput):
+class EmbeddingModelMismatchError(InvalidInputError):
     """Vectors of different embedding models, which mean nothing to each other."""
 
     code = "other_embedding_model"
 
 
-class DefinitionErrors(InvalidInput):
+class InvalidDefinitionsError(InvalidInputError):
     """Every problem of a project's definitions at once, each with its file and line."""
 
     code = "invalid_definitions"
@@ -102,14 +102,14 @@ class DefinitionErrors(InvalidInput):
         self.problems = tuple(problems)
 
 
-class RangeUnsatisfiable(InvalidInput):
+class UnsatisfiableRangeError(InvalidInputError):
     """A range of bytes that begins after the end of what is read."""
 
     http_status = 416
     code = "range_not_satisfiable"
 
 
-class Unauthenticated(AntiphonError):
+class UnauthenticatedError(AntiphonError):
     """No key, or a key that is unknown, expired or revoked."""
 
     http_status = 401
@@ -118,7 +118,7 @@ class Unauthenticated(AntiphonError):
     kind = "authentication_error"
 
 
-class Forbidden(AntiphonError):
+class ForbiddenError(AntiphonError):
     """Policy said no."""
 
     http_status = 403
@@ -127,7 +127,7 @@ class Forbidden(AntiphonError):
     kind = "permission_error"
 
 
-class NotFound(AntiphonError):
+class NotFoundError(AntiphonError):
     """The named thing does not exist in this tenant and environment."""
 
     http_status = 404
@@ -136,10 +136,11 @@ class NotFound(AntiphonError):
     kind = "invalid_request_error"
 
 
-class Conflict(AntiphonError):
+class ConflictError(AntiphonError):
     """The state of what is named does not permit this: it ended, exists already, or is in use.
 
-    The same request fails again until something else was done. :class:`WriteConflict` is the one that may be repeated.
+    The same request fails again until something else was done. :class:`WriteConflictError` is the one that may be
+    repeated.
     """
 
     http_status = 422
@@ -148,7 +149,7 @@ class Conflict(AntiphonError):
     kind = "invalid_request_error"
 
 
-class WriteConflict(Conflict):
+class WriteConflictError(ConflictError):
     """Another process changed or held it in the same moment; the same request may succeed when it is repeated."""
 
     http_status = 409
@@ -156,7 +157,7 @@ class WriteConflict(Conflict):
     retry_after = 1.0
 
 
-class FeatureUnavailable(AntiphonError):
+class FeatureUnavailableError(AntiphonError):
     """A feature is missing, or stale beyond what its freshness contract accepts; a repeated request finds the same."""
 
     http_status = 422
@@ -165,7 +166,7 @@ class FeatureUnavailable(AntiphonError):
     kind = "invalid_request_error"
 
 
-class TooLarge(AntiphonError):
+class TooLargeError(AntiphonError):
     """A body or a file past its declared bound."""
 
     http_status = 413
@@ -174,7 +175,7 @@ class TooLarge(AntiphonError):
     kind = "invalid_request_error"
 
 
-class OutputInvalid(AntiphonError):
+class InvalidOutputError(AntiphonError):
     """The model's output failed its schema or guards and no fallback is declared."""
 
     http_status = 422
@@ -183,7 +184,7 @@ class OutputInvalid(AntiphonError):
     kind = "server_error"
 
 
-class Overloaded(AntiphonError):
+class OverloadedError(AntiphonError):
     """Admission refused: try again after ``retry_after`` seconds."""
 
     http_status = 429
@@ -198,7 +199,7 @@ class Overloaded(AntiphonError):
         self.retry_after = retry_after
 
 
-class RateLimited(Overloaded):
+class RateLimitError(OverloadedError):
     """A quota of the caller's key is used up; an infinite ``retry_after``: it is never let in."""
 
     code = "rate_limit_exceeded"
@@ -208,13 +209,13 @@ class RateLimited(Overloaded):
         self.kind = "requests" if where.startswith("requests") else "tokens"
 
 
-class ResourceUnavailable(Overloaded):
+class ResourceUnavailableError(OverloadedError):
     """No room for work that takes what others leave (``service_tier: flex``)."""
 
     code = "resource_unavailable"
 
 
-class EngineFailed(AntiphonError):
+class EngineError(AntiphonError):
     """The engine died or failed in the middle of an answer."""
 
     http_status = 502
@@ -224,7 +225,7 @@ class EngineFailed(AntiphonError):
     retry_after = 1.0
 
 
-class Unavailable(AntiphonError):
+class UnavailableError(AntiphonError):
     """A part the request needs (engine, catalog, online store) is away."""
 
     http_status = 503
@@ -234,7 +235,7 @@ class Unavailable(AntiphonError):
     retry_after = 1.0
 
 
-class StorageFull(Unavailable):
+class StorageFullError(UnavailableError):
     """A disk, or a quota of one, has no room for what must be written."""
 
     http_status = 507
@@ -242,7 +243,7 @@ class StorageFull(Unavailable):
     retry_after = 60.0
 
 
-class DeadlineExceeded(AntiphonError):
+class DeadlineExceededError(AntiphonError):
     """The work did not finish within its bound."""
 
     http_status = 504
@@ -252,13 +253,13 @@ class DeadlineExceeded(AntiphonError):
     retry_after = 1.0
 
 
-class Corrupt(AntiphonError):
+class CorruptionError(AntiphonError):
     """Stored bytes do not match their hash, schema or key."""
 
     code = "corrupt"
 
 
-class SealMismatch(Corrupt):
+class SealMismatchError(CorruptionError):
     """A stored value does not match its own seal or checksum: it was changed, which a missing key does not do to it."""
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -102,7 +102,7 @@ class Leases(Generic[K, V]):
         """What was read within the lease, or what ``read`` gives now; ``None`` is not remembered.
 
         Raises:
-            Unavailable: the source is away, and nothing was read within the bound.
+            UnavailableError: the source is away, and nothing was read within the bound.
         """
         fresh = self.fresh(key, read)
         if fresh is not None:
@@ -114,7 +114,7 @@ class Leases(Generic[K, V]):
                 return fresh
             try:
                 return self._read(key, read)
-            except Unavailable:
+            except UnavailableError:
                 found = self._found.get(key)
                 if found is None or self._clock.monotonic() - found[1] > self._bound:
                     raise
@@ -147,7 +147,7 @@ class Leases(Generic[K, V]):
         def renewed() -> None:
             try:
                 self._read(key, read)
-            except Unavailable:
+            except UnavailableError:
                 pass  # The lease holds as long as before. Whoever asks once it is over reads, and is told.
             except Exception:
                 _log.exception("A lease was not renewed")

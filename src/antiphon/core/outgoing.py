@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import ssl
@@ -43,7 +43,7 @@ def check_url(url: str, *, where: str, secret: bool = False) -> str:
         secret: whether a key is sent along; then it must be https, or lead to this machine.
 
     Raises:
-        InvalidInput: it is no http(s) URL, carries a user or a fragment, or names an address that is not called.
+        InvalidInputError: it is no http(s) URL, carries a user or a fragment, or names an address that is not called.
     """
     parsed = _parsed(url, where)
     host = str(parsed.hostname)
@@ -52,7 +52,7 @@ def check_url(url: str, *, where: str, secret: bool = False) -> str:
         require_callable((literal,), where)
     local = host == "localhost" or (literal is not None and literal.is_loopback)
     if secret and parsed.scheme != "https" and not local:
-        raise InvalidInput(
+        raise InvalidInputError(
             "A key would be sent in clear text.", where=where, next_step="Use an https URL, or one of this machine."
         )
     return url
@@ -78,7 +78,7 @@ def require_callable(addresses: Iterable[Address], where: str) -> None:
     """Refuse when any of these addresses is not to be called.
 
     Raises:
-        InvalidInput: says so without naming what the address answered.
+        InvalidInputError: says so without naming what the address answered.
     """
     for address in addresses:
         real = _embedded(address)
@@ -89,7 +89,7 @@ def require_callable(addresses: Iterable[Address], where: str) -> None:
             or real in _METADATA
             or (real.is_reserved and not real.is_loopback)
         ):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{address} is an address that is not called.",
                 where=where,
                 next_step="Name a server on this machine, on a private network or on the internet.",
@@ -100,7 +100,7 @@ def resolve(host: str, port: int, where: str) -> Sequence[str]:
     """Addresses of a host, all of them checked; to be connected to as they are.
 
     Raises:
-        InvalidInput: one of them is not to be called. OSError: the name does not resolve.
+        InvalidInputError: one of them is not to be called. OSError: the name does not resolve.
     """
     found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     require_callable((ipaddress.ip_address(address.partition("%")[0]) for address in found), where)
@@ -186,7 +186,7 @@ def _parsed(url: str, where: str) -> SplitResult:
             if parsed.username is None and parsed.password is None and not parsed.fragment and "@" not in parsed.netloc:
                 return parsed
             wrong = "The URL carries a user name or a fragment."
-    raise InvalidInput(wrong, where=where, next_step="Write http://HOST:PORT/PATH or https://HOST/PATH.")
+    raise InvalidInputError(wrong, where=where, next_step="Write http://HOST:PORT/PATH or https://HOST/PATH.")
 
 
 def _embedded(address: Address) -> Address:

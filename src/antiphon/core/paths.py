@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 LONGEST_PART = 220
 """Bytes of a name: file systems take 255, and a file that is being written has marks beside its name."""
@@ -70,11 +70,11 @@ def require_nameable(path: Path, where: str) -> None:
     """Refuse a path that no file can have: a part, or the whole, is longer than file systems take.
 
     Raises:
-        InvalidInput: it is; the path is not repeated.
+        InvalidInputError: it is; the path is not repeated.
     """
     parts = [os.fsencode(part) for part in path.parts]
     if any(len(part) > LONGEST_PART for part in parts) or sum(map(len, parts)) + len(parts) > LONGEST_PATH:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The path is too long for a file.",
             where=where,
             next_step=f"Names of folders and files have at most {LONGEST_PART} bytes, a whole path {LONGEST_PATH}.",

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 
@@ -20,7 +20,7 @@ class Scope(msgspec.Struct, frozen=True, order=True):
     def __post_init__(self) -> None:
         for field, value in (("tenant", self.tenant), ("environment", self.environment)):
             if not _NAME.match(value):
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{value!r} is not a {field} name.",
                     where=field,
                     next_step="Use lower-case letters, digits and hyphens, at most 63.",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.log_files import FileBounds
 from antiphon.core.paths import ProjectPaths as ProjectPaths
 from antiphon.core.paths import cache_directory as cache_directory
@@ -434,28 +434,30 @@ def load(root: Path, environment: Mapping[str, str] | None = None) -> tuple[Sett
     """Read a project's settings.
 
     Raises:
-        NotFound: there is no ``antiphon.toml`` in ``root``.
-        InvalidInput: it is not TOML, or a section, field or type is wrong.
+        NotFoundError: there is no ``antiphon.toml`` in ``root``.
+        InvalidInputError: it is not TOML, or a section, field or type is wrong.
     """
     file = root / FILE_NAME
     try:
         document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise NotFound(
+        raise NotFoundError(
             f"There is no {FILE_NAME} here.",
             where=str(root),
             next_step="Run `antiphon init NAME` to make a project, or pass --project DIRECTORY.",
         ) from None
     except RecursionError:
-        raise InvalidInput(f"{FILE_NAME} is nested too deeply.", where=str(file)) from None
+        raise InvalidInputError(f"{FILE_NAME} is nested too deeply.", where=str(file)) from None
     # Of TOML and of UTF-8, and of a number with more digits than Python reads.
     except ValueError as error:
-        raise InvalidInput(f"{FILE_NAME} is not TOML: {error}.", where=str(file)) from None
+        raise InvalidInputError(f"{FILE_NAME} is not TOML: {error}.", where=str(file)) from None
     _overlay(document, os.environ if environment is None else environment)
     try:
         settings = msgspec.convert(document, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"{error}.", where=str(file), next_step="See docs/settings.md for every field.") from None
+        raise InvalidInputError(
+            f"{error}.", where=str(file), next_step="See docs/settings.md for every field."
+        ) from None
     directory = Path(settings.project.directory)
     return settings, ProjectPaths(
         root=root.resolve(), directory=directory if directory.is_absolute() else root.resolve() / directory

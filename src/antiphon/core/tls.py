@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.settings import Settings
 
 _REACHED = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -36,7 +36,7 @@ class ClientTls(msgspec.Struct, frozen=True):
         """A context for TLS 1.2 and later that verifies.
 
         Raises:
-            InvalidInput: a file is missing or is not what it should be.
+            InvalidInputError: a file is missing or is not what it should be.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -47,7 +47,7 @@ class ClientTls(msgspec.Struct, frozen=True):
             else:
                 context.load_verify_locations(self.authority)
         except (OSError, ssl.SSLError) as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The certificates of authorities in {self.authority} cannot be used ({_reason(error)}).",
                 where=str(self.authority),
                 next_step="Name a PEM file of certificates.",
@@ -56,7 +56,7 @@ class ClientTls(msgspec.Struct, frozen=True):
             try:
                 self._show(context, self.certificate)
             except (OSError, ssl.SSLError) as error:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"The client certificate {self.certificate} and its key cannot be used ({_reason(error)}).",
                     where=str(self.certificate),
                     next_step="Name a certificate and the key that belongs to it, both PEM files.",

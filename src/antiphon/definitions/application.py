@@ -247,7 +247,7 @@ class Application:
         """The frozen value; ``root`` is where relative source paths start.
 
         Raises:
-            DefinitionErrors: the declaration, or a view it uses, has mistakes.
+            InvalidDefinitionsError: the declaration, or a view it uses, has mistakes.
         """
         from antiphon.definitions.application_check import application_spec
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core import json_schemas
-from antiphon.core.errors import DefinitionErrors, InvalidInput
+from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.definitions.application import (
     SLO,
     Application,
@@ -49,11 +49,11 @@ def application_spec(application: Application, root: Path | None = None) -> Appl
     """The frozen value of an application.
 
     Raises:
-        DefinitionErrors: it, or a view it uses, has mistakes.
+        InvalidDefinitionsError: it, or a view it uses, has mistakes.
     """
     problems = [f"{application.place}: {text}" for text in application_mistakes(application)]
     if problems:
-        raise DefinitionErrors(problems)
+        raise InvalidDefinitionsError(problems)
     views = [view.spec(root) for view in application.features if isinstance(view, FeatureView)]
     return ApplicationSpec(
         name=application.name,
@@ -227,7 +227,7 @@ def _template_mistakes(
 ) -> Iterator[str]:
     try:
         reads = template_reads(text)
-    except InvalidInput as error:
+    except InvalidInputError as error:
         yield f"{label}, {error.where}: {error.what}"
         return
     figures = {figure.feature for figure in application.figures if isinstance(figure, Figure)}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -53,15 +53,17 @@ def named_model(model: object) -> EmbeddingModel:
     """The model of a name, or a model as it is.
 
     Raises:
-        InvalidInput: it is unknown, or its description cannot be.
+        InvalidInputError: it is unknown, or its description cannot be.
     """
     if isinstance(model, EmbeddingModel):
         for mistake in _mistakes(model):
-            raise InvalidInput(f"model: {mistake}")
+            raise InvalidInputError(f"model: {mistake}")
         return model
     found = MODELS.get(model) if isinstance(model, str) else None
     if found is None:
-        raise InvalidInput(f"model {model!r} is unknown; known: {', '.join(sorted(MODELS))}, or an EmbeddingModel.")
+        raise InvalidInputError(
+            f"model {model!r} is unknown; known: {', '.join(sorted(MODELS))}, or an EmbeddingModel."
+        )
     return found
 
 

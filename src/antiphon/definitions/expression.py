@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any, cast
 from typing import Literal as OneOf
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import (
     Arithmetic,
     Boolean,
@@ -323,7 +323,7 @@ def mistakes(node: Expression) -> Iterator[str]:
                 yield f"round_to needs a number, not a {kind(operand)}."
             try:
                 normal_step(step)
-            except InvalidInput as error:
+            except InvalidInputError as error:
                 yield f"round_to: {error.what}"
         case Calendar(part=part, operand=operand, zone=zone):
             if kind(operand) not in ("instant", "text", "unknown"):
@@ -361,7 +361,7 @@ def normal_step(step: object, label: str = "the step") -> str:
     """A positive decimal in one spelling.
 
     Raises:
-        InvalidInput: it is none between 1e-12 and 1e12.
+        InvalidInputError: it is none between 1e-12 and 1e12.
     """
     try:
         if not isinstance(step, str):
@@ -370,14 +370,16 @@ def normal_step(step: object, label: str = "the step") -> str:
         if not number.is_finite() or not Decimal("1e-12") <= number <= Decimal("1e12"):
             raise InvalidOperation
     except InvalidOperation:
-        raise InvalidInput(f"{label} must be a positive decimal as a text, such as '0.01', not {step!r}.") from None
+        raise InvalidInputError(
+            f"{label} must be a positive decimal as a text, such as '0.01', not {step!r}."
+        ) from None
     return f"{number.normalize():f}"
 
 
 def _spelled(step: str) -> str:
     try:
         return normal_step(step)
-    except InvalidInput:
+    except InvalidInputError:
         return step  # told by mistakes()
 
 

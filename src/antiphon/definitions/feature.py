@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.embedding import EmbeddingModel, named_model
 from antiphon.definitions.expression import kind, mistakes, node_of, normal_step, outside_mistakes
 from antiphon.definitions.nodes import Expression
@@ -108,7 +108,7 @@ class FeatureDeclaration:
                 _normal_smoothing(self.options.get("smoothing"))
             if self.aggregation == "embed":
                 named_model(self.options.get("model"))
-        except InvalidInput as error:
+        except InvalidInputError as error:
             yield error.what
 
     def _term_mistakes(self, term: object, label: str, *, condition: bool) -> Iterator[str]:
@@ -132,7 +132,7 @@ class FeatureDeclaration:
         if scale is not None:
             try:
                 normal_scale(scale)
-            except InvalidInput as error:
+            except InvalidInputError as error:
                 yield error.what
             if self.aggregation in COUNTING or self.aggregation == "embed":
                 yield f"{self.aggregation} has no scale."
@@ -152,7 +152,7 @@ def normal_scale(scale: object) -> str:
     """The scale in one spelling.
 
     Raises:
-        InvalidInput: not a positive decimal text between 1e-12 and 1e12.
+        InvalidInputError: not a positive decimal text between 1e-12 and 1e12.
     """
     return normal_step(scale, "scale")
 
@@ -161,16 +161,16 @@ def _normal_share(share: object) -> str:
     """A number between 0 and 1 in one spelling.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInputError: it is none.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float, str)):
-        raise InvalidInput(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
+        raise InvalidInputError(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
     try:
         number = Decimal(str(share))
     except InvalidOperation:
         number = Decimal("NaN")
     if not number.is_finite() or not 0 <= number <= 1:
-        raise InvalidInput(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
+        raise InvalidInputError(f"q must be a number between 0 and 1, such as q=0.9, not {share!r}.")
     return f"{number.normalize():f}"
 
 
@@ -178,9 +178,9 @@ def _normal_smoothing(smoothing: object) -> str:
     """A number of events from 0 to a million in one spelling.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInputError: it is none.
     """
-    told = InvalidInput(f"smoothing must be a number of events from 0 to 1000000, such as 20, not {smoothing!r}.")
+    told = InvalidInputError(f"smoothing must be a number of events from 0 to 1000000, such as 20, not {smoothing!r}.")
     if isinstance(smoothing, bool) or not isinstance(smoothing, (int, float, str)):
         raise told
     try:
@@ -203,9 +203,9 @@ def duration_mistakes(text: object, label: str) -> Iterator[str]:
     """What is wrong with a duration, one sentence or none."""
     try:
         if not isinstance(text, str):
-            raise InvalidInput(f"{text!r} is not a duration: write a text such as '15m'.")
+            raise InvalidInputError(f"{text!r} is not a duration: write a text such as '15m'.")
         parse_duration(text)
-    except InvalidInput as error:
+    except InvalidInputError as error:
         yield f"{label}: {error.what}"
 
 

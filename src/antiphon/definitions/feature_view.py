@@ -15,7 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.entity import NAME, Entity, EntitySpec
@@ -104,11 +104,11 @@ class FeatureView:
         """The frozen value; ``root`` is where a relative source path starts.
 
         Raises:
-            DefinitionErrors: the declaration has mistakes.
+            InvalidDefinitionsError: the declaration has mistakes.
         """
         problems = [f"{place}: {text}" for place, text in self.mistakes()]
         if problems:
-            raise DefinitionErrors(problems)
+            raise InvalidDefinitionsError(problems)
         entity = cast(Entity, self.entity).spec
         source = cast(Source, self.source).spec(root)
         features = {name: declaration.spec() for name, declaration in self.body.items()}

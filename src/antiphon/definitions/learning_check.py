@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.feature import duration_mistakes
 from antiphon.definitions.learning import FineTune, Gates, Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
@@ -134,5 +134,5 @@ def _rollout_mistakes(rollout: Rollout) -> Iterator[str]:
 def _is_duration(text: Any) -> bool:
     try:
         return parse_duration(text).total_seconds() >= 0
-    except (InvalidInput, ValueError, TypeError, AttributeError):
+    except (InvalidInputError, ValueError, TypeError, AttributeError):
         return False

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from antiphon.core.clock import utc
-from antiphon.core.errors import DefinitionErrors, InvalidInput
+from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.entity import NAME
 from antiphon.definitions.expression import FeatureName, Term, kind, mistakes, node_of
@@ -168,11 +168,11 @@ class OnDemandView:
         """The frozen value.
 
         Raises:
-            DefinitionErrors: the declaration has mistakes.
+            InvalidDefinitionsError: the declaration has mistakes.
         """
         problems = [f"{place}: {text}" for place, text in self.mistakes()]
         if problems:
-            raise DefinitionErrors(problems)
+            raise InvalidDefinitionsError(problems)
         features = {name: node_of(declaration.expression) for name, declaration in self.body.items()}
         inputs: dict[str, InputType] = {name: one.type for name, one in self.inputs.items()}
         defaults = {
@@ -235,7 +235,7 @@ class OnDemandView:
 def _default_mistakes(name: str, declared: Input) -> Iterator[str]:
     try:
         checked_input(name, declared.type, declared.default)
-    except InvalidInput as error:
+    except InvalidInputError as error:
         yield error.what
 
 
@@ -263,7 +263,7 @@ def checked_input(name: str, declared_type: InputType, value: object) -> InputVa
     """An input as its type has it: numbers as doubles, instants in UTC.
 
     Raises:
-        InvalidInput: it is of another type; ``where`` names it.
+        InvalidInputError: it is of another type; ``where`` names it.
     """
     if value is None:
         return None
@@ -307,8 +307,8 @@ _EXAMPLES: dict[InputType, str] = {
 }
 
 
-def _wrong(name: str, what: str, next_step: str) -> InvalidInput:
-    return InvalidInput(what, where=f"inputs.{name}", next_step=next_step)
+def _wrong(name: str, what: str, next_step: str) -> InvalidInputError:
+    return InvalidInputError(what, where=f"inputs.{name}", next_step=next_step)
 
 
 def _double(value: float) -> float | None:
@@ -331,7 +331,7 @@ def _instant(value: str | datetime) -> datetime | None:
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         return utc(moment)
-    except (ValueError, InvalidInput):
+    except (ValueError, InvalidInputError):
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import DefinitionErrors, SetupError
+from antiphon.core.errors import InvalidDefinitionsError, SetupError
 from antiphon.definitions.application import Application, ApplicationSpec
 from antiphon.definitions.application_check import application_mistakes, application_spec
 from antiphon.definitions.entity import Entity
@@ -47,7 +47,7 @@ def load(
 
     Raises:
         SetupError: there is no such file.
-        DefinitionErrors: every mistake at once, each with file and line.
+        InvalidDefinitionsError: every mistake at once, each with file and line.
     """
     file = (path / "definitions.py" if path.is_dir() else path).resolve()
     try:
@@ -63,7 +63,7 @@ def load(
         problems += list(_missing_histories(items, file.parent))
     if problems:
         # A mistake in what several things share is told once, in the order of the file.
-        raise DefinitionErrors([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
+        raise InvalidDefinitionsError([f"{place}: {what}" for place, what in sorted(dict.fromkeys(problems))])
     root = file.parent
     for source in items:
         if isinstance(source, Source) and objects is not None:
@@ -80,7 +80,7 @@ def functions(path: Path) -> dict[str, dict[str, Any]]:
     """View to what its Python rules of quality call, by the rule's name; runs the file, as :func:`load` does.
 
     Raises:
-        SetupError: there is no such file. DefinitionErrors: it cannot be run.
+        SetupError: there is no such file. InvalidDefinitionsError: it cannot be run.
     """
     file = (path / "definitions.py" if path.is_dir() else path).resolve()
     try:
@@ -90,7 +90,7 @@ def functions(path: Path) -> dict[str, dict[str, Any]]:
     with collecting() as items:
         problems = _run(file, text)
     if problems:
-        raise DefinitionErrors([f"{place}: {what}" for place, what in problems])
+        raise InvalidDefinitionsError([f"{place}: {what}" for place, what in problems])
     return {
         item.name: item.options["quality"].functions()
         for item in items

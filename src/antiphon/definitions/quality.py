@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.nodes import Boolean, Column, Comparison, Expression, IsNull, Not
 from antiphon.definitions.nodes import Literal as Constant
@@ -292,7 +292,7 @@ def quality_mistakes(declared: object, features: frozenset[str], stream: bool) -
         return
     try:
         parse_duration(declared.late_after)
-    except (InvalidInput, AttributeError, TypeError):
+    except (InvalidInputError, AttributeError, TypeError):
         yield f"quality: late_after is a duration such as '1d', not {declared.late_after!r}."
     if not isinstance(declared.sampling_rate, (int, float)) or not 0 < declared.sampling_rate <= 1:
         yield f"quality: sampling_rate is a share above 0 and up to 1, not {declared.sampling_rate!r}."

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import duckdb
@@ -297,7 +297,7 @@ def require_query(text: str, sources: Collection[str], where: str) -> None:
     """That a query is one of those that are taken.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInputError: it is not.
     """
     for mistake in query_mistakes(text, sources):
-        raise InvalidInput(mistake, where=where, next_step="Correct the query.")
+        raise InvalidInputError(mistake, where=where, next_step="Correct the query.")

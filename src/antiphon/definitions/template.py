@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 
 class TemplateReads(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ def template_reads(text: str) -> TemplateReads:
     """Parse a template as the sandbox would.
 
     Raises:
-        InvalidInput: its syntax is wrong; ``where`` is ``line N``.
+        InvalidInputError: its syntax is wrong; ``where`` is ``line N``.
     """
     from jinja2 import TemplateSyntaxError, meta, nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -31,11 +31,11 @@ def template_reads(text: str) -> TemplateReads:
         tree = environment.parse(text)
         undeclared = frozenset(meta.find_undeclared_variables(tree))
     except TemplateSyntaxError as error:
-        raise InvalidInput(f"template syntax: {error.message}.", where=f"line {error.lineno}") from None
+        raise InvalidInputError(f"template syntax: {error.message}.", where=f"line {error.lineno}") from None
     except ValueError as error:  # a number with more digits than Python reads
-        raise InvalidInput(f"template syntax: {error}.", where="line 1") from None
+        raise InvalidInputError(f"template syntax: {error}.", where="line 1") from None
     except RecursionError:
-        raise InvalidInput("template syntax: it is nested too deeply.", where="line 1") from None
+        raise InvalidInputError("template syntax: it is nested too deeply.", where="line 1") from None
 
     features: list[tuple[str, str, int]] = []
     keys: list[tuple[str, int]] = []

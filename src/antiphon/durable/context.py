@@ -57,8 +57,8 @@ class RunContext:
         the effect and its record runs the step again: the effect must be idempotent.
 
         Raises:
-            LeaseLost: another worker took the run over; nothing is recorded.
-            InvalidInput: the result is no JSON.
+            LeaseLostError: another worker took the run over; nothing is recorded.
+            InvalidInputError: the result is no JSON.
         """
         occurrence = self._enter(name)
         if (name, occurrence) in self._recorded:
@@ -79,8 +79,8 @@ class RunContext:
         ``fn`` passes its connection on as ``within=`` and returns JSON. It runs in a thread.
 
         Raises:
-            LeaseLost: another worker took the run over; the effect was not run.
-            InvalidInput: the result is no JSON; the effect is undone.
+            LeaseLostError: another worker took the run over; the effect was not run.
+            InvalidInputError: the result is no JSON; the effect is undone.
         """
         occurrence = self._enter(name)
         if (name, occurrence) in self._recorded:

@@ -15,12 +15,12 @@ from typing import Any
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.core.logs import described
 from antiphon.core.telemetry import span
 from antiphon.durable.context import RunContext
 from antiphon.durable.registry import Registry
-from antiphon.durable.run import LeaseLost, Run
+from antiphon.durable.run import LeaseLostError, Run
 from antiphon.durable.runs import Runs
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Executor:
         """Keep the lease; returns once somebody asked to cancel the run.
 
         Raises:
-            LeaseLost: the run is not ours any more.
+            LeaseLostError: the run is not ours any more.
         """
         every = min(self._lease.total_seconds() / 3, 1.0)
         while True:
@@ -137,15 +137,15 @@ class Executor:
             try:
                 if await asyncio.to_thread(self._runs.heartbeat, run, self._lease, context.latest_progress):
                     return True
-            except Unavailable:
+            except UnavailableError:
                 # The lease may last until the catalog is back; if not, the next heartbeat says so.
                 _log.warning("the catalog is away; run %s is held without a heartbeat", run.id)
 
     async def _leave(self, run: Run, context: RunContext, ended: Any, heartbeat: Any) -> None:
         try:
-            if isinstance(heartbeat, Exception) and not isinstance(heartbeat, LeaseLost):
+            if isinstance(heartbeat, Exception) and not isinstance(heartbeat, LeaseLostError):
                 _log.error("the heartbeat of run %s failed", run.id, exc_info=heartbeat)
-            if isinstance(heartbeat, LeaseLost) or isinstance(ended, LeaseLost):
+            if isinstance(heartbeat, LeaseLostError) or isinstance(ended, LeaseLostError):
                 _log.warning("run %s was taken over; what this worker computed is dropped", run.id)
             elif isinstance(ended, asyncio.CancelledError):
                 leave = self._runs.end_cancelled if heartbeat is True else self._runs.give_back
@@ -154,10 +154,10 @@ class Executor:
                 await self._leave_failed(run, ended)
             else:
                 await asyncio.to_thread(self._runs.end, run, ended or {}, context.latest_progress)
-        except LeaseLost:
+        except LeaseLostError:
             _log.warning("run %s was taken over as it ended", run.id)
         except AntiphonError as error:
-            if isinstance(ended, BaseException) or isinstance(error, Unavailable):
+            if isinstance(ended, BaseException) or isinstance(error, UnavailableError):
                 _log.exception("run %s cannot be left in order; its lease will end", run.id)
                 return
             await self._leave_failed(run, error)
@@ -169,13 +169,13 @@ class Executor:
         if _worth_retrying(error) and run.attempts < run.max_attempts:
             wait = min(self._backoff * 2 ** (run.attempts - 1), timedelta(minutes=5))
             retry_at = self._clock.now() + wait
-        with contextlib.suppress(LeaseLost):
+        with contextlib.suppress(LeaseLostError):
             await asyncio.to_thread(self._runs.fail, run, what, retry_at)
 
     async def _patiently(self, call: Any, *args: Any) -> Any:
         try:
             return await asyncio.to_thread(call, *args)
-        except Unavailable:
+        except UnavailableError:
             _log.warning("the catalog is away; the worker waits", exc_info=True)
             await asyncio.sleep(min(1.0, self._poll * 10))
             return None

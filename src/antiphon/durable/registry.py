@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.durable.context import RunContext
 
 Workflow = Callable[[RunContext, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -21,22 +21,22 @@ class Registry:
         """Register a workflow.
 
         Raises:
-            Conflict: the name is taken.
+            ConflictError: the name is taken.
         """
         if name in self._workflows:
-            raise Conflict(f"A workflow {name!r} is registered already.", where="durable")
+            raise ConflictError(f"A workflow {name!r} is registered already.", where="durable")
         self._workflows[name] = workflow
 
     def get(self, name: str) -> Workflow:
         """One workflow.
 
         Raises:
-            NotFound: none of this name is registered.
+            NotFoundError: none of this name is registered.
         """
         try:
             return self._workflows[name]
         except KeyError:
-            raise NotFound(f"There is no workflow {name!r}.", where="durable") from None
+            raise NotFoundError(f"There is no workflow {name!r}.", where="durable") from None
 
     @property
     def names(self) -> tuple[str, ...]:

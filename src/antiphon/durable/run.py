@@ -13,7 +13,7 @@ from antiphon.catalog import sealed_columns
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_names import SealedName
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 
 RunStatus = Literal["queued", "running", "succeeded", "succeeded_with_failures", "failed", "cancelled"]
@@ -40,7 +40,7 @@ class RunResult(dict[str, Any]):
         self.error = error
 
 
-class LeaseLost(Conflict):
+class LeaseLostError(ConflictError):
     """Another worker holds the run now, or it ended: whatever was computed is not committed."""
 
     code = "lease_lost"

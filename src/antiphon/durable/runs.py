@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, new_id
 from antiphon.core.scope import Scope
 from antiphon.durable.run import (
@@ -34,7 +34,7 @@ from antiphon.durable.run import (
     RESULT,
     RUN_KEY,
     STEP,
-    LeaseLost,
+    LeaseLostError,
     Progress,
     Run,
     RunResult,
@@ -75,8 +75,8 @@ class Runs:
         """Queue a run and return its id; the same key again returns the id it gave before.
 
         Raises:
-            Conflict: the key was used for another workflow or other arguments.
-            InvalidInput: the arguments are no JSON.
+            ConflictError: the key was used for another workflow or other arguments.
+            InvalidInputError: the arguments are no JSON.
         """
         encoded = _encode(dict(arguments), f"arguments of {workflow}")
         now = microseconds(self._clock.now())
@@ -90,7 +90,7 @@ class Runs:
                 if known is not None:
                     stored = self._database.unseal(scope, ARGUMENTS, known.id, known.arguments)
                     if (known.workflow, stored) != (workflow, encoded):
-                        raise Conflict(
+                        raise ConflictError(
                             f"The key {key!r} was used for another run ({known.id}).",
                             where=str(scope),
                             next_step="Use another key.",
@@ -126,12 +126,12 @@ class Runs:
         """One run.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         with self._database.reading(within) as connection:
             row = connection.execute(select(_runs).where(schema.owned(_runs, scope), _runs.c.id == run)).first()
         if row is None:
-            raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
+            raise NotFoundError(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
         return read_run(row, self._database)
 
     def find(self, scope: Scope, key: str, *, within: Connection | None = None) -> Run | None:
@@ -252,7 +252,7 @@ class Runs:
         """Extend the lease; returns whether somebody asked to cancel the run.
 
         Raises:
-            LeaseLost: the run is not this holder's any more.
+            LeaseLostError: the run is not this holder's any more.
         """
         now = microseconds(self._clock.now())
         values: dict[str, Any] = {"lease_until": now + lease // timedelta(microseconds=1), "updated_at": now}
@@ -283,8 +283,8 @@ class Runs:
         """Record a completed step and return its result as it will be read back.
 
         Raises:
-            LeaseLost: the run is not this holder's any more.
-            InvalidInput: the result is no JSON.
+            LeaseLostError: the run is not this holder's any more.
+            InvalidInputError: the result is no JSON.
         """
         return self.transact(run, name, occurrence, lambda _connection: result, started_at)
 
@@ -294,8 +294,8 @@ class Runs:
         """Run an effect and record the step in one transaction.
 
         Raises:
-            LeaseLost: the run is not this holder's any more; the effect was not run.
-            InvalidInput: the result is no JSON; the effect is undone.
+            LeaseLostError: the run is not this holder's any more; the effect was not run.
+            InvalidInputError: the result is no JSON; the effect is undone.
         """
         with self._database.transaction() as connection:
             if connection.execute(select(_runs.c.id).where(_held(run))).first() is None:
@@ -320,8 +320,8 @@ class Runs:
         """End a run with its result, as succeeded unless a :class:`RunResult` says otherwise.
 
         Raises:
-            LeaseLost: the run is not this holder's any more.
-            InvalidInput: the result is no JSON.
+            LeaseLostError: the run is not this holder's any more.
+            InvalidInputError: the result is no JSON.
         """
         ended = result if isinstance(result, RunResult) else RunResult(result, "succeeded")
         error = None if ended.error is None else self._database.seal_text(run.scope, ERROR, run.id, ended.error)
@@ -338,7 +338,7 @@ class Runs:
         """End a run with an error, or queue it again for ``retry_at``.
 
         Raises:
-            LeaseLost: the run is not this holder's any more.
+            LeaseLostError: the run is not this holder's any more.
         """
         sealed = self._database.seal_text(run.scope, ERROR, run.id, error)
         if retry_at is None:
@@ -350,7 +350,7 @@ class Runs:
         """Queue a run again because its worker stops; the attempt does not count.
 
         Raises:
-            LeaseLost: the run is not this holder's any more.
+            LeaseLostError: the run is not this holder's any more.
         """
         self._leave(run, {"status": "queued", "attempts": run.attempts - 1}, ended=False)
 
@@ -358,7 +358,7 @@ class Runs:
         """End a run that was asked to be cancelled, after it stopped.
 
         Raises:
-            LeaseLost: the run is not this holder's any more.
+            LeaseLostError: the run is not this holder's any more.
         """
         self._leave(run, {"status": "cancelled"}, ended=True)
 
@@ -366,7 +366,7 @@ class Runs:
         """Cancel a run: at once when nobody holds it, else as soon as its worker sees it. An ended run stays.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         now = microseconds(self._clock.now())
         with self._database.writing(within) as connection:
@@ -412,8 +412,8 @@ def _held(run: Run) -> ColumnElement[bool]:
     )
 
 
-def _lost(run: Run) -> LeaseLost:
-    return LeaseLost(
+def _lost(run: Run) -> LeaseLostError:
+    return LeaseLostError(
         f"Epoch {run.epoch} of run {run.id} is over.",
         where=str(run.scope),
         next_step="Another worker has it, or it ended; nothing was committed here.",
@@ -424,6 +424,6 @@ def _encode(value: Any, where: str) -> bytes:
     try:
         return canonical(value)
     except TypeError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"A value is no JSON: {error}.", where=where, next_step="Return plain values, ids rather than objects."
         ) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core import disk, logs, telemetry
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.log_files import FileBounds
 from antiphon.core.supervision import BEAT_SECONDS, Supervision
 from antiphon.engine import weights
@@ -133,7 +133,7 @@ def _encoder(options: argparse.Namespace, described: str) -> tuple[str, Encoder]
     try:
         tokens, dimensions = (int(size) for size in sizes.split(":"))
     except ValueError:
-        raise InvalidInput(f"{described!r} is not NAME:TOKENS:DIMENSIONS.", where="--embedding-model") from None
+        raise InvalidInputError(f"{described!r} is not NAME:TOKENS:DIMENSIONS.", where="--embedding-model") from None
     if options.simulated:
         from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 
@@ -192,7 +192,7 @@ def load_configured(
     for described in options.embedding_model:
         try:
             name, encoder = _encoder(options, described)
-        except InvalidInput:
+        except InvalidInputError:
             raise
         except AntiphonError as error:
             first = first or error
@@ -211,14 +211,14 @@ async def _serve(options: argparse.Namespace, supervision: Supervision) -> None:
     from antiphon.engine.execution.local import LocalEngine
 
     if options.rest_after is not None and not options.rest_after > 0:
-        raise InvalidInput("--rest-after must be positive.", where="--rest-after")
+        raise InvalidInputError("--rest-after must be positive.", where="--rest-after")
     if options.kept_mib < 0:
-        raise InvalidInput("--kept-mib must not be negative.", where="--kept-mib")
+        raise InvalidInputError("--kept-mib must not be negative.", where="--kept-mib")
     if options.kept_folder is not None and not options.kept_folder.is_dir():
-        raise InvalidInput("There is no such folder.", where=f"--kept-folder {options.kept_folder}")
+        raise InvalidInputError("There is no such folder.", where=f"--kept-folder {options.kept_folder}")
     for option in ("slots", "context", "chunk", "threads"):
         if getattr(options, option) < 1:
-            raise InvalidInput(f"--{option} must be at least 1.", where=f"--{option}")
+            raise InvalidInputError(f"--{option} must be at least 1.", where=f"--{option}")
     log = logging.getLogger("antiphon.engine")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

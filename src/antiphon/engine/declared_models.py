@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.engine import weights
 from antiphon.engine.api.messages import ServedModel
 from antiphon.engine.weights import Weights
@@ -111,14 +111,14 @@ def validated(models: Sequence[ServedModel]) -> tuple[ServedModel, ...]:
     """The declaration without repetitions.
 
     Raises:
-        InvalidInput: a model without a name, or a name twice with different files.
+        InvalidInputError: a model without a name, or a name twice with different files.
     """
     by_name: dict[str, ServedModel] = {}
     for model in models:
         if not model.name:
-            raise InvalidInput("A model to be served has no name.", where="models")
+            raise InvalidInputError("A model to be served has no name.", where="models")
         if by_name.setdefault(model.name, model) != model:
-            raise InvalidInput("Two different models have this name.", where=model.name)
+            raise InvalidInputError("Two different models have this name.", where=model.name)
     return tuple(by_name.values())
 
 
@@ -126,18 +126,18 @@ def checked(model: ServedModel) -> Weights:
     """The model's file, its bytes hashed.
 
     Raises:
-        InvalidInput: the path is not absolute.
+        InvalidInputError: the path is not absolute.
         SetupError: it is missing, cannot be read, or is no GGUF file.
-        Corrupt: it has another SHA-256 than was declared.
+        CorruptionError: it has another SHA-256 than was declared.
     """
     if not Path(model.path).is_absolute():
-        raise InvalidInput(f"The path {model.path!r} is not absolute.", where=model.name)
+        raise InvalidInputError(f"The path {model.path!r} is not absolute.", where=model.name)
     try:
         found = weights.resolve(model.path)
     except OSError as error:
         raise SetupError(f"The model cannot be read: {error.strerror}.", where=model.path) from error
     if found.sha256 != model.sha256:
-        raise Corrupt(
+        raise CorruptionError(
             f"The weights of {model.name} have sha256 {found.sha256} instead of {model.sha256}.",
             where=model.path,
             next_step=f"Make them again: `antiphon models rebuild {model.name}`.",

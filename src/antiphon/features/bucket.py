@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.objects import BUCKET, OPTIONS
 
 _DENIED = {
@@ -44,32 +44,32 @@ class S3Place(msgspec.Struct, frozen=True):
         """The place that a URL names.
 
         Raises:
-            InvalidInput: it is none, or holds credentials.
+            InvalidInputError: it is none, or holds credentials.
         """
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query))
         if parts.scheme != "s3" or not BUCKET.match(parts.netloc.rpartition("@")[2]):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The URL of `[features] lake` names no bucket.",
                 where="[features] lake",
                 next_step="Write s3://BUCKET/PREFIX?endpoint=URL.",
             )
         if "@" in parts.netloc or any("key" in name or "secret" in name or "token" in name for name in options):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The URL holds credentials.",
                 where="[features] lake",
                 next_step="Put them into environment variables and name those in lake_access_key_variable and "
                 "lake_secret_key_variable.",
             )
         if unknown := sorted(set(options) - set(OPTIONS)):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{unknown[0]!r} is no option of an S3 lake.",
                 where="[features] lake",
                 next_step=f"There are {' and '.join(OPTIONS)}.",
             )
         endpoint = options.get("endpoint")
         if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{endpoint!r} is no endpoint.", where="[features] lake", next_step="Write endpoint=https://HOST:PORT."
             )
         return cls(parts.netloc, parts.path.strip("/"), endpoint, options.get("region"))
@@ -172,7 +172,8 @@ class Bucket:
             changed: the error for one that does not meet the request's condition.
 
         Raises:
-            SetupError: there is no such bucket, or it does not let us. Unavailable: it does not answer, or not to the
+            SetupError: there is no such bucket, or it does not let us.
+            UnavailableError: it does not answer, or not to the
             end.
         """
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
@@ -207,5 +208,7 @@ class Bucket:
     def _refused(self, why: str) -> SetupError:
         return SetupError(f"{self.place} does not let us: {why}.", where=self._role.where, next_step=self._role.refused)
 
-    def _away(self, why: str) -> Unavailable:
-        return Unavailable(f"{self.place} does not answer: {why}.", where=self._role.where, next_step=self._role.away)
+    def _away(self, why: str) -> UnavailableError:
+        return UnavailableError(
+            f"{self.place} does not answer: {why}.", where=self._role.where, next_step=self._role.away
+        )

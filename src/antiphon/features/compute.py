@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import local_paths
 from antiphon.features.expressions.compile_sql import text
 from antiphon.features.sources.delta_table import delta_files, is_delta
@@ -43,8 +43,8 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
     """A fresh in-memory DuckDB within the limits; its errors come out as ours.
 
     Raises:
-        Unavailable: memory or spill space ran out.
-        InvalidInput: the source holds something the definition did not expect.
+        UnavailableError: memory or spill space ran out.
+        InvalidInputError: the source holds something the definition did not expect.
     """
     import duckdb
 
@@ -69,13 +69,13 @@ def compute(limits: ComputeLimits) -> Iterator[duckdb.DuckDBPyConnection]:
     except AntiphonError:
         raise
     except duckdb.OutOfMemoryException as error:
-        raise Unavailable(
+        raise UnavailableError(
             f"Feature computation ran out of memory: {first_line(error)}",
             where="compute",
             next_step="Raise its memory limit or free disk space for spilling; an encrypted project does not spill.",
         ) from error
     except duckdb.Error as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The source cannot be computed: {first_line(error)}",
             where="compute",
             next_step="Compare the file with the definition.",
@@ -90,7 +90,7 @@ def parquet_reader(stream: BinaryIO) -> pyarrow.RecordBatchReader:
     """A Parquet file's rows as a relation that is read once, a batch at a time.
 
     Raises:
-        Corrupt: it is no Parquet file.
+        CorruptionError: it is no Parquet file.
     """
     import pyarrow
     import pyarrow.parquet
@@ -98,7 +98,7 @@ def parquet_reader(stream: BinaryIO) -> pyarrow.RecordBatchReader:
     try:
         file = pyarrow.parquet.ParquetFile(stream)
     except pyarrow.ArrowInvalid as error:
-        raise Corrupt(f"A file of the lake is no Parquet file: {error}.", where="lake") from error
+        raise CorruptionError(f"A file of the lake is no Parquet file: {error}.", where="lake") from error
     return pyarrow.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(_BATCH))
 
 
@@ -188,7 +188,7 @@ def files_of(path: str) -> list[Path]:
 
     Raises:
         SetupError: none exists.
-        InvalidInput, Unavailable: a Delta table cannot be read.
+        InvalidInputError, UnavailableError: a Delta table cannot be read.
     """
     if is_delta(Path(path)):
         return list(delta_files(Path(path)).files)
@@ -210,10 +210,10 @@ def relation_of(files: list[Path], named: str | None = None) -> str:
         named: a column that says which file a row is from.
 
     Raises:
-        InvalidInput: neither Parquet nor CSV nor JSON, or no file at all.
+        InvalidInputError: neither Parquet nor CSV nor JSON, or no file at all.
     """
     if not files:
-        raise InvalidInput("There is no file to read.", where="source")
+        raise InvalidInputError("There is no file to read.", where="source")
     names = "[" + ", ".join(text(str(file)) for file in files) + "]"
     names += "" if named is None else f", filename = {text(named)}"
     suffix = files[0].suffix.lower()
@@ -226,7 +226,7 @@ def relation_of(files: list[Path], named: str | None = None) -> str:
         lines = "auto" if name.endswith(".json") else "newline_delimited"
         # Every row tells which columns there are and of what type, not the first ones alone.
         return f"read_json({names}, format = '{lines}', sample_size = -1, union_by_name = true)"
-    raise InvalidInput(f"{files[0]} is neither Parquet nor CSV nor JSON.", where="source")
+    raise InvalidInputError(f"{files[0]} is neither Parquet nor CSV nor JSON.", where="source")
 
 
 def types_of(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
@@ -244,7 +244,7 @@ def digests_of(files: Sequence[Path]) -> list[str]:
     """SHA-256 of each file's contents.
 
     Raises:
-        Unavailable: one is gone since it was found, or cannot be read.
+        UnavailableError: one is gone since it was found, or cannot be read.
     """
     found = []
     for file in files:
@@ -252,7 +252,7 @@ def digests_of(files: Sequence[Path]) -> list[str]:
             with file.open("rb") as stream:
                 found.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:
-            raise Unavailable(
+            raise UnavailableError(
                 f"A file of the source cannot be read: {error.strerror}.",
                 where=str(file),
                 next_step="Nothing was published; put it back, and refresh again.",

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.expression import Kind, kind_of_value
 from antiphon.features.evaluate import EVER, EntityRow, StreamedEvent
 from antiphon.features.expressions.compile_python import MeasureValue
@@ -74,7 +74,7 @@ class SnapshotRows:
         """What each request's keys name here.
 
         Raises:
-            InvalidInput: one is missing.
+            InvalidInputError: one is missing.
         """
         try:
             if len(self._keys) == 1:
@@ -82,7 +82,7 @@ class SnapshotRows:
                 return [str(each[key]) for each in keys]
             return [tuple([str(each[key]) for key in self._keys]) for each in keys]
         except KeyError as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The entity key {error.args[0]!r} is missing.",
                 where=f"entity.{error.args[0]}",
                 next_step=f"The view {self.opened.meta.spec.name!r} needs {', '.join(self._keys)}.",
@@ -113,8 +113,8 @@ class SnapshotRows:
             streamed: events after the snapshot, by the entity's hash.
 
         Raises:
-            FeatureUnavailable: a moment is older than the snapshot answers.
-            Corrupt, Unavailable: as ``OpenedSnapshot.states``.
+            FeatureUnavailableError: a moment is older than the snapshot answers.
+            CorruptionError, UnavailableError: as ``OpenedSnapshot.states``.
         """
         self._require_answered(as_of if isinstance(as_of, int) else min(as_of, default=self.opened.meta.as_of))
         kept = self._kept
@@ -221,7 +221,7 @@ class SnapshotRows:
     def _require_answered(self, as_of: int) -> None:
         meta = self.opened.meta
         if as_of < meta.answers_from:
-            raise FeatureUnavailable(
+            raise FeatureUnavailableError(
                 f"{from_microseconds(as_of).isoformat()} is more than a week before the snapshot of "
                 f"{meta.spec.name!r}, which is as of {from_microseconds(meta.as_of).isoformat()}.",
                 where="as_of",

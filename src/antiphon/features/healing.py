@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, Corrupt, NotFound
+from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.features.online.overlay import Overlay
 from antiphon.features.ports import DefinitionReader, Lake, OnlineSnapshots, PublicationReader, SnapshotStore
@@ -64,7 +64,7 @@ class SnapshotHealth:
         """Find what is gone, or known to be damaged; a few system calls for each snapshot.
 
         Raises:
-            Unavailable: catalog or online store do not answer.
+            UnavailableError: catalog or online store do not answer.
         """
         return self._failing(self._online.sealed)
 
@@ -72,7 +72,7 @@ class SnapshotHealth:
         """Find what is gone or damaged; every byte is read.
 
         Raises:
-            Unavailable: catalog or online store do not answer.
+            UnavailableError: catalog or online store do not answer.
         """
         return self._failing(self._online.whole)
 
@@ -80,7 +80,7 @@ class SnapshotHealth:
         """Read every byte, and take what is damaged out of use.
 
         Raises:
-            Unavailable: catalog or online store do not answer.
+            UnavailableError: catalog or online store do not answer.
         """
         for key, snapshot in self._current():
             self._online.condemn(self._scope, key.partition("@")[0], snapshot)
@@ -150,7 +150,7 @@ class Healer:
         """Build again what is damaged; what was built, in words, or nothing.
 
         Raises:
-            Unavailable: catalog or online store do not answer.
+            UnavailableError: catalog or online store do not answer.
         """
         now = self._clock.monotonic()
         if self._reads and now - self._read_at >= READ_SECONDS:
@@ -174,7 +174,7 @@ class Healer:
         try:
             manifest = self._snapshots.get(self._scope, one.snapshot)
             self._online.build(manifest, self._definitions.get(self._scope, one.view, version), self._lake)
-        except (Corrupt, NotFound, OSError, ArrowException) as error:
+        except (CorruptionError, NotFoundError, OSError, ArrowException) as error:
             self._rest(one.snapshot, now)
             self._ask_source(one, error)
             return False

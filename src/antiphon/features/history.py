@@ -15,7 +15,7 @@ from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshot_facts import Statistics
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
 from antiphon.catalog.verdicts import Finding, StagedSnapshots, Verdict, Verdicts
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.compatibility import ViewChange, compare
@@ -137,7 +137,7 @@ class ViewHistory:
         """A view in its latest definition version, or in the one that is named.
 
         Raises:
-            NotFound: it was never applied here.
+            NotFoundError: it was never applied here.
         """
         known = self._known(scope, view)
         spec = known[0] if version is None else self._definitions.get(scope, view, version)
@@ -164,7 +164,7 @@ class ViewHistory:
         """What was made of a view, published or not, latest first.
 
         Raises:
-            NotFound: it was never applied here.
+            NotFoundError: it was never applied here.
         """
         self._known(scope, view)
         published = self._published(scope)
@@ -174,11 +174,12 @@ class ViewHistory:
         """Two versions of one view, each named by a snapshot or a verdict.
 
         Raises:
-            NotFound: there is no such version. InvalidInput: they are of different views, or one could not be made.
+            NotFoundError: there is no such version.
+            InvalidInputError: they are of different views, or one could not be made.
         """
         first, second = self._version(scope, before), self._version(scope, after)
         if first.view != second.view:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{before} is of {first.view} and {after} of {second.view}.", where="diff", next_step="Name one view's."
             )
         one, other = _made(first), _made(second)
@@ -198,7 +199,7 @@ class ViewHistory:
         """Rows that the latest version with any kept aside, or the one that is named; ``None`` when there are none.
 
         Raises:
-            NotFound: there is no such view or version.
+            NotFoundError: there is no such view or version.
         """
         self._known(scope, view)
         if version is not None:
@@ -218,7 +219,7 @@ class ViewHistory:
             return None
         try:
             return self._verdicts.expired_at(scope, self._version(scope, manifest.id).id)
-        except NotFound:
+        except NotFoundError:
             return None
 
     def _published(self, scope: Scope) -> frozenset[str]:
@@ -228,7 +229,7 @@ class ViewHistory:
     def _known(self, scope: Scope, view: str) -> list[FeatureViewSpec]:
         known = self._definitions.list(scope, view)
         if not known:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no view {view!r}.",
                 where=str(scope),
                 next_step=nearest(
@@ -245,7 +246,7 @@ class ViewHistory:
         view = self._snapshots.get(scope, name).view
         made = [one for one in self._verdicts.list(scope, view, limit=10_000) if one.snapshot == name]
         if not made:
-            raise NotFound(
+            raise NotFoundError(
                 f"Nothing is known of how {name!r} was made.", where=str(scope), next_step="Refresh the view."
             )
         return made[-1]
@@ -253,7 +254,7 @@ class ViewHistory:
 
 def _made(verdict: Verdict) -> SnapshotManifest:
     if verdict.manifest is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{verdict.id} could not be made: there is nothing to compare.", where="diff",
             next_step="Name another version; the view's history says what was found.",
         )  # fmt: skip

@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature import LATEST
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -161,13 +161,13 @@ def trace(
         limit: at most so many rows are returned, latest first.
 
     Raises:
-        NotFound: the view has no such feature.
-        SetupError, Unavailable, InvalidInput: the source cannot be read.
+        NotFoundError: the view has no such feature.
+        SetupError, UnavailableError, InvalidInputError: the source cannot be read.
     """
     plan = plan_of(spec)
     planned = next((item for item in plan.features if item.name == feature), None)
     if planned is None:
-        raise NotFound(f"The view {spec.name!r} has no feature {feature!r}.", where=spec.key)
+        raise NotFoundError(f"The view {spec.name!r} has no feature {feature!r}.", where=spec.key)
     entity = tuple(str(keys[key]) for key in plan.keys)
     instant = microseconds(as_of)
     known = None if known_by is None else microseconds(known_by)

@@ -18,7 +18,14 @@ import msgspec
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import AntiphonError, Corrupt, FeatureUnavailable, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    CorruptionError,
+    FeatureUnavailableError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.features import lookup_errors
 from antiphon.features.entity_rows import KEPT_ROWS, Entity, SnapshotRows
@@ -110,7 +117,7 @@ class FeatureReader:
         kept: int = KEPT_ROWS,
     ) -> None:
         if not 0 <= lease <= 0.5:
-            raise InvalidInput(f"The lease on a publication is at most 0.5 s, not {lease}.", where="lease")
+            raise InvalidInputError(f"The lease on a publication is at most 0.5 s, not {lease}.", where="lease")
         self._scope = scope
         self._publications = publications
         self._online = online
@@ -143,9 +150,9 @@ class FeatureReader:
             minimum_publication: a publication the client has seen already.
 
         Raises:
-            FeatureUnavailable: a view is not published, or ``as_of`` is older than its snapshot answers.
-            InvalidInput: an entity key is missing.
-            Unavailable: ``minimum_publication`` is not reached, or nothing readable is published.
+            FeatureUnavailableError: a view is not published, or ``as_of`` is older than its snapshot answers.
+            InvalidInputError: an entity key is missing.
+            UnavailableError: ``minimum_publication`` is not reached, or nothing readable is published.
         """
         return self.read_many(views, [keys], as_of, minimum_publication)[0]
 
@@ -186,11 +193,11 @@ class FeatureReader:
             As :meth:`read`.
         """
         if not isinstance(as_of, int) and len(as_of) != len(keys):
-            raise InvalidInput(f"{len(keys)} entities but {len(as_of)} moments.", where="as_of")
+            raise InvalidInputError(f"{len(keys)} entities but {len(as_of)} moments.", where="as_of")
         if not views:
             return FeatureRows(self._number(minimum_publication), ())
         publication = self._first()
-        broken: Corrupt | None = None
+        broken: CorruptionError | None = None
         for _ in range(_PASSED_OVER):
             if minimum_publication is not None and publication.number < minimum_publication:
                 raise lookup_errors.not_reached(minimum_publication, publication.number) from broken
@@ -198,9 +205,9 @@ class FeatureReader:
                 return FeatureRows(
                     publication.number, self._read(self._opened(publication, views), keys, as_of), self._away
                 )
-            except Corrupt as error:
+            except CorruptionError as error:
                 broken = broken or error
-            except FeatureUnavailable as error:
+            except FeatureUnavailableError as error:
                 if broken is not None:
                     raise lookup_errors.damaged(broken) from error
                 # A release that went live within the lease pins what was published just before it.
@@ -211,7 +218,7 @@ class FeatureReader:
                 continue
             try:
                 publication = self._publications.get(self._scope, publication.number - 1)
-            except NotFound:
+            except NotFoundError:
                 break
         assert broken is not None
         raise lookup_errors.damaged(broken) from broken
@@ -253,7 +260,7 @@ class FeatureReader:
             try:
                 self._open(key.partition("@")[0], snapshot)
                 opened += 1
-            except Corrupt:
+            except CorruptionError:
                 continue  # A read of it falls back to the publication before.
         return opened
 
@@ -337,9 +344,9 @@ class FeatureReader:
         streamed = one.streamed(asked, reading) if reading is not None and one.offset is not None else {}
         try:
             return one.rows(asked, as_of, streamed)
-        except (FeatureUnavailable, InvalidInput, Unavailable):
+        except (FeatureUnavailableError, InvalidInputError, UnavailableError):
             raise
-        except Corrupt:
+        except CorruptionError:
             self._condemned(one.view, one.snapshot, one)
             raise
         except Exception as error:
@@ -356,7 +363,7 @@ class FeatureReader:
     def _open(self, view: str, snapshot: str) -> OpenedSnapshot:
         try:
             opened = self._online.open(self._scope, view, snapshot)
-        except Corrupt:
+        except CorruptionError:
             self._condemned(view, snapshot)
             raise
         self._condemned_ones.discard((view, snapshot))

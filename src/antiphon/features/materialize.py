@@ -87,8 +87,8 @@ def materialize(
 
     Raises:
         SetupError: the source's file is missing, or the model of a vector.
-        InvalidInput: the source does not fit the definition.
-        Unavailable: out of memory or disk; the source changed while it was read.
+        InvalidInputError: the source does not fit the definition.
+        UnavailableError: out of memory or disk; the source changed while it was read.
     """
     started, cpu = clock.monotonic(), time.process_time()
     plan = plan_of(wanted.spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 
 _NAMELESS = (None, "source", "compute")
 
@@ -15,8 +15,8 @@ def naming(source: str) -> Iterator[None]:
     """Run a block that reads the source of this name.
 
     Raises:
-        InvalidInput: a library could not make anything of what it read.
-        Unavailable: the operating system did not give it.
+        InvalidInputError: a library could not make anything of what it read.
+        UnavailableError: the operating system did not give it.
         AntiphonError: as the block raised it, with the source's name where it says no place.
     """
     try:
@@ -26,14 +26,14 @@ def naming(source: str) -> Iterator[None]:
             error.where = f"source {source}"
         raise
     except OSError as error:
-        raise Unavailable(
+        raise UnavailableError(
             f"The source {source} cannot be read: {error.strerror or type(error).__name__}.",
             where=f"source {source}",
             next_step="Look at the file and at the disk's space, and refresh again.",
         ) from error
     except (ValueError, ArithmeticError) as error:
         # What they say may quote somebody's value, and errors are kept and shown.
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The source {source} cannot be read: {type(error).__name__}.",
             where=f"source {source}",
             next_step="Compare its values with the definition; nothing was published.",

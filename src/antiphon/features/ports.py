@@ -42,7 +42,7 @@ class LogReader(Protocol):
         """Events with ``offset > after``, in order, at most ``limit``.
 
         Raises:
-            Corrupt: events that were there are not any more. Unavailable: the log does not answer.
+            CorruptionError: events that were there are not any more. UnavailableError: the log does not answer.
         """
         ...
 
@@ -67,7 +67,7 @@ class SnapshotStore(Protocol):
         ...
 
     def get(self, scope: Scope, snapshot: str) -> SnapshotManifest:
-        """One manifest; raises ``NotFound``."""
+        """One manifest; raises ``NotFoundError``."""
         ...
 
     def list(
@@ -135,7 +135,7 @@ class DefinitionReader(Protocol):
     """Definition versions, for reading."""
 
     def get(self, scope: Scope, view: str, version: str) -> FeatureViewSpec:
-        """One definition; raises ``NotFound``."""
+        """One definition; raises ``NotFoundError``."""
         ...
 
 
@@ -147,7 +147,7 @@ class PublicationReader(Protocol):
         ...
 
     def get(self, scope: Scope, number: int) -> Publication:
-        """One by number; raises ``NotFound``."""
+        """One by number; raises ``NotFoundError``."""
         ...
 
 
@@ -161,7 +161,7 @@ class PublicationStore(PublicationReader, Protocol):
     def publish(
         self, scope: Scope, changes: Mapping[str, str | None], *, expected: int, reason: str, principal: str
     ) -> Publication:
-        """Publication ``expected + 1``; raises ``Conflict`` when another came first."""
+        """Publication ``expected + 1``; raises ``ConflictError`` when another came first."""
         ...
 
     def rollback(
@@ -184,11 +184,13 @@ class Lake(Protocol):
         ...
 
     def open(self, relative: str) -> BinaryIO:
-        """The clear content of a file, for reading at any position; raises ``Corrupt`` when it is gone or changed."""
+        """The clear content of a file, for reading at any position; raises ``CorruptionError`` when it is gone or
+        changed."""
         ...
 
     def verify(self, relative: str, sha256: str) -> None:
-        """Read a file to its end; raises ``Corrupt`` when it is gone or its clear content is not what it was."""
+        """Read a file to its end; raises ``CorruptionError`` when it is gone or its clear content is not what it
+        was."""
         ...
 
     def scratch(self) -> Path:
@@ -254,8 +256,8 @@ class OpenedSnapshot(Protocol):
         tiles hold something that is not available yet.
 
         Raises:
-            Corrupt: the snapshot is gone or damaged; the publication before is to be read.
-            Unavailable: the store does not answer.
+            CorruptionError: the snapshot is gone or damaged; the publication before is to be read.
+            UnavailableError: the store does not answer.
         """
         ...
 
@@ -277,7 +279,7 @@ class OnlineSnapshots(Protocol):
         ...
 
     def open(self, scope: Scope, view: str, snapshot: str) -> OpenedSnapshot:
-        """The snapshot, opened once per process; raises ``Corrupt`` when it is missing or damaged."""
+        """The snapshot, opened once per process; raises ``CorruptionError`` when it is missing or damaged."""
         ...
 
     def sealed(self, scope: Scope, view: str, snapshot: str) -> bool:
@@ -330,7 +332,7 @@ class SealedValuesStore(Protocol):
         ...
 
     def values(self, scope: Scope, view: str, snapshot: str) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and clear value; raises ``Corrupt`` when one does not open or is missing."""
+        """Every key and clear value; raises ``CorruptionError`` when one does not open or is missing."""
         ...
 
     def reseal(self, scope: Scope, view: str, snapshot: str) -> None:
@@ -350,7 +352,7 @@ class StreamedOverlay(Protocol):
         self, offsets: Mapping[bytes, int], events: Iterable[OverlayEvent], seen: Mapping[bytes, Progress]
     ) -> None:
         """Write events and move the views' offsets, all or nothing; offsets never go back, and ``seen`` counts only
-        where one moves. Raises ``Unavailable``."""
+        where one moves. Raises ``UnavailableError``."""
         ...
 
     def prune(self, view: bytes, through: int) -> int:
@@ -376,7 +378,7 @@ class StreamedOverlay(Protocol):
         ...
 
     def check(self) -> OverlayCheck:
-        """Open every event; what does not open is counted. Raises ``Unavailable``."""
+        """Open every event; what does not open is counted. Raises ``UnavailableError``."""
         ...
 
     def close(self) -> None:

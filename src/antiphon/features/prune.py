@@ -206,7 +206,7 @@ class Pruner:
             grace: spares garbage that was written so recently.
 
         Raises:
-            Unavailable: catalog, lake or online store is away; what was given up until then stays so.
+            UnavailableError: catalog, lake or online store is away; what was given up until then stays so.
         """
         now = self._clock.now()
         manifests = self._snapshots.list(self._scope, limit=_ALL, pruned=False)

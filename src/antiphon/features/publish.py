@@ -16,7 +16,7 @@ import msgspec
 from antiphon.catalog.publications import Publication
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Conflict, Corrupt, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.streamed import view_prefix
@@ -85,14 +85,14 @@ class Publisher:
             The manifest as recorded: of one snapshot made twice, the first.
 
         Raises:
-            Corrupt: a file of it is gone; nothing is recorded.
+            CorruptionError: a file of it is gone; nothing is recorded.
         """
         known = self._recorded(manifest)
         self._online.build(known or manifest, spec, self._lake)
         if known is None:
             try:
                 return self._snapshots.add(manifest)
-            except Conflict:  # Somebody else has made the same meanwhile.
+            except ConflictError:  # Somebody else has made the same meanwhile.
                 return self._snapshots.get(self._scope, manifest.id)
         if self._snapshots.pruned_at(self._scope, manifest.id) is not None:
             self._snapshots.restore(self._scope, manifest.id)  # making it again wrote its files again
@@ -101,7 +101,7 @@ class Publisher:
     def _recorded(self, manifest: SnapshotManifest) -> SnapshotManifest | None:
         try:
             return self._snapshots.get(self._scope, manifest.id)
-        except NotFound:
+        except NotFoundError:
             return None
 
     def publish(
@@ -111,10 +111,10 @@ class Publisher:
         views are held.
 
         Raises:
-            Conflict: other publishers won every race.
+            ConflictError: other publishers won every race.
         """
         prepared = {spec.key: self.prepare(manifest, spec) for manifest, spec in snapshots}
-        lost: Conflict | None = None
+        lost: ConflictError | None = None
         for _ in range(_ATTEMPTS):
             current = self._publications.current(self._scope)
             # Asked after the publication: who holds a view in the transaction of a flip has made this race lost.
@@ -131,7 +131,7 @@ class Publisher:
                     reason=reason,
                     principal=principal,
                 )
-            except Conflict as error:
+            except ConflictError as error:
                 lost = error
         assert lost is not None
         raise lost
@@ -140,7 +140,7 @@ class Publisher:
         """Take ``view@definition_version`` out of the current publication while it has this snapshot there.
 
         Raises:
-            WriteConflict: another publication came first.
+            WriteConflictError: another publication came first.
         """
         current = self._publications.current(self._scope)
         if current is not None and current.snapshots.get(key) == snapshot:
@@ -174,8 +174,8 @@ class Publisher:
         the log, before the flip.
 
         Raises:
-            NotFound: there is no publication ``to``, or the files of one of its snapshots were pruned.
-            Corrupt: a snapshot's lake files are gone.
+            NotFoundError: there is no publication ``to``, or the files of one of its snapshots were pruned.
+            CorruptionError: a snapshot's lake files are gone.
         """
         going = [
             (self._snapshots.get(self._scope, snapshot), self._spec(key))
@@ -196,7 +196,7 @@ class Publisher:
         """Put in place what an old snapshot needs to be read; nothing when all of it is there.
 
         Raises:
-            NotFound: its lake files were pruned. Corrupt: they are gone.
+            NotFoundError: its lake files were pruned. CorruptionError: they are gone.
         """
         self._require_unpruned(manifest)
         self._online.build(manifest, spec, self._lake)
@@ -214,14 +214,14 @@ class Publisher:
         """Refuse a snapshot whose files are not in the lake any more.
 
         Raises:
-            NotFound: they were pruned. Corrupt: one is gone or changed.
+            NotFoundError: they were pruned. CorruptionError: one is gone or changed.
         """
         self._require_unpruned(manifest)
         for file in manifest.files:
             try:
                 self._lake.open(file.path).close()
-            except Corrupt as error:
-                raise Corrupt(
+            except CorruptionError as error:
+                raise CorruptionError(
                     f"The files of {manifest.id} are gone: {error.what}", where=manifest.view,
                     next_step="Name a later snapshot, or refresh the view.",
                 ) from error  # fmt: skip
@@ -229,7 +229,7 @@ class Publisher:
     def _require_unpruned(self, manifest: SnapshotManifest) -> None:
         at = self._snapshots.pruned_at(self._scope, manifest.id)
         if at is not None:
-            raise NotFound(
+            raise NotFoundError(
                 f"The files of {manifest.id} were pruned on {at:%Y-%m-%d}.",
                 where=manifest.view,
                 next_step="Name a later snapshot or publication; `antiphon features prune --dry-run` says what stays.",

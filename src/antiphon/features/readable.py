@@ -14,7 +14,7 @@ def require_readable(spec: FeatureViewSpec) -> None:
     database is not asked: it is read as a whole or not at all; and objects are only listed.
 
     Raises:
-        SetupError: the file is missing. InvalidInput: it does not fit the definition.
+        SetupError: the file is missing. InvalidInputError: it does not fit the definition.
     """
     if spec.source.path is None:
         return

@@ -19,7 +19,7 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.catalog.verdicts import Finding, Staged, Verdict, verdict_id
 from antiphon.core.clock import Clock, utc
-from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.durable.context import RunContext
@@ -126,17 +126,17 @@ class Refresher:
         """The workflow: ``arguments`` is a :class:`RefreshArguments`, the result a :class:`Refreshed`, as JSON.
 
         Raises:
-            InvalidInput: the arguments or a source do not fit.
-            NotFound: a definition version is unknown.
+            InvalidInputError: the arguments or a source do not fit.
+            NotFoundError: a definition version is unknown.
         """
         try:
             wanted = msgspec.convert(arguments, RefreshArguments)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"{error}.", where="refresh arguments") from None
+            raise InvalidInputError(f"{error}.", where="refresh arguments") from None
         if not wanted.views:
-            raise InvalidInput("No view is named.", where="refresh arguments")
+            raise InvalidInputError("No view is named.", where="refresh arguments")
         if run.scope != self._scope:
-            raise InvalidInput(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
+            raise InvalidInputError(f"The run belongs to {run.scope}, not to {self._scope}.", where="refresh arguments")
         start = await run.step("pin", self._pin, wanted)
         total = len(wanted.views) + 1
         passed: list[dict[str, Any]] = []
@@ -156,7 +156,7 @@ class Refresher:
             elif reasons:
                 found.warned[key] = reasons
         if len(unreadable) == len(wanted.views):
-            raise InvalidInput(
+            raise InvalidInputError(
                 unreadable[0]["what"], where=unreadable[0]["where"], next_step=unreadable[0]["next_step"]
             )
         run.progress(total - 1, total, "publish")
@@ -198,7 +198,7 @@ class Refresher:
                 embedders=self._embedders,
                 keyed_hash=self._keyed_hash,
             )
-        except (InvalidInput, SetupError, Corrupt) as error:
+        except (InvalidInputError, SetupError, CorruptionError) as error:
             # What can be tried again (no memory, a file that changed meanwhile) fails the run instead.
             return {"unreadable": _said(error)}
         made: dict[str, Any] = msgspec.to_builtins(manifest)

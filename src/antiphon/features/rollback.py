@@ -19,7 +19,7 @@ from antiphon.catalog.publications import Publication, Publications
 from antiphon.catalog.snapshots import SnapshotManifest, Snapshots
 from antiphon.catalog.verdicts import StagedSnapshots
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.core.suggestions import nearest
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -121,10 +121,10 @@ class Rollback:
             seen: the publication that whoever asks has seen as current.
 
         Raises:
-            NotFound: there is no such view, snapshot or publication, or nothing earlier.
-            Conflict: it is current already, was never published, waits for the end of an embargo, its definition
+            NotFoundError: there is no such view, snapshot or publication, or nothing earlier.
+            ConflictError: it is current already, was never published, waits for the end of an embargo, its definition
                 version is not declared any more, or ``seen`` is not current any more.
-            Corrupt: its files are gone.
+            CorruptionError: its files are gone.
         """
         _require_reason(reason)
         history = self._publications.list(self._scope, LOOKED_BACK)
@@ -150,7 +150,7 @@ class Rollback:
             if key in declared and current.snapshots.get(key) != snapshot
         )
         if not moves:
-            raise Conflict(
+            raise ConflictError(
                 f"Every view has the snapshot of publication {to} already.", where=str(self._scope),
                 next_step="Name an earlier publication: `antiphon features history VIEW` shows what was made when.",
             )  # fmt: skip
@@ -160,7 +160,7 @@ class Rollback:
         """Let nothing replace what is published of a view, from the next refresh on.
 
         Raises:
-            NotFound: no such view is declared.
+            NotFoundError: no such view is declared.
         """
         _require_reason(reason)
         self._require_declared(view)
@@ -174,12 +174,12 @@ class Rollback:
         """Let a held view go on with its next refresh.
 
         Raises:
-            Conflict: it is not held.
+            ConflictError: it is not held.
         """
         _require_reason(reason)
         with self._transaction() as connection:
             if not self._holds.remove(self._scope, view, within=connection):
-                raise Conflict(f"The view {view!r} is not held.", where=str(self._scope))
+                raise ConflictError(f"The view {view!r} is not held.", where=str(self._scope))
             self._audit(
                 self._scope, principal, "features.resume", view, {"view": view, "reason": reason}, within=connection
             )
@@ -188,14 +188,14 @@ class Rollback:
         declared = self._require_declared(view)
         current = history[0] if history else None
         if current is None:
-            raise NotFound("Nothing is published yet.", where=str(self._scope), next_step="Refresh the view.")
+            raise NotFoundError("Nothing is published yet.", where=str(self._scope), next_step="Refresh the view.")
         if isinstance(to, str):
             return (self._to_snapshot(view, to, history, declared),)
         if to is not None:
             then = self._publications.get(self._scope, to)
             named = {key: snapshot for key, snapshot in then.snapshots.items() if key.partition("@")[0] == view}
             if not named:
-                raise NotFound(f"Publication {to} has no snapshot of {view!r}.", where=str(self._scope))
+                raise NotFoundError(f"Publication {to} has no snapshot of {view!r}.", where=str(self._scope))
             found = tuple(
                 self._move(key, snapshot, then.number, current) for key, snapshot in named.items() if key in declared
             )
@@ -208,7 +208,7 @@ class Rollback:
                 if (earlier := _earlier(key, history)) is not None
             )
             if not found:
-                raise NotFound(
+                raise NotFoundError(
                     f"The last {len(history)} publications have one snapshot of {view!r}.", where=str(self._scope),
                     next_step="There is nothing to go back to; `antiphon features history` shows what was made.",
                 )  # fmt: skip
@@ -222,10 +222,10 @@ class Rollback:
     ) -> Move:
         manifest = self._snapshots.get(self._scope, to)
         if manifest.view != view:
-            raise InvalidInput(f"{to} is a snapshot of {manifest.view}, not of {view}.", where="to")
+            raise InvalidInputError(f"{to} is a snapshot of {manifest.view}, not of {view}.", where="to")
         waiting = next((one for one in self._staged.list(self._scope) if one.snapshot == to), None)
         if waiting is not None and waiting.publish_at > self._clock.now():
-            raise Conflict(
+            raise ConflictError(
                 f"{to} is under an embargo until {waiting.publish_at:%Y-%m-%d %H:%M:%SZ}.", where=str(self._scope),
                 next_step="Wait for its end, or name a snapshot that was published.",
             )  # fmt: skip
@@ -233,7 +233,7 @@ class Rollback:
             raise _undeclared(view, manifest.definition_version)
         last = next((one for one in history if one.snapshots.get(manifest.key) == to), None)
         if last is None:
-            raise Conflict(
+            raise ConflictError(
                 f"{to} was never published, or longer ago than {len(history)} publications.", where=str(self._scope),
                 next_step="A rollback brings back what was served; `antiphon features history` says what the gates "
                 "said about the others.",
@@ -245,8 +245,8 @@ class Rollback:
     def _move(self, key: str, snapshot: str, last_in: int, current: Publication) -> Move:
         try:
             manifest = self._snapshots.get(self._scope, snapshot)
-        except NotFound as error:
-            raise Corrupt(
+        except NotFoundError as error:
+            raise CorruptionError(
                 f"The snapshot {snapshot} is gone.", where=str(self._scope), next_step="Name another one, or refresh."
             ) from error
         return Move(
@@ -283,7 +283,7 @@ class Rollback:
     ) -> Publication:
         changes = {f"{one.view}@{one.definition_version}": one.snapshot for one in moves}
         views = sorted({one.view for one in moves})
-        lost: Conflict | None = None
+        lost: ConflictError | None = None
         for _ in range(_ATTEMPTS):
             current = self._publications.current(self._scope)
             number = seen if seen is not None else current.number if current is not None else 0
@@ -302,7 +302,7 @@ class Rollback:
                         self._scope, principal, "features.rollback", ",".join(views)[:200], detail, within=connection
                     )
                 return made
-            except Conflict as error:
+            except ConflictError as error:
                 if seen is not None:
                     raise
                 lost = error
@@ -312,7 +312,7 @@ class Rollback:
     def _require_declared(self, view: str) -> dict[str, FeatureViewSpec]:
         found = {key: spec for key, spec in self._declared().items() if spec.name == view}
         if not found:
-            raise NotFound(
+            raise NotFoundError(
                 f"No view named {view!r} is applied.",
                 where=str(self._scope),
                 next_step=nearest(
@@ -330,24 +330,24 @@ def _earlier(key: str, history: Sequence[Publication]) -> Publication | None:
 
 def _require_reason(reason: str) -> None:
     if not reason.strip():
-        raise InvalidInput("A reason is missing.", where="reason", next_step="Say why, for the record.")
+        raise InvalidInputError("A reason is missing.", where="reason", next_step="Say why, for the record.")
 
 
 def _require_seen(history: Sequence[Publication], seen: int | None) -> None:
     current = history[0].number if history else 0
     if seen is not None and seen != current:
-        raise Conflict(
+        raise ConflictError(
             f"Publication {seen} is not current any more; {current} is.", where="publication",
             next_step="Look again at what is published now.",
         )  # fmt: skip
 
 
-def _current(snapshot: str) -> Conflict:
-    return Conflict(f"{snapshot} is current already.", where="to", next_step="Name an earlier one.")
+def _current(snapshot: str) -> ConflictError:
+    return ConflictError(f"{snapshot} is current already.", where="to", next_step="Name an earlier one.")
 
 
-def _undeclared(view: str, version: str) -> Conflict:
-    return Conflict(
+def _undeclared(view: str, version: str) -> ConflictError:
+    return ConflictError(
         f"The definition version {version} of {view!r} is not declared any more, and no release in use pins it.",
         where="to",
         next_step="Apply the definition as it was then, and roll back after that.",

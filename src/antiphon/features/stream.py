@@ -18,7 +18,7 @@ import msgspec
 
 from antiphon.catalog.events import StoredEvent, set_back
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import AntiphonError, WriteConflict
+from antiphon.core.errors import AntiphonError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.evaluate import StreamedEvent
@@ -116,8 +116,8 @@ class StreamConsumer:
         """Take at most ``limit`` events of all streams together; how many were taken, 0 when caught up.
 
         Raises:
-            Unavailable: log or overlay are away, or the overlay is full. Nothing is lost: the offsets stay.
-            Corrupt: the log was set back, or events are gone from it.
+            UnavailableError: log or overlay are away, or the overlay is full. Nothing is lost: the offsets stay.
+            CorruptionError: the log was set back, or events are gone from it.
                 When only some streams fail, they are logged and left alone for a while, and nothing is raised.
         """
         now = self._now()
@@ -222,7 +222,7 @@ class StreamConsumer:
         """The offset of the view that is furthest in a stream; 0 when none follows it.
 
         Raises:
-            Unavailable: the overlay is away.
+            UnavailableError: the overlay is away.
         """
         prefixes = [each.prefix for each in self._followers.values() if each.spec.source.name == stream]
         return max(self._overlay.read(prefixes).offsets.values(), default=0)
@@ -231,7 +231,7 @@ class StreamConsumer:
         """How far every followed view is, or those of these streams.
 
         Raises:
-            Unavailable, SetupError, Corrupt: as :meth:`poll`, for any of the streams.
+            UnavailableError, SetupError, CorruptionError: as :meth:`poll`, for any of the streams.
         """
         followers = [one for one in self._followers.values() if streams is None or one.spec.source.name in streams]
         reading = self._overlay.read([follower.prefix for follower in followers])
@@ -271,14 +271,14 @@ class StreamConsumer:
             How many log events were read again.
 
         Raises:
-            WriteConflict: others pruned each time meanwhile.
+            WriteConflictError: others pruned each time meanwhile.
         """
         follower = self._followers.get(spec.key) or _Follower(spec)
         for _ in range(_ATTEMPTS):
             read = self._restore(follower, after)
             if read is not None:
                 return read
-        raise WriteConflict(
+        raise WriteConflictError(
             f"The streamed events of {spec.name!r} were pruned while they were put back.",
             where="overlay",
             next_step="Try again in a moment.",

@@ -26,7 +26,7 @@ class Trail(Protocol):
         originator: str | None = None,
         outcome: Outcome = "done",
     ) -> Any:
-        """Accept a record; :class:`Overloaded` when the disk does not keep up."""
+        """Accept a record; :class:`OverloadedError` when the disk does not keep up."""
         ...
 
     def record(

@@ -16,7 +16,7 @@ class FileUpload(Protocol):
     """A file that is being taken in (``batch.files.Upload``)."""
 
     def write(self, piece: bytes) -> None:
-        """Raises ``TooLarge`` past what one file, or all of the tenant's, may come to."""
+        """Raises ``TooLargeError`` past what one file, or all of the tenant's, may come to."""
         ...
 
     def keep(self, purpose: str, filename: str, expires_after: int | None = None) -> StoredFile: ...

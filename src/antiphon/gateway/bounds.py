@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 LEAST, MOST = -(2**63), 2**63 - 1
 MOST_TOKENS = 2**31 - 1
@@ -45,7 +45,7 @@ def require_64_bits(content: bytes, value: Any) -> None:
         value: what it was read as.
 
     Raises:
-        InvalidInput: names the place.
+        InvalidInputError: names the place.
     """
     if _LONG.search(content) is None:
         return
@@ -53,7 +53,7 @@ def require_64_bits(content: bytes, value: Any) -> None:
     while waiting:
         place, part = waiting.pop()
         if isinstance(part, int) and not LEAST <= part <= MOST:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A whole number does not fit into 64 bits.",
                 where=place.lstrip(".") or "body",
                 next_step="Numbers lie between -2^63 and 2^63-1; send a larger one as text.",

@@ -21,7 +21,7 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from antiphon.core.errors import AntiphonError, Forbidden, Unauthenticated
+from antiphon.core.errors import AntiphonError, ForbiddenError, UnauthenticatedError
 from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
 from antiphon.gateway.ports import GatewayServices
@@ -70,7 +70,7 @@ class Denials:
         Args:
             who: asked; by default whoever the request was found to be of.
         """
-        if not isinstance(error, Unauthenticated | Forbidden) or self._services.trail is None:
+        if not isinstance(error, UnauthenticatedError | ForbiddenError) or self._services.trail is None:
             return
         who = who or getattr(request.state, "principal", None)
         peer = without_credentials(request.client.host)[:64] if request.client is not None else ""

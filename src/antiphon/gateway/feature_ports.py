@@ -47,8 +47,8 @@ class Skews(Protocol):
         seed: int | None = ...,
         trigger: str = ...,
     ) -> SkewReport:
-        """Compare views, or all of them, and keep what was found; raises ``NotFound`` and, while another comparison
-        goes on, ``Conflict``."""
+        """Compare views, or all of them, and keep what was found; raises ``NotFoundError`` and, while another
+        comparison goes on, ``ConflictError``."""
         ...
 
 
@@ -64,7 +64,7 @@ class Lookups(Protocol):
         *,
         computed: bool = False,
     ) -> LookupPlan:
-        """What is read, by these names; raises ``NotFound`` with every name that is not there."""
+        """What is read, by these names; raises ``NotFoundError`` with every name that is not there."""
         ...
 
     async def look_up(self, request: LookupRequest) -> Lookup:
@@ -95,7 +95,7 @@ class Rollbacks(Protocol):
         ...
 
     def resume(self, scope: Scope, view: str, *, reason: str, principal: str) -> None:
-        """Let a held view go on; raises ``Conflict`` when it is not held."""
+        """Let a held view go on; raises ``ConflictError`` when it is not held."""
         ...
 
     def held(self, scope: Scope) -> Mapping[str, Hold]:
@@ -109,8 +109,8 @@ class NearestNeighbours(Protocol):
     def find(
         self, scope: Scope, principal: Principal, view: str, question: Question, *, purpose: str, see_keys: bool
     ) -> Neighbours:
-        """The nearest ones; raises ``NotFound``, ``Forbidden``, ``InvalidInput``, ``FeatureUnavailable`` and
-        ``SetupError``."""
+        """The nearest ones; raises ``NotFoundError``, ``ForbiddenError``, ``InvalidInputError``,
+        ``FeatureUnavailableError`` and ``SetupError``."""
         ...
 
 
@@ -120,13 +120,14 @@ class Lineages(Protocol):
     def of_prediction(
         self, scope: Scope, prediction: str, feature: str | None = None, limit: int = ...
     ) -> tuple[Lineage, ...]:
-        """One feature of a prediction, or all; raises ``NotFound``."""
+        """One feature of a prediction, or all; raises ``NotFoundError``."""
         ...
 
     def of_entity(
         self, scope: Scope, feature: str, keys: Mapping[str, str], as_of: datetime | None = None, limit: int = ...
     ) -> Lineage:
-        """What is read of an entity as of a moment; raises ``NotFound``, ``InvalidInput``, ``FeatureUnavailable``."""
+        """What is read of an entity as of a moment; raises ``NotFoundError``, ``InvalidInputError``,
+        ``FeatureUnavailableError``."""
         ...
 
 

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import InvalidInput, TooLarge
+from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.gateway import incoming, problem
 from antiphon.gateway.ports import GatewayServices
 from antiphon.learning.outcomes.intake import Taken
@@ -65,14 +65,14 @@ async def feedback(request: Request) -> Response:
 def _several(given: dict[str, Any]) -> tuple[ArrivingOutcome, ...]:
     sent = given["outcomes"]
     if isinstance(sent, list) and len(sent) > MOST_OUTCOMES:
-        raise TooLarge(
+        raise TooLargeError(
             f"There are {len(sent)} outcomes in one request.",
             where="outcomes",
             next_step=f"Send at most {MOST_OUTCOMES} at a time, or use `antiphon outcomes import`.",
         )
     outcomes = incoming.typed(given, Feedback).outcomes
     if not outcomes:
-        raise InvalidInput("There is no outcome.", where="outcomes", next_step="Send at least one.")
+        raise InvalidInputError("There is no outcome.", where="outcomes", next_step="Send at least one.")
     return outcomes
 
 

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.measurements import Measurements
@@ -62,12 +62,12 @@ async def metrics(request: Request) -> Response:
     """``GET /metrics``: Prometheus' text format; whom it is open to, ``[gateway] metrics`` says.
 
     Raises:
-        NotFound: to nobody. Unauthenticated, Forbidden: to a key that may read the platform's state.
+        NotFoundError: to nobody. UnauthenticatedError, ForbiddenError: to a key that may read the platform's state.
     """
     measurements: Measurements = request.app.state.measurements
     services: GatewayServices = request.app.state.services
     if services.metrics == "off":
-        raise NotFound("There is nothing at this path.", next_step='[gateway] metrics = "off" in antiphon.toml.')
+        raise NotFoundError("There is nothing at this path.", next_step='[gateway] metrics = "off" in antiphon.toml.')
     if services.metrics == "key":
         principal = await incoming.principal(request, services)
         await run_in_threadpool(services.authorise, principal, "read", "platform/*")

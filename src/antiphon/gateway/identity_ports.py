@@ -15,7 +15,7 @@ class Bearer(Protocol):
     """Whoever sends ``Authorization: Bearer``."""
 
     def authenticate(self, text: str) -> Principal:
-        """Raises ``Unauthenticated`` or ``Unavailable``; may wait for the catalog or the token issuer."""
+        """Raises ``UnauthenticatedError`` or ``UnavailableError``; may wait for the catalog or the token issuer."""
         ...
 
     def remembered(self, text: str) -> Principal | None:
@@ -33,7 +33,7 @@ class DashboardSessions(Protocol):
     def end(self, text: str) -> None: ...
 
     def check_form(self, session: Session, sent: str | None) -> None:
-        """Raises ``Forbidden`` unless the form was made for this session."""
+        """Raises ``ForbiddenError`` unless the form was made for this session."""
         ...
 
     def login_token(self, text: str) -> str:
@@ -41,7 +41,7 @@ class DashboardSessions(Protocol):
         ...
 
     def check_login(self, text: str | None, sent: str | None) -> None:
-        """Raises ``Forbidden`` unless the login form was made for the browser with this cookie."""
+        """Raises ``ForbiddenError`` unless the login form was made for the browser with this cookie."""
         ...
 
 
@@ -70,7 +70,7 @@ class Identity(Protocol):
     ) -> tuple[str, Any]: ...
 
     def approve(self, tenant: str, key: str, *, by: Principal, reason: str) -> Any:
-        """Raises ``Forbidden`` for the key's maker and for identities that the maker made."""
+        """Raises ``ForbiddenError`` for the key's maker and for identities that the maker made."""
         ...
 
     def allow(self, tenant: str, key: str, allowance: Allowance, *, by: str) -> Any: ...

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from antiphon.core.errors import InvalidInput, TooLarge, Unauthenticated, UnsupportedParameter
+from antiphon.core.errors import InvalidInputError, TooLargeError, UnauthenticatedError, UnsupportedParameterError
 from antiphon.core.memory import MemoryRelease
 from antiphon.gateway.bounds import require_64_bits
 from antiphon.gateway.ports import GatewayServices
@@ -48,7 +48,7 @@ async def body(request: Request, limit: int, next_step: str = SEND_LESS) -> byte
         next_step: of the error for a longer body.
 
     Raises:
-        TooLarge: it is longer than ``limit`` bytes; the rest is not read.
+        TooLargeError: it is longer than ``limit`` bytes; the rest is not read.
         starlette.requests.ClientDisconnect: the client went away before its end.
     """
     known: bytes | None = getattr(request.state, "content", None)
@@ -72,16 +72,16 @@ def json_object(content: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        InvalidInput: not JSON, or not an object, or with a number that 64 bits do not hold.
+        InvalidInputError: not JSON, or not an object, or with a number that 64 bits do not hold.
     """
     try:
         value = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The body is not JSON: {error}.", where="body", next_step="Send one JSON object, in UTF-8."
         ) from None
     if not isinstance(value, dict):
-        raise InvalidInput("The body is not a JSON object.", where="body", next_step="Send one JSON object.")
+        raise InvalidInputError("The body is not a JSON object.", where="body", next_step="Send one JSON object.")
     require_64_bits(content, value)
     return value
 
@@ -90,12 +90,12 @@ def query(request: Request) -> dict[str, str]:
     """The parameters of the query.
 
     Raises:
-        InvalidInput: one is given twice.
+        InvalidInputError: one is given twice.
     """
     values: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in values:
-            raise InvalidInput(f"{name!r} is given twice.", where=name, next_step="Give it once.")
+            raise InvalidInputError(f"{name!r} is given twice.", where=name, next_step="Give it once.")
         # A plus in a query means a space; in a time it was meant as the sign of the offset.
         values[name] = value.replace(" ", "+") if "T" in value and value.count(" ") == 1 else value
     return values
@@ -105,8 +105,8 @@ def typed(value: Mapping[str, Any], shape: type[T], *, from_text: bool = False) 
     """The mapping as a struct; ``from_text`` reads numbers and booleans from strings (query parameters).
 
     Raises:
-        UnsupportedParameter: a field the struct does not have.
-        InvalidInput: a wrong type or a missing field, named by its path.
+        UnsupportedParameterError: a field the struct does not have.
+        InvalidInputError: a wrong type or a missing field, named by its path.
     """
     refuse_unknown(value, field_names(shape))
     try:
@@ -114,7 +114,7 @@ def typed(value: Mapping[str, Any], shape: type[T], *, from_text: bool = False) 
     except msgspec.ValidationError as error:
         message, _, path = str(error).rpartition(" - at ") if " - at `$" in str(error) else (str(error), "", "")
         where = path.strip("`").removeprefix("$").lstrip(".") or "body"
-        raise InvalidInput(
+        raise InvalidInputError(
             f"`{where}`: {_without_value(message)}.", where=where, next_step="See /openapi.json for the types."
         ) from None
 
@@ -132,13 +132,13 @@ def refuse_unknown(value: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise for the first unknown field, with the name it may have been meant to be.
 
     Raises:
-        UnsupportedParameter: always, when there is one.
+        UnsupportedParameterError: always, when there is one.
     """
     names = set(known)
     for name in value:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"Unknown parameter: {name!r}.",
                 where=name,
                 next_step=f"Did you mean {close[0]!r}?" if close else "See /openapi.json for the parameters.",
@@ -149,12 +149,12 @@ async def principal(request: Request, services: GatewayServices) -> Principal:
     """Who asks, by the bearer's key or token. Who is not known already is looked up in a thread.
 
     Raises:
-        Unauthenticated: no key or token, or one that does not hold.
-        Unavailable: the catalog, or the token issuer, is away.
+        UnauthenticatedError: no key or token, or one that does not hold.
+        UnavailableError: the catalog, or the token issuer, is away.
     """
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
-        raise Unauthenticated(
+        raise UnauthenticatedError(
             "There is no API key and no token.",
             where="authorization",
             next_step="Send `Authorization: Bearer ak_…`; `antiphon keys create` makes a key.",
@@ -169,8 +169,8 @@ def originating_user(request: Request, principal: Principal, user: str | None = 
     """The user on whose behalf the principal asks, by ``X-Antiphon-User`` or a body's ``user``.
 
     Raises:
-        Forbidden: this principal may not speak for others.
-        InvalidInput: the name is malformed, or header and body name two users.
+        ForbiddenError: this principal may not speak for others.
+        InvalidInputError: the name is malformed, or header and body name two users.
     """
     named = request.headers.getlist("x-antiphon-user")
     found = originator(principal, *named, user or None)
@@ -187,7 +187,7 @@ def timeout(request: Request) -> float | None:
     """Seconds after which the caller wants no answer any more, by ``X-Antiphon-Timeout``; ``None``: it does not say.
 
     Raises:
-        InvalidInput: it is not a positive number of seconds.
+        InvalidInputError: it is not a positive number of seconds.
     """
     text = request.headers.get("x-antiphon-timeout")
     if text is None:
@@ -197,7 +197,7 @@ def timeout(request: Request) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0.0 < seconds <= _LONGEST_TIMEOUT:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The header X-Antiphon-Timeout is not a time to wait.",
             where="x-antiphon-timeout",
             next_step=f"Send seconds, more than 0 and at most {_LONGEST_TIMEOUT}, such as 2.5.",
@@ -210,5 +210,5 @@ def _without_value(message: str) -> str:
     return message.partition(" '")[0] if message.startswith("Invalid enum value") else message
 
 
-def _too_large(limit: int, next_step: str) -> TooLarge:
-    return TooLarge(f"The body is larger than {limit} bytes.", where="body", next_step=next_step)
+def _too_large(limit: int, next_step: str) -> TooLargeError:
+    return TooLargeError(f"The body is larger than {limit} bytes.", where="body", next_step=next_step)

@@ -46,5 +46,5 @@ class Datasets(Protocol):
         ...
 
     def get(self, scope: Scope, dataset: str) -> Dataset:
-        """One dataset; raises ``NotFound``."""
+        """One dataset; raises ``NotFoundError``."""
         ...

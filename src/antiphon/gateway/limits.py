@@ -11,7 +11,7 @@ from math import ceil
 from starlette.concurrency import run_in_threadpool
 
 from antiphon.catalog.receipts import Receipt
-from antiphon.core.errors import DeadlineExceeded
+from antiphon.core.errors import DeadlineExceededError
 from antiphon.gateway.departure import Departed
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.allowance import REQUESTS, TOKENS, TOKENS_DAY
@@ -62,7 +62,7 @@ class Reservation:
     def failed(self, failure: BaseException | None) -> None:
         """There is no answer. What the engine did for nobody, because the caller left or set a deadline, is counted as
         it was reserved: else going away before the end would be free."""
-        if not isinstance(failure, Departed | DeadlineExceeded):
+        if not isinstance(failure, Departed | DeadlineExceededError):
             self._grant.settle(0)
 
 
@@ -79,8 +79,8 @@ async def reserve(
         questions: one for each answer that it asks for; ``choices`` of them in a row share a prompt.
 
     Raises:
-        RateLimited: a quota is used up.
-        Unavailable: the catalog is away.
+        RateLimitError: a quota is used up.
+        UnavailableError: the catalog is away.
     """
     tokens = 0
     if services.quotas is not None and principal.allowance.meters:
@@ -110,8 +110,8 @@ async def count_request(services: GatewayServices, principal: Principal) -> None
     """Let in a request that generates nothing: it takes of the quota of requests alone.
 
     Raises:
-        RateLimited: that quota is used up.
-        Unavailable: the catalog is away.
+        RateLimitError: that quota is used up.
+        UnavailableError: the catalog is away.
     """
     grant = await _granted(services, principal, 0)
     if grant is not None:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import InvalidInput, TooLarge
+from antiphon.core.errors import InvalidInputError, TooLargeError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.gateway import incoming
 from antiphon.gateway.bounds import Number
@@ -96,14 +96,14 @@ async def lookup(request: Request) -> Response:
     given = incoming.json_object(await incoming.body(request, services.max_body_bytes))
     sent = given.get("entities")
     if isinstance(sent, list) and len(sent) > MOST_ENTITIES:
-        raise TooLarge(
+        raise TooLargeError(
             f"There are {len(sent)} entities in one request.",
             where="entities",
             next_step=f"Send at most {MOST_ENTITIES} at a time.",
         )
     body = incoming.typed(given, FeatureLookupBody)
     if body.application is not None and body.purpose:
-        raise InvalidInput(
+        raise InvalidInputError(
             "An application has a purpose of its own.", where="purpose", next_step="Leave out one of the two."
         )
     lookups, scope = services.looked_up(), services.scope(principal)

@@ -17,7 +17,7 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from antiphon.core.errors import InvalidInput, TooLarge
+from antiphon.core.errors import InvalidInputError, TooLargeError
 
 MOST_FIELDS = 16
 LONGEST_FIELD = 4_096
@@ -43,8 +43,8 @@ async def read(request: Request, file: str, write: Callable[[bytes], None]) -> F
         file: name of the field that is the file.
 
     Raises:
-        InvalidInput: it is no such form, or is cut off, or has a field twice.
-        TooLarge: a field that is no file is too long, or there are too many, or too much stands around the file.
+        InvalidInputError: it is no such form, or is cut off, or has a field twice.
+        TooLargeError: a field that is no file is too long, or there are too many, or too much stands around the file.
         starlette.requests.ClientDisconnect: the client went away before its end.
         Whatever ``write`` raises.
     """
@@ -54,7 +54,7 @@ async def read(request: Request, file: str, write: Callable[[bytes], None]) -> F
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The body is no form with a file.", where="content-type", next_step="Send multipart/form-data."
         )
     parts = _Parts(file)
@@ -68,11 +68,11 @@ async def read(request: Request, file: str, write: Callable[[bytes], None]) -> F
                 await run_in_threadpool(write, parts.taken())
         parser.finalize()
     except FormParserError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The form is malformed.", where="body", next_step="Send multipart/form-data as RFC 7578 says."
         ) from error
     if not parts.ended:
-        raise InvalidInput("The form is cut off.", where="body", next_step="Send it to its closing boundary.")
+        raise InvalidInputError("The form is cut off.", where="body", next_step="Send it to its closing boundary.")
     await run_in_threadpool(write, parts.taken())
     return Form(parts.fields, parts.filename)
 
@@ -114,7 +114,7 @@ class _Parts:
     def require_little_around(self) -> None:
         """Raise when what has arrived beside the file's content is too much."""
         if self.arrived - self._file_bytes > MOST_AROUND:
-            raise TooLarge(
+            raise TooLargeError(
                 f"The form has more than {MOST_AROUND} bytes beside its file.",
                 where="body",
                 next_step="End the body with the form's closing boundary, and keep fields and headers of parts short.",
@@ -135,17 +135,17 @@ class _Parts:
         filename = options.get(b"filename")
         self._is_file = self._name == self._file
         if not self._name or (self._is_file and filename is None) or (not self._is_file and filename is not None):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A part of the form is not what it should be.",
                 where=self._name[:100] or "body",
                 next_step=f"Send the file as {self._file!r} with a filename, and everything else without one.",
             )
         if self._name in self.fields or (self._is_file and self.filename is not None):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{self._name[:100]!r} is given twice.", where=self._name[:100], next_step="Give it once."
             )
         if len(self.fields) >= MOST_FIELDS:
-            raise TooLarge("The form has too many fields.", where="body", next_step=f"Send at most {MOST_FIELDS}.")
+            raise TooLargeError("The form has too many fields.", where="body", next_step=f"Send at most {MOST_FIELDS}.")
         if self._is_file:
             self.filename = (filename or b"").decode(errors="replace")
 
@@ -156,7 +156,7 @@ class _Parts:
             return
         self._value += data[start:end]
         if len(self._value) > LONGEST_FIELD:
-            raise TooLarge(
+            raise TooLargeError(
                 "The field is too long.", where=self._name[:100], next_step=f"Send at most {LONGEST_FIELD} bytes."
             )
 
@@ -166,7 +166,7 @@ class _Parts:
         try:
             self.fields[self._name] = self._value.decode()
         except UnicodeDecodeError:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The field {self._name[:100]!r} is not UTF-8.", where=self._name[:100], next_step="Send it in UTF-8."
             ) from None
 

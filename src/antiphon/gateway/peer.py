@@ -30,7 +30,7 @@ class CertificateAuthenticator(Protocol):
     """An authentication source beside keys and tokens."""
 
     def __call__(self, certificate: CertificateFacts, now: datetime) -> Any:
-        """The principal that a verified certificate speaks for; raises ``Unauthenticated``."""
+        """The principal that a verified certificate speaks for; raises ``UnauthenticatedError``."""
         ...
 
 

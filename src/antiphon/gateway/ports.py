@@ -21,7 +21,7 @@ from antiphon.catalog.receipts import Path, Receipt, Role
 from antiphon.catalog.releases import Release
 from antiphon.catalog.skew_reports import ViewSkew
 from antiphon.core.clock import Clock
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import MetricsAccess, PriceSettings
 from antiphon.engine.api.messages import EngineDescription, Tokenization, TokenizationRequest
@@ -90,7 +90,7 @@ class Receipts(Protocol):
 
 
 class Texts(Protocol):
-    """Texts by their content hash; :class:`NotFound` once erased."""
+    """Texts by their content hash; :class:`NotFoundError` once erased."""
 
     def get(self, scope: Scope, blob: str) -> bytes: ...
 
@@ -156,8 +156,8 @@ class Streams(Protocol):
     """Source events in, and how far they have been consumed."""
 
     def append(self, scope: Scope, stream: str, events: Sequence[IncomingEvent]) -> int:
-        """The last offset of the stream; an event id seen before is ignored. Raises ``Overloaded`` past the lag that is
-        let wait."""
+        """The last offset of the stream; an event id seen before is ignored. Raises ``OverloadedError`` past the lag
+        that is let wait."""
         ...
 
     def status(self, scope: Scope) -> Sequence[StreamStatus]: ...
@@ -227,7 +227,7 @@ class Runs(Protocol):
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]: ...
 
     def cancel(self, scope: Scope, run: str, by: Principal) -> Any:
-        """Raises ``Forbidden`` for somebody who may not order what the run does."""
+        """Raises ``ForbiddenError`` for somebody who may not order what the run does."""
         ...
 
     def refresh(
@@ -265,7 +265,7 @@ class GatewayServices:
 
     Attributes:
         environment: of every request; the tenant is the principal's.
-        authorise: raises ``Forbidden`` unless the principal may do the action to the resource (``kind/name``).
+        authorise: raises ``ForbiddenError`` unless the principal may do the action to the resource (``kind/name``).
         records: rights to what was kept of answers.
         audit: ``governance.audit.AuditLog.append``, for the changes that a port does not record itself in the
             transaction of the change.
@@ -347,7 +347,7 @@ class GatewayServices:
         """Versions of policies.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.policies, "Policies are not served here.")
 
@@ -355,7 +355,7 @@ class GatewayServices:
         """The history of views.
 
         Raises:
-            Unavailable: this gateway was wired without it.
+            UnavailableError: this gateway was wired without it.
         """
         return _wired(self.history, "The history of views is not served here.")
 
@@ -363,7 +363,7 @@ class GatewayServices:
         """What is told about served features.
 
         Raises:
-            Unavailable: this gateway was wired without it.
+            UnavailableError: this gateway was wired without it.
         """
         return _wired(self.watch, "Features are not watched here.")
 
@@ -371,7 +371,7 @@ class GatewayServices:
         """Lookups of features.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.lookups, "Features are not looked up here.")
 
@@ -379,7 +379,7 @@ class GatewayServices:
         """Files of OpenAI's API.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.files, "Files are not kept here.")
 
@@ -387,7 +387,7 @@ class GatewayServices:
         """Batches of OpenAI's API.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.request_batches, "Batches are not taken here.")
 
@@ -395,7 +395,7 @@ class GatewayServices:
         """Quotas of keys.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.quotas, "Quotas are not kept here.")
 
@@ -403,7 +403,7 @@ class GatewayServices:
         """Vectors of texts.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.embedding, "Nothing is embedded here.")
 
@@ -411,7 +411,7 @@ class GatewayServices:
         """How models read texts.
 
         Raises:
-            Unavailable: this gateway was wired without it.
+            UnavailableError: this gateway was wired without it.
         """
         return _wired(self.tokenising, "No tokens are told here.")
 
@@ -419,7 +419,7 @@ class GatewayServices:
         """The audit log.
 
         Raises:
-            Unavailable: this gateway was wired without it.
+            UnavailableError: this gateway was wired without it.
         """
         return _wired(self.trail, "The audit log is not served here.")
 
@@ -427,12 +427,12 @@ class GatewayServices:
         """Models and rollouts.
 
         Raises:
-            Unavailable: this gateway was wired without them.
+            UnavailableError: this gateway was wired without them.
         """
         return _wired(self.learning, "Models and rollouts are not served here.")
 
 
 def _wired(part: T | None, missing: str) -> T:
     if part is None:
-        raise Unavailable(missing, where="gateway", next_step="Ask the project's own gateway.")
+        raise UnavailableError(missing, where="gateway", next_step="Ask the project's own gateway.")
     return part

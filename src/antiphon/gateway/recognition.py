@@ -27,8 +27,8 @@ class Recognition:
         """Whom the text of a key or token speaks for.
 
         Raises:
-            Unauthenticated: it does not hold.
-            Unavailable: the catalog, or the token issuer, is away.
+            UnauthenticatedError: it does not hold.
+            UnavailableError: the catalog, or the token issuer, is away.
         """
         known = bearer.remembered(text)
         if known is None and (begun := self._readings.get(text)) is not None:

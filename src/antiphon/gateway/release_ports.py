@@ -29,7 +29,7 @@ class Rollouts(Protocol):
         ...
 
     def get(self, scope: Scope, rollout: str) -> Rollout:
-        """Raises ``NotFound``."""
+        """Raises ``NotFoundError``."""
         ...
 
     def active(self, scope: Scope, application: str) -> Rollout | None:
@@ -111,7 +111,7 @@ class Registry(Protocol):
     def lines(self, scope: Scope, application: str | None = None) -> Sequence[ModelLine]: ...
 
     def card(self, scope: Scope, name: str) -> ModelCard:
-        """Of ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release; raises ``NotFound``."""
+        """Of ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release; raises ``NotFoundError``."""
         ...
 
     def compare(self, scope: Scope, first: str, second: str) -> Comparison: ...

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import new_id
 from antiphon.engine.api.messages import ModelDescription, Tokenization, TokenizationRequest
 from antiphon.engine.execution.tokenization import MOST_TEXT_BYTES, require_readable
@@ -78,7 +78,7 @@ async def tokenize(request: Request) -> Response:
     asking = await incoming.principal(request, services)  # before the body is read
     body = incoming.typed(incoming.json_object(await _body(request, services)), TokenizeBody)
     if body.add_special_tokens:
-        raise InvalidInput(
+        raise InvalidInputError(
             "No special tokens are added to a prompt.", where="add_special_tokens", next_step="Send false."
         )
     engine, model = await _asked(request, services, body.model)
@@ -122,7 +122,7 @@ async def _read(
     """The engine's answer, counted as a request of the key.
 
     Raises:
-        TooLarge: the text or the list is too long. RateLimited: the key's requests are used up.
+        TooLargeError: the text or the list is too long. RateLimitError: the key's requests are used up.
     """
     require_readable(question)
     await limits.count_request(services, await incoming.principal(request, services))
@@ -133,21 +133,21 @@ async def _asked(request: Request, services: GatewayServices, named: str | None)
     """The plain model that is asked about, which the principal may ask.
 
     Raises:
-        InvalidInput: none is named and there are several.
-        NotFound: there is no such plain model.
-        Forbidden: policy says no.
+        InvalidInputError: none is named and there are several.
+        NotFoundError: there is no such plain model.
+        ForbiddenError: policy says no.
     """
     principal = await incoming.principal(request, services)
     engine = services.tokenised()
     plain = services.models(services.scope(principal))
     served = {model.name: model for model in (await services.engine()).models if model.name in plain}
     if named is None and len(served) != 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             "No model is named.", where="model", next_step=f"Name one of {', '.join(sorted(served)) or 'none'}."
         )
     name = named if named is not None else next(iter(served))
     if name not in served:
-        raise NotFound(f"There is no plain model {name!r}.", where="model", next_step="GET /v1/models lists them.")
+        raise NotFoundError(f"There is no plain model {name!r}.", where="model", next_step="GET /v1/models lists them.")
     await run_in_threadpool(services.authorise, principal, "answer", f"application/{name}")
     return engine, served[name]
 

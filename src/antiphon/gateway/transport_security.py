@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
 from antiphon.core.settings import Settings, TlsSettings
 from antiphon.governance.certificate_checks import CertificateFacts, chain, described, require_pair
 
@@ -73,24 +73,26 @@ def tls_files(settings: TlsSettings, root: Path) -> TlsFiles | None:
     """The files that the settings name; ``None`` without TLS.
 
     Raises:
-        InvalidInput: a certificate without a key, or the other way round, or clients required of no authority.
+        InvalidInputError: a certificate without a key, or the other way round, or clients required of no authority.
     """
     where = "antiphon.toml, [tls]"
     if (settings.certificate is None) != (settings.key is None):
         missing = "key" if settings.key is None else "certificate"
-        raise InvalidInput(f"`{missing}` is missing.", where=where, next_step="Set `certificate` and `key` together.")
+        raise InvalidInputError(
+            f"`{missing}` is missing.", where=where, next_step="Set `certificate` and `key` together."
+        )
     if settings.certificate is None or settings.key is None:
         if settings.client_ca is not None or settings.require_client:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "Clients can be checked over TLS only.", where=where, next_step="Set `certificate` and `key` too."
             )
         return None
     if settings.require_client and settings.client_ca is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "Clients are required and nobody may vouch for them.", where=where, next_step="Set `client_ca`."
         )
     if settings.require_client and settings.client_certificate is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "Clients must show a certificate, and this project's own probes have none.",
             where=where,
             next_step="Set `client_certificate` and `client_key`; `antiphon tls init` makes them.",
@@ -103,12 +105,12 @@ def require_protection(settings: Settings) -> None:
     """Raise where keys and prompts would cross a network in plain text.
 
     Raises:
-        InvalidInput: the gateway is to listen beyond loopback without TLS, and that is not expressly allowed.
+        InvalidInputError: the gateway is to listen beyond loopback without TLS, and that is not expressly allowed.
     """
     tls, host = settings.tls, settings.gateway.host
     if tls.certificate is not None or tls.allow_plain_http or is_loopback(host):
         return
-    raise InvalidInput(
+    raise InvalidInputError(
         f"Plain HTTP on {host} would show keys and prompts to the network.",
         where="antiphon.toml, [tls]",
         next_step=(
@@ -216,7 +218,7 @@ class TransportSecurity:
             loaded = self._load_once()
             if self._stamp() == before:
                 return loaded
-        raise InvalidInput("The files keep changing.", where=str(self._files.certificate))
+        raise InvalidInputError("The files keep changing.", where=str(self._files.certificate))
 
     def _load_once(self) -> tuple[ssl.SSLContext, CertificateFacts, frozenset[str]]:
         # One resolution of a folder for all files in it: a link that moves meanwhile cannot pair old with new.
@@ -233,7 +235,7 @@ class TransportSecurity:
                 context.load_verify_locations(file)
                 context.verify_mode = self._verify_mode()
         except (OSError, ValueError) as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"OpenSSL refuses them ({getattr(error, 'reason', None) or type(error).__name__}).",
                 where=str(self._files.certificate),
             ) from None
@@ -348,7 +350,7 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{file} cannot be read: {error.strerror}.",
             where=str(file),
             next_step="`antiphon tls init` makes certificates.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.token_bucket import Meter
 
 REQUESTS, TOKENS, TOKENS_DAY = "requests_per_minute", "tokens_per_minute", "tokens_per_day"
@@ -50,12 +50,12 @@ def check_allowance(allowance: Allowance) -> None:
     """Refuse a quota that lets nothing in.
 
     Raises:
-        InvalidInput: names the quota that is not between 1 and a million millions.
+        InvalidInputError: names the quota that is not between 1 and a million millions.
     """
     for name in (REQUESTS, TOKENS, TOKENS_DAY):
         value: int | None = getattr(allowance, name)
         if value is not None and not 1 <= value <= _LARGEST:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{value} is no quota.",
                 where=name,
                 next_step=f"Use a number from 1 to {_LARGEST}, or leave it out for no bound.",

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 from antiphon.governance import audit_record, audit_rows
@@ -93,8 +93,8 @@ class AuditLog:
             detail: names of ``audit_record.ALLOWED``; the values of others are left out.
 
         Raises:
-            InvalidInput: a name is too long.
-            Corrupt: the log's head is damaged.
+            InvalidInputError: a name is too long.
+            CorruptionError: the log's head is damaged.
         """
         one = self.act(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
         with self.database.writing(within) as connection:
@@ -128,7 +128,7 @@ class AuditLog:
         """Record acts in their order, in one transaction.
 
         Raises:
-            Corrupt: a log's head is damaged; nothing may be committed then.
+            CorruptionError: a log's head is damaged; nothing may be committed then.
         """
         scopes: dict[Scope, builtins.list[Act]] = {}
         for one in acts:
@@ -160,7 +160,7 @@ class AuditLog:
         """Where the log ends.
 
         Raises:
-            Corrupt: the head is damaged, or not sealed with this server's secret.
+            CorruptionError: the head is damaged, or not sealed with this server's secret.
         """
         with self.database.reading(within) as connection:
             found = connection.exec_driver_sql(_HEAD, (scope.tenant, scope.environment)).first()
@@ -200,7 +200,7 @@ class AuditLog:
                 of = select(cast(table.c.tenant, LargeBinary), cast(table.c.environment, LargeBinary)).distinct()
                 for tenant, environment in connection.execute(of):
                     # A row whose scope is no name was moved there: it is missed where it belongs.
-                    with contextlib.suppress(InvalidInput, UnicodeDecodeError):
+                    with contextlib.suppress(InvalidInputError, UnicodeDecodeError):
                         found.add(Scope(tenant.decode(), environment.decode()))
         return sorted(found)
 
@@ -233,10 +233,12 @@ class AuditLog:
             In how many places it stood.
 
         Raises:
-            InvalidInput: who erases is the one who is erased.
+            InvalidInputError: who erases is the one who is erased.
         """
         if principal == name:
-            raise InvalidInput("Nobody erases themselves.", where="principal", next_step="Ask somebody else to do it.")
+            raise InvalidInputError(
+                "Nobody erases themselves.", where="principal", next_step="Ask somebody else to do it."
+            )
         table, erased = schema.audit_entries, 0
         name = audit_record.written(name)
         quoted = canonical(name).decode()[1:-1]
@@ -329,8 +331,8 @@ def _peaks(content: bytes) -> tuple[bytes, ...]:
     return tuple(content[start : start + _PEAK] for start in range(0, len(content), _PEAK))
 
 
-def _damaged(scope: Scope, what: str) -> Corrupt:
-    return Corrupt(
+def _damaged(scope: Scope, what: str) -> CorruptionError:
+    return CorruptionError(
         f"The audit log of {scope} is damaged: {what}.",
         where="audit",
         next_step="Nothing is recorded in it until it is mended: run `antiphon audit verify`, then restore a backup.",

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
-from antiphon.core.errors import AntiphonError, Corrupt, InvalidInput
+from antiphon.core.errors import AntiphonError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.governance import audit_record, audit_rows
 from antiphon.governance.audit import ERASE, AuditLog, Head
@@ -96,7 +96,7 @@ def verify(
         if head is not None and head.checkpoint:
             try:
                 known.append(parse(head.checkpoint))
-            except InvalidInput:
+            except InvalidInputError:
                 found.add("the checkpoint kept with the head is none")
         wanted = {one.size for one in known}
         tree, roots, erased, said = _read(log.database, scope, connection, wanted, found)
@@ -116,7 +116,7 @@ def verify(
 def _head(log: AuditLog, scope: Scope, connection: Connection, found: _Findings) -> Head | None:
     try:
         return log.head(scope, within=connection)
-    except Corrupt as error:
+    except CorruptionError as error:
         found.add(error.what)
     except (AntiphonError, TypeError, ValueError) as error:
         found.add(f"the head cannot be read: {error}")

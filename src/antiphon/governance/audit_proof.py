@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Corrupt, InvalidInput, NotFound, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError, NotFoundError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.governance import audit_record, audit_rows, merkle
 from antiphon.governance.audit import AuditLog
@@ -87,11 +87,11 @@ def prove(log: AuditLog, key: CheckpointKey, scope: Scope, sequence: int, checkp
     """Proof that a record is in the log of this checkpoint.
 
     Raises:
-        NotFound: the log of the checkpoint has no such record.
-        Corrupt: the log is damaged.
+        NotFoundError: the log of the checkpoint has no such record.
+        CorruptionError: the log is damaged.
     """
     if not 0 <= sequence < checkpoint.size:
-        raise NotFound(
+        raise NotFoundError(
             f"There is no record {sequence} in the log of {scope}.",
             where="sequence",
             next_step=f"The checkpoint has {checkpoint.size} records, counted from 0: see `antiphon audit query`.",
@@ -106,7 +106,7 @@ def find(log: AuditLog, scope: Scope, subject: str, action: str) -> int:
     """The sequence of the first record of an action on a subject.
 
     Raises:
-        NotFound: there is none, or the subject was erased.
+        NotFoundError: there is none, or the subject was erased.
     """
     table = schema.audit_entries
     with log.database.read() as connection:
@@ -116,7 +116,7 @@ def find(log: AuditLog, scope: Scope, subject: str, action: str) -> int:
             )
         ).scalar()
     if found is None:
-        raise NotFound(
+        raise NotFoundError(
             f"No record {action!r} of {subject!r} is in the audit log of {scope}.",
             where="subject",
             next_step="See `antiphon audit query`; an erased subject is found by its record's number only.",
@@ -134,8 +134,8 @@ def export(
         witnessed: checkpoints of this log; those that the export's checkpoint continues are proved to be its beginning.
 
     Raises:
-        InvalidInput: the period is empty.
-        Corrupt: a witnessed checkpoint is not the beginning of the log.
+        InvalidInputError: the period is empty.
+        CorruptionError: a witnessed checkpoint is not the beginning of the log.
         SetupError: the file cannot be written.
     """
     with log.database.read() as connection:
@@ -172,7 +172,7 @@ def _witnessed(
     for one in before:
         path = merkle.consistency(kept, one.size, checkpoint.size)
         if not merkle.consistent(one.size, one.root, checkpoint.size, checkpoint.root, path):
-            raise Corrupt(
+            raise CorruptionError(
                 f"The witnessed checkpoint of {one.size} records is not the beginning of the audit log of {scope}.",
                 where="audit",
                 next_step="Run `antiphon audit verify`.",
@@ -188,7 +188,7 @@ def _proved(kept: merkle.Kept, scope: Scope, row: Row, checkpoint: Checkpoint) -
     path = merkle.inclusion(kept, row.sequence, checkpoint.size)
     leaf = merkle.leaf_hash(content)
     if not merkle.included(leaf, row.sequence, checkpoint.size, path, checkpoint.root):
-        raise Corrupt(
+        raise CorruptionError(
             f"Record {row.sequence} of the audit log of {scope} does not give the checkpoint's root.",
             where="audit",
             next_step="Run `antiphon audit verify`.",
@@ -208,7 +208,7 @@ def _rows(database: Database, connection: Connection, scope: Scope, start: int, 
     )
     rows = [audit_rows.loaded(database, scope, one) for one in connection.execute(statement.order_by(table.c.sequence))]
     if len(rows) != end - start:
-        raise Corrupt(
+        raise CorruptionError(
             f"The audit log of {scope} has {len(rows)} of the records {start} to {end - 1}.",
             where="audit",
             next_step="Run `antiphon audit verify`.",
@@ -229,7 +229,7 @@ def _period(
         select(func.min(table.c.sequence), func.max(table.c.sequence)).where(condition)
     ).one()
     if first is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The audit log of {scope} has no record in this period.", where="from", next_step="Choose a longer one."
         )
     return first, last + 1

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.governance import audit_rows
 from antiphon.governance.audit_record import AuditEntry, entry
@@ -46,12 +46,14 @@ def entries(database: Database, connection: Connection, scope: Scope, wanted: Au
     """The page of records that the filter asks for, latest first.
 
     Raises:
-        InvalidInput: the limit is not between 1 and :data:`MOST`, or ``since`` is after ``until``.
+        InvalidInputError: the limit is not between 1 and :data:`MOST`, or ``since`` is after ``until``.
     """
     if not 1 <= wanted.limit <= MOST:
-        raise InvalidInput(f"{wanted.limit} records are no page.", where="limit", next_step=f"Ask for 1 to {MOST}.")
+        raise InvalidInputError(
+            f"{wanted.limit} records are no page.", where="limit", next_step=f"Ask for 1 to {MOST}."
+        )
     if wanted.since is not None and wanted.until is not None and wanted.since > wanted.until:
-        raise InvalidInput("The end lies before the beginning.", where="until", next_step="Swap the two.")
+        raise InvalidInputError("The end lies before the beginning.", where="until", next_step="Swap the two.")
     table = schema.audit_entries
     statement = select(*audit_rows.COLUMNS).where(schema.owned(table, scope))
     if wanted.who is not None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.core.logs import without_credentials
 from antiphon.core.scope import Scope
@@ -129,7 +129,7 @@ def act(
     """A checked act; ``at`` is in microseconds since 1970.
 
     Raises:
-        InvalidInput: a name is longer than :data:`LONGEST_NAME`, or the outcome is none.
+        InvalidInputError: a name is longer than :data:`LONGEST_NAME`, or the outcome is none.
     """
     # Every answer and every reading comes through here: what is compared first is what is so nearly always.
     if not (
@@ -137,7 +137,7 @@ def act(
     ):
         raise _not_a_name(principal=principal, action=action, subject=subject)
     if outcome not in _OUTCOMES:
-        raise InvalidInput(f"{outcome!r} is no outcome.", where="outcome", next_step=f"Use {_OUTCOMES}.")
+        raise InvalidInputError(f"{outcome!r} is no outcome.", where="outcome", next_step=f"Use {_OUTCOMES}.")
     kept = canonical(allowed(detail)).decode() if detail else "{}"
     return Act(
         scope,
@@ -151,9 +151,9 @@ def act(
     )
 
 
-def _not_a_name(**names: str) -> InvalidInput:
+def _not_a_name(**names: str) -> InvalidInputError:
     where, text = next((where, text) for where, text in names.items() if not 0 < len(text) <= LONGEST_NAME)
-    return InvalidInput(
+    return InvalidInputError(
         f"An audit record's {where} has {len(text)} characters.",
         where=where,
         next_step=f"Name it in 1 to {LONGEST_NAME} characters.",
@@ -265,7 +265,7 @@ def entry(scope: Scope, of: Row) -> AuditEntry:
     """The row as it is shown.
 
     Raises:
-        Corrupt: the row is damaged.
+        CorruptionError: the row is damaged.
     """
     try:
         return AuditEntry(
@@ -282,7 +282,7 @@ def entry(scope: Scope, of: Row) -> AuditEntry:
             leaf=of.leaf.hex(),
         )
     except (AttributeError, TypeError, ValueError, OverflowError, msgspec.DecodeError) as error:
-        raise Corrupt(
+        raise CorruptionError(
             f"Record {of.sequence} of the audit log is damaged.",
             where="audit",
             next_step="Run `antiphon audit verify`.",

@@ -16,7 +16,7 @@ from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import ORIGINATOR
 from antiphon.catalog.sealed_names import SealedName
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit_record import Row
 
@@ -51,7 +51,7 @@ def loaded(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
     """The record in clear.
 
     Raises:
-        Corrupt: its user's name does not open, or has another index.
+        CorruptionError: its user's name does not open, or has another index.
     """
     *values, sealed = stored
     row = Row(*values)
@@ -65,7 +65,7 @@ def shown(database: Database, scope: Scope, stored: Sequence[Any]) -> Row:
     """Like :func:`loaded`, with :data:`UNREADABLE` for a name that does not open: the page's others are shown."""
     try:
         return loaded(database, scope, stored)
-    except Corrupt:
+    except CorruptionError:
         return msgspec.structs.replace(Row(*stored[:-1]), originator=UNREADABLE)
 
 

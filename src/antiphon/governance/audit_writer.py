@@ -1,8 +1,8 @@
 """Evidence in volume: one thread commits what was enqueued in groups, a disk flush for each group.
 
 Invariants: nothing that was accepted is dropped; a group whose commit was done and then reported as failed is there
-twice. A full queue makes the caller wait, and after :data:`WAIT_SECONDS` refuses the request (``Overloaded``), so that
-no request goes on without its evidence. A group whose commit fails stays in front of the queue and is tried again;
+twice. A full queue makes the caller wait, and after :data:`WAIT_SECONDS` refuses the request (``OverloadedError``), so
+that no request goes on without its evidence. A group whose commit fails stays in front of the queue and is tried again;
 :meth:`AuditWriter.flush` returns only once everything enqueued before it is on disk.
 """
 
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from antiphon.core.errors import AntiphonError, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_record import Act, Outcome
@@ -61,20 +61,20 @@ class AuditWriter:
             A number for :meth:`flush`.
 
         Raises:
-            InvalidInput: a name is too long.
-            Overloaded: the disk did not keep up for :data:`WAIT_SECONDS`.
-            Unavailable: the writer is closed.
+            InvalidInputError: a name is too long.
+            OverloadedError: the disk did not keep up for :data:`WAIT_SECONDS`.
+            UnavailableError: the writer is closed.
         """
         one = self._log.act(scope, principal, action, subject, detail, originator=originator, outcome=outcome)
         with self._changed:
             if len(self._waiting) >= self._most:
                 self._changed.wait_for(lambda: len(self._waiting) < self._most or self._closed, WAIT_SECONDS)
             if self._closed:
-                raise Unavailable(
+                raise UnavailableError(
                     "The audit log is closed.", where="audit", next_step="Send it to a process that runs."
                 )
             if len(self._waiting) >= self._most:
-                raise Overloaded(
+                raise OverloadedError(
                     f"{len(self._waiting)} audit records wait for the disk; nothing is done without its evidence.",
                     where="audit",
                     next_step="Try again in a second.",
@@ -92,12 +92,12 @@ class AuditWriter:
         """Wait until the records up to this number are on disk; until all are, when none is given.
 
         Raises:
-            Unavailable: they were not within ``seconds``.
+            UnavailableError: they were not within ``seconds``.
         """
         with self._changed:
             wanted = self._accepted if through is None else through
             if not self._changed.wait_for(lambda: self._committed >= wanted, seconds):
-                raise Unavailable(
+                raise UnavailableError(
                     f"The audit log was not written within {seconds:.0f} s.",
                     where="audit",
                     next_step="Try again; if it stays, see the log of this process.",
@@ -117,7 +117,7 @@ class AuditWriter:
         """Enqueue and flush: shares its disk flush with others, and is on disk when this returns.
 
         Raises:
-            Overloaded, Unavailable: as :meth:`enqueue` and :meth:`flush`.
+            OverloadedError, UnavailableError: as :meth:`enqueue` and :meth:`flush`.
         """
         self.flush(self.enqueue(scope, principal, action, subject, detail, originator=originator, outcome=outcome))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.core.errors import Unauthenticated
+from antiphon.core.errors import UnauthenticatedError
 from antiphon.governance.keys import PREFIX, Keys
 from antiphon.governance.principal import Principal
 from antiphon.governance.tokens import Tokens
@@ -23,14 +23,14 @@ class Authenticator:
         """Whom the text speaks for. May read the catalog, and the issuer's keys over the network.
 
         Raises:
-            Unauthenticated: it speaks for nobody.
-            Unavailable: what is needed to say so is away.
+            UnauthenticatedError: it speaks for nobody.
+            UnavailableError: what is needed to say so is away.
         """
         if text.startswith(PREFIX) or self._tokens is None:
             return self._keys.authenticate(text)
         if text.count(".") == 2:
             return self._tokens.authenticate(text)
-        raise Unauthenticated(
+        raise UnauthenticatedError(
             "What was sent is neither an API key nor a token.",
             where="Authorization",
             next_step="Send `Authorization: Bearer` and an API key (`ak_…`) or a JWT of the configured issuer.",

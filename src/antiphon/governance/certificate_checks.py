@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -96,14 +96,14 @@ def chain(pem: bytes, where: str) -> list[x509.Certificate]:
     """The certificates of a PEM file, the leaf first.
 
     Raises:
-        InvalidInput: there is none, or one of them cannot be read.
+        InvalidInputError: there is none, or one of them cannot be read.
     """
     from cryptography import x509
 
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{where} is no PEM certificate.", where=where, next_step="It begins with -----BEGIN CERTIFICATE-----."
         ) from None
 
@@ -112,12 +112,12 @@ def require_pair(certificate: bytes, key: bytes, now: datetime, where: str) -> C
     """What the leaf says, once it is sure that this key is its own and that it holds now.
 
     Raises:
-        InvalidInput: not a certificate, not a key, the key of another certificate, expired, or not valid yet.
+        InvalidInputError: not a certificate, not a key, the key of another certificate, expired, or not valid yet.
     """
     leaf = chain(certificate, where)[0]
     problem = _wrong_key(leaf, key) or described(leaf).wrong_date(now)
     if problem is not None:
-        raise InvalidInput(problem, where=where, next_step="`antiphon tls check` says what a client would say.")
+        raise InvalidInputError(problem, where=where, next_step="`antiphon tls check` says what a client would say.")
     return described(leaf)
 
 
@@ -129,7 +129,7 @@ def check(certificate: bytes, key: bytes, authorities: Sequence[bytes], host: st
         host: the DNS name or IP address that the client uses.
 
     Raises:
-        InvalidInput: ``certificate`` is none, or ``host`` is neither name nor address.
+        InvalidInputError: ``certificate`` is none, or ``host`` is neither name nor address.
     """
     certificates = chain(certificate, "certificate")
     leaf, facts = certificates[0], described(certificates[0])

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -66,12 +66,12 @@ def init(folder: Path, asked: Asked, now: datetime) -> Path:
         The folder ``current``, where the files are found from now on.
 
     Raises:
-        Conflict: there is an authority already. InvalidInput: a name, an address or the days cannot be used.
+        ConflictError: there is an authority already. InvalidInputError: a name, an address or the days cannot be used.
     """
     _require_usable(asked)
     with _locked(folder):
         if (folder / CURRENT).is_symlink():
-            raise Conflict(
+            raise ConflictError(
                 "There is an authority here already.",
                 where=str(folder / CURRENT),
                 next_step="`antiphon tls rotate` makes new certificates; `--authority` a new authority too.",
@@ -87,7 +87,8 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
     goes on.
 
     Raises:
-        NotFound: nothing to rotate. Corrupt: the files there cannot be read. InvalidInput: ``days`` cannot be used.
+        NotFoundError: nothing to rotate.
+        CorruptionError: the files there cannot be read. InvalidInputError: ``days`` cannot be used.
     """
     with _locked(folder):
         asked = _asked_before(folder / CURRENT, days)
@@ -99,7 +100,7 @@ def rotate(folder: Path, now: datetime, *, days: int | None = None, authority: b
             crossed = (_certify_authority(new_root, key, roots[0], now),)
             key, roots = new_key, [new_root, *(root for root in roots if root.not_valid_after_utc > now)]
         elif roots[0].not_valid_after_utc < now + timedelta(days=asked.days):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The authority ends {roots[0].not_valid_after_utc:%Y-%m-%d}, before the new certificates would.",
                 where=str(folder / CURRENT / AUTHORITY),
                 next_step="`antiphon tls rotate --authority` makes a new one.",
@@ -282,12 +283,12 @@ def _authority(current: Path) -> tuple[EllipticCurvePrivateKey, list[x509.Certif
     try:
         key = load_pem_private_key(file.read_bytes(), None)
     except (OSError, ValueError, TypeError):
-        raise Corrupt(
+        raise CorruptionError(
             "The authority's key cannot be read.", where=str(file), next_step="Restore it, or begin anew with `init`."
         ) from None
     roots = _certificates(current / AUTHORITY)
     if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != roots[0].public_key():
-        raise Corrupt(
+        raise CorruptionError(
             f"The key in {file} is not the authority's.", where=str(file), next_step="Restore the one made with it."
         )
     return key, roots
@@ -303,28 +304,32 @@ def _certificates(file: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(file.read_bytes())
     except FileNotFoundError:
-        raise NotFound(
+        raise NotFoundError(
             "There is no certificate here.", where=str(file), next_step="`antiphon tls init` makes an authority."
         ) from None
     except (OSError, ValueError):
-        raise Corrupt(f"{file} is no certificate.", where=str(file), next_step="Restore it from a backup.") from None
+        raise CorruptionError(
+            f"{file} is no certificate.", where=str(file), next_step="Restore it from a backup."
+        ) from None
 
 
 def _require_usable(asked: Asked) -> None:
     if not 1 <= asked.days <= MOST_DAYS:
-        raise InvalidInput(f"{asked.days} days are not possible.", where="--days", next_step=f"From 1 to {MOST_DAYS}.")
+        raise InvalidInputError(
+            f"{asked.days} days are not possible.", where="--days", next_step=f"From 1 to {MOST_DAYS}."
+        )
     if not asked.names and not asked.addresses:
-        raise InvalidInput("A server certificate needs a name.", where="--name", next_step="Give --name or --ip.")
+        raise InvalidInputError("A server certificate needs a name.", where="--name", next_step="Give --name or --ip.")
     for address in asked.addresses:
         try:
             ipaddress.ip_address(address)
         except ValueError:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{address!r} is no IP address.", where="--ip", next_step="For example 127.0.0.1."
             ) from None
     for name in asked.names:
         if not name.isascii() or not name or len(name) > 253 or any(sign.isspace() or sign == "/" for sign in name):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{name!r} is no host name.",
                 where="--name",
                 next_step="Write it in ASCII, as in a URL (xn--… if need be).",

@@ -16,7 +16,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 _ED25519 = b"\x01"
 _SIGNATURE = re.compile(r"— (\S+) (\S+)\Z")
@@ -41,7 +41,7 @@ def parse(note: str) -> Checkpoint:
     """Read a checkpoint; its signature is not looked at (:func:`signed_by`). Further signatures may follow.
 
     Raises:
-        InvalidInput: this is no checkpoint.
+        InvalidInputError: this is no checkpoint.
     """
     text, separator, signatures = note.partition("\n\n")
     lines = text.split("\n")
@@ -56,7 +56,7 @@ def parse(note: str) -> Checkpoint:
         if len(root) != 32 or base64.b64encode(root).decode() != lines[2]:
             raise ValueError
     except (ValueError, binascii.Error):
-        raise InvalidInput(
+        raise InvalidInputError(
             "The text is no signed checkpoint.",
             where="checkpoint",
             next_step="Give the whole text, from the origin line to the end of the signature line.",

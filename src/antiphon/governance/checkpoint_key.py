@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.governance.checkpoint import Checkpoint, key_hash, signature_line, signed_by, unsigned, verifier_key
 from antiphon.governance.secret import LENGTH, load_secret, replace
@@ -60,7 +60,7 @@ class CheckpointKey:
 
     def __init__(self, seed: bytes, origin: str = "antiphon", earlier: Sequence[HandOver] = ()) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9./:_-]{0,199}", origin):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{origin!r} is no origin of checkpoints.",
                 where="[audit].origin",
                 next_step="Write a name such as example.com/antiphon: letters, digits and . / : _ -.",

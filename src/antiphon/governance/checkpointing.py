@@ -46,7 +46,7 @@ class Checkpointing:
         """Sign and witness the log as it is now; ``None`` while it is empty.
 
         Raises:
-            Corrupt: the log is damaged, or no continuation of what was witnessed: nothing is signed.
+            CorruptionError: the log is damaged, or no continuation of what was witnessed: nothing is signed.
             SetupError: the witness file cannot be written.
         """
         with self._witness.turn() as turn:

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import new_id
 from antiphon.core.scope import Scope
 from antiphon.governance.key_provider import KEY_BYTES, KeyProvider, WrappedKey
@@ -100,12 +100,12 @@ class DataKeys:
         """The key itself.
 
         Raises:
-            SetupError: the provider lacks the wrapping key, or is another one. Unavailable: it is away.
-            Corrupt: the row was changed or moved.
+            SetupError: the provider lacks the wrapping key, or is another one. UnavailableError: it is away.
+            CorruptionError: the row was changed or moved.
         """
         key = self._provider.unwrap(record.wrapped, _context(record.scope, record.id, record.purpose))
         if len(key) != KEY_BYTES:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The data key {record.id} has {len(key)} bytes.", where=str(record.scope),
                 next_step="Restore the catalog from a backup.",
             )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 
-from antiphon.core.errors import AntiphonError, Corrupt
+from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.governance.data_keys import DataKeyRecord, DataKeys, Purpose
 
@@ -111,8 +111,8 @@ class HeldKeys:
         return key
 
 
-def _unknown(scope: Scope, key_id: str) -> Corrupt:
-    return Corrupt(
+def _unknown(scope: Scope, key_id: str) -> CorruptionError:
+    return CorruptionError(
         f"A payload is sealed with the data key {key_id}, which this catalog does not have.",
         where=str(scope),
         next_step="Restore the catalog that has it from a backup; payloads under other keys are not affected.",

@@ -22,7 +22,7 @@ import msgspec
 
 from antiphon.core import outgoing
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 
 LEAST_SECONDS = 10.0
 """Between two readings, whatever the reason."""
@@ -65,7 +65,7 @@ class IssuerKeys:
         place: a file's path, or a URL.
 
     Raises:
-        InvalidInput: the URL is not one that may be read.
+        InvalidInputError: the URL is not one that may be read.
     """
 
     def __init__(self, place: str | Path, clock: Clock) -> None:
@@ -89,7 +89,7 @@ class IssuerKeys:
         """The key of this id, ``None`` when the issuer has none such.
 
         Raises:
-            Unavailable: the issuer's keys cannot be read, or another request is reading them.
+            UnavailableError: the issuer's keys cannot be read, or another request is reading them.
         """
         found, age = self._keys.get(kid), self._age()
         if found is not None and age is not None and age <= FRESH_SECONDS:
@@ -115,7 +115,7 @@ class IssuerKeys:
                     return
             finally:
                 self._waiting.release()
-        raise Unavailable(
+        raise UnavailableError(
             "The issuer's keys are being read.", where="Authorization", next_step="Try again in a moment."
         )
 
@@ -126,7 +126,7 @@ class IssuerKeys:
 
     def _believed(self, kid: str, age: float | None) -> IssuerKey | None:
         if age is None or age > BELIEVED_SECONDS:
-            raise Unavailable(
+            raise UnavailableError(
                 "The token issuer's keys cannot be read now, so no token can be checked.",
                 where="Authorization",
                 next_step="Try again later, or use an API key.",
@@ -157,7 +157,7 @@ class IssuerKeys:
         with self._path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise InvalidInput(f"The key set is larger than {MOST_BYTES} bytes.", where=self.place)
+            raise InvalidInputError(f"The key set is larger than {MOST_BYTES} bytes.", where=self.place)
         return content
 
 
@@ -165,7 +165,7 @@ def checked_url(text: str) -> SplitResult:
     """A URL that keys may be read from: whoever can change the answer on its way could make keys of their own.
 
     Raises:
-        InvalidInput: not https (http only to this machine), or not a URL that is called at all.
+        InvalidInputError: not https (http only to this machine), or not a URL that is called at all.
     """
     return urlsplit(outgoing.check_url(text, where=_WHERE, secret=True))
 
@@ -174,7 +174,7 @@ def fetch(url: SplitResult) -> bytes:
     """The body of one GET: not redirected, not through a proxy, within :data:`SECONDS` and :data:`MOST_BYTES`.
 
     Raises:
-        InvalidInput: another status than 200, an encoding, or a body that is too long.
+        InvalidInputError: another status than 200, an encoding, or a body that is too long.
         OSError, http.client.HTTPException: no answer, or none in time.
     """
     connection = _connection(url)
@@ -193,14 +193,16 @@ def fetch(url: SplitResult) -> bytes:
         connection.request("GET", target, headers={"accept": "application/json", "accept-encoding": "identity"})
         response = connection.getresponse()
         if response.status != 200:
-            raise InvalidInput(f"The issuer's key server answered with status {response.status}.", where=url.geturl())
+            raise InvalidInputError(
+                f"The issuer's key server answered with status {response.status}.", where=url.geturl()
+            )
         if response.getheader("content-encoding", "identity").lower() != "identity":
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The issuer's key server answered with an encoding that was not asked for.", where=url.geturl()
             )
         content = response.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise InvalidInput(f"The key set is larger than {MOST_BYTES} bytes.", where=url.geturl())
+            raise InvalidInputError(f"The key set is larger than {MOST_BYTES} bytes.", where=url.geturl())
         return content
     except (ValueError, AttributeError) as error:  # what a socket says that was closed under http.client
         raise TimeoutError(f"not within {SECONDS:.0f} s") from error
@@ -213,7 +215,7 @@ def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
     """The keys of a JSON Web Key Set (RFC 7517) that may sign tokens; others are left out.
 
     Raises:
-        InvalidInput: it is not a key set, or has more than :data:`MOST_KEYS` keys.
+        InvalidInputError: it is not a key set, or has more than :data:`MOST_KEYS` keys.
     """
     from joserfc import jwk
     from joserfc.errors import JoseError
@@ -221,9 +223,9 @@ def parse_key_set(content: bytes) -> Mapping[str, IssuerKey]:
     try:
         listed = msgspec.json.decode(content, type=dict[str, Any])["keys"]
     except (msgspec.DecodeError, KeyError, RecursionError):
-        raise InvalidInput("The issuer's keys are not a JSON Web Key Set.", where="jwks") from None
+        raise InvalidInputError("The issuer's keys are not a JSON Web Key Set.", where="jwks") from None
     if not isinstance(listed, list) or len(listed) > MOST_KEYS:
-        raise InvalidInput(f"A key set is a list of at most {MOST_KEYS} keys.", where="jwks")
+        raise InvalidInputError(f"A key set is a list of at most {MOST_KEYS} keys.", where="jwks")
     found: dict[str, IssuerKey] = {}
     for one in listed:
         if not isinstance(one, dict) or not _signs(one) or one["kid"] in found:

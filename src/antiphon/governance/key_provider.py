@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.settings import EncryptionSettings
 
 KEY_BYTES = 32
@@ -45,7 +45,7 @@ class KeyProvider(Protocol):
         """Wrap a data key; ``context`` must be given again to unwrap it.
 
         Raises:
-            SetupError: the keys cannot be read, or the passphrase is wrong. Unavailable: the provider is away.
+            SetupError: the keys cannot be read, or the passphrase is wrong. UnavailableError: the provider is away.
         """
         ...
 
@@ -53,8 +53,8 @@ class KeyProvider(Protocol):
         """The data key.
 
         Raises:
-            SetupError: there is no such wrapping key here, or the passphrase is wrong. Unavailable: it is away.
-            Corrupt: what is wrapped was changed, or belongs to another context.
+            SetupError: there is no such wrapping key here, or the passphrase is wrong. UnavailableError: it is away.
+            CorruptionError: what is wrapped was changed, or belongs to another context.
         """
         ...
 
@@ -62,7 +62,7 @@ class KeyProvider(Protocol):
         """Make a new wrapping key current and return its id; earlier ones go on unwrapping.
 
         Raises:
-            InvalidInput: new keys are made elsewhere; says where.
+            InvalidInputError: new keys are made elsewhere; says where.
         """
         ...
 
@@ -80,7 +80,7 @@ def provider_of(settings: EncryptionSettings, root: Path, environment: Mapping[s
 
     Raises:
         SetupError: the variable named by ``secret`` is not set, or the keyring is missing.
-        InvalidInput: a KMS without URL.
+        InvalidInputError: a KMS without URL.
     """
     variables = os.environ if environment is None else environment
     if settings.provider == "file":
@@ -92,7 +92,7 @@ def provider_of(settings: EncryptionSettings, root: Path, environment: Mapping[s
     from antiphon.governance.kms import KmsKeys
 
     if settings.url is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "A key service needs its URL.", where="antiphon.toml, [encryption]", next_step='Set url = "https://…".'
         )
     return KmsKeys(settings.url, secret_in(variables, settings.secret, "the key service's bearer token"))
@@ -144,7 +144,7 @@ class EnvironmentKeys:
         return unwrap_with(cipher, wrapped, context)
 
     def rotate(self) -> str:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The wrapping key comes from the environment and cannot be changed here.",
             where=self._variable,
             next_step=f"Put 32 new random bytes in base64 in front of the value of {self._variable}, with a comma, "
@@ -191,16 +191,16 @@ def unwrap_with(cipher: Any, wrapped: WrappedKey, context: bytes) -> bytes:
     """The inverse of :func:`wrap_with`.
 
     Raises:
-        Corrupt: the bytes were changed or belong to another context.
+        CorruptionError: the bytes were changed or belong to another context.
     """
     from cryptography.exceptions import InvalidTag
 
-    from antiphon.core.errors import Corrupt
+    from antiphon.core.errors import CorruptionError
 
     try:
         found: bytes = cipher.decrypt(wrapped.content[:12], wrapped.content[12:], context)
     except (InvalidTag, ValueError) as error:
-        raise Corrupt(
+        raise CorruptionError(
             f"A data key does not open with the wrapping key {wrapped.wrapping_key}.",
             where=context.decode(errors="replace").replace("\0", " "),
             next_step="Its row was changed or moved: restore the catalog from a backup.",

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import Conflict, Corrupt, SetupError
+from antiphon.core.errors import ConflictError, CorruptionError, SetupError
 from antiphon.governance.key_provider import (
     KEY_BYTES,
     WrappedKey,
@@ -61,7 +61,7 @@ def create(path: Path, passphrase: str) -> str:
     """Make a keyring with one key; returns the key's id.
 
     Raises:
-        Conflict: there is one already: without it nothing it protects can be read, so it is never replaced.
+        ConflictError: there is one already: without it nothing it protects can be read, so it is never replaced.
         SetupError: the passphrase is too short, or the folder cannot be written.
     """
     if len(passphrase) < SHORTEST:
@@ -77,7 +77,7 @@ def create(path: Path, passphrase: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write(path, KeyringFile(1, salt, N, R, P, kept.id, (kept,)), fresh=True)
     except FileExistsError:
-        raise Conflict(
+        raise ConflictError(
             "There is a keyring already.", where=str(path), next_step="`antiphon encryption rotate` adds a key to it."
         ) from None
     except OSError as error:
@@ -235,7 +235,7 @@ def _made(cipher: Any) -> KeptKey:
 def _opened(cipher: Any, kept: KeptKey, path: Path) -> bytes:
     try:
         return unwrap_with(cipher, WrappedKey(kept.id, kept.sealed), kept.id.encode())
-    except Corrupt as error:
+    except CorruptionError as error:
         raise SetupError(
             f"The passphrase does not open the keyring's key {kept.id}.",
             where=str(path),

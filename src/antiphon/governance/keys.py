@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
 from antiphon.core.leases import Renewer
 from antiphon.core.scope import Scope
@@ -103,8 +103,8 @@ class Keys:
             waits: it opens nothing until :meth:`approve`.
 
         Raises:
-            InvalidInput: a malformed tenant, name, limit or quota, an unknown role, an expiry that has passed.
-            Conflict: the principal is disabled, or has a valid key with another role.
+            InvalidInputError: a malformed tenant, name, limit or quota, an unknown role, an expiry that has passed.
+            ConflictError: the principal is disabled, or has a valid key with another role.
         """
         from antiphon.governance.policy import Action
 
@@ -113,7 +113,7 @@ class Keys:
         check_allowance(allowance)
         now = self._database.clock.now()
         if expires_at is not None and microseconds(expires_at) <= microseconds(now):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{expires_at.isoformat()} has passed.", where="expires_at", next_step="Name a later time."
             )
         with self._database.writing(within) as connection:
@@ -141,13 +141,13 @@ class Keys:
             by: who asks for it. ``waits``: the new key opens nothing until :meth:`approve`.
 
         Raises:
-            NotFound: there is no valid key of that name or id.
-            Conflict: the principal has several keys that were not rotated.
-            Forbidden: the key is for more than the one that asks for it.
-            InvalidInput: the overlap is longer than :data:`LONGEST_OVERLAP`.
+            NotFoundError: there is no valid key of that name or id.
+            ConflictError: the principal has several keys that were not rotated.
+            ForbiddenError: the key is for more than the one that asks for it.
+            InvalidInputError: the overlap is longer than :data:`LONGEST_OVERLAP`.
         """
         if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"An overlap of {overlap} is not possible.",
                 where="overlap",
                 next_step=f"Use at most {LONGEST_OVERLAP.days}d.",
@@ -160,13 +160,13 @@ class Keys:
                 if name in (record.name, record.id) and record.refusal(now) is None and record.replaced_by is None
             ]
             if not found:
-                raise NotFound(
+                raise NotFoundError(
                     f"There is no valid key of {name!r} that was not rotated yet.",
                     where=tenant,
                     next_step="See `antiphon keys list`; make one with `antiphon keys create`.",
                 )
             if len(found) > 1:
-                raise Conflict(
+                raise ConflictError(
                     f"{name!r} has {len(found)} valid keys.",
                     where=tenant,
                     next_step=f"Name one of them: {', '.join(record.id for record in found)}.",
@@ -195,13 +195,13 @@ class Keys:
         """Let a key open what it is for.
 
         Raises:
-            NotFound: the tenant has no such key.
-            Conflict: it does not wait for that.
+            NotFoundError: the tenant has no such key.
+            ConflictError: it does not wait for that.
         """
         with self._database.writing(within) as connection:
             found = self.get(tenant, key, within=connection)
             if not found.waits or found.revoked_at is not None:
-                raise Conflict(
+                raise ConflictError(
                     f"The key {key} waits for no approval.", where=tenant, next_step="See `antiphon keys list`."
                 )
             connection.execute(update(schema.api_keys).where(*is_key(tenant, key)).values(waits=0, approved_by=by))
@@ -213,11 +213,11 @@ class Keys:
         """Whom a key speaks for.
 
         Raises:
-            Unauthenticated: no key, an unknown one, an expired or revoked one, or one of a disabled principal.
-            Unavailable: the catalog is away and the key was not seen within the revocation bound.
+            UnauthenticatedError: no key, an unknown one, an expired or revoked one, or one of a disabled principal.
+            UnavailableError: the catalog is away and the key was not seen within the revocation bound.
         """
         if not _SHAPE.match(text):
-            raise Unauthenticated(
+            raise UnauthenticatedError(
                 "What was sent is no API key." if text else "No API key was sent.",
                 where="Authorization",
                 next_step="Send `Authorization: Bearer ak_…`; make a key with `antiphon keys create`.",
@@ -225,12 +225,12 @@ class Keys:
         digest = self._hash(text)
         known = self._leases.look(digest, lambda: self._of_hash(digest))
         if known is None:
-            raise Unauthenticated(
+            raise UnauthenticatedError(
                 "The API key is unknown.", where="Authorization", next_step="Make one with `antiphon keys create`."
             )
         now = self.newest.now()
         if (refusal := known.record.refusal(now)) is not None:
-            raise Unauthenticated(
+            raise UnauthenticatedError(
                 f"The API key {known.record.id} is {refusal}.",
                 where="Authorization",
                 next_step=f"Make a new one with `antiphon keys create`.{self.newest.behind()}",
@@ -254,7 +254,7 @@ class Keys:
         A key that expired or was rotated after the work was ordered does not stop it.
 
         Raises:
-            Unavailable: the catalog is away, and it was not seen within the revocation bound.
+            UnavailableError: the catalog is away, and it was not seen within the revocation bound.
         """
         if not principal.credential:
             return None
@@ -272,12 +272,12 @@ class Keys:
         """One key's record.
 
         Raises:
-            NotFound: the tenant has no such key.
+            NotFoundError: the tenant has no such key.
         """
         with self._database.reading(within) as connection:
             row = connection.execute(select_keys().where(*is_key(tenant, key))).first()
         if row is None:
-            raise NotFound(f"There is no API key {key!r}.", where=tenant, next_step="See `antiphon keys list`.")
+            raise NotFoundError(f"There is no API key {key!r}.", where=tenant, next_step="See `antiphon keys list`.")
         return key_record(row)
 
     def list(self, tenant: str, *, within: Connection | None = None) -> builtins.list[KeyRecord]:
@@ -291,7 +291,7 @@ class Keys:
         """Stop a key and its sessions for good. Revoking it again changes nothing.
 
         Raises:
-            NotFound: the tenant has no such key.
+            NotFoundError: the tenant has no such key.
         """
         now = microseconds(self._database.clock.now())
         table, sessions = schema.api_keys, schema.sessions
@@ -313,8 +313,8 @@ class Keys:
         """Give a key other quotas, within the lease in every process. What it has used stays used.
 
         Raises:
-            NotFound: the tenant has no such key.
-            InvalidInput: a quota that lets nothing in.
+            NotFoundError: the tenant has no such key.
+            InvalidInputError: a quota that lets nothing in.
         """
         check_allowance(allowance)
         with self._database.writing(within) as connection:

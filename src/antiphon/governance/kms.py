@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from antiphon.core import outgoing
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.governance.key_provider import WrappedKey, unknown_wrapping_key
 
 _PROBE = b"antiphon probe"
@@ -63,7 +63,7 @@ class KmsKeys:
         parsed = urlsplit(url)
         local = parsed.hostname in ("127.0.0.1", "localhost", "::1")
         if parsed.scheme not in ("http", "https") or not parsed.hostname or (parsed.scheme == "http" and not local):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A key service is reached over https, or over http on this machine alone.",
                 where=url,
                 next_step="Set [encryption] url to an https address.",
@@ -123,7 +123,7 @@ class KmsKeys:
                 why = f"status {answer.status_code}"
                 continue
             return self._understood(path, answer.status_code, answer.content, kind, wrapping_key)
-        raise Unavailable(
+        raise UnavailableError(
             f"The key service does not answer ({why}).",
             where=f"{self._url}/{path}",
             next_step="Keys that a process already holds go on working; new ones wait for the service.",
@@ -138,13 +138,13 @@ class KmsKeys:
         if status == 404 and wrapping_key is not None:
             raise unknown_wrapping_key(wrapping_key, where, "Restore the key in the key service.")
         if status == 400 and path == "unwrap":
-            raise Corrupt(
+            raise CorruptionError(
                 f"The key service refuses a data key wrapped by {wrapping_key}.",
                 where=where,
                 next_step="Its row was changed or moved: restore the catalog from a backup.",
             )
         if status in (404, 405) and path == "rotate":
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The key service rotates its keys by itself.", where=where,
                 next_step="Rotate there, then run `antiphon encryption rewrap`.",
             )  # fmt: skip

@@ -80,7 +80,7 @@ class LastUse:
         """Write what was noted.
 
         Raises:
-            Unavailable: the catalog is away or busy; what was noted is kept.
+            UnavailableError: the catalog is away or busy; what was noted is kept.
         """
         with self._lock:
             keys, sessions, mark = self._keys, self._sessions, self._mark

@@ -69,7 +69,7 @@ class LivePolicies:
         """Of the policies in force in the own scope: what a release pins.
 
         Raises:
-            Unavailable: the catalog is away and the policies were not seen within the bound.
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
         """
         return self.decider().digest
 
@@ -77,7 +77,7 @@ class LivePolicies:
         """The decider in force in a tenant, the own one by default.
 
         Raises:
-            Unavailable: the catalog is away and the policies were not seen within the bound.
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
         """
         tenant = self._scope.tenant if tenant is None else tenant
         leased = self._leases.look(tenant, partial(self._read, tenant))
@@ -90,7 +90,7 @@ class LivePolicies:
         """As :meth:`Decider.decide`, by the policies in force; the environment is this process's.
 
         Raises:
-            Unavailable: the catalog is away and the policies were not seen within the bound.
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
         """
         return self.decider(principal.tenant).decide(principal, action, resource, self._here(context))
 
@@ -100,8 +100,8 @@ class LivePolicies:
         """As :meth:`Decider.require`, by the policies in force.
 
         Raises:
-            Forbidden: the decision is to deny.
-            Unavailable: the catalog is away and the policies were not seen within the bound.
+            ForbiddenError: the decision is to deny.
+            UnavailableError: the catalog is away and the policies were not seen within the bound.
         """
         return self.decider(principal.tenant).require(principal, action, resource, self._here(context))
 

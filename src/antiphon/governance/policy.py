@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args
 
-from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.governance.policy_document import PolicyDocument, default_document, schema_text
 from antiphon.governance.policy_parts import PolicyParts, parts_of
 from antiphon.governance.policy_request import (
@@ -59,7 +59,7 @@ class Decider:
         policies: a document, or Cedar text alone; ``None`` is the default set.
 
     Raises:
-        InvalidInput: the text does not parse or does not fit the schema.
+        InvalidInputError: the text does not parse or does not fit the schema.
     """
 
     def __init__(self, policies: PolicyDocument | str | None = None) -> None:
@@ -71,7 +71,7 @@ class Decider:
         self._schema = _schema()
         checked = cedarpy.validate_policies(document.cedar, self._schema)
         if not checked.validation_passed:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "; ".join(str(error) for error in checked.errors) or "The policies do not parse.",
                 where="policy",
                 next_step="Mend the policy file; docs/policy.md shows what policies may speak of.",
@@ -122,11 +122,11 @@ class Decider:
         """Like :meth:`decide`.
 
         Raises:
-            Forbidden: the decision is to deny.
+            ForbiddenError: the decision is to deny.
         """
         decision = self.decide(principal, action, resource, context)
         if not decision.allowed:
-            raise Forbidden(
+            raise ForbiddenError(
                 f"{principal.id} ({principal.role}) may not {action} {resource}: {decision.reason}.",
                 where="policy",
                 next_step=purpose_to_name(decision.policies, resource, (context or {}).get("purpose"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.governance.policy import ACTIONS, Decider
 from antiphon.governance.policy_document import PolicyDocument
 from antiphon.governance.policy_parts import Part
@@ -41,7 +41,7 @@ def check(document: PolicyDocument, *, tenant: str, environment: str) -> Checked
     """Parse, type-check, look for a lock-out, run the cases, and look for policies that never match."""
     try:
         decider = Decider(document)
-    except InvalidInput as error:
+    except InvalidInputError as error:
         return Checked(document.digest, (error.what,), (), None)
     problems = [*_names(decider), *_locked_out(decider, tenant, environment)]
     report = run_cases(decider, document.cases)
@@ -124,10 +124,10 @@ def constant(tree: Mapping[str, Any]) -> bool | None:
     return None
 
 
-def unknown_action(action: str) -> InvalidInput | None:
+def unknown_action(action: str) -> InvalidInputError | None:
     """The error about an action that policy does not know, or ``None``."""
     if action in ACTIONS:
         return None
-    return InvalidInput(
+    return InvalidInputError(
         f"{action!r} is not an action.", where="action", next_step=f"Use one of {', '.join(sorted(ACTIONS))}."
     )

@@ -46,7 +46,7 @@ def compare(before: PolicyDocument, after: PolicyDocument, recent: Iterable[Aske
     """Decide everything with both.
 
     Raises:
-        InvalidInput: one of them does not parse or does not fit the schema.
+        InvalidInputError: one of them does not parse or does not fit the schema.
     """
     old, new = Decider(before), Decider(after)
     cases: dict[str, PolicyCase] = {case.name: case for document in (before, after) for case in document.cases}

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.governance.policy_request import Column, Resource
 from antiphon.governance.principal import NO_LIMITS, Clearance, Kind, Limits, Principal, Role
@@ -123,7 +123,7 @@ def read_document(files: Sequence[Path], tests: Sequence[Path] = (), *, defaults
 
     Raises:
         SetupError: a file cannot be read.
-        InvalidInput: it has another ending or is not what its ending says.
+        InvalidInputError: it has another ending or is not what its ending says.
     """
     base = default_document() if defaults else PolicyDocument("")
     texts, cases = [base.cedar] if base.cedar else [], [*base.cases]
@@ -134,7 +134,7 @@ def read_document(files: Sequence[Path], tests: Sequence[Path] = (), *, defaults
         elif path.suffix == ".toml":
             attributes.update(_typed(path, _toml(path), _Attributes).attributes)
         else:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{path} is neither a .cedar nor a .toml file.",
                 where=str(path),
                 next_step="Policies go into .cedar files, attributes of principals into .toml files.",
@@ -149,20 +149,20 @@ def read_cases(path: Path) -> tuple[PolicyCase, ...]:
 
     Raises:
         SetupError: the file cannot be read.
-        InvalidInput: it is not of that form, or two cases have one name.
+        InvalidInputError: it is not of that form, or two cases have one name.
     """
     if path.suffix == ".json":
         try:
             document = msgspec.json.decode(_text(path))
         except msgspec.DecodeError as error:
-            raise InvalidInput(f"{path} is not JSON: {error}.", where=str(path)) from None
+            raise InvalidInputError(f"{path} is not JSON: {error}.", where=str(path)) from None
     else:
         document = _toml(path)
     cases = tuple(_expanded(_typed(path, document, _Cases).case))
     names = [case.name for case in cases]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InvalidInput(f"Two cases are named {twice[0]!r}.", where=str(path), next_step="Name each case once.")
+        raise InvalidInputError(f"Two cases are named {twice[0]!r}.", where=str(path), next_step="Name each case once.")
     return cases
 
 
@@ -191,18 +191,18 @@ def _text(path: Path) -> str:
             f"The policy file cannot be read: {error.strerror}.", where=str(path), next_step="Check its path."
         ) from error
     except UnicodeDecodeError:
-        raise InvalidInput("The file is not UTF-8 text.", where=str(path)) from None
+        raise InvalidInputError("The file is not UTF-8 text.", where=str(path)) from None
 
 
 def _toml(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{path} is not TOML: {error}.", where=str(path)) from None
+        raise InvalidInputError(f"{path} is not TOML: {error}.", where=str(path)) from None
 
 
 def _typed(path: Path, document: Any, shape: type[T]) -> T:
     try:
         return msgspec.convert(document, shape)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"{error}.", where=str(path), next_step="See docs/policy.md for the form.") from None
+        raise InvalidInputError(f"{error}.", where=str(path), next_step="See docs/policy.md for the form.") from None

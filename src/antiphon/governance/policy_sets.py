@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, Forbidden, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.policy_check import check
 from antiphon.governance.policy_document import PolicyDocument
@@ -75,17 +75,19 @@ class PolicySets:
         """Keep a version for somebody to approve.
 
         Raises:
-            InvalidInput: it does not parse or fit the schema, fails a case, locks administrators out, or no rationale
-                is given; every problem is named.
-            Conflict: these very policies are in force already.
+            InvalidInputError: it does not parse or fit the schema, fails a case, locks administrators out, or no
+                rationale is given; every problem is named.
+            ConflictError: these very policies are in force already.
         """
         if not rationale.strip():
-            raise InvalidInput("Policies need a rationale.", where="rationale", next_step="Say why, with --reason.")
+            raise InvalidInputError(
+                "Policies need a rationale.", where="rationale", next_step="Say why, with --reason."
+            )
         self._check(scope, document)
         with self._database.transaction() as connection:
             now = self.in_force(scope, within=connection)
             if now is not None and now.document == document:
-                raise Conflict(
+                raise ConflictError(
                     f"The policies are in force already, as version {now.number}.",
                     where="policy",
                     next_step="There is nothing to do.",
@@ -113,23 +115,23 @@ class PolicySets:
         """Put a version in force: everywhere within the lease of :class:`LivePolicies`. An older one goes back to it.
 
         Raises:
-            NotFound: there is no such version.
-            Forbidden: it is the approver's own, outside of ``dev``.
-            Conflict: it was rejected or is in force.
-            InvalidInput: by the present schema and cases it may not act.
+            NotFoundError: there is no such version.
+            ForbiddenError: it is the approver's own, outside of ``dev``.
+            ConflictError: it was rejected or is in force.
+            InvalidInputError: by the present schema and cases it may not act.
         """
         found = self.get(scope, number)
         self._check(scope, found.document)
         with self._database.transaction() as connection:
             found = self.get(scope, number, within=connection)
             if found.author == principal and scope.environment != DEVELOPMENT:
-                raise Forbidden(
+                raise ForbiddenError(
                     f"Version {number} was written by {principal}: somebody else must approve it.",
                     where="policy",
                     next_step=f"Ask another administrator to run `antiphon policy approve {number} --reason …`.",
                 )
             if found.state in ("rejected", "in_force"):
-                raise Conflict(
+                raise ConflictError(
                     f"Version {number} is {found.state.replace('_', ' ')}.",
                     where="policy",
                     next_step="See `antiphon policy list`; propose the policies again if they are to act after all.",
@@ -152,13 +154,13 @@ class PolicySets:
         """Refuse a proposal for good.
 
         Raises:
-            NotFound: there is no such version.
-            Conflict: it is no proposal any more.
+            NotFoundError: there is no such version.
+            ConflictError: it is no proposal any more.
         """
         with self._database.transaction() as connection:
             found = self.get(scope, number, within=connection)
             if found.state != "proposed":
-                raise Conflict(
+                raise ConflictError(
                     f"Version {number} is {found.state.replace('_', ' ')}, no proposal.",
                     where="policy",
                     next_step="See `antiphon policy list`.",
@@ -172,12 +174,12 @@ class PolicySets:
         """One version.
 
         Raises:
-            NotFound: there is none of this number here.
+            NotFoundError: there is none of this number here.
         """
         with self._database.reading(within) as connection:
             found = self._select(connection, scope, number)
         if not found:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no version {number} of the policies.",
                 where=str(scope),
                 next_step="See `antiphon policy list`; until one is approved the default policies decide.",
@@ -203,7 +205,7 @@ class PolicySets:
     def _check(self, scope: Scope, document: PolicyDocument) -> None:
         checked = check(document, tenant=scope.tenant, environment=scope.environment)
         if not checked.sound:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The policies may not act: {'; '.join(checked.problems)}.",
                 where="policy",
                 next_step="Mend them; `antiphon policy check` and `antiphon policy test` show the same.",

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.governance.allowance import NO_ALLOWANCE, Allowance
 
 Role = Literal["admin", "engineer", "service", "viewer"]
@@ -85,10 +85,10 @@ def check_grant(granting: Limits, granted: Limits) -> None:
     """Refuse to give by a key what that key is not for itself: it would be a way out of its limits.
 
     Raises:
-        Forbidden: the granting key is confined more than the one it would make.
+        ForbiddenError: the granting key is confined more than the one it would make.
     """
     if not granting.covers(granted):
-        raise Forbidden(
+        raise ForbiddenError(
             "A key cannot make a key that is for more than itself.",
             where="limits",
             next_step="Confine the new key at least as much, or use a key that is not confined.",
@@ -142,10 +142,10 @@ def check_key_name(name: str) -> None:
     """Refuse a principal's name that no key may speak for.
 
     Raises:
-        InvalidInput: it is kept for identities that have no keys.
+        InvalidInputError: it is kept for identities that have no keys.
     """
     if (kept := reserved(name)) is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name!r} is kept for {kept}: no key is made for it.",
             where="name",
             next_step=f"Use a name that does not begin with {TOKEN!r} and does not end in {TERMINAL!r}.",
@@ -156,12 +156,12 @@ def check_name(name: str, where: str = "name") -> None:
     """Refuse what is not a principal's name, or the id of a token's.
 
     Raises:
-        InvalidInput: says which characters a name may have.
+        InvalidInputError: says which characters a name may have.
     """
     if _TOKEN.match(name):
         return
     if not _NAME.match(name):
-        raise InvalidInput(
+        raise InvalidInputError(
             "The given name is not a principal's name." if len(name) > 128 else f"{name!r} is not a principal's name.",
             where=where,
             next_step="Use letters, digits and @ . _ : | + -, at most 128, first a letter or digit.",
@@ -175,17 +175,17 @@ def check_limits(limits: Limits, actions: frozenset[str]) -> None:
         actions: what policy knows.
 
     Raises:
-        InvalidInput: an unknown action, or a resource that is not ``kind/name``.
+        InvalidInputError: an unknown action, or a resource that is not ``kind/name``.
     """
     known = actions | {ORIGINATE}
     for action in limits.actions:
         if action not in known:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{action!r} is not an action.", where="actions", next_step=f"Use some of {', '.join(sorted(known))}."
             )
     for resource in limits.resources:
         if not _RESOURCE.match(resource):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{resource!r} is not a resource.",
                 where="resources",
                 next_step="Write kind/name or kind/*, such as application/flight-desk or stream/*.",
@@ -199,25 +199,25 @@ def originator(principal: Principal, *named: str | None) -> str | None:
         named: where a request may name one, in order (a header, a field of the body); all that do must agree.
 
     Raises:
-        Forbidden: the principal may not speak for others.
-        InvalidInput: the name is malformed, or two places name two users.
+        ForbiddenError: the principal may not speak for others.
+        InvalidInputError: the name is malformed, or two places name two users.
     """
     given = {name for name in named if name is not None}
     if not given:
         return None
     if not principal.originates:
-        raise Forbidden(
+        raise ForbiddenError(
             f"{principal.id} ({principal.role}) may not ask on behalf of another user.",
             where="user",
             next_step=f"Leave the user out, or ask an administrator for a key that is for {ORIGINATE!r}.",
         )
     if len(given) > 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             "X-Antiphon-User and `user` name two users.", where="user", next_step="Send one of them, or the same twice."
         )
     name = given.pop()
     if not _ORIGINATOR.match(name):
-        raise InvalidInput(
+        raise InvalidInputError(
             "The value of X-Antiphon-User or `user` is not a user's name.",
             where="user",
             next_step="Use at most 128 visible ASCII characters without spaces, first a letter or digit.",

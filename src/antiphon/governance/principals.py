@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Row
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.last_use import ANY
 from antiphon.governance.principal import Clearance, Kind, Role, check_name
@@ -66,8 +66,8 @@ class Principals:
         """Make a principal. The first one of a tenant makes the tenant.
 
         Raises:
-            InvalidInput: a malformed tenant or name, an unknown role, kind or clearance.
-            Conflict: the tenant has one of that name.
+            InvalidInputError: a malformed tenant or name, an unknown role, kind or clearance.
+            ConflictError: the tenant has one of that name.
         """
         Scope(tenant=tenant)
         check_name(name)
@@ -75,7 +75,7 @@ class Principals:
         now = microseconds(self._database.clock.now())
         with self._database.writing(within) as connection:
             if self.find(tenant, name, within=connection) is not None:
-                raise Conflict(
+                raise ConflictError(
                     f"There is a principal {name!r}.",
                     where=tenant,
                     next_step="Change it with `antiphon principals set`, or choose another name.",
@@ -101,14 +101,14 @@ class Principals:
         """Make the principal of a new key, unless there is one of this role; one without ``valid`` keys takes the role.
 
         Raises:
-            Conflict: it is disabled, or has a valid key with another role.
+            ConflictError: it is disabled, or has a valid key with another role.
         """
         there = self.find(tenant, name, within=within)
         if there is None:
             self.create(tenant, name, role, kind=kind, made_by=made_by, within=within)
             return
         if there.disabled_at is not None:
-            raise Conflict(
+            raise ConflictError(
                 f"{name!r} is disabled.",
                 where=tenant,
                 next_step=f"`antiphon principals enable {name} --reason …` enables it.",
@@ -116,7 +116,7 @@ class Principals:
         if there.role == role:
             return
         if valid:
-            raise Conflict(
+            raise ConflictError(
                 f"{name!r} has a valid key with the role {there.role}.",
                 where=tenant,
                 next_step=f"Revoke {valid[0]} first, choose another name, or give all its keys another role with "
@@ -143,8 +143,8 @@ class Principals:
             waits: the keys of a new administrator then open nothing before another person approves them.
 
         Raises:
-            NotFound: the tenant has no such principal.
-            InvalidInput: an unknown role or clearance.
+            NotFoundError: the tenant has no such principal.
+            InvalidInputError: an unknown role or clearance.
         """
         given = {name: value for name, value in (("role", role), ("clearance", clearance)) if value is not None}
         values: dict[str, Any] = _checked(**given)
@@ -169,11 +169,11 @@ class Principals:
         """One principal.
 
         Raises:
-            NotFound: the tenant has no such principal.
+            NotFoundError: the tenant has no such principal.
         """
         found = self.find(tenant, name, within=within)
         if found is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no principal {name!r}.", where=tenant, next_step="See `antiphon principals list`."
             )
         return found
@@ -210,7 +210,7 @@ _CHOICES = {"role": get_args(Role), "kind": get_args(Kind), "clearance": get_arg
 def _checked(**given: str) -> dict[str, Any]:
     for field, value in given.items():
         if value not in _CHOICES[field]:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{value!r} is not a {field}.", where=field, next_step=f"Use one of {', '.join(_CHOICES[field])}."
             )
     return dict(given)

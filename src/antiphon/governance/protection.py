@@ -139,8 +139,8 @@ def protect(
         environment: variables; this process's by default.
 
     Raises:
-        SetupError: the mode is not the recorded one, or the key provider does not open. Unavailable: it is away.
-        Corrupt: a data key was changed.
+        SetupError: the mode is not the recorded one, or the key provider does not open. UnavailableError: it is away.
+        CorruptionError: a data key was changed.
     """
     mode = mode_of(settings, scope.environment)
     if mode == "plaintext":

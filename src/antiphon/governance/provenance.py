@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
-from antiphon.core.errors import Forbidden
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.governance.keys import Keys
 from antiphon.governance.policy_sets import DEVELOPMENT
@@ -40,7 +40,7 @@ class Provenance:
         """Refuse an approval by the author, or by an identity that the author made; anything goes in ``dev``.
 
         Raises:
-            Forbidden: it is one.
+            ForbiddenError: it is one.
         """
         if scope.environment == DEVELOPMENT:
             return
@@ -50,7 +50,7 @@ class Provenance:
             why = f"{what} is {author}'s, who made the identity {by.id}"
         else:
             return
-        raise Forbidden(
+        raise ForbiddenError(
             f"{why}: another person must approve it.",
             where="policy",
             next_step="Ask an administrator whose key was made by somebody else, or who signs in at the issuer.",

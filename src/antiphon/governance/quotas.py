@@ -23,7 +23,7 @@ import msgspec
 
 from antiphon.catalog.quotas import Draw, QuotaLevels
 from antiphon.core.clock import Clock, microseconds
-from antiphon.core.errors import RateLimited
+from antiphon.core.errors import RateLimitError
 from antiphon.core.token_bucket import MICROSECONDS, Level, Meter
 from antiphon.governance.allowance import REQUESTS
 from antiphon.governance.principal import Principal
@@ -69,7 +69,7 @@ class Quotas:
         """Let a request in that needs at most so many tokens, if that can be said without the catalog.
 
         Raises:
-            RateLimited: a quota is used up, and was so when the catalog was asked last.
+            RateLimitError: a quota is used up, and was so when the catalog was asked last.
         """
         account = self._account(principal)
         if account is None:
@@ -80,8 +80,8 @@ class Quotas:
         """Let a request in; it may wait for the catalog.
 
         Raises:
-            RateLimited: a quota is used up; ``retry_after`` says until when.
-            Unavailable: the catalog is away.
+            RateLimitError: a quota is used up; ``retry_after`` says until when.
+            UnavailableError: the catalog is away.
         """
         account = self._account(principal)
         if account is None:
@@ -214,18 +214,18 @@ class _Account:
                 self._shares[each.meter.name] += drawn.taken[each.meter.name] - each.need
         return None
 
-    def _refusal(self, name: str, tokens: int, wait: float) -> RateLimited:
+    def _refusal(self, name: str, tokens: int, wait: float) -> RateLimitError:
         meter = next(meter for meter in self.meters if meter.name == name)
         what, of = ("requests", 1) if name == REQUESTS else ("tokens", tokens)
         per = "day" if meter.calendar else "minute"
         if wait == inf:
-            return RateLimited(
+            return RateLimitError(
                 f"The request may take {of} {what}; the key has {meter.capacity} per {per}.",
                 retry_after=wait,
                 where=name,
                 next_step="Ask for fewer tokens (`max_completion_tokens`), or use a key with a larger quota.",
             )
-        return RateLimited(
+        return RateLimitError(
             f"The key's {meter.capacity} {what} per {per} are used up: this request needs {of}.",
             retry_after=wait,
             where=name,

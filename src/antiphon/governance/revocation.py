@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.leases import Leases, Renewer
 
 V = TypeVar("V")
@@ -46,12 +46,12 @@ class CredentialLeases(Leases[bytes, V]):
         """As :meth:`Leases.look`.
 
         Raises:
-            Unavailable: the catalog is away, and nothing was found within the bound.
+            UnavailableError: the catalog is away, and nothing was found within the bound.
         """
         try:
             return super().look(key, read)
-        except Unavailable as error:
-            raise Unavailable(
+        except UnavailableError as error:
+            raise UnavailableError(
                 "The catalog is away, so nobody can be recognised: a key that was seen is believed for "
                 f"{self._bound_seconds:.0f} s at most.",
                 where="catalog",

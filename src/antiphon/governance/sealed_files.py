@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 
 MAGIC = b"ANTPHSF1"
 CHUNK = 2**16
@@ -91,7 +91,7 @@ class SealedSource(io.RawIOBase):
         """Open.
 
         Raises:
-            Corrupt: it is no sealed file, or not the one of this place.
+            CorruptionError: it is no sealed file, or not the one of this place.
         """
         self._stream = stream
         self._where = f"{context.scope} {context.schema} {context.subject}"
@@ -154,11 +154,11 @@ def open_sealed(stream: BinaryIO, codec: Codec, context: PayloadContext) -> Bina
     """The clear content of a stored file, for reading; closing it closes ``stream``.
 
     Raises:
-        Corrupt: it was changed, cut off or moved from another place.
+        CorruptionError: it was changed, cut off or moved from another place.
     """
     if not is_sealed(stream):
         if not codec.accepts_plain:
-            raise Corrupt(
+            raise CorruptionError(
                 "The file is not sealed, and this project is encrypted.",
                 where=f"{context.scope} {context.schema} {context.subject}",
                 next_step="It was put there by something else, or `antiphon encryption enable` was cut off: run it.",
@@ -208,8 +208,8 @@ def _cipher(key: bytes) -> Any:
     return AESGCM(key)
 
 
-def _broken(where: str) -> Corrupt:
-    return Corrupt(
+def _broken(where: str) -> CorruptionError:
+    return CorruptionError(
         "The sealed file was changed or cut off.",
         where=where,
         next_step="Restore it from a backup, or make it again: materialise the view, rebuild the dataset.",

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from typing import Any, Protocol
 
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, require_schema
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 
 MOST_USES = 2**31
@@ -37,7 +37,7 @@ class DataKeySource(Protocol):
         ...
 
     def opening_key(self, scope: Scope, key_id: str) -> bytes:
-        """The key of this id; raises ``Corrupt`` when there is none."""
+        """The key of this id; raises ``CorruptionError`` when there is none."""
         ...
 
     def index_key(self, scope: Scope) -> bytes:
@@ -103,7 +103,7 @@ class AesGcmCodec:
         if self._plain is not None and envelope.codec == self._plain.name:
             return self._plain.open(envelope, context)
         if envelope.codec != self.name or envelope.key_id is None:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The payload was stored by codec {envelope.codec!r}; this project is encrypted and reads only "
                 f"{self.name!r}.",
                 where=f"{context.scope} {context.schema} {context.subject}",
@@ -143,14 +143,14 @@ def decrypted(cipher: Any, nonce: bytes, sealed: bytes, context: PayloadContext,
     """What was sealed for this context.
 
     Raises:
-        Corrupt: bytes, key or place are not those it was sealed with.
+        CorruptionError: bytes, key or place are not those it was sealed with.
     """
     from cryptography.exceptions import InvalidTag
 
     try:
         found: bytes = cipher.decrypt(nonce, sealed, _associated(context, key_id))
     except (InvalidTag, ValueError) as error:
-        raise Corrupt(
+        raise CorruptionError(
             f"A payload does not open with the key {key_id}: its bytes were changed, it was moved from another place, "
             "or the key is another one of the same name.",
             where=f"{context.scope} {context.schema} {context.subject}",

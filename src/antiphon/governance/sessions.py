@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import Forbidden, Unauthenticated
+from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.governance.key_records import KeyRecord, key_record, select_keys
 from antiphon.governance.keys import Keys
 from antiphon.governance.last_use import ANY, SESSION_SECONDS
@@ -84,8 +84,8 @@ class Sessions:
         """A new session's id, for whoever holds an API key; the session that the browser had before ends.
 
         Raises:
-            Unauthenticated: the key does not hold.
-            Unavailable: the catalog is away.
+            UnauthenticatedError: the key does not hold.
+            UnavailableError: the catalog is away.
         """
         principal = self._keys.authenticate(key)
         now = microseconds(self._keys.newest.now())
@@ -116,8 +116,8 @@ class Sessions:
         """The session of a cookie.
 
         Raises:
-            Unauthenticated: there is none, or it has ended, expired, been idle, or lost its key.
-            Unavailable: the catalog is away, and the session was not seen within the revocation bound.
+            UnauthenticatedError: there is none, or it has ended, expired, been idle, or lost its key.
+            UnavailableError: the catalog is away, and the session was not seen within the revocation bound.
         """
         if not _ID.match(text):
             raise _none("There is no such session.")
@@ -153,10 +153,10 @@ class Sessions:
         """Refuse a form that was not made for this session.
 
         Raises:
-            Forbidden: it carries no token, or another one.
+            ForbiddenError: it carries no token, or another one.
         """
         if not sent or not hmac.compare_digest(session.form_token.encode(), _bytes(sent)):
-            raise Forbidden(
+            raise ForbiddenError(
                 "The form does not belong to this session.", where="csrf", next_step="Load the page again and repeat."
             )
 
@@ -168,10 +168,10 @@ class Sessions:
         """Refuse a login form that was not made for this browser.
 
         Raises:
-            Forbidden: there is no such cookie, or the form carries no token, or another one.
+            ForbiddenError: there is no such cookie, or the form carries no token, or another one.
         """
         if not text or not sent or not hmac.compare_digest(self.login_token(text).encode(), _bytes(sent)):
-            raise Forbidden(
+            raise ForbiddenError(
                 "The form was not made for this browser.",
                 where="csrf",
                 next_step="Allow cookies of this page, load it again and repeat.",
@@ -231,5 +231,5 @@ def _bytes(sent: str) -> bytes:
     return sent.encode(errors="replace")
 
 
-def _none(what: str) -> Unauthenticated:
-    return Unauthenticated(what, where="session", next_step="Sign in with an API key.")
+def _none(what: str) -> UnauthenticatedError:
+    return UnauthenticatedError(what, where="session", next_step="Sign in with an API key.")

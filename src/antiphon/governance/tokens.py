@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import Clock, from_microseconds, microseconds, parse_duration
-from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import OidcSettings
 from antiphon.governance.issuer_keys import IssuerKey, IssuerKeys
@@ -84,7 +84,7 @@ class Tokens:
         revocation_bound: float = REVOCATION_BOUND_SECONDS,
     ) -> None:
         if not settings.issuer or not settings.audience:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "Tokens need an issuer and an audience.", where="identity.oidc", next_step="Set both in antiphon.toml."
             )
         self._settings = settings
@@ -100,8 +100,8 @@ class Tokens:
         """Whom a token speaks for.
 
         Raises:
-            Unauthenticated: says what is wrong with it; its content is not repeated.
-            Unavailable: the issuer's keys or the catalog are away.
+            UnauthenticatedError: says what is wrong with it; its content is not repeated.
+            UnavailableError: the issuer's keys or the catalog are away.
         """
         if len(text) > MOST_CHARACTERS:
             raise _refused(f"It is longer than {MOST_CHARACTERS} characters", "Ask for a token with fewer claims.")
@@ -290,5 +290,5 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def _refused(why: str, next_step: str) -> Unauthenticated:
-    return Unauthenticated(f"The token is refused. {why}.", where="Authorization", next_step=next_step)
+def _refused(why: str, next_step: str) -> UnauthenticatedError:
+    return UnauthenticatedError(f"The token is refused. {why}.", where="Authorization", next_step=next_step)

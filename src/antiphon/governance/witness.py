@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.governance.checkpoint import Checkpoint, parse
 from antiphon.governance.merkle import consistent
 
@@ -105,7 +105,7 @@ class Turn:
             ``False`` when this very size and root are witnessed already.
 
         Raises:
-            Corrupt: the last witnessed checkpoint is not the beginning of this one.
+            CorruptionError: the last witnessed checkpoint is not the beginning of this one.
             SetupError: the file cannot be written.
         """
         last = self.last(checkpoint.origin)
@@ -163,7 +163,7 @@ def read_witness(content: bytes) -> Witnessed:
         block = content[whole:] if is_open else content[whole : end + 1]
         try:
             found.append(parse(block.decode()))
-        except (InvalidInput, UnicodeDecodeError):
+        except (InvalidInputError, UnicodeDecodeError):
             if is_open:
                 return Witnessed(tuple(found), tuple(problems), len(block))
             problems.append(f"line {line + 1} of the witness file begins no checkpoint")
@@ -186,10 +186,10 @@ def _tail(path: Path) -> Witnessed:
     return read_witness(content)
 
 
-def forked(last: Checkpoint, size: int) -> Corrupt:
+def forked(last: Checkpoint, size: int) -> CorruptionError:
     """The log is not the continuation of what was witnessed."""
     what = f"was cut to {size} records" if size < last.size else f"of {size} records does not continue"
-    return Corrupt(
+    return CorruptionError(
         f"The audit log {last.origin} {what}; a checkpoint of {last.size} records is witnessed.",
         where="audit",
         next_step="No checkpoint is signed any more. Run `antiphon audit verify`, and look for who restored or changed "

@@ -17,7 +17,7 @@ class Applications(Protocol):
     """Applications as they are declared now."""
 
     def get(self, scope: Scope, name: str) -> ApplicationSpec:
-        """One application; raises ``NotFound``."""
+        """One application; raises ``NotFoundError``."""
         ...
 
 
@@ -25,7 +25,7 @@ class MayTrain(Protocol):
     """Asks policy whether somebody may train an application on the features that it reads, for its purpose."""
 
     def __call__(self, scope: Scope, principal: str, application: ApplicationSpec, by: Principal | None) -> None:
-        """Raises ``Forbidden``. Without ``by`` only what holds for everybody is asked: purposes."""
+        """Raises ``ForbiddenError``. Without ``by`` only what holds for everybody is asked: purposes."""
         ...
 
 
@@ -43,7 +43,7 @@ class ReceiptReader(Protocol):
     """Receipts, for reading."""
 
     def get(self, scope: Scope, prediction: str) -> Receipt:
-        """One receipt; raises ``NotFound``."""
+        """One receipt; raises ``NotFoundError``."""
         ...
 
 
@@ -67,7 +67,7 @@ class ReleaseReader(Protocol):
     """Releases, for reading."""
 
     def get(self, scope: Scope, release: str) -> Release:
-        """One release; raises ``NotFound``."""
+        """One release; raises ``NotFoundError``."""
         ...
 
 
@@ -75,5 +75,5 @@ class DefinitionReader(Protocol):
     """Definition versions of views, for reading."""
 
     def get(self, scope: Scope, view: str, version: str) -> FeatureViewSpec:
-        """One definition; raises ``NotFound``."""
+        """One definition; raises ``NotFoundError``."""
         ...

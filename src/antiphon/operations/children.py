@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.log_files import FileBounds, set_aside
 from antiphon.core.priority import lower_session
 from antiphon.core.supervision import LISTENERS, SUPERVISOR
@@ -218,7 +218,7 @@ async def is_ready(readiness: Readiness, timeout: float = 2.0) -> bool:
                     return await _status_code(host, port, path, tls) == 200
                 case FileExists(path):
                     return path.exists()
-    except (OSError, TimeoutError, ValueError, IndexError, InvalidInput):
+    except (OSError, TimeoutError, ValueError, IndexError, InvalidInputError):
         return False
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.engine.api.messages import EngineLoad
 from antiphon.orchestration.ports import Pausable, Watched
 from antiphon.orchestration.streams import wait
@@ -150,7 +150,7 @@ class Governor:
             paused = self._governed is not None and self._governed.paused
             _log.warning(
                 "The engine is out of sight (%s); training %s until it is seen again.",
-                error if isinstance(error, Unavailable) else type(error).__name__,
+                error if isinstance(error, UnavailableError) else type(error).__name__,
                 "stays paused" if paused else "goes on as it is",
             )
 

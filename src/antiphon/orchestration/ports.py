@@ -19,7 +19,7 @@ class Watched(Protocol):
     """The engine, as far as it says how busy it is."""
 
     async def describe(self) -> EngineDescription:
-        """The load now; raises ``Unavailable`` when the engine cannot be reached."""
+        """The load now; raises ``UnavailableError`` when the engine cannot be reached."""
         ...
 
 

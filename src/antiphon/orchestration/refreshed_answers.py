@@ -23,7 +23,7 @@ from antiphon.catalog.receipt_counts import Demanded
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, EngineFailed, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, EngineError, OverloadedError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import EngineDescription
 from antiphon.governance.principal import Principal
@@ -173,7 +173,7 @@ class RefreshedAnswers:
         """Refresh one entity's answer; ``False`` when none of this application waits.
 
         Raises:
-            Unavailable, EngineFailed, Overloaded: it waits still.
+            UnavailableError, EngineError, OverloadedError: it waits still.
         """
         followed = self._followed.get(application)
         if followed is None or not followed.waiting:
@@ -182,7 +182,7 @@ class RefreshedAnswers:
         try:
             request = await asyncio.to_thread(self._request, application, wanted)
             answer = await self._parts.answer(request)
-        except (Unavailable, EngineFailed, Overloaded):
+        except (UnavailableError, EngineError, OverloadedError):
             raise
         except AntiphonError as error:
             _log.info("The answer about a demanded entity of %s is not refreshed: %s", application, error)

@@ -22,7 +22,7 @@ from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Exposure, Judgement, Rollout, Rollouts, ShadowPair, described
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.orchestration.rollout_ports import Judge, Pair, PairOutcomes
 from antiphon.orchestration.streams import wait
@@ -137,7 +137,7 @@ class RolloutKeeper:
         for rollout in active:
             try:
                 self._look_at(rollout)
-            except Conflict as conflict:
+            except ConflictError as conflict:
                 _log.info("The rollout %s was moved by somebody else: %s", rollout.id, conflict)
             except Exception:
                 # The next look tries again; a rollout that cannot be looked at must not stop the worker's other work.

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.releases import Bundle, ModelPin
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 
@@ -28,10 +28,10 @@ def build(application: ApplicationSpec, model: ModelPin, policy_digest: str) -> 
     """Pin an application to a model's weights and to the policy it was checked against.
 
     Raises:
-        InvalidInput: the pin is of another model than the application names.
+        InvalidInputError: the pin is of another model than the application names.
     """
     if model.name != application.model:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application names the model {application.model!r}, the pin is of {model.name!r}.",
             where=f"application {application.name}",
             next_step="Pin the model that the application names.",

@@ -80,7 +80,7 @@ class LiveReleases:
         """The live release, ``None`` when the application has none.
 
         Raises:
-            Unavailable: the catalog is away and the pointer was not seen within the bound.
+            UnavailableError: the catalog is away and the pointer was not seen within the bound.
         """
         return self._leased(scope, application).live
 
@@ -92,7 +92,7 @@ class LiveReleases:
             request_id: decides whether the request is mirrored.
 
         Raises:
-            Unavailable: the catalog is away and the pointer was not seen within the bound.
+            UnavailableError: the catalog is away and the pointer was not seen within the bound.
         """
         leased = self._leased(scope, application)
         if leased.live is None:
@@ -112,7 +112,7 @@ class LiveReleases:
         """One release by id. Its bundle never changes, so that it is read once; its ``stage`` is as old.
 
         Raises:
-            NotFound: there is none of this id here.
+            NotFoundError: there is none of this id here.
         """
         key = (scope, release)
         pinned = self._pinned.get(key)

@@ -29,7 +29,7 @@ class Promoting(Protocol):
     """Asks policy whether somebody may make a release reach users (``force``: past gates that it did not pass)."""
 
     def __call__(self, release: Release, passed: bool, by: Principal, reason: str, force: bool) -> None:
-        """Raises ``Forbidden``."""
+        """Raises ``ForbiddenError``."""
         ...
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Activation, Release, Releases, Stage
 from antiphon.catalog.rollouts import UNDER_WAY, Rollout, Rollouts, RolloutState, described
-from antiphon.core.errors import Conflict, InvalidInput
+from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.governance.principal import Principal
@@ -108,13 +108,13 @@ class RolloutTransitions:
             by: who does it, for policy; ``None`` where it was decided before (an order of a training).
 
         Raises:
-            Forbidden: policy does not let this principal promote this release.
-            NotFound: there is no such release here.
-            Conflict: it is live already, nothing is live, or a rollout of the application is under way.
-            InvalidInput: it did not pass its gates, a feature it pins is not there, or forcing has no reason.
+            ForbiddenError: policy does not let this principal promote this release.
+            NotFoundError: there is no such release here.
+            ConflictError: it is live already, nothing is live, or a rollout of the application is under way.
+            InvalidInputError: it did not pass its gates, a feature it pins is not there, or forcing has no reason.
         """
         if force and not reason.strip():
-            raise InvalidInput(
+            raise InvalidInputError(
                 "Going past the gates needs a reason.", where=release, next_step="Give one with --reason."
             )
         with self._database.writing(within) as connection:
@@ -152,20 +152,20 @@ class RolloutTransitions:
             expected: the state and step that the caller decided about.
 
         Raises:
-            NotFound: there is no such rollout here.
-            Conflict: it has ended, is held, was moved by somebody else, or its control is no longer live.
+            NotFoundError: there is no such rollout here.
+            ConflictError: it has ended, is held, was moved by somebody else, or its control is no longer live.
         """
         with self._database.writing(within) as connection:
             before = self._under_way(connection, scope, rollout, expected)
             if before.held:
-                raise Conflict(
+                raise ConflictError(
                     f"The rollout is held: {before.reason}",
                     where=rollout,
                     next_step=f"`antiphon releases resume {before.application} --reason …` lets it go on.",
                 )
             live = self._releases.live(scope, before.application, within=connection)
             if live is None or live.id != before.control:
-                raise Conflict(
+                raise ConflictError(
                     f"The rollout's control {before.control} is no longer live, so that nothing is compared with it.",
                     where=rollout,
                     next_step=f"`antiphon releases abort {before.application} --reason …` and begin again.",
@@ -189,8 +189,8 @@ class RolloutTransitions:
         """Roll back a rollout that is under way: everybody is on the control again, which never left the pointer.
 
         Raises:
-            NotFound: there is no such rollout here.
-            Conflict: it has ended, or somebody moved it since it was ``expected``.
+            NotFoundError: there is no such rollout here.
+            ConflictError: it has ended, or somebody moved it since it was ``expected``.
         """
         return self._end(scope, rollout, "rolled_back", principal, reason, expected, within)
 
@@ -241,10 +241,10 @@ class RolloutTransitions:
             by: who does it, for policy, which is asked about forcing it when it did not pass its gates.
 
         Raises:
-            Forbidden: policy does not let this principal promote this release.
-            NotFound: the application has no such release.
-            Conflict: a rollout is under way, whose control would be taken away.
-            InvalidInput: it would take the place of one that answers, and a view that it pins is not published.
+            ForbiddenError: policy does not let this principal promote this release.
+            NotFoundError: the application has no such release.
+            ConflictError: a rollout is under way, whose control would be taken away.
+            InvalidInputError: it would take the place of one that answers, and a view that it pins is not published.
         """
         with self._database.writing(within) as connection:
             self.require_permission(scope, application, release, reason=reason, by=by, within=connection)
@@ -269,9 +269,9 @@ class RolloutTransitions:
         """Refuse to make a release live now or, once its features are published, later.
 
         Raises:
-            Forbidden: policy does not let this principal promote this release.
-            NotFound: the application has no such release.
-            Conflict: a rollout is under way, whose control would be taken away.
+            ForbiddenError: policy does not let this principal promote this release.
+            NotFoundError: the application has no such release.
+            ConflictError: a rollout is under way, whose control would be taken away.
         """
         with self._database.writing(within) as connection:
             if by is not None:
@@ -284,7 +284,7 @@ class RolloutTransitions:
         """Undo the rollout under way; with none under way, make live again what was live before.
 
         Raises:
-            Conflict: no rollout is under way and nothing was live before.
+            ConflictError: no rollout is under way and nothing was live before.
         """
         with self._database.writing(within) as connection:
             active = self._rollouts.active(scope, application, within=connection)
@@ -321,7 +321,7 @@ class RolloutTransitions:
     def _no_other(self, scope: Scope, application: str, connection: Connection) -> None:
         active = self._rollouts.active(scope, application, within=connection)
         if active is not None:
-            raise Conflict(
+            raise ConflictError(
                 f"A rollout of {application!r} is under way: {active.candidate} is {described(active)}.",
                 where=active.id,
                 next_step=f"Wait for it, or end it with `antiphon releases abort {application} --reason …` or "
@@ -331,7 +331,7 @@ class RolloutTransitions:
     def _under_way(self, connection: Connection, scope: Scope, rollout: str, expected: Expected | None) -> Rollout:
         found = self._rollouts.get(scope, rollout, within=connection)
         if found.ended_at is not None or (expected is not None and (found.state, found.step) != expected):
-            raise Conflict(
+            raise ConflictError(
                 f"The rollout is {described(found)} ({found.principal}: {found.reason}).",
                 where=rollout,
                 next_step="A promoted release is taken back with `antiphon rollback`."

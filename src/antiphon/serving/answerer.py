@@ -22,12 +22,12 @@ from antiphon.catalog.rollouts import Assigned
 from antiphon.core.clock import utc
 from antiphon.core.errors import (
     AntiphonError,
-    DeadlineExceeded,
-    Forbidden,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    Unavailable,
+    DeadlineExceededError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
 )
 from antiphon.core.suggestions import nearest
 from antiphon.core.telemetry import GENAI, span, traceparent
@@ -73,14 +73,15 @@ class Answerer:
         """The whole answer at once.
 
         Raises:
-            NotFound, InvalidInput, Forbidden, FeatureUnavailable, PromptTooLong, SchemaUnsatisfiable,
-            OutputInvalid, EngineFailed, DeadlineExceeded, Unavailable, Overloaded.
+            NotFoundError, InvalidInputError, ForbiddenError, FeatureUnavailableError, PromptTooLongError,
+            UnsatisfiableSchemaError, InvalidOutputError, EngineError, DeadlineExceededError, UnavailableError,
+            OverloadedError.
         """
         async with aclosing(self._stream(request, showing=False)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     return event
-        raise Unavailable("The answer ended without a receipt.", where="serving")
+        raise UnavailableError("The answer ended without a receipt.", where="serving")
 
     def stream(self, request: AnswerRequest) -> AsyncGenerator[TextDelta | Answer, None]:
         """Text as it may be shown, then the :class:`Answer`. Closing the iterator frees the engine's slot.
@@ -107,7 +108,7 @@ class Answerer:
                             yield event
                 except Exception as error:
                     # That there was no room for a request says nothing of the release that would have answered it.
-                    if answer is None and not isinstance(error, Overloaded):
+                    if answer is None and not isinstance(error, OverloadedError):
                         publication = prepared.reading.publication if prepared is not None else None
                         await self._commit.failed(arrival, assigned, publication, error)
                     raise
@@ -153,7 +154,7 @@ class Answerer:
                     raise error.error from error
                 passed += (error.passed,)
                 failures.append(error.error)
-            except DeadlineExceeded as error:
+            except DeadlineExceededError as error:
                 if shown:
                     raise
                 passed += (PassedOver(target.engine, target.model, error.code),)
@@ -211,7 +212,7 @@ class Answerer:
             },
         )
         if not decision.allowed:
-            raise Forbidden(
+            raise ForbiddenError(
                 f"Policy does not let {request.principal.id} ask {application.name}: {decision.reason}.",
                 where="policy",
                 next_step=f"`antiphon policy explain {request.principal.id} answer application/{application.name}` "
@@ -280,7 +281,7 @@ class Answerer:
         if request.release is not None:
             release = releases.get(request.scope, request.release)
             if release.bundle.application.name != request.application:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"Release {request.release} belongs to {release.bundle.application.name}.", where="release"
                 )
             return as_requested(request, release)
@@ -297,7 +298,7 @@ class Answerer:
         if model is None or not self._services.plain(model.name):
             known = await asyncio.to_thread(releases.applications, request.scope)
             listed = "`GET /v1/models` lists what can be asked."
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no application or model named {request.application!r}.",
                 where="model",
                 next_step=f"{nearest(request.application, known)} {listed}".strip(),

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 
 from antiphon.catalog.releases import Bundle, ModelPin, Release
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding, Reuse
 from antiphon.definitions.learning import Rollout
@@ -27,12 +27,12 @@ def implicit_release(
     """The release that serves a model as it is, with the request's own decoding; ``fallback`` is of every such model.
 
     Raises:
-        InvalidInput: neither messages nor a prompt, or entity keys for a model that knows none.
+        InvalidInputError: neither messages nor a prompt, or entity keys for a model that knows none.
     """
     if not request.messages and request.prompt is None and not request.prompt_ids:
-        raise InvalidInput("There is nothing to answer.", where="messages", next_step="Send at least one message.")
+        raise InvalidInputError("There is nothing to answer.", where="messages", next_step="Send at least one message.")
     if request.entity:
-        raise InvalidInput(f"{model.name} is a plain model and takes no entity.", where="entity")
+        raise InvalidInputError(f"{model.name} is a plain model and takes no entity.", where="entity")
     schema = request.overrides.json_schema
     application = ApplicationSpec(
         name=model.name,

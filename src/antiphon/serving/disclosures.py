@@ -7,7 +7,7 @@ import msgspec
 from antiphon.catalog.definitions import AppliedProjects
 from antiphon.catalog.receipts import Receipt
 from antiphon.catalog.releases import Release, Releases
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.policy_request import Column, Resource, application_resource
 from antiphon.serving.builtin import BUILTIN
@@ -77,7 +77,7 @@ class Disclosures:
     def _release(self, scope: Scope, release: str) -> Release | None:
         try:
             return self._releases.get(scope, release)
-        except NotFound:
+        except NotFoundError:
             return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from antiphon.catalog.receipts import Attempt, CacheReceipt, Path, PolicyReceipt, Receipt, Timing, UsageReceipt
-from antiphon.core.errors import DeadlineExceeded, Forbidden, NotFound
+from antiphon.core.errors import DeadlineExceededError, ForbiddenError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.telemetry import GENAI, span, trace_id, traceparent
@@ -83,7 +83,8 @@ class Embeddings:
         """The vectors of all the texts.
 
         Raises:
-            NotFound, Forbidden, InvalidInput, PromptTooLong, EngineFailed, DeadlineExceeded, Unavailable, Overloaded.
+            NotFoundError, ForbiddenError, InvalidInputError, PromptTooLongError, EngineError, DeadlineExceededError,
+            UnavailableError, OverloadedError.
         """
         arrived = time.perf_counter()
         with span("embed", {GENAI["model"]: request.model, "antiphon.path": request.path},
@@ -91,7 +92,7 @@ class Embeddings:
             async with self._services.admission.enter(request.priority):
                 arrival = arrive(_as_asked(request), self._services.subject_key, arrived)
                 if request.model not in self._models(request.scope):
-                    raise NotFound(
+                    raise NotFoundError(
                         f"There is no embedding model {request.model!r}.",
                         where="model",
                         next_step="`embedding_models` under [engine] in antiphon.toml names those that are served.",
@@ -115,7 +116,7 @@ class Embeddings:
             },
         )
         if not decision.allowed:
-            raise Forbidden(
+            raise ForbiddenError(
                 f"Policy does not let {request.principal.id} ask {request.model}: {decision.reason}.",
                 where="policy",
                 next_step=f"`antiphon policy explain {request.principal.id} answer application/{request.model}` "
@@ -138,7 +139,7 @@ class Embeddings:
             async with asyncio.timeout(None if limit is None or request.path == "batch" else limit - arrival.seconds):
                 return await self._engine.embed(asked)
         except TimeoutError:
-            raise DeadlineExceeded(
+            raise DeadlineExceededError(
                 "The texts were not embedded in time.",
                 where="engine",
                 next_step="Try again when it is less busy, send fewer texts, or raise [gateway] request_timeout.",

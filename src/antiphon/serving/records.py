@@ -24,7 +24,7 @@ from antiphon.catalog.jobs import ANSWER_COLUMNS, BatchJob, JobRow
 from antiphon.catalog.outcomes import Outcome
 from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.catalog.releases import Releases
-from antiphon.core.errors import Forbidden, NotFound
+from antiphon.core.errors import ForbiddenError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider, Decision, Resource
 from antiphon.governance.principal import Principal
@@ -64,8 +64,8 @@ class Records:
         """The receipt of a prediction, and of the one that it was first made as, for somebody who may read both.
 
         Raises:
-            NotFound: there is none of this id here.
-            Forbidden: policy keeps it from this principal.
+            NotFoundError: there is none of this id here.
+            ForbiddenError: policy keeps it from this principal.
         """
         receipt = self._receipts.get(scope, prediction)
         for one in self._generations(scope, receipt):
@@ -76,8 +76,8 @@ class Records:
         """The receipt of a prediction, for somebody who may read it and ask for it, as it was first made, again.
 
         Raises:
-            NotFound: there is none of this id here.
-            Forbidden: policy keeps it from this principal.
+            NotFoundError: there is none of this id here.
+            ForbiddenError: policy keeps it from this principal.
         """
         receipt = self.require_prediction(scope, who, prediction)
         for one in self._generations(scope, receipt):
@@ -95,7 +95,7 @@ class Records:
         """Let policy decide about the source rows behind a prediction.
 
         Raises:
-            Forbidden: it denies.
+            ForbiddenError: it denies.
         """
         self._require(who, f"prediction/{receipt.prediction}", self._source_rows_of(scope, who, receipt), SOURCE_ROWS)
 
@@ -104,7 +104,7 @@ class Records:
         entity, or without ``keys`` of any.
 
         Raises:
-            Forbidden: it denies.
+            ForbiddenError: it denies.
         """
         kind, _, name = reader.partition("/")
         if kind == "view":
@@ -126,7 +126,7 @@ class Records:
         """Let policy decide about values of all entities of an application together.
 
         Raises:
-            Forbidden: it denies.
+            ForbiddenError: it denies.
         """
         about = self._disclosures.of_application(scope, application, None)
         context = self._context(scope, purpose=about.purpose)
@@ -137,7 +137,7 @@ class Records:
         """Tells whether somebody may see values of all entities of an application together."""
         try:
             self.require_application(scope, who, application)
-        except Forbidden:
+        except ForbiddenError:
             return False
         return True
 
@@ -145,7 +145,7 @@ class Records:
         """Let policy decide about all rows of a batch together.
 
         Raises:
-            Forbidden: it denies.
+            ForbiddenError: it denies.
         """
         self._require_together(scope, who, job, "job", job.id, job.principal)
 
@@ -154,7 +154,7 @@ class Records:
         who may not read these.
 
         Raises:
-            Forbidden: policy keeps the batch from this principal, whichever entities its rows are about.
+            ForbiddenError: policy keeps the batch from this principal, whichever entities its rows are about.
         """
         about = self._answered(scope, job)[0]
         shown = None if self._may_read_sources(scope, who, job) else {*about.keys, *ANSWER_COLUMNS}
@@ -207,7 +207,7 @@ class Records:
         """Let policy decide about the content of a file, which may speak of many entities.
 
         Raises:
-            Forbidden: it denies.
+            ForbiddenError: it denies.
         """
         made = self._batches.maker(scope, file.id)
         self._require_together(scope, who, None if made is None else made.job, "file", file.id, file.principal)
@@ -216,7 +216,7 @@ class Records:
         try:
             for reader in job.sources:
                 self.require_source(scope, who, reader)
-        except Forbidden:
+        except ForbiddenError:
             return False
         return True
 
@@ -309,13 +309,13 @@ class Records:
         """The keys of a receipt's entity; ``None`` once they are erased."""
         try:
             return msgspec.json.decode(self._blobs.get(receipt.scope, receipt.entity_blob), type=dict[str, str])
-        except NotFound:
+        except NotFoundError:
             return None
 
     def _originator(self, scope: Scope, prediction: str) -> str | None:
         try:
             return self._receipts.get(scope, prediction).originating_user
-        except NotFound:
+        except NotFoundError:
             return None
 
     def _context_of(self, scope: Scope, receipt: Receipt) -> dict[str, Any]:
@@ -330,7 +330,7 @@ class Records:
 
     def _require(self, who: Principal, record: str, said: Decision, action: str = "read") -> None:
         if not said.allowed:
-            raise Forbidden(
+            raise ForbiddenError(
                 f"Policy does not let {who.id} ({who.role}) {_VERBS[action]} {record}: {said.reason}.",
                 where="policy",
                 next_step=f"`antiphon policy explain {who.id} {action} {record}` says what would have to hold.",

@@ -61,8 +61,8 @@ async def replay(
         standbys: engines other than the main one, by name.
 
     Raises:
-        NotFound: a text was erased, so there is nothing to replay.
-        Unavailable, EngineFailed: the engine is away.
+        NotFoundError: a text was erased, so there is nothing to replay.
+        UnavailableError, EngineError: the engine is away.
     """
     origin = receipt if receipt.cache.prediction is None else receipt_of(receipt.scope, receipt.cache.prediction)
     engine = (standbys or {}).get(origin.engine or "", engine)

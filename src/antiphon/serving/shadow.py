@@ -18,7 +18,7 @@ import msgspec
 from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.clock import Clock
-from antiphon.core.errors import DeadlineExceeded
+from antiphon.core.errors import DeadlineExceededError
 from antiphon.core.logs import described
 from antiphon.serving.answering import evidence
 from antiphon.serving.answering.arrival import Arrival
@@ -153,7 +153,7 @@ class Shadows:
             async with asyncio.timeout(self._bounds.seconds):
                 await self._answer(request)
         except TimeoutError:
-            await self._fail(request, DeadlineExceeded.code, began)
+            await self._fail(request, DeadlineExceededError.code, began)
         except Exception as error:
             code = evidence.code_of(error)
             _log.info("the shadow of request %s fails (%s): %s", request.request_id, code, described(error))

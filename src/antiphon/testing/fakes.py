@@ -42,7 +42,7 @@ from antiphon.catalog.receipts import (
 from antiphon.catalog.releases import Bundle, ModelPin, Release, Releases
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, NotFound, Unavailable, UnsupportedParameter
+from antiphon.core.errors import AntiphonError, NotFoundError, UnavailableError, UnsupportedParameterError
 from antiphon.core.ids import content_hash, new_id
 from antiphon.core.scope import Scope
 from antiphon.core.settings import IdentitySettings
@@ -121,13 +121,13 @@ class FakeAnswerer:
 
     async def _begin(self, request: AnswerRequest) -> None:
         if request.application not in (APPLICATION, MODEL):
-            raise NotFound(
+            raise NotFoundError(
                 f"There is no application or model {request.application!r}.",
                 where="model",
                 next_step="GET /v1/models lists them.",
             )
         if request.application == APPLICATION and request.overrides.temperature is not None:
-            raise UnsupportedParameter("The release pins it.", where="temperature", next_step="Leave it out.")
+            raise UnsupportedParameterError("The release pins it.", where="temperature", next_step="Leave it out.")
         if self.hold is not None:
             await self.hold.wait()
         if self.failure is not None and self.fail_after == 0:
@@ -324,7 +324,7 @@ class NoRuns:
     """A place where no workflow has run."""
 
     def get(self, scope: Scope, run: str) -> Any:
-        raise NotFound(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
+        raise NotFoundError(f"There is no run {run!r}.", where=str(scope), next_step="See `antiphon runs list`.")
 
     def list(self, scope: Scope, limit: int = 50) -> Sequence[Any]:
         return ()
@@ -335,7 +335,7 @@ class NoRuns:
     def refresh(
         self, scope: Scope, views: Sequence[str], as_of: str | None, key: str | None = None, whole: bool = False
     ) -> Any:
-        raise Unavailable("There is no worker.", where="worker", next_step="Start one.")
+        raise UnavailableError("There is no worker.", where="worker", next_step="Start one.")
 
 
 class _Streams:

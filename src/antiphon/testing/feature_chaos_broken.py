@@ -8,7 +8,7 @@ from typing import Any
 
 from antiphon.app.features import FeaturePlatform
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 
@@ -60,7 +60,7 @@ def _flip_first(platform: FeaturePlatform) -> None:
     def recorded(manifest: SnapshotManifest, spec: FeatureViewSpec) -> SnapshotManifest:
         try:
             known: SnapshotManifest = snapshots.get(scope, manifest.id)
-        except NotFound:
+        except NotFoundError:
             snapshots.add(manifest)
             return manifest
         return known

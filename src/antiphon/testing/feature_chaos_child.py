@@ -29,7 +29,7 @@ from antiphon.catalog.events import Event
 from antiphon.catalog.publications import Publication, Publications
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
@@ -183,7 +183,7 @@ class Life:
         been pruned."""
         current = self.store.publications.current(self.store.scope)
         if current is not None and current.number > KEPT + 1:
-            with suppress(NotFound):
+            with suppress(NotFoundError):
                 self.platform.rollback(self.store.scope, current.number - KEPT - 1, reason="chaos", principal="chaos")
 
     async def _run_open(self) -> dict[str, str]:
@@ -249,7 +249,7 @@ class _Fixed:
         return self._publication
 
     def get(self, scope: Scope, number: int) -> Publication:
-        raise NotFound(f"Publication {number} is not the one that was asked for.", where=str(scope))
+        raise NotFoundError(f"Publication {number} is not the one that was asked for.", where=str(scope))
 
 
 def live(order: dict[str, Any]) -> None:

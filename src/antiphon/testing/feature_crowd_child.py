@@ -31,7 +31,7 @@ from antiphon.app.refreshing import finish_apply
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.publications import Publication
-from antiphon.core.errors import AntiphonError, Conflict, NotFound
+from antiphon.core.errors import AntiphonError, ConflictError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.durable.executor import Executor
@@ -137,7 +137,7 @@ class Role(Life):
         current = self.store.publications.current(scope)
         number = current.number if current is not None else 0
         reason = f"back {self._order['life']}-{self._turn}"
-        with suppress(NotFound, Conflict):
+        with suppress(NotFoundError, ConflictError):
             match self._chance.randrange(5):
                 case 0:
                     rollback.view(scope, view, None, reason=reason, principal="chaos")
@@ -154,7 +154,7 @@ class Role(Life):
     def _let_go(self) -> None:
         rollback = FeatureRollback(self.store, self.platform)
         for held in list(rollback.held(self.store.scope)):
-            with suppress(Conflict):
+            with suppress(ConflictError):
                 rollback.resume(self.store.scope, held, reason="go on", principal="chaos")
 
     def _read(self) -> None:

@@ -26,7 +26,7 @@ from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
 from antiphon.catalog.events import Event
 from antiphon.core.child_process import end_with_parent
-from antiphon.core.errors import SetupError, Unavailable
+from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.features.lookup import FeatureReader
 from antiphon.testing import feature_chaos_broken, feature_chaos_child
 from antiphon.testing.feature_chaos_project import SHOPS, STREAM, base_of, batch, moments
@@ -111,7 +111,7 @@ class LogLife:
         while True:
             try:
                 return ask()
-            except (Unavailable, SetupError):
+            except (UnavailableError, SetupError):
                 self._wait(_PAUSE)
 
     def _served(self) -> list[dict[str, Any]]:

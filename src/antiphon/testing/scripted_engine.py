@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from antiphon.core.errors import NotFound, Unavailable
+from antiphon.core.errors import NotFoundError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import (
     Branch,
@@ -133,18 +133,18 @@ class ScriptedEngine:
 
     async def embed(self, request: TextEmbeddingRequest) -> TextEmbeddings:
         """It has no embedding model."""
-        raise NotFound("The engine embeds nothing.", where="model")
+        raise NotFoundError("The engine embeds nothing.", where="model")
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """It reads nothing."""
-        raise NotFound("The engine has no tokens.", where="model")
+        raise NotFoundError("The engine has no tokens.", where="model")
 
     async def close(self) -> None:
         self.away = True
 
     def _require_reachable(self) -> None:
         if self.away:
-            raise Unavailable("The engine cannot be reached.", where="engine", next_step="Try again shortly.")
+            raise UnavailableError("The engine cannot be reached.", where="engine", next_step="Try again shortly.")
 
     def _next(self, request: GenerationRequest) -> Says:
         if callable(self._script):

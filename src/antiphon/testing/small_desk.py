@@ -26,7 +26,7 @@ from antiphon.catalog.rollouts import Assigned, Rollouts
 from antiphon.catalog.rollouts import Rollout as RolloutUnderWay
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import (
     SLO,
@@ -141,7 +141,7 @@ class FeatureTable:
     ) -> ReadVector:
         self.asked.append((dict(views), dict(keys), as_of))
         if minimum_publication is not None and minimum_publication > (self.publication or 0):
-            raise Unavailable(f"Publication {minimum_publication} is not here yet.", where="features")
+            raise UnavailableError(f"Publication {minimum_publication} is not here yet.", where="features")
         return ReadVector(
             self.publication, {name: value for name, value in self.values.items() if name.partition(".")[0] in views}
         )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.files import file_sha256
 
 Matrix = NDArray[np.float32]
@@ -46,17 +46,17 @@ class Base:
         sha256: what the file must hash to; ``None`` skips the check.
 
     Raises:
-        Corrupt: the file is gone, changed, or no GGUF file.
-        InvalidInput: another architecture, or a tensor that a Llama model does not have.
+        CorruptionError: the file is gone, changed, or no GGUF file.
+        InvalidInputError: another architecture, or a tensor that a Llama model does not have.
     """
 
     def __init__(self, path: Path, sha256: str | None = None) -> None:
         next_step = "Fetch it again with `antiphon models pull`."
         if not path.is_file():
-            raise Corrupt("The base model's file is gone.", where=str(path), next_step=next_step)
+            raise CorruptionError("The base model's file is gone.", where=str(path), next_step=next_step)
         self.sha256 = file_sha256(path)
         if sha256 is not None and self.sha256 != sha256:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The base model's file was changed: sha256 {self.sha256} instead of {sha256}.",
                 where=str(path),
                 next_step=next_step,
@@ -66,17 +66,19 @@ class Base:
         try:
             self.reader: Any = GGUFReader(path)
         except (ValueError, IndexError, KeyError, OSError) as error:
-            raise Corrupt(f"The file is no GGUF file ({error}).", where=str(path), next_step=next_step) from error
+            raise CorruptionError(
+                f"The file is no GGUF file ({error}).", where=str(path), next_step=next_step
+            ) from error
         self.path = path
         if self.value("general.architecture") != "llama":
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"Models of the architecture {self.value('general.architecture')!r} cannot be fine-tuned.",
                 where=str(path),
                 next_step="Take a base model of the architecture llama, such as smollm2-135m.",
             )
         unknown = [tensor.name for tensor in self.reader.tensors if hugging_face_name(tensor.name) is None]
         if unknown:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The tensor {unknown[0]} is unknown.", where=str(path), next_step="Take another base model."
             )
 

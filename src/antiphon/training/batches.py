@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.training.examples import Example
 from antiphon.training.recipe import Recipe
 
@@ -41,7 +41,7 @@ def encode(example: Example, tokenizer: Tokenizer, context_tokens: int) -> Encod
     """Tokenise an example, part by part, up to the last token that is learned.
 
     Raises:
-        InvalidInput: it does not fit the model's context, or a part that should be learned has no token.
+        InvalidInputError: it does not fit the model's context, or a part that should be learned has no token.
     """
     tokens = tokenizer.prompt(example.prompt)
     weights = [0.0] * len(tokens)
@@ -49,18 +49,20 @@ def encode(example: Example, tokenizer: Tokenizer, context_tokens: int) -> Encod
     for position, part in enumerate(example.parts):
         ids = tokenizer.tokenize(part.text)
         if part.weight > 0 and not ids:
-            raise InvalidInput("A part that should be learned is empty.", where=example.id, next_step="Leave it out.")
+            raise InvalidInputError(
+                "A part that should be learned is empty.", where=example.id, next_step="Leave it out."
+            )
         tokens += ids
         weights += [part.weight / (1 if position == label else max(1, len(ids)))] * len(ids)
     last = max(position for position, weight in enumerate(weights) if weight > 0) + 1
     if last > context_tokens:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The example has {last} tokens, the model reads {context_tokens}.",
             where=example.id,
             next_step="Shorten the prompt.",
         )
     if weights[0] > 0:
-        raise InvalidInput("The example has no prompt.", where=example.id, next_step="Give it a prompt.")
+        raise InvalidInputError("The example has no prompt.", where=example.id, next_step="Give it a prompt.")
     return Encoded(tuple(tokens[:last]), tuple(weights[:last]))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 
@@ -111,7 +111,7 @@ class Checkpoints:
             # The format's first eight bytes give the length of a JSON header.
             header = msgspec.json.decode(content[8 : 8 + int.from_bytes(content[:8], "little")])
             standing = msgspec.json.decode(header["__metadata__"]["standing"], type=Standing)
-        except (SafetensorError, Corrupt, KeyError, TypeError, msgspec.DecodeError) as error:
+        except (SafetensorError, CorruptionError, KeyError, TypeError, msgspec.DecodeError) as error:
             return f"cannot be read ({error})"
         if standing.identity != self._identity:
             return "is of another order or of other code"

@@ -17,7 +17,7 @@ import msgspec
 
 from antiphon.core.child_process import end_with_parent
 from antiphon.core.disk import FULL
-from antiphon.core.errors import AntiphonError, Conflict, SetupError
+from antiphon.core.errors import AntiphonError, ConflictError, SetupError
 from antiphon.core.logs import described
 from antiphon.core.priority import lower_session
 from antiphon.training.files import replace_file
@@ -108,14 +108,14 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the kernel lets go of it however the process ends.
 
     Raises:
-        Conflict: another process holds it.
+        ConflictError: another process holds it.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(
+            raise ConflictError(
                 "Another process trains in this folder.", where=str(folder), next_step="Wait for it, or stop it."
             ) from None
         mark = ProcessMark(os.getpid(), started_ticks(os.getpid()) or 0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.base import Base, dequantised, hugging_face_name, permute
 from antiphon.training.files import file_sha256, sync_file, sync_folder
 from antiphon.training.model import read_adapter
@@ -30,17 +30,17 @@ def convert(base: Base, adapter: Path, target: Path, precision: str, *, adapter_
         precision: of the trained matrices, one of ``recipe.PRECISIONS``; the others keep theirs.
 
     Raises:
-        Corrupt: the adapter is changed or no adapter, or the written file does not read back as what was meant.
-        InvalidInput: the adapter is of another base model, or the precision is unknown.
+        CorruptionError: the adapter is changed or no adapter, or the written file does not read back as what was meant.
+        InvalidInputError: the adapter is of another base model, or the precision is unknown.
         OSError: no space. Nothing half-written is left under ``target``.
     """
     if precision not in PRECISIONS:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The precision {precision!r} is unknown.", where="precision", next_step=f"One of {', '.join(PRECISIONS)}."
         )
     matrices, made_of = read_adapter(adapter, adapter_sha256)
     if made_of.get("base_sha256") != base.sha256:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The adapter was trained on another base model.",
             where=str(adapter),
             next_step="Convert it with the base model it was trained on.",
@@ -106,7 +106,7 @@ def _write(
         writer.add_tensor(tensor.name, np.ascontiguousarray(content), raw_dtype=stored)
         written[tensor.name] = (stored.name, _digest(content))
     if left:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The base model has no {sorted(left)[0]}.", where=str(base.path), next_step="Take the adapter's own base."
         )
     try:
@@ -137,8 +137,8 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(content).tobytes()).hexdigest()
 
 
-def _unread(path: Path) -> Corrupt:
-    return Corrupt(
+def _unread(path: Path) -> CorruptionError:
+    return CorruptionError(
         "The written model does not read back as what was meant.",
         where=str(path),
         next_step="Convert it again; if it stays so, check the disk.",

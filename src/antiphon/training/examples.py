@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.files import replace_file
 from antiphon.training.folder_seal import PLAIN, FolderSeal
 
@@ -68,7 +68,7 @@ def content_sha256(path: Path, seal: FolderSeal = PLAIN) -> str | None:
     """SHA-256 hex of a file's clear lines; ``None`` when it is missing or does not open."""
     try:
         return hashlib.sha256(seal.open(path.name, path.read_bytes())).hexdigest()
-    except (OSError, Corrupt):
+    except (OSError, CorruptionError):
         return None
 
 
@@ -76,15 +76,17 @@ def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ..
     """The examples of a file, which must be the one of this hash.
 
     Raises:
-        Corrupt: the file is missing, was changed, or a line is no example.
+        CorruptionError: the file is missing, was changed, or a line is no example.
     """
     try:
         content = seal.open(path.name, path.read_bytes())
     except FileNotFoundError as error:
-        raise Corrupt("The examples are gone.", where=str(path), next_step="Build the dataset again.") from error
+        raise CorruptionError(
+            "The examples are gone.", where=str(path), next_step="Build the dataset again."
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise Corrupt(
+        raise CorruptionError(
             f"The examples were changed: sha256 {found} instead of {sha256}.",
             where=str(path),
             next_step="Build the dataset again.",
@@ -95,7 +97,7 @@ def read(path: Path, sha256: str, seal: FolderSeal = PLAIN) -> tuple[Example, ..
         try:
             examples.append(decode(line))
         except msgspec.DecodeError as error:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The line is no example ({error}).", where=f"{path}:{number}", next_step="Build the dataset again."
             ) from error
     return tuple(examples)
@@ -105,26 +107,28 @@ def check(examples: tuple[Example, ...]) -> None:
     """Refuse what nothing can be learned from.
 
     Raises:
-        InvalidInput: there is no new example, one has nothing to learn or a weight below 0, an id occurs twice, or
+        InvalidInputError: there is no new example, one has nothing to learn or a weight below 0, an id occurs twice, or
             all examples have the same label.
     """
     next_step = "Take a longer history or a later cutoff."
     if not any(not example.old for example in examples):
-        raise InvalidInput("The training set is empty.", where="examples", next_step=next_step)
+        raise InvalidInputError("The training set is empty.", where="examples", next_step=next_step)
     seen: set[str] = set()
     for example in examples:
         if example.id in seen:
-            raise InvalidInput("The id occurs twice.", where=example.id, next_step="Give every example its own id.")
+            raise InvalidInputError(
+                "The id occurs twice.", where=example.id, next_step="Give every example its own id."
+            )
         seen.add(example.id)
         if example.label is None or not all(0.0 <= part.weight < float("inf") for part in example.parts):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The example has nothing to learn, or a weight that is negative or not finite.",
                 where=example.id,
                 next_step="Give at least one part a positive weight.",
             )
     labels = {example.label for example in examples}
     if len(labels) == 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"All {len(examples)} examples have the label {labels.pop()!r}: there is nothing to tell apart.",
             where="examples",
             next_step=next_step,

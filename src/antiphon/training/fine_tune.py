@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core import disk, logs
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.training import batches, child, examples
 from antiphon.training.checkpoint import Checkpoints, Standing
 from antiphon.training.files import replace_file
@@ -72,8 +72,8 @@ def fine_tune(
     """Train as ordered, from where it stands; ``None`` when it was stopped before the end.
 
     Raises:
-        InvalidInput: nothing can be learned from these examples, or the loss is not finite.
-        Corrupt: the base model, the examples or the earlier adapter were changed.
+        InvalidInputError: nothing can be learned from these examples, or the loss is not finite.
+        CorruptionError: the base model, the examples or the earlier adapter were changed.
         SetupError: a library or disk space is missing.
         OSError: the disk is full.
     """
@@ -180,11 +180,11 @@ class Training:
         """Move the masters against the gradient.
 
         Raises:
-            InvalidInput: loss or gradient is not finite.
+            InvalidInputError: loss or gradient is not finite.
         """
         norm = float(self._torch.nn.utils.clip_grad_norm_([self.model.masters], _GRADIENT_NORM))
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The training diverged: at step {step + 1} the loss is {loss}, the gradient's norm {norm}.",
                 where="recipe.learning_rate",
                 next_step="Lower the learning rate, or look for an odd example.",

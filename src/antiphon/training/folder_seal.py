@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.training.files import replace_file
 
@@ -45,7 +45,7 @@ class FolderSeal:
         """A file's content.
 
         Raises:
-            Corrupt: it was changed, is of another folder or name, or is not sealed though it should be.
+            CorruptionError: it was changed, is of another folder or name, or is not sealed though it should be.
         """
         if self._key is None:
             return stored
@@ -59,7 +59,7 @@ class FolderSeal:
             nonce, sealed = stored[start : start + _NONCE], stored[start + _NONCE :]
             return AESGCM(self._key).decrypt(nonce, sealed, name.encode())
         except (InvalidTag, ValueError) as error:
-            raise Corrupt(
+            raise CorruptionError(
                 "The file does not open with the key of its folder.",
                 where=name,
                 next_step="Order the training again: it is made anew.",
@@ -74,7 +74,7 @@ def folder_seal(folder: Path, codec: Codec, scope: Scope) -> FolderSeal:
     """The seal of a folder, with the key that lies there; made on first use.
 
     Raises:
-        Corrupt: the key does not open: it was changed, or is of another folder.
+        CorruptionError: the key does not open: it was changed, or is of another folder.
     """
     if not codec.sealing:
         return PLAIN

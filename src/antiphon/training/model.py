@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.base import Base
 from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.order import ParentAdapter
@@ -108,15 +108,15 @@ class LoraModel:
         """Begin with an earlier version's matrices.
 
         Raises:
-            Corrupt: the adapter is gone or changed.
-            InvalidInput: it is of another base model, rank or alpha.
+            CorruptionError: the adapter is gone or changed.
+            InvalidInputError: it is of another base model, rank or alpha.
         """
         import torch
 
         tensors, made_of = read_adapter(Path(parent.path), parent.sha256)
         recipe = {"alpha": self._recipe.alpha, "base_sha256": self._base_sha256, "rank": self._recipe.rank}
         if made_of != recipe or sorted(tensors) != self._names:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The earlier adapter is of {made_of}, the recipe of {recipe}.",
                 where=parent.path,
                 next_step="Train from the base model, or keep base, rank and alpha.",
@@ -130,15 +130,15 @@ def read_adapter(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[s
     """An adapter's float32 matrices by peft's names, and what it was made of (alpha, base_sha256, rank).
 
     Raises:
-        Corrupt: the file is gone, changed or no adapter.
+        CorruptionError: the file is gone, changed or no adapter.
     """
     from safetensors import SafetensorError, safe_open
 
     next_step = "Rebuild the version with `antiphon models rebuild`, or train without it."
     if not path.is_file():
-        raise Corrupt("The adapter is gone.", where=str(path), next_step=next_step)
+        raise CorruptionError("The adapter is gone.", where=str(path), next_step=next_step)
     if sha256 is not None and (found := file_sha256(path)) != sha256:
-        raise Corrupt(
+        raise CorruptionError(
             f"The adapter is corrupt: sha256 {found} instead of {sha256}.", where=str(path), next_step=next_step
         )
     try:
@@ -146,7 +146,7 @@ def read_adapter(path: Path, sha256: str | None) -> tuple[dict[str, Any], dict[s
             made_of = dict(json.loads(file.metadata()["adapter"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise Corrupt(f"The file is no adapter ({error}).", where=str(path), next_step=next_step) from error
+        raise CorruptionError(f"The file is no adapter ({error}).", where=str(path), next_step=next_step) from error
     return tensors, made_of
 
 
@@ -166,7 +166,7 @@ def _llama(base: Base, recipe: Recipe) -> Any:
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     tied = {"lm_head.weight"} if configuration.tie_word_embeddings else set()
     if unexpected or set(missing) - tied:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The base model lacks {sorted(set(missing) - tied)} or has {unexpected} too many.",
             where=str(base.path),
             next_step="Take another base model.",

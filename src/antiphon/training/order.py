@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, Corrupt
+from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.training.files import file_sha256, replace_file
 from antiphon.training.recipe import Recipe, identity
 
@@ -122,12 +122,12 @@ def read_order(folder: Path) -> TrainingOrder:
     """The order of a folder.
 
     Raises:
-        Corrupt: there is none, or it cannot be read.
+        CorruptionError: there is none, or it cannot be read.
     """
     try:
         return msgspec.json.decode((folder / ORDER).read_bytes(), type=TrainingOrder)
     except (OSError, msgspec.DecodeError) as error:
-        raise Corrupt(
+        raise CorruptionError(
             f"The order cannot be read ({error}).", where=str(folder / ORDER), next_step="Order the training again."
         ) from error
 

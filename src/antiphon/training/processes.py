@@ -20,7 +20,7 @@ import msgspec
 
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.training import child
 from antiphon.training.folder_seal import FolderSeal, folder_seal
@@ -136,14 +136,16 @@ class TrainingProcesses:
 
         Raises:
             asyncio.CancelledError: it was stopped; the same order goes on from there.
-            Conflict: this worker already trains in that folder.
-            InvalidInput, Corrupt, SetupError: the order cannot be trained; says what to do.
+            ConflictError: this worker already trains in that folder.
+            InvalidInputError, CorruptionError, SetupError: the order cannot be trained; says what to do.
         """
         order.recipe.check()
         folder = Path(order.folder)
         key = str(folder.resolve())
         if key in self._folders:
-            raise Conflict(f"The folder {key} is being trained in.", where=key, next_step="Wait for that training.")
+            raise ConflictError(
+                f"The folder {key} is being trained in.", where=key, next_step="Wait for that training."
+            )
         self._folders.add(key)
         try:
             trained, wrong = await asyncio.to_thread(read_result, order)
@@ -348,7 +350,7 @@ def _failure(folder: Path, code: int, seal: FolderSeal) -> AntiphonError:
     """The error that the process told, or what its exit code says when it could not write."""
     try:
         return raised(msgspec.json.decode(seal.open(ERROR, (folder / ERROR).read_bytes()), type=Failure))
-    except (OSError, msgspec.DecodeError, Corrupt):
+    except (OSError, msgspec.DecodeError, CorruptionError):
         if code == child.DISK_FULL:
             return child.disk_full(folder)
         if code == child.OUT_OF_MEMORY:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.ids import content_hash
 
 PRECISIONS = ("q8_0", "q4_1", "q4_0", "f16")
@@ -63,7 +63,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse settings that cannot be trained with.
 
         Raises:
-            InvalidInput: the first setting outside its range.
+            InvalidInputError: the first setting outside its range.
         """
         whole = {"rank": self.rank, "alpha": self.alpha, "batch": self.batch, "steps": self.steps}
         whole |= {"threads": self.threads, "checkpoint_every": self.checkpoint_every}
@@ -142,5 +142,5 @@ def identity(recipe: Recipe, base_sha256: str, dataset_hash: str, parent: str | 
     )
 
 
-def _outside(name: str, value: object, accepted: str) -> InvalidInput:
-    return InvalidInput(f"{name} is {value}.", where=f"recipe.{name}", next_step=f"It must be {accepted}.")
+def _outside(name: str, value: object, accepted: str) -> InvalidInputError:
+    return InvalidInputError(f"{name} is {value}.", where=f"recipe.{name}", next_step=f"It must be {accepted}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.training.base import Base
 
 _CONTROL, _USER_DEFINED = 3, 4
@@ -19,7 +19,7 @@ class Vocabulary:
     """Text to token ids.
 
     Raises:
-        InvalidInput: the file's tokenizer is of a kind that is not rebuilt here.
+        InvalidInputError: the file's tokenizer is of a kind that is not rebuilt here.
     """
 
     def __init__(self, base: Base) -> None:
@@ -27,7 +27,7 @@ class Vocabulary:
 
         kind, cut = base.value("tokenizer.ggml.model"), base.value("tokenizer.ggml.pre") or "default"
         if kind != "gpt2" or cut not in _DIGITS_ALONE + _AS_GPT2:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The tokenizer {kind!r} with the pre-tokenizer {cut!r} cannot be trained with.",
                 where=str(base.path),
                 next_step="Take another base model, such as smollm2-135m.",

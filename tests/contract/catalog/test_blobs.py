@@ -7,7 +7,7 @@ from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
-from antiphon.core.errors import Corrupt, NotFound
+from antiphon.core.errors import CorruptionError, NotFoundError
 
 
 def test_a_blob_is_known_by_the_hash_of_its_bytes(database: Database) -> None:
@@ -28,7 +28,7 @@ def test_several_are_stored_in_order_also_when_some_repeat(database: Database) -
 def test_nothing_crosses_a_scope(database: Database) -> None:
     blobs = Blobs(database)
     digest = blobs.put(DEV, b"mine")
-    with pytest.raises(NotFound, match="no blob"):
+    with pytest.raises(NotFoundError, match="no blob"):
         blobs.get(OTHER, digest)
     blobs.put(OTHER, b"mine")
     assert blobs.erase(OTHER, digest)
@@ -40,7 +40,7 @@ def test_an_erased_blob_says_so_and_leaves_the_disk(database: Database) -> None:
     digest = blobs.put(DEV, b"SECRET-PHRASE" * 50)
     assert blobs.erase(DEV, digest)
     assert not blobs.erase(DEV, digest)
-    with pytest.raises(NotFound, match="was erased at 2013-04-10"):
+    with pytest.raises(NotFoundError, match="was erased at 2013-04-10"):
         blobs.get(DEV, digest)
     assert database.truncate_log()
     stored = b"".join(path.read_bytes() for path in database.path.parent.iterdir())
@@ -62,7 +62,7 @@ def test_changed_bytes_are_found(database: Database) -> None:
         connection.exec_driver_sql(
             "UPDATE blobs SET payload = (SELECT payload FROM blobs WHERE hash = ?) WHERE hash = ?", (other, digest)
         )
-    with pytest.raises(Corrupt, match="does not match its hash"):
+    with pytest.raises(CorruptionError, match="does not match its hash"):
         blobs.get(DEV, digest)
 
 
@@ -76,5 +76,5 @@ def test_a_transaction_that_fails_stores_nothing(database: Database) -> None:
 
     with pytest.raises(ZeroDivisionError):
         store_and_fail()
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         blobs.get(DEV, hashlib.sha256(b"never").hexdigest())

@@ -8,7 +8,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.datasets import Dataset, Datasets, DatasetSource, DatasetSpec
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.definitions.source import SourceSpec
 
 
@@ -50,7 +50,7 @@ def test_a_dataset_is_read_back_and_stays_as_it_was(database: Database) -> None:
     written = datasets.add(dataset("d1"))
     assert datasets.get(DEV, "d1") == written == dataset("d1")
     assert datasets.add(dataset("d1", created_at=NOON + timedelta(days=1))) == written
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         datasets.get(OTHER, "d1")
 
 
@@ -73,5 +73,5 @@ def test_a_file_may_move_and_nothing_else(database: Database) -> None:
     assert datasets.get(DEV, "d1") == moved
     assert (moved.path, moved.sha256, moved.logical_hash) == ("default/dev/cc/cc.parquet", "cc", "hh")
     assert datasets.files(DEV) == ["default/dev/cc/cc.parquet"]
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         datasets.move(DEV, "gone", "p", "s")

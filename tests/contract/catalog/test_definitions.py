@@ -7,7 +7,7 @@ from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.definitions import AppliedProjects, DefinitionVersions
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
 
@@ -42,7 +42,7 @@ def test_definitions_are_kept_by_version(database: Database, tmp_path: Path) -> 
         six.definition_version,
     }
     assert definitions.list(DEV, "weather") == []
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         definitions.get(OTHER, "congestion", two.definition_version)
 
 

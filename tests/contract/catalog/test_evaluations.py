@@ -9,7 +9,7 @@ from tests.unit.learning.evaluation.test_gates import GOOD
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.evaluations import Evaluation, Evaluations, Gate
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 
 
@@ -25,14 +25,14 @@ def test_an_evaluation_comes_back_as_it_was(database: Database) -> None:
     assert not made.passed
     assert evaluations.add(made) == made
     assert evaluations.list(DEV) == [made]
-    with pytest.raises(NotFound, match="eval_1"):
+    with pytest.raises(NotFoundError, match="eval_1"):
         evaluations.get(OTHER, "eval_1")
 
 
 def test_an_id_is_of_one_evaluation(database: Database) -> None:
     evaluations = Evaluations(database)
     evaluations.add(evaluation("eval_1"))
-    with pytest.raises(Conflict, match="another one"):
+    with pytest.raises(ConflictError, match="another one"):
         evaluations.add(evaluation("eval_1", rows=7))
     assert evaluations.get(DEV, "eval_1").rows == GOOD.rows
 

@@ -5,7 +5,7 @@ from tests.unit.catalog.examples import DEV, OTHER
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import BatchJob, JobRow, Jobs
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 
 
 def new_job(jobs: Jobs, **fields: str) -> BatchJob:
@@ -25,7 +25,7 @@ def test_a_job_is_made_once_under_its_id(database: Database) -> None:
     assert new_job(jobs, job="job_1") == job
     assert new_job(jobs).id != new_job(jobs).id
     assert len(jobs.list(DEV)) == 3
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         jobs.get(OTHER, "job_1")
 
 
@@ -60,9 +60,9 @@ def test_a_worker_that_lost_the_job_writes_nothing(database: Database) -> None:
     old = jobs.take_over(DEV, job.id)
     new = jobs.take_over(DEV, job.id)
     assert new == old + 1
-    with pytest.raises(Conflict, match="may not write"):
+    with pytest.raises(ConflictError, match="may not write"):
         jobs.write_rows(DEV, job.id, old, rows(0))
-    with pytest.raises(Conflict, match="may not write"):
+    with pytest.raises(ConflictError, match="may not write"):
         jobs.set_status(DEV, job.id, "completed", epoch=old)
     assert jobs.done_lines(DEV, job.id) == set()
     jobs.write_rows(DEV, job.id, new, rows(0))
@@ -80,7 +80,7 @@ def test_an_ended_job_stays_as_it_ended(database: Database) -> None:
         lambda: jobs.take_over(DEV, job.id),
         lambda: jobs.write_rows(DEV, job.id, epoch, rows(0)),
     ):
-        with pytest.raises(Conflict):
+        with pytest.raises(ConflictError):
             act()
     assert jobs.list(DEV, status="completed") == [ended]
     assert jobs.list(DEV, status="failed") == []

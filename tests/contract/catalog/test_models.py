@@ -9,7 +9,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER
 from antiphon.catalog.database import Database
 from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 
 
 def version(number: int, **fields: Any) -> ModelVersion:
@@ -49,7 +49,7 @@ def test_a_version_comes_back_as_it_was(database: Database) -> None:
     assert [found.id for found in models.list(DEV, "desk")] == ["desk.v2", "desk.v1"]
     assert [found.id for found in models.list(DEV)] == ["desk.v2", "desk.v1", "other.v1"]
     assert models.list(OTHER) == []
-    with pytest.raises(NotFound, match=r"desk\.v1"):
+    with pytest.raises(NotFoundError, match=r"desk\.v1"):
         models.get(OTHER, "desk.v1")
 
 
@@ -64,7 +64,7 @@ def test_registering_again_changes_nothing(database: Database) -> None:
 def test_a_taken_id_or_number_is_refused(database: Database, fields: dict[str, str]) -> None:
     models = ModelVersions(database)
     models.add(version(1))
-    with pytest.raises(Conflict, match="version 1 already"):
+    with pytest.raises(ConflictError, match="version 1 already"):
         models.add(version(1, **fields))
     assert models.list(DEV, "desk") == [version(1)]
 
@@ -73,7 +73,7 @@ def test_a_refused_version_does_not_end_the_transaction_around_it(database: Data
     models = ModelVersions(database)
     models.add(version(1))
     with database.transaction() as connection:
-        with pytest.raises(Conflict):
+        with pytest.raises(ConflictError):
             models.add(version(1, identity="another"), within=connection)
         models.add(version(models.next_number(DEV, "desk", within=connection)), within=connection)
     assert len(models.list(DEV, "desk")) == 2
@@ -115,10 +115,10 @@ def test_an_alias_moves_and_keeps_its_history(database: Database, clock: ManualC
 def test_an_alias_names_a_version_of_its_application(database: Database) -> None:
     models = ModelVersions(database)
     models.add(version(1, id="other.v1", application="other"))
-    with pytest.raises(NotFound, match="not one of 'desk'"):
+    with pytest.raises(NotFoundError, match="not one of 'desk'"):
         models.alias(DEV, "desk", "champion", "other.v1", "me", "")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         models.alias(DEV, "desk", "champion", "desk.v9", "me", "")
-    with pytest.raises(InvalidInput, match="cannot be an alias"):
+    with pytest.raises(InvalidInputError, match="cannot be an alias"):
         models.alias(DEV, "other", "The Champion", "other.v1", "me", "")
     assert models.aliases(DEV, "desk") == {}

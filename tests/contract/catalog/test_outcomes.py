@@ -11,7 +11,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.outcomes import Coverage, Outcome, Outcomes
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 
 
 def outcome(identity: str, **fields: Any) -> Outcome:
@@ -43,9 +43,9 @@ def test_an_outcome_is_read_back_as_it_was_written(database: Database) -> None:
     assert outcomes.get(DEV, "a") == written
     assert outcomes.find(DEV, ["a", "b"]) == {"a": written}
     assert outcomes.of_prediction(DEV, "pred_a") == [written]
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         outcomes.add(written)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         outcomes.get(OTHER, "a")
 
 

@@ -9,7 +9,7 @@ from antiphon.catalog.answers import Answers
 from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import CacheReceipt, FeatureReceipt, ReceiptCount, Receipts
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 
 
 def test_a_receipt_and_its_texts_are_read_back(database: Database) -> None:
@@ -18,7 +18,7 @@ def test_a_receipt_and_its_texts_are_read_back(database: Database) -> None:
     assert receipts.get(DEV, "p1") == receipt("p1")
     digest = Blobs(database).put(OTHER, b"the text")
     assert Blobs(database).get(DEV, digest) == b"the text"
-    with pytest.raises(NotFound, match="no prediction"):
+    with pytest.raises(NotFoundError, match="no prediction"):
         receipts.get(OTHER, "p1")
 
 
@@ -33,7 +33,7 @@ def test_a_feature_of_any_kind_is_read_back(database: Database, value: float | i
 def test_a_prediction_has_one_receipt(database: Database) -> None:
     receipts = Receipts(database)
     receipts.add(receipt("p1"))
-    with pytest.raises(Conflict, match="has a receipt already"):
+    with pytest.raises(ConflictError, match="has a receipt already"):
         receipts.add(receipt("p1", application="changed"))
     assert receipts.get(DEV, "p1").application == "desk"
 

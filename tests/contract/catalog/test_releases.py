@@ -8,7 +8,7 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, bundle
 from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Releases
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.definitions.application import Decoding
 
 
@@ -63,7 +63,7 @@ def test_rollback_goes_back_step_by_step(database: Database) -> None:
     assert releases.get(DEV, ids[2]).stage == "rolled_back"
     assert releases.get(DEV, ids[1]).stage == "live"
     assert releases.rollback(DEV, "desk", "me", "more errors").release == ids[0]
-    with pytest.raises(Conflict, match="no earlier live release"):
+    with pytest.raises(ConflictError, match="no earlier live release"):
         releases.rollback(DEV, "desk", "me", "even more")
     releases.activate(DEV, "desk", ids[2], "me", "mended")
     assert releases.rollback(DEV, "desk", "me", "not mended").release == ids[0]
@@ -93,9 +93,9 @@ def test_only_an_applications_own_release_goes_live(database: Database) -> None:
     releases = Releases(database)
     foreign = releases.add(bundle("other"), DEV, "me", "r").id
     for release in (foreign, "rel_unknown"):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             releases.activate(DEV, "desk", release, "me", "r")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         releases.get(OTHER, foreign)
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         releases.rollback(DEV, "desk", "me", "r")

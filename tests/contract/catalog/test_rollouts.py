@@ -13,7 +13,7 @@ from antiphon.catalog.evidence import Exposures, Judgements, ShadowPairs
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Exposure, JudgedMetric, Judgement, Rollout, Rollouts, ShadowPair, Standing
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
@@ -51,7 +51,7 @@ def test_a_rollout_comes_back_as_it_was_started(database: Database, start: Start
 def test_one_rollout_of_an_application_is_under_way(database: Database, start: Start) -> None:
     rollouts = Rollouts(database)
     first = start()
-    with pytest.raises(Conflict, match="under way already"):
+    with pytest.raises(ConflictError, match="under way already"):
         start()
     elsewhere = [start("other"), start(scope=OTHER)]
     assert {rollout.id for rollout in rollouts.list_active(DEV)} == {first.id, elsewhere[0].id}
@@ -66,7 +66,7 @@ def test_one_rollout_of_an_application_is_under_way(database: Database, start: S
 
 
 def test_a_rollout_of_releases_that_do_not_exist_is_refused(start: Start) -> None:
-    with pytest.raises(NotFound, match="rel_none"):
+    with pytest.raises(NotFoundError, match="rel_none"):
         start(candidate="rel_none")
 
 
@@ -78,7 +78,7 @@ def test_a_move_is_a_compare_and_swap(database: Database, start: Start, clock: M
         DEV, rollout.id, state="canary", step=0, held=False, reason="pairs", principal="judge", expected=("shadow", 0)
     )
     assert (moved.entered_at, moved.ended_at, moved.weight) == (NOON + timedelta(minutes=5), None, 0.01)
-    with pytest.raises(Conflict, match=r"in the canary at 1 % \(step 1 of 3\).*judge: pairs"):
+    with pytest.raises(ConflictError, match=r"in the canary at 1 % \(step 1 of 3\).*judge: pairs"):
         rollouts.move(
             DEV, rollout.id, state="canary", step=0, held=False, reason="again", principal="x", expected=("shadow", 0)
         )
@@ -92,7 +92,7 @@ def test_a_move_is_a_compare_and_swap(database: Database, start: Start, clock: M
     )
     assert ended.ended_at == NOON + timedelta(minutes=10)
     assert rollouts.get(DEV, rollout.id) == ended
-    with pytest.raises(Conflict, match="promoted"):
+    with pytest.raises(ConflictError, match="promoted"):
         rollouts.move(
             DEV, rollout.id, state="canary", step=1, held=False, reason="r", principal="me", expected=("promoted", 0)
         )

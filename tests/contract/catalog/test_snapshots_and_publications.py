@@ -8,14 +8,14 @@ from tests.unit.catalog.examples import DEV, NOON, OTHER, manifest
 from antiphon.catalog.database import Database
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import Snapshots
-from antiphon.core.errors import Conflict, NotFound
+from antiphon.core.errors import ConflictError, NotFoundError
 
 
 def test_a_manifest_is_read_back_as_it_was_written(database: Database) -> None:
     snapshots = Snapshots(database)
     written = snapshots.add(manifest("s1", run="run_1", online_file="s1.lmdb"))
     assert snapshots.get(DEV, "s1") == written
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         snapshots.get(OTHER, "s1")
 
 
@@ -23,7 +23,7 @@ def test_a_snapshot_is_immutable(database: Database) -> None:
     snapshots = Snapshots(database)
     snapshots.add(manifest("s1"))
     snapshots.add(manifest("s1"))
-    with pytest.raises(Conflict, match="immutable"):
+    with pytest.raises(ConflictError, match="immutable"):
         snapshots.add(manifest("s1", logical_hash="another"))
     assert len(snapshots.list(DEV)) == 1
 
@@ -62,7 +62,7 @@ def test_the_loser_of_a_publication_is_told_and_changes_nothing(database: Databa
     snapshots.add(manifest("a2"))
     publications.publish(DEV, {"a@v": "a1"}, expected=0, reason="first", principal="me")
     for expected in (0, 2):
-        with pytest.raises(Conflict, match="is not current"):
+        with pytest.raises(ConflictError, match="is not current"):
             publications.publish(DEV, {"a@v": "a2"}, expected=expected, reason="late", principal="you")
     current = publications.current(DEV)
     assert current is not None
@@ -72,7 +72,7 @@ def test_the_loser_of_a_publication_is_told_and_changes_nothing(database: Databa
 def test_only_recorded_snapshots_of_the_scope_are_published(database: Database) -> None:
     snapshots, publications = Snapshots(database), Publications(database)
     snapshots.add(manifest("a1", OTHER))
-    with pytest.raises(NotFound, match="snapshot a1"):
+    with pytest.raises(NotFoundError, match="snapshot a1"):
         publications.publish(DEV, {"a@v": "a1"}, expected=0, reason="r", principal="me")
     assert publications.current(DEV) is None
 
@@ -85,9 +85,9 @@ def test_rollback_is_a_new_publication_with_old_snapshots(database: Database) ->
     publications.publish(DEV, {"a@v": "a2"}, expected=1, reason="r", principal="me")
     back = publications.rollback(DEV, 1, "drift", "me")
     assert (back.number, back.base, back.snapshots, back.reason) == (3, 1, {"a@v": "a1"}, "drift")
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         publications.rollback(DEV, 1, "again", "me", expected=2)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         publications.rollback(DEV, 9, "r", "me")
 
 

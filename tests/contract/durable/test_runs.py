@@ -13,9 +13,9 @@ from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
-from antiphon.durable.run import LeaseLost, Progress, Run
+from antiphon.durable.run import LeaseLostError, Progress, Run
 from antiphon.durable.runs import Runs
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -42,14 +42,14 @@ def test_a_key_makes_submitting_idempotent(database: Database) -> None:
     assert runs.submit(OTHER, "refresh", {"views": ["a"]}, key="noon") != first
     assert runs.submit(DEV, "refresh", {"views": ["a"]}) != runs.submit(DEV, "refresh", {"views": ["a"]})
     for workflow, arguments in (("briefing", {"views": ["a"]}), ("refresh", {"views": ["b"]})):
-        with pytest.raises(Conflict, match="was used for another run"):
+        with pytest.raises(ConflictError, match="was used for another run"):
             runs.submit(DEV, workflow, arguments, key="noon")
-    with pytest.raises(InvalidInput, match="no JSON"):
+    with pytest.raises(InvalidInputError, match="no JSON"):
         runs.submit(DEV, "refresh", {"views": object()})
     run = runs.get(DEV, first)
     assert run.key == "noon"
     assert (run.status, run.arguments, run.trace, run.created_at) == ("queued", {"views": ["a"]}, "00-aa-bb-01", NOON)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         runs.get(OTHER, first)
 
 
@@ -64,7 +64,7 @@ def test_a_key_is_not_readable_in_an_encrypted_project(database: Database) -> No
     assert runs.submit(DEV, "refresh", {}, key=stored[0].key) not in (first, second)
     with database.transaction() as connection:
         connection.execute(sa.update(schema.runs).where(schema.runs.c.id == first).values(key="another"))
-    with pytest.raises(Corrupt, match="another index"):
+    with pytest.raises(CorruptionError, match="another index"):
         runs.get(DEV, first)
     assert runs.get(DEV, second).key == "evening"
 
@@ -177,13 +177,13 @@ def test_who_lost_the_lease_commits_nothing(database: Database, clock: ManualClo
         lambda: runs.give_back(old),
         lambda: runs.end_cancelled(old),
     ):
-        with pytest.raises(LeaseLost):
+        with pytest.raises(LeaseLostError):
             act()
     assert called == []
     assert runs.steps(DEV, old.id) == []
     assert runs.record(new, "step", 0, 1, NOON) == 1
     runs.end(new, {"ok": True})
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         runs.record(new, "after", 0, 1, NOON)
 
 
@@ -198,10 +198,10 @@ def test_an_effect_and_its_step_are_one_transaction(database: Database) -> None:
         blobs.put(DEV, b"undone", within=connection)  # type: ignore[arg-type]
         return object()
 
-    with pytest.raises(InvalidInput, match="result of step 'bad'"):
+    with pytest.raises(InvalidInputError, match="result of step 'bad'"):
         runs.transact(run, "bad", 0, put_and_return_no_json, NOON)
     assert runs.recorded(run) == {("put", 0): digest}
-    with pytest.raises(NotFound, match="no blob"):
+    with pytest.raises(NotFoundError, match="no blob"):
         blobs.get(DEV, hashlib.sha256(b"undone").hexdigest())
 
 
@@ -243,5 +243,5 @@ def test_cancelling(database: Database, clock: ManualClock) -> None:
     clock.advance(LEASE + timedelta(seconds=1))
     assert runs.claim("w", LEASE) is None
     assert [runs.get(DEV, r).status for r in (queued, held, ended)] == ["cancelled", "cancelled", "succeeded"]
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         runs.cancel(OTHER, held)

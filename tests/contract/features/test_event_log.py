@@ -14,7 +14,7 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon.catalog.database import Database
 from antiphon.catalog.events import Event, EventLog, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.features.log.nats_log import NatsEventLog
 from antiphon.features.log.nats_server import NatsServer
 from antiphon.features.ports import SourceLog
@@ -155,7 +155,7 @@ def test_payloads_come_back_as_they_were(log: SourceLog) -> None:
 
 def test_a_reader_ahead_of_the_log_is_told_that_it_was_set_back(log: SourceLog) -> None:
     log.append(DEV, "departures", [event(1), event(2)])
-    with pytest.raises(Corrupt, match="ends at offset 2 and was read through 3"):
+    with pytest.raises(CorruptionError, match="ends at offset 2 and was read through 3"):
         log.read(DEV, "departures", 3, 10)
 
 
@@ -168,8 +168,8 @@ def test_a_reader_ahead_of_the_log_is_told_that_it_was_set_back(log: SourceLog) 
     ],
 )
 def test_a_malformed_event_stores_nothing_of_its_batch(log: SourceLog, wrong: Event) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         log.append(DEV, "departures", [event(1), wrong])
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         log.append(DEV, "", [event(1)])
     assert log.end(DEV, "departures") == 0

@@ -21,7 +21,7 @@ from antiphon.catalog.batches import Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import Files
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.bucket import S3Place
 from antiphon.features.lake.local import LocalLake
@@ -141,10 +141,10 @@ def test_a_block_that_raises_leaves_nothing(lake: Lake) -> None:
 def test_a_file_that_is_not_there_is_corrupt(lake: Lake) -> None:
     absent = f"one/dev/ab/{'ab' * 32}{SUFFIX}"
     for asking in (lake.open, lake.key_of, lambda path: lake.verify(path, "")):
-        with pytest.raises(Corrupt, match="has no file"):
+        with pytest.raises(CorruptionError, match="has no file"):
             asking(absent)
     put(lake, b"something else")
-    with pytest.raises(Corrupt, match="has no file"):
+    with pytest.raises(CorruptionError, match="has no file"):
         lake.open(absent)
 
 
@@ -173,7 +173,7 @@ def test_one_file_is_removed_and_no_other(lake: Lake) -> None:
     lake.remove(one)
     lake.remove(one)
     assert list(lake.files(HERE)) == [other]
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         lake.open(one)
 
 
@@ -198,7 +198,7 @@ def test_files_of_the_api_lie_in_any_of_them(lake: Lake, tmp_path: Path) -> None
         assert stream.read(100) == content[150_000:150_100]
     store.delete(HERE, file.id, "ada")
     assert len(list(lake.files(HERE))) == 1
-    with pytest.raises(Corrupt, match=file.id):
+    with pytest.raises(CorruptionError, match=file.id):
         store.open(file)
     database.close()
 

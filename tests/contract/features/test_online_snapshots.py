@@ -17,7 +17,7 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock, microseconds
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lake.local import LocalLake
@@ -167,7 +167,7 @@ def test_a_damaged_snapshot_is_condemned_and_built_again(
     assert not reader.whole(SCOPE, view, snapshot)
     assert reader.condemn(SCOPE, view, snapshot)
     assert not reader.sealed(SCOPE, view, snapshot)
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         reader.open(SCOPE, view, snapshot)
     build(opening(), made)
     assert flights(reader, made, EWR) == [28 * 24 - 1]
@@ -218,7 +218,7 @@ def test_building_again_changes_nothing(store: Store, made: Made) -> None:
 def test_scopes_do_not_meet(store: Store, made: Made) -> None:
     build(store, made)
     manifest = made.manifests[SCOPE]
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         store.open(OTHER, manifest.view, manifest.id)
     assert list(store.files(OTHER)) == []
     build(store, made, OTHER)
@@ -228,11 +228,11 @@ def test_scopes_do_not_meet(store: Store, made: Made) -> None:
 
 def test_a_snapshot_that_is_not_there_is_corrupt_and_never_null(store: Store, made: Made) -> None:
     manifest = made.manifests[SCOPE]
-    with pytest.raises(Corrupt, match=r"cannot be used|no seal"):
+    with pytest.raises(CorruptionError, match=r"cannot be used|no seal"):
         store.open(SCOPE, manifest.view, manifest.id)
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         list(store.values(SCOPE, manifest.view, manifest.id))
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         store.key_of(SCOPE, manifest.view, manifest.id)
 
 
@@ -242,7 +242,7 @@ def test_a_build_that_breaks_off_leaves_nothing_that_is_read(store: Store, made:
     broken = msgspec.structs.replace(manifest, files=(manifest.files[0], manifest.files[2], manifest.files[2]))
     with pytest.raises(Exception, match=r"tile|Binder|column"):
         store.build(broken, made.spec, made.lake)
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         store.open(SCOPE, manifest.view, manifest.id)
     store.collect(SCOPE, (), time.time() + 60)
     build(store, made)
@@ -256,7 +256,7 @@ def test_collecting_spares_what_is_kept_and_what_is_young(opening: Callable[[], 
     assert store.collect(SCOPE, (), time.time() - 60) == []
     assert flights(opening(), made, EWR) == [28 * 24 - 1]
     assert store.collect(SCOPE, (), time.time() + 60)
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         opening().open(SCOPE, view, snapshot)
     assert store.collect(SCOPE, (), time.time() + 60) == []
     build(store, made)

@@ -16,7 +16,7 @@ from tests.servers import PostgresProcess, S3Process
 
 from antiphon import Entity, Source, col, feature_view, last, mean
 from antiphon import sum as total
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
@@ -209,7 +209,7 @@ def test_what_was_read_is_named_and_hashed(declared: dict[str, str]) -> None:
 
 
 def test_a_column_that_is_missing_is_named(declared: dict[str, str]) -> None:
-    with pytest.raises(InvalidInput, match="absent"):
+    with pytest.raises(InvalidInputError, match="absent"):
         loaded(spec(declared, event_time="absent"))
 
 
@@ -221,5 +221,5 @@ def test_a_source_that_is_gone_says_so(declared: dict[str, str]) -> None:
         where["table"] = "public.gone"
     else:
         where["query"] = "SELECT * FROM gone"
-    with pytest.raises((SetupError, InvalidInput), match="gone"):
+    with pytest.raises((SetupError, InvalidInputError), match="gone"):
         loaded(spec(where))

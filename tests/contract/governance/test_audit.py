@@ -9,7 +9,7 @@ from tests.unit.governance.test_sealing import Keys
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.governance import audit_record, audit_rows, merkle
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
@@ -104,9 +104,9 @@ def test_details_have_no_payloads(audit: AuditLog) -> None:
     }  # fmt: skip
     assert audit.append(DEV, "a\udcffn", "b", "c").principal == "a?n"
     for wrong in ({"principal": ""}, {"principal": "x" * 513}, {"action": ""}, {"subject": "x" * 513}):
-        with pytest.raises(InvalidInput, match="characters"):
+        with pytest.raises(InvalidInputError, match="characters"):
             audit.act(DEV, **{"principal": "ann", "action": "a", "subject": "s", **wrong})
-    with pytest.raises(InvalidInput, match="no outcome"):
+    with pytest.raises(InvalidInputError, match="no outcome"):
         audit.append(DEV, "ann", "a", "s", outcome="perhaps")  # type: ignore[arg-type]
 
 
@@ -130,9 +130,9 @@ def test_who_saw_or_changed_what(audit: AuditLog, clock: ManualClock) -> None:
     assert asked(denied=True) == [6]
     assert asked(since=NOON + timedelta(hours=1), until=NOON + timedelta(hours=2)) == [6, 5]
     assert asked(limit=2, before=6) == [5, 4]
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         asked(limit=0)
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         asked(since=NOON + timedelta(1), until=NOON)
 
 
@@ -159,7 +159,7 @@ def test_a_person_is_erased_and_the_log_still_verifies(audit: AuditLog, database
     assert (entries[5].detail, entries[5].erased) == (None, ("detail",))
     assert (entries[7].principal, entries[7].subject, entries[7].detail) == (None, None, {"name": "zoel"})
     assert (entries[8].action, entries[8].detail) == ("audit.erase", {"count": 9, "reason": "asked for it"})
-    with pytest.raises(InvalidInput, match="themselves"):
+    with pytest.raises(InvalidInputError, match="themselves"):
         audit.erase(DEV, "ann", principal="ann", reason="hide")
 
 
@@ -180,11 +180,11 @@ def test_an_erasure_that_the_log_does_not_tell_is_found(audit: AuditLog, databas
 
 
 def test_a_damaged_head_is_never_extended(audit: AuditLog, database: Database) -> None:
-    with pytest.raises(Corrupt, match="head"):
+    with pytest.raises(CorruptionError, match="head"):
         AuditLog(database, bytes(32)).append(DEV, "bob", "a", "s")
     with database.transaction() as connection:
         connection.execute(sa.text("DELETE FROM audit_heads"))
-    with pytest.raises(Corrupt, match="no head"):
+    with pytest.raises(CorruptionError, match="no head"):
         audit.append(DEV, "bob", "a", "s")
     assert not verify(audit, DEV).sound
     assert len(audit.list(DEV)) == 5

@@ -13,7 +13,14 @@ from tests.unit.catalog.examples import NOON, open_database
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, InvalidInput, NotFound, SetupError, Unauthenticated, Unavailable
+from antiphon.core.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    SetupError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from antiphon.governance.keys import Keys
 from antiphon.governance.last_use import LastUse, trust_clock
 from antiphon.governance.principal import Limits, Principal
@@ -42,14 +49,14 @@ def test_the_catalog_does_not_hold_the_key(database: Database) -> None:
     stored = b"".join(path.read_bytes() for path in database.path.parent.iterdir())
     assert text.encode() not in stored
     assert text[3:].encode() not in stored
-    with pytest.raises(Unauthenticated, match="unknown"):
+    with pytest.raises(UnauthenticatedError, match="unknown"):
         Keys(database, bytes(32)).authenticate(text)
 
 
 @pytest.mark.parametrize("text", ["", "ak_", "sk-foreign", "ak_" + "x" * 43, "ak_" + "x" * 10_000, "ak_ü" + "x" * 42])
 def test_what_is_no_key_is_refused(database: Database, text: str) -> None:
     keys = Keys(database, SECRET)
-    with pytest.raises(Unauthenticated) as refused:
+    with pytest.raises(UnauthenticatedError) as refused:
         keys.authenticate(text)
     assert keys.remembered(text) is None
     assert len(text) < 4 or text not in str(refused.value)
@@ -63,12 +70,12 @@ def test_revoking_works_at_once_here_and_within_the_lease_elsewhere(database: Da
     revoked = here.revoke("default", record.id)
     assert revoked.revoked_at == NOON
     assert here.revoke("default", record.id) == revoked
-    with pytest.raises(Unauthenticated, match="revoked"):
+    with pytest.raises(UnauthenticatedError, match="revoked"):
         here.authenticate(text)
     elsewhere.authenticate(text)
     clock.advance(timedelta(seconds=LEASE_SECONDS + 0.01))
     assert elsewhere.remembered(text) is None
-    with pytest.raises(Unauthenticated, match="revoked"):
+    with pytest.raises(UnauthenticatedError, match="revoked"):
         elsewhere.authenticate(text)
 
 
@@ -77,9 +84,9 @@ def test_a_disabled_principal_is_refused_with_every_key(database: Database, cloc
     texts = [keys.create("default", "ann", "viewer")[0] for _ in range(2)]
     keys.principals.change("default", "ann", disabled=True)
     for text in texts:
-        with pytest.raises(Unauthenticated, match="disabled"):
+        with pytest.raises(UnauthenticatedError, match="disabled"):
             keys.authenticate(text)
-    with pytest.raises(Conflict, match="disabled"):
+    with pytest.raises(ConflictError, match="disabled"):
         keys.create("default", "ann", "viewer")
     keys.principals.change("default", "ann", disabled=False)
     clock.advance(timedelta(seconds=1))
@@ -94,9 +101,9 @@ def test_keys_follow_the_role_and_clearance_of_their_principal(database: Databas
     clock.advance(timedelta(seconds=1))
     who = keys.authenticate(text)
     assert (who.role, who.clearance) == ("engineer", "restricted")
-    with pytest.raises(InvalidInput, match="not a role"):
+    with pytest.raises(InvalidInputError, match="not a role"):
         keys.principals.change("default", "ann", role="king")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         keys.principals.change("other", "ann", role="viewer")
 
 
@@ -106,9 +113,9 @@ def test_a_key_expires_also_while_it_is_remembered(database: Database, clock: Ma
     keys.authenticate(text)
     clock.advance(timedelta(milliseconds=100))
     assert keys.remembered(text) is None
-    with pytest.raises(Unauthenticated, match="expired"):
+    with pytest.raises(UnauthenticatedError, match="expired"):
         keys.authenticate(text)
-    with pytest.raises(InvalidInput, match="has passed"):
+    with pytest.raises(InvalidInputError, match="has passed"):
         keys.create("default", "ann", "viewer", NOON)
 
 
@@ -116,7 +123,7 @@ def test_one_name_has_one_role(database: Database) -> None:
     keys = Keys(database, SECRET)
     _, record = keys.create("default", "ann", "viewer")
     new, _ = keys.create("default", "ann", "viewer")
-    with pytest.raises(Conflict, match="viewer"):
+    with pytest.raises(ConflictError, match="viewer"):
         keys.create("default", "ann", "admin")
     keys.create("other", "ann", "admin")
     keys.revoke("default", record.id)
@@ -127,7 +134,7 @@ def test_one_name_has_one_role(database: Database) -> None:
     ("tenant", "name", "role"), [("default", "ann", "king"), ("default", "", "viewer"), ("No Tenant", "ann", "viewer")]
 )
 def test_malformed_keys_are_refused(database: Database, tenant: str, name: str, role: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         Keys(database, SECRET).create(tenant, name, role)
 
 
@@ -140,7 +147,7 @@ def test_a_tenant_changes_only_its_own(database: Database) -> None:
         lambda: keys.rotate("other", record.id, timedelta(hours=1)),
         lambda: keys.rotate("other", "ann", timedelta(hours=1)),
     ):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             crossing()
     keys.authenticate(text)
 
@@ -154,7 +161,7 @@ def test_limits_are_kept_with_the_key_and_checked_when_it_is_made(database: Data
     text, record = keys.create("default", "bot", "service", limits=limits)
     assert record.limits == keys.authenticate(text).limits == limits
     for wrong in (Limits(("dance",)), Limits((), ("desk",)), Limits((), ("application/a b",))):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             keys.create("default", "bot", "service", limits=wrong)
 
 
@@ -178,7 +185,7 @@ def test_a_rotated_key_holds_for_the_overlap_and_its_successor_is_like_it(
     clock.advance(timedelta(minutes=59))
     assert keys.authenticate(old).id == keys.authenticate(rotated.key).id == "bot"
     clock.advance(timedelta(minutes=1))
-    with pytest.raises(Unauthenticated, match="expired"):
+    with pytest.raises(UnauthenticatedError, match="expired"):
         keys.authenticate(old)
     keys.authenticate(rotated.key)
 
@@ -192,14 +199,14 @@ def test_rotation_during_an_overlap_takes_the_newest_and_never_lengthens_a_key(
     assert second.replaced.expires_at == NOON + timedelta(minutes=10)
     third = keys.rotate("default", "bot", timedelta(hours=1))
     assert (third.replaced.id, first.id) == (second.record.id, second.replaced.id)
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         keys.rotate("default", "bot", timedelta(days=31))
     keys.create("default", "bot", "service")
-    with pytest.raises(Conflict, match="2 valid keys") as several:
+    with pytest.raises(ConflictError, match="2 valid keys") as several:
         keys.rotate("default", "bot", timedelta(hours=1))
     assert third.record.id in str(several.value)
     assert keys.rotate("default", third.record.id, timedelta(hours=1)).replaced.id == third.record.id
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         keys.rotate("default", third.record.id, timedelta(hours=1))
 
 
@@ -257,7 +264,7 @@ def test_a_clock_that_jumps_back_revives_no_key(database: Database) -> None:
     keys.last_use.flush()
     database.clock = ManualClock(NOON)  # another process, whose clock went back
     behind = Keys(database, SECRET, last_use=LastUse(database, background=False))
-    with pytest.raises(Unauthenticated, match="expired") as refused:
+    with pytest.raises(UnauthenticatedError, match="expired") as refused:
         behind.authenticate(text)
     assert "behind the newest time" in str(refused.value)
     with database.transaction() as connection:
@@ -269,7 +276,7 @@ def test_a_key_from_the_future_is_refused_and_said(database: Database) -> None:
     database.clock = ManualClock(NOON + timedelta(minutes=10))
     text, _ = Keys(database, SECRET).create("default", "ann", "viewer")
     database.clock = ManualClock(NOON)
-    with pytest.raises(Unauthenticated, match="from the future"):
+    with pytest.raises(UnauthenticatedError, match="from the future"):
         Keys(database, SECRET, last_use=LastUse(database, background=False)).authenticate(text)
 
 
@@ -309,7 +316,7 @@ class CutOff(Database):
 
     def read(self) -> AbstractContextManager:  # type: ignore[type-arg]
         if self.away:
-            raise Unavailable("The catalog is away.")
+            raise UnavailableError("The catalog is away.")
         return super().read()
 
 
@@ -324,10 +331,10 @@ def test_known_keys_outlive_the_catalog_until_the_revocation_bound(tmp_path: Pat
     database.away = True
     clock.advance(timedelta(seconds=29))
     keys.authenticate(known)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         keys.authenticate(unseen)
     clock.advance(timedelta(seconds=2))
-    with pytest.raises(Unavailable, match="believed for 30 s at most"):
+    with pytest.raises(UnavailableError, match="believed for 30 s at most"):
         keys.authenticate(known)
     database.away = False
     keys.authenticate(known)

@@ -12,7 +12,14 @@ import msgspec
 import pytest
 from tests.contract.governance.key_service import KeyService, key_service
 
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    SetupError,
+    UnavailableError,
+)
 from antiphon.core.settings import EncryptionSettings
 from antiphon.governance import keyring
 from antiphon.governance.key_provider import EnvironmentKeys, KeyProvider, WrappedKey, provider_of
@@ -90,11 +97,11 @@ def test_a_wrapped_key_is_unwrapped_by_any_process_and_does_not_show(kept: Kept)
 
 def test_a_wrapped_key_is_bound_to_its_context_and_bytes(kept: Kept) -> None:
     wrapped = kept.provider.wrap(KEY, CONTEXT)
-    with pytest.raises(Corrupt, match=wrapped.wrapping_key):
+    with pytest.raises(CorruptionError, match=wrapped.wrapping_key):
         kept.provider.unwrap(wrapped, CONTEXT.replace(b"acme", b"evil"))
     changed = bytearray(wrapped.content)
     changed[len(changed) // 2] = ord("A") if changed[len(changed) // 2] != ord("A") else ord("B")
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         kept.provider.unwrap(WrappedKey(wrapped.wrapping_key, bytes(changed)), CONTEXT)
 
 
@@ -133,7 +140,7 @@ def test_a_keyring_is_its_owners_alone_and_never_replaced(tmp_path: Path) -> Non
     keyring.create(path, PASSPHRASE)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert PASSPHRASE.encode() not in path.read_bytes()
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         keyring.create(path, PASSPHRASE)
     path.chmod(0o640)
     with pytest.raises(SetupError, match="Others may read"):
@@ -175,7 +182,7 @@ def test_a_key_service_that_is_away_for_a_moment_is_asked_again(service: KeyServ
     assert provider.unwrap(provider.wrap(KEY, CONTEXT), CONTEXT) == KEY
     assert len(waited) == 2
     service.failing = 100
-    with pytest.raises(Unavailable, match="does not answer"):
+    with pytest.raises(UnavailableError, match="does not answer"):
         provider.wrap(KEY, CONTEXT)
     assert len(service.requests) == 4 + 3
 
@@ -183,7 +190,7 @@ def test_a_key_service_that_is_away_for_a_moment_is_asked_again(service: KeyServ
 def test_a_rotation_is_not_sent_twice(service: KeyService) -> None:
     provider = KmsKeys(service.url, "token", pause=lambda _: None)
     service.failing = 1
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         provider.rotate()
     assert service.requests == ["/rotate"]
     assert provider.rotate() == "kms-2" == provider.current()
@@ -193,8 +200,8 @@ def test_a_rotation_is_not_sent_twice(service: KeyService) -> None:
     ("make", "error", "said"),
     [
         (lambda url: KmsKeys(url, "wrong").wrap(KEY, CONTEXT), SetupError, "refuses this project's token"),
-        (lambda _: KmsKeys("http://keys.example", "t"), InvalidInput, "https"),
-        (lambda _: KmsKeys("file:///etc/passwd", "t"), InvalidInput, "https"),
+        (lambda _: KmsKeys("http://keys.example", "t"), InvalidInputError, "https"),
+        (lambda _: KmsKeys("file:///etc/passwd", "t"), InvalidInputError, "https"),
         (lambda _: EnvironmentKeys("dG9vIHNob3J0", "KEK"), SetupError, "does not hold 32 bytes"),
         (lambda _: EnvironmentKeys("no base64 !", "KEK"), SetupError, "does not hold 32 bytes"),
     ],
@@ -215,5 +222,5 @@ def test_the_settings_choose_the_provider(tmp_path: Path, service: KeyService) -
         assert provider_of(wanted, tmp_path, {"S": value}).name == name
         with pytest.raises(SetupError, match="variable S is not set"):
             provider_of(wanted, tmp_path, {})
-    with pytest.raises(InvalidInput, match="needs its URL"):
+    with pytest.raises(InvalidInputError, match="needs its URL"):
         provider_of(msgspec.structs.replace(settings, provider="kms", url=None), tmp_path, {"S": "t"})

@@ -10,7 +10,7 @@ import pytest
 from antiphon.catalog import schema
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock, SystemClock
-from antiphon.core.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.governance import policy_sets
 from antiphon.governance.audit import AuditLog
@@ -71,7 +71,7 @@ def test_one_person_is_author_and_approver_in_dev_only(sets: PolicySets, scope: 
     if scope == DEV:
         assert sets.approve(scope, 1, principal="ann", reason="mine").state == "in_force"
         return
-    with pytest.raises(Forbidden, match="somebody else must approve"):
+    with pytest.raises(ForbiddenError, match="somebody else must approve"):
         sets.approve(scope, 1, principal="ann", reason="mine")
     assert sets.in_force(scope) is None
 
@@ -79,17 +79,17 @@ def test_one_person_is_author_and_approver_in_dev_only(sets: PolicySets, scope: 
 def test_what_was_rejected_or_decided_does_not_move(sets: PolicySets) -> None:
     sets.propose(PROD, CLOSED, principal="ann", rationale="why")
     assert sets.reject(PROD, 1, principal="bob", reason="no").state == "rejected"
-    with pytest.raises(Conflict, match="rejected"):
+    with pytest.raises(ConflictError, match="rejected"):
         sets.approve(PROD, 1, principal="bob", reason="after all")
-    with pytest.raises(Conflict, match="no proposal"):
+    with pytest.raises(ConflictError, match="no proposal"):
         sets.reject(PROD, 1, principal="bob", reason="no")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         sets.approve(PROD, 7, principal="bob", reason="agreed")
     sets.propose(PROD, CLOSED, principal="ann", rationale="again")
     sets.approve(PROD, 2, principal="bob", reason="agreed")
-    with pytest.raises(Conflict, match="in force already"):
+    with pytest.raises(ConflictError, match="in force already"):
         sets.propose(PROD, CLOSED, principal="ann", rationale="again")
-    with pytest.raises(Conflict, match="in force"):
+    with pytest.raises(ConflictError, match="in force"):
         sets.approve(PROD, 2, principal="bob", reason="agreed")
 
 
@@ -102,7 +102,7 @@ def test_what_was_rejected_or_decided_does_not_move(sets: PolicySets) -> None:
     ],
 )
 def test_what_may_not_act_is_not_even_proposed(sets: PolicySets, document: PolicyDocument, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         sets.propose(PROD, document, principal="ann", rationale="why")
     assert sets.list(PROD) == []
 
@@ -112,21 +112,21 @@ def test_what_no_longer_may_act_is_not_approved(sets: PolicySets, monkeypatch: p
     with monkeypatch.context() as without_check:
         without_check.setattr(policy_sets.PolicySets, "_check", lambda self, scope, document: None)
         sets.propose(PROD, broken, principal="ann", rationale="why")
-    with pytest.raises(InvalidInput, match="may not act"):
+    with pytest.raises(InvalidInputError, match="may not act"):
         sets.approve(PROD, 1, principal="bob", reason="agreed")
 
 
 def test_no_rationale_no_proposal(sets: PolicySets) -> None:
-    with pytest.raises(InvalidInput, match="rationale"):
+    with pytest.raises(InvalidInputError, match="rationale"):
         sets.propose(PROD, CLOSED, principal="ann", rationale="  ")
 
 
 def test_a_change_without_its_audit_record_does_not_happen(database: Database) -> None:
     def fails(*arguments: Any, **named: Any) -> None:
-        raise Unavailable("The log is away.")
+        raise UnavailableError("The log is away.")
 
     sets = PolicySets(database, fails)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         sets.propose(PROD, CLOSED, principal="ann", rationale="why")
     assert sets.list(PROD) == []
 
@@ -145,7 +145,7 @@ def test_the_policies_in_force_decide_within_the_lease(
     assert (said.allowed, said.policies, said.digest) == (False, ("no-desk",), CLOSED.digest)
     assert live.decide(SERVICE, "answer", "application/open").allowed
     assert live.digest != before
-    with pytest.raises(Forbidden, match="no-desk"):
+    with pytest.raises(ForbiddenError, match="no-desk"):
         live.require(SERVICE, "answer", closed)
 
 
@@ -186,7 +186,7 @@ class _Away:
 
     def in_force_number(self, scope: Scope) -> int | None:
         if self.left == 0:
-            raise Unavailable("The catalog is away.")
+            raise UnavailableError("The catalog is away.")
         self.left -= 1
         return None
 
@@ -200,9 +200,9 @@ def test_without_the_catalog_it_decides_for_a_while_then_closes(clock: ManualClo
     clock.advance(timedelta(seconds=BOUND_SECONDS))
     assert live.decide(SERVICE, "answer", "application/desk").allowed
     clock.advance(timedelta(seconds=1))
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         live.decide(SERVICE, "answer", "application/desk")
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         LivePolicies(_Away(0), clock, PROD).decide(SERVICE, "read", "a/b")
 
 

@@ -9,7 +9,7 @@ from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Forbidden, Unauthenticated
+from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.governance.keys import Keys
 from antiphon.governance.last_use import SESSION_SECONDS, LastUse
 from antiphon.governance.sessions import IDLE, LASTS, Sessions
@@ -46,7 +46,7 @@ def test_a_session_speaks_for_its_key_in_every_gateway(database: Database, key: 
 def test_only_a_key_that_holds_begins_one(database: Database, key: str) -> None:
     gateway = Gateway(database)
     for wrong in ("", "ak_wrong", key[:-1], "eyJhbGciOiJub25lIn0.e30."):
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(UnauthenticatedError):
             gateway.sessions.begin(wrong)
 
 
@@ -56,14 +56,14 @@ def test_a_login_rotates_and_a_logout_ends_for_good(database: Database, clock: M
     there.sessions.find(first)
     second = here.sessions.begin(key, first)
     assert first != second
-    with pytest.raises(Unauthenticated, match="ended"):
+    with pytest.raises(UnauthenticatedError, match="ended"):
         here.sessions.find(first)
     here.sessions.end(second)
     here.sessions.end(second)
     clock.advance(LEASE)
     for gateway in (here, there):
         for text in (first, second):
-            with pytest.raises(Unauthenticated, match="ended"):
+            with pytest.raises(UnauthenticatedError, match="ended"):
                 gateway.sessions.find(text)
 
 
@@ -72,14 +72,14 @@ def test_revoking_the_key_or_disabling_its_principal_ends_it(database: Database,
     text = there.sessions.begin(key)
     here.keys.principals.change("default", "ann", disabled=True)
     clock.advance(LEASE)
-    with pytest.raises(Unauthenticated, match="disabled"):
+    with pytest.raises(UnauthenticatedError, match="disabled"):
         there.sessions.find(text)
     here.keys.principals.change("default", "ann", disabled=False)
     clock.advance(LEASE)
     there.sessions.find(text)
     here.keys.revoke("default", here.keys.list("default")[0].id)
     clock.advance(LEASE)
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         there.sessions.find(text)
 
 
@@ -92,11 +92,11 @@ def test_it_expires_whether_it_is_used_or_not(database: Database, clock: ManualC
         used.sessions.find(text)
         used.keys.last_use.flush()
     idle.sessions.find(text)  # another gateway knows of the uses
-    with pytest.raises(Unauthenticated, match="idle"):
+    with pytest.raises(UnauthenticatedError, match="idle"):
         idle.sessions.find(unused)
     clock.advance(timedelta(minutes=30))
     for gateway in (used, idle):
-        with pytest.raises(Unauthenticated, match="expired"):
+        with pytest.raises(UnauthenticatedError, match="expired"):
             gateway.sessions.find(text)
 
 
@@ -106,7 +106,7 @@ def test_it_is_idle_after_the_declared_time(database: Database, clock: ManualClo
     clock.advance(IDLE)
     gateway.sessions.find(text)
     clock.advance(IDLE + timedelta(seconds=SESSION_SECONDS))
-    with pytest.raises(Unauthenticated, match="idle"):
+    with pytest.raises(UnauthenticatedError, match="idle"):
         gateway.sessions.find(text)
 
 
@@ -119,7 +119,7 @@ def test_a_clock_that_jumps_back_does_not_revive_it(database: Database, key: str
     later.keys.authenticate(key)
     later.keys.last_use.flush()
     database.clock = ManualClock(NOON + timedelta(minutes=1))
-    with pytest.raises(Unauthenticated, match="expired") as refused:
+    with pytest.raises(UnauthenticatedError, match="expired") as refused:
         Gateway(database).sessions.find(text)
     assert "clock" in str(refused.value)
 
@@ -142,13 +142,13 @@ def test_a_form_belongs_to_one_session(database: Database, key: str) -> None:
     one, other = (sessions.find(sessions.begin(key)) for _ in range(2))
     sessions.check_form(one, one.form_token)
     for sent in (None, "", other.form_token, one.form_token[:-1], one.form_token + "x", "ü"):
-        with pytest.raises(Forbidden):
+        with pytest.raises(ForbiddenError):
             sessions.check_form(one, sent)
 
 
 @pytest.mark.parametrize("text", ["", "x" * 43, "x" * 42, "x" * 10_000, "ü" * 43, "../" * 14 + "a", "a\x00" + "b" * 41])
 def test_a_malformed_id_is_no_session(database: Database, key: str, text: str) -> None:
     sessions = Gateway(database).sessions
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         sessions.find(text)
     sessions.end(text)

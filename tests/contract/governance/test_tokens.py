@@ -15,7 +15,7 @@ import pytest
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput, Unauthenticated, Unavailable
+from antiphon.core.errors import InvalidInputError, UnauthenticatedError, UnavailableError
 from antiphon.core.settings import OidcSettings
 from antiphon.governance import issuer_keys
 from antiphon.governance.authentication import Authenticator
@@ -97,11 +97,11 @@ def test_what_is_known_of_a_principal_here_counts(database: Database, clock: Man
     assert checking.authenticate(text).clearance == "restricted"
     principals.change("default", ann, role="viewer")
     clock.advance(timedelta(seconds=1))
-    with pytest.raises(Unauthenticated, match="says engineer"):
+    with pytest.raises(UnauthenticatedError, match="says engineer"):
         checking.authenticate(text)
     principals.change("default", ann, role="engineer", disabled=True)
     clock.advance(timedelta(seconds=1))
-    with pytest.raises(Unauthenticated, match="disabled"):
+    with pytest.raises(UnauthenticatedError, match="disabled"):
         checking.authenticate(text)
 
 
@@ -119,13 +119,13 @@ def test_a_keys_principal_of_the_same_name_is_another_and_takes_away_alone(
     assert checking.authenticate(text).clearance == "public"
     keys.principals.change("default", "ann", disabled=True)
     clock.advance(timedelta(seconds=1))
-    with pytest.raises(Unauthenticated, match="disabled"):
+    with pytest.raises(UnauthenticatedError, match="disabled"):
         checking.authenticate(text)
 
 
 @pytest.mark.parametrize("name", ["token:issuer.example#ann", "token:x", "root@terminal"])
 def test_no_key_is_made_for_a_name_of_another_kind_of_identity(database: Database, name: str) -> None:
-    with pytest.raises(InvalidInput, match="is kept for"):
+    with pytest.raises(InvalidInputError, match="is kept for"):
         Keys(database, SECRET).create("default", name, "admin")
 
 
@@ -230,7 +230,7 @@ def test_a_bad_token_is_refused_and_said(
     forge, said = FORGED[name]
     text = forge(issuer, at(clock))
     checking = tokens(database, issuer)
-    with pytest.raises(Unauthenticated, match=said) as refused:
+    with pytest.raises(UnauthenticatedError, match=said) as refused:
         checking.authenticate(text)
     assert text not in str(refused.value)
     assert checking.remembered(text) is None
@@ -245,7 +245,7 @@ def test_without_the_check_of_algorithms_a_symmetric_key_in_the_set_still_opens_
     from antiphon.governance import tokens as checked
 
     monkeypatch.setattr(checked, "ALGORITHMS", {**checked.ALGORITHMS, "HS256": "oct"})
-    with pytest.raises(Unauthenticated, match="not one of the issuer's"):
+    with pytest.raises(UnauthenticatedError, match="not one of the issuer's"):
         tokens(database, issuer).authenticate(text)
     monkeypatch.setattr(issuer_keys, "_KINDS", frozenset({"oct", "EC"}))
     monkeypatch.setattr(issuer_keys, "_PUBLIC", (*issuer_keys._PUBLIC, "k"))
@@ -262,7 +262,7 @@ def test_a_token_within_the_leeway_holds_and_one_beyond_does_not(
     assert checking.authenticate(early).id == named(issuer)
     clock.advance(timedelta(seconds=1))
     assert checking.remembered(early) is None
-    with pytest.raises(Unauthenticated, match="expired"):
+    with pytest.raises(UnauthenticatedError, match="expired"):
         checking.authenticate(early)
 
 
@@ -282,7 +282,7 @@ def test_keys_roll_over(database: Database, clock: ManualClock, issuer: LocalIss
     old = issuer.token("k1", now=at(clock))
     checking.authenticate(old)
     issuer.add("k2", "RS256")
-    with pytest.raises(Unauthenticated, match="not one of"):
+    with pytest.raises(UnauthenticatedError, match="not one of"):
         checking.authenticate(issuer.token("k2", now=at(clock)))  # asked too soon after the last reading
     clock.advance(timedelta(seconds=LEAST_SECONDS))
     checking.authenticate(issuer.token("k2", now=at(clock)))
@@ -290,7 +290,7 @@ def test_keys_roll_over(database: Database, clock: ManualClock, issuer: LocalIss
     assert issuer.requests == 2
     del issuer.published[0]  # a key that is withdrawn takes its tokens along
     clock.advance(timedelta(seconds=FRESH_SECONDS + 1))
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         checking.authenticate(issuer.token("k1", now=at(clock)))
     checking.authenticate(issuer.token("k2", now=at(clock)))
     assert issuer.requests == 3
@@ -304,14 +304,14 @@ def test_a_token_ends_with_its_key_although_it_was_remembered(
     checking.authenticate(text)
     issuer.published[0] = make_key("k1", "ES256").public  # the same name, another key
     clock.advance(timedelta(seconds=FRESH_SECONDS + 1))
-    with pytest.raises(Unauthenticated, match="signature"):
+    with pytest.raises(UnauthenticatedError, match="signature"):
         checking.authenticate(text)
 
 
 def test_unknown_keys_make_no_storm_of_readings(database: Database, clock: ManualClock, issuer: LocalIssuer) -> None:
     checking = tokens(database, issuer)
     for number in range(200):
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(UnauthenticatedError):
             checking.authenticate(issuer.token("k1", now=at(clock), header={"kid": f"k{number + 7}"}))
     assert issuer.requests == 1
     checking.authenticate(issuer.token("k1", now=at(clock)))
@@ -337,7 +337,7 @@ def test_an_issuer_that_answers_otherwise_is_not_believed(
     checking = tokens(database, issuer)
     text = issuer.token("k1", now=at(clock))
     for _ in range(3):
-        with pytest.raises(Unavailable, match="cannot be read now"):
+        with pytest.raises(UnavailableError, match="cannot be read now"):
             checking.authenticate(text)
     assert issuer.requests == 1
     issuer.answer = None
@@ -351,7 +351,7 @@ def test_a_slow_issuer_is_not_waited_for(
     monkeypatch.setattr(issuer_keys, "SECONDS", 0.3)
     issuer.answer = (200, {}, b" " * 1_000, 0.05)  # a byte well within each socket timeout
     began = time.monotonic()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         tokens(database, issuer).authenticate(issuer.token("k1", now=at(clock)))
     assert time.monotonic() - began < 3
 
@@ -366,7 +366,7 @@ def test_the_last_keys_are_believed_while_the_issuer_is_away_and_not_for_ever(
     clock.advance(timedelta(seconds=BELIEVED_SECONDS - 1))
     checking.authenticate(text)
     clock.advance(timedelta(seconds=LEAST_SECONDS + 1))
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         checking.authenticate(text)
 
 
@@ -374,7 +374,7 @@ def test_a_key_set_may_be_a_file(database: Database, clock: ManualClock, issuer:
     file = tmp_path / "jwks.json"
     text = issuer.token("k1", now=at(clock))
     checking = tokens(database, issuer, jwks=str(file))
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         checking.authenticate(text)
     file.write_text(json.dumps({"keys": issuer.published}))
     clock.advance(timedelta(seconds=LEAST_SECONDS))
@@ -420,7 +420,7 @@ def test_weak_and_foreign_keys_of_a_set_are_left_out() -> None:
     ],
 )
 def test_only_safe_places_are_read(clock: ManualClock, url: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         IssuerKeys(url, clock)
 
 
@@ -437,7 +437,7 @@ def test_keys_and_tokens_are_told_apart(database: Database, clock: ManualClock, 
     assert both.authenticate(token).credential == "token"
     assert both.remembered(key) is not None
     assert both.remembered(token) is not None
-    with pytest.raises(Unauthenticated, match="neither"):
+    with pytest.raises(UnauthenticatedError, match="neither"):
         both.authenticate("something")
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         Authenticator(keys).authenticate(token)

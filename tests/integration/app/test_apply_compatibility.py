@@ -10,7 +10,7 @@ import pytest
 from antiphon.app.apply import Applied, Planned, apply, plan
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.store import Store
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 
 SETTINGS = '[project]\nname = "shops"\n[engine]\nkind = "simulated"\nmodels = ["base"]\n'
 
@@ -120,10 +120,10 @@ def test_a_pinned_version_stays_refreshed_and_the_release_is_named(project: Proj
 
 def test_a_source_that_moves_from_under_a_live_release_is_refused(project: Project) -> None:
     before = project.store.applied.current(project.store.scope)
-    with pytest.raises(Conflict, match=r"release 1 of desk \(live\): There is no file"):
+    with pytest.raises(ConflictError, match=r"release 1 of desk \(live\): There is no file"):
         project.apply(MOVED)
     (project.folder / "moved.csv").write_text("id,shop,ordered\n1,tea,2026-01-01T10:00:00Z\n")
-    with pytest.raises(Conflict, match="There is no column 'paid'"):
+    with pytest.raises(ConflictError, match="There is no column 'paid'"):
         project.apply(MOVED)
     assert project.store.applied.current(project.store.scope) == before, "nothing was applied"
     (project.folder / "moved.csv").write_text(ROWS)

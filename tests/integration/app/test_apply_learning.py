@@ -12,7 +12,7 @@ from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
 from antiphon.catalog.releases import Bundle, ModelPin, Release
 from antiphon.catalog.rollouts import Rollouts
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.learning.retraining.examples import served_application
 
 SETTINGS = '[project]\nname = "shops"\n[engine]\nkind = "simulated"\nmodels = ["base", "other"]\n'
@@ -162,7 +162,7 @@ def test_nothing_goes_live_under_a_rollout_and_nothing_is_applied(project: Proje
     (candidate,) = project.apply(**ROLLOUT, **{"max_tokens=20": "max_tokens=30"}).releases
     rollout_transitions(project.store).begin(project.scope, candidate.id, principal="me", reason="a test", force=True)
     before = project.store.applied.current(project.scope)
-    with pytest.raises(Conflict, match="under way"):
+    with pytest.raises(ConflictError, match="under way"):
         project.apply(True, **ROLLOUT, **{"max_tokens=20": "max_tokens=40"})
     after = project.store.applied.current(project.scope)
     assert before is not None

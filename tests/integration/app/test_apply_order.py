@@ -20,7 +20,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.releases import Release
 from antiphon.catalog.verdicts import Staged
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.durable.run import Run
 from antiphon.features.refresh import WORKFLOW as REFRESH
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_materialized_leaves_everything_as_it_was_and_can_be_appl
     changes = (WINDOW, STRICT) if wrong == "gate" else (WINDOW,)
     if wrong == "source":
         (harbor.folder / "calls.csv").unlink()
-    with pytest.raises(InvalidInput, match="Nothing was applied: what was live goes on answering") as caught:
+    with pytest.raises(InvalidInputError, match="Nothing was applied: what was live goes on answering") as caught:
         harbor.finish(harbor.apply(*changes))
     assert "antiphon apply" in str(caught.value)
     assert (harbor.live(), harbor.applied()) == (before, version)
@@ -177,7 +177,7 @@ def test_a_held_view_is_said_and_nothing_changes(harbor: Harbor) -> None:
         FeatureHolds(harbor.store.database).put(
             harbor.store.scope, "traffic", reason="looked at", principal="me", within=connection
         )
-    with pytest.raises(InvalidInput, match="'traffic' is held"):
+    with pytest.raises(InvalidInputError, match="'traffic' is held"):
         harbor.finish(harbor.apply(WINDOW))
     assert harbor.live() == before
 
@@ -192,7 +192,7 @@ def test_the_latest_apply_counts(harbor: Harbor) -> None:
     third = harbor.apply(WINDOW)
     back = harbor.apply(WEEK)
     assert (back.run, harbor.status(third)) == (None, "cancelled"), "what is in force again takes its place as well"
-    with pytest.raises(InvalidInput, match="cancelled, by somebody or by another apply"):
+    with pytest.raises(InvalidInputError, match="cancelled, by somebody or by another apply"):
         harbor.finish(third)
 
 
@@ -232,7 +232,7 @@ def test_a_release_whose_features_were_never_published_does_not_take_the_place_o
     harbor.apply()  # takes its place
     before = harbor.live()
     transitions = rollout_transitions(harbor.store)
-    with pytest.raises(InvalidInput, match="reads features that are not published: traffic@"):
+    with pytest.raises(InvalidInputError, match="reads features that are not published: traffic@"):
         transitions.activate(harbor.store.scope, "pilot", never.id, principal="me", reason="now")
     assert harbor.live() == before
 
@@ -270,7 +270,7 @@ def test_an_embargo_that_will_not_end_is_not_waited_for(harbor: Harbor) -> None:
         for one in store.staged.list(store.scope):
             store.staged.remove(store.scope, one.snapshot)
 
-    with pytest.raises(InvalidInput, match="withdrawn"):
+    with pytest.raises(InvalidInputError, match="withdrawn"):
         finish_apply(store, applied.run, withdrawn, harbor.platform)
     applied = harbor.apply(WEEK, ("source=calls)", 'source=calls, embargo="1h")'))
     assert applied.run is not None
@@ -280,7 +280,7 @@ def test_an_embargo_that_will_not_end_is_not_waited_for(harbor: Harbor) -> None:
         if store.staged.list(store.scope):
             FeatureHolds(store.database).put(store.scope, "traffic", reason="wait", principal="me")
 
-    with pytest.raises(InvalidInput, match="held"):
+    with pytest.raises(InvalidInputError, match="held"):
         finish_apply(store, applied.run, held, harbor.platform)
 
 

@@ -15,7 +15,7 @@ from tests.unit.catalog.examples import receipt
 from antiphon.app.auditing import AuditedReceipts, receipt_hash
 from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
-from antiphon.core.errors import AntiphonError, Corrupt, NotFound
+from antiphon.core.errors import AntiphonError, CorruptionError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.governance import checkpoint_key
 from antiphon.governance.audit_check import verify
@@ -72,7 +72,7 @@ async def test_a_receipt_that_is_not_kept_is_not_in_the_log(project: Project) ->
 
     with pytest.raises(ZeroDivisionError):
         add_and_fail()
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         store.trail.sequence_of(store.scope, "pred_1")
     receipts.add(receipt("pred_1", store.scope))
     assert store.trail.sequence_of(store.scope, "pred_1") == 0
@@ -94,7 +94,7 @@ async def test_a_tenants_damaged_log_keeps_no_other_tenant_from_being_answered(p
         ]
         await asyncio.sleep(0)
     outcomes = await asyncio.gather(*submitted, return_exceptions=True)
-    assert [isinstance(outcome, Corrupt) for outcome in outcomes] == [False, True, False, True]
+    assert [isinstance(outcome, CorruptionError) for outcome in outcomes] == [False, True, False, True]
     assert [one.subject for one in store.audit.list(store.scope)] == ["pred_2", "pred_1", "pred_0"]
     assert verify(store.audit, store.scope).sound
     assert [one.prediction for one in store.receipts.list(other)] == ["pred_0"]
@@ -106,7 +106,7 @@ async def test_nothing_is_answered_that_cannot_be_recorded(project: Project) -> 
     first = await project.answerer.answer(project.request())
     with project.store.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE audit_heads SET size = size + 1")
-    with pytest.raises(Corrupt, match="damaged"):
+    with pytest.raises(CorruptionError, match="damaged"):
         await project.answerer.answer(project.request(request_id="req_2"))
     assert [one.prediction for one in project.store.receipts.list(project.store.scope)] == [first.prediction]
 

@@ -12,7 +12,7 @@ from antiphon.app.store import Store
 from antiphon.app.wiring import RunAdapter
 from antiphon.batch.request_batches import WORKFLOW, BatchOrder
 from antiphon.catalog.batches import Batches
-from antiphon.core.errors import Conflict, SetupError
+from antiphon.core.errors import ConflictError, SetupError
 from antiphon.features.lake.s3 import S3Lake
 from antiphon.governance.principal import Principal
 from antiphon.testing.chaos_project import write_project
@@ -41,7 +41,7 @@ def test_cancelling_the_run_of_a_batch_lets_its_worker_end_it(root: Path) -> Non
         epoch = Batches(store.database).take_over(store.scope, made.id)
         Batches(store.database).settle(store.scope, made.id, epoch, "cancelled")
         Batches(store.database).finish(store.scope, made.id, epoch)
-        with pytest.raises(Conflict, match="cancelled"):
+        with pytest.raises(ConflictError, match="cancelled"):
             runs.cancel(store.scope, run.id, ADA)
         assert askable(store, store.scope) == ["simulated"]
 

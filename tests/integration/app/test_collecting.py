@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.app.watched_project import Project
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 
 
 async def test_what_an_open_refresh_has_made_is_there_when_it_goes_on(
@@ -27,7 +27,7 @@ async def test_what_an_open_refresh_has_made_is_there_when_it_goes_on(
         spared = len(list(platform.lake.files(project.store.scope)))
         platform.pruner.prune(grace=timedelta(seconds=-60))
         assert len(list(platform.lake.files(project.store.scope))) == spared > 0
-        raise Unavailable("The worker was killed.", where="worker")
+        raise UnavailableError("The worker was killed.", where="worker")
 
     monkeypatch.setattr(platform.publisher, "publish", killed_once)
     await project.refresh()

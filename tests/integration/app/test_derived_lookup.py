@@ -19,7 +19,7 @@ from tests.integration.app.watched_project import Project, told
 from antiphon.app import features
 from antiphon.app.frames import open_project
 from antiphon.app.wiring import Wired
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.governance.policy_request import Decision
 from antiphon.governance.principal import Principal
 from antiphon.serving.features.lookup import FeatureLookup
@@ -158,7 +158,7 @@ async def test_an_application_brings_its_on_demand_features_and_its_contracts(pr
         assert asked.entities[0].values == (None, None, "now")
         assert asked.entities[0].contracts == ("defaulted", "absent", "fresh")
         plan = wired.lookups.plan(scope, names, "careful", computed=True)
-        with pytest.raises(InvalidInput, match="'note' is missing"):
+        with pytest.raises(InvalidInputError, match="'note' is missing"):
             await wired.lookups.look_up(LookupRequest(scope, who, plan, [entity], late, inputs={"minutes": 1}))
     finally:
         await wired.close()

@@ -19,7 +19,7 @@ from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog import sealed_columns
 from antiphon.catalog.batches import Batches, LineError
 from antiphon.catalog.events import Event
-from antiphon.core.errors import Conflict, InvalidInput, SetupError
+from antiphon.core.errors import ConflictError, InvalidInputError, SetupError
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.governance import keyring
 from antiphon.governance.audit_check import verify
@@ -271,7 +271,7 @@ def test_a_running_project_is_not_migrated(root: Path) -> None:
     run = root / ".antiphon" / "run"
     run.mkdir(exist_ok=True)
     write_record(run, ProcessRecord("gateway", os.getpid(), started_ticks(os.getpid()) or 0, datetime.now(UTC)))
-    with pytest.raises(Conflict, match="The project runs: gateway"):
+    with pytest.raises(ConflictError, match="The project runs: gateway"):
         migrate(root, "encrypted")
 
 
@@ -279,13 +279,13 @@ def test_what_is_asked_of_a_project_in_plaintext_is_said(root: Path) -> None:
     set_mode(root, "plaintext")
     with open_encryption(root) as encryption:
         assert encryption.status().warning is not None
-        with pytest.raises(InvalidInput, match="in plaintext"):
+        with pytest.raises(InvalidInputError, match="in plaintext"):
             encryption.rotate()
-        with pytest.raises(InvalidInput, match="in plaintext"):
+        with pytest.raises(InvalidInputError, match="in plaintext"):
             encryption.rewrap()
-    with pytest.raises(InvalidInput, match="in plaintext"):
+    with pytest.raises(InvalidInputError, match="in plaintext"):
         initialise(root)
-    with pytest.raises(InvalidInput, match="other mode"):
+    with pytest.raises(InvalidInputError, match="other mode"):
         migrate(root, "encrypted")
     assert "lie readable on the disk" in require_provider_ready(root)
 
@@ -293,7 +293,7 @@ def test_what_is_asked_of_a_project_in_plaintext_is_said(root: Path) -> None:
 def test_without_its_passphrase_or_keyring_a_project_stays_closed(
     encrypted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         initialise(encrypted)
     monkeypatch.setenv("ANTIPHON_PASSPHRASE", "some other passphrase")
     with pytest.raises(SetupError, match=r"does not open the keyring's key kek_"):

@@ -24,7 +24,7 @@ from antiphon.app.exporting import export_view
 from antiphon.app.frames import Project
 from antiphon.app.policy_service import PolicyService
 from antiphon.app.project import at_terminal
-from antiphon.core.errors import Conflict, Corrupt, Forbidden, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, ForbiddenError, NotFoundError
 from antiphon.features.exports.export import Format
 
 
@@ -123,16 +123,16 @@ def test_each_snapshot_is_a_version_and_the_same_one_is_none(project: Project, t
 def test_a_folder_of_something_else_is_left_alone(project: Project, tmp_path: Path) -> None:
     target = tmp_path / "orders"
     exported(project, target)
-    with pytest.raises(Conflict, match=r"not antiphon\.default\.dev\.clerks"):
+    with pytest.raises(ConflictError, match=r"not antiphon\.default\.dev\.clerks"):
         exported(project, target, "clerks")
     assert deltalake.DeltaTable(str(target)).version() == 0
     other = tmp_path / "other"
     deltalake.write_deltalake(str(other), pandas.DataFrame({"a": [1]}))
-    with pytest.raises(Conflict, match="somebody else"):
+    with pytest.raises(ConflictError, match="somebody else"):
         exported(project, other)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "read.me").write_text("mine")
-    with pytest.raises(Conflict, match="something else"):
+    with pytest.raises(ConflictError, match="something else"):
         exported(project, tmp_path / "notes")
 
 
@@ -156,7 +156,7 @@ def test_a_changed_file_of_the_lake_does_not_leave(project: Project, tmp_path: P
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(Corrupt, match="changed"):
+    with pytest.raises(CorruptionError, match="changed"):
         exported(project, tmp_path / "orders")
     assert not (tmp_path / "orders").exists()
 
@@ -176,7 +176,7 @@ def test_policy_decides_about_views_columns_and_rows(tmp_path: Path) -> None:
         policies = PolicyService(store, store.policy_sets)
         policies.propose(store.scope, policies.declared(), by=at_terminal(store), reason="they asked for it")
         policies.approve(store.scope, 1, by=at_terminal(store), reason="agreed")
-        with pytest.raises(Forbidden, match=r"may not export view/orders.*feature-purpose") as refusal:
+        with pytest.raises(ForbiddenError, match=r"may not export view/orders.*feature-purpose") as refusal:
             exported(project, tmp_path / "orders")
         assert "declared for billing, and none is given" in (refusal.value.next_step or "")
         assert "--purpose billing" in (refusal.value.next_step or ""), "how it is named"
@@ -186,7 +186,9 @@ def test_policy_decides_about_views_columns_and_rows(tmp_path: Path) -> None:
         assert "tea" not in polars.read_delta(str(tmp_path / "orders"))["shop"].to_list()
         assert project.values("orders", purpose="billing").num_rows == 2
         for shop, denied in (["bakery", "tea", "tea"], 2), (["bakery"], 0):
-            told = pytest.raises(Forbidden, match="2 of 3 rows of view/orders: not-tea") if denied else nullcontext()
+            told = (
+                pytest.raises(ForbiddenError, match="2 of 3 rows of view/orders: not-tea") if denied else nullcontext()
+            )
             with told:
                 project.online({"shop": shop}, ["orders.placed"], purpose="billing")
             with told:
@@ -207,7 +209,7 @@ def test_an_encrypted_project_is_exported_only_when_asked_for(tmp_path: Path, mo
     assert begun.code == 0, begun.err
     project = shops(root, more='[encryption]\nmode = "encrypted"\n')
     try:
-        with pytest.raises(Conflict, match="encrypted"):
+        with pytest.raises(ConflictError, match="encrypted"):
             exported(project, tmp_path / "orders")
         assert not (tmp_path / "orders").exists()
         assert exported(project, tmp_path / "orders", clear=True).written.rows == 3
@@ -228,9 +230,9 @@ def test_the_command_exports(project: Project, tmp_path: Path) -> None:
     again = antiphon("features", "export", "orders", "--to", str(tmp_path / "orders"))
     assert "already" in again.out
     assert antiphon("features", "export", "orders", "--to", "x", "--format", "csv").code == 2
-    with pytest.raises(NotFound, match="No view named ghosts"):
+    with pytest.raises(NotFoundError, match="No view named ghosts"):
         exported(project, tmp_path / "x", "ghosts")
-    with pytest.raises(NotFound, match="is of orders"):
+    with pytest.raises(NotFoundError, match="is of orders"):
         exported(project, tmp_path / "c", "clerks", snapshot=made.json()["about"]["snapshot"])
 
 

@@ -14,7 +14,7 @@ from tests.integration.app.watched_project import DEFINITIONS, Project, told
 
 from antiphon.app.apply import apply
 from antiphon.app.wiring import Wired
-from antiphon.core.errors import Forbidden, NotFound, TooLarge
+from antiphon.core.errors import ForbiddenError, NotFoundError, TooLargeError
 from antiphon.governance.principal import Principal
 from antiphon.serving.features.lookup import MOST_ENTITIES
 from antiphon.serving.features.lookup_values import LookupRequest
@@ -131,13 +131,13 @@ async def test_an_application_brings_its_contracts_and_its_rules(shop: Shop) -> 
             as_of=datetime.fromisoformat(AT),
         )  # fmt: skip
         assert [(one.values, one.contracts) for one in fresh.entities] == [((20,), ("fresh",))] * 2
-        with pytest.raises(Forbidden, match="clearance"):
+        with pytest.raises(ForbiddenError, match="clearance"):
             wired.lookups.get(
                 shop.store.scope, Principal(id="low", tenant="default", role="service"), ["till.secret"], [TEA]
             )
-        with pytest.raises(NotFound, match="nope"):
+        with pytest.raises(NotFoundError, match="nope"):
             wired.lookups.plan(shop.store.scope, application="nope")
-        with pytest.raises(TooLarge):
+        with pytest.raises(TooLargeError):
             wired.lookups.get(shop.store.scope, who, ["today"], [TEA] * (MOST_ENTITIES + 1))
     finally:
         await wired.close()

@@ -17,7 +17,7 @@ from tests.integration.app.shops import START, shops
 import antiphon
 from antiphon.app.frames import Project
 from antiphon.app.outcomes import DeclaredApplications, dataset_builder
-from antiphon.core.errors import Forbidden, InvalidInput, NotFound
+from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.definitions.application import Freshness
 
 
@@ -101,7 +101,7 @@ def test_on_demand_features_are_computed_of_the_rows_and_of_what_contracts_left(
     )
     assert online.to_pylist() == batch.drop_columns(["as_of"]).to_pylist()
     assert online["wait.per_cup"].to_pylist() == [14.0, None]
-    with pytest.raises(InvalidInput, match="no column 'cups'"):
+    with pytest.raises(InvalidInputError, match="no column 'cups'"):
         project.online({"shop": ["tea"]}, ["wait"])
 
 
@@ -151,7 +151,7 @@ def test_a_dataset_is_a_frame(tmp_path: Path) -> None:
         builder = dataset_builder(store)
         learns = DeclaredApplications(store).get(store.scope, "late-desk")
         built = builder.build(builder.plan(learns, kind="training", cutoff=START + timedelta(days=10)))
-        with pytest.raises(Forbidden, match="feature-purpose"):
+        with pytest.raises(ForbiddenError, match="feature-purpose"):
             project.dataset(built.id)
         frame = project.dataset(built.id, purpose="billing", to="pandas").sort_values("moment")
         assert frame["label"].tolist() == late["late"]
@@ -160,7 +160,7 @@ def test_a_dataset_is_a_frame(tmp_path: Path) -> None:
             pandas.DataFrame({"shop": late["shop"], "as_of": asked}), ["orders.placed"], purpose="billing"
         )
         assert frame["orders.placed"].tolist() == again["orders.placed"].tolist() == list(range(2, 10))
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             project.dataset("nothing")
     finally:
         project.close()
@@ -191,17 +191,17 @@ def test_published_values_say_what_they_are(project: Project) -> None:
     ],
 )
 def test_what_is_no_table_of_entities_is_told(project: Project, given: Any, features: Any, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         project.training_set(given, features, as_of="moment")
 
 
 def test_unknown_features_are_told(project: Project) -> None:
     for name in ("ghosts", "orders.ghost"):
-        with pytest.raises(NotFound, match="There is no"):
+        with pytest.raises(NotFoundError, match="There is no"):
             project.online({"shop": ["tea"]}, [name])
-    with pytest.raises(InvalidInput, match="arrow, pandas and polars"):
+    with pytest.raises(InvalidInputError, match="arrow, pandas and polars"):
         project.online({"shop": ["tea"]}, ["orders"], to="spark")
-    with pytest.raises(NotFound, match=r"antiphon\.toml"):
+    with pytest.raises(NotFoundError, match=r"antiphon\.toml"):
         antiphon.open("/nowhere")
 
 
@@ -213,7 +213,7 @@ def test_policy_is_asked_and_the_audit_log_told(tmp_path: Path) -> None:
             lambda **more: project.training_set({"shop": ["tea"], "as_of": [START]}, ["orders"], **more),
             lambda **more: project.values("orders", **more),
         ):
-            with pytest.raises(Forbidden, match="may not export view/orders"):
+            with pytest.raises(ForbiddenError, match="may not export view/orders"):
                 read()
             assert read(purpose="billing") is not None
         told = [

@@ -14,7 +14,7 @@ from antiphon.app.apply import Applied, apply
 from antiphon.app.policy_service import PolicyService
 from antiphon.app.rollouts import rollout_transitions
 from antiphon.app.store import Store
-from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.definitions.sensitivity import Tags
 from antiphon.governance.live_policies import LivePolicies
 from antiphon.governance.policy_sets import PolicySets
@@ -99,12 +99,12 @@ def test_what_one_wrote_oneself_goes_live_in_dev_only(project: Project) -> None:
         return
     assert (applied.activated, applied.waiting, live) == ((), ("desk",), None)
     assert "promotion-by-another" in applied.notes[0]
-    with pytest.raises(Forbidden, match="promotion-by-another"):
+    with pytest.raises(ForbiddenError, match="promotion-by-another"):
         project.apply(activate=True)
     transitions = rollout_transitions(project.store)
-    with pytest.raises(Forbidden, match=r"bob \(engineer\) may not force release 1 of desk, which ann made"):
+    with pytest.raises(ForbiddenError, match=r"bob \(engineer\) may not force release 1 of desk, which ann made"):
         transitions.activate(scope, "desk", release.id, principal="bob", reason="why", by=person("bob", "engineer"))
-    with pytest.raises(Forbidden, match="promotion-with-rationale"):
+    with pytest.raises(ForbiddenError, match="promotion-with-rationale"):
         transitions.activate(scope, "desk", release.id, principal="bob", reason=" ", by=person("bob"))
     transitions.activate(scope, "desk", release.id, principal="bob", reason="looked at it", by=person("bob"))
     transitions.activate(scope, "desk", release.id, principal="e", reason="back", by=person("e", "engineer"))
@@ -118,16 +118,16 @@ def test_a_rollout_is_begun_by_another_who_may(project: Project) -> None:
     (project.folder / "definitions.py").write_text(DEFINITIONS.replace("step=5", "step=10"))
     second = project.apply(activate=False).releases[0]
     transitions = rollout_transitions(project.store)
-    with pytest.raises(InvalidInput, match="has not passed its gates"):
+    with pytest.raises(InvalidInputError, match="has not passed its gates"):
         transitions.begin(scope, second.id, principal="bob", reason="why", by=person("bob"))
-    with pytest.raises(Forbidden, match="may not force"):
+    with pytest.raises(ForbiddenError, match="may not force"):
         transitions.begin(scope, second.id, principal="e", reason="why", force=True, by=person("e", "engineer"))
     releases.set_stage(scope, second.id, "validated", principal="ann", reason="its gates are passed")
-    with pytest.raises(Forbidden, match="may not promote"):
+    with pytest.raises(ForbiddenError, match="may not promote"):
         transitions.begin(scope, second.id, principal="eve", reason="why", by=person("eve", "viewer"))
     unattended = policies.unattended(project.store, transitions)
     if scope.environment == "prod":
-        with pytest.raises(Forbidden, match="promotion-by-another"):
+        with pytest.raises(ForbiddenError, match="promotion-by-another"):
             unattended(scope, second.id, principal="ann", reason="trained")
     begun = transitions.begin(scope, second.id, principal="bob", reason="why", by=person("bob", "engineer"))
     assert begun.candidate == second.id
@@ -139,9 +139,9 @@ def test_training_asks_for_purpose_and_clearance(project: Project) -> None:
     may = policies.may_train(project.store)
     may(scope, "ann", application, person("ann"))
     may(scope, "ann", application, None)
-    with pytest.raises(Forbidden, match="clearance"):
+    with pytest.raises(ForbiddenError, match="clearance"):
         may(scope, "bob", application, Principal("bob", "default", "engineer", clearance="confidential"))
-    with pytest.raises(Forbidden, match="feature-purpose"):
+    with pytest.raises(ForbiddenError, match="feature-purpose"):
         may(scope, "ann", msgspec.structs.replace(application, purpose="sell"), None)
 
 
@@ -164,13 +164,13 @@ def test_policies_go_from_files_to_in_force_and_are_pinned_by_releases(project: 
     checked = service.check(scope, service.declared())
     assert checked.sound
     assert [warning for warning in checked.warnings if "opted-out" in warning] != []
-    with pytest.raises(Forbidden, match="may not propose"):
+    with pytest.raises(ForbiddenError, match="may not propose"):
         service.propose(scope, service.declared(), by=person("eve", "viewer"), reason="why")
     service.propose(scope, service.declared(), by=person("ann"), reason="why")
-    with pytest.raises(Forbidden, match="may not approve"):
+    with pytest.raises(ForbiddenError, match="may not approve"):
         service.approve(scope, 1, by=person("eve", "engineer"), reason="agreed")
     if scope.environment == "prod":
-        with pytest.raises(Forbidden, match="approval-by-another"):
+        with pytest.raises(ForbiddenError, match="approval-by-another"):
             service.approve(scope, 1, by=person("ann"), reason="agreed")
     assert service.in_force(scope).number == 0
     found = service.diff(scope, 0, service.get(scope, 1).document)
@@ -194,7 +194,7 @@ def test_explain_knows_the_features_of_an_application_and_the_author_of_a_releas
     assert sold.decision.policies == ("feature-purpose",)
     own = service.explain(scope, person("ann"), "force", f"release/{release.id}", {})
     assert own.decision.allowed == (scope.environment == "dev")
-    with pytest.raises(InvalidInput, match="not an action"):
+    with pytest.raises(InvalidInputError, match="not an action"):
         service.explain(scope, clerk, "fly", "application/desk", {})
-    with pytest.raises(InvalidInput, match="not a resource"):
+    with pytest.raises(InvalidInputError, match="not a resource"):
         service.explain(scope, clerk, "read", "desk", {})

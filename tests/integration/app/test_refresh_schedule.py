@@ -13,7 +13,7 @@ from tests.integration.app.test_apply_compatibility import ADDED, Project
 from antiphon.app.features import FeaturePlatform
 from antiphon.app.refreshing import refresh_now
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.features.refresh import WORKFLOW
 from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
 
@@ -126,7 +126,7 @@ def test_a_refresh_that_fails_is_no_error_of_the_schedule(slots: Slots) -> None:
     [run] = slots.store.runs.list(slots.store.scope)
     platform = FeaturePlatform(slots.store)
     try:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             refresh_now(slots.store, platform, run.id)
     finally:
         platform.close()

@@ -12,7 +12,7 @@ from antiphon.app import required_files
 from antiphon.app.store import Store
 from antiphon.catalog import schema
 from antiphon.catalog.publications import Publications
-from antiphon.core.errors import SetupError, Unavailable
+from antiphon.core.errors import SetupError, UnavailableError
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def test_a_catalog_that_goes_while_it_is_open_is_told_and_not_written_beside(roo
     store = Store.open(root)
     assert store.database.revision() == schema.REVISION
     catalog = remove_catalog(root)
-    with pytest.raises(Unavailable, match="deleted or replaced while it was open"):
+    with pytest.raises(UnavailableError, match="deleted or replaced while it was open"):
         Publications(store.database).current(store.scope)
-    with pytest.raises(Unavailable, match="deleted or replaced"), store.database.transaction() as connection:
+    with pytest.raises(UnavailableError, match="deleted or replaced"), store.database.transaction() as connection:
         connection.execute(sa.text("SELECT 1"))
     assert not catalog.exists()
     store.close()

@@ -17,7 +17,7 @@ from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
 from antiphon.catalog.releases import ModelPin, Release, Releases
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.learning import Rollout
 from antiphon.engine.api.messages import EngineDescription, ServedModel
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
@@ -37,7 +37,7 @@ class Engine(ScriptedEngine):
         self.declared.append(tuple(model for model in models if model.name not in self.broken))
         for model in models:
             if model.name in self.broken:
-                raise Corrupt("The weights are other ones.", where=model.path)
+                raise CorruptionError("The weights are other ones.", where=model.path)
         return await self.describe()
 
     def restart(self) -> None:
@@ -193,16 +193,16 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again_later_and_holds_up_n
     desk.release(1, live=True)
     desk.release(2)
     desk.engine.broken = {"desk.v2"}
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         await desk.served_models.reconcile()
     assert desk.engine.served == ["desk.v1"]
     await desk.served_models.reconcile()
     assert desk.engine.calls == 1
     await desk.served_models.require("desk.v1")
-    with pytest.raises(Unavailable, match=r"desk\.v2"):
+    with pytest.raises(UnavailableError, match=r"desk\.v2"):
         await desk.served_models.require("desk.v2")
     desk.release(3)  # Something new is asked for at once.
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         await desk.served_models.require("desk.v2")
     assert desk.engine.calls == 2
     await desk.served_models.require("desk.v3")

@@ -16,7 +16,7 @@ from antiphon.app.feature_skew import FeatureSkew
 from antiphon.catalog.skew_reports import SCHEDULE, SkewReport, SkewReports
 from antiphon.catalog.skew_reports import FeatureSkew as OfFeature
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
@@ -124,7 +124,7 @@ async def test_the_worker_compares_when_it_is_due_and_a_difference_is_news(proje
     assert found is not None
     assert found.features[0].examples[0].entity is not None, "what differs can be looked at"
     every(project, "daily")
-    with pytest.raises(InvalidInput, match=r"\[features\] skew"):
+    with pytest.raises(InvalidInputError, match=r"\[features\] skew"):
         skew.order_due()
     every(project, "24h")
     assert skew.order_due() is None

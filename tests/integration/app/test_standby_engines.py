@@ -10,7 +10,7 @@ import pytest
 from antiphon.app import engines
 from antiphon.app.apply import apply
 from antiphon.app.store import Store
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 DEFINITIONS = """
 from antiphon import Application, Prompt
@@ -41,7 +41,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 def test_a_fallback_to_an_engine_that_is_not_declared_is_not_applied(opened: Open) -> None:
-    with pytest.raises(InvalidInput, match=r"'standby', which is not declared\.") as refused:
+    with pytest.raises(InvalidInputError, match=r"'standby', which is not declared\.") as refused:
         apply(opened(SETTINGS), principal="me")
     assert (refused.value.where, refused.value.next_step) == (
         "application desk, fallback",
@@ -67,10 +67,10 @@ def test_a_declared_one_is_applied(opened: Open) -> None:
     ],
 )
 def test_what_cannot_be_used_is_named(opened: Open, settings: str, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         engines.standbys(opened(settings))
 
 
 def test_a_misspelt_field_of_an_engine_is_refused_by_name(opened: Open) -> None:
-    with pytest.raises(InvalidInput, match="adress"):
+    with pytest.raises(InvalidInputError, match="adress"):
         opened(SETTINGS + STANDBY + 'adress = "x"\n')

@@ -19,7 +19,7 @@ from antiphon.app.store import Store
 from antiphon.app.streams import Streams
 from antiphon.catalog.events import Event
 from antiphon.cli.main import assemble
-from antiphon.core.errors import Conflict, NotFound, Overloaded
+from antiphon.core.errors import ConflictError, NotFoundError, OverloadedError
 from antiphon.gateway.measurements import Measurements
 from antiphon.gateway.ports import IncomingEvent
 from antiphon.governance import keyring
@@ -74,7 +74,7 @@ def told(root: Path, *command: str) -> object:
 def test_a_stream_that_is_too_far_behind_takes_no_more_until_it_is_not(opened: Opened) -> None:
     assert opened.send(*range(8)) == 8
     assert opened.send(8, 9, 10) == 11
-    with pytest.raises(Overloaded, match=r"11 events behind in stream 'orders', and at most 10") as refused:
+    with pytest.raises(OverloadedError, match=r"11 events behind in stream 'orders', and at most 10") as refused:
         opened.send(11)
     assert 1.0 <= refused.value.retry_after <= 60.0
     assert opened.store.events.end(opened.store.scope, STREAM) == 11, "nothing of it is stored"
@@ -83,9 +83,9 @@ def test_a_stream_that_is_too_far_behind_takes_no_more_until_it_is_not(opened: O
     # Refused again, but something moved: the wait is of the consumer's pace.
     opened.platform.consume(1)
     opened.send(*range(13, 17))
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         opened.send(17)
-    with pytest.raises(NotFound, match="Declared streams: orders"):
+    with pytest.raises(NotFoundError, match="Declared streams: orders"):
         opened.streams.append(opened.store.scope, "others", [order(1)])
 
 
@@ -110,7 +110,7 @@ def test_while_the_online_store_is_away_the_log_takes_events_up_to_the_bound(
         found.send(4)
         redis.kill()
         assert found.send(*range(5, 14)) == 13
-        with pytest.raises(Overloaded, match="10 events behind"):
+        with pytest.raises(OverloadedError, match="10 events behind"):
             found.send(14)
         (status,) = found.streams.status(found.store.scope)
         assert status.problem is not None
@@ -172,7 +172,7 @@ def test_a_project_moves_its_log_to_a_server_and_goes_on(
         settings.write_text(f'{before_it}\n[encryption]\nmode = "encrypted"\nkeyring = "../ring.json"\n')
         monkeypatch.setattr(keyring, "N", 2**10)
         keyring.create(root.parent / "ring.json", PASSPHRASE["ANTIPHON_PASSPHRASE"])
-        with pytest.raises(Conflict, match=r"on a log server, where none is ever written anew: orders"):
+        with pytest.raises(ConflictError, match=r"on a log server, where none is ever written anew: orders"):
             migrate(root, "encrypted", environment=PASSPHRASE)
         settings.write_text(before_it)
         again = Opened(root, monkeypatch)

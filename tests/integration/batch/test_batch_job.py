@@ -25,7 +25,7 @@ from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
 from antiphon.catalog.batches import Batch, Batches
 from antiphon.catalog.database import Database
 from antiphon.catalog.jobs import JobRow
-from antiphon.core.errors import Conflict, EngineFailed, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, EngineError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.durable.run import RunResult
 from antiphon.testing.scripted_engine import Says, ScriptedEngine, echo
@@ -217,7 +217,7 @@ async def test_a_batch_taken_over_answers_only_what_has_no_row(bench: Bench) -> 
     ended = await bench.work(batch)
     assert len(bench.engine.asked) == LINES - 1
     assert bench.read(ended.output_file)[7] == kept.payload
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         bench.desk.jobs.write_rows(SCOPE, batch.id, first, [JobRow(8, {})])
 
 
@@ -231,7 +231,7 @@ async def test_a_worker_that_lost_the_batch_writes_nothing_more(bench: Bench) ->
             bench.batches.take_over(SCOPE, batch.id)
         return await bench.desk.answerer.answer(request)
 
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         await bench.work(batch, answer=answer)
     assert bench.batches.get(SCOPE, batch.id).status == "in_progress"
     ended = await bench.work(batch)
@@ -245,14 +245,14 @@ async def test_an_engine_that_is_away_is_waited_for(bench: Bench, monkeypatch: p
         nonlocal away
         if request.messages[0].content == "say r5" and away < 2:
             away += 1
-            raise EngineFailed("It died.", where="engine")
+            raise EngineError("It died.", where="engine")
         return await bench.desk.answerer.answer(request)
 
     ended = await bench.work(bench.order(), answer=answer)
     assert (away, ended.status, ended.job.rows_failed) == (2, "completed", 0)
     monkeypatch.setattr(request_work, "PATIENCE_SECONDS", 0.0)
     away, batch = 1, bench.order()
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await bench.work(batch, answer=answer)
     left = bench.batches.get(SCOPE, batch.id)
     assert left.status == "in_progress", "the run is tried again"
@@ -276,7 +276,7 @@ async def test_cancelling_ends_with_the_files_of_what_was_done(bench: Bench, mon
     assert len(bench.read(ended.output_file)) == ended.job.rows_done
     assert {"cancelling_at", "cancelled_at"} <= set(ended.moments)
     assert not {"finalizing_at", "completed_at"} & set(ended.moments)
-    with pytest.raises(Conflict, match="cancelled"):
+    with pytest.raises(ConflictError, match="cancelled"):
         bench.orders.cancel(SCOPE, batch.id, "ada")
 
 
@@ -408,11 +408,11 @@ async def test_a_batch_that_had_its_time_goes_behind_others(bench: Bench, monkey
 
 async def test_a_file_that_a_batch_reads_stays_until_it_ends(bench: Bench) -> None:
     batch = bench.order([line("a")])
-    with pytest.raises(Conflict, match=batch.id):
+    with pytest.raises(ConflictError, match=batch.id):
         bench.files.delete(SCOPE, batch.input_file, "ada")
     bench.desk.clock.advance(timedelta(days=31))
     assert bench.files.expire() == 0
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         bench.files.get(SCOPE, batch.input_file)
     assert (await bench.work(batch)).status == "expired", "its window is over, its file is not gone"
     assert bench.files.expire() == 1
@@ -450,7 +450,7 @@ def test_an_order_that_cannot_be_is_refused_by_name(bench: Bench) -> None:
         ({"output_seconds": 60}, "output_expires_after.seconds"),
     ]
     for fields, where in wrong:
-        with pytest.raises(InvalidInput) as refused:
+        with pytest.raises(InvalidInputError) as refused:
             bench.order([line("a")], **fields)
         assert refused.value.where == where
     assert bench.orders.list(SCOPE, after=None, limit=9) == []

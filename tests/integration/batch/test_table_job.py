@@ -18,7 +18,14 @@ from antiphon.batch.row_faults import TRACEBACKS, RowFaults
 from antiphon.batch.table_job import TableJobs
 from antiphon.batch.table_rows import request_of
 from antiphon.catalog.jobs import BatchJob, JobRow
-from antiphon.core.errors import Conflict, EngineFailed, InternalError, InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import (
+    ConflictError,
+    EngineError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.definitions.nodes import Arithmetic, FeatureValue, RequestInput
 from antiphon.definitions.on_demand import OnDemandSpec
@@ -117,7 +124,7 @@ async def test_the_job_and_its_run_are_placed_together(bench: Bench) -> None:
     assert bench.order(key="dawn").id == job.id
     runs = bench.desk.runs.list(SCOPE, workflow=WORKFLOW)
     assert [run.arguments for run in runs] == [{"job": job.id}]
-    with pytest.raises(Conflict, match="another order"):
+    with pytest.raises(ConflictError, match="another order"):
         bench.order(key="dawn", output="elsewhere.csv")
 
 
@@ -143,7 +150,7 @@ async def test_a_worker_that_lost_the_job_writes_nothing_more(bench: Bench) -> N
             bench.desk.jobs.take_over(SCOPE, job.id)
         return await bench.desk.answerer.answer(request)
 
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         await bench.runner(answer).run(FakeRun(), {"job": job.id})
     written = bench.desk.jobs.done_lines(SCOPE, job.id)
     assert len(written) < LINES
@@ -195,7 +202,7 @@ async def test_an_engine_that_goes_away_and_comes_back_is_waited_for(tmp_path: P
     def flaky(request: GenerationRequest) -> Says:
         if len(died) < 5 and request.prompt not in died:
             died.add(request.prompt)
-            return Says("half", error=EngineFailed("It died."))
+            return Says("half", error=EngineError("It died."))
         return echo(request)
 
     bench = Bench(tmp_path, flaky)
@@ -214,10 +221,10 @@ async def test_an_engine_that_stays_away_gives_the_run_back_with_its_rows(
 
     async def answer(request: Any) -> Any:
         if int(request.entity["flight"].split()[1]) >= 10:
-            raise Unavailable("The engine cannot be reached.")
+            raise UnavailableError("The engine cannot be reached.")
         return await bench.desk.answerer.answer(request)
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await bench.runner(answer).run(FakeRun(), {"job": job.id})
     assert bench.desk.jobs.get(SCOPE, job.id).status == "running"
     assert bench.desk.jobs.done_lines(SCOPE, job.id) >= set(range(7)), "what was answered is kept"
@@ -331,7 +338,7 @@ async def test_more_failed_rows_than_may_be_end_the_job(bench: Bench, most: int,
 
     async def answer(request: Any) -> Any:
         if request.entity["flight"] in ("B6 1", "B6 2"):
-            raise InvalidInput("It is no flight.")
+            raise InvalidInputError("It is no flight.")
         return await bench.desk.answerer.answer(request)
 
     result = await bench.runner(answer).run(FakeRun(), {"job": job.id})
@@ -386,15 +393,15 @@ async def test_a_release_made_live_in_the_middle_changes_nothing(bench: Bench) -
 @pytest.mark.parametrize(
     ("fields", "error", "what"),
     [
-        ({"application": "nope"}, NotFound, "no live release"),
-        ({"release": "rel_nope"}, NotFound, "rel_nope"),
-        ({"input": "nope.csv"}, NotFound, "no such file"),
-        ({"input": None}, InvalidInput, "either an input file or rows"),
-        ({"rows": ({"flight": "1", "origin": "JFK"},)}, InvalidInput, "either an input file or rows"),
-        ({"input": None, "rows": ({"flight": "1"},)}, InvalidInput, "Row 0 lacks origin"),
-        ({"input": None, "rows": ({"flight": "1", "origin": ""},)}, InvalidInput, "Row 0 lacks origin"),
-        ({"output": "out.txt"}, InvalidInput, "not a table format"),
-        ({"as_of": START.replace(tzinfo=None)}, InvalidInput, "no time zone"),
+        ({"application": "nope"}, NotFoundError, "no live release"),
+        ({"release": "rel_nope"}, NotFoundError, "rel_nope"),
+        ({"input": "nope.csv"}, NotFoundError, "no such file"),
+        ({"input": None}, InvalidInputError, "either an input file or rows"),
+        ({"rows": ({"flight": "1", "origin": "JFK"},)}, InvalidInputError, "either an input file or rows"),
+        ({"input": None, "rows": ({"flight": "1"},)}, InvalidInputError, "Row 0 lacks origin"),
+        ({"input": None, "rows": ({"flight": "1", "origin": ""},)}, InvalidInputError, "Row 0 lacks origin"),
+        ({"output": "out.txt"}, InvalidInputError, "not a table format"),
+        ({"as_of": START.replace(tzinfo=None)}, InvalidInputError, "no time zone"),
     ],
 )
 def test_a_bad_order_is_refused_before_anything_is_recorded(
@@ -409,7 +416,7 @@ def test_a_bad_order_is_refused_before_anything_is_recorded(
 
 def test_an_empty_table_is_refused(bench: Bench) -> None:
     (bench.directory / "empty.csv").write_text("flight,origin\n")
-    with pytest.raises(InvalidInput, match="no row"):
+    with pytest.raises(InvalidInputError, match="no row"):
         bench.orders.place(SCOPE, ASKER, TableOrder("desk", input="empty.csv"))
 
 
@@ -439,7 +446,7 @@ def test_an_order_over_http_names_no_file_outside_the_project(bench: Bench, fiel
     )
     files = {"input": "in.jsonl", "output": "out.jsonl"}
     for outside in ("../in.jsonl", "/etc/passwd.csv", "a/../../in.jsonl"):
-        with pytest.raises(InvalidInput, match="outside the project"):
+        with pytest.raises(InvalidInputError, match="outside the project"):
             confined.place(SCOPE, ASKER, TableOrder("desk", as_of=START, **{**files, field: outside}))
 
 
@@ -463,7 +470,7 @@ async def test_a_tables_columns_are_inputs_of_on_demand_features(bench: Bench) -
         assert (found["asked.each"], found["asked.web"]) == (each, web)
     assert out[2]["answer_error"].startswith("invalid_input: inputs.seats: The input 'seats' must be a number")
     rows = ({"flight": "B6 1", "origin": "JFK", "seats": 3},)
-    with pytest.raises(InvalidInput, match="Row 0 lacks web"):
+    with pytest.raises(InvalidInputError, match="Row 0 lacks web"):
         bench.order(input=None, rows=rows)
     defaulted = msgspec.structs.replace(seats, defaults={"web": True}, definition_version="v2")
     bench.desk.publish(msgspec.structs.replace(FREE, on_demand=(defaulted,)))

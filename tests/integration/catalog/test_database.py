@@ -24,7 +24,14 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.migration import configuration
 from antiphon.catalog.publications import Publications
 from antiphon.catalog.snapshots import Snapshots
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    SetupError,
+    UnavailableError,
+)
 
 spawned = multiprocessing.get_context("spawn")
 
@@ -97,7 +104,7 @@ def test_a_newer_catalog_and_a_foreign_database_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("wrong", ["nonsense", "sqlite://", "sqlite:///:memory:", "postgresql://host/name"])
 def test_a_url_that_cannot_be_a_catalog_is_refused(wrong: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         Database.open(wrong)
 
 
@@ -105,7 +112,7 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="does not exist"):
         Database.open(url(tmp_path / "absent"))
     (tmp_path / "catalog.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(Corrupt, match="damaged"):
+    with pytest.raises(CorruptionError, match="damaged"):
         Database.open(url(tmp_path))
     (tmp_path / "empty").mkdir()
     unmigrated = Database.open(url(tmp_path / "empty"))
@@ -148,7 +155,7 @@ def _publish(folder: str, name: str, attempts: int, go: object) -> None:
         try:
             publications.publish(DEV, {f"{name}@v": f"s{count + 1}"}, expected=number, reason="r", principal=name)
             won += 1
-        except Conflict:
+        except ConflictError:
             continue
 
 
@@ -198,7 +205,7 @@ def test_threads_that_append_share_the_offsets_without_holes(tmp_path: Path) -> 
 def test_a_writer_that_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("antiphon.catalog.database.BUSY_SECONDS", 0.05)
     first, second = open_database(tmp_path), Database.open(url(tmp_path))
-    with first.transaction(), pytest.raises(Unavailable, match="write lock"):
+    with first.transaction(), pytest.raises(UnavailableError, match="write lock"):
         Blobs(second).put(DEV, b"x")
     Blobs(second).put(DEV, b"x")
     first.close()
@@ -281,7 +288,7 @@ async def test_what_cannot_be_kept_with_a_commit_undoes_its_own_effect_alone(tmp
 
     def sink(items: Sequence[int], connection: sa.Connection) -> None:
         if 3 in items:
-            raise Corrupt("It is damaged.", where="here")
+            raise CorruptionError("It is damaged.", where="here")
 
     def effect(number: int, connection: sa.Connection) -> None:
         blobs.put(DEV, b"%d" % number, within=connection)
@@ -291,7 +298,7 @@ async def test_what_cannot_be_kept_with_a_commit_undoes_its_own_effect_alone(tmp
         submitted = [asyncio.create_task(commit.submit(functools.partial(effect, n))) for n in range(6)]
         await asyncio.sleep(0)
     outcomes = await asyncio.gather(*submitted, return_exceptions=True)
-    assert [isinstance(outcome, Corrupt) for outcome in outcomes] == [n == 3 for n in range(6)]
+    assert [isinstance(outcome, CorruptionError) for outcome in outcomes] == [n == 3 for n in range(6)]
     with database.read() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(schema.blobs)).scalar() == 5
     commit.close()
@@ -307,7 +314,7 @@ async def test_a_failed_commit_is_told_to_everybody_in_it(tmp_path: Path, monkey
             *(commit.submit(lambda c, n=n: blobs.put(DEV, b"%d" % n, within=c)) for n in range(3)),
             return_exceptions=True,
         )
-    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 3
     await commit.submit(lambda c: blobs.put(DEV, b"after", within=c))
     commit.close()
     database.close()
@@ -341,6 +348,6 @@ async def test_closing_commits_what_waits_and_refuses_more(tmp_path: Path) -> No
     commit.close()
     commit.close()
     assert [future.result(0) for future in futures] == list(range(1, 601))
-    with pytest.raises(Unavailable, match="closed"):
+    with pytest.raises(UnavailableError, match="closed"):
         commit.enqueue(lambda c: None)
     database.close()

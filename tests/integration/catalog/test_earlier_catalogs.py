@@ -28,7 +28,7 @@ from antiphon.catalog import copies, earlier_forms, schema
 from antiphon.catalog.database import Database
 from antiphon.catalog.sealed_columns import SEALED_COLUMNS
 from antiphon.core.codec import unpack
-from antiphon.core.errors import AntiphonError, Corrupt, SetupError
+from antiphon.core.errors import AntiphonError, CorruptionError, SetupError
 from antiphon.definitions.source import local_paths
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
@@ -149,7 +149,7 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(tmp_path: Path, mon
     before.close()
 
     def fails(*_: object) -> bytes:
-        raise Corrupt("The last of the documents cannot be read.")
+        raise CorruptionError("The last of the documents cannot be read.")
 
     with monkeypatch.context() as patched:
         patched.setattr(earlier_forms, "_enveloping", fails)
@@ -169,7 +169,7 @@ def test_without_the_mends_these_catalogs_do_not_open(tmp_path: Path, monkeypatc
     with pytest.raises(Exception, match="duplicate column name: saved_tokens"):
         Store.open(renumbered)
     store = Store.open(bare)
-    with pytest.raises(Corrupt, match="no envelope"):
+    with pytest.raises(CorruptionError, match="no envelope"):
         store.runs.list(store.scope, limit=5)
     store.close()
 

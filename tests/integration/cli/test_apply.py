@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from antiphon.app.refreshing import refresh_now
 from antiphon.cli.main import assemble
 from antiphon.cli.up import _greet
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def test_a_platform_whose_features_cannot_be_published_says_that_it_is_up_
     ready.set()
     run = harbor.platform.refresh(harbor.store.scope)
     greeting = asyncio.create_task(_greet(harbor.store, ready, as_json=True, patience=0.0))
-    with contextlib.suppress(InvalidInput):
+    with contextlib.suppress(InvalidInputError):
         await asyncio.to_thread(refresh_now, harbor.store, harbor.platform, run)
     await asyncio.wait_for(greeting, 60)
     harbor.platform.close()

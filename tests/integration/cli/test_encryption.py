@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from antiphon.cli.encryption import app
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError
 from antiphon.governance import keyring
 from antiphon.testing.chaos_project import write_project
 
@@ -46,7 +46,7 @@ def test_a_project_is_begun_rotated_and_checked(root: Path) -> None:
     with pytest.raises(SetupError, match="antiphon encryption init"):
         told(root, "status")
     wrapping_key = told(root, "init")["wrapping_key"]
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         told(root, "init")
     before = told(root, "status")
     assert (before["mode"], before["provider"], before["wrapping_key"]) == ("encrypted", "file", wrapping_key)
@@ -77,5 +77,5 @@ def test_what_does_not_open_is_listed_and_told_by_the_exit_code(root: Path) -> N
     lake = root / ".antiphon" / "lake" / "default" / "dev" / "ab"
     lake.mkdir(parents=True)
     (lake / f"{'ab' * 32}.parquet").write_bytes(b"not sealed")
-    with pytest.raises(Corrupt, match="1 payloads or files do not open"):
+    with pytest.raises(CorruptionError, match="1 payloads or files do not open"):
         told(root, "check")

@@ -12,7 +12,14 @@ from typer.testing import CliRunner
 
 from antiphon.app.store import Store
 from antiphon.cli import keys, principals
-from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    UnauthenticatedError,
+)
 
 
 class Terminal:
@@ -59,7 +66,7 @@ def test_a_key_is_made_for_something_shown_rotated_and_revoked(terminal: Termina
     store.close()
     assert "is revoked" in terminal("keys", "revoke", first)
     store = Store.open(terminal.root)
-    with pytest.raises(Unauthenticated, match="revoked"):
+    with pytest.raises(UnauthenticatedError, match="revoked"):
         store.keys.authenticate(made["key"])
     acts = [entry.action for entry in store.audit.list(store.scope)]
     assert acts[:3] == ["key.revoke", "key.rotate", "key.create"]
@@ -69,37 +76,37 @@ def test_a_key_is_made_for_something_shown_rotated_and_revoked(terminal: Termina
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("keys", "create", "bot", "--actions", "dance"), InvalidInput),
-        (("keys", "create", "bot", "--for", "desk"), InvalidInput),
-        (("keys", "create", "bot", "--expires-in", "soon"), InvalidInput),
-        (("keys", "rotate", "nobody"), NotFound),
-        (("keys", "rotate", "nobody", "--overlap", "400d"), InvalidInput),
-        (("keys", "show", "key_none"), NotFound),
-        (("principals", "create", "a b"), InvalidInput),
-        (("principals", "create", "ann", "--role", "king"), InvalidInput),
-        (("principals", "create", "ann", "--clearance", "cosmic"), InvalidInput),
-        (("principals", "set", "nobody", "--role", "viewer"), NotFound),
-        (("principals", "disable", "nobody", "--reason", "r"), NotFound),
+        (("keys", "create", "bot", "--actions", "dance"), InvalidInputError),
+        (("keys", "create", "bot", "--for", "desk"), InvalidInputError),
+        (("keys", "create", "bot", "--expires-in", "soon"), InvalidInputError),
+        (("keys", "rotate", "nobody"), NotFoundError),
+        (("keys", "rotate", "nobody", "--overlap", "400d"), InvalidInputError),
+        (("keys", "show", "key_none"), NotFoundError),
+        (("principals", "create", "a b"), InvalidInputError),
+        (("principals", "create", "ann", "--role", "king"), InvalidInputError),
+        (("principals", "create", "ann", "--clearance", "cosmic"), InvalidInputError),
+        (("principals", "set", "nobody", "--role", "viewer"), NotFoundError),
+        (("principals", "disable", "nobody", "--reason", "r"), NotFoundError),
     ],
 )
 def test_what_is_wrong_is_said(terminal: Terminal, arguments: tuple[str, ...], error: type[AntiphonError]) -> None:
     with pytest.raises(error) as refused:
         terminal(*arguments)
-    assert not isinstance(refused.value, Forbidden)
+    assert not isinstance(refused.value, ForbiddenError)
     assert refused.value.next_step
 
 
 def test_a_principal_is_made_changed_disabled_and_enabled(terminal: Terminal) -> None:
     made = terminal.json("principals", "create", "ann", "--role", "engineer", "--person", "--clearance", "restricted")
     assert (made["role"], made["kind"], made["clearance"]) == ("engineer", "person", "restricted")
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         terminal("principals", "create", "ann")
     key = terminal.json("keys", "create", "ann", "--role", "engineer")["key"]
     assert "role viewer" in terminal("principals", "set", "ann", "--role", "viewer", "--reason", "moved on")
     terminal("principals", "disable", "ann", "--reason", "left")
     assert "disabled" in terminal("principals", "list")
     store = Store.open(terminal.root)
-    with pytest.raises(Unauthenticated, match="disabled"):
+    with pytest.raises(UnauthenticatedError, match="disabled"):
         store.keys.authenticate(key)
     store.close()
     terminal("principals", "enable", "ann", "--reason", "came back")

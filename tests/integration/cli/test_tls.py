@@ -18,7 +18,7 @@ from antiphon.app.store import Store
 from antiphon.app.up import first_key
 from antiphon.cli import tls
 from antiphon.core import settings
-from antiphon.core.errors import AntiphonError, Conflict, InvalidInput
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.tls import gateway_url, own_client
 from antiphon.gateway.transport_security import is_loopback, require_protection, tls_files
 from antiphon.testing.running import supervised
@@ -48,7 +48,7 @@ def test_init_prints_the_section_or_writes_it(project: Path) -> None:
     assert code == 0
     assert 'certificate = ".antiphon/tls/current/server.crt"' in out
     assert (project / "antiphon.toml").read_text() == before
-    with pytest.raises(Conflict, match="already"):
+    with pytest.raises(ConflictError, match="already"):
         antiphon(project, "init")
     assert settings.load(project)[0].tls.certificate is None
 
@@ -60,7 +60,7 @@ def test_written_shown_checked_and_rotated(project: Path) -> None:
     files = tls_files(loaded.tls, paths.root)
     assert files is not None
     assert files.certificate.exists()
-    with pytest.raises(Conflict, match="section"):
+    with pytest.raises(ConflictError, match="section"):
         antiphon(project, "init", "--write")
 
     code, out = antiphon(project, "check", "--json")
@@ -96,7 +96,7 @@ def test_doctor_speaks_of_tls(project: Path) -> None:
 
 def test_without_certificates_the_commands_say_what_to_do(project: Path) -> None:
     for command in ("show", "check"):
-        with pytest.raises(InvalidInput) as raised:
+        with pytest.raises(InvalidInputError) as raised:
             antiphon(project, command)
         assert "tls init" in str(raised.value.next_step)
 
@@ -105,7 +105,7 @@ def test_without_certificates_the_commands_say_what_to_do(project: Path) -> None
 def test_plain_http_stays_on_loopback(project: Path, host: str) -> None:
     assert not is_loopback(host)
     environment = {"ANTIPHON_GATEWAY__HOST": host}
-    with pytest.raises(InvalidInput, match="Plain HTTP") as raised:
+    with pytest.raises(InvalidInputError, match="Plain HTTP") as raised:
         require_protection(settings.load(project, environment)[0])
     assert "tls init" in str(raised.value.next_step)
     require_protection(settings.load(project, {**environment, "ANTIPHON_TLS__ALLOW_PLAIN_HTTP": "true"})[0])
@@ -128,7 +128,7 @@ def test_half_a_configuration_is_refused(project: Path, lines: str, told: str) -
     with (project / "antiphon.toml").open("a") as file:
         file.write(f"\n[tls]\n{lines}\n")
     loaded, paths = settings.load(project)
-    with pytest.raises(InvalidInput, match=told) as raised:
+    with pytest.raises(InvalidInputError, match=told) as raised:
         tls_files(loaded.tls, paths.root)
     assert raised.value.next_step
 

@@ -14,13 +14,13 @@ from tests.unit.catalog.examples import DEV, open_database
 from antiphon.catalog.database import Database
 from antiphon.core.errors import (
     AntiphonError,
-    Conflict,
-    Corrupt,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    Unavailable,
-    WriteConflict,
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+    WriteConflictError,
 )
 from antiphon.durable.context import RunContext
 from antiphon.durable.executor import Executor
@@ -105,7 +105,7 @@ async def test_a_failure_is_retried_and_recorded_steps_are_not(database: Databas
     def count(name: str) -> int:
         calls[name] += 1
         if name == "flaky" and calls[name] < 3:
-            raise Unavailable("The engine is away.")
+            raise UnavailableError("The engine is away.")
         return calls[name]
 
     async def workflow(run: RunContext) -> dict[str, Any]:
@@ -119,7 +119,7 @@ async def test_a_failure_is_retried_and_recorded_steps_are_not(database: Databas
 
 async def test_what_the_caller_did_wrong_is_not_retried(database: Database) -> None:
     async def workflow(run: RunContext) -> dict[str, Any]:
-        raise InvalidInput("There is no such view.", next_step="Name another.")
+        raise InvalidInputError("There is no such view.", next_step="Name another.")
 
     async with working(database, workflow=workflow) as run_to_end:
         run = await run_to_end()
@@ -129,11 +129,11 @@ async def test_what_the_caller_did_wrong_is_not_retried(database: Database) -> N
 @pytest.mark.parametrize(
     ("error", "attempts"),
     [
-        (WriteConflict("Another publication came first."), 3),
-        (Conflict("The batch is completed."), 1),
-        (Overloaded("256 questions wait."), 3),
-        (Overloaded("The prompt is larger than the quota.", retry_after=float("inf")), 1),
-        (Corrupt("The file is damaged."), 3),
+        (WriteConflictError("Another publication came first."), 3),
+        (ConflictError("The batch is completed."), 1),
+        (OverloadedError("256 questions wait."), 3),
+        (OverloadedError("The prompt is larger than the quota.", retry_after=float("inf")), 1),
+        (CorruptionError("The file is damaged."), 3),
     ],
 )
 async def test_what_may_pass_is_retried(database: Database, error: AntiphonError, attempts: int) -> None:
@@ -252,7 +252,7 @@ def test_a_workflows_name_is_taken_once() -> None:
     registry.add("w", workflow)
     assert registry.names == ("w",)
     assert registry.get("w") is workflow
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         registry.add("w", workflow)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         registry.get("v")

@@ -12,7 +12,7 @@ import numpy
 import pytest
 
 from antiphon.app.embedding import LocalEmbedders
-from antiphon.core.errors import EngineFailed, PromptTooLong, SetupError
+from antiphon.core.errors import EngineError, PromptTooLongError, SetupError
 from antiphon.definitions.embedding import MODELS
 from antiphon.engine import weights
 from antiphon.engine.api.messages import TextEmbeddingRequest
@@ -96,7 +96,7 @@ def test_a_closed_model_says_so(path: Path) -> None:
     opened = LlamaCppEmbedding(weights.resolve(NAME), tokens=16)
     opened.close()
     opened.close()
-    with pytest.raises(EngineFailed, match="closed"):
+    with pytest.raises(EngineError, match="closed"):
         opened.embed(["a"])
 
 
@@ -154,7 +154,7 @@ async def test_the_engine_makes_the_vectors_that_feature_views_keep(path: Path) 
         made = await engine.embed(TextEmbeddingRequest("r", NAME, tuple(texts)))
         assert made.vectors == kept.astype("<f4").tobytes()
         assert made.tokens[0] == 6
-        with pytest.raises(PromptTooLong) as refused:
+        with pytest.raises(PromptTooLongError) as refused:
             await engine.embed(TextEmbeddingRequest("r", NAME, (texts[0], "word " * 255)))
         assert refused.value.where == "input[1]"
     finally:

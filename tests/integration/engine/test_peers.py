@@ -13,7 +13,7 @@ from time import monotonic
 
 import pytest
 
-from antiphon.core.errors import SetupError, Unavailable
+from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.engine.api import client, server
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
@@ -120,7 +120,7 @@ async def test_nothing_is_sent_to_a_socket_that_another_user_serves(
         while not path.exists():
             assert monotonic() < end
             await asyncio.sleep(0.01)
-        with pytest.raises(Unavailable, match="another user" if checked else "hung up|cannot be reached"):
+        with pytest.raises(UnavailableError, match="another user" if checked else "hung up|cannot be reached"):
             await EngineClient(path).describe()
         received = await asyncio.to_thread(told, pid, reading)
     assert (received == b"nothing") is checked

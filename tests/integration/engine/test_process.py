@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from antiphon.core.errors import EngineFailed, Unavailable
+from antiphon.core.errors import EngineError, UnavailableError
 from antiphon.engine.api import frames
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import (
@@ -39,7 +39,7 @@ async def spawn(path: Path, *options: str, simulated: bool = True) -> asyncio.su
 async def answering(client: EngineClient) -> None:
     async with asyncio.timeout(20):
         while True:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(UnavailableError):
                 await client.describe()
                 return
             await asyncio.sleep(0.02)
@@ -78,11 +78,11 @@ async def test_an_engine_killed_mid_answer_fails_its_requests_and_comes_back(tmp
         events = client.generate(asking())
         assert isinstance(await anext(events), Delta)
         process.kill()
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineError):
             async for _ in events:
                 pass
         await process.wait()
-        with pytest.raises(Unavailable, match="cannot be reached"):
+        with pytest.raises(UnavailableError, match="cannot be reached"):
             await collect(client, asking())
         again = await spawn(path)  # The dead engine's socket is still there.
         try:
@@ -103,7 +103,7 @@ async def test_sigterm_lets_what_is_in_flight_finish(tmp_path: Path) -> None:
         rest = [event async for event in events]
         assert isinstance(rest[-1], GenerationResult)
         assert await process.wait() == 0
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await collect(client, asking())
 
 
@@ -121,7 +121,7 @@ async def test_a_client_that_vanishes_takes_only_its_own_requests_with_it(tmp_pa
             while (load := (await client.describe()).load).running_online + load.waiting_online:
                 await asyncio.sleep(0.01)
         for stream in events:
-            with pytest.raises(EngineFailed):
+            with pytest.raises(EngineError):
                 async for _ in stream:
                     pass
         await vanishing.close()
@@ -148,7 +148,7 @@ async def test_another_protocol_is_refused_by_both_sides(tmp_path: Path) -> None
     left = asyncio.Event()
     server = await asyncio.start_unix_server(other, tmp_path / "other.sock")
     future = EngineClient(tmp_path / "other.sock")
-    with pytest.raises(Unavailable, match=f"protocol {PROTOCOL + 1}, this side {PROTOCOL}"):
+    with pytest.raises(UnavailableError, match=f"protocol {PROTOCOL + 1}, this side {PROTOCOL}"):
         await future.describe()
     await future.close()
     await left.wait()
@@ -229,5 +229,5 @@ async def test_an_engine_that_dies_while_it_loads_is_away_for_who_waits(tmp_path
         waiting = asyncio.create_task(client.serve([ServedModel("desk.v1", "", "1")]))
         await asyncio.sleep(0)
         process.kill()
-        with pytest.raises(Unavailable, match="went away"):
+        with pytest.raises(UnavailableError, match="went away"):
             await waiting

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from antiphon.core.errors import EngineFailed, PromptTooLong, SchemaUnsatisfiable, SetupError
+from antiphon.core.errors import EngineError, PromptTooLongError, SetupError, UnsatisfiableSchemaError
 from antiphon.engine import weights
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
@@ -125,9 +125,9 @@ async def test_a_stop_sequence_over_several_tokens_is_never_half_shown(engine: L
 
 
 async def test_bounds_of_the_context(engine: LocalEngine) -> None:
-    with pytest.raises(PromptTooLong, match="512"):
+    with pytest.raises(PromptTooLongError, match="512"):
         await collect(engine, asking("word " * 500))
-    with pytest.raises(SchemaUnsatisfiable, match="max_tokens"):
+    with pytest.raises(UnsatisfiableSchemaError, match="max_tokens"):
         await collect(engine, asking(json_schema=SCHEMA, max_tokens=3))
     _, finished = await collect(engine, asking(prompt="word " * 400, max_tokens=100))
     assert finished.usage.prompt_tokens > 350
@@ -201,7 +201,7 @@ async def test_a_model_whose_file_changed_while_it_rested_is_not_served(model_pa
     try:
         await until(lambda: engine.load().resting == 1)
         copy.touch()
-        with pytest.raises(EngineFailed, match="another one"):
+        with pytest.raises(EngineError, match="another one"):
             await collect(engine, asking())
     finally:
         await engine.close()

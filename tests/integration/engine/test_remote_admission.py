@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from antiphon.core.errors import Overloaded, UnsupportedParameter
+from antiphon.core.errors import OverloadedError, UnsupportedParameterError
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, Priority
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
@@ -127,7 +127,7 @@ async def test_a_refused_batch_request_says_so_and_leaves_its_place(server: Serv
     engine = RemoteEngine(server.url)
     server.refuses = True
     for number in range(4):
-        with pytest.raises(Overloaded):
+        with pytest.raises(OverloadedError):
             await ask(engine, number, "batch")
     server.refuses = False
     async with asyncio.timeout(10):
@@ -140,7 +140,7 @@ async def test_any_server_is_told_nothing_that_openai_does_not_know(server: Serv
     await ask(engine, 1, "batch")
     await ask(engine, 2, "online", ServiceLevel(slowdown=0.1))
     assert not {"priority", "vllm_xargs", "ignore_eos"} & {name for body in server.bodies for name in body}
-    with pytest.raises(UnsupportedParameter):
+    with pytest.raises(UnsupportedParameterError):
         async for _ in engine.generate(GenerationRequest("r", "words", "On.", 4, ignore_end=True)):
             pass
     await engine.close()

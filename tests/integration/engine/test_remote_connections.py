@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import GenerationRequest, GenerationResult
 from antiphon.engine.backends.remote import engine as remote
 from antiphon.engine.backends.remote.engine import RemoteEngine
@@ -111,7 +111,7 @@ async def test_a_stream_that_breaks_off_is_an_error() -> None:
 
     async with asyncio.timeout(30), await asyncio.start_server(break_off, "127.0.0.1", 0) as listening:
         engine = RemoteEngine(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
-        with pytest.raises(EngineFailed, match="broke"):
+        with pytest.raises(EngineError, match="broke"):
             await text(engine)
         await engine.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.integration.gateway.tls_world import serve_tls
 
-from antiphon.core.errors import InvalidInput, Unavailable
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.tls import ClientTls
 from antiphon.engine.backends.remote.engine import RemoteEngine
 from antiphon.gateway.transport_security import TlsFiles
@@ -68,11 +68,11 @@ async def test_the_authority_that_is_named_is_believed_and_no_other(folder: Path
         assert await described(port, trusted) == "theirs"
         assert b"planted" in seen.pop()
         for wrong in (None, ClientTls(tmp_path / "other" / "current" / "authority.crt")):
-            with pytest.raises(Unavailable, match="certificate is not accepted"):
+            with pytest.raises(UnavailableError, match="certificate is not accepted"):
                 await described(port, wrong)
     async with remote(tmp_path / "named", seen) as port:
         known = tmp_path / "named" / "current" / "authority.crt"
-        with pytest.raises(Unavailable, match="certificate is not accepted"):
+        with pytest.raises(UnavailableError, match="certificate is not accepted"):
             await described(port, ClientTls(known))
         assert seen == [], "the key was sent to nobody who was not believed"
         # The check switched off: the same server gets the key.
@@ -86,14 +86,14 @@ async def test_a_remote_engine_that_asks_for_a_certificate_is_shown_it(folder: P
     async with remote(folder, seen, mutual=True) as port:
         shown = ClientTls(current / "authority.crt", current / "client.crt", current / "client.key")
         assert await described(port, shown) == "theirs"
-        with pytest.raises(Unavailable, match=r"cannot be reached|TLS alert"):
+        with pytest.raises(UnavailableError, match=r"cannot be reached|TLS alert"):
             await described(port, ClientTls(current / "authority.crt"))
     files = TlsFiles(current / "server.crt", current / "server.key", current / "authority.crt", True)
     async with serve_tls(files) as served:  # it lets its clients hear why
-        with pytest.raises(Unavailable, match="TLS alert") as raised:
+        with pytest.raises(UnavailableError, match="TLS alert") as raised:
             await described(served.port, ClientTls(current / "authority.crt"))
         assert "client_certificate" in str(raised.value.next_step)
-    with pytest.raises(InvalidInput, match=r"The client certificate .* and its key"):
+    with pytest.raises(InvalidInputError, match=r"The client certificate .* and its key"):
         ClientTls(current / "authority.crt", current / "client.crt", current / "server.key").context()
 
 
@@ -110,9 +110,9 @@ def test_a_certificate_that_is_replaced_while_it_is_read_is_read_again(folder: P
 
 
 async def test_a_key_does_not_cross_a_network_in_plain_text(folder: Path) -> None:
-    with pytest.raises(InvalidInput, match="clear text"):
+    with pytest.raises(InvalidInputError, match="clear text"):
         RemoteEngine("http://models.example/v1", key="planted")
     await RemoteEngine("http://127.0.0.1:1/v1", key="planted").close()
     await RemoteEngine("http://models.example/v1").close()
-    with pytest.raises(InvalidInput, match="cannot be used"):
+    with pytest.raises(InvalidInputError, match="cannot be used"):
         RemoteEngine("https://models.example/v1", tls=ClientTls(folder / "nothing"))

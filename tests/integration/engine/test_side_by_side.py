@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from tests.integration.engine.test_process import answering, spawn
 
-from antiphon.core.errors import Corrupt, NotFound, SetupError
+from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
 from antiphon.engine import weights
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, ServedModel
@@ -102,7 +102,7 @@ async def test_texts_of_one_model_do_not_depend_on_the_other(engine: LocalEngine
     last = engine.generate(asking("canary", "Tell me a story.", 40))
     assert isinstance(await anext(last), Delta)
     await engine.serve([])
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         await told(engine, asking("canary"))
 
     async def finish() -> object:
@@ -122,7 +122,7 @@ async def test_a_file_that_is_missing_or_changed_is_left_out(
     engine: LocalEngine, canary: ServedModel, tmp_path: Path
 ) -> None:
     await engine.serve([canary])
-    with pytest.raises(Corrupt, match="sha256"):
+    with pytest.raises(CorruptionError, match="sha256"):
         await engine.serve([canary, ServedModel("changed", canary.path, "0" * 64)])
     with pytest.raises(SetupError, match="neither a registered model nor a file"):
         await engine.serve([canary, ServedModel("missing", str(tmp_path / "missing.gguf"), "0" * 64)])

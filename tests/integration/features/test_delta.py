@@ -14,7 +14,7 @@ from tests.integration.features.world import NOON, World, minutes
 
 from antiphon import Entity, Source, col, count, feature_view
 from antiphon import sum as total
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.feature_view import FeatureViewSpec
 
 deltalake = pytest.importorskip("deltalake")
@@ -133,13 +133,13 @@ def test_a_table_whose_files_are_not_its_rows_is_refused(world: World, table: Pa
     log = table / "_delta_log" / f"{1:020}.json"
     protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": [feature], "writerFeatures": [feature]}
     log.write_text(json.dumps({"protocol": protocol}) + "\n")
-    with pytest.raises(InvalidInput, match=feature):
+    with pytest.raises(InvalidInputError, match=feature):
         world.materialize("orders", NOON)
 
 
 def test_a_damaged_log_is_said(world: World, table: Path) -> None:
     (table / "_delta_log" / f"{1:020}.json").write_text("{ not json")
-    with pytest.raises((Unavailable, InvalidInput), match="Delta"):
+    with pytest.raises((UnavailableError, InvalidInputError), match="Delta"):
         world.materialize("orders", NOON)
     shutil.rmtree(table)
     with pytest.raises(SetupError, match="There is no file"):

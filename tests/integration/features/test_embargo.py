@@ -10,7 +10,7 @@ from tests.integration.features.test_lookup import EWR
 from tests.integration.features.test_refresh import run_refresh
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.errors import FeatureUnavailableError
 from antiphon.features.refresh import Refreshed
 
 
@@ -25,7 +25,7 @@ async def test_a_snapshot_under_embargo_is_published_when_it_is_over(world: Worl
     assert result.publication == 1
     assert result.staged == {spec.key: NOON + timedelta(hours=1)}
     assert world.read(NOON, "route_history", **EWR).publication == 1
-    with pytest.raises(FeatureUnavailable):
+    with pytest.raises(FeatureUnavailableError):
         world.read(NOON, "congestion", **EWR)
     assert world.refresher.release_staged() == 0
     world.clock.advance(minutes(59))

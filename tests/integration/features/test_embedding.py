@@ -22,7 +22,13 @@ from antiphon.catalog.skew_reports import SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import FeatureUnavailable, InvalidInput, NotFound, OtherModel, SetupError
+from antiphon.core.errors import (
+    EmbeddingModelMismatchError,
+    FeatureUnavailableError,
+    InvalidInputError,
+    NotFoundError,
+    SetupError,
+)
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.neighbours import NeighbourLookup, Question
@@ -221,7 +227,7 @@ def test_a_streamed_text_without_the_model_here_is_said_not_answered_otherwise(s
     said.publish()
     said.say({"coat": "never said before"}, at=15)
     said.world.consume()
-    with pytest.raises(FeatureUnavailable, match="newer than the snapshot"):
+    with pytest.raises(FeatureUnavailableError, match="newer than the snapshot"):
         said.vector("coat", NOON + minutes(30), said.new_spaces(GivenEmbedders()))
 
 
@@ -240,16 +246,16 @@ def test_vectors_of_two_models_never_meet(said: Embedding) -> None:
     said.publish()
     other = HashedWords(hashed_words("other-words"))
     vector = other.embed([TEXTS["lamp"]]).vectors[0].tolist()
-    with pytest.raises(OtherModel):
+    with pytest.raises(EmbeddingModelMismatchError):
         said.lookup().find(said.spec, Question("review", vector=vector, model="other-words"))
     space = said.spaces.open(said.manifests[-1].id, "review")
-    with pytest.raises(OtherModel):
+    with pytest.raises(EmbeddingModelMismatchError):
         space.nearest(numpy.asarray(vector), other.model, 3)
-    with pytest.raises(OtherModel):
+    with pytest.raises(EmbeddingModelMismatchError):
         said.spaces.vectors(said.manifests[-1].id, "review", other.model, ["lamp"])
     # Same name, other weights: another model as well, and another definition version.
     heavier = EmbeddingModel(said.embedder.model.name, "0" * 64, 64, 8)
-    with pytest.raises(OtherModel):
+    with pytest.raises(EmbeddingModelMismatchError):
         space.nearest(numpy.asarray(vector), heavier, 3)
     assert len({spec(model).definition_version for model in (said.embedder.model, other.model, heavier)}) == 3
 
@@ -258,23 +264,23 @@ def test_what_cannot_be_asked_is_refused_with_its_place(said: Embedding) -> None
     said.publish()
     name = said.embedder.model.name
     for question, error, where in (
-        ({"text": " "}, InvalidInput, "text"),
-        ({"text": "\udcff"}, InvalidInput, "text"),
-        ({}, InvalidInput, "question"),
-        ({"text": "a", "entity": {"order": "lamp"}}, InvalidInput, "question"),
-        ({"vector": [1.0, 2.0], "model": name}, InvalidInput, "vector"),
-        ({"vector": [math.nan] * 64, "model": name}, InvalidInput, "vector"),
-        ({"vector": [0.0] * 64, "model": name}, InvalidInput, "vector"),
-        ({"vector": [1.0] * 64}, InvalidInput, "model"),
-        ({"text": "a", "top": 0}, InvalidInput, "top"),
-        ({"entity": {"shop": "lamp"}}, InvalidInput, "entity"),
-        ({"entity": {"order": "nobody"}}, NotFound, "entity"),
-        ({"entity": {"order": "blank"}}, NotFound, "entity"),
+        ({"text": " "}, InvalidInputError, "text"),
+        ({"text": "\udcff"}, InvalidInputError, "text"),
+        ({}, InvalidInputError, "question"),
+        ({"text": "a", "entity": {"order": "lamp"}}, InvalidInputError, "question"),
+        ({"vector": [1.0, 2.0], "model": name}, InvalidInputError, "vector"),
+        ({"vector": [math.nan] * 64, "model": name}, InvalidInputError, "vector"),
+        ({"vector": [0.0] * 64, "model": name}, InvalidInputError, "vector"),
+        ({"vector": [1.0] * 64}, InvalidInputError, "model"),
+        ({"text": "a", "top": 0}, InvalidInputError, "top"),
+        ({"entity": {"shop": "lamp"}}, InvalidInputError, "entity"),
+        ({"entity": {"order": "nobody"}}, NotFoundError, "entity"),
+        ({"entity": {"order": "blank"}}, NotFoundError, "entity"),
     ):
         with pytest.raises(error) as raised:
             said.lookup().find(said.spec, Question("review", **question))
         assert raised.value.where == where, question
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         said.lookup().find(said.spec, Question("text", text="a"))
 
 

@@ -13,7 +13,7 @@ from benchmarks.read_paths import OnePublication
 
 from antiphon import Entity, Source, count, distinct, feature_view, last
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits
@@ -84,5 +84,5 @@ def test_a_window_longer_than_the_calendar_is_refused(tmp_path: Path) -> None:
     class Orders:
         orders = count(window="3652060d")
 
-    with pytest.raises(DefinitionErrors, match="more than 3652059d; window=None takes all time"):
+    with pytest.raises(InvalidDefinitionsError, match="more than 3652059d; window=None takes all time"):
         Orders.spec()

@@ -17,7 +17,7 @@ from tests.feast_world import COMPUTED, PREPARE, READ, FeastWorld
 from tests.integration.features.world import World
 
 import antiphon
-from antiphon.core.errors import DeadlineExceeded, InvalidInput, SetupError
+from antiphon.core.errors import DeadlineExceededError, InvalidInputError, SetupError
 from antiphon.definitions import project
 from antiphon.features.feast.repository import At, FeastRepository
 from antiphon.features.feast.running import read_with_feast
@@ -185,10 +185,10 @@ def test_a_failing_repository_is_told(feast: FeastWorld, tmp_path: Path) -> None
     (tmp_path / "feature_store.yaml").write_text((feast.root / "feature_store.yaml").read_text())
     broken = tmp_path / "broken.py"
     broken.write_text("print('noise on stdout')\nraise KeyError('SECRET_BUCKET')\n")
-    with pytest.raises(InvalidInput, match="SECRET_BUCKET"):
+    with pytest.raises(InvalidInputError, match="SECRET_BUCKET"):
         read_with_feast(tmp_path, feast.python)
     broken.write_text("import time\ntime.sleep(60)\n")
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceededError):
         read_with_feast(tmp_path, feast.python, seconds=0.2)
     broken.write_text(
         "print('noise')\nfrom feast import Entity\nmade = {n: Entity(name=n) for n in 'ab'}\nlocals().update(made)\n"

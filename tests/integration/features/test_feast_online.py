@@ -23,7 +23,7 @@ from antiphon.app.store import Store
 from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import FeatureUnavailable, InvalidInput, Unavailable
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.governance.principal import Principal
 from antiphon.releases.live import LiveReleases
@@ -175,16 +175,16 @@ async def test_a_ttl_that_feast_ignores_online_holds_here(desk: Desk, served: di
     assert (flagged["contract"], flagged["value"] is None) == ("flagged", False)
     defaulted = desk.told(await desk.ask("default", STALE))["features"]["stats.rate"]
     assert (defaulted["contract"], defaulted["value"]) == ("defaulted", None)
-    with pytest.raises(FeatureUnavailable, match="its contract allows 6h"):
+    with pytest.raises(FeatureUnavailableError, match="its contract allows 6h"):
         await desk.ask("reject", STALE)
 
 
 async def test_what_feast_cannot_know_is_not_made_up(desk: Desk) -> None:
-    with pytest.raises(FeatureUnavailable, match="no features of the entity"):
+    with pytest.raises(FeatureUnavailableError, match="no features of the entity"):
         await desk.ask("feast-only", {"driver_id": "77", "rider_id": "a"})
-    with pytest.raises(InvalidInput, match="not of the type"):
+    with pytest.raises(InvalidInputError, match="not of the type"):
         await desk.ask("feast-only", {"driver_id": "x", "rider_id": "a"})
-    with pytest.raises(FeatureUnavailable, match="latest value alone"):
+    with pytest.raises(FeatureUnavailableError, match="latest value alone"):
         await desk.ask("feast-only", KNOWN, as_of=datetime.now(UTC) - timedelta(days=3))
     answer = await desk.ask("feast-only", KNOWN)
     assert desk.told(answer)["publication"] is None
@@ -205,12 +205,12 @@ async def test_a_server_that_is_away_is_told_and_found_again(desk: Desk, feast: 
 
         ticking = asyncio.create_task(tick())
         for _ in range(2):
-            with pytest.raises(Unavailable, match="within 2 s"):
+            with pytest.raises(UnavailableError, match="within 2 s"):
                 await desk.ask("feast-only", KNOWN)
         ticking.cancel()
         assert loop.time() - started < 10
         assert ticks > 20, "others' requests go on while one waits for Feast"
-        with pytest.raises(Unavailable, match="2 times in a row"):
+        with pytest.raises(UnavailableError, match="2 times in a row"):
             await desk.ask("feast-only", KNOWN)
     finally:
         feast.signal(signal.SIGCONT)
@@ -219,12 +219,12 @@ async def test_a_server_that_is_away_is_told_and_found_again(desk: Desk, feast: 
         while True:
             try:
                 return await desk.ask("feast-only", KNOWN)
-            except Unavailable:
+            except UnavailableError:
                 await asyncio.sleep(0.05)
 
     assert await asyncio.wait_for(found_again(), 30)
     await asyncio.to_thread(feast.stop)
-    with pytest.raises(Unavailable, match="not reached"):
+    with pytest.raises(UnavailableError, match="not reached"):
         await desk.ask("feast-only", KNOWN)
     await asyncio.to_thread(feast.serve)
     assert await asyncio.wait_for(found_again(), 30)
@@ -233,12 +233,12 @@ async def test_a_server_that_is_away_is_told_and_found_again(desk: Desk, feast: 
 def test_views_of_feast_are_neither_refreshed_nor_read_in_batch(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "http://127.0.0.1:9")
     try:
-        with pytest.raises(InvalidInput, match="Feast refreshes stats"):
+        with pytest.raises(InvalidInputError, match="Feast refreshes stats"):
             desk.features.refresh(desk.store.scope, views=["stats"])
         run = desk.store.runs.get(desk.store.scope, desk.features.refresh(desk.store.scope))
         assert [view.partition("@")[0] for view in run.arguments["views"]] == ["own"]
         view = next(view for view in desk.features.views().values() if view.name == "stats")
-        with pytest.raises(InvalidInput, match="has no history"):
+        with pytest.raises(InvalidInputError, match="has no history"):
             materialize(
                 Materialisation(desk.store.scope, view, datetime.now(UTC)),
                 lake=desk.features.lake, log=None, clock=SystemClock(),
@@ -246,11 +246,11 @@ def test_views_of_feast_are_neither_refreshed_nor_read_in_batch(tmp_path: Path) 
         listed = {line.view: line.snapshot for line in desk.features.freshness(desk.store.scope)}
         assert listed["stats"] == "feast:rides/driver_stats"
         (tmp_path / "definitions.py").write_text(DEFINITIONS + ASKING_FOR_QUALITY)
-        with pytest.raises(InvalidInput, match="which Feast does not keep"):
+        with pytest.raises(InvalidInputError, match="which Feast does not keep"):
             applying.plan(desk.store)
         (tmp_path / "antiphon.toml").write_text('[project]\nname = "rides"\nenvironment = "dev"\n')
         store = Store.open(tmp_path)
-        with pytest.raises(InvalidInput, match="no server is named"):
+        with pytest.raises(InvalidInputError, match="no server is named"):
             applying.plan(store)
         store.close()
     finally:

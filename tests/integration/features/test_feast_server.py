@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from antiphon.core.errors import AntiphonError, FeatureUnavailable, InvalidInput, Unavailable
+from antiphon.core.errors import AntiphonError, FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.features.feast.server import FeastServer, OnlineValue
 
 ASKED = [("stats", "rate")]
@@ -105,18 +105,18 @@ def test_an_answer_is_read(told: Told, feast: FeastServer, response: dict[str, A
 @pytest.mark.parametrize(
     ("status", "body", "error", "said"),
     [
-        (200, b"<html>", Unavailable, "not that of a feature server"),
-        (200, b'{"results": [], "metadata": {}}', Unavailable, "does not hold stats:rate"),
-        (200, json.dumps(answer(status="INVALID")).encode(), Unavailable, "says INVALID"),
-        (200, json.dumps(answer(at="yesterday")).encode(), Unavailable, "instant"),
-        (200, json.dumps(answer([1, 2])).encode(), FeatureUnavailable, "list"),
-        (503, b"", Unavailable, "answered 503"),
-        (500, b'"redis is away: SECRET"', Unavailable, r"failed \(500\)"),
-        (500, b"\"'Feature rate not found in projection stats'\"", FeatureUnavailable, "does not serve"),
-        (500, b"\"invalid literal for int() with base 10: 'SECRET'\"", InvalidInput, "not of the type"),
-        (404, b'"SECRET does not exist"', FeatureUnavailable, "does not serve"),
-        (401, b"", FeatureUnavailable, "refuses our token"),
-        (302, b"", FeatureUnavailable, "does not serve"),
+        (200, b"<html>", UnavailableError, "not that of a feature server"),
+        (200, b'{"results": [], "metadata": {}}', UnavailableError, "does not hold stats:rate"),
+        (200, json.dumps(answer(status="INVALID")).encode(), UnavailableError, "says INVALID"),
+        (200, json.dumps(answer(at="yesterday")).encode(), UnavailableError, "instant"),
+        (200, json.dumps(answer([1, 2])).encode(), FeatureUnavailableError, "list"),
+        (503, b"", UnavailableError, "answered 503"),
+        (500, b'"redis is away: SECRET"', UnavailableError, r"failed \(500\)"),
+        (500, b"\"'Feature rate not found in projection stats'\"", FeatureUnavailableError, "does not serve"),
+        (500, b"\"invalid literal for int() with base 10: 'SECRET'\"", InvalidInputError, "not of the type"),
+        (404, b'"SECRET does not exist"', FeatureUnavailableError, "does not serve"),
+        (401, b"", FeatureUnavailableError, "refuses our token"),
+        (302, b"", FeatureUnavailableError, "does not serve"),
     ],
 )
 def test_what_is_no_answer_is_told(
@@ -130,21 +130,21 @@ def test_what_is_no_answer_is_told(
 
 def test_an_answer_that_drips_is_late(told: Told, feast: FeastServer) -> None:
     told.dripping = 10_000
-    with pytest.raises(Unavailable, match=r"within 0\.4 s"):
+    with pytest.raises(UnavailableError, match=r"within 0\.4 s"):
         feast.read(ASKED, ENTITIES)
 
 
 def test_failures_open_the_circuit_and_wrong_questions_do_not(told: Told, feast: FeastServer) -> None:
     told.status, told.body = 500, b"\"invalid literal for int() with base 10: 'x'\""
     for _ in range(5):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             feast.read(ASKED, ENTITIES)
     told.status = 503
     for _ in range(3):
-        with pytest.raises(Unavailable, match="503"):
+        with pytest.raises(UnavailableError, match="503"):
             feast.read(ASKED, ENTITIES)
     asked = told.asked
-    with pytest.raises(Unavailable, match="3 times in a row"):
+    with pytest.raises(UnavailableError, match="3 times in a row"):
         feast.read(ASKED, ENTITIES)
     assert told.asked == asked
 
@@ -154,7 +154,7 @@ def test_a_kept_connection_that_was_hung_up_is_made_anew_once(told: Told, feast:
         feast.read(ASKED, ENTITIES)
         assert told.asked == asked
     told.answered_before_it_hangs_up = 0
-    with pytest.raises(Unavailable, match="not reached"):
+    with pytest.raises(UnavailableError, match="not reached"):
         feast.read(ASKED, ENTITIES)
     assert told.asked == 7
 
@@ -162,13 +162,13 @@ def test_a_kept_connection_that_was_hung_up_is_made_anew_once(told: Told, feast:
 def test_nobody_there_is_unavailable(told: Told) -> None:
     told.close()
     feast = FeastServer(told.url)
-    with pytest.raises(Unavailable, match="not reached"):
+    with pytest.raises(UnavailableError, match="not reached"):
         feast.read(ASKED, ENTITIES)
     feast.close()
 
 
 def test_a_token_is_not_sent_in_clear_and_addresses_are_checked() -> None:
-    with pytest.raises(InvalidInput, match="clear text"):
+    with pytest.raises(InvalidInputError, match="clear text"):
         FeastServer("http://feast.example:6566", token="t")
-    with pytest.raises(InvalidInput, match="not called"):
+    with pytest.raises(InvalidInputError, match="not called"):
         FeastServer("http://169.254.169.254")

@@ -42,7 +42,7 @@ def test_a_publication_that_finds_no_room_leaves_the_one_before(tmp_path: Path, 
     world.close()
     write(tmp_path / "departures.parquet", many())
     said = at_most(tmp_path, longest, "publish")
-    assert said["ended"] in ("StorageFull", "Unavailable")
+    assert said["ended"] in ("StorageFullError", "UnavailableError")
     assert said["where"] == where
     assert "disk" in said["what"] + said["next_step"]
     world = World(tmp_path, *specs(tmp_path / "departures.parquet"))
@@ -65,7 +65,7 @@ def test_a_stream_that_finds_no_room_goes_on_where_it_was(tmp_path: Path) -> Non
     world.publish(NOON)
     world.append("departures", *two_thousand_events())
     said = at_most(tmp_path, 100_000, "consume")
-    assert said["ended"] == "Unavailable"
+    assert said["ended"] == "UnavailableError"
     assert "disk" in said["what"] + said["next_step"]
     world.consume()
     found = world.read(NOON + minutes(2), **EWR).values

@@ -9,7 +9,7 @@ from tests.integration.features.desk import flight
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon.catalog.publications import Publication
-from antiphon.core.errors import FeatureUnavailable, InvalidInput, Unavailable
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.lookup import FeatureReader
 from antiphon.features.online.seals import seal_path
@@ -67,7 +67,7 @@ def test_an_older_moment_is_answered_without_what_came_later(world: World) -> No
     assert {name: item.value for name, item in after.values.items()} == {
         name: item.value for name, item in before.items()
     }
-    with pytest.raises(FeatureUnavailable, match="more than a week before"):
+    with pytest.raises(FeatureUnavailableError, match="more than a week before"):
         world.read(NOON - timedelta(days=8), **EWR)
 
 
@@ -126,20 +126,20 @@ def test_many_entities_and_moments_come_from_one_publication(world: World) -> No
     vectors = world.reader.read_many(versions, [EWR, {**EWR, "origin": "LGA"}], moments)
     single = [world.read(NOON, **EWR), world.read(NOON + minutes(61), **{**EWR, "origin": "LGA"})]
     assert vectors == single
-    with pytest.raises(InvalidInput, match="2 entities but 1 moments"):
+    with pytest.raises(InvalidInputError, match="2 entities but 1 moments"):
         world.reader.read_many(versions, [EWR, EWR], [NOON])
 
 
 def test_what_cannot_be_read_says_so(world: World) -> None:
-    with pytest.raises(FeatureUnavailable, match="Nothing is published"):
+    with pytest.raises(FeatureUnavailableError, match="Nothing is published"):
         world.read(NOON, **EWR)
     world.publish(NOON, "congestion")
-    with pytest.raises(FeatureUnavailable, match="'route_history' is not published"):
+    with pytest.raises(FeatureUnavailableError, match="'route_history' is not published"):
         world.read(NOON, **EWR)
-    with pytest.raises(InvalidInput, match="entity key 'origin' is missing"):
+    with pytest.raises(InvalidInputError, match="entity key 'origin' is missing"):
         world.read(NOON, "congestion", dest="SFO")
     versions = {"congestion": world.specs["congestion"].definition_version}
-    with pytest.raises(Unavailable, match="Publication 7 is not readable here yet; 1 is"):
+    with pytest.raises(UnavailableError, match="Publication 7 is not readable here yet; 1 is"):
         world.reader.read(versions, EWR, NOON, minimum_publication=7)
 
 
@@ -163,7 +163,7 @@ def test_a_broken_file_means_the_publication_before_never_null(world: World, har
     found = world.new_reader().read({n: s.definition_version for n, s in world.specs.items()}, EWR, NOON)
     assert found.publication == 1
     assert found.values == expected.values
-    with pytest.raises(Unavailable, match="Publication 2 is not readable"):
+    with pytest.raises(UnavailableError, match="Publication 2 is not readable"):
         world.new_reader().read(
             {n: s.definition_version for n, s in world.specs.items()}, EWR, NOON, minimum_publication=2
         )
@@ -180,7 +180,7 @@ class FlakyCatalog:
     def current(self, scope: Scope) -> Publication | None:
         self.asked += 1
         if self.away:
-            raise Unavailable("The catalog is away.")
+            raise UnavailableError("The catalog is away.")
         return self._world.publications.current(scope)
 
     def get(self, scope: Scope, number: int) -> Publication:
@@ -202,7 +202,7 @@ def test_the_lease_bounds_how_long_an_old_publication_is_served(world: World) ->
     assert catalog.asked == 1
     world.clock.advance(timedelta(milliseconds=1))
     assert reader.read(versions, EWR, NOON).publication == 2
-    with pytest.raises(InvalidInput, match=r"at most 0\.5 s"):
+    with pytest.raises(InvalidInputError, match=r"at most 0\.5 s"):
         FeatureReader(world.scope, publications=catalog, online=world.online, clock=world.clock, lease=0.6)
 
 

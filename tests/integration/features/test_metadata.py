@@ -12,7 +12,7 @@ from tests.integration.features.test_refresh import run_refresh
 from tests.integration.features.world import NOON, World, event, minutes
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.definitions.quality import Quality
 from antiphon.features.quality.inspection import Inspection
 from antiphon.features.refresh import Refreshed
@@ -98,7 +98,7 @@ async def test_a_source_that_changes_while_it_is_read_is_refused(
         write(tmp_path / "departures.parquet", history()[:10])
 
     monkeypatch.setattr(Inspection, "read", changing)
-    with pytest.raises(Unavailable, match="changed while it was read"):
+    with pytest.raises(UnavailableError, match="changed while it was read"):
         world.materialize("congestion", NOON)
     monkeypatch.setattr(Inspection, "require_unchanged", lambda self: None)
     assert world.materialize("congestion", NOON).rows_in < 1440  # without the check, half of what was judged

@@ -13,7 +13,7 @@ from tests.servers import NatsProcess, free_port, until
 
 from antiphon.catalog.events import StreamHomes
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import AntiphonError, InvalidInput, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.log.nats_log import NatsEventLog
 from antiphon.features.log.nats_server import NatsServer
@@ -100,7 +100,7 @@ def test_without_a_majority_nothing_is_taken_nor_said_to_be(nodes: list[NatsProc
     nodes[0].kill()
     nodes[1].pause()
     for _ in range(3):
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             log.append(DEV, "departures", some(3))
     nodes[0].start()
     assert answered(lambda: log.append(DEV, "departures", some(3, 4))) == 4
@@ -109,5 +109,5 @@ def test_without_a_majority_nothing_is_taken_nor_said_to_be(nodes: list[NatsProc
 
 @pytest.mark.parametrize("url", ["nats://h:1,,g:2", "nats://h:1,:2", "nats://h:1,g:port", "nats://h:1,"])
 def test_every_node_needs_a_name(url: str) -> None:
-    with pytest.raises(InvalidInput, match="no URL of an event log"):
+    with pytest.raises(InvalidInputError, match="no URL of an event log"):
         require_url(url)

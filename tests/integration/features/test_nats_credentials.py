@@ -9,7 +9,7 @@ import pytest
 from tests.integration.features.nats_world import Accounts, Signer, creds
 from tests.servers import NatsProcess, until
 
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
 from antiphon.core.tls import ClientTls
 from antiphon.features.log.nats_access import Access, Key, read_key
 from antiphon.features.log.nats_server import NatsServer
@@ -161,6 +161,6 @@ def test_a_jwt_that_says_no_usable_end_has_none(claims: str, accounts: Accounts)
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(url: str, access: Access, told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(InvalidInputError, match=told):
         NatsServer(url, access)
     assert "s3cret" not in repr(access)

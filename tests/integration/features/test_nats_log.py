@@ -15,7 +15,14 @@ from tests.unit.governance.test_sealing import Keys
 
 from antiphon.catalog.events import Event, EventLog, StoredEvent, StreamHomes
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, SetupError, TooLarge, Unavailable
+from antiphon.core.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    SetupError,
+    TooLargeError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.features.log.nats_access import Access
 from antiphon.features.log.nats_log import NatsEventLog
@@ -78,11 +85,11 @@ def test_a_stream_that_was_deleted_or_made_anew_is_never_read_past(
     assert len(log.read(DEV, "departures", 0, 2)) == 2
     process.ask(f"$JS.API.STREAM.DELETE.{NAME}")
     for each in (log, log_on(process, world, opened)):
-        with pytest.raises(Corrupt, match="is gone"):
+        with pytest.raises(CorruptionError, match="is gone"):
             each.read(DEV, "departures", 2, 10)
-        with pytest.raises(Corrupt, match="is gone"):
+        with pytest.raises(CorruptionError, match="is gone"):
             each.end(DEV, "departures")
-        with pytest.raises(Corrupt, match="is gone"):
+        with pytest.raises(CorruptionError, match="is gone"):
             each.append(DEV, "departures", some(4))
     # Somebody who has lost the catalog as well makes it anew, as long as the first one was.
     (world.folder / "second").mkdir()
@@ -90,9 +97,9 @@ def test_a_stream_that_was_deleted_or_made_anew_is_never_read_past(
     log_on(process, elsewhere, opened).append(DEV, "departures", some(7, 8, 9))
     elsewhere.close()
     for each in (log, log_on(process, world, opened)):
-        with pytest.raises(Corrupt, match="made anew"):
+        with pytest.raises(CorruptionError, match="made anew"):
             each.read(DEV, "departures", 2, 10)
-        with pytest.raises(Corrupt, match="made anew"):
+        with pytest.raises(CorruptionError, match="made anew"):
             each.append(DEV, "departures", some(4))
 
 
@@ -123,7 +130,7 @@ def test_a_log_that_was_thinned_out_is_told(process: NatsProcess, world: World, 
             lambda each=each: each.append(DEV, "departures", some(4)),
             lambda each=each: each.end(DEV, "departures"),
         ):
-            with pytest.raises(Corrupt, match="2 of the first 2 events are gone"):
+            with pytest.raises(CorruptionError, match="2 of the first 2 events are gone"):
                 ask()
 
 
@@ -150,18 +157,18 @@ def test_a_server_that_is_away_fails_quickly_and_is_found_again(
     process.kill()
     for _ in range(3):
         start = time.monotonic()
-        with pytest.raises(Unavailable, match=r"does not answer|a moment ago") as told:
+        with pytest.raises(UnavailableError, match=r"does not answer|a moment ago") as told:
             log.read(DEV, "departures", 1, 10)
         assert time.monotonic() - start < 3
         assert "antiphon doctor" in str(told.value)
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             log.append(DEV, "departures", some(3))
     process.start()
 
     def answers() -> bool:
         try:
             return log.append(DEV, "departures", some(2, 3)) == 3
-        except Unavailable:
+        except UnavailableError:
             return False
 
     until(answers, 10)
@@ -176,7 +183,7 @@ def test_a_server_that_hangs_is_not_waited_for(process: NatsProcess, world: Worl
     process.pause()
     try:
         start = time.monotonic()
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             log.end(DEV, "departures")
         assert time.monotonic() - start < 4
     finally:
@@ -216,7 +223,7 @@ def test_a_stream_is_in_one_log_alone(process: NatsProcess, world: World, opened
     world.append("departures", *some(1, 2))
     log = log_on(process, world, opened)
     for ask in (lambda: log.read(DEV, "departures", 0, 10), lambda: log.append(DEV, "departures", some(3))):
-        with pytest.raises(Conflict, match="2 events of this stream are in the catalog"):
+        with pytest.raises(ConflictError, match="2 events of this stream are in the catalog"):
             ask()
     log.append(DEV, "weather", some(1))
     embedded = EventLog(world.database)
@@ -241,7 +248,7 @@ def test_what_is_sealed_leaves_sealed_and_opens_for_its_place_alone(
     assert b"Ada" not in stored
     assert b"1545" not in stored
     assert log.read(DEV, "departures", 0, 1)[0].event.payload == {"passenger": "Ada Lovelace"}
-    with pytest.raises(Corrupt, match="no event of ours"):
+    with pytest.raises(CorruptionError, match="no event of ours"):
         log_on(process, world, opened).read(DEV, "departures", 0, 1)
 
 
@@ -249,7 +256,7 @@ def test_a_message_of_somebody_else_is_an_error(process: NatsProcess, world: Wor
     log = log_on(process, world, opened)
     log.append(DEV, "departures", some(1))
     process.ask("antiphon.default.dev.departures.theirs", n=1)
-    with pytest.raises(Corrupt, match="offset 2: A message of the log is no event of ours"):
+    with pytest.raises(CorruptionError, match="offset 2: A message of the log is no event of ours"):
         log.read(DEV, "departures", 0, 10)
 
 
@@ -257,10 +264,10 @@ def test_an_event_that_is_too_large_stores_nothing_of_its_batch(
     process: NatsProcess, world: World, opened: list[NatsServer]
 ) -> None:
     log = log_on(process, world, opened)
-    with pytest.raises(TooLarge, match="max_payload"):
+    with pytest.raises(TooLargeError, match="max_payload"):
         log.append(DEV, "departures", [*some(1), event("large", NOON, text="x" * 1_048_576)])
     assert log.end(DEV, "departures") == 0
-    with pytest.raises(InvalidInput, match="cannot name a stream"):
+    with pytest.raises(InvalidInputError, match="cannot name a stream"):
         log.append(DEV, "a.b", some(1))
 
 
@@ -275,7 +282,7 @@ def test_an_event_that_is_too_large_stores_nothing_of_its_batch(
     ],
 )
 def test_a_url_is_looked_at_before_anything_is_asked(url: str, told: str) -> None:
-    with pytest.raises(InvalidInput, match=told) as error:
+    with pytest.raises(InvalidInputError, match=told) as error:
         require_url(url)
     assert "secret" not in str(error.value)
 
@@ -288,7 +295,7 @@ def test_a_stream_moves_to_the_server_under_its_offsets(
     before = embedded.read(DEV, "departures", 0, 10_000)
     # Cut off after some of it.
     stopped = Stopping(embedded, after=2_000)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         log.take_over(DEV, "departures", stopped)
     assert embedded.end(DEV, "departures") == 4_320
     assert log_on(process, world, opened).take_over(DEV, "departures", embedded) == 4_320
@@ -308,7 +315,7 @@ def test_a_stream_does_not_move_onto_another_ones_events(
     log_on(process, elsewhere, opened).append(DEV, "departures", some(7))
     elsewhere.close()
     embedded.append(DEV, "departures", some(1, 2))
-    with pytest.raises(Conflict, match="others are there"):
+    with pytest.raises(ConflictError, match="others are there"):
         log.take_over(DEV, "departures", embedded)
     assert len(embedded.read(DEV, "departures", 0, 10)) == 2
 
@@ -321,7 +328,7 @@ class Stopping:
 
     def read(self, scope: Scope, stream: str, after: int, limit: int) -> list[StoredEvent]:
         if after >= self._after:
-            raise Unavailable("It stopped.")
+            raise UnavailableError("It stopped.")
         return self._log.read(scope, stream, after, limit)
 
     def end(self, scope: Scope, stream: str) -> int:

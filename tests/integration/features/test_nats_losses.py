@@ -15,7 +15,7 @@ from tests.servers import NatsProcess, until
 
 from antiphon.catalog.events import Event, StreamHomes
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.log import nats_log
 from antiphon.features.log.nats_log import NatsEventLog
@@ -94,7 +94,9 @@ def test_a_stream_from_an_older_backup_takes_nothing_until_it_is_whole_again(
     # The one that appended, one that begins now, and one that heard of it from the catalog alone.
     for each in (log, opening()):
         for ask in asked(each):
-            with pytest.raises(Corrupt, match="ends at offset 3 and was read through 5 before: it was set back"):
+            with pytest.raises(
+                CorruptionError, match="ends at offset 3 and was read through 5 before: it was set back"
+            ):
                 ask()
     # Its backup of the end as well, and all goes on.
     for sent in some(4, 5):
@@ -117,7 +119,7 @@ def test_how_far_it_was_is_in_the_catalog_within_a_second_and_never_goes_back(
     def told() -> bool:
         try:
             log.append(DEV, "departures", some(1))
-        except Corrupt as error:
+        except CorruptionError as error:
             return "was read through 7 before" in str(error)
         return False
 
@@ -138,7 +140,7 @@ def test_a_stream_that_forgot_by_a_limit_is_told_after_the_limit_is_gone_too(
     process.ask(f"$JS.API.STREAM.UPDATE.{NAME}", **settings)
     for each in (log, opening()):
         for ask in asked(each):
-            with pytest.raises(Corrupt, match="2 of the first 2 events are gone from the log"):
+            with pytest.raises(CorruptionError, match="2 of the first 2 events are gone from the log"):
                 ask()
 
 
@@ -147,7 +149,7 @@ def test_a_stream_that_is_full_refuses_and_keeps(process: NatsProcess, opening: 
     log.append(DEV, "departures", some(1, 2))
     settings = process.ask(f"$JS.API.STREAM.INFO.{NAME}")["config"]
     process.ask(f"$JS.API.STREAM.UPDATE.{NAME}", **{**settings, "max_msgs": 2})
-    with pytest.raises(Unavailable, match="maximum messages exceeded"):
+    with pytest.raises(UnavailableError, match="maximum messages exceeded"):
         log.append(DEV, "departures", some(3))
     assert [each.offset for each in log.read(DEV, "departures", 0, 10)] == [1, 2]
     process.ask(f"$JS.API.STREAM.UPDATE.{NAME}", **settings)
@@ -161,7 +163,7 @@ def test_a_refusal_counts_as_an_answer_only_where_the_first_one_is_found(opening
     again = list(log._messages(DEV, "departures", some(1)).items())
     assert log._server.publish(NAME, again) == 1
     # As in a cluster, where a message that is under way is refused a second time and in no stream yet.
-    with pytest.raises(Unavailable, match="does not have it on a majority") as told:
+    with pytest.raises(UnavailableError, match="does not have it on a majority") as told:
         log._server.publish("antiphon_default_dev_weather", again)
     assert "Send the same events again" in str(told.value)
 
@@ -182,12 +184,12 @@ def test_a_consumer_of_a_stream_that_lost_events_stays_where_it_is_and_values_ar
         world.consume(100)
         before = world.read(NOON + minutes(60), "congestion", **EWR).values
         restore(process, kept=4)
-        with pytest.raises(Corrupt, match="set back"):
+        with pytest.raises(CorruptionError, match="set back"):
             world.consume(100)
         # Others' events at the offsets that were read: by hand, since ours are refused.
         for number in range(6):
             process.put(f"antiphon.default.dev.departures.{number}", b"x")
-        with pytest.raises(Corrupt):
+        with pytest.raises(CorruptionError):
             world.consume(100)
         after = world.read(NOON + minutes(60), "congestion", **EWR).values
         assert {name: each.value for name, each in after.items()} == {name: each.value for name, each in before.items()}

@@ -29,7 +29,7 @@ from antiphon import Quality, Source, col, count, expect, feature_view, last, me
 from antiphon.catalog.events import Event
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.objects import ObjectStore
@@ -318,7 +318,7 @@ def test_one_that_changes_before_it_is_fetched_is_found_and_nothing_is_published
 
     for first in (change, vanish):
         door.first = first
-        with pytest.raises(Unavailable, match="changed while it was read") as found:
+        with pytest.raises(UnavailableError, match="changed while it was read") as found:
             world.publish(NOON + minutes(1))
         assert prefix.url("part-1.parquet") in str(found.value.next_step)
         assert world.read(NOON, **EWR) == before
@@ -337,7 +337,7 @@ def test_one_that_ends_too_early_is_not_read(
     before = world.read(NOON, **EWR)
     door.cut = after
     door.first = lambda key: setattr(door, "lying", lying)
-    with pytest.raises(Unavailable, match="ended after 700 of" if lying else "does not answer"):
+    with pytest.raises(UnavailableError, match="ended after 700 of" if lying else "does not answer"):
         world.publish(NOON + minutes(1))
     door.first, door.lying = (lambda key: None), False
     assert world.read(NOON, **EWR) == before
@@ -364,7 +364,7 @@ def test_a_store_that_is_away_or_refuses_is_told_and_the_previous_version_is_ser
         assert made.world.read(NOON, **EWR) == before
         return found.value
 
-    refused("does not answer", Unavailable, endpoint=f"http://127.0.0.1:{free_port()}")
+    refused("does not answer", UnavailableError, endpoint=f"http://127.0.0.1:{free_port()}")
     # Of one object its absence and that of its bucket are told alike.
     refused("no bucket 'nowhere'", SetupError, bucket="nowhere")
     refused("no object absent.csv", SetupError, pattern="absent.csv")
@@ -388,7 +388,7 @@ def test_objects_that_do_not_fit_the_memory_of_an_encrypted_project_are_refused(
     made = making(view(prefix.source("*.csv")), sealing)
     clear = made.snapshot()
     prefix.put("part-2.csv", b"x" * (3 * 2**20))
-    with pytest.raises(Unavailable, match="objects take 3 MiB, and 2 MiB of memory may be used"):
+    with pytest.raises(UnavailableError, match="objects take 3 MiB, and 2 MiB of memory may be used"):
         made.snapshot(memory=2)
     prefix.delete("part-2.csv")
     assert made.snapshot().logical_hash == clear.logical_hash
@@ -489,7 +489,7 @@ def test_bytes_that_are_no_source_leave_what_was_published(prefix: Prefix, makin
     assert outcomes - {"NoneType"}, "no mutation was refused"
     prefix.put("part-1.csv", csv)
     prefix.put("part-2.txt", b"x")
-    with pytest.raises(InvalidInput, match="neither Parquet nor CSV nor JSON"):
+    with pytest.raises(InvalidInputError, match="neither Parquet nor CSV nor JSON"):
         made.world.publish(NOON + minutes(1))
 
 

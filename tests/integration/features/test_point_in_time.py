@@ -11,7 +11,7 @@ from tests.integration.features.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon import Entity, Source, col, feature_view, last, max, sum
-from antiphon.core.errors import InvalidInput, NotFound, SetupError
+from antiphon.core.errors import InvalidInputError, NotFoundError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.lineage import trace
@@ -66,14 +66,14 @@ def test_a_frame_from_a_file_keeps_its_order(world: World, tmp_path: Path) -> No
 
 def test_a_frame_that_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
     views = list(world.specs.values())
-    with pytest.raises(InvalidInput, match="no column 'origin'"):
+    with pytest.raises(InvalidInputError, match="no column 'origin'"):
         point_in_time(frame().drop_columns(["origin"]), views, scope=world.scope)
-    with pytest.raises(InvalidInput, match="no column 'moment' with instants"):
+    with pytest.raises(InvalidInputError, match="no column 'moment' with instants"):
         point_in_time(frame(), views, scope=world.scope, as_of="moment")
     absent = frame().set_column(3, "as_of", pa.array([NOON] * 4 + [None], pa.timestamp("us", tz="UTC")))
-    with pytest.raises(InvalidInput, match="1 rows of the frame have no moment"):
+    with pytest.raises(InvalidInputError, match="1 rows of the frame have no moment"):
         point_in_time(absent, views, scope=world.scope)
-    with pytest.raises(InvalidInput, match="There is no file"):
+    with pytest.raises(InvalidInputError, match="There is no file"):
         point_in_time(tmp_path / "gone.parquet", views, scope=world.scope)
 
 
@@ -107,7 +107,7 @@ def test_a_value_is_traced_to_its_rows_and_made_again(world: World) -> None:
     assert (latest.contributing, latest.value, latest.rows[0].measure) == (1, -3.0, -3.0)
     limited = trace(world.specs["route_history"], "flights", EWR, NOON, scope=world.scope, log=world.log, limit=3)
     assert (limited.contributing, len(limited.rows)) == (671, 3)
-    with pytest.raises(NotFound, match="no feature 'gone'"):
+    with pytest.raises(NotFoundError, match="no feature 'gone'"):
         trace(world.specs["congestion"], "gone", EWR, NOON, scope=world.scope)
 
 
@@ -145,10 +145,10 @@ def test_a_table_in_csv_without_event_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
-        ({"event_time": "gone"}, InvalidInput, "There is no column 'gone'"),
-        ({"event_time": "dep_delay"}, InvalidInput, "The time column"),
+        ({"event_time": "gone"}, InvalidInputError, "There is no column 'gone'"),
+        ({"event_time": "dep_delay"}, InvalidInputError, "The time column"),
         ({"path": "gone.parquet"}, SetupError, "There is no file"),
-        ({"path": __file__}, InvalidInput, "neither Parquet nor CSV"),
+        ({"path": __file__}, InvalidInputError, "neither Parquet nor CSV"),
     ],
 )
 def test_a_source_that_does_not_fit_is_told(world: World, change: dict[str, str], error: type, told: str) -> None:
@@ -162,5 +162,5 @@ def test_a_source_that_does_not_fit_is_told(world: World, change: dict[str, str]
 
 def test_a_file_that_is_no_parquet_is_told(world: World, tmp_path: Path) -> None:
     (tmp_path / "departures.parquet").write_bytes(b"not a parquet file at all")
-    with pytest.raises(InvalidInput, match="The source cannot be computed"):
+    with pytest.raises(InvalidInputError, match="The source cannot be computed"):
         world.materialize("congestion", NOON)

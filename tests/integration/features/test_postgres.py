@@ -15,7 +15,7 @@ from tests.servers import PostgresProcess, free_port, until
 
 from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon import sum as total
-from antiphon.core.errors import InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lineage import trace
@@ -154,11 +154,11 @@ def test_a_database_that_vanishes_in_the_middle_publishes_nothing(
         orders.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
     reading.join(timeout=60)
     assert len(failed) == 1
-    assert isinstance(failed[0], Unavailable), failed
+    assert isinstance(failed[0], UnavailableError), failed
     assert "went away before the last row" in str(failed[0])
     assert world.read(NOON, shop="shop-1") == before
     if how == "server":
-        with pytest.raises(Unavailable, match="is away"):
+        with pytest.raises(UnavailableError, match="is away"):
             world.publish(NOON + minutes(5))
         orders.start()
     world.specs["orders"] = good
@@ -168,16 +168,20 @@ def test_a_database_that_vanishes_in_the_middle_publishes_nothing(
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"table": "shop.absent"}, InvalidInput, "absent"),
-        ({"table": None, "query": "SELECT nothing FROM shop.orders"}, InvalidInput, "nothing"),
-        ({"table": None, "query": "SELEKT"}, InvalidInput, "syntax"),
-        ({"table": None, "query": "SELECT 1; SELECT 2"}, InvalidInput, "cannot"),
+        ({"table": "shop.absent"}, InvalidInputError, "absent"),
+        ({"table": None, "query": "SELECT nothing FROM shop.orders"}, InvalidInputError, "nothing"),
+        ({"table": None, "query": "SELEKT"}, InvalidInputError, "syntax"),
+        ({"table": None, "query": "SELECT 1; SELECT 2"}, InvalidInputError, "cannot"),
         (
             {"table": None, "query": "WITH gone AS (DELETE FROM shop.orders RETURNING *) SELECT * FROM gone"},
-            InvalidInput,
+            InvalidInputError,
             "may not write",
         ),
-        ({"table": None, "query": "SELECT *, note::int AS n FROM shop.orders"}, InvalidInput, "invalid input syntax"),
+        (
+            {"table": None, "query": "SELECT *, note::int AS n FROM shop.orders"},
+            InvalidInputError,
+            "invalid input syntax",
+        ),
         ({"password_variable": "NOT_SET_AT_ALL"}, SetupError, "NOT_SET_AT_ALL is not set"),
         ({"password_variable": "WRONG_PASSWORD"}, SetupError, "WRONG_PASSWORD"),
     ],
@@ -200,7 +204,7 @@ def test_a_database_that_is_away_is_said(
     orders: PostgresProcess, opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = opening(spec(orders, url=f"postgresql://antiphon@127.0.0.1:{free_port()}/postgres"))
-    with pytest.raises(Unavailable, match="is away") as away:
+    with pytest.raises(UnavailableError, match="is away") as away:
         world.publish(NOON)
     assert orders.password not in str(away.value)
     world = opening(spec(orders, url=orders.url.replace("/postgres", "/absent")))

@@ -12,7 +12,7 @@ from tests.integration.features.test_quality import Airport
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.definitions import expect
 from antiphon.features.history import ViewHistory
 from antiphon.features.online.seals import seal_path
@@ -81,7 +81,7 @@ def test_files_go_that_nothing_pins_and_no_other(world: World) -> None:
     assert all(there(world, stay))
     assert world.read(NOON, "congestion", **EWR).publication == 3
     assert world.snapshots.get(world.scope, first.id).statistics == first.statistics, "what it was stays known"
-    with pytest.raises(NotFound, match=f"The files of {first.id} were pruned on"):
+    with pytest.raises(NotFoundError, match=f"The files of {first.id} were pruned on"):
         world.publisher.rollback(1, reason="drift", principal="tester")
     assert world.publisher.rollback(2, reason="drift", principal="tester").number == 4
     assert pruner(world).prune(keep=1, grace=-NEVER).snapshots == ()
@@ -91,9 +91,9 @@ def test_the_catalog_refuses_a_publication_of_what_was_pruned(world: World) -> N
     """As when somebody rolls back while somebody else prunes, and has looked before."""
     first, second = made(world, 2, timedelta(days=40))
     assert world.snapshots.prune(world.scope, [first.id, second.id], keep=1) == [first.id]
-    with pytest.raises(NotFound, match=f"Not recorded, or pruned: snapshot {first.id}"):
+    with pytest.raises(NotFoundError, match=f"Not recorded, or pruned: snapshot {first.id}"):
         world.publications.rollback(world.scope, 1, reason="drift", principal="tester")
-    with pytest.raises(NotFound, match="pruned"):
+    with pytest.raises(NotFoundError, match="pruned"):
         world.publications.publish(world.scope, {first.key: first.id}, expected=2, reason="drift", principal="tester")
 
 

@@ -12,7 +12,7 @@ from tests.integration.features.test_lookup import EWR, departure
 from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.catalog.publications import Publication
-from antiphon.core.errors import Corrupt, NotFound
+from antiphon.core.errors import CorruptionError, NotFoundError
 from antiphon.definitions.feature_view import FeatureViewSpec
 
 
@@ -51,7 +51,7 @@ def test_a_manifest_says_how_it_was_made(world: World) -> None:
         world.lake.verify(file.path, file.sha256)
     with (world.folder / "lake" / manifest.files[0].path).open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(Corrupt, match="changed"):
+    with pytest.raises(CorruptionError, match="changed"):
         world.lake.verify(manifest.files[0].path, manifest.files[0].sha256)
 
 
@@ -122,7 +122,7 @@ def test_rollback_brings_old_values_back_as_a_new_publication(world: World) -> N
     assert publication.number == 3
     assert found.publication == 3
     assert found.values == old.values
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         world.publisher.rollback(99, reason="drift", principal="tester")
 
 
@@ -176,7 +176,7 @@ def test_two_definition_versions_are_served_side_by_side(world: World) -> None:
 def test_two_tenants_share_nothing(tmp_path: Path) -> None:
     from tests.integration.features.desk import history, specs, write
 
-    from antiphon.core.errors import FeatureUnavailable
+    from antiphon.core.errors import FeatureUnavailableError
     from antiphon.core.scope import Scope
 
     write(tmp_path / "departures.parquet", history())
@@ -187,7 +187,7 @@ def test_two_tenants_share_nothing(tmp_path: Path) -> None:
         one.publish(NOON)
         one.append("departures", departure(9001, -5, 3.0))
         one.consume()
-        with pytest.raises(FeatureUnavailable):
+        with pytest.raises(FeatureUnavailableError):
             two.read(NOON, **EWR)
         two.publish(NOON)
         two.consume()
@@ -216,7 +216,7 @@ def test_a_snapshot_whose_files_are_gone_is_not_recorded(world: World) -> None:
     """As when a refresh goes on after so long that they were collected."""
     made = world.materialize("congestion", NOON)
     (world.folder / "lake" / made.files[0].path).unlink()
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         world.publisher.publish([(made, world.specs["congestion"])], reason="test", principal="tester")
     assert world.snapshots.list(world.scope) == []
     assert world.publications.current(world.scope) is None

@@ -21,7 +21,7 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon import Source, col, count, feature_view, mean
 from antiphon.catalog.verdicts import Verdict
 from antiphon.core.codec import Codec
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions import expect
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import PythonCheck, Quality
@@ -365,7 +365,7 @@ def test_mistakes_in_rules_are_told_with_the_view() -> None:
     class View:
         n = count(window="1h")
 
-    with pytest.raises(DefinitionErrors) as caught:
+    with pytest.raises(InvalidDefinitionsError) as caught:
         View.spec()
     told = "\n".join(caught.value.problems)
     for part in (

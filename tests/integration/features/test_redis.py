@@ -43,7 +43,7 @@ from tests.servers import RedisProcess, until
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon import Source, col, distinct, feature_view, frequency, quantile, target
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online import redis_building
@@ -221,7 +221,7 @@ def test_a_snapshot_that_vanishes_under_an_opened_reader_is_noticed(world: World
     assert departures_2h(world) == 1
     server.client.flushall()
     # An entity it has not read yet: the server would say that it has no such key.
-    with pytest.raises(Unavailable, match="No publication can be read"):
+    with pytest.raises(UnavailableError, match="No publication can be read"):
         departures_2h(world, origin="LGA")
     world.publisher.publish(
         [(world.materialize(v, NOON), world.specs[v]) for v in world.specs], reason="", principal="t"
@@ -235,7 +235,7 @@ def test_a_lost_tile_is_corrupt_and_not_nothing(world: World, server: RedisServe
         if key.startswith("default:dev:congestion:snap_") and len(key.rpartition(":")[2]) == 2 * (16 + 8):
             server.client.delete(key)
     assert departures_2h(world) == 1, "its finished row needs no tile"
-    with pytest.raises(Unavailable, match="the events of tile"):
+    with pytest.raises(UnavailableError, match="the events of tile"):
         world.read(NOON - minutes(1), view="congestion", origin="EWR")
 
 
@@ -257,10 +257,10 @@ def test_finished_rows_count_only_as_long_as_their_build_is_sealed(world: World,
         if key.startswith("default:dev:congestion:") and key.endswith(":rows") and key != rows
     )
     server.client.delete(again)
-    with pytest.raises(Corrupt, match="its finished rows are missing"):
+    with pytest.raises(CorruptionError, match="its finished rows are missing"):
         opened.finished(world.online.entity_hashes("origin", [["LGA"]]))
     world.online.collect(world.scope, (), time.time() + 60)
-    with pytest.raises(Corrupt, match="it has no seal"):
+    with pytest.raises(CorruptionError, match="it has no seal"):
         opened.finished(world.online.entity_hashes("origin", [["LGA"]]))
 
 
@@ -272,7 +272,7 @@ def test_a_snapshot_of_another_format_is_told_and_built_anew(world: World, serve
     meta = msgspec.structs.replace(decode_meta(seal.meta), format=2)
     server.client.set(place.seal, encode_seal(msgspec.structs.replace(seal, format=2, meta=encode_meta(meta))))
     world.online.forget(world.scope, ())
-    with pytest.raises(Corrupt, match="of another format"):
+    with pytest.raises(CorruptionError, match="of another format"):
         world.online.open(world.scope, "congestion", place.snapshot)
     world.publish(NOON)
     world.reader = world.new_reader()
@@ -370,7 +370,7 @@ def test_a_build_that_stood_still_too_long_is_not_sealed(
         return writing(writer, instead_of)
 
     monkeypatch.setattr(redis_building.RedisWriter, "seal", late)
-    with pytest.raises(Unavailable, match="was given up"):
+    with pytest.raises(UnavailableError, match="was given up"):
         world.online.build(manifest, world.specs["congestion"], world.lake)
     monkeypatch.undo()
     assert keys_of(server) == set()
@@ -387,21 +387,21 @@ def test_a_server_that_is_away_is_said_and_one_that_comes_back_is_used(process: 
         world.consume()
         assert departures_2h(world, 10) == 2
         process.pause()
-        with pytest.raises(Unavailable, match="does not answer") as hung:
+        with pytest.raises(UnavailableError, match="does not answer") as hung:
             departures_2h(world, 10)
         assert hung.value.http_status == 503
         assert "doctor" in str(hung.value.next_step)
         started = time.monotonic()
-        with pytest.raises(Unavailable, match="a moment ago"):
+        with pytest.raises(UnavailableError, match="a moment ago"):
             departures_2h(world, 10)
         assert time.monotonic() - started < 0.25, "the next request waits for a timeout too"
         process.signal(signal.SIGCONT)
         until(lambda: _reads(world))
         process.kill()
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(UnavailableError, match="does not answer"):
             departures_2h(world, 10, origin="LGA")
         world.append("departures", departure(9002, 6, -3.0))
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             world.consume()
         process.start()
         until(lambda: _reads(world))
@@ -416,7 +416,7 @@ def test_a_server_that_is_away_is_said_and_one_that_comes_back_is_used(process: 
 def _reads(world: World) -> bool:
     try:
         return departures_2h(world, 10) == 2
-    except Unavailable:
+    except UnavailableError:
         return False
 
 
@@ -435,7 +435,7 @@ def test_readers_never_see_null_or_a_mix_while_the_server_restarts(process: Redi
                 world.online.forget(world.scope, ())  # nothing is answered from memory
                 try:
                     values = world.new_reader().read(versions, EWR, NOON).values
-                except Unavailable:
+                except UnavailableError:
                     counts["away"] += 1
                     continue
                 counts["read"] += 1
@@ -470,13 +470,13 @@ def test_a_full_server_publishes_nothing_and_keeps_what_was(world: World, server
     used = int(server.client.info("memory")["used_memory"])
     server.client.config_set("maxmemory", used + 1_000)
     try:
-        with pytest.raises(Unavailable, match="is full") as full:
+        with pytest.raises(UnavailableError, match="is full") as full:
             world.publish(NOON)
         assert "maxmemory" in str(full.value.next_step)
         world.append("departures", departure(9001, 5, -3.0))
         # What was begun is taken away again, and what the server uses falls by itself as well: now nothing fits.
         server.client.config_set("maxmemory", 1)
-        with pytest.raises(Unavailable, match="is full"):
+        with pytest.raises(UnavailableError, match="is full"):
             world.consume()
         assert world.read(NOON, **EWR) == before
     finally:
@@ -493,7 +493,7 @@ def test_a_snapshot_of_another_layout_is_refused(world: World, server: RedisServ
         if key.endswith(":seal"):
             seal = decode_seal(server.client.get(key))
             server.client.set(key, encode_seal(msgspec.structs.replace(seal, layout=1)))
-    with pytest.raises(Unavailable, match="No publication can be read"):
+    with pytest.raises(UnavailableError, match="No publication can be read"):
         world.read(NOON, **EWR)
 
 
@@ -504,7 +504,7 @@ def test_a_script_that_fails_leaves_no_answer_behind(server: RedisServer) -> Non
         for script in ("return 1", "return redis.error_reply('no')", "return 7", "return 0")
     ]
     assert all(map(scripts.send, told[:3]))
-    with pytest.raises(Unavailable, match="refused a command"), server.answering():
+    with pytest.raises(UnavailableError, match="refused a command"), server.answering():
         scripts.finish()
     pool = server.bulk.connection_pool
     assert not pool._in_use_connections
@@ -532,7 +532,7 @@ def test_errors_of_the_server_do_not_show_values(world: World, server: RedisServ
         if ":@overlay:" in key:
             server.client.delete(key)
     server.client.set("default:dev:@overlay:offsets", "of another kind")
-    with pytest.raises(Unavailable, match="refused a command") as refused:
+    with pytest.raises(UnavailableError, match="refused a command") as refused:
         world.consume()
     assert "WRONGTYPE" in str(refused.value)
     assert "ZSCORE" not in str(refused.value)
@@ -540,10 +540,10 @@ def test_errors_of_the_server_do_not_show_values(world: World, server: RedisServ
 
 def test_a_password_is_asked_for_by_name_and_never_in_the_url() -> None:
     for url in ("redis://:secret@127.0.0.1/0", "redis://user:secret@127.0.0.1/0", "redis://h/0?password=secret"):
-        with pytest.raises(InvalidInput, match="holds a password") as held:
+        with pytest.raises(InvalidInputError, match="holds a password") as held:
             RedisServer(url)
         assert "secret" not in str(held.value)
-    with pytest.raises(InvalidInput, match="no scheme"):
+    with pytest.raises(InvalidInputError, match="no scheme"):
         RedisServer("http://127.0.0.1")
 
 

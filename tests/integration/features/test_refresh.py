@@ -18,7 +18,7 @@ from tests.integration.features.desk import history, specs, write
 from tests.integration.features.test_lookup import EWR
 from tests.integration.features.world import NOON, World, minutes
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions import expect
 from antiphon.definitions.quality import Quality
 from antiphon.durable.executor import Executor
@@ -175,5 +175,5 @@ def test_an_unknown_argument_is_named(world: World) -> None:
     class Context:
         id = "run_x"
 
-    with pytest.raises(InvalidInput, match="unknown field `vews`"):
+    with pytest.raises(InvalidInputError, match="unknown field `vews`"):
         asyncio.run(world.refresher.refresh(Context(), {"vews": []}))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from tests.integration.features.world import NOON, World, minutes
 
 from antiphon.catalog.holds import FeatureHolds
 from antiphon.catalog.verdicts import Staged
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.features.materialize import Materialisation, materialize
 from antiphon.features.online.streamed import view_prefix
 from antiphon.features.refresh import Refreshed
@@ -126,7 +126,7 @@ def test_a_refresh_moves_it_forward_unless_it_is_held(world: World) -> None:
     hand.rollback.hold("congestion", **WHY)
     assert [action for action, _ in hand.acts][-2:] == ["features.resume", "features.hold"]
     hand.rollback.resume("congestion", **WHY)
-    with pytest.raises(Conflict, match="is not held"):
+    with pytest.raises(ConflictError, match="is not held"):
         hand.rollback.resume("congestion", **WHY)
 
 
@@ -151,36 +151,36 @@ async def test_a_durable_refresh_and_an_embargo_leave_a_held_view_alone(world: W
 
 def test_what_cannot_come_back_is_refused_with_the_reason(world: World) -> None:
     hand = Hand(world)
-    with pytest.raises(NotFound, match="Nothing is published"):
+    with pytest.raises(NotFoundError, match="Nothing is published"):
         hand.back()
     first = world.publish(NOON)
     key = world.specs["congestion"].key
-    with pytest.raises(NotFound, match="have one snapshot of 'congestion'"):
+    with pytest.raises(NotFoundError, match="have one snapshot of 'congestion'"):
         hand.back()
-    with pytest.raises(Conflict, match="is current already"):
+    with pytest.raises(ConflictError, match="is current already"):
         hand.back(to=first.snapshots[key])
-    with pytest.raises(Conflict, match="is current already"):
+    with pytest.raises(ConflictError, match="is current already"):
         hand.back(to=1)
-    with pytest.raises(Conflict, match="has the snapshot of publication 1 already"):
+    with pytest.raises(ConflictError, match="has the snapshot of publication 1 already"):
         hand.rollback.everything(1, **WHY)
-    with pytest.raises(InvalidInput, match="is a snapshot of route_history"):
+    with pytest.raises(InvalidInputError, match="is a snapshot of route_history"):
         hand.back(to=first.snapshots[world.specs["route_history"].key])
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         hand.back(to="snap_nothing")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         hand.back(to=77)
-    with pytest.raises(NotFound, match="No view named 'nothing' is applied"):
+    with pytest.raises(NotFoundError, match="No view named 'nothing' is applied"):
         hand.back("nothing")
-    with pytest.raises(InvalidInput, match="reason is missing"):
+    with pytest.raises(InvalidInputError, match="reason is missing"):
         hand.rollback.view("congestion", reason=" ", principal="ops")
     made = world.publisher.prepare(world.materialize("congestion", NOON + minutes(10)), world.specs["congestion"])
-    with pytest.raises(Conflict, match="was never published"):
+    with pytest.raises(ConflictError, match="was never published"):
         hand.back(to=made.id)
     world.staged.add(Staged(world.scope, "congestion", key.partition("@")[2], made.id, NOON + minutes(99), "x", "ops"))
-    with pytest.raises(Conflict, match="under an embargo until 2013-04-10 13:39"):
+    with pytest.raises(ConflictError, match="under an embargo until 2013-04-10 13:39"):
         hand.back(to=made.id)
     world.publish(NOON + minutes(30))
-    with pytest.raises(Conflict, match="Publication 1 is not current any more; 2 is"):
+    with pytest.raises(ConflictError, match="Publication 1 is not current any more; 2 is"):
         hand.back(seen=1)
     other = Hand(
         world,
@@ -188,14 +188,14 @@ def test_what_cannot_come_back_is_refused_with_the_reason(world: World) -> None:
             spec.key: spec for spec in (msgspec.structs.replace(world.specs["congestion"], definition_version="new"),)
         },
     )
-    with pytest.raises(Conflict, match="is not declared any more"):
+    with pytest.raises(ConflictError, match="is not declared any more"):
         other.back(to=1)
-    with pytest.raises(Conflict, match="is not declared any more"):
+    with pytest.raises(ConflictError, match="is not declared any more"):
         other.back(to=first.snapshots[key])
     (world.folder / "lake" / world.snapshots.get(world.scope, first.snapshots[key]).files[0].path).unlink()
-    with pytest.raises(Corrupt, match=r"The files of snap_.* are gone"):
+    with pytest.raises(CorruptionError, match=r"The files of snap_.* are gone"):
         hand.back(dry_run=True)
-    with pytest.raises(Corrupt, match=r"The files of snap_.* are gone"):
+    with pytest.raises(CorruptionError, match=r"The files of snap_.* are gone"):
         hand.back()
     assert (hand.acts, world.publications.current(world.scope).number) == ([], 2)  # type: ignore[union-attr]
 
@@ -303,7 +303,7 @@ def test_a_definition_that_is_given_up_meanwhile_is_told(world: World) -> None:
     hand = Hand(world, declared)
     world.publish(NOON)
     world.publish(NOON + minutes(30))
-    with pytest.raises(Conflict, match="not declared any more"):
+    with pytest.raises(ConflictError, match="not declared any more"):
         hand.back()
     assert looks == 2
     assert hand.acts == []

@@ -17,7 +17,7 @@ from tests.integration.features.test_publish import (  # noqa: F401  # the same 
 from tests.integration.features.world import NOON, World, minutes
 from tests.servers import S3Process, free_port
 
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.bucket import S3Place
 from antiphon.features.lake.s3 import S3Lake
@@ -88,10 +88,10 @@ def test_what_was_changed_behind_the_lake_is_not_read(process: S3Process, openin
     path = put(lake, b"what it was")
     name = {"Bucket": process.bucket, "Key": f"{lake.place.prefix}/{path}"}
     process.client().put_object(**name, Body=b"what it is not")
-    with pytest.raises(Corrupt, match="changed"):
+    with pytest.raises(CorruptionError, match="changed"):
         lake.open(path)
     process.client().delete_object(**name)
-    with pytest.raises(Corrupt, match="has no file"):
+    with pytest.raises(CorruptionError, match="has no file"):
         lake.open(path)
 
 
@@ -123,7 +123,7 @@ def test_who_may_not_is_told_what_to_set(process: S3Process, opening: Opening, w
 def test_a_store_that_is_away_is_said_and_nothing_is_left(opening: Opening) -> None:
     lake = opening(endpoint=f"http://127.0.0.1:{free_port()}")
     for asking in (lambda: put(lake), lambda: lake.open(f"default/dev/ab/{'ab' * 32}{SUFFIX}"), lake.describe):
-        with pytest.raises(Unavailable, match="does not answer") as away:
+        with pytest.raises(UnavailableError, match="does not answer") as away:
             asking()
         assert away.value.http_status == 503
     assert list(lake.scratch().parent.glob(f"*{SUFFIX}")) == []
@@ -151,7 +151,7 @@ def test_a_store_killed_while_a_snapshot_is_made_leaves_the_previous_one(tmp_pat
             uploading(*arguments)  # type: ignore[arg-type]
 
         lake._upload = upload  # type: ignore[method-assign]
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             world.publish(NOON)
         assert world.read(NOON, **EWR) == before
         process.start()
@@ -179,7 +179,7 @@ def test_a_store_killed_while_a_snapshot_is_made_leaves_the_previous_one(tmp_pat
     ],
 )
 def test_a_url_that_is_wrong_is_refused_by_name(url: str, problem: str) -> None:
-    with pytest.raises(InvalidInput, match=problem) as refused:
+    with pytest.raises(InvalidInputError, match=problem) as refused:
         S3Place.of(url)
     assert "secret_key=abc" not in str(refused.value)
     assert "key:secret" not in str(refused.value)

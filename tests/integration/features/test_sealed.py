@@ -14,7 +14,7 @@ from tests.unit.governance.test_sealing import Keys
 from antiphon import Entity, Source, col, count, feature_view, last
 from antiphon.catalog.events import Event
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.online.encoding import META
@@ -118,7 +118,7 @@ def test_a_file_of_another_format_is_told_and_built_anew(world: Sealed) -> None:
     writer = SealedWriter(file, msgspec.structs.replace(opened.meta, format=2), 1, world.codec, scope)
     writer.seal(instead_of=opened.seal)
     online.forget(scope, ())
-    with pytest.raises(Corrupt, match="another format"):
+    with pytest.raises(CorruptionError, match="another format"):
         online.open(scope, "noted", snapshot)
     assert not online.sealed(scope, "noted", snapshot)
     world.world.publish(NOON)
@@ -172,7 +172,7 @@ def test_a_crash_between_a_new_file_and_its_seal_leaves_one_that_opens(tmp_path:
     write_seal(file, new_seal)
     online.forget(scope, ())
     if there == "old":
-        with pytest.raises(Corrupt):
+        with pytest.raises(CorruptionError):
             online.open(scope, view, snapshot)
     assert seal_path(file).exists()
     world.world.close()
@@ -186,7 +186,7 @@ def test_a_file_or_value_from_another_place_does_not_open(tmp_path: Path) -> Non
     world.world.publish(NOON)
     first, second = list(world.world.lake.files(world.world.scope))[:2]
     world.world.lake.path(second).write_bytes(world.world.lake.path(first).read_bytes())
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         world.world.lake.open(second)
     world.world.close()
 
@@ -196,6 +196,6 @@ def test_what_does_not_fit_into_memory_never_spills_where_it_would_be_clear(
 ) -> None:
     many = "CREATE TABLE large AS SELECT 'PLANTEDWORD' || i AS s FROM range(3000000) AS t(i) ORDER BY hash(i)"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Unavailable, match="out of memory"), compute(ComputeLimits(memory=40)) as connection:
+    with pytest.raises(UnavailableError, match="out of memory"), compute(ComputeLimits(memory=40)) as connection:
         connection.execute(many)
     assert list(tmp_path.iterdir()) == []

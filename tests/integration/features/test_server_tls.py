@@ -14,7 +14,7 @@ from tests.servers import NatsProcess, RedisProcess, ServerProcess
 
 from antiphon.catalog.events import StreamHomes
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.core.tls import ClientTls
 from antiphon.features.log.nats_access import Access
@@ -103,7 +103,7 @@ def test_both_sides_show_a_certificate_of_a_private_authority(
     late = authority.files("late", ends=-DAY / 2)
     for files in ((), stranger.files("foreign"), late):
         # What was sent meanwhile makes some servers reset the connection before their alert is read.
-        with pytest.raises((SetupError, Unavailable), match=r"ended the connection|does not answer") as told:
+        with pytest.raises((SetupError, UnavailableError), match=r"ended the connection|does not answer") as told:
             describe(kind, process.port, ClientTls(authority.file, *files))
         assert f"{field}_client_certificate" in str(told.value)
     for trusted in (stranger.file, None):
@@ -133,7 +133,7 @@ def test_a_certificate_out_of_its_dates_or_for_another_name_is_refused(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_missing_is_named(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="no such file") as told:
+    with pytest.raises(InvalidInputError, match="no such file") as told:
         describe(kind, 1, ClientTls(tmp_path / "none.pem"))
     assert "none.pem" in str(told.value)
 
@@ -198,5 +198,5 @@ def test_a_password_is_not_sent_to_a_server_that_does_not_offer_tls() -> None:
     ],
 )
 def test_verification_cannot_be_turned_off(url: str, tls: ClientTls, told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(InvalidInputError, match=told):
         RedisServer(url, tls=tls)

@@ -18,7 +18,7 @@ from tests.integration.features.world import NOON, World, minutes
 from antiphon import Entity, Source, col, feature_view, frequency, on_demand, on_demand_view, request, target
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.catalog.skew_reports import FeatureSkew, SkewReport
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.lookup import FeatureVector
 from antiphon.features.online.streamed import view_prefix
@@ -193,7 +193,7 @@ def test_time_is_bounded_and_there_is_one_at_a_time(world: World) -> None:
 
     def again(done: int, total: int, note: str) -> None:
         said.append(f"{done}/{total} {note}")
-        with pytest.raises(Conflict, match="compared already"):
+        with pytest.raises(ConflictError, match="compared already"):
             skew.measure([])
 
     skew.measure(list(world.specs.values()), progress=again)

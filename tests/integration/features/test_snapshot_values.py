@@ -18,7 +18,7 @@ from antiphon import Entity, Quality, Source, col, expect, feature_view, last
 from antiphon.catalog.snapshot_facts import RuleCheck
 from antiphon.catalog.snapshots import SnapshotFile
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.quality import PythonCheck
 from antiphon.features.compute import ComputeLimits, compute
@@ -138,7 +138,7 @@ def test_a_query_reads_more_than_memory_may_hold(tmp_path: Path) -> None:
     ):
         total = " + ".join(f"f{n}" for n in range(60))
         assert connection.execute(f"SELECT count(*) FROM features WHERE {total} > 0").fetchall() == [(50_000,)]
-        with pytest.raises(Unavailable, match="0 MiB"):
+        with pytest.raises(UnavailableError, match="0 MiB"):
             _ = values.table
 
 

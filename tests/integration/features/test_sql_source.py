@@ -13,7 +13,7 @@ from tests.property.features.test_equality import OnePublication
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput, Unavailable
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -121,7 +121,7 @@ def test_a_query_is_a_source_on_every_path(tmp_path: Path) -> None:
 def test_a_query_that_cannot_be_believed_or_run_is_refused(tmp_path: Path, sql: str, said: str) -> None:
     spec = made(tmp_path, sql)
     frame = pa.table({"shop": ["a"], "as_of": pa.array([NOON], pa.timestamp("us", tz="UTC"))})
-    with pytest.raises(InvalidInput, match=said) as caught:
+    with pytest.raises(InvalidInputError, match=said) as caught:
         point_in_time(frame, [spec], scope=Scope())
     assert caught.value.where == "source days"
 
@@ -171,5 +171,5 @@ def test_a_query_is_materialised_again_and_a_table_that_changes_meanwhile_is_not
         pq.write_table(pa.Table.from_pylist([{"shop": "a", "sold": START}]), tmp_path / "returns.parquet")
 
     monkeypatch.setattr(Inspection, "read", changing)
-    with pytest.raises(Unavailable, match="changed while it was read"):
+    with pytest.raises(UnavailableError, match="changed while it was read"):
         at(NOON, second)

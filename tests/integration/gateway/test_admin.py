@@ -11,7 +11,7 @@ import pytest
 from tests.integration.gateway.conftest import serve
 
 from antiphon.catalog.jobs import JobRow, Jobs
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.core.scope import Scope
 from antiphon.gateway.application import OPERATIONS
 from antiphon.governance.audit import AuditLog
@@ -242,7 +242,7 @@ async def test_status_in_one_call(admin) -> None:
 
 async def test_status_and_readiness_survive_an_engine_that_is_away(database, answerer, keys) -> None:
     async def away():
-        raise EngineFailed("The engine is away.")
+        raise EngineError("The engine is away.")
 
     async def ready():
         return {"catalog": None, "engine": "it is away"}
@@ -272,7 +272,7 @@ async def test_metrics_count_answers_failures_and_never_invent_labels(admin, ans
     for number in range(3):
         body = {"model": f"made-up-{number}", "messages": [{"role": "user", "content": "x"}]}
         assert (await admin.post("/v1/chat/completions", json=body)).status_code == 404
-    answerer.failure = EngineFailed("dead")
+    answerer.failure = EngineError("dead")
     body = {"model": "desk", "messages": [{"role": "user", "content": "x"}]}
     assert (await admin.post("/v1/chat/completions", json=body)).status_code == 502
     text = (await admin.get("/metrics")).text

@@ -17,7 +17,7 @@ from tests.integration.gateway.conftest import Running
 from antiphon.batch.request_batches import WORKFLOW
 from antiphon.catalog.batch_work import BatchWork, Sizes, Supplied, Usage
 from antiphon.catalog.database import Database
-from antiphon.core.errors import OutputInvalid
+from antiphon.core.errors import InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
@@ -111,7 +111,7 @@ async def test_the_official_client_orders_a_batch_and_reads_its_answers(client: 
 async def test_completions_and_errors_have_their_files(
     client: openai.AsyncOpenAI, answerer: fakes.FakeAnswerer
 ) -> None:
-    answerer.failure = OutputInvalid("It failed its schema.", where="output_schema")
+    answerer.failure = InvalidOutputError("It failed its schema.", where="output_schema")
     answerer.fail_after = 0
     done = await ended(client, await order(client, lines(PLAIN, 3), PLAIN))
     assert (done.status, done.output_file_id) == ("completed", None)

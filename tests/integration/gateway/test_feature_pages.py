@@ -17,7 +17,7 @@ from tests.integration.gateway.signing_in import sign_in
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.verdicts import Verdict
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.definitions import expect
 from antiphon.features.history import ViewHistory
 from antiphon.gateway.application import create_app
@@ -144,6 +144,6 @@ async def test_the_same_over_http(watched: Watched) -> None:
 def test_a_gateway_without_the_history_says_so(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path}/catalog.db")
     database.migrate()
-    with pytest.raises(Unavailable, match="not served here"):
+    with pytest.raises(UnavailableError, match="not served here"):
         fakes.gateway_services(database).remembered()
     database.close()

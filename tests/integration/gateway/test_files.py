@@ -18,7 +18,7 @@ from tests.unit.governance.test_sealing import Keys as OwnKeys
 from antiphon.catalog.database import Database
 from antiphon.catalog.files import Files
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import TooLarge
+from antiphon.core.errors import TooLargeError
 from antiphon.core.scope import Scope
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.keys import Keys
@@ -137,7 +137,7 @@ async def test_uploads_at_once_do_not_exceed_the_quota_together(database: Databa
         one.write(b"x" * 400)
     for one in uploads[:2]:
         one.keep("batch", "in.jsonl")
-    with pytest.raises(TooLarge, match="would come to 1200"):
+    with pytest.raises(TooLargeError, match="would come to 1200"):
         uploads[2].keep("batch", "in.jsonl")
     assert len(contents(database)) == 2
 

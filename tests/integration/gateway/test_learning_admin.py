@@ -13,7 +13,7 @@ import pytest
 from tests.integration.gateway.learned_desk import PLAN, LearnedDesk
 from tests.unit.catalog.examples import DEV
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import Rollout as RolloutPlan
 from antiphon.gateway.application import create_app
 from antiphon.governance.keys import Keys
@@ -281,7 +281,7 @@ def test_the_plan_is_declared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = rollouts.declared(PLAN, 40)
 
     def again(plan: object, users: int) -> str:
-        raise InvalidInput("It was simulated again.")
+        raise InvalidInputError("It was simulated again.")
 
     monkeypatch.setattr(declaration, "declaration", again)
     assert rollouts.declared(RolloutPlan(shadow=0.5, shadow_pairs=20, canary=(5, 50), step_units=50), 40) == first

@@ -14,7 +14,7 @@ from tests.integration.gateway.conftest import Running, serve
 
 from antiphon.catalog.database import Database
 from antiphon.catalog.receipts import Receipts
-from antiphon.core.errors import DeadlineExceeded, EngineFailed, Overloaded, ResourceUnavailable
+from antiphon.core.errors import DeadlineExceededError, EngineError, OverloadedError, ResourceUnavailableError
 from antiphon.gateway import limits
 from antiphon.governance.allowance import Allowance
 from antiphon.governance.keys import Keys
@@ -59,7 +59,7 @@ async def test_every_answer_says_how_the_quotas_stand(
     async with shop.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True}, headers=headers) as stream:
         assert stream.headers[REQUESTS.format("remaining")] in ("2", "3")
         await stream.aread()
-    answerer.failure = EngineFailed("It died.")
+    answerer.failure = EngineError("It died.")
     failed = await chat(shop, headers)
     assert failed.status_code == 502
     # The failed one reserved and gave back, the others count with what they really took.
@@ -132,7 +132,7 @@ async def test_tokens_of_a_client_that_leaves_are_counted_and_a_refused_ones_are
     shop: httpx.AsyncClient, database: Database, answerer: fakes.FakeAnswerer
 ) -> None:
     headers = key(database, tokens_per_day=1_000)
-    answerer.failure = Overloaded("256 questions wait.", retry_after=0.25)
+    answerer.failure = OverloadedError("256 questions wait.", retry_after=0.25)
     refused = await chat(shop, headers)
     assert (refused.status_code, refused.headers["retry-after"], refused.headers["retry-after-ms"]) == (429, "1", "250")
     answerer.failure, answerer.hold = None, asyncio.Event()
@@ -179,7 +179,7 @@ async def test_tiers_are_taken_echoed_and_only_for_who_may(
 async def test_flex_without_room_is_told_so(
     shop: httpx.AsyncClient, keys: dict[str, str], answerer: fakes.FakeAnswerer
 ) -> None:
-    answerer.failure = ResourceUnavailable("There is no room.", retry_after=7.2, where="service_tier")
+    answerer.failure = ResourceUnavailableError("There is no room.", retry_after=7.2, where="service_tier")
     refused = await chat(shop, {"authorization": f"Bearer {keys['service']}"}, service_tier="flex")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "resource_unavailable")
     assert refused.headers["retry-after"] == "8"
@@ -189,7 +189,7 @@ async def test_flex_without_room_is_told_so(
 async def test_a_request_brings_its_own_deadline(
     shop: httpx.AsyncClient, keys: dict[str, str], answerer: fakes.FakeAnswerer, sent: str, status: int
 ) -> None:
-    answerer.failure = DeadlineExceeded("It was not finished in time.")
+    answerer.failure = DeadlineExceededError("It was not finished in time.")
     headers = {"authorization": f"Bearer {keys['service']}", "x-antiphon-timeout": sent}
     answer = await chat(shop, headers)
     assert answer.status_code == status

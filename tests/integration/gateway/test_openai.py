@@ -12,14 +12,14 @@ import pytest
 
 from antiphon.core.errors import (
     AntiphonError,
-    Conflict,
-    EngineFailed,
-    FeatureUnavailable,
-    NotFound,
-    OutputInvalid,
-    Overloaded,
-    Unavailable,
-    WriteConflict,
+    ConflictError,
+    EngineError,
+    FeatureUnavailableError,
+    InvalidOutputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+    WriteConflictError,
 )
 from antiphon.testing.fakes import FakeAnswerer
 
@@ -250,13 +250,13 @@ async def test_a_wrong_key_is_refused(running, key, raised) -> None:
 
 
 async def test_errors_before_the_first_word_have_their_status_streaming_or_not(client, answerer) -> None:
-    answerer.failure = FeatureUnavailable("weather.wind is 4 h old.", where="weather.wind", next_step="Wait.")
+    answerer.failure = FeatureUnavailableError("weather.wind is 4 h old.", where="weather.wind", next_step="Wait.")
     for stream in (False, True):
         with pytest.raises(openai.UnprocessableEntityError) as caught:
             await client.chat.completions.create(model="desk", messages=MESSAGES, stream=stream)
         assert caught.value.code == "feature_unavailable"
         assert caught.value.param == "weather.wind"
-    answerer.failure = Overloaded("256 questions wait.", retry_after=3)
+    answerer.failure = OverloadedError("256 questions wait.", retry_after=3)
     with pytest.raises(openai.RateLimitError) as limited:
         await client.chat.completions.create(model="desk", messages=MESSAGES)
     assert limited.value.response.headers["retry-after"] == "3"
@@ -266,14 +266,14 @@ async def test_errors_before_the_first_word_have_their_status_streaming_or_not(c
 @pytest.mark.parametrize(
     ("failure", "requests"),
     [
-        (FeatureUnavailable("The feature weather.wind has no value.", where="feature weather.wind"), 1),
-        (FeatureUnavailable("The view today is not published in version 1.", where="publication 7"), 1),
-        (Conflict("The release rel_1 is live already.", where="desk"), 1),
-        (NotFound("There is no release 'rel_1'.", where="release"), 1),
-        (OutputInvalid("The output failed its schema.", where="output_schema"), 1),
-        (Overloaded("256 questions wait.", retry_after=0.01), 3),
-        (soon(WriteConflict("Another publication came first.")), 3),
-        (soon(Unavailable("The engine cannot be reached.")), 3),
+        (FeatureUnavailableError("The feature weather.wind has no value.", where="feature weather.wind"), 1),
+        (FeatureUnavailableError("The view today is not published in version 1.", where="publication 7"), 1),
+        (ConflictError("The release rel_1 is live already.", where="desk"), 1),
+        (NotFoundError("There is no release 'rel_1'.", where="release"), 1),
+        (InvalidOutputError("The output failed its schema.", where="output_schema"), 1),
+        (OverloadedError("256 questions wait.", retry_after=0.01), 3),
+        (soon(WriteConflictError("Another publication came first.")), 3),
+        (soon(UnavailableError("The engine cannot be reached.")), 3),
     ],
 )
 async def test_the_official_client_repeats_what_may_succeed_and_prints_the_subject_of_the_rest(
@@ -289,7 +289,7 @@ async def test_the_official_client_repeats_what_may_succeed_and_prints_the_subje
 
 
 async def test_an_engine_that_dies_in_the_middle_is_an_error_of_this_stream_alone(client, answerer, running) -> None:
-    answerer.failure, answerer.fail_after = EngineFailed("The engine died."), 2
+    answerer.failure, answerer.fail_after = EngineError("The engine died."), 2
     stream = await client.chat.completions.create(model="desk", messages=MESSAGES, stream=True)
     words = []
 

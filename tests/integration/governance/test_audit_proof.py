@@ -18,7 +18,7 @@ from tests.unit.governance import rfc6962
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import CorruptionError, InvalidInputError, NotFoundError
 from antiphon.governance import audit_proof
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
@@ -111,7 +111,7 @@ def test_a_period_is_a_run_without_a_gap(desk: Desk) -> None:
     assert records[0]["opened"]["originator"]["text"] == "zoe"
     assert "pred_5" not in records[0]["content"]
     assert checked(file, "--key", KEY.verifier(DEV))[0] == 0
-    with pytest.raises(InvalidInput, match="no record in this period"):
+    with pytest.raises(InvalidInputError, match="no record in this period"):
         desk.export(since=NOON + timedelta(days=1))
 
 
@@ -162,9 +162,9 @@ def test_a_proof_stands_by_itself(desk: Desk) -> None:
         changed["record"][where] = value
         (desk.folder / "changed").write_text(json.dumps(changed))
         assert checked(desk.folder / "changed")[0] == 1
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         audit_proof.prove(desk.log, KEY, DEV, 37, signed)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         audit_proof.find(desk.log, DEV, "pred_99", "answer")
 
 
@@ -275,14 +275,14 @@ def test_nothing_is_exported_from_a_changed_log(desk: Desk) -> None:
     signed = desk.sign()
     with desk.database.transaction() as connection:
         connection.exec_driver_sql("UPDATE audit_entries SET action = 'denied' WHERE sequence = 20")
-    with pytest.raises(Corrupt, match="Record 20"):
+    with pytest.raises(CorruptionError, match="Record 20"):
         desk.export()
     assert not (desk.folder / "export.jsonl").exists()
-    with pytest.raises(Corrupt, match="Record 20"):
+    with pytest.raises(CorruptionError, match="Record 20"):
         audit_proof.prove(desk.log, KEY, DEV, 20, signed)
     with desk.database.transaction() as connection:
         connection.exec_driver_sql("DELETE FROM audit_entries WHERE sequence = 21")
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         audit_proof.prove(desk.log, KEY, DEV, 21, signed)
     assert list(desk.folder.glob("*.partial")) == []
 

@@ -19,7 +19,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.migration import configuration
 from antiphon.catalog.sealed_columns import ORIGINATOR
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.governance import audit_proof
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
@@ -134,7 +134,7 @@ def test_a_changed_user_is_found_and_keeps_no_other_record_from_being_shown(
     entries = log.list(DEV)
     assert [entry.originator for entry in entries] == ["zoe", None, shown, "zoe", None, USER]
     signed = KEY.sign(DEV, 6, log.head(DEV).tree.root)
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         audit_proof.prove(log, KEY, DEV, 3, signed)
     assert audit_proof.prove(log, KEY, DEV, 2, signed).record.sequence == 2
 

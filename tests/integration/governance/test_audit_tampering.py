@@ -13,7 +13,7 @@ from tests.unit.governance.test_sealing import Keys
 
 from antiphon.catalog.database import Database
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.governance import audit_check, audit_record
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import Verification, verify
@@ -151,7 +151,7 @@ def test_an_older_copy_of_the_catalog_is_found_by_the_witness_alone(desk: Desk) 
     found = desk.check()
     assert found.problems == ("the log was cut: a checkpoint of 12 records is witnessed, it has 6",)
     assert found.first == 6
-    with pytest.raises(Corrupt, match="was cut to 6"):
+    with pytest.raises(CorruptionError, match="was cut to 6"):
         desk.checkpointing.sign(DEV)
 
 
@@ -168,7 +168,7 @@ def test_another_history_is_found_by_the_witness_alone(desk: Desk) -> None:
     found = desk.check()
     assert found.problems == ("another history: records 3 to 11 are not those of the checkpoint of 12",)
     assert found.first == 3
-    with pytest.raises(Corrupt, match="does not continue"):
+    with pytest.raises(CorruptionError, match="does not continue"):
         desk.checkpointing.sign(DEV)
     assert [one.size for one in desk.witness.read().checkpoints] == [3, 12]
 

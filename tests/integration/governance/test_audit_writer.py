@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.catalog.examples import DEV, OTHER, open_database
 
-from antiphon.core.errors import Corrupt, InvalidInput, Overloaded, Unavailable
+from antiphon.core.errors import CorruptionError, InvalidInputError, OverloadedError, UnavailableError
 from antiphon.governance import audit_writer
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.audit_check import verify
@@ -44,7 +44,7 @@ def test_what_was_flushed_is_on_disk_in_its_order(log: AuditLog) -> None:
     assert written(log) == 51
     writer.close()
     writer.close()
-    with pytest.raises(Unavailable, match="closed"):
+    with pytest.raises(UnavailableError, match="closed"):
         writer.enqueue(DEV, "ann", "data.read", "pred_1")
     assert verify(log, DEV).sound
 
@@ -88,9 +88,9 @@ def test_a_full_queue_waits_and_then_refuses_and_loses_nothing(log: AuditLog, mo
     assert held.wait(20)
     for _ in range(10):
         accepted = writer.enqueue(DEV, "ann", "data.read", "pred_1")
-    with pytest.raises(Overloaded, match="wait for the disk"):
+    with pytest.raises(OverloadedError, match="wait for the disk"):
         writer.enqueue(DEV, "ann", "data.read", "pred_1")
-    with pytest.raises(Unavailable, match="not written"):
+    with pytest.raises(UnavailableError, match="not written"):
         writer.flush(seconds=0.05)
     let_go.set()
     holder.join(20)
@@ -112,7 +112,7 @@ def test_a_group_that_cannot_be_written_is_kept_until_it_can(log: AuditLog, capl
         if failures:
             failures.pop()
             failed.set()
-            raise Corrupt("The disk is away.")
+            raise CorruptionError("The disk is away.")
         return made
 
     log.append_all = failing  # type: ignore[method-assign, assignment]
@@ -136,7 +136,7 @@ def test_what_could_not_be_written_before_the_end_is_told(log: AuditLog, caplog:
 
 def test_a_record_that_cannot_be_is_refused_at_once(log: AuditLog) -> None:
     writer = AuditWriter(log)
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         writer.enqueue(DEV, "", "data.read", "pred_1")
     writer.flush()
     writer.close()

@@ -14,7 +14,7 @@ import pytest
 from antiphon.batch.orders import Orders, TableOrder
 from antiphon.batch.table_job import TableJobs
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import Forbidden
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.sensitivity import Tags
@@ -74,20 +74,20 @@ async def test_a_masked_feature_reaches_neither_prompt_nor_receipt_nor_another_s
 
 async def test_without_a_mask_what_is_above_the_clearance_denies(tmp_path: Path) -> None:
     desk = SmallDesk(tmp_path, ScriptedEngine(echo), FREE)
-    with pytest.raises(Forbidden, match="clearance"):
+    with pytest.raises(ForbiddenError, match="clearance"):
         await desk.answerer.answer(desk.request(principal=PLAIN))
     assert (await desk.answerer.answer(desk.request(principal=CLEARED))).text
     other = desk.publish(msgspec.structs.replace(FREE, purpose="planning"))
-    with pytest.raises(Forbidden, match="feature-purpose"):
+    with pytest.raises(ForbiddenError, match="feature-purpose"):
         await desk.answerer.answer(desk.request(principal=CLEARED, release=other.id))
     await desk.answerer.close()
     desk.close()
 
 
 async def test_rows_and_moments_decide(desk: SmallDesk) -> None:
-    with pytest.raises(Forbidden, match="not-from-newark"):
+    with pytest.raises(ForbiddenError, match="not-from-newark"):
         await desk.answerer.answer(desk.request(entity={"flight": "B6 1", "origin": "EWR"}))
-    with pytest.raises(Forbidden, match="nothing-old"):
+    with pytest.raises(ForbiddenError, match="nothing-old"):
         await desk.answerer.answer(desk.request(as_of=LONG_AGO))
     receipts = desk.receipts.list(SCOPE)
     assert receipts == [], "what was denied leaves no receipt"

@@ -19,7 +19,7 @@ from antiphon.catalog.group_commit import GroupCommit
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.clock import ManualClock
 from antiphon.core.codec import unpack
-from antiphon.core.errors import Conflict, Corrupt, SetupError
+from antiphon.core.errors import ConflictError, CorruptionError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.core.settings import EncryptionSettings
 from antiphon.governance import keyring
@@ -135,16 +135,18 @@ def test_unknown_keys_are_looked_up_at_a_bounded_rate(project: Project) -> None:
         connection.execute(delete(schema.data_keys).where(schema.data_keys.c.purpose == "payload"))
     other, others = project.process()
     for _ in range(100):
-        with pytest.raises(Corrupt, match=r"sealed with the data key key_\w+, which this catalog does not have"):
+        with pytest.raises(
+            CorruptionError, match=r"sealed with the data key key_\w+, which this catalog does not have"
+        ):
             Blobs(other).get(HERE, blob)
     assert others.held is not None
     assert others.held.lookups == 1
     for number in range(1_000):
-        with pytest.raises(Corrupt):
+        with pytest.raises(CorruptionError):
             others.held.opening_key(HERE, f"key_{number}")
     assert others.held.lookups <= 64
     project.clock.advance(timedelta(seconds=2))
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         others.held.opening_key(HERE, "key_0")
     assert others.held.lookups <= 65
     # Whoever holds the key goes on.
@@ -166,10 +168,10 @@ async def test_a_key_that_is_rolled_back_seals_nothing_that_stays(project: Proje
 
     def fails(connection: object) -> None:
         blobs.put(THERE, b"gone", within=connection)  # type: ignore[arg-type]
-        raise Conflict("undone")
+        raise ConflictError("undone")
 
     try:
-        with pytest.raises(Conflict):
+        with pytest.raises(ConflictError):
             await commit.submit(fails)
         blob = await commit.submit(lambda connection: blobs.put(THERE, b"stays", within=connection))
     finally:
@@ -215,7 +217,7 @@ def test_a_data_key_of_another_tenant_does_not_unwrap(project: Project) -> None:
             .values(wrapped=mine.wrapped.content)
         )
     other, _ = project.process()
-    with pytest.raises(Corrupt, match="A data key does not open"):
+    with pytest.raises(CorruptionError, match="A data key does not open"):
         Blobs(other).put(THERE, b"more")
 
 
@@ -230,6 +232,6 @@ def test_one_corrupt_payload_does_not_take_the_others_with_it(project: Project) 
             .where(schema.receipts.c.prediction == "p2")
             .values(payload=b"\x94\xa9receipt/1\xa6aesgcm\xa1k\xc4\x00")
         )
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         receipts.get(HERE, "p2")
     assert {receipts.get(HERE, name).prediction for name in ("p1", "p3")} == {"p1", "p3"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from antiphon.catalog.database import Database
 from antiphon.catalog.quotas import Draw, Drawn, QuotaLevels
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput, RateLimited, Unavailable
+from antiphon.core.errors import InvalidInputError, RateLimitError, UnavailableError
 from antiphon.core.token_bucket import DAY, MICROSECONDS, Level, Meter
 from antiphon.governance.allowance import Allowance
 from antiphon.governance.keys import Keys
@@ -54,7 +54,7 @@ def let_in(quotas: Quotas, principal: Principal, times: int, tokens: int = 0) ->
     def one(_: int) -> bool:
         try:
             ask(quotas, principal, tokens)
-        except RateLimited:
+        except RateLimitError:
             return False
         return True
 
@@ -83,12 +83,12 @@ def test_retry_after_is_the_moment_it_is_let_in(database: Database, clock: Manua
     quotas, principal = gateway(database), asker(requests_per_minute=30, tokens_per_minute=6_000)
     for _ in range(10):
         ask(quotas, principal, 600)
-    with pytest.raises(RateLimited, match="6000 tokens per minute are used up") as refused:
+    with pytest.raises(RateLimitError, match="6000 tokens per minute are used up") as refused:
         ask(quotas, principal, 600)
     assert (refused.value.kind, refused.value.where) == ("tokens", "tokens_per_minute")
     assert refused.value.retry_after == pytest.approx(6.0)
     clock.advance(timedelta(seconds=refused.value.retry_after - 0.01))
-    with pytest.raises(RateLimited) as again:
+    with pytest.raises(RateLimitError) as again:
         ask(quotas, principal, 600)
     assert again.value.retry_after == pytest.approx(0.01, abs=1e-3)
     clock.advance(timedelta(seconds=0.011))
@@ -99,7 +99,7 @@ def test_what_is_refused_for_one_quota_is_not_taken_of_another(database: Databas
     quotas, principal = gateway(database), asker(requests_per_minute=5, tokens_per_minute=100)
     ask(quotas, principal, 100)
     for _ in range(20):
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitError):
             ask(quotas, principal, 100)
     assert [standing.remaining for standing in quotas.standings(principal)] == [4, 0]
 
@@ -107,17 +107,17 @@ def test_what_is_refused_for_one_quota_is_not_taken_of_another(database: Databas
 def test_a_refusal_is_remembered_without_the_catalog(database: Database, clock: ManualClock) -> None:
     quotas, principal = gateway(database), asker(requests_per_minute=1)
     ask(quotas, principal)
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitError):
         ask(quotas, principal)
     database.close()
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitError):
         quotas.at_once(principal, 0)
 
 
 def test_what_was_reserved_and_not_used_comes_back(database: Database, clock: ManualClock) -> None:
     quotas, principal = gateway(database), asker(tokens_per_minute=1_000, tokens_per_day=5_000)
     grant = ask(quotas, principal, 900)
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitError):
         ask(quotas, principal, 200)
     grant.settle(100)
     grant.settle(0)  # the second time changes nothing
@@ -129,7 +129,7 @@ def test_what_was_reserved_and_not_used_comes_back(database: Database, clock: Ma
 def test_what_was_used_beyond_the_reservation_is_owed(database: Database, clock: ManualClock) -> None:
     quotas, principal = gateway(database), asker(tokens_per_minute=600)
     ask(quotas, principal, 100).settle(1_200)
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimitError) as refused:
         ask(quotas, principal, 10)
     assert refused.value.retry_after == pytest.approx(61.0)
     clock.advance(timedelta(seconds=61.1))
@@ -142,19 +142,19 @@ def test_what_has_run_down_meanwhile_does_not_come_back(database: Database, cloc
     late = ask(quotas, principal, 1_000)
     clock.advance(timedelta(seconds=90))
     assert let_in(other, principal, 20, 100) == 10
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitError):
         ask(quotas, principal, 100)
     late.settle(0)
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitError):
         ask(quotas, principal, 100)
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitError):
         ask(other, principal, 100)
 
 
 def test_a_day_begins_at_midnight(database: Database, clock: ManualClock) -> None:
     quotas, principal = gateway(database), asker(tokens_per_day=1_000)
     ask(quotas, principal, 1_000)
-    with pytest.raises(RateLimited, match="per day") as refused:
+    with pytest.raises(RateLimitError, match="per day") as refused:
         ask(quotas, principal, 1)
     assert refused.value.retry_after == 15 * 3600
     clock.advance(timedelta(hours=15))
@@ -162,7 +162,7 @@ def test_a_day_begins_at_midnight(database: Database, clock: ManualClock) -> Non
 
 
 def test_what_can_never_be_let_in_says_so(database: Database) -> None:
-    with pytest.raises(RateLimited, match="may take 101 tokens; the key has 100 per minute") as refused:
+    with pytest.raises(RateLimitError, match="may take 101 tokens; the key has 100 per minute") as refused:
         ask(gateway(database), asker(tokens_per_minute=100), 101)
     assert refused.value.retry_after == float("inf")
 
@@ -203,14 +203,14 @@ def test_a_share_is_not_lost_with_the_catalog(database: Database, clock: ManualC
 
         def draw(self, tenant: str, bucket: str, wanted: object, **options: object) -> Drawn:
             if self.away:
-                raise Unavailable("The catalog is away.")
+                raise UnavailableError("The catalog is away.")
             return super().draw(tenant, bucket, wanted, **options)  # type: ignore[arg-type]
 
     levels = Away(database)
     quotas, principal = Quotas(levels, clock), asker(tokens_per_minute=640)
     ask(quotas, principal, 4)
     levels.away = True
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         ask(quotas, principal, 100)
     assert quotas.at_once(principal, 6) is not None
 
@@ -227,7 +227,7 @@ def test_a_rotated_key_goes_on_with_what_was_used(database: Database) -> None:
     allowed = keys.allow("default", again.record.id, Allowance(requests_per_minute=4, priority=True))
     assert allowed.allowance == Allowance(requests_per_minute=4, priority=True, bucket=record.id)
     assert let_in(quotas, keys.authenticate(again.key), 5) == 1
-    with pytest.raises(InvalidInput, match="0 is no quota"):
+    with pytest.raises(InvalidInputError, match="0 is no quota"):
         keys.allow("default", record.id, Allowance(tokens_per_day=0))
 
 
@@ -251,7 +251,7 @@ def test_no_window_holds_more_than_the_bucket(
         clock.advance(timedelta(seconds=later))
         try:
             grant = ask(gateways[which], principal, tokens)
-        except RateLimited:
+        except RateLimitError:
             continue
         grant.settle(min(spent, tokens))
         used.append((clock.monotonic(), min(spent, tokens)))

@@ -17,7 +17,7 @@ from antiphon.catalog.datasets import Dataset, Datasets, DatasetSpec
 from antiphon.catalog.evaluations import Evaluations
 from antiphon.catalog.models import ModelFile, ModelVersion, ModelVersions
 from antiphon.catalog.releases import Bundle, ModelPin, Release
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Gates, Outcome
@@ -219,4 +219,4 @@ def model_version(dataset: Dataset, weights: ModelFile, number: int = 1, **chang
 
 
 def unknown(scope: Scope, name: str) -> None:
-    raise NotFound(f"There is no {name}.", where=str(scope))
+    raise NotFoundError(f"There is no {name}.", where=str(scope))

@@ -14,7 +14,7 @@ from antiphon.catalog.blobs import Blobs
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.catalog.receipts import Receipt, Receipts
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -51,7 +51,7 @@ class Declared:
 
     def get(self, scope: Scope, name: str) -> ApplicationSpec:
         if name not in self.known:
-            raise NotFound(f"There is no application {name!r}.")
+            raise NotFoundError(f"There is no application {name!r}.")
         return self.known[name]
 
 

@@ -23,7 +23,7 @@ from antiphon.catalog.datasets import Dataset, DatasetSpec
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Rollouts
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune, Gates, Rollout, TrainingWindow
@@ -83,13 +83,13 @@ class PastFlights:
         chosen = [(hour, moment) for hour, moment in enumerate(moments) if spec.first < moment <= spec.last]
         chosen = sorted(chosen, key=lambda one: content_hash([spec.seed, one[0]]))[: spec.examples]
         if not chosen:
-            raise InvalidInput("There is no example.", where="training set", next_step="Take a longer history.")
+            raise InvalidInputError("There is no example.", where="training set", next_step="Take a longer history.")
         return self._desk.datasets.add(self._dataset(spec, sorted(chosen)))
 
     def rebuild(self, dataset: str) -> Dataset:
         known = self._desk.datasets.get(SCOPE, dataset)
         if self.changed is not None:
-            raise Conflict(f"The dataset {dataset} does not come out the same: {self.changed} changed.")
+            raise ConflictError(f"The dataset {dataset} does not come out the same: {self.changed} changed.")
         return self.build(known.spec)
 
     def _dataset(self, spec: DatasetSpec, chosen: list[tuple[int, datetime]]) -> Dataset:
@@ -243,7 +243,7 @@ class LearningDesk(EvaluatedDesk):
 
     def _declared(self, scope: Any, name: str) -> ApplicationSpec:
         if name != self.application.name:
-            raise NotFound(f"There is no application {name!r}.", where="application")
+            raise NotFoundError(f"There is no application {name!r}.", where="application")
         return self.application
 
     async def _serve(self, release: Release) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.features.world import NOON
 from tests.integration.learning.flown import Flown
 
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.core.scope import Scope
 from antiphon.governance.policy import Decider, Resource, default_policies
 from antiphon.governance.policy_request import Row
@@ -62,5 +62,5 @@ def test_withheld_examples_are_counted_and_named(flown: Flown) -> None:
     named = [source for source in dataset.sources if source.kind == "policy"]
     assert [(source.name, source.rows) for source in named] == [("policy", left_out)]
     assert closed.rebuild(dataset.id).logical_hash == dataset.logical_hash
-    with pytest.raises(Conflict, match="policy"):
+    with pytest.raises(ConflictError, match="policy"):
         open_to_all.rebuild(dataset.id)

@@ -16,7 +16,7 @@ from tests.integration.features.test_lookup import departure
 from tests.integration.features.world import NOON
 from tests.integration.learning.flown import WINDOW, Flown, asked, questions, write_questions
 
-from antiphon.core.errors import Conflict, InvalidInput
+from antiphon.core.errors import ConflictError, InvalidInputError
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.features.point_in_time.join import point_in_time
 
@@ -123,7 +123,7 @@ def test_a_label_from_the_future_or_before_its_question_is_counted_and_never_use
 )
 def test_an_empty_or_single_class_set_is_refused(flown: Flown, rows: list[Any], told: str) -> None:
     write_questions(flown.flown, rows)
-    with pytest.raises(InvalidInput, match=told) as refused:
+    with pytest.raises(InvalidInputError, match=told) as refused:
         flown.builder.build(flown.builder.plan(flown.application, cutoff=NOON))
     assert "cutoff" in str(refused.value.next_step)
     assert flown.datasets.list(flown.world.scope) == []
@@ -132,19 +132,19 @@ def test_an_empty_or_single_class_set_is_refused(flown: Flown, rows: list[Any], 
 
 def test_what_cannot_be_planned_is_refused(flown: Flown) -> None:
     plan = flown.builder.plan
-    with pytest.raises(InvalidInput, match="declares no outcome"):
+    with pytest.raises(InvalidInputError, match="declares no outcome"):
         plan(flown.declare(outcome=None))
-    with pytest.raises(InvalidInput, match="no embargo"):
+    with pytest.raises(InvalidInputError, match="no embargo"):
         plan(flown.application, TrainingWindow(), kind="evaluation")
-    with pytest.raises(InvalidInput, match="no window up to the cutoff"):
+    with pytest.raises(InvalidInputError, match="no window up to the cutoff"):
         plan(flown.application, cutoff=NOON, last=NOON + HOUR)
-    with pytest.raises(InvalidInput, match="do not come from hearsay"):
+    with pytest.raises(InvalidInputError, match="do not come from hearsay"):
         plan(flown.application, origins=("hearsay",))
-    with pytest.raises(InvalidInput, match="at least 1 example"):
+    with pytest.raises(InvalidInputError, match="at least 1 example"):
         plan(flown.application, examples=0)
-    with pytest.raises(InvalidInput, match="'label' has the name of"):
+    with pytest.raises(InvalidInputError, match="'label' has the name of"):
         plan(flown.declare(entity_keys=("label",)))
-    with pytest.raises(InvalidInput, match="is no instant"):
+    with pytest.raises(InvalidInputError, match="is no instant"):
         plan(flown.application, TrainingWindow(cutoff="noon"))
 
 
@@ -173,10 +173,10 @@ def test_a_rebuild_names_the_source_that_changed(flown: Flown, source: str, told
         write(flown.departures, [*history(), flight(9_999, NOON - 3 * DAY, 400.0)])
     else:
         write_questions(flown.flown, questions(200))
-    with pytest.raises(Conflict, match=told):
+    with pytest.raises(ConflictError, match=told):
         flown.builder.rebuild(dataset.id)
     getattr(flown, source).unlink()
-    with pytest.raises(Conflict, match="cannot be built again: source: There is no file"):
+    with pytest.raises(ConflictError, match="cannot be built again: source: There is no file"):
         flown.builder.rebuild(dataset.id)
     assert len(flown.rows(dataset.path)) == 100  # what was built is still there
 
@@ -222,11 +222,11 @@ def test_erased_receipts_are_missed_by_a_rebuild(flown: Flown) -> None:
     dataset = flown.builder.build(flown.builder.plan(flown.application, cutoff=NOON, origins=("receipts",)))
     with flown.world.database.transaction() as connection:
         connection.execute(sql("DELETE FROM receipts WHERE prediction = 'p3'"))
-    with pytest.raises(Conflict, match="1 receipts or their entity keys are gone"):
+    with pytest.raises(ConflictError, match="1 receipts or their entity keys are gone"):
         flown.builder.rebuild(dataset.id)
     with flown.world.database.transaction() as connection:
         connection.execute(sql("DELETE FROM outcomes WHERE prediction = 'p4'"))
-    with pytest.raises(Conflict, match="receipts changed: 7 joined outcomes, 8 then"):
+    with pytest.raises(ConflictError, match="receipts changed: 7 joined outcomes, 8 then"):
         flown.builder.rebuild(dataset.id)
 
 

@@ -17,7 +17,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from tests.integration.learning.evaluated_desk import LEARNS, EvaluatedDesk, backwards, forecasting
 
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, OutputInvalid, Unavailable
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, InvalidOutputError, UnavailableError
 from antiphon.definitions.application import Reuse
 from antiphon.definitions.learning import Gates
 from antiphon.definitions.prompt import Prompt
@@ -150,13 +150,13 @@ async def test_an_id_is_of_one_evaluation_and_of_one_process(desk: EvaluatedDesk
     desk.before = die
     with pytest.raises(Killed):
         await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
-    with pytest.raises(Conflict, match="another evaluation"):
+    with pytest.raises(ConflictError, match="another evaluation"):
         await desk.evaluator.evaluate(desk.release, desk.dataset, mode="classes", with_attacks=False, id="eval_x")
     import fcntl
 
     held = os.open(desk.directory / "evaluations" / "eval_x.jsonl", os.O_RDWR)
     fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(Conflict, match="Another process"):
+    with pytest.raises(ConflictError, match="Another process"):
         await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False, id="eval_x")
     os.close(held)
 
@@ -170,14 +170,14 @@ async def test_failures_are_counted_by_code_and_an_engine_that_is_away_is_none(t
 
     desk = EvaluatedDesk(tmp_path, ScriptedEngine(sometimes))
     evaluation = await desk.evaluator.evaluate(desk.release, desk.dataset, with_attacks=False)
-    assert (evaluation.rows, evaluation.failed) == (20, {OutputInvalid.code: 20})
+    assert (evaluation.rows, evaluation.failed) == (20, {InvalidOutputError.code: 20})
     assert (evaluation.whole_rows, evaluation.valid_share) == (40, 0.5)
     reasons = {row.reason for row in desk.evaluator.rows_of(evaluation).rows if row.error}
     assert len(reasons) == 1
     assert "output schema" in reasons.pop()
     assert {gate.name for gate in evaluation.gates if gate.passed is False} >= {"answered", "valid_share"}
     desk.engine.away = True  # type: ignore[attr-defined]
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await desk.evaluator.evaluate(desk.release, desk.dataset, limit=3, with_attacks=False)
     assert len(desk.evaluations.list(SCOPE)) == 1
     desk.close()
@@ -248,13 +248,13 @@ async def test_a_release_that_lacks_something_is_refused_and_live_untouched(desk
     desk.validation.require_whole(release)
     weights = desk.directory / "models" / "v1.gguf"
     weights.write_bytes(b"other")
-    with pytest.raises(Corrupt, match="not those that the release pins"):
+    with pytest.raises(CorruptionError, match="not those that the release pins"):
         desk.validation.require_whole(release)
     weights.unlink()
-    with pytest.raises(Corrupt, match="gone"):
+    with pytest.raises(CorruptionError, match="gone"):
         desk.validation.require_whole(release)
     desk.views.discard(("weather", "v1"))
-    with pytest.raises(InvalidInput, match="no longer exists"):
+    with pytest.raises(InvalidInputError, match="no longer exists"):
         desk.validation.require_whole(release)
     assert desk.releases.get(SCOPE, release.id).stage == "draft"
     live = desk.releases.live(SCOPE, "desk")
@@ -271,21 +271,21 @@ async def test_a_model_is_not_validated_by_what_it_was_trained_on(desk: Evaluate
     verdict = desk.validation.validate(release, ours, principal="me")
     assert "evaluated on moments it was trained on" in " ".join(verdict.reasons)
     assert verdict.release.stage == "draft"
-    with pytest.raises(InvalidInput, match="training set"):
+    with pytest.raises(InvalidInputError, match="training set"):
         desk.validation.validate(candidate, msgspec.structs.replace(evaluation, dataset=seen.id), principal="me")
-    with pytest.raises(InvalidInput, match="not of this release"):
+    with pytest.raises(InvalidInputError, match="not of this release"):
         desk.validation.validate(desk.release, evaluation, principal="me")
 
 
 async def test_a_dataset_for_something_else_is_refused(desk: EvaluatedDesk) -> None:
     other = desk.keep(10, views={"congestion": "v0", "weather": "v1"})
-    with pytest.raises(InvalidInput, match=r"congestion.*v0.*v1"):
+    with pytest.raises(InvalidInputError, match=r"congestion.*v0.*v1"):
         await desk.evaluator.evaluate(desk.release, other)
     plain = desk.draft(msgspec.structs.replace(DESK, name="desk", outcome=None))
-    with pytest.raises(InvalidInput, match="no outcome"):
+    with pytest.raises(InvalidInputError, match="no outcome"):
         await desk.evaluator.evaluate(plain, desk.dataset)
     (desk.directory / "lake" / desk.dataset.path).write_bytes(b"x")
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         await desk.evaluator.evaluate(desk.release, desk.dataset)
 
 

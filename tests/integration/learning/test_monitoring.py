@@ -11,7 +11,7 @@ from tests.integration.features.world import NOON
 from tests.integration.learning.flown import Flown
 from tests.integration.learning.joining import Declared
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.definitions.application import Figure
 from antiphon.definitions.learning import Gates
 from antiphon.learning.outcomes.monitoring import Monitor
@@ -53,9 +53,9 @@ def test_performance_is_of_the_window_and_its_parts(flown: Flown) -> None:
     assert [(group.key, group.value, group.scores.rows) for group in found.slices] == [("origin", "EWR", 24)]
     assert [(each.release, each.predictions, each.labelled) for each in found.coverage] == [(flown.release.id, 48, 48)]
     assert found.counts == {"label": {"joined": 48}}
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         monitor(flown).performance(flown.world.scope, "gone")
-    with pytest.raises(InvalidInput, match="declares no outcome"):
+    with pytest.raises(InvalidInputError, match="declares no outcome"):
         monitor(flown).performance(flown.world.scope, "mute")
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.learning.joining import KEY, Desk
 from tests.unit.catalog.examples import DEV, NOON
 
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, keyed_hash
 from antiphon.learning.outcomes.intake import ArrivingOutcome
 from antiphon.learning.outcomes.matching import subject_of
@@ -80,7 +80,7 @@ def test_the_same_outcome_sent_twice_is_one(desk: Desk) -> None:
     assert desk.joiner.take(DEV, "me", label()) == first
     named = desk.joiner.take(DEV, "me", label(id="a"))
     assert desk.joiner.take(DEV, "me", label(id="a", available_at=None)) == named
-    with pytest.raises(Conflict, match="'a' was used for another outcome"):
+    with pytest.raises(ConflictError, match="'a' was used for another outcome"):
         desk.joiner.take(DEV, "me", label("on_time", id="a"))
     assert sum(desk.outcomes.counts(DEV)["label"].values()) == 2
     # Another application may use the same id.
@@ -167,7 +167,7 @@ def test_what_cannot_be_true_is_refused_and_nothing_kept(desk: Desk, sent: Arriv
     desk.predict("p1")
     desk.predict("other", application="mute")
     desk.predict("unseen", role="shadow")
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         desk.joiner.take(DEV, "me", sent)
     assert told in str(refused.value)
     assert refused.value.next_step or "no time zone" in told
@@ -190,7 +190,13 @@ def test_one_that_is_refused_does_not_stop_the_others(desk: Desk) -> None:
         DEV, "me", [label("maybe"), label(application="gone"), label(id="a"), label("on_time", id="a"), label(id="b")]
     )
     assert [each.status for each in taken] == [None, None, "joined", None, "duplicate"]
-    assert [type(each.error) for each in taken] == [InvalidInput, NotFound, type(None), Conflict, type(None)]
+    assert [type(each.error) for each in taken] == [
+        InvalidInputError,
+        NotFoundError,
+        type(None),
+        ConflictError,
+        type(None),
+    ]
 
 
 def test_a_dry_run_says_the_same_and_keeps_nothing(desk: Desk) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
 from antiphon.cli import models as commands
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.learning.registry import card as cards
 from antiphon.learning.registry.models import Registry
@@ -105,7 +105,7 @@ async def test_a_card_says_what_the_catalog_has(trained: Trained) -> None:
     assert msgspec.json.decode(msgspec.json.encode(card), type=cards.ModelCard) == card
     base = trained.registry.card(SCOPE, trained.desk.release.id)
     assert (base.name, base.version) == ("scripted, release 1", None)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         trained.registry.card(SCOPE, "desk.v9")
 
 
@@ -239,4 +239,4 @@ async def test_commands_show_versions(trained: Trained, monkeypatch: pytest.Monk
     assert "by pairs" in text
     assert "40 identical rows" in text
     assert json.loads(said("compare", "desk.v1", "desk.v2", "--json"))["paired_rows"] == 40
-    assert isinstance(run.invoke(commands.app, ["show", "desk:nobody"]).exception, NotFound)
+    assert isinstance(run.invoke(commands.app, ["show", "desk:nobody"]).exception, NotFoundError)

@@ -11,7 +11,14 @@ import msgspec
 import pytest
 from tests.integration.learning.learning_desk import ORDER, TRAINS, LearningDesk
 
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound, SetupError, Unavailable
+from antiphon.core.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    SetupError,
+    UnavailableError,
+)
 from antiphon.definitions.learning import Gates, TrainingWindow
 from antiphon.durable.run import ENDED
 from antiphon.learning.retraining import workflow as retraining
@@ -102,7 +109,7 @@ async def test_a_rollout_that_is_asked_for_begins_and_begins_once(desk: Learning
     def crash_once(*arguments: Any) -> Any:
         if arguments[1] == "begin rollout" and not crashed:
             crashed.append(True)
-            raise Unavailable("killed between the effect and its record", where="a test")
+            raise UnavailableError("killed between the effect and its record", where="a test")
         return record(*arguments)
 
     monkeypatch.setattr("antiphon.durable.runs.Runs.record", lambda self, *arguments: crash_once(*arguments))
@@ -149,7 +156,7 @@ async def test_a_delta_goes_on_from_the_live_version_with_earlier_examples(desk:
     ],
 )
 def test_an_order_that_cannot_be_carried_out_makes_no_run(desk: LearningDesk, changes: Any, part: str) -> None:
-    with pytest.raises((InvalidInput, NotFound), match=part):
+    with pytest.raises((InvalidInputError, NotFoundError), match=part):
         desk.orders.place(SCOPE, "me", msgspec.structs.replace(ORDER, **changes))
     assert desk.runs.list(SCOPE) == []
 
@@ -167,10 +174,10 @@ async def test_a_delta_holds_out_what_its_own_window_says(desk: LearningDesk) ->
 
 def test_an_application_without_fine_tune_or_held_out_moments_is_refused(desk: LearningDesk) -> None:
     changed_tune(desk, window=TrainingWindow(history="60h", maturity="1s"))
-    with pytest.raises(InvalidInput, match="no embargo"):
+    with pytest.raises(InvalidInputError, match="no embargo"):
         desk.orders.place(SCOPE, "me", ORDER)
     desk.application = msgspec.structs.replace(desk.application, fine_tune=None)
-    with pytest.raises(InvalidInput, match="does not declare how its model"):
+    with pytest.raises(InvalidInputError, match="does not declare how its model"):
         desk.orders.place(SCOPE, "me", ORDER)
 
 
@@ -194,7 +201,7 @@ async def test_a_single_class_is_refused_and_nothing_is_registered(desk: Learnin
     [
         (SetupError("The training ran out of memory.", where="x", next_step="Lower `batch`."), "out of memory"),
         (OSError(28, "No space left on device"), "disk is full"),
-        (Corrupt("The adapter does not match its hash.", where="x"), "does not match"),
+        (CorruptionError("The adapter does not match its hash.", where="x"), "does not match"),
     ],
 )
 async def test_what_trying_again_does_not_mend_ends_the_run_at_once(
@@ -233,7 +240,7 @@ async def test_a_cancelled_training_ends_and_registers_nothing(desk: LearningDes
 
 
 async def test_an_engine_that_is_away_is_waited_for_without_training_again(desk: LearningDesk) -> None:
-    desk.serving_fails = Unavailable("The engine is away.", where="engine")
+    desk.serving_fails = UnavailableError("The engine is away.", where="engine")
     run = desk.orders.place(SCOPE, "me", ORDER)
     waiting = await desk.work(run, until=lambda run: run.attempts >= 2)
     assert waiting.status not in ENDED
@@ -250,7 +257,7 @@ async def test_examples_that_vanished_are_written_again_and_must_be_the_same(
     def vanish(step: int) -> None:
         if len(desk.trainer.orders) == 1:
             Path(desk.trainer.orders[0].examples_path).unlink()
-            raise Unavailable("killed", where="a test")
+            raise UnavailableError("killed", where="a test")
 
     desk.trainer.before_step = vanish
     ended = await desk.work(run)
@@ -268,17 +275,17 @@ async def test_a_delta_is_refused_when_the_features_changed_or_the_adapter_is_go
     adapter = desk.directory / "models" / version.adapter.path
     content = adapter.read_bytes()
     adapter.write_bytes(b"other")
-    with pytest.raises(Corrupt, match="not the one that was registered"):
+    with pytest.raises(CorruptionError, match="not the one that was registered"):
         desk.orders.place(SCOPE, "me", delta)
     adapter.write_bytes(content)
     desk.application = msgspec.structs.replace(desk.application, features={"congestion": "v2", "weather": "v1"})
-    with pytest.raises(InvalidInput, match="the features changed"):
+    with pytest.raises(InvalidInputError, match="the features changed"):
         desk.orders.place(SCOPE, "me", delta)
 
 
 async def test_a_delta_with_nothing_new_is_refused(desk: LearningDesk) -> None:
     await desk.train()
-    with pytest.raises(InvalidInput, match="Nothing is new"):
+    with pytest.raises(InvalidInputError, match="Nothing is new"):
         desk.orders.place(SCOPE, "me", msgspec.structs.replace(ORDER, delta=True))
 
 
@@ -339,5 +346,5 @@ def test_leftovers_of_ended_runs_are_swept_and_those_of_others_are_not(desk: Lea
 def test_placing_the_same_key_twice_is_one_run(desk: LearningDesk) -> None:
     order = msgspec.structs.replace(ORDER, key="monday")
     assert desk.orders.place(SCOPE, "me", order) == desk.orders.place(SCOPE, "me", order)
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         desk.orders.place(SCOPE, "me", msgspec.structs.replace(order, rows=21))

@@ -25,7 +25,7 @@ from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.rollouts import Rollouts
 from antiphon.cli.blueprints.orders import write_orders
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import SetupError, Unavailable
+from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.durable.executor import Executor
 from antiphon.durable.registry import Registry
 from antiphon.durable.run import ENDED, Run
@@ -117,7 +117,7 @@ async def engine_of(store: Store, wired: Wired) -> AsyncIterator[None]:
             try:
                 await wired.engine.describe()
                 break
-            except Unavailable:
+            except UnavailableError:
                 assert process.poll() is None, (store.paths.root / "engine.log").read_text()
                 assert monotonic() < end
                 await asyncio.sleep(0.1)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.engine.api.client import EngineClient
 from antiphon.engine.api.messages import Delta, GenerationRequest
 from antiphon.orchestration.governor import Governor
@@ -31,7 +31,7 @@ async def engine_process(folder: Path) -> AsyncIterator[EngineClient]:
     client = EngineClient(folder / "engine.sock")
     try:
         while True:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(UnavailableError):
                 await client.describe()
                 break
             await asyncio.sleep(0.02)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from antiphon.catalog.receipt_counts import ReceiptCounts
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.orchestration.refreshed_answers import PRINCIPAL, Parts, RefreshedAnswers
@@ -153,7 +153,7 @@ async def test_an_engine_that_is_away_leaves_the_round_waiting(make: Callable[..
     world.publish(AA=50.0)
     world.engine.away = True
     (name,) = world.refreshed.look()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await world.refreshed.step(name)
     world.engine.away = False
     assert await world.refreshed.step(name)

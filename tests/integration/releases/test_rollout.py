@@ -13,7 +13,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.releases import Releases
 from antiphon.catalog.rollouts import Rollout, Rollouts
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import AntiphonError, Conflict, InvalidInput, NotFound
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding
 from antiphon.definitions.learning import Rollout as RolloutPlan
@@ -92,7 +92,7 @@ def test_the_whole_way_to_live(desk: Desk) -> None:
     ]
     assert (desk.live(), desk.stage(desk.control)) == (candidate, "retired")
     assert desk.acts() == ["rollout.begin", "rollout.advance", "rollout.advance", "rollout.promote"]
-    with pytest.raises(Conflict, match="promoted"):
+    with pytest.raises(ConflictError, match="promoted"):
         desk.advance(rollout)
     back = desk.transitions.rollback(DEV, "desk", principal="me", reason="complaints")
     assert (back.release, back.left, back.rollout) == (desk.control, candidate, None)
@@ -132,9 +132,9 @@ def test_undoing_moves_no_pointer(desk: Desk, steps: int) -> None:
     )  # fmt: skip
     assert (desk.live(), desk.stage(candidate), desk.stage(desk.control)) == (desk.control, "rolled_back", "live")
     assert len(desk.releases.history(DEV, "desk")) == 1
-    with pytest.raises(InvalidInput, match="is rolled back: it has not passed its gates"):
+    with pytest.raises(InvalidInputError, match="is rolled back: it has not passed its gates"):
         desk.begin(candidate)
-    with pytest.raises(Conflict, match="no earlier live release"):
+    with pytest.raises(ConflictError, match="no earlier live release"):
         desk.transitions.rollback(DEV, "desk", principal="me", reason="again")
 
 
@@ -153,7 +153,7 @@ def test_held_nothing_moves_until_resumed(desk: Desk) -> None:
     held = desk.transitions.hold(DEV, rollout.id, principal="me", reason="lunch")
     assert held.held
     assert desk.transitions.hold(DEV, rollout.id, principal="you", reason="too") == held
-    with pytest.raises(Conflict, match="held: lunch"):
+    with pytest.raises(ConflictError, match="held: lunch"):
         desk.advance(rollout)
     assert not desk.transitions.resume(DEV, rollout.id, principal="me", reason="back").held
     assert desk.advance(rollout).state == "canary"
@@ -166,7 +166,7 @@ def test_who_decided_about_an_earlier_step_is_told(desk: Desk) -> None:
     rollout = desk.begin(desk.made(2))
     desk.advance(rollout)
     for act in (desk.transitions.advance, desk.transitions.undo):
-        with pytest.raises(Conflict, match=r"in the canary at 5 %.*judge: safe"):
+        with pytest.raises(ConflictError, match=r"in the canary at 5 %.*judge: safe"):
             act(DEV, rollout.id, principal="late", reason="shadow was fine", expected=("shadow", 0))
 
 
@@ -179,14 +179,14 @@ def test_a_refused_candidate_leaves_everything_as_it_was(desk: Desk) -> None:
             desk.begin(release, **fields)
         assert raised.value.next_step
 
-    refused(InvalidInput, "is draft: it has not passed its gates", draft)
-    refused(Conflict, "is live already", desk.control)
-    refused(Conflict, "Nothing is live in 'other'", foreign)
-    refused(NotFound, "rel_none", "rel_none")
+    refused(InvalidInputError, "is draft: it has not passed its gates", draft)
+    refused(ConflictError, "is live already", desk.control)
+    refused(ConflictError, "Nothing is live in 'other'", foreign)
+    refused(NotFoundError, "rel_none", "rel_none")
     desk.gone = {"congestion@0123456789abcdef"}
     for force in (False, True):
-        refused(InvalidInput, "that are not published: congestion@0123456789abcdef", other, force=force)
-    with pytest.raises(InvalidInput, match="needs a reason"):
+        refused(InvalidInputError, "that are not published: congestion@0123456789abcdef", other, force=force)
+    with pytest.raises(InvalidInputError, match="needs a reason"):
         desk.transitions.begin(DEV, draft, principal="me", reason=" ", force=True)
     assert (desk.live(), desk.rollouts.list(DEV), desk.acts()) == (desk.control, [], [])
     assert (desk.stage(draft), desk.stage(other)) == ("draft", "validated")
@@ -201,9 +201,9 @@ def test_forcing_is_written_down(desk: Desk) -> None:
 def test_a_second_candidate_waits(desk: Desk) -> None:
     first, second = desk.made(2), desk.made(3)
     desk.begin(first)
-    with pytest.raises(Conflict, match=f"{first} is in shadow"):
+    with pytest.raises(ConflictError, match=f"{first} is in shadow"):
         desk.begin(second)
-    with pytest.raises(Conflict, match="under way"):
+    with pytest.raises(ConflictError, match="under way"):
         desk.transitions.activate(DEV, "desk", second, principal="me", reason="now")
     assert (desk.live(), desk.stage(second)) == (desk.control, "validated")
 
@@ -211,7 +211,7 @@ def test_a_second_candidate_waits(desk: Desk) -> None:
 def test_a_rollout_whose_control_was_replaced_is_not_promoted(desk: Desk) -> None:
     rollout = desk.begin(desk.made(2, RolloutPlan(canary=(5,))))
     desk.releases.activate(DEV, "desk", desk.made(3), "somebody", "past the transitions")
-    with pytest.raises(Conflict, match="no longer live"):
+    with pytest.raises(ConflictError, match="no longer live"):
         desk.advance(rollout)
 
 

@@ -13,16 +13,16 @@ import msgspec
 import pytest
 
 from antiphon.core.errors import (
-    DeadlineExceeded,
-    EngineFailed,
-    FeatureUnavailable,
-    Forbidden,
-    InvalidInput,
-    NotFound,
-    OutputInvalid,
-    Overloaded,
-    Unavailable,
-    UnsupportedParameter,
+    DeadlineExceededError,
+    EngineError,
+    FeatureUnavailableError,
+    ForbiddenError,
+    InvalidInputError,
+    InvalidOutputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+    UnsupportedParameterError,
 )
 from antiphon.definitions.application import ApplicationSpec, Freshness, Reuse
 from antiphon.engine.api.messages import Alternative, Branch
@@ -162,7 +162,7 @@ async def test_replay_tells_a_different_text(make: Make) -> None:
 
 async def test_cut_off_json_is_never_served(make: Make) -> None:
     desk = make(Says('{"outlook": "delayed", "noti', reason="length"))
-    with pytest.raises(OutputInvalid, match=r"cut off|not JSON"):
+    with pytest.raises(InvalidOutputError, match=r"cut off|not JSON"):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
 
@@ -184,7 +184,7 @@ async def test_a_whole_first_attempt_stands_beside_the_fallback_of_a_cut_off_ret
 )
 async def test_an_engine_that_ignores_the_schema_is_found_out(make: Make, text: str, why: str) -> None:
     desk = make(Says(text), application=changed(guards=()))
-    with pytest.raises(OutputInvalid, match=why):
+    with pytest.raises(InvalidOutputError, match=why):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
 
@@ -193,14 +193,14 @@ async def test_an_engine_that_ignores_the_schema_is_found_out(make: Make, text: 
 @pytest.mark.parametrize("application", [DESK, changed(output_schema=None, guards=(), classes=())])
 async def test_a_text_without_its_end_is_no_answer(make: Make, says: Says, application: ApplicationSpec) -> None:
     desk = make(says, application=application)
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
 
 
 async def test_an_engine_that_dies_mid_answer_leaves_nothing(make: Make) -> None:
-    desk = make(Says(GOOD, error=EngineFailed("It died.")))
-    with pytest.raises(EngineFailed):
+    desk = make(Says(GOOD, error=EngineError("It died.")))
+    with pytest.raises(EngineError):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
     assert desk.answers.by_prompt(SCOPE, "") is None
@@ -365,18 +365,18 @@ async def test_an_engine_replaced_unnoticed_does_not_answer_for_the_old_one(make
 @pytest.mark.parametrize(
     ("fields", "error", "what"),
     [
-        ({"application": "nope"}, NotFound, "nope"),
-        ({"entity": {}}, InvalidInput, "lacks flight, origin"),
-        ({"entity": {"flight": "B6 1"}}, InvalidInput, "lacks origin"),
-        ({"entity": {"flight": "B6 1", "origin": "JFK", "gate": "4"}}, InvalidInput, "unknown gate"),
-        ({"as_of": START.replace(tzinfo=None)}, InvalidInput, "no time zone"),
-        ({"release": "rel_nope"}, NotFound, "rel_nope"),
-        ({"minimum_publication": 7}, Unavailable, "Publication 7"),
-        ({"principal": Principal("v", "default", "viewer")}, Forbidden, "does not let"),
-        ({"principal": Principal("x", "other", "admin")}, Forbidden, "does not let"),
-        ({"overrides": DecodingOverrides(temperature=1.0)}, UnsupportedParameter, "temperature"),
-        ({"overrides": DecodingOverrides(max_tokens=3)}, UnsupportedParameter, "max_tokens"),
-        ({"overrides": DecodingOverrides(json_schema={"type": "array"})}, UnsupportedParameter, "response_format"),
+        ({"application": "nope"}, NotFoundError, "nope"),
+        ({"entity": {}}, InvalidInputError, "lacks flight, origin"),
+        ({"entity": {"flight": "B6 1"}}, InvalidInputError, "lacks origin"),
+        ({"entity": {"flight": "B6 1", "origin": "JFK", "gate": "4"}}, InvalidInputError, "unknown gate"),
+        ({"as_of": START.replace(tzinfo=None)}, InvalidInputError, "no time zone"),
+        ({"release": "rel_nope"}, NotFoundError, "rel_nope"),
+        ({"minimum_publication": 7}, UnavailableError, "Publication 7"),
+        ({"principal": Principal("v", "default", "viewer")}, ForbiddenError, "does not let"),
+        ({"principal": Principal("x", "other", "admin")}, ForbiddenError, "does not let"),
+        ({"overrides": DecodingOverrides(temperature=1.0)}, UnsupportedParameterError, "temperature"),
+        ({"overrides": DecodingOverrides(max_tokens=3)}, UnsupportedParameterError, "max_tokens"),
+        ({"overrides": DecodingOverrides(json_schema={"type": "array"})}, UnsupportedParameterError, "response_format"),
     ],
 )
 async def test_bad_input_is_named_and_leaves_nothing(
@@ -423,7 +423,7 @@ async def test_a_turn_that_an_application_would_not_read_is_refused_by_name(
     desk = make()
     request = desk.request(messages=messages, path="batch" if asked == "in a batch" else "online")
     answering = anext(desk.answerer.stream(request)) if asked == "streamed" else desk.answerer.answer(request)
-    with pytest.raises(UnsupportedParameter, match=where):
+    with pytest.raises(UnsupportedParameterError, match=where):
         await answering
     assert desk.receipts.count(SCOPE) == 0
 
@@ -436,13 +436,13 @@ async def test_one_turn_of_the_user_is_an_applications_question(make: Make) -> N
 async def test_a_release_of_another_application_is_refused(make: Make) -> None:
     desk = make()
     other = desk.publish(changed(name="other"))
-    with pytest.raises(InvalidInput, match="belongs to other"):
+    with pytest.raises(InvalidInputError, match="belongs to other"):
         await desk.answerer.answer(desk.request(release=other.id))
 
 
 async def test_an_entity_without_any_feature_is_refused(make: Make) -> None:
     desk = make(features=FeatureTable(congestion__delay=None, weather__wind=None))
-    with pytest.raises(FeatureUnavailable, match="no features"):
+    with pytest.raises(FeatureUnavailableError, match="no features"):
         await desk.answerer.answer(desk.request())
 
 
@@ -460,7 +460,7 @@ async def test_a_stale_feature_does_what_its_contract_says(make: Make, when_stal
 
 async def test_a_stale_feature_beyond_a_strict_contract_is_refused(make: Make) -> None:
     desk = make(application=changed(freshness={"congestion": Freshness("30m", "reject")}))
-    with pytest.raises(FeatureUnavailable, match=r"congestion\.delay is 3600 s old, its contract allows 30m"):
+    with pytest.raises(FeatureUnavailableError, match=r"congestion\.delay is 3600 s old, its contract allows 30m"):
         await desk.answerer.answer(desk.request(as_of=START + timedelta(hours=1)))
     assert desk.receipts.count(SCOPE) == 0
 
@@ -498,7 +498,7 @@ async def test_a_plain_model_streams_its_tokens_and_has_a_receipt(make: Make) ->
 )
 async def test_what_a_plain_model_refuses(make: Make, fields: dict[str, Any], what: str) -> None:
     desk = make()
-    with pytest.raises(InvalidInput, match=what):
+    with pytest.raises(InvalidInputError, match=what):
         await desk.answerer.answer(desk.request(application="scripted", **fields))
 
 
@@ -519,7 +519,7 @@ async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make
     task = asyncio.create_task(desk.answerer.answer(desk.request()))
     while not desk.engine.asked:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         await desk.answerer.answer(desk.request())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -533,7 +533,7 @@ async def test_a_client_that_goes_away_frees_the_engine_and_its_place(make: Make
 @pytest.mark.parametrize("application", [DESK, changed(output_schema=None, guards=(), classes=())])
 async def test_an_online_answer_that_takes_too_long_is_given_up(make: Make, application: ApplicationSpec) -> None:
     desk = make(Says(GOOD, waits=asyncio.Event()), application=application, online_seconds=0.05)
-    with pytest.raises(DeadlineExceeded, match="not finished in time"):
+    with pytest.raises(DeadlineExceededError, match="not finished in time"):
         await desk.answerer.answer(desk.request())
     assert (desk.engine.in_flight, desk.engine.cancelled) == (0, 1)  # type: ignore[attr-defined]
     assert desk.receipts.count(SCOPE) == 0
@@ -555,7 +555,7 @@ async def test_closing_a_stream_half_way_frees_the_engine(make: Make) -> None:
 async def test_a_commit_that_fails_is_no_answer(make: Make) -> None:
     desk = make()
     desk.commit.close()
-    with pytest.raises(Unavailable, match="writer is closed"):
+    with pytest.raises(UnavailableError, match="writer is closed"):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
 

@@ -14,7 +14,14 @@ import msgspec
 import pytest
 
 from antiphon.catalog.receipts import Role
-from antiphon.core.errors import AntiphonError, EngineFailed, FeatureUnavailable, Forbidden, OutputInvalid, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    EngineError,
+    FeatureUnavailableError,
+    ForbiddenError,
+    InvalidOutputError,
+    UnavailableError,
+)
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Rollout
 from antiphon.governance.principal import Principal
@@ -122,9 +129,9 @@ async def test_batch_rows_and_named_releases_take_no_part(make: Make) -> None:
 @pytest.mark.parametrize(
     ("says", "fields", "error", "code"),
     [
-        (Says(GOOD, error=EngineFailed("It died.")), {}, EngineFailed, "engine_failed"),
-        (Says(CUT, reason="length"), {}, OutputInvalid, "output_invalid"),
-        (Says(GOOD), {"principal": Principal("v", "default", "viewer")}, Forbidden, "forbidden"),
+        (Says(GOOD, error=EngineError("It died.")), {}, EngineError, "engine_failed"),
+        (Says(CUT, reason="length"), {}, InvalidOutputError, "output_invalid"),
+        (Says(GOOD), {"principal": Principal("v", "default", "viewer")}, ForbiddenError, "forbidden"),
         (Says(GOOD, error=ZeroDivisionError("oops")), {}, ZeroDivisionError, "internal_error"),
     ],
 )
@@ -146,14 +153,14 @@ async def test_a_request_that_fails_is_one_exposure_too(
 async def test_missing_features_are_an_exposure(make: Make) -> None:
     desk = make(features=FeatureTable(congestion__delay=None, weather__wind=None))
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
-    with pytest.raises(FeatureUnavailable):
+    with pytest.raises(FeatureUnavailableError):
         await desk.answerer.answer(desk.request())
     assert [exposure.error for exposure in desk.exposures.of(SCOPE, rollout.id)] == ["feature_unavailable"]
 
 
 async def test_a_text_that_breaks_off_half_way_is_one_exposure(make: Make) -> None:
     free = changed(output_schema=None, guards=(), classes=())
-    desk = make((Says("half of", error=EngineFailed("It died.")),), free)
+    desk = make((Says("half of", error=EngineError("It died.")),), free)
     rollout = desk.roll_out(msgspec.structs.replace(free, owner="the next one"), EVERYBODY)
     shown: list[TextDelta | Answer] = []
 
@@ -161,7 +168,7 @@ async def test_a_text_that_breaks_off_half_way_is_one_exposure(make: Make) -> No
         async for event in desk.answerer.stream(desk.request()):
             shown.append(event)
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await show()
     assert [event.text for event in shown] == ["half", " of"]
     assert [exposure.error for exposure in desk.exposures.of(SCOPE, rollout.id)] == ["engine_failed"]
@@ -208,7 +215,7 @@ class Refusing:
     def submit(self, effect: Callable[[Any], Any]) -> Awaitable[Any]:
         if self.left:
             self.left -= 1
-            raise Unavailable("The disk is full.", where="catalog")
+            raise UnavailableError("The disk is full.", where="catalog")
         assert self.desk is not None
         return self.desk.commit.submit(effect)
 
@@ -217,7 +224,7 @@ async def test_an_answer_whose_commit_fails_is_a_failed_exposure(make: Make) -> 
     commit = Refusing(1)
     desk = commit.desk = make(commit=commit)
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
-    with pytest.raises(Unavailable, match="disk is full"):
+    with pytest.raises(UnavailableError, match="disk is full"):
         await desk.answerer.answer(desk.request())
     (exposure,) = desk.exposures.of(SCOPE, rollout.id)
     assert (exposure.error, exposure.prediction) == ("unavailable", None)
@@ -236,7 +243,7 @@ class Doubtful:
         done = await self.desk.commit.submit(effect)
         if self.doubts:
             self.doubts -= 1
-            raise Unavailable("The connection broke.", where="catalog")
+            raise UnavailableError("The connection broke.", where="catalog")
         return done
 
 
@@ -244,7 +251,7 @@ async def test_a_commit_in_doubt_is_one_exposure(make: Make) -> None:
     commit = Doubtful()
     desk = commit.desk = make(commit=commit)
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
-    with pytest.raises(Unavailable, match="connection broke"):
+    with pytest.raises(UnavailableError, match="connection broke"):
         await desk.answerer.answer(desk.request())
     (exposure,) = desk.exposures.of(SCOPE, rollout.id)
     assert (exposure.error, exposure.prediction is None) == (None, False)
@@ -255,9 +262,9 @@ async def test_an_exposure_that_cannot_be_committed_hides_no_error(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     commit = Refusing(1)
-    desk = commit.desk = make((Says(GOOD, error=EngineFailed("It died.")),), commit=commit)
+    desk = commit.desk = make((Says(GOOD, error=EngineError("It died.")),), commit=commit)
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
-    with caplog.at_level(logging.ERROR), pytest.raises(EngineFailed, match=r"It died\."):
+    with caplog.at_level(logging.ERROR), pytest.raises(EngineError, match=r"It died\."):
         await desk.answerer.answer(desk.request(request_id="req_7"))
     assert "the exposure of request req_7 is not recorded" in caplog.text
     assert desk.exposures.of(SCOPE, rollout.id) == []
@@ -268,10 +275,10 @@ async def test_an_answer_and_its_exposure_are_committed_together(make: Make, mon
     rollout = desk.roll_out(CANDIDATE, EVERYBODY)
 
     def fail(*_: Any, **__: Any) -> None:
-        raise Unavailable("No room.", where="catalog")
+        raise UnavailableError("No room.", where="catalog")
 
     monkeypatch.setattr(desk.exposures, "add", fail)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await desk.answerer.answer(desk.request())
     assert desk.receipts.count(SCOPE) == 0
     assert desk.exposures.of(SCOPE, rollout.id) == []

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.core.errors import InvalidInput, OutputInvalid
+from antiphon.core.errors import InvalidInputError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec, FigureGuard, Reuse
 from antiphon.serving.replay import replay
 from antiphon.serving.request import Answer, AnswerRequest
@@ -101,7 +101,7 @@ async def test_only_the_leading_properties(make: Make) -> None:
 
 async def test_a_part_of_an_output_is_held_against_its_part_of_the_schema(make: Make) -> None:
     desk = make(Says(WHOLE))
-    with pytest.raises(OutputInvalid, match="notice"):
+    with pytest.raises(InvalidOutputError, match="notice"):
         await desk.answerer.answer(evaluating(desk, only=("outlook",)))
 
 
@@ -140,7 +140,7 @@ async def test_a_fallback_in_a_part_is_replayed(make: Make) -> None:
 )
 async def test_what_is_refused(make: Make, fields: dict[str, Any], what: str) -> None:
     desk = make(Says(WHOLE))
-    with pytest.raises(InvalidInput, match=what):
+    with pytest.raises(InvalidInputError, match=what):
         await desk.answerer.answer(evaluating(desk, **fields))
     assert desk.engine.asked == []  # type: ignore[attr-defined]
     assert desk.receipts.count(SCOPE) == 0

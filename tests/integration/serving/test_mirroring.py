@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from antiphon.catalog.rollouts import ShadowPair
-from antiphon.core.errors import EngineFailed, Unavailable
+from antiphon.core.errors import EngineError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.learning import Outcome, Rollout
 from antiphon.definitions.prompt import Prompt
@@ -175,7 +175,7 @@ async def test_the_shadow_begins_when_the_answer_has_left(make: Make) -> None:
 @pytest.mark.parametrize(
     ("candidate", "says", "code"),
     [
-        (CANDIDATE, Says(OTHER, error=EngineFailed("It died.")), "engine_failed"),
+        (CANDIDATE, Says(OTHER, error=EngineError("It died.")), "engine_failed"),
         (msgspec.structs.replace(CANDIDATE, guards=()), Says('{"outlook": "del', reason="length"), "output_invalid"),
         (msgspec.structs.replace(CANDIDATE, entity_keys=("gate",)), Says(OTHER), "invalid_input"),
         (msgspec.structs.replace(CANDIDATE, model="gone"), Says(OTHER), "unavailable"),
@@ -194,10 +194,10 @@ async def test_a_candidate_that_fails_fails_alone(
 
 
 async def test_an_answer_that_failed_is_not_mirrored(make: Make) -> None:
-    script = Scripted(Says(LIVE, error=EngineFailed("It died.")), Says(OTHER))
+    script = Scripted(Says(LIVE, error=EngineError("It died.")), Says(OTHER))
     desk = make(script)
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await desk.answerer.answer(desk.request())
     await desk.answerer.close()
     assert (script.asked_of_candidate, desk.pairs.of(SCOPE, rollout.id)) == ([], [])
@@ -206,7 +206,7 @@ async def test_an_answer_that_failed_is_not_mirrored(make: Make) -> None:
 async def test_a_shadow_and_its_pair_are_committed_together(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = make(Scripted(Says(LIVE), Says(OTHER)))
     rollout = desk.roll_out(CANDIDATE, EVERYTHING)
-    add, failures = desk.pairs.add, [Unavailable("No room.", where="catalog")]
+    add, failures = desk.pairs.add, [UnavailableError("No room.", where="catalog")]
 
     def once(pair: ShadowPair, *, within: Any = None) -> None:
         if failures:

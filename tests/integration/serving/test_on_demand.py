@@ -18,7 +18,7 @@ from tests.property.learning.test_no_leak import Fakes
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.catalog.events import Event
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
@@ -200,7 +200,7 @@ async def test_a_wrong_input_is_refused_by_name(watch: Watch) -> None:
         (INPUTS | {"ammount": 1}, "ammount", "has no input 'ammount'"),
         (INPUTS | {"card": "c2"}, "card", "has no input 'card'"),
     ):
-        with pytest.raises(InvalidInput) as caught:
+        with pytest.raises(InvalidInputError) as caught:
             await watch.ask({"inputs": inputs})
         assert (caught.value.where, caught.value.http_status) == (f"inputs.{name}", 400)
         assert said in caught.value.what

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from antiphon.catalog.receipt_counts import ReceiptCounts
-from antiphon.core.errors import EngineFailed, InvalidInput, Overloaded, PromptTooLong, Unavailable
+from antiphon.core.errors import EngineError, InvalidInputError, OverloadedError, PromptTooLongError, UnavailableError
 from antiphon.definitions.application import ApplicationSpec, Reuse
 from antiphon.definitions.degradation import WhenUnavailable
 from antiphon.definitions.learning import Rollout
@@ -84,9 +84,9 @@ def passed(answer: Answer) -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Unavailable("away"), "unavailable"),
-        (EngineFailed("died"), "engine_failed"),
-        (Overloaded("full", retry_after=7.0), "overloaded"),
+        (UnavailableError("away"), "unavailable"),
+        (EngineError("died"), "engine_failed"),
+        (OverloadedError("full", retry_after=7.0), "overloaded"),
         (None, "engine_failed"),
     ],
 )
@@ -115,7 +115,7 @@ async def test_the_chain_is_asked_in_order_to_its_end(make: Make, engines: Engin
     assert (answer.receipt.engine, engines.third.asked[0].model) == ("third", "another")
     assert passed(answer) == [("main", "scripted", "unavailable"), ("standby", "scripted", "unavailable")]
     engines.third.away = True
-    with pytest.raises(Unavailable) as refused:
+    with pytest.raises(UnavailableError) as refused:
         await desk.answerer.answer(desk.request())
     assert refused.value.retry_after is not None
 
@@ -129,15 +129,15 @@ async def test_an_engine_that_hangs_is_given_up_before_its_first_token(make: Mak
 
 
 async def test_what_is_wrong_with_the_request_is_no_other_engines_matter(make: Make, engines: Engines) -> None:
-    engines.main._script = [Says(error=PromptTooLong("too long"))]
+    engines.main._script = [Says(error=PromptTooLongError("too long"))]
     desk = make(changed(fallback=CHAIN, when_unavailable=WhenUnavailable("previous_release")))
-    with pytest.raises(PromptTooLong):
+    with pytest.raises(PromptTooLongError):
         await desk.answerer.answer(desk.request())
     assert engines.standby.asked == []
 
 
 async def test_after_the_first_byte_nobody_else_is_asked(make: Make, engines: Engines) -> None:
-    engines.main._script = [Says("half a", error=EngineFailed("died"))]
+    engines.main._script = [Says("half a", error=EngineError("died"))]
     desk = make(changed(fallback=CHAIN), plain_fallback=("standby",))
     shown: list[str] = []
 
@@ -147,7 +147,7 @@ async def test_after_the_first_byte_nobody_else_is_asked(make: Make, engines: En
                 assert isinstance(event, TextDelta)
                 shown.append(event.text)
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await show()
     assert ("".join(shown), engines.standby.asked) == ("half a", [])
 
@@ -155,13 +155,13 @@ async def test_after_the_first_byte_nobody_else_is_asked(make: Make, engines: En
 async def test_an_engine_that_dies_in_the_middle_is_replaced_while_nobody_has_seen_its_text(
     make: Make, engines: Engines
 ) -> None:
-    engines.main._script = [Says("half a", error=EngineFailed("died"))]
+    engines.main._script = [Says("half a", error=EngineError("died"))]
     desk = make(changed(fallback=CHAIN), plain_fallback=("standby",))
     answer = await desk.answerer.answer(PLAIN)
     assert (answer.text, answer.receipt.engine) == (OTHER, "standby")
     assert passed(answer) == [("main", "scripted", "engine_failed")]
     desk = make(changed())
-    with pytest.raises(EngineFailed) as refused:
+    with pytest.raises(EngineError) as refused:
         await desk.answerer.answer(PLAIN)
     assert refused.value.retry_after is not None
 
@@ -180,7 +180,7 @@ async def test_batch_work_waits_for_its_own_engine(make: Make, engines: Engines)
     desk.features.set(None, congestion__delay=90.0)
     engines.main.away = True
     for _ in range(5):
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await desk.answerer.answer(desk.request(path="batch"))
     assert engines.standby.asked == []
     engines.main.away = False
@@ -199,7 +199,7 @@ async def test_a_fallbacks_answer_is_nobodys_stored_answer(make: Make, engines: 
 async def test_the_breaker_stops_asking_and_one_probe_brings_the_engine_back(make: Make, engines: Engines) -> None:
     desk = make(changed(fallback=CHAIN), breaking=Breaking())
     await desk.answerer.answer(desk.request(question="first"))
-    engines.main._script = [Says(error=EngineFailed("died"))]
+    engines.main._script = [Says(error=EngineError("died"))]
     for number in range(3):
         await desk.answerer.answer(desk.request(question=str(number)))
     assert desk.answerer.breakers[0].state == "open"
@@ -236,10 +236,10 @@ async def test_a_refusal_says_when_the_engine_is_tried_next(make: Make, engines:
     desk.features.set(None, congestion__delay=90.0)
     engines.main.away = True
     for _ in range(3):
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await desk.answerer.answer(desk.request())
     desk.clock.advance(timedelta(seconds=5))
-    with pytest.raises(Unavailable, match="left alone") as refused:
+    with pytest.raises(UnavailableError, match="left alone") as refused:
         await desk.answerer.answer(desk.request())
     assert refused.value.retry_after == pytest.approx(15.0)
     assert desk.receipts.count(SCOPE) == 1, "no receipt without an answer"
@@ -258,9 +258,9 @@ async def test_a_stored_answer_stands_in_and_says_so(make: Make, engines: Engine
     assert (receipt.degraded.policy, receipt.degraded.release) == ("precomputed", desk.release.id)
     assert receipt.degraded.age_seconds == 1_800.0
     assert receipt.cache.prediction == made.prediction
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await desk.answerer.answer(desk.request(as_of=made.receipt.as_of + timedelta(hours=2)))
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await desk.answerer.answer(desk.request(question="Another one?"))
 
 
@@ -270,7 +270,7 @@ async def test_the_previous_releases_answer_stands_in_only_where_declared(make: 
     first = desk.release
     desk.publish(changed(when_unavailable=WhenUnavailable("precomputed"), owner="second"))
     engines.main.away = True
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await desk.answerer.answer(desk.request())
     engines.main.away = False
     desk.releases.rollback(SCOPE, "desk", "author", "a test")
@@ -290,7 +290,7 @@ async def test_another_releases_answer_is_served_only_to_whom_policy_lets_ask_it
     engines.main.away = True
     guest = Principal("guest", "default", "service")
     assert (await desk.answerer.answer(desk.request())).receipt.degraded is not None
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await desk.answerer.answer(desk.request(principal=guest))
 
 
@@ -326,7 +326,7 @@ async def test_an_identical_prompt_is_answered_without_an_engine(make: Make, eng
 
 async def test_a_stand_in_cannot_be_asked_for(make: Make) -> None:
     desk = make(changed())
-    with pytest.raises(InvalidInput, match="cannot be asked for"):
+    with pytest.raises(InvalidInputError, match="cannot be asked for"):
         await desk.answerer.answer(desk.request(role="degraded", release=desk.release.id))
 
 

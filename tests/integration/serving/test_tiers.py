@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from antiphon.core.errors import DeadlineExceeded, Overloaded, ResourceUnavailable
+from antiphon.core.errors import DeadlineExceededError, OverloadedError, ResourceUnavailableError
 from antiphon.serving.admission.limits import Admission
 from antiphon.serving.answering.arrival import arrive
 from antiphon.testing.scripted_engine import Says, ScriptedEngine
@@ -30,10 +30,10 @@ async def test_flex_is_batch_work_with_bounds_of_its_own(tmp_path: Path) -> None
         ("batch", False, True),
         ("online", True, False),
     ]
-    with pytest.raises(ResourceUnavailable) as full:
+    with pytest.raises(ResourceUnavailableError) as full:
         await desk.answerer.answer(desk.request(tier="flex", question="3"))
     assert (full.value.http_status, full.value.code, full.value.where) == (429, "resource_unavailable", "service_tier")
-    with pytest.raises(DeadlineExceeded):  # the bound of online answers
+    with pytest.raises(DeadlineExceededError):  # the bound of online answers
         await first
     assert not waiting.done()
     held.set()
@@ -45,7 +45,7 @@ async def test_flex_is_batch_work_with_bounds_of_its_own(tmp_path: Path) -> None
 async def test_a_requests_own_deadline_holds_for_it_alone(tmp_path: Path) -> None:
     engine = ScriptedEngine([Says("one", waits=asyncio.Event())])
     desk = SmallDesk(tmp_path, engine, PLAIN)
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceededError):
         await desk.answerer.answer(desk.request(timeout=0.05))
     assert (engine.in_flight, engine.cancelled) == (0, 1)
     with pytest.raises(TimeoutError):
@@ -64,7 +64,7 @@ def test_flex_takes_no_part_in_rollouts(tmp_path: Path) -> None:
 async def test_a_full_path_says_when_a_place_comes_free() -> None:
     admission = Admission(online=1, batch=1)
     async with admission.enter("online"):
-        with pytest.raises(Overloaded) as refused:
+        with pytest.raises(OverloadedError) as refused:
             async with admission.enter("online"):
                 raise AssertionError
     assert refused.value.retry_after == 1.0  # nothing was measured yet

@@ -12,7 +12,7 @@ from tests.integration.training.conftest import SHARE, TINY, Reference
 from tests.integration.training.tiny import SPECIAL, flights, order
 
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.engine.backends.llamacpp.runtime import LlamaCpp
 from antiphon.engine.execution.runtime import Layout
 from antiphon.engine.weights import Weights, resolve
@@ -128,17 +128,17 @@ def test_every_precision_is_written_the_same_each_time_and_served(
 
 def test_what_cannot_be_converted_leaves_no_file(reference: Reference, base: Path, tmp_path: Path) -> None:
     opened, adapter, target = Base(base), Path(reference.trained.adapter.path), tmp_path / "weights.gguf"
-    with pytest.raises(InvalidInput, match="precision"):
+    with pytest.raises(InvalidInputError, match="precision"):
         convert(opened, adapter, target, "q2_k")
-    with pytest.raises(Corrupt, match="adapter is corrupt"):
+    with pytest.raises(CorruptionError, match="adapter is corrupt"):
         convert(opened, adapter, target, "q8_0", adapter_sha256="0" * 64)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"\xff" * 100)
-    with pytest.raises(Corrupt, match="no adapter"):
+    with pytest.raises(CorruptionError, match="no adapter"):
         convert(opened, broken, target, "q8_0")
     other = tmp_path / "other.gguf"
     other.write_bytes(base.read_bytes() + b"\0")
-    with pytest.raises(InvalidInput, match="another base"):
+    with pytest.raises(InvalidInputError, match="another base"):
         convert(Base(other), adapter, target, "q8_0")
     assert not target.exists()
     assert not list(tmp_path.glob("*.partial"))
@@ -148,7 +148,7 @@ def test_what_cannot_be_converted_leaves_no_file(reference: Reference, base: Pat
 def test_a_file_that_is_no_model_is_corrupt(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(Corrupt, match="no GGUF file"):
+    with pytest.raises(CorruptionError, match="no GGUF file"):
         Base(path)
 
 

@@ -18,7 +18,7 @@ from tests.integration.training.tiny import flights, order
 from tests.unit.governance.test_sealing import Keys
 
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
 from antiphon.core.priority import session_nice
 from antiphon.core.scope import Scope
 from antiphon.governance.sealing import AesGcmCodec
@@ -236,7 +236,7 @@ async def test_training_goes_on_from_an_earlier_version_with_old_examples_among_
 async def test_a_set_that_teaches_nothing_is_refused(
     base: Path, tmp_path: Path, examples: tuple[object, ...], said: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         await train(order(tmp_path, base, examples, TINY))  # type: ignore[arg-type]
 
 
@@ -245,7 +245,7 @@ async def test_changed_files_are_refused_by_name(reference: Reference, base: Pat
     shutil.copy(reference.trained.adapter.path, adapter)
     flip_last_byte(adapter)
     earlier = ParentAdapter(str(adapter), reference.trained.adapter.sha256)
-    with pytest.raises(Corrupt, match="adapter is corrupt") as raised:
+    with pytest.raises(CorruptionError, match="adapter is corrupt") as raised:
         await train(order(tmp_path / "a", base, flights(6), TINY, parent=earlier))
     assert raised.value.where == str(adapter)
 
@@ -253,12 +253,12 @@ async def test_changed_files_are_refused_by_name(reference: Reference, base: Pat
     shutil.copy(base, changed)
     ordered = order(tmp_path / "b", changed, flights(6), TINY)
     flip_last_byte(changed)
-    with pytest.raises(Corrupt, match="base model's file was changed"):
+    with pytest.raises(CorruptionError, match="base model's file was changed"):
         await train(ordered)
 
     ordered = order(tmp_path / "c", base, flights(6), TINY)
     flip_last_byte(Path(ordered.examples_path))
-    with pytest.raises(Corrupt, match="examples were changed"):
+    with pytest.raises(CorruptionError, match="examples were changed"):
         await train(ordered)
 
 
@@ -267,7 +267,7 @@ async def test_changed_files_are_refused_by_name(reference: Reference, base: Pat
 def test_a_loss_that_is_not_finite_is_told(base: Path, tmp_path: Path) -> None:
     training = Training(order(tmp_path, base, flights(6), TINY), Base(base))
     before = training.model.masters.detach().clone()
-    with pytest.raises(InvalidInput, match="diverged: at step 3") as raised:
+    with pytest.raises(InvalidInputError, match="diverged: at step 3") as raised:
         training.update(training.backward([Encoded((1, 2, 3), (0.0, 3e38, 3e38))]), 2)
     assert raised.value.where == "recipe.learning_rate"
     assert bool((training.model.masters == before).all())
@@ -296,7 +296,7 @@ async def test_one_training_a_folder(base: Path, tmp_path: Path) -> None:
     ordered = order(tmp_path, base, flights(6), Recipe(rank=4, batch=2, steps=1))
     first = asyncio.create_task(train(ordered, processes=processes))
     await asyncio.sleep(0)
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         await train(ordered, processes=processes)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.unit.catalog.examples import DEV, open_database
 
 from antiphon.catalog.jobs import JobRow, Jobs
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 
 written = st.lists(st.builds(JobRow, st.integers(0, 12), st.fixed_dictionaries({"v": st.integers()}), st.booleans()))
 
@@ -38,7 +38,7 @@ class Rows(RuleBasedStateMachine):
     def write(self, rows: list[JobRow], behind: int) -> None:
         try:
             new = self.jobs.write_rows(DEV, self.job, self.epoch - behind, rows)
-        except Conflict:
+        except ConflictError:
             assert behind > 0 or self.ended
             return
         assert not rows or (behind == 0 and not self.ended)
@@ -53,7 +53,7 @@ class Rows(RuleBasedStateMachine):
         try:
             self.jobs.set_status(DEV, self.job, "completed", epoch=self.epoch - behind)
             self.ended = True
-        except Conflict:
+        except ConflictError:
             pass
         assert self.ended == (behind == 0)
 

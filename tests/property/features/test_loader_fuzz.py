@@ -231,7 +231,7 @@ def test_a_file_that_is_replaced_or_gone_half_way_is_noticed(tmp_path: Path, mon
 
                 with monkeypatch.context() as during:
                     during.setattr(module, "load_rows", halfway)
-                    assert served.refresh((name, first)) in ("Unavailable", "SetupError", "InvalidInput")
+                    assert served.refresh((name, first)) in ("UnavailableError", "SetupError", "InvalidInputError")
                 served.restore()
         assert served.refresh("whole") == "published"
     finally:

@@ -15,7 +15,7 @@ from tests.integration.features.world import NOON, minutes
 
 from antiphon import Entity, Source, col, count, feature_view, frequency, last
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.compute import ComputeLimits, compute
@@ -96,7 +96,7 @@ def test_rows_that_are_others_when_they_are_read_again_are_an_error(
         original(*told)
 
     monkeypatch.setattr(source_rows, "_tell_apart", changed)
-    with pytest.raises(Unavailable, match="changed while it was read"):
+    with pytest.raises(UnavailableError, match="changed while it was read"):
         loaded(spec_of(path), identified=False)
 
 

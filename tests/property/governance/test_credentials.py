@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.unit.catalog.examples import open_database
 
-from antiphon.core.errors import Forbidden, Unauthenticated, Unavailable
+from antiphon.core.errors import ForbiddenError, UnauthenticatedError, UnavailableError
 from antiphon.core.settings import OidcSettings
 from antiphon.governance.authentication import Authenticator
 from antiphon.governance.issuer_keys import IssuerKeys
@@ -96,7 +96,7 @@ def test_no_mutation_of_a_bearer_is_let_in(world: World, changes: list[tuple[str
         text = mutated(text, change) if text else text
     assume(text != valid)
     assert world.bearer.remembered(text) is None
-    with pytest.raises((Unauthenticated, Unavailable)):
+    with pytest.raises((UnauthenticatedError, UnavailableError)):
         world.bearer.authenticate(text)
     assert world.bearer.authenticate(valid).id == world.names[which]
 
@@ -112,10 +112,10 @@ def test_no_mutation_of_a_session_or_its_form_token_is_let_in(
         text = mutated(text, change) if text else text
         form = mutated(form, change) if form else form
     if text != world.session:
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(UnauthenticatedError):
             world.sessions.find(text)
     if form != held.form_token:
-        with pytest.raises(Forbidden):
+        with pytest.raises(ForbiddenError):
             world.sessions.check_form(held, form)
 
 
@@ -123,7 +123,7 @@ def test_no_mutation_of_a_session_or_its_form_token_is_let_in(
 @given(text=st.text(max_size=400))
 def test_no_text_is_let_in_and_none_fails_otherwise(world: World, text: str) -> None:
     for bearer in (text, f"ak_{text}", f"{text}.{text}.{text}"):
-        with pytest.raises((Unauthenticated, Unavailable)):
+        with pytest.raises((UnauthenticatedError, UnavailableError)):
             world.bearer.authenticate(bearer)
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         world.sessions.find(text)

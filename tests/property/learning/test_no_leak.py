@@ -19,7 +19,7 @@ from antiphon.catalog.datasets import DatasetSpec
 from antiphon.catalog.events import Event, StoredEvent
 from antiphon.catalog.outcomes import Outcome
 from antiphon.catalog.receipts import FeatureReceipt
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.source import SourceSpec
@@ -124,7 +124,7 @@ class Fakes:
         if name == "r":
             return type("Release", (), {"bundle": type("B", (), {"application": self})})
         if not name.startswith("p"):
-            raise NotFound(name)
+            raise NotFoundError(name)
         one = self.served[int(name[1:])]
         value = FeatureReceipt("recent.total", one.value, None, "v", None, when(one.at), 0.0, "fresh")
         return receipt(name, as_of=when(one.at), features=(value,))

@@ -9,7 +9,7 @@ import pytest
 from antiphon.batch.gauge import Gauge
 from antiphon.catalog.batch_work import Supplied
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import EngineFailed, Unavailable
+from antiphon.core.errors import EngineError, UnavailableError
 from antiphon.core.scope import Scope
 
 
@@ -52,11 +52,11 @@ def test_an_outage_is_not_measured() -> None:
             clock.advance(timedelta(seconds=seconds))
             raise error
 
-    with pytest.raises(EngineFailed):
-        fails(2, EngineFailed("It died.", where="engine"))
+    with pytest.raises(EngineError):
+        fails(2, EngineError("It died.", where="engine"))
     for _ in range(20):
-        with pytest.raises(Unavailable):
-            fails(30, Unavailable("It is away.", where="engine"))
+        with pytest.raises(UnavailableError):
+            fails(30, UnavailableError("It is away.", where="engine"))
     with gauge.row():
         clock.advance(timedelta(seconds=3))
     gauge.got(1.0)

@@ -7,7 +7,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from antiphon.batch import tables
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 
 ROWS: list[dict[str, Any]] = [
     {"flight": "B6 1", "n": 1, "at": datetime(2013, 4, 1, tzinfo=UTC), "classes": None, "text": None},
@@ -67,16 +67,16 @@ def test_parquet_keeps_columns_that_the_first_row_lacks_and_values_of_several_ty
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(InvalidInput, match=what) as caught:
+    with pytest.raises(InvalidInputError, match=what) as caught:
         list(tables.read(path))
     assert caught.value.where == str(path)
 
 
 def test_a_missing_file_and_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         list(tables.read(tmp_path / "nope.csv"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="cannot be written"):
+    with pytest.raises(InvalidInputError, match="cannot be written"):
         tables.write(tmp_path / "file" / "out.csv", [{"a": 1}])
 
 

@@ -12,7 +12,7 @@ from antiphon.catalog.events import Event, EventLog
 from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.catalog.receipts import Receipts
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 
@@ -34,13 +34,13 @@ def test_a_plain_envelope_is_read_back() -> None:
     ],
 )
 def test_what_is_not_ours_to_open_is_refused(envelope: Envelope, said: str) -> None:
-    with pytest.raises(Corrupt, match=said):
+    with pytest.raises(CorruptionError, match=said):
         PlainCodec().open(envelope, CONTEXT)
 
 
 @pytest.mark.parametrize("packed", [b"", b"\xc1", msgspec.msgpack.encode({"a": 1}), msgspec.msgpack.encode([1, 2])])
 def test_bytes_that_are_no_envelope_are_refused(packed: bytes) -> None:
-    with pytest.raises(Corrupt, match="no envelope"):
+    with pytest.raises(CorruptionError, match="no envelope"):
         unpack(packed)
 
 
@@ -64,7 +64,7 @@ class Turned:
         bound = bytes(byte ^ 0xFF for byte in envelope.content)
         prefix = f"{context.scope}|{context.subject}|".encode()
         if not bound.startswith(prefix):
-            raise Corrupt("The payload is from another place.")
+            raise CorruptionError("The payload is from another place.")
         return bound.removeprefix(prefix)
 
 
@@ -88,6 +88,6 @@ def test_every_payload_goes_through_the_codec_and_is_bound_to_its_place(tmp_path
         connection.exec_driver_sql(
             "UPDATE blobs SET payload = (SELECT payload FROM blobs WHERE hash = ?) WHERE hash = ?", (first, second)
         )
-    with pytest.raises(Corrupt, match="another place"):
+    with pytest.raises(CorruptionError, match="another place"):
         blobs.get(DEV, second)
     database.close()

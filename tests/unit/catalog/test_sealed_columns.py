@@ -16,7 +16,7 @@ from antiphon.catalog.jobs import JobRow, Jobs
 from antiphon.catalog.receipts import Receipts
 from antiphon.catalog.sealed_columns import CLEAR_COLUMNS, SEALED_COLUMNS
 from antiphon.core.codec import PlainCodec, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.durable.runs import Runs
 from antiphon.governance.audit import AuditLog
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
@@ -172,7 +172,7 @@ def test_a_payload_in_another_row_does_not_open(database: Database) -> None:
                 .values({column.column: getattr(rows[1], column.column)})
             )
         assert len(sealed_columns.check(database, column).problems) == 1, column.name
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         readable(database)
 
 

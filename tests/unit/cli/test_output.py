@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from antiphon.cli import entity, output
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 
 
 def test_tables_align_and_put_numbers_right() -> None:
@@ -27,7 +27,7 @@ def test_results_are_json_or_text(capsys) -> None:
 
 
 def test_an_error_is_one_line_a_next_step_and_its_exit_code(capsys) -> None:
-    error = NotFound("The table is gone.", where="here", next_step="Look elsewhere.")
+    error = NotFoundError("The table is gone.", where="here", next_step="Look elsewhere.")
     assert output.fail(error, False) == 3
     assert capsys.readouterr().err == "error: here: The table is gone.\n  next: Look elsewhere.\n"
     assert output.fail(error, True) == 3
@@ -57,7 +57,7 @@ def test_an_error_that_nobody_foresaw_is_told_by_its_type(
 def test_entity_keys_are_read() -> None:
     assert entity.keys(["shop=tea", "note=a=b", "empty="]) == {"shop": "tea", "note": "a=b", "empty": ""}
     for wrong in ("shop", "=tea"):
-        with pytest.raises(InvalidInput, match="KEY=VALUE"):
+        with pytest.raises(InvalidInputError, match="KEY=VALUE"):
             entity.keys([wrong])
 
 
@@ -66,9 +66,9 @@ def test_times_are_read_with_their_offset() -> None:
     found = entity.moment("2013-04-10T08:00:00-04:00")
     assert found is not None
     assert found.isoformat() == "2013-04-10T12:00:00+00:00"
-    with pytest.raises(InvalidInput, match="is no time"):
+    with pytest.raises(InvalidInputError, match="is no time"):
         entity.moment("noon")
-    with pytest.raises(InvalidInput, match="no time zone"):
+    with pytest.raises(InvalidInputError, match="no time zone"):
         entity.moment("2013-04-10T08:00:00")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from antiphon.core import settings
 from antiphon.core.clock import ManualClock, from_microseconds, microseconds, parse_duration, utc
-from antiphon.core.errors import DefinitionErrors, InvalidInput, NotFound
+from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, keyed_hash, new_id
 from antiphon.core.scope import Scope
 
@@ -15,7 +15,7 @@ def test_durations_are_whole_numbers_with_a_unit() -> None:
     assert parse_duration("15m") == timedelta(minutes=15)
     assert parse_duration("28d") == timedelta(days=28)
     for text in ("", "15", "m", "0s", "-5m", "1.5h", "5 m", "5w"):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             parse_duration(text)
 
 
@@ -23,7 +23,7 @@ def test_instants_are_whole_microseconds_and_need_a_zone() -> None:
     moment = datetime(2013, 4, 10, 8, 0, 0, 7, tzinfo=timezone(timedelta(hours=-4)))
     assert from_microseconds(microseconds(moment)) == moment
     assert utc(moment).tzinfo is UTC
-    with pytest.raises(InvalidInput, match="no time zone"):
+    with pytest.raises(InvalidInputError, match="no time zone"):
         utc(datetime(2013, 4, 10))  # noqa: DTZ001
 
 
@@ -31,7 +31,7 @@ def test_a_manual_clock_moves_only_forward() -> None:
     clock = ManualClock(datetime(2013, 4, 10, tzinfo=UTC))
     clock.advance(timedelta(seconds=5))
     assert clock.monotonic() == 5.0
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         clock.advance(timedelta(seconds=-1))
 
 
@@ -50,26 +50,26 @@ def test_hashes_depend_on_content_and_key_alone() -> None:
 
 def test_a_scope_refuses_names_that_could_leave_their_folder() -> None:
     for name in ("", "../x", "A", "a/b", "a.b", "-a"):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             Scope(tenant=name)
 
 
 def test_an_error_says_what_where_and_what_next() -> None:
-    error = InvalidInput("It is wrong.", where="here", next_step="Mend it.")
+    error = InvalidInputError("It is wrong.", where="here", next_step="Mend it.")
     assert str(error) == "here: It is wrong. Mend it."
-    both = DefinitionErrors(["a.py:1: x", "a.py:2: y"])
+    both = InvalidDefinitionsError(["a.py:1: x", "a.py:2: y"])
     assert "a.py:1" in str(both)
     assert "a.py:2" in str(both)
 
 
 def test_settings_name_the_field_that_is_misspelt(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="antiphon init"):
+    with pytest.raises(NotFoundError, match="antiphon init"):
         settings.load(tmp_path)
     (tmp_path / "antiphon.toml").write_text("[gateway]\nprot = 8700\n")
-    with pytest.raises(InvalidInput, match="prot"):
+    with pytest.raises(InvalidInputError, match="prot"):
         settings.load(tmp_path, {})
     (tmp_path / "antiphon.toml").write_text("[gateway\n")
-    with pytest.raises(InvalidInput, match="not TOML"):
+    with pytest.raises(InvalidInputError, match="not TOML"):
         settings.load(tmp_path, {})
 
 

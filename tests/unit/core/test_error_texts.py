@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import antiphon
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 
 SOURCE = Path(antiphon.__file__).parent
 PRONOUN = re.compile(r"(?:it|its|they|their|he|she|this|that|these|those)\b", re.IGNORECASE)
@@ -88,5 +88,8 @@ def test_a_pronoun_is_no_subject(text: str) -> None:
 
 
 def test_a_place_that_the_sentence_names_is_not_said_twice() -> None:
-    assert InvalidInput("The feature a.b has no value.", where="feature a.b").located == "The feature a.b has no value."
-    assert InvalidInput("`n` is too large.", where="line 3").located == "line 3: `n` is too large."
+    assert (
+        InvalidInputError("The feature a.b has no value.", where="feature a.b").located
+        == "The feature a.b has no value."
+    )
+    assert InvalidInputError("`n` is too large.", where="line 3").located == "line 3: `n` is too large."

@@ -83,7 +83,7 @@ def test_depth_does_not_matter() -> None:
 _COMPILE = """
 import json, sys
 from antiphon.core import json_schemas
-from antiphon.core.errors import SchemaUnsatisfiable
+from antiphon.core.errors import UnsatisfiableSchemaError
 from antiphon.engine.execution.constrained import Grammars
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 if sys.argv[1] == "off":
@@ -100,7 +100,7 @@ schemas = {
 for schema in schemas:
     try:
         grammars.constraint(json.dumps(schema)).permitted()
-    except SchemaUnsatisfiable:
+    except UnsatisfiableSchemaError:
         pass
 print("alive")
 """

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.core.leases import Leases, Renewer
 
 
@@ -32,7 +32,7 @@ class Source:
         self.begun.set()
         assert self.goes_on.wait(10)
         if self.away:
-            raise Unavailable("The source is away.", where="test")
+            raise UnavailableError("The source is away.", where="test")
         return value
 
 
@@ -79,9 +79,9 @@ def test_while_the_source_is_away_it_is_believed_up_to_the_bound() -> None:
     source.passes(9.9)
     assert leases.look("a", source.read) == "old"
     source.passes(0.2)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         leases.look("a", source.read)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         leases.look("never read", source.read)
 
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from antiphon.core import telemetry
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.logs import FORMAT, DiscreetFormatter, described, told, without_credentials
 
 
@@ -54,11 +54,13 @@ def test_an_exception_is_told_with_its_causes_and_without_their_values() -> None
         try:
             int(value)
         except ValueError as error:
-            raise InvalidInput("The number is wrong.", where="field") from error
-    except InvalidInput as error:
+            raise InvalidInputError("The number is wrong.", where="field") from error
+    except InvalidInputError as error:
         text = formatted(error)
     assert "secret" not in text
-    assert text.index("ValueError: (its message is withheld)") < text.index("InvalidInput: field: The number is wrong.")
+    assert text.index("ValueError: (its message is withheld)") < text.index(
+        "InvalidInputError: field: The number is wrong."
+    )
     assert text.count("test_logs.py") == 2
 
 

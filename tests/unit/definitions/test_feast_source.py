@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions import project
 
 HEAD = "from antiphon import Entity, Source, col, feature_view, last, mean\ndriver = Entity('driver', ['driver_id'])\n"
@@ -39,7 +39,7 @@ def test_a_feature_is_the_last_of_feasts(tmp_path: Path) -> None:
     ],
 )
 def test_nothing_is_computed_of_it(tmp_path: Path, body: str, options: str, said: str) -> None:
-    with pytest.raises(DefinitionErrors) as raised:
+    with pytest.raises(InvalidDefinitionsError) as raised:
         load(tmp_path, view(body, options))
     assert said in str(raised.value)
 

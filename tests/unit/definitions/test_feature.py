@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions import project
 
 HEAD = """
@@ -70,7 +70,7 @@ def test_a_spelling_keeps_the_version_and_a_meaning_moves_it(tmp_path: Path) -> 
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, feature: str, said: str) -> None:
-    with pytest.raises(DefinitionErrors) as caught:
+    with pytest.raises(InvalidDefinitionsError) as caught:
         views(tmp_path, f"    x = {feature}\n")
     assert "definitions.py:7: trade.x: " in str(caught.value)
     assert said in str(caught.value)
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, feature: str, said:
     ],
 )
 def test_what_is_wrong_with_an_encoding_is_said(tmp_path: Path, feature: str, said: str) -> None:
-    with pytest.raises(DefinitionErrors) as caught:
+    with pytest.raises(InvalidDefinitionsError) as caught:
         views(tmp_path, f"    x = {feature}\n")
     assert said in str(caught.value)
 
@@ -95,7 +95,7 @@ def test_what_is_wrong_with_an_encoding_is_said(tmp_path: Path, feature: str, sa
 def test_encodings_are_fitted_by_refreshes(tmp_path: Path) -> None:
     text = HEAD.replace('Source.table("orders", path="orders.parquet",', 'Source.stream("orders", event_id="id",')
     (tmp_path / "definitions.py").write_text(text + "    x = target(col.late, smoothing=20, window='1d')\n")
-    with pytest.raises(DefinitionErrors, match=r"trade\.x: target is fitted by refreshes: read a Source\.table"):
+    with pytest.raises(InvalidDefinitionsError, match=r"trade\.x: target is fitted by refreshes: read a Source\.table"):
         project.load(tmp_path)
 
 
@@ -113,7 +113,7 @@ def test_encodings_are_fitted_by_refreshes(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_an_embedding_is_said(tmp_path: Path, feature: str, said: str) -> None:
-    with pytest.raises(DefinitionErrors) as caught:
+    with pytest.raises(InvalidDefinitionsError) as caught:
         views(tmp_path, f"    x = {feature}\n")
     assert said in str(caught.value)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from antiphon import Figure, on_demand_view, one_hot, request
-from antiphon.core.errors import DefinitionErrors, InvalidInput
+from antiphon.core.errors import InvalidDefinitionsError, InvalidInputError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.definitions import project
 from antiphon.definitions.application import ApplicationSpec
@@ -102,21 +102,21 @@ def test_a_meaning_moves_the_version_and_a_spelling_does_not(tmp_path: Path) -> 
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, inputs: str, ratio: str, more: str, said: str) -> None:
-    with pytest.raises(DefinitionErrors) as caught:
+    with pytest.raises(InvalidDefinitionsError) as caught:
         load(tmp_path, inputs, ratio, more)
     assert said in str(caught.value)
     assert "definitions.py:" in str(caught.value)
 
 
 def test_a_feature_of_another_view_must_be_the_applications(tmp_path: Path) -> None:
-    with pytest.raises(DefinitionErrors, match=r"view 'purchase'.*no feature 'other'|has no feature 'other'"):
+    with pytest.raises(InvalidDefinitionsError, match=r"view 'purchase'.*no feature 'other'|has no feature 'other'"):
         load(tmp_path, ratio="request.amount / Spend.other")
 
 
 def test_an_aggregate_cannot_read_a_request(tmp_path: Path) -> None:
     body = TEXT.replace("col.amount", "request.amount").replace("{INPUTS}", INPUTS)
     (tmp_path / "definitions.py").write_text(body.replace("{RATIO}", RATIO).replace("{MORE}", ""))
-    with pytest.raises(DefinitionErrors, match=r"request\.amount is known when something is asked"):
+    with pytest.raises(InvalidDefinitionsError, match=r"request\.amount is known when something is asked"):
         project.load(tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_inputs_come_out_as_their_types_have_them(declared: Any, value: object, 
     ],
 )  # fmt: skip
 def test_an_input_of_another_type_is_refused_by_name(declared: Any, value: object) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         checked_input("amount", declared, value)
     assert caught.value.where == "inputs.amount"
 
@@ -170,7 +170,7 @@ def test_texts_of_a_csv_file_say_what_they_say() -> None:
     assert input_of_text("boolean", "TRUE") is True
     assert input_of_text("number", "") is None
     for declared, text in (("number", "nan"), ("number", "1_000"), ("number", "٣"), ("boolean", "yes")):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             checked_input("x", declared, input_of_text(declared, text))  # type: ignore[arg-type]
 
 
@@ -204,7 +204,7 @@ def test_categories_that_make_no_features_are_refused(categories: Any) -> None:
     class Ask:
         carrier = one_hot(request.carrier, categories)
 
-    with pytest.raises(DefinitionErrors, match=r"ask\.carrier"):
+    with pytest.raises(InvalidDefinitionsError, match=r"ask\.carrier"):
         Ask.spec()
 
 
@@ -236,7 +236,7 @@ def test_a_default_is_part_of_the_version_and_stands_for_what_is_left_out(tmp_pa
     ],
 )
 def test_a_default_that_is_not_of_its_type_is_refused(tmp_path: Path, declared: str, says: str) -> None:
-    with pytest.raises(DefinitionErrors, match=says):
+    with pytest.raises(InvalidDefinitionsError, match=says):
         load(tmp_path, inputs=f'{{"amount": {declared}, "shop": "text"}}')
 
 
@@ -250,7 +250,7 @@ class Again:
 app = """
     text = first.replace("{RATIO}", RATIO).replace("{MORE}", "").replace("\napp = ", second, 1)
     (tmp_path / "definitions.py").write_text(text.replace("[Spend, Purchase]", "[Spend, Purchase, Again]"))
-    with pytest.raises(DefinitionErrors, match="another default in 'again'"):
+    with pytest.raises(InvalidDefinitionsError, match="another default in 'again'"):
         project.load(tmp_path)
 
 

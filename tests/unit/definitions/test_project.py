@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from antiphon.core.errors import DefinitionErrors, SetupError
+from antiphon.core.errors import InvalidDefinitionsError, SetupError
 from antiphon.definitions.objects import ObjectStore
 from antiphon.definitions.project import ProjectSpec, load
 
@@ -71,7 +71,7 @@ def project(folder: Path, text: str) -> Path:
 
 
 def problems(folder: Path, text: str) -> list[str]:
-    with pytest.raises(DefinitionErrors) as raised:
+    with pytest.raises(InvalidDefinitionsError) as raised:
         load(project(folder, text))
     return list(raised.value.problems)
 
@@ -261,7 +261,7 @@ def test_a_source_of_objects_is_in_the_store_of_the_project(tmp_path: Path) -> N
 
 def test_objects_are_not_fetched_for_a_request(tmp_path: Path) -> None:
     recomputing = OBJECTS.replace('Freshness(max_age="15m")', 'Freshness(max_age="15m", when_stale="recompute")')
-    with pytest.raises(DefinitionErrors, match="objects would be fetched for every request"):
+    with pytest.raises(InvalidDefinitionsError, match="objects would be fetched for every request"):
         load(project(tmp_path, recomputing))
     load(project(tmp_path, recomputing.replace("s3://bucket/", "")))
 
@@ -315,7 +315,7 @@ def test_templates_of_a_fine_tuned_model_read_what_is_there(
 
 def test_a_history_of_outcomes_is_there_or_declared_to_come(tmp_path: Path) -> None:
     assert load(project(tmp_path, learning())).applications["desk"].outcome is not None
-    with pytest.raises(DefinitionErrors) as raised:
+    with pytest.raises(InvalidDefinitionsError) as raised:
         load(project(tmp_path, learning()), with_files=True)
     (found,) = raised.value.problems
     assert found.startswith("definitions.py:5: source 'labels': there is no file 'labels.csv'.")

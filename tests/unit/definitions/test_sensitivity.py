@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions.entity import Entity
 from antiphon.definitions.feature import count
 from antiphon.definitions.feature_view import FeatureView, feature_view
@@ -63,5 +63,5 @@ def test_mistakes_are_told(options: dict[str, object], said: str | None) -> None
         assert isinstance(made.source, Source)
         assert "sensitivity is" in " ".join(made.source.mistakes())
         return
-    with pytest.raises(DefinitionErrors, match=said):
+    with pytest.raises(InvalidDefinitionsError, match=said):
         made.spec()

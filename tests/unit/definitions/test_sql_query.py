@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import DefinitionErrors
+from antiphon.core.errors import InvalidDefinitionsError
 from antiphon.definitions import project
 from antiphon.definitions.sql_query import normal_sql, query_mistakes
 
@@ -133,7 +133,7 @@ def test_the_version_is_that_of_the_normal_query(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_both_lines(tmp_path: Path, sql: str, over: str, said: str) -> None:
-    with pytest.raises(DefinitionErrors) as caught:
+    with pytest.raises(InvalidDefinitionsError) as caught:
         load(tmp_path, sql, over)
     assert said in str(caught.value)
     assert "definitions.py:5" in str(caught.value)

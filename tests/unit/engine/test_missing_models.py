@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import NotFound, SetupError, Unavailable
+from antiphon.core.errors import NotFoundError, SetupError, UnavailableError
 from antiphon.engine.__main__ import load_configured
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
@@ -40,10 +40,10 @@ async def test_the_models_that_are_there_are_served(tmp_path: Path) -> None:
     engine = await LocalEngine(found.runtimes, digests=found.digests, missing=found.missing).start()
     try:
         assert list((await engine.describe()).missing) == ["gone"]
-        with pytest.raises(Unavailable, match="'gone' is configured and could not be loaded"):
+        with pytest.raises(UnavailableError, match="'gone' is configured and could not be loaded"):
             async for _ in engine.generate(GenerationRequest("r", "gone", "About this.", 4)):
                 pass
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             async for _ in engine.generate(GenerationRequest("r", "never", "About this.", 4)):
                 pass
         answered = [event async for event in engine.generate(GenerationRequest("r", "there", "About this.", 4))]

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import Corrupt, InvalidInput, NotFound, SetupError, Unavailable, UnsupportedParameter
+from antiphon.core.errors import (
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    SetupError,
+    UnavailableError,
+    UnsupportedParameterError,
+)
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, ServedModel
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.declared_models import DeclaredModels, checked
@@ -106,7 +113,7 @@ async def test_a_load_holds_nobody_up_and_a_caller_who_leaves_does_not_undo_it()
         declaring = asyncio.create_task(engine.serve([NEW]))
         await asyncio.to_thread(loads.entered.wait, 10)
         assert (await collect(engine, asking("words"))).text == alone.text
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             await collect(engine, asking("new"))
         declaring.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -183,10 +190,10 @@ async def test_the_declaration_is_kept_before_it_is_carried_out() -> None:
 
 async def test_an_engine_without_a_loader_says_so_and_a_closed_one_too() -> None:
     engine = await LocalEngine({"words": Watched("words")}).start()
-    with pytest.raises(UnsupportedParameter, match="new"):
+    with pytest.raises(UnsupportedParameterError, match="new"):
         await engine.serve([NEW])
     await engine.close()
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         await engine.serve([])
 
 
@@ -199,7 +206,7 @@ async def test_closing_waits_for_a_load_and_frees_it() -> None:
         await asyncio.sleep(0)
         loads.gate.set()
         await closing
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await declaring
         assert [len(runtime.closed_by) for runtime in loads.runtimes] == [1]
 
@@ -242,8 +249,8 @@ def test_a_model_that_kills_the_engine_twice_is_loaded_no_more(tmp_path: Path) -
         load(NEW)
     file.with_name("engine.models.deaths").unlink()
     load(NEW)
-    with pytest.raises(Corrupt), DeclaredModels(file).loading(NEW):
-        raise Corrupt("A failure that the process survives counts for nothing.")
+    with pytest.raises(CorruptionError), DeclaredModels(file).loading(NEW):
+        raise CorruptionError("A failure that the process survives counts for nothing.")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,9 +259,9 @@ def test_a_file_is_checked_against_what_was_declared(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="neither"):
         checked(ServedModel("m", str(file), "00"))
     file.write_bytes(b"GGUF and more")
-    with pytest.raises(Corrupt, match=r"instead of 00.*antiphon models rebuild m"):
+    with pytest.raises(CorruptionError, match=r"instead of 00.*antiphon models rebuild m"):
         checked(ServedModel("m", str(file), "00"))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert checked(ServedModel("m", str(file), digest)).path == file
-    with pytest.raises(InvalidInput, match="not absolute"):
+    with pytest.raises(InvalidInputError, match="not absolute"):
         checked(ServedModel("m", "model.gguf", digest))

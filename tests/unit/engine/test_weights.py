@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import NotFound, SetupError
+from antiphon.core.errors import NotFoundError, SetupError
 from antiphon.engine import weights
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
@@ -102,7 +102,7 @@ def test_too_little_disk_space_is_said_before_anything_is_fetched(tmp_path: Path
 
 
 def test_unknown_names_and_wrong_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="smollm2-135m"):
+    with pytest.raises(NotFoundError, match="smollm2-135m"):
         weights.pull("no-such-model", tmp_path)
     with pytest.raises(SetupError, match="antiphon models pull smollm2-135m"):
         weights.resolve("smollm2-135m", tmp_path)

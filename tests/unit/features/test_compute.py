@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.features.compute import SPOOL, ComputeLimits, compute, one_row
 
 LARGE = "SELECT count(*) FROM (SELECT DISTINCT md5(CAST(i AS VARCHAR)) AS h FROM range(400000) AS r(i))"
@@ -25,7 +25,7 @@ def test_a_computation_spills_into_a_folder_of_its_own_that_goes_with_it(tmp_pat
 
 def test_without_a_folder_nothing_reaches_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Unavailable, match="out of memory"), compute(ComputeLimits(memory=24)) as connection:
+    with pytest.raises(UnavailableError, match="out of memory"), compute(ComputeLimits(memory=24)) as connection:
         one_row(connection, LARGE)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 from antiphon.catalog.snapshots import SnapshotVectors
-from antiphon.core.errors import Corrupt, EngineFailed, SetupError
+from antiphon.core.errors import CorruptionError, EngineError, SetupError
 from antiphon.features.embedding.index import NeighbourIndex, build
 from antiphon.features.embedding.ports import Embedded
 from antiphon.features.embedding.space import VectorSpace
@@ -64,7 +64,7 @@ def test_the_same_vectors_give_the_same_index() -> None:
 
 def test_an_index_of_other_vectors_is_refused() -> None:
     stored = build(units(10))
-    with pytest.raises(Corrupt, match="10 vectors of 32 numbers instead of 11 of 32"):
+    with pytest.raises(CorruptionError, match="10 vectors of 32 numbers instead of 11 of 32"):
         NeighbourIndex(stored, 11, 32)
 
 
@@ -92,5 +92,5 @@ def test_what_a_broken_model_makes_is_refused(broken: str) -> None:
                 vectors[:, :-1] if broken == "width" else vectors[: 1 + (broken != "count")], made.truncated
             )
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         embedded(Broken(MODEL), ["one", "two"])

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from antiphon.core.errors import FeatureUnavailable, Unavailable
+from antiphon.core.errors import FeatureUnavailableError, UnavailableError
 from antiphon.features.feast.circuit import Circuit
 
 
@@ -19,8 +19,8 @@ class Seconds:
 
 
 def fail(circuit: Circuit) -> None:
-    with pytest.raises(Unavailable, match="broken"), circuit.asking():
-        raise Unavailable("broken")
+    with pytest.raises(UnavailableError, match="broken"), circuit.asking():
+        raise UnavailableError("broken")
 
 
 def test_it_opens_after_failures_in_a_row_and_closes_after_one_success() -> None:
@@ -35,12 +35,12 @@ def test_it_opens_after_failures_in_a_row_and_closes_after_one_success() -> None
         fail(circuit)
     assert circuit.open
     clock.now = 4.0
-    with pytest.raises(Unavailable, match=r"3 times in a row and rests for 1\.0 s"), circuit.asking():
+    with pytest.raises(UnavailableError, match=r"3 times in a row and rests for 1\.0 s"), circuit.asking():
         pytest.fail("nobody is asked")
     clock.now = 5.0
     fail(circuit)
     clock.now = 9.9
-    with pytest.raises(Unavailable, match="in a row"), circuit.asking():
+    with pytest.raises(UnavailableError, match="in a row"), circuit.asking():
         pytest.fail("nobody is asked")
     clock.now = 10.0
     with circuit.asking():
@@ -51,8 +51,8 @@ def test_it_opens_after_failures_in_a_row_and_closes_after_one_success() -> None
 def test_an_answer_that_says_no_is_no_failure() -> None:
     circuit = Circuit(1, 5.0, where="there", monotonic=Seconds())
     for _ in range(3):
-        with pytest.raises(FeatureUnavailable), circuit.asking():
-            raise FeatureUnavailable("no")
+        with pytest.raises(FeatureUnavailableError), circuit.asking():
+            raise FeatureUnavailableError("no")
     assert not circuit.open
 
 
@@ -71,7 +71,7 @@ def test_one_request_at_a_time_finds_out() -> None:
     thread = threading.Thread(target=probe)
     thread.start()
     assert inside.wait(10)
-    with pytest.raises(Unavailable, match="in a row"), circuit.asking():
+    with pytest.raises(UnavailableError, match="in a row"), circuit.asking():
         pytest.fail("another one finds out")
     leave.set()
     thread.join(10)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.features.feast.repository import At, FeastField, FeastRepository
 from antiphon.features.feast.syntax import places, read_syntax
 
@@ -97,8 +97,8 @@ def test_decorated_functions_are_views(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_settings_is_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="feature_store"):
+    with pytest.raises(NotFoundError, match="feature_store"):
         read_syntax(tmp_path)
     (tmp_path / "feature_store.yaml").write_text("provider: local\n")
-    with pytest.raises(InvalidInput, match="project"):
+    with pytest.raises(InvalidInputError, match="project"):
         read_syntax(tmp_path)

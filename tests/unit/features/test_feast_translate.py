@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from antiphon.core.errors import Conflict
+from antiphon.core.errors import ConflictError
 from antiphon.definitions import project
 from antiphon.definitions.project import ProjectSpec
 from antiphon.features.feast import render
@@ -212,7 +212,7 @@ def test_definitions_are_never_overwritten_unasked(tmp_path: Path) -> None:
     text = render.definitions_text(translated(tmp_path), "rides")
     assert render.write(tmp_path, text, "[project]\n", replace=False) == ["antiphon.toml", "definitions.py"]
     (tmp_path / "definitions.py").write_text("mine")
-    with pytest.raises(Conflict, match="exists"):
+    with pytest.raises(ConflictError, match="exists"):
         render.write(tmp_path, text, "[project]\n", replace=False)
     assert (tmp_path / "definitions.py").read_text() == "mine"
     assert render.write(tmp_path, text, "", replace=True) == ["definitions.py"]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from examples.flight_desk import host
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 
 
 def test_a_folder_is_kept_until_what_is_declared_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_a_folder_of_unknown_make_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_passes_its_message_on() -> None:
-    with pytest.raises(host.CommandFailed, match="models pull"):
+    with pytest.raises(host.CommandError, match="models pull"):
         asyncio.run(host.command("models", "pull", "no-such-model"))
 
 
@@ -49,7 +49,7 @@ def test_a_command_tells_its_progress_as_it_comes(monkeypatch: pytest.MonkeyPatc
 
 def test_a_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_ANTIPHON", (sys.executable, "-c", "import time; time.sleep(60)"))
-    with pytest.raises(host.CommandFailed, match="did not end within"):
+    with pytest.raises(host.CommandError, match="did not end within"):
         asyncio.run(host.command("train", timeout=0.5))
 
 
@@ -69,6 +69,6 @@ def test_another_platform_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> N
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         (tmp_path / "antiphon.toml").write_text(f"[gateway]\nport = {other.server_port}\n")
-        with pytest.raises(Unavailable, match="listens there"), host.running(tmp_path, lambda text: None):
+        with pytest.raises(UnavailableError, match="listens there"), host.running(tmp_path, lambda text: None):
             pass
         other.shutdown()

@@ -13,7 +13,7 @@ from tests.unit.catalog.examples import NOON
 
 from antiphon.catalog.database import Database
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Forbidden, Unauthenticated
+from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import denials
 from antiphon.gateway.denials import IN_FULL, MOST_SUMMARIES, SUMMARY, UNKNOWN_IN_FULL, Denials
 from antiphon.governance.principal import Principal
@@ -55,7 +55,7 @@ def request(peer: str = "10.0.0.1") -> Request:
     return Request({"type": "http", "method": "POST", "path": "/x", "headers": [], "client": (peer, 1)})
 
 
-NO_KEY = Unauthenticated("There is no API key and no token.")
+NO_KEY = UnauthenticatedError("There is no API key and no token.")
 
 
 async def test_a_flood_of_one_peer_is_counted_in_one_record(
@@ -86,7 +86,7 @@ async def test_many_peers_together_are_bounded_and_hide_nobody_who_is_known(
     for number in range(5_000):
         await refusals.record(request(f"2001:db8::{number:x}"), NO_KEY)
     ann = Principal("ann", "default", "viewer")
-    await refusals.record(request("10.0.0.9"), Forbidden("Policy says no."), ann)
+    await refusals.record(request("10.0.0.9"), ForbiddenError("Policy says no."), ann)
     assert Counter(name for name, _, _ in written.records) == {"anonymous": UNKNOWN_IN_FULL, "ann": 1}
     clock.advance(timedelta(seconds=61))
     await refusals.settle()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from antiphon.core.errors import Unauthenticated
+from antiphon.core.errors import UnauthenticatedError
 from antiphon.gateway.recognition import Recognition
 from antiphon.governance.principal import Principal
 
@@ -35,7 +35,7 @@ class Reading:
         number = self.begun
         assert self.go.wait(10)
         if self._fails or number > self._holds:
-            raise Unauthenticated("No.", where="authorization")
+            raise UnauthenticatedError("No.", where="authorization")
         if self._remembers:
             self._known = ANN
         return ANN
@@ -67,7 +67,7 @@ async def test_a_key_that_does_not_hold_is_refused_to_each() -> None:
     bearer = Reading(fails=True)
     found = await arrive(bearer, 300)
     assert len(found) == 300
-    assert all(isinstance(one, Unauthenticated) for one in found)
+    assert all(isinstance(one, UnauthenticatedError) for one in found)
     assert bearer.begun == 2
 
 
@@ -82,7 +82,7 @@ async def test_what_was_read_before_a_request_came_is_not_its_answer() -> None:
     bearer.revoke_after(1)
     bearer.go.set()
     assert await before == ANN
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(UnauthenticatedError):
         await after
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.governance import certificates
 from antiphon.governance.certificate_checks import chain, check, described, require_pair
 
@@ -63,7 +63,7 @@ def test_each_mistake_is_told_by_its_own_line(folder: Path, tmp_path: Path) -> N
     assert problems(folder, authority=(other / "authority.crt").read_bytes()).keys() == {"chain"}
     assert "expired" in problems(folder, now=NOW + timedelta(days=31))["dates"]
     assert "clock is behind" in problems(folder, now=NOW - timedelta(days=1))["dates"]
-    with pytest.raises(InvalidInput, match="no PEM certificate"):
+    with pytest.raises(InvalidInputError, match="no PEM certificate"):
         problems(folder, certificate=b"nothing")
 
 
@@ -76,7 +76,7 @@ def test_a_pair_is_required_to_belong_together_and_to_hold_now(folder: Path) -> 
         (certificate, key, NOW - timedelta(days=1)),
         (certificate[:100], key, NOW),
     ):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             require_pair(wrong_certificate, wrong_key, now, "x")
 
 
@@ -167,19 +167,19 @@ def test_a_reader_through_one_resolution_never_pairs_old_with_new(folder: Path) 
     ],
 )
 def test_what_cannot_be_certified_is_said(tmp_path: Path, asked: certificates.Asked) -> None:
-    with pytest.raises(InvalidInput) as raised:
+    with pytest.raises(InvalidInputError) as raised:
         certificates.init(tmp_path / "tls", asked, NOW)
     assert raised.value.next_step
     assert not (tmp_path / "tls" / "current").exists()
 
 
 def test_beginning_twice_and_rotating_nothing_or_what_is_damaged(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Conflict, match="already"):
+    with pytest.raises(ConflictError, match="already"):
         certificates.init(folder, certificates.Asked(), NOW)
-    with pytest.raises(NotFound, match="no certificate"):
+    with pytest.raises(NotFoundError, match="no certificate"):
         certificates.rotate(tmp_path / "nothing", NOW)
-    with pytest.raises(InvalidInput, match="authority ends"):
+    with pytest.raises(InvalidInputError, match="authority ends"):
         certificates.rotate(folder, NOW + timedelta(days=3640))
     shutil.copy(folder / "current" / "server.key", folder / "current" / "authority.key")
-    with pytest.raises(Corrupt, match="not the authority's"):
+    with pytest.raises(CorruptionError, match="not the authority's"):
         certificates.rotate(folder, NOW)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.catalog.examples import DEV, OTHER
 
-from antiphon.core.errors import Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import CorruptionError, InvalidInputError, SetupError
 from antiphon.governance import merkle
 from antiphon.governance.checkpoint import key_hash, parse, signed_by
 from antiphon.governance.checkpoint_key import CheckpointKey
@@ -55,7 +55,7 @@ def test_no_changed_checkpoint_holds(position: int, flip: int) -> None:
     content[position] ^= flip
     try:
         changed = parse(content.decode())
-    except (InvalidInput, UnicodeDecodeError):
+    except (InvalidInputError, UnicodeDecodeError):
         return
     assert not signed_by(changed, KEY.public)
 
@@ -63,7 +63,7 @@ def test_no_changed_checkpoint_holds(position: int, flip: int) -> None:
 @given(st.text(max_size=300) | st.sampled_from([SIGNED.note[:-1], SIGNED.note + "x", SIGNED.note.replace("42", "042")]))
 @settings(max_examples=200, deadline=None)
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         parse(text)
 
 
@@ -98,7 +98,7 @@ def test_a_witness_takes_what_continues_and_refuses_another_history(tmp_path: Pa
     forged = Grown().grow(9, "other")
     with witness.turn() as turn:
         for size, root, given_proof in ((9, forged.root, proof), (8, forged.root, ()), (2, forged.root, ())):
-            with pytest.raises(Corrupt, match="checkpoint of 8 records is witnessed"):
+            with pytest.raises(CorruptionError, match="checkpoint of 8 records is witnessed"):
                 turn.append(KEY.sign(DEV, size, root), given_proof)
     assert [(one.origin, one.size) for one in witness.read().checkpoints] == [
         ("antiphon/default/dev", 3), ("antiphon/other/dev", 3), ("antiphon/default/dev", 8),

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.unit.catalog.examples import DEV
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.governance import checkpoint_key
 from antiphon.governance.checkpoint import signed_by
 from antiphon.governance.checkpoint_key import CheckpointKey, rotate
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("origin", ["", "two words", "plus+sign", "line\nbreak", "é"])
 def test_an_origin_that_would_break_the_form_is_refused(origin: str) -> None:
-    with pytest.raises(InvalidInput, match="origin"):
+    with pytest.raises(InvalidInputError, match="origin"):
         CheckpointKey(bytes(32), origin)
 
 

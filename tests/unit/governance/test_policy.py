@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.governance import policy as policy_module
 from antiphon.governance.policy import Action, Column, Decider, Decision, Resource, default_policies
 from antiphon.governance.policy_document import PolicyDocument, default_document
@@ -54,9 +54,9 @@ def test_unknown_actions_roles_and_strange_names_are_denied_or_decided(decider: 
 
 
 def test_require_says_who_may_not_do_what_and_why(decider: Decider) -> None:
-    with pytest.raises(Forbidden, match=r"ann \(viewer\) may not answer application/desk: no policy permits it"):
+    with pytest.raises(ForbiddenError, match=r"ann \(viewer\) may not answer application/desk: no policy permits it"):
         decider.require(who("viewer"), "answer", "application/desk")
-    with pytest.raises(Forbidden, match="own-tenant-only"):
+    with pytest.raises(ForbiddenError, match="own-tenant-only"):
         decider.require(who(), "read", "application/desk", {"tenant": "other"})
     assert decider.require(who("viewer"), "read", "application/desk").allowed
 
@@ -164,7 +164,7 @@ def test_a_view_without_tags_counts_as_internal(decider: Decider) -> None:
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_when_it_is_loaded(policy: str, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         Decider(policy)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.governance.policy import Decider
 from antiphon.governance.policy_check import check
 from antiphon.governance.policy_diff import compare
@@ -74,14 +74,14 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, name: str, text: str | Non
     path = tmp_path / name
     if text is not None:
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises((InvalidInput, SetupError), match=said):
+    with pytest.raises((InvalidInputError, SetupError), match=said):
         read_document([path])
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tests.toml"
     path.write_text(CASE + CASE)
-    with pytest.raises(InvalidInput, match="Two cases are named 'not at night"):
+    with pytest.raises(InvalidInputError, match="Two cases are named 'not at night"):
         read_cases(path)
 
 

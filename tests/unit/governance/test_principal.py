@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from antiphon.core.errors import Forbidden, InvalidInput
+from antiphon.core.errors import ForbiddenError, InvalidInputError
 from antiphon.governance.policy import Decider
 from antiphon.governance.principal import KEY_SCOPE, Limits, Principal, check_grant, check_name, originator
 
@@ -47,13 +47,13 @@ def test_whoever_may_speak_for_others_names_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a\nb", "a\x00", "-a", "<b>", "ü", "x" * 129, "a\u202eb"])
 def test_a_malformed_user_is_refused_and_not_repeated(name: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         originator(SERVICE, name)
     assert len(name) < 2 or name not in str(refused.value)
 
 
 def test_two_users_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="two users"):
+    with pytest.raises(InvalidInputError, match="two users"):
         originator(SERVICE, "a", "b")
 
 
@@ -66,7 +66,7 @@ def test_two_users_are_refused() -> None:
     ],
 )
 def test_whoever_may_not_speak_for_others_is_refused(who: Principal) -> None:
-    with pytest.raises(Forbidden):
+    with pytest.raises(ForbiddenError):
         originator(who, "user-7")
     assert originator(who) is None
 
@@ -78,7 +78,7 @@ def test_a_limited_key_may_be_for_it() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 129, "ü", "a\n", ".a"])
 def test_malformed_names_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         check_name(name)
 
 
@@ -101,5 +101,5 @@ def test_a_key_grants_no_more_than_it_is_for(granting: Limits, granted: Limits, 
     if covered:
         check_grant(granting, granted)
     else:
-        with pytest.raises(Forbidden):
+        with pytest.raises(ForbiddenError):
             check_grant(granting, granted)

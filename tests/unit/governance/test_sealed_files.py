@@ -8,7 +8,7 @@ import pytest
 from tests.unit.governance.test_sealing import HERE, Keys
 
 from antiphon.core.codec import PayloadContext, PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.governance.sealed_files import CHUNK, SealedSink, is_sealed, key_of, open_sealed
 from antiphon.governance.sealing import AesGcmCodec
 
@@ -54,7 +54,7 @@ def test_nothing_of_the_content_shows() -> None:
 def test_a_file_under_another_name_does_not_open() -> None:
     codec = AesGcmCodec(Keys())
     stored, digest = sealed(b"content", codec)
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         open_sealed(io.BytesIO(stored), codec, place("0" * len(digest)))
 
 
@@ -67,7 +67,7 @@ def test_a_cut_or_reordered_file_does_not_open() -> None:
     dropped = stored[:step] + stored[2 * step :]
     without_last = stored[: 2 * step] + stored[body:]
     for broken in (swapped, dropped, without_last):
-        with pytest.raises(Corrupt), open_sealed(io.BytesIO(broken), codec, place(digest)) as found:
+        with pytest.raises(CorruptionError), open_sealed(io.BytesIO(broken), codec, place(digest)) as found:
             found.read()
 
 
@@ -77,14 +77,14 @@ def test_every_changed_byte_of_a_small_file_is_found() -> None:
     for position in range(len(stored)):
         changed = bytearray(stored)
         changed[position] ^= 1
-        with pytest.raises(Corrupt), open_sealed(io.BytesIO(bytes(changed)), codec, place(digest)) as found:
+        with pytest.raises(CorruptionError), open_sealed(io.BytesIO(bytes(changed)), codec, place(digest)) as found:
             found.read()
 
 
 def test_a_clear_file_is_refused_where_files_are_sealed() -> None:
     stored, digest = sealed(b"clear", PlainCodec())
     assert not is_sealed(io.BytesIO(stored))
-    with pytest.raises(Corrupt, match="not sealed"):
+    with pytest.raises(CorruptionError, match="not sealed"):
         open_sealed(io.BytesIO(stored), AesGcmCodec(Keys()), place(digest))
     with open_sealed(io.BytesIO(stored), PlainCodec(), place(digest)) as found:
         assert found.read() == b"clear"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from antiphon.core.codec import Envelope, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
 
@@ -27,7 +27,7 @@ class Keys:
         try:
             return self.keys[scope, key_id]
         except KeyError:
-            raise Corrupt(f"no key {key_id}") from None
+            raise CorruptionError(f"no key {key_id}") from None
 
     def index_key(self, scope: Scope) -> bytes:
         return self.keys.setdefault((scope, "index"), os.urandom(32))
@@ -61,7 +61,7 @@ def test_a_payload_that_was_moved_does_not_open(codec: AesGcmCodec, elsewhere: P
     keys.keys[elsewhere.scope, "k1"] = keys.sealing_key(HERE)[1]  # type: ignore[attr-defined]
     sealed = codec.seal(b"content", CONTEXT)
     relabelled = Envelope(elsewhere.schema, sealed.codec, sealed.key_id, sealed.content)
-    with pytest.raises(Corrupt, match="does not open with the key k1"):
+    with pytest.raises(CorruptionError, match="does not open with the key k1"):
         codec.open(relabelled, elsewhere)
 
 
@@ -70,10 +70,10 @@ def test_every_changed_byte_is_found(codec: AesGcmCodec) -> None:
     for position in range(len(sealed.content)):
         changed = bytearray(sealed.content)
         changed[position] ^= 1
-        with pytest.raises(Corrupt):
+        with pytest.raises(CorruptionError):
             codec.open(Envelope(sealed.schema, sealed.codec, sealed.key_id, bytes(changed)), CONTEXT)
     for length in range(len(sealed.content)):
-        with pytest.raises(Corrupt):
+        with pytest.raises(CorruptionError):
             codec.open(Envelope(sealed.schema, sealed.codec, sealed.key_id, sealed.content[:length]), CONTEXT)
 
 
@@ -106,7 +106,7 @@ def test_after_a_rotation_old_payloads_open_and_new_ones_have_the_new_key() -> N
 
 def test_a_clear_payload_in_the_place_of_a_sealed_one_is_refused(codec: AesGcmCodec) -> None:
     clear = PlainCodec().seal(b"forged", CONTEXT)
-    with pytest.raises(Corrupt, match="encrypted and reads only"):
+    with pytest.raises(CorruptionError, match="encrypted and reads only"):
         codec.open(clear, CONTEXT)
     # Switched off, as a migration does, the forgery would be read.
     assert AesGcmCodec(Keys(), accept_plain=True).open(clear, CONTEXT) == b"forged"

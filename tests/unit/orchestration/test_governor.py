@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.engine.api.messages import EngineDescription, EngineLoad
 from antiphon.orchestration.governor import Governed, Governor, decide
 
@@ -70,7 +70,7 @@ class Engine:
     async def describe(self) -> EngineDescription:
         self.asked += 1
         if self.away:
-            raise Unavailable("The engine cannot be reached.")
+            raise UnavailableError("The engine cannot be reached.")
         return EngineDescription("d", (), self.load)
 
 

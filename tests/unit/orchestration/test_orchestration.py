@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import Conflict, Unavailable
+from antiphon.core.errors import ConflictError, UnavailableError
 from antiphon.orchestration.housekeeping import Housekeeping
 from antiphon.orchestration.refreshing import RefreshSchedule, RefreshSlot, due
 from antiphon.orchestration.streams import Streams
@@ -50,7 +50,7 @@ async def test_the_schedule_orders_each_slot_once() -> None:
     assert len({slot.key for slot in ordered}) == 3
 
 
-@pytest.mark.parametrize("error", [Conflict("The key was used."), OverflowError("date value out of range")])
+@pytest.mark.parametrize("error", [ConflictError("The key was used."), OverflowError("date value out of range")])
 async def test_a_slot_that_cannot_be_ordered_keeps_no_other_waiting(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,7 +104,7 @@ async def test_streams_go_on_after_a_failure() -> None:
     def consume(limit: int) -> int:
         polls.append(limit)
         if len(polls) == 1:
-            raise Unavailable("The catalog is away.")
+            raise UnavailableError("The catalog is away.")
         if len(polls) == 3:
             asyncio.run_coroutine_threadsafe(_set(stop), loop)
         return 1 if len(polls) < 3 else 0
@@ -130,7 +130,7 @@ async def test_one_part_that_fails_ends_the_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [Unavailable("The catalog is away."), OSError(5, "Input/output error"), ValueError()]
+    "failure", [UnavailableError("The catalog is away."), OSError(5, "Input/output error"), ValueError()]
 )
 async def test_housekeeping_waits_its_interval_and_survives_a_failure(failure: Exception) -> None:
     stop, calls = asyncio.Event(), []

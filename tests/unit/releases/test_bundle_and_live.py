@@ -9,7 +9,7 @@ from tests.unit.catalog.examples import DEV, NOON, application, bundle
 from antiphon.catalog.releases import ModelPin, Release
 from antiphon.catalog.rollouts import Rollout, RolloutState, Standing
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import InvalidInput, NotFound, Unavailable
+from antiphon.core.errors import InvalidInputError, NotFoundError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Figure
 from antiphon.definitions.learning import Rollout as RolloutPlan
@@ -30,7 +30,7 @@ def test_everything_an_answer_is_made_from_is_in_the_hash() -> None:
 
 
 def test_a_bundle_pins_the_model_that_the_application_names() -> None:
-    with pytest.raises(InvalidInput, match="smollm2-135m"):
+    with pytest.raises(InvalidInputError, match="smollm2-135m"):
         build(application(), ModelPin("another", "aa"), "p")
 
 
@@ -66,13 +66,13 @@ class Catalog:
     def live(self, scope: Scope, application: str) -> Release | None:
         self.asked += 1
         if self.away:
-            raise Unavailable("The catalog is away.")
+            raise UnavailableError("The catalog is away.")
         return self.pointer if scope == DEV else None
 
     def get(self, scope: Scope, name: str) -> Release:
         self.asked += 1
         if name != "rel_1":
-            raise NotFound("There is none.")
+            raise NotFoundError("There is none.")
         return release(name)
 
 
@@ -99,10 +99,10 @@ def test_a_known_pointer_outlives_the_catalog_until_the_bound() -> None:
     catalog.away = True
     clock.advance(timedelta(seconds=BOUND_SECONDS - 1))
     assert live.live(DEV, "desk") == release("rel_1")
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         live.live(DEV, "another")
     clock.advance(timedelta(seconds=2))
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         live.live(DEV, "desk")
 
 
@@ -112,7 +112,7 @@ def test_a_release_is_read_once_and_a_missing_one_never_remembered() -> None:
     assert live.get(DEV, "rel_1") == live.get(DEV, "rel_1")
     assert catalog.asked == 1
     for _ in range(2):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             live.get(DEV, "rel_9")
     assert catalog.asked == 3
 
@@ -128,7 +128,7 @@ class Standings:
     def standing(self, scope: Scope, application: str) -> Standing:
         self.asked += 1
         if self.away:
-            raise Unavailable("The catalog is away.")
+            raise UnavailableError("The catalog is away.")
         return self.standing_now if scope == DEV else Standing(None)
 
     def live(self, scope: Scope, application: str) -> Release | None:
@@ -164,7 +164,7 @@ def test_an_assignment_follows_pointer_and_rollout_within_a_lease() -> None:
     clock.advance(timedelta(seconds=BOUND_SECONDS - 1))
     assert roles() == {"canary:rel_2:", "control:rel_1:rel_2"}
     clock.advance(timedelta(seconds=2))
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         roles()
     catalog.away, catalog.standing_now = False, Standing("rel_2")
     assert roles() == {"live:rel_2:"}

@@ -7,7 +7,7 @@ import pytest
 from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.catalog.snapshot_facts import SnapshotFacts
-from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import Decoding, Freshness, Reuse
 from antiphon.serving.answering import reuse
@@ -50,17 +50,17 @@ def test_a_default_prints_nothing_even_when_it_is_all_there_is() -> None:
 
 def test_rejecting_names_the_feature_its_age_and_the_limit() -> None:
     with pytest.raises(
-        FeatureUnavailable, match=r"^The feature congestion\.delay is 3600 s old, its contract allows 1m"
+        FeatureUnavailableError, match=r"^The feature congestion\.delay is 3600 s old, its contract allows 1m"
     ):
         reading(Freshness("1m", "reject"))
-    with pytest.raises(FeatureUnavailable, match="has no value"):
+    with pytest.raises(FeatureUnavailableError, match="has no value"):
         reading(Freshness("1m", "reject"), congestion__delay=ReadValue(None, None))
 
 
 def test_an_entity_nobody_knows_is_refused() -> None:
-    with pytest.raises(FeatureUnavailable, match="no features"):
+    with pytest.raises(FeatureUnavailableError, match="no features"):
         reading(congestion__delay=ReadValue(None, None), weather__wind=ReadValue(None, None))
-    with pytest.raises(FeatureUnavailable, match="no features"):  # a count of no events is a zero
+    with pytest.raises(FeatureUnavailableError, match="no features"):  # a count of no events is a zero
         reading(congestion__delay=ReadValue(0, None), weather__wind=ReadValue(None, None))
 
 
@@ -138,7 +138,8 @@ def test_a_contract_may_ask_for_the_quality_of_the_source() -> None:
     assert contract_of(apply({}, contract)) == "defaulted"  # nothing is known about it
     assert contract_of(apply({}, contract, publication=None)) == "fresh"  # a dataset's value has no snapshot
     with pytest.raises(
-        FeatureUnavailable, match=r"quality of the source of congestion.delay is 60.0%, its contract asks for 90.0%"
+        FeatureUnavailableError,
+        match=r"quality of the source of congestion.delay is 60.0%, its contract asks for 90.0%",
     ):
         apply(poor, Freshness("1d", "reject", min_source_quality=0.9))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.serving import several
 from antiphon.serving.request import TextDelta
 
@@ -30,7 +30,7 @@ class Asked:
         try:
             yield TextDelta(f"{number}a")
             if number == self._fails:
-                raise EngineFailed("broken on purpose")
+                raise EngineError("broken on purpose")
             await self.held.wait()
             yield TextDelta(f"{number}b")
             self.ended.append(number)
@@ -64,11 +64,11 @@ async def test_streams_are_told_apart() -> None:
 
 async def test_the_first_that_fails_ends_the_others() -> None:
     asked = Asked(fails=1)
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await several.answers(asked.answer, questions(12))  # type: ignore[arg-type]
     assert asked.under_way == 0
     assert asked.ended == []
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         async for _ in several.stream(asked.stream, questions(12)):  # type: ignore[arg-type]
             pass
     assert asked.under_way == 0

@@ -11,7 +11,7 @@ from tests.unit.serving.examples import release_of
 
 from antiphon.catalog.rollouts import Assigned, ShadowPair
 from antiphon.core.clock import ManualClock
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.definitions.learning import Outcome
 from antiphon.serving.answering.arrival import Arrival, arrive
 from antiphon.serving.request import Answer, AnswerRequest, DecodingOverrides, Mirrored
@@ -127,7 +127,7 @@ async def test_only_so_many_run_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(EngineFailed("It died."), "engine_failed"), (ZeroDivisionError("oops"), "internal_error")]
+    ("error", "code"), [(EngineError("It died."), "engine_failed"), (ZeroDivisionError("oops"), "internal_error")]
 )
 async def test_a_shadow_that_fails_is_a_pair_without_an_answer(error: Exception, code: str) -> None:
     candidate = Candidate(error)
@@ -158,7 +158,7 @@ async def test_a_shadow_that_takes_too_long_is_given_up() -> None:
 
 
 async def test_a_pair_that_cannot_be_recorded_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    candidate = Candidate(EngineFailed("It died."))
+    candidate = Candidate(EngineError("It died."))
     candidate.let.set()
 
     async def record(pair: ShadowPair) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.training.batches import GROUP_TOKENS, chosen, encode, groups
 from antiphon.training.examples import Example, Part
 from antiphon.training.recipe import Recipe
@@ -41,7 +41,7 @@ def test_a_label_may_stand_after_a_text_when_it_is_marked() -> None:
     ],
 )
 def test_what_cannot_be_tokenised_is_refused_by_name(example: Example, context: int, said: str) -> None:
-    with pytest.raises(InvalidInput, match=said) as raised:
+    with pytest.raises(InvalidInputError, match=said) as raised:
         encode(example, Letters(), context)
     assert raised.value.where == "a"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.training.examples import Example, Part, check, read, write
 
 
@@ -29,9 +29,9 @@ def test_a_changed_or_absent_file_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "examples.jsonl"
     sha256 = write(path, SOUND)
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(Corrupt, match="were changed"):
+    with pytest.raises(CorruptionError, match="were changed"):
         read(path, sha256)
-    with pytest.raises(Corrupt, match="gone"):
+    with pytest.raises(CorruptionError, match="gone"):
         read(tmp_path / "absent", sha256)
 
 
@@ -39,7 +39,7 @@ def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
     path = tmp_path / "examples.jsonl"
     content = b'{"id": "a", "prompt": "x", "parts": []}\n{"id": "b"}\n'
     path.write_bytes(content)
-    with pytest.raises(Corrupt) as raised:
+    with pytest.raises(CorruptionError) as raised:
         read(path, hashlib.sha256(content).hexdigest())
     assert raised.value.where == f"{path}:2"
 
@@ -56,7 +56,7 @@ def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_nothing_can_be_learned_from_is_refused(examples: tuple[Example, ...], said: str) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         check(examples)
 
 

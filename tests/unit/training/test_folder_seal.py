@@ -7,7 +7,7 @@ import torch
 from tests.unit.governance.test_sealing import HERE, Keys
 
 from antiphon.core.codec import PlainCodec
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.governance.sealing import AesGcmCodec, UnsealingCodec
 from antiphon.learning.evaluation.journal import journal
 from antiphon.training import examples, folder_seal
@@ -30,10 +30,10 @@ def test_a_file_opens_under_its_name_and_with_its_folders_key_alone(tmp_path: Pa
         (seal, "step-000001.safetensors", stored), (other, "examples.jsonl", stored),
         (seal, "examples.jsonl", WORD.encode()), (seal, "examples.jsonl", stored[:-1]),
     ):  # fmt: skip
-        with pytest.raises(Corrupt):
+        with pytest.raises(CorruptionError):
             where.open(name, content)
     (tmp_path / "run_2" / KEY).write_bytes((tmp_path / "run_1" / KEY).read_bytes())
-    with pytest.raises(Corrupt):
+    with pytest.raises(CorruptionError):
         folder_seal.folder_seal(tmp_path / "run_2", codec, HERE)
 
 
@@ -97,6 +97,6 @@ def test_a_sealed_journal_is_read_again_and_shows_nothing(tmp_path: Path) -> Non
         file.write(b"dG9ybg")
     with journal(path, {"of": WORD}, codec, HERE) as second:
         assert second.done == {"row:1": {"text": WORD}}
-    with pytest.raises(Corrupt), journal(path, {"of": WORD}, AesGcmCodec(Keys()), HERE):
+    with pytest.raises(CorruptionError), journal(path, {"of": WORD}, AesGcmCodec(Keys()), HERE):
         pass
     assert path.stat().st_size > 0

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, InvalidInputError, SetupError
 from antiphon.training import child, fine_tune
 from antiphon.training.base import hugging_face_name, permute, unpermute
 from antiphon.training.order import ERROR, Failure, TrainingOrder, failure, raised, read_order, write_order
 
 
-@pytest.mark.parametrize("kind", [InvalidInput, Corrupt, SetupError, Conflict, AntiphonError])
+@pytest.mark.parametrize("kind", [InvalidInputError, CorruptionError, SetupError, ConflictError, AntiphonError])
 def test_an_error_crosses_the_process_as_what_it_is(kind: type[AntiphonError]) -> None:
     error = kind("It broke.", where="there", next_step="Mend it.")
     again = raised(msgspec.json.decode(msgspec.json.encode(failure(error)), type=Failure))
@@ -27,7 +27,7 @@ def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_order(order)
     assert read_order(tmp_path) == order
     (tmp_path / "order.json").write_text("{")
-    with pytest.raises(Corrupt, match="cannot be read"):
+    with pytest.raises(CorruptionError, match="cannot be read"):
         read_order(tmp_path)
 
 
@@ -38,7 +38,7 @@ def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
         (OSError(errno.EFBIG, "File too large"), child.DISK_FULL, SetupError, "disk is full"),
         (MemoryError(), child.OUT_OF_MEMORY, SetupError, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), child.OUT_OF_MEMORY, SetupError, "out of memory"),
-        (Corrupt("Bad."), child.FAILED, Corrupt, "Bad"),
+        (CorruptionError("Bad."), child.FAILED, CorruptionError, "Bad"),
         (KeyError("x"), child.FAILED, AntiphonError, "KeyError"),
     ],
 )
@@ -72,7 +72,7 @@ def test_what_a_library_says_stays_out_of_logs_and_errors(
 def test_one_process_holds_a_folder(tmp_path: Path) -> None:
     with child.alone(tmp_path):
         assert child.left_over(tmp_path) == os.getpid()
-        with pytest.raises(Conflict), child.alone(tmp_path):
+        with pytest.raises(ConflictError), child.alone(tmp_path):
             pass
     with child.alone(tmp_path):
         pass

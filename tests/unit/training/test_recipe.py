@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.training.fine_tune import learning_rate
 from antiphon.training.recipe import Recipe, code_identity, identity
 
@@ -28,7 +28,7 @@ from antiphon.training.recipe import Recipe, code_identity, identity
     ],
 )
 def test_a_setting_outside_its_range_is_named(field: str, value: object) -> None:
-    with pytest.raises(InvalidInput) as raised:
+    with pytest.raises(InvalidInputError) as raised:
         msgspec.structs.replace(Recipe(), **{field: value}).check()
     assert raised.value.where == f"recipe.{field}"
 

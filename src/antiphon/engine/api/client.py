@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from antiphon.core.errors import AntiphonError, Corrupt, EngineFailed, Unavailable
+from antiphon.core.errors import AntiphonError, CorruptionError, EngineError, UnavailableError
 from antiphon.core.ids import new_id
 from antiphon.engine.api import frames
 from antiphon.engine.api.failures import error_of
@@ -71,11 +71,11 @@ class EngineClient:
         finally:
             connection.forget(question.id)
         if isinstance(answer, AntiphonError):
-            raise Unavailable("The engine went away.", where=str(self._path)) from answer
+            raise UnavailableError("The engine went away.", where=str(self._path)) from answer
         if isinstance(answer, RequestFailure):
             raise error_of(answer)
         if not isinstance(answer, EngineDescription):
-            raise Unavailable("The engine did not describe itself.", where=str(self._path))
+            raise UnavailableError("The engine did not describe itself.", where=str(self._path))
         return answer
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
@@ -93,7 +93,7 @@ class EngineClient:
                 if isinstance(answer, RequestFailure):
                     raise error_of(answer)
                 if isinstance(answer, EngineDescription | TextEmbeddings | Tokenization):
-                    raise EngineFailed("The engine answered another question.", where=str(self._path))
+                    raise EngineError("The engine answered another question.", where=str(self._path))
                 yield replace(answer, id=request.id)
                 if ended:
                     return
@@ -128,7 +128,7 @@ class EngineClient:
         if isinstance(answer, RequestFailure):
             raise error_of(answer)
         if not isinstance(answer, kind):
-            raise EngineFailed("The engine answered another question.", where=str(self._path))
+            raise EngineError("The engine answered another question.", where=str(self._path))
         return answer
 
     async def close(self) -> None:
@@ -151,7 +151,7 @@ class EngineClient:
                 reader, writer = await asyncio.open_unix_connection(self._path)
                 try:
                     if not is_ours(writer.get_extra_info("socket")):
-                        raise Unavailable(
+                        raise UnavailableError(
                             "The socket is served by a process of another user; nothing was sent to it.",
                             where=where,
                             next_step="Find out who made it, remove it, and start the engine again.",
@@ -162,17 +162,17 @@ class EngineClient:
                     writer.close()
                     raise
         except (OSError, TimeoutError) as error:
-            raise Unavailable(
+            raise UnavailableError(
                 "The engine cannot be reached.",
                 where=where,
                 next_step="`antiphon up` starts it; `antiphon status` shows which processes run.",
             ) from error
         if not isinstance(hello, Hello):
             writer.close()
-            raise Unavailable("The engine hung up without greeting.", where=where)
+            raise UnavailableError("The engine hung up without greeting.", where=where)
         if hello.protocol != PROTOCOL:
             writer.close()
-            raise Unavailable(
+            raise UnavailableError(
                 f"The engine speaks protocol {hello.protocol}, this side {PROTOCOL}.",
                 where=where,
                 next_step="Run both from the same version of Antiphon.",
@@ -234,7 +234,7 @@ class _Connection:
             while (message := await frames.read(self._reader, _decoder)) is not None:
                 if not isinstance(message, Hello) and (answers := self._waiting.get(message.id)) is not None:
                     answers.put_nowait(message)
-        except (Corrupt, OSError) as error:
+        except (CorruptionError, OSError) as error:
             reason = str(error) or reason
         finally:
             self._hang_up(reason)
@@ -243,5 +243,5 @@ class _Connection:
         self.lost = True
         self._writer.close()
         for answers in self._waiting.values():
-            answers.put_nowait(EngineFailed(reason, where=self._where, next_step="Ask again; the engine is restarted."))
+            answers.put_nowait(EngineError(reason, where=self._where, next_step="Ask again; the engine is restarted."))
         self._waiting.clear()

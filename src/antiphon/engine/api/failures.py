@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.core.errors import AntiphonError, DefinitionErrors, EngineFailed
+from antiphon.core.errors import AntiphonError, EngineError, InvalidDefinitionsError
 from antiphon.engine.api.messages import RequestFailure
 
 
@@ -13,7 +13,7 @@ def failure_of(request: str, error: AntiphonError) -> RequestFailure:
 
 def error_of(failed: RequestFailure) -> AntiphonError:
     """The error a frame tells about; an unknown code means an engine newer than this side."""
-    kind = _classes().get(failed.code, EngineFailed)
+    kind = _classes().get(failed.code, EngineError)
     return kind(failed.message, where=failed.where, next_step=failed.next_step)
 
 
@@ -23,5 +23,7 @@ def _classes() -> dict[str, type[AntiphonError]]:
     while open_classes:
         current = open_classes.pop()
         known.setdefault(current.code, current)
-        open_classes.extend(subclass for subclass in current.__subclasses__() if subclass is not DefinitionErrors)
+        open_classes.extend(
+            subclass for subclass in current.__subclasses__() if subclass is not InvalidDefinitionsError
+        )
     return known

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 
 LARGEST_FRAME = 16 << 20
 """Bytes; a longer frame means that the other side speaks something else."""
@@ -27,12 +27,12 @@ async def read(stream: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Me
     """The next frame, or ``None`` at the end of the stream (also in the middle of a frame: the peer vanished).
 
     Raises:
-        Corrupt: the bytes are no frame of the expected kind.
+        CorruptionError: the bytes are no frame of the expected kind.
     """
     try:
         size = int.from_bytes(await stream.readexactly(4), "big")
         if size > LARGEST_FRAME:
-            raise Corrupt(
+            raise CorruptionError(
                 f"A frame of {size} bytes on the engine's socket.", next_step="Only engine clients belong there."
             )
         body = await stream.readexactly(size)
@@ -41,4 +41,4 @@ async def read(stream: asyncio.StreamReader, decoder: msgspec.msgpack.Decoder[Me
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Corrupt(f"A frame on the engine's socket cannot be read: {error}.") from error
+        raise CorruptionError(f"A frame on the engine's socket cannot be read: {error}.") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import UnsupportedParameter
+from antiphon.core.errors import UnsupportedParameterError
 from antiphon.engine.api.messages import GenerationRequest
 
 
@@ -19,10 +19,10 @@ def refuse(*names: str) -> None:
     """Refuse fields on behalf of an engine that does not know them.
 
     Raises:
-        UnsupportedParameter: names the first one.
+        UnsupportedParameterError: names the first one.
     """
     for name in names:
-        raise UnsupportedParameter(
+        raise UnsupportedParameterError(
             f"The engine that serves this model does not know `{name}`.",
             where=name,
             next_step='Leave it out; `serves = "vllm"` or `parameters` under [engine] say that a server takes it.',

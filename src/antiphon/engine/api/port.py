@@ -28,7 +28,7 @@ class Engine(Protocol):
         """The served models and the present load.
 
         Raises:
-            Unavailable: the engine cannot be reached.
+            UnavailableError: the engine cannot be reached.
         """
         ...
 
@@ -40,13 +40,13 @@ class Engine(Protocol):
         served.
 
         Raises:
-            Conflict: a name is served with other weights; nothing was changed.
-            InvalidInput: no name, or one name for two models; nothing was changed.
+            ConflictError: a name is served with other weights; nothing was changed.
+            InvalidInputError: no name, or one name for two models; nothing was changed.
             SetupError: the declaration cannot be saved; nothing was changed. Or a file is missing or no model, or
                 memory does not suffice; the other models are served nevertheless.
-            Corrupt: a file's SHA-256 differs from the declared one; the other models are served nevertheless.
-            UnsupportedParameter: this engine cannot be told what to serve, and does not serve it already.
-            Unavailable: the engine cannot be reached or went away meanwhile.
+            CorruptionError: a file's SHA-256 differs from the declared one; the other models are served nevertheless.
+            UnsupportedParameterError: this engine cannot be told what to serve, and does not serve it already.
+            UnavailableError: the engine cannot be reached or went away meanwhile.
         """
         ...
 
@@ -57,13 +57,13 @@ class Engine(Protocol):
         waits on it) cancels the request; its slot is free before the engine's next step.
 
         Raises:
-            PromptTooLong: prompt and ``max_tokens`` together exceed the model's context.
-            SchemaUnsatisfiable: no text, or none of ``max_tokens`` tokens, can meet ``json_schema``.
-            InvalidInput: another parameter cannot be used.
-            NotFound: the engine does not serve ``model``.
-            Overloaded: too many requests wait already.
-            Unavailable: the engine cannot be reached; nothing was generated.
-            EngineFailed: the engine died or failed after it took the request.
+            PromptTooLongError: prompt and ``max_tokens`` together exceed the model's context.
+            UnsatisfiableSchemaError: no text, or none of ``max_tokens`` tokens, can meet ``json_schema``.
+            InvalidInputError: another parameter cannot be used.
+            NotFoundError: the engine does not serve ``model``.
+            OverloadedError: too many requests wait already.
+            UnavailableError: the engine cannot be reached; nothing was generated.
+            EngineError: the engine died or failed after it took the request.
         """
         ...
 
@@ -71,12 +71,12 @@ class Engine(Protocol):
         """The vectors of all the texts; cancelling the task that waits cancels the request.
 
         Raises:
-            NotFound: the engine does not serve ``model`` as an embedding model.
-            PromptTooLong: a text is longer than the model reads; nothing was embedded.
-            InvalidInput: no text, an empty one, or another number of dimensions than the model has.
-            Overloaded: too many requests wait already.
-            Unavailable: the engine cannot be reached; nothing was embedded.
-            EngineFailed: the engine died or failed after it took the request.
+            NotFoundError: the engine does not serve ``model`` as an embedding model.
+            PromptTooLongError: a text is longer than the model reads; nothing was embedded.
+            InvalidInputError: no text, an empty one, or another number of dimensions than the model has.
+            OverloadedError: too many requests wait already.
+            UnavailableError: the engine cannot be reached; nothing was embedded.
+            EngineError: the engine died or failed after it took the request.
         """
         ...
 
@@ -84,13 +84,13 @@ class Engine(Protocol):
         """A text's tokens, or the text of tokens.
 
         Raises:
-            NotFound: the engine does not serve ``model``.
-            InvalidInput: the model has no such token.
-            UnsupportedParameter: this engine cannot tokenize for its callers.
-            Unavailable: the engine cannot be reached.
+            NotFoundError: the engine does not serve ``model``.
+            InvalidInputError: the model has no such token.
+            UnsupportedParameterError: this engine cannot tokenize for its callers.
+            UnavailableError: the engine cannot be reached.
         """
         ...
 
     async def close(self) -> None:
-        """Release what the engine holds here. Requests in flight end with ``EngineFailed``."""
+        """Release what the engine holds here. Requests in flight end with ``EngineError``."""
         ...

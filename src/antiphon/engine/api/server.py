@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core import telemetry
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, ConflictError, CorruptionError, SetupError, UnavailableError
 from antiphon.engine.api import frames
 from antiphon.engine.api.failures import failure_of
 from antiphon.engine.api.messages import (
@@ -146,7 +146,7 @@ class _Connection:
             if await self._greet():
                 while (message := await frames.read(self._reader, _decoder)) is not None:
                     self._receive(message)
-        except Corrupt as error:
+        except CorruptionError as error:
             _log.warning("A client was cut off: %s", error)
         finally:
             for task in self._tasks:
@@ -173,7 +173,9 @@ class _Connection:
     def _receive(self, message: ToEngine) -> None:
         if isinstance(message, GenerationRequest | TextEmbeddingRequest):
             if message.id in self._tickets:
-                self._send(failure_of(message.id, Conflict(f"The request id {message.id!r} is in flight already.")))
+                self._send(
+                    failure_of(message.id, ConflictError(f"The request id {message.id!r} is in flight already."))
+                )
                 return
             self._tickets[message.id] = None
             self._begin(self._submit(message))
@@ -213,7 +215,7 @@ class _Connection:
 
     def _require_staying(self) -> None:
         if self._stopping.is_set():
-            raise Unavailable("The engine is shutting down.", next_step="Try again in a moment.")
+            raise UnavailableError("The engine is shutting down.", next_step="Try again in a moment.")
 
     async def _submit(self, request: GenerationRequest | TextEmbeddingRequest) -> None:
         arrived = time.time_ns()

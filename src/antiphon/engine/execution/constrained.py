@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from antiphon.core import json_schemas
-from antiphon.core.errors import SchemaUnsatisfiable
+from antiphon.core.errors import UnsatisfiableSchemaError
 from antiphon.core.ids import content_hash
 from antiphon.engine.execution.sampling import Permitted
 
@@ -37,13 +37,13 @@ class Constraint:
         """The tokens that may come next.
 
         Raises:
-            SchemaUnsatisfiable: the grammar grew past its limits, or nothing may come next.
+            UnsatisfiableSchemaError: the grammar grew past its limits, or nothing may come next.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
         permitted = np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
         if not permitted.any():
-            raise SchemaUnsatisfiable("No token can follow in this schema.", where="json_schema")
+            raise UnsatisfiableSchemaError("No token can follow in this schema.", where="json_schema")
         return permitted
 
     def accept(self, token: int) -> None:
@@ -61,7 +61,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise SchemaUnsatisfiable(_first_line(self._matcher.get_error()), where="json_schema")
+            raise UnsatisfiableSchemaError(_first_line(self._matcher.get_error()), where="json_schema")
 
 
 class Grammars:
@@ -77,7 +77,7 @@ class Grammars:
         """A fresh constraint for a JSON schema (its text), or for a grammar in llguidance's Lark syntax.
 
         Raises:
-            SchemaUnsatisfiable: the text is no JSON schema, uses what is not implemented, or nothing can meet it.
+            UnsatisfiableSchemaError: the text is no JSON schema, uses what is not implemented, or nothing can meet it.
         """
         key = content_hash([schema, lark])
         matcher = self._compiled.pop(key, None) or (self._matcher(schema) if lark else self._compile(schema))
@@ -91,15 +91,15 @@ class Grammars:
 
         # llguidance takes its options from the schema's object, so the two schemas that are none are handled here.
         if schema.strip() == "false":
-            raise SchemaUnsatisfiable("The schema is false: nothing meets it.", where="json_schema")
+            raise UnsatisfiableSchemaError("The schema is false: nothing meets it.", where="json_schema")
         if schema.strip() == "true":
             schema = "{}"
         if (found := _unsound(schema)) is not None:
-            raise SchemaUnsatisfiable(f"{found}.", where="json_schema")
+            raise UnsatisfiableSchemaError(f"{found}.", where="json_schema")
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, defaults=_SPACING)
         except ValueError as error:
-            raise SchemaUnsatisfiable(_first_line(str(error)), where="json_schema") from error
+            raise UnsatisfiableSchemaError(_first_line(str(error)), where="json_schema") from error
         return self._matcher(grammar)
 
     def _matcher(self, grammar: str) -> Any:
@@ -107,7 +107,7 @@ class Grammars:
 
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise SchemaUnsatisfiable(_first_line(matcher.get_error()), where="json_schema")
+            raise UnsatisfiableSchemaError(_first_line(matcher.get_error()), where="json_schema")
         return matcher
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
-from antiphon.core.errors import AntiphonError, EngineFailed, InvalidInput, PromptTooLong
+from antiphon.core.errors import AntiphonError, EngineError, InvalidInputError, PromptTooLongError
 from antiphon.engine.api.failures import failure_of
 from antiphon.engine.api.messages import EmbedderDescription, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.execution.counters import Counters
@@ -39,7 +39,7 @@ class Encoder(Protocol):
         ...
 
     def vector(self, tokens: list[int]) -> bytes:
-        """Float32, little-endian, of length 1; raises ``EngineFailed``."""
+        """Float32, little-endian, of length 1; raises ``EngineError``."""
         ...
 
     def close(self) -> None: ...
@@ -99,15 +99,15 @@ class EmbeddingLane:
         """The request, checked and tokenised; from any thread.
 
         Raises:
-            InvalidInput, PromptTooLong: as :meth:`~antiphon.engine.api.port.Engine.embed`.
+            InvalidInputError, PromptTooLongError: as :meth:`~antiphon.engine.api.port.Engine.embed`.
         """
         arrived, description = self._monotonic(), self.encoder.description
         if not 1 <= len(request.texts) <= MOST_TEXTS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"There are {len(request.texts)} texts.", where="input", next_step=f"Send 1 to {MOST_TEXTS}."
             )
         if request.dimensions not in (None, description.dimensions):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{request.model} makes vectors of {description.dimensions} numbers, and was not trained to be "
                 "shortened.",
                 where="dimensions",
@@ -117,10 +117,10 @@ class EmbeddingLane:
         for place, text in enumerate(request.texts):
             where = "input" if len(request.texts) == 1 else f"input[{place}]"
             if not text.strip():
-                raise InvalidInput("An empty text has no vector.", where=where, next_step="Leave it out.")
+                raise InvalidInputError("An empty text has no vector.", where=where, next_step="Leave it out.")
             tokens = self.encoder.tokenize(text)
             if tokens is None:
-                raise PromptTooLong(
+                raise PromptTooLongError(
                     f"The text has more than the {description.tokens} tokens that {request.model} reads.",
                     where=where,
                     next_step="Split it, and embed the parts.",
@@ -146,7 +146,7 @@ class EmbeddingLane:
     def cancel(self, ticket: int) -> list[Emission]:
         """Forget a request."""
         work = self._works.pop(ticket, None)
-        return [] if work is None else [_failed(work, EngineFailed("The request was cancelled."))]
+        return [] if work is None else [_failed(work, EngineError("The request was cancelled."))]
 
     def fail_all(self, error: AntiphonError) -> list[Emission]:
         """End every request with the error."""
@@ -176,7 +176,7 @@ class EmbeddingLane:
             leaves_gaps: batch can wait for a time with nobody online.
 
         Raises:
-            EngineFailed: the model failed; the requests cannot go on.
+            EngineError: the model failed; the requests cannot go on.
         """
         begin = self._monotonic()
         self.latest_step = (begin, begin)

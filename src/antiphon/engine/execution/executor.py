@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
-from antiphon.core.errors import AntiphonError, EngineFailed
+from antiphon.core.errors import AntiphonError, EngineError
 from antiphon.engine.api.failures import failure_of
 from antiphon.engine.api.messages import Delta, GenerationResult, RequestFailure, TextEmbeddings
 from antiphon.engine.execution.constrained import Grammars
@@ -170,7 +170,7 @@ class Lane:
             leaves_gaps: batch can wait for a time with nobody online.
 
         Raises:
-            EngineFailed: the runtime failed; the lane's sequences cannot go on.
+            EngineError: the runtime failed; the lane's sequences cannot go on.
         """
         for sequence in [sequence for sequence in self._sequences.values() if sequence.reason is not None]:
             self._show(sequence)  # A grammar that leaves no choice at all needs no step.
@@ -264,7 +264,7 @@ class Lane:
     def _admit(self, sequence: Sequence) -> None:
         try:
             self._places.give(sequence)
-        except EngineFailed as error:
+        except EngineError as error:
             self._fail(sequence, error)  # The others have theirs.
             return
         if sequence.spent.admitted is None:

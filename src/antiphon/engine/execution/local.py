@@ -15,13 +15,13 @@ from typing import Any
 from antiphon.core.child_process import name_thread
 from antiphon.core.errors import (
     AntiphonError,
-    Conflict,
-    EngineFailed,
-    NotFound,
-    Overloaded,
+    ConflictError,
+    EngineError,
+    NotFoundError,
+    OverloadedError,
     SetupError,
-    Unavailable,
-    UnsupportedParameter,
+    UnavailableError,
+    UnsupportedParameterError,
 )
 from antiphon.core.ids import new_id
 from antiphon.core.memory import LARGE_BYTES, MemoryRelease
@@ -93,7 +93,7 @@ class LocalEngine:
         keep: told the whole declaration before anything is done about it.
         encoders: embedding models by the name callers use.
         missing: configured models that could not be loaded, and why.
-        most_waiting: requests of one priority that may wait for a slot; beyond it ``Overloaded``.
+        most_waiting: requests of one priority that may wait for a slot; beyond it ``OverloadedError``.
         kept: where sequences are whose slot somebody online has taken.
         share_prefixes: reuse the computed beginnings of prompts; results are the same either way.
         rest_after: seconds without a request after which a model's weights are let go, until the next one; ``None``
@@ -253,7 +253,7 @@ class LocalEngine:
         if lane is None:
             self._require_present(request.model)
             served = ", ".join(sorted(self._embedding)) or "none"
-            raise NotFound(
+            raise NotFoundError(
                 f"The engine does not serve the embedding model {request.model!r}.",
                 where="model",
                 next_step=f"Embedding models that it serves: {served}.",
@@ -329,7 +329,7 @@ class LocalEngine:
         # The loop's last emissions were scheduled before it ended; let them arrive.
         await asyncio.sleep(0)
         for recipient in self._sinks.values():
-            recipient.sink(RequestFailure("", EngineFailed.code, "The engine was closed."))
+            recipient.sink(RequestFailure("", EngineError.code, "The engine was closed."))
         self._sinks.clear()
         # Its thread reads the vocabularies that the lanes free.
         await asyncio.to_thread(self._text_preparation.shutdown)
@@ -380,7 +380,7 @@ class LocalEngine:
             self._require_open()
             missing = self._missing(wanted)
             if missing and self._load is None:
-                raise UnsupportedParameter(
+                raise UnsupportedParameterError(
                     f"The engine cannot be told to serve {', '.join(model.name for model in missing)}.", where="models"
                 )
             if self._keep is not None:
@@ -399,7 +399,7 @@ class LocalEngine:
             if served is None:
                 missing.append(model)
             elif served.sha256 not in (None, model.sha256):
-                raise Conflict(
+                raise ConflictError(
                     f"The engine serves other weights under this name: {served.sha256}, not {model.sha256}.",
                     where=model.name,
                     next_step="Give the new weights a name of their own.",
@@ -444,14 +444,14 @@ class LocalEngine:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise Unavailable("The engine is shutting down.")
+            raise UnavailableError("The engine is shutting down.")
 
     def _named(self, model: str) -> _Served:
         self._require_open()
         served = self._served.get(model)
         if served is None:
             self._require_present(model)
-            raise NotFound(
+            raise NotFoundError(
                 f"The engine does not serve the model {model!r}.",
                 where="model",
                 next_step=f"It serves {', '.join(sorted(self._served))}.",
@@ -460,7 +460,7 @@ class LocalEngine:
 
     def _require_present(self, model: str) -> None:
         if (why := self._not_loaded.get(model)) is not None:
-            raise Unavailable(
+            raise UnavailableError(
                 f"The model {model!r} is configured and could not be loaded: {why}",
                 where="model",
                 next_step=f"Fetch it (`antiphon models pull {model}`) and restart `antiphon up`; other models answer.",
@@ -475,4 +475,4 @@ class LocalEngine:
     def _require_room(self, priority: Priority, slots: int) -> None:
         waiting = sum(1 for recipient in self._sinks.values() if recipient.priority == priority)
         if waiting >= slots + self._most_waiting[priority]:
-            raise Overloaded(f"{waiting} {priority} requests are in the engine already.")
+            raise OverloadedError(f"{waiting} {priority} requests are in the engine already.")

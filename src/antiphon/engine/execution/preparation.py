@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, PromptTooLong, SchemaUnsatisfiable
+from antiphon.core.errors import InvalidInputError, PromptTooLongError, UnsatisfiableSchemaError
 from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import GenerationRequest
 from antiphon.engine.execution.executor import Lane
@@ -25,13 +25,13 @@ def check(request: GenerationRequest) -> None:
     """Refuse a request that no model could serve.
 
     Raises:
-        InvalidInput: names the parameter.
+        InvalidInputError: names the parameter.
     """
 
     def require(good: bool, parameter: str, rule: str) -> None:
         if not good:
             value: Any = msgspec.to_builtins(getattr(request, parameter))
-            raise InvalidInput(f"{parameter} is {value!r}; it must be {rule}.", where=parameter)
+            raise InvalidInputError(f"{parameter} is {value!r}; it must be {rule}.", where=parameter)
 
     scored = request.prompt_logprobs is not None
     require(request.max_tokens >= (0 if scored else 1), "max_tokens", "at least 1")
@@ -71,10 +71,10 @@ def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float
     """The sequence of a request that was checked; from any thread.
 
     Raises:
-        InvalidInput, PromptTooLong, SchemaUnsatisfiable: what the model says to it.
+        InvalidInputError, PromptTooLongError, UnsatisfiableSchemaError: what the model says to it.
     """
     if request.messages or request.tools is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The engine has no chat template of its own to apply to `messages`.",
             where="messages",
             next_step="Render them with the template of its description, and send a prompt.",
@@ -86,9 +86,9 @@ def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float
     prompt = list(request.prompt_ids) or runtime.tokenize(request.prompt)
     _check_tokens(request, len(runtime.vocabulary.pieces))
     if not prompt:
-        raise InvalidInput("The prompt is empty.", where="prompt")
+        raise InvalidInputError("The prompt is empty.", where="prompt")
     if len(prompt) + request.max_tokens > room:
-        raise PromptTooLong(
+        raise PromptTooLongError(
             f"{len(prompt)} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
             where="prompt",
             next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
@@ -100,7 +100,7 @@ def prepared(lane: Lane, ticket: int, request: GenerationRequest, arrived: float
         constraint = lane.grammars.constraint(constrained, lark=request.grammar is not None)
         forced = constraint.forced()
         if len(forced) + (not constraint.complete) > request.max_tokens:
-            raise SchemaUnsatisfiable(
+            raise UnsatisfiableSchemaError(
                 f"The schema needs more than max_tokens ({request.max_tokens}) tokens: "
                 f"{len(forced)} are fixed from the start.",
                 where="max_tokens",
@@ -123,7 +123,7 @@ def _require_room(request: GenerationRequest, room: int, longest: int) -> None:
     if request.prompt and longest and 4 * len(request.prompt) > room * longest:
         least = -(-len(request.prompt.encode()) // longest)
     if least + request.max_tokens > room:
-        raise PromptTooLong(
+        raise PromptTooLongError(
             f"At least {least} prompt tokens and max_tokens {request.max_tokens} exceed the context of {room} tokens.",
             where="prompt",
             next_step="Shorten the prompt, lower max_tokens, or give the engine a larger context.",
@@ -135,7 +135,7 @@ def _check_tokens(request: GenerationRequest, vocabulary: int) -> None:
     for where, tokens in (("prompt", request.prompt_ids), ("logit_bias", biased)):
         wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
         if wrong is not None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The model has no token {wrong}; it has those from 0 to {vocabulary - 1}.",
                 where=where,
                 next_step="Make the tokens with this model's own tokeniser.",

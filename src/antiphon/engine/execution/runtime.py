@@ -125,7 +125,7 @@ class Runtime(Protocol):
         """Load what :meth:`rest` let go of; from any thread.
 
         Raises:
-            SetupError: memory does not suffice. EngineFailed: the file has been changed.
+            SetupError: memory does not suffice. EngineError: the file has been changed.
         """
         ...
 

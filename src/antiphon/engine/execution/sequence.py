@@ -134,7 +134,7 @@ class Sequence:
         """Choose the next token from the logits after everything fed so far, and advance the grammar.
 
         Raises:
-            SchemaUnsatisfiable: the grammar cannot go on.
+            UnsatisfiableSchemaError: the grammar cannot go on.
         """
         request = self.request
         if request.max_tokens == 0:

@@ -25,7 +25,7 @@ class Slots:
         """A free slot for a sequence, with its state if it was kept.
 
         Raises:
-            EngineFailed: what was kept cannot be read again.
+            EngineError: what was kept cannot be read again.
         """
         slot = self._residents.index(None)
         if sequence.kept:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
-from antiphon.core.errors import AntiphonError, EngineFailed
+from antiphon.core.errors import AntiphonError, EngineError
 from antiphon.engine.api.messages import EngineLoad
 from antiphon.engine.execution.counters import Counters
 from antiphon.engine.execution.executor import Emission, Lane
@@ -237,7 +237,7 @@ class StepLoop:
             return lane.fail_all(error)
         except Exception:
             _log.exception("A step failed")
-            return lane.fail_all(EngineFailed("The engine failed in the middle of a step."))
+            return lane.fail_all(EngineError("The engine failed in the middle of a step."))
 
     def _drain(self) -> list[Emission]:
         emissions: list[Emission] = []

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.execution.runtime import Kept
 
 CAPACITY_BYTES = 1 << 30
@@ -55,7 +55,7 @@ class KeptStates:
         """A state that was kept; it is kept no longer.
 
         Raises:
-            EngineFailed: it was on disk and cannot be read again.
+            EngineError: it was on disk and cannot be read again.
         """
         self._settle()
         state = self._here.pop(ticket, None)
@@ -69,7 +69,7 @@ class KeptStates:
                     self._seal.decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], _name(ticket)), dtype=np.uint8
                 )
             except Exception as error:
-                raise EngineFailed("A paused sequence's state cannot be read back from disk.") from error
+                raise EngineError("A paused sequence's state cannot be read back from disk.") from error
         assert state is not None
         return state
 

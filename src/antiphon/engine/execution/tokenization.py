@@ -10,7 +10,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from antiphon.core.errors import InvalidInput, Overloaded, TooLarge
+from antiphon.core.errors import InvalidInputError, OverloadedError, TooLargeError
 from antiphon.engine.api.messages import Tokenization, TokenizationRequest
 from antiphon.engine.execution.runtime import Runtime
 
@@ -32,18 +32,18 @@ def require_readable(request: TokenizationRequest) -> None:
     """Refuse a question that would take too long to answer.
 
     Raises:
-        TooLarge: the text, or the list of tokens, is too long.
+        TooLargeError: the text, or the list of tokens, is too long.
     """
     # A character has at most four bytes: most texts need no second look.
     text = request.text or ""
     if len(text) > MOST_TEXT_BYTES or (4 * len(text) > MOST_TEXT_BYTES and len(text.encode()) > MOST_TEXT_BYTES):
-        raise TooLarge(
+        raise TooLargeError(
             f"A text to be tokenized may have {MOST_TEXT_BYTES} bytes; this one has more.",
             where="prompt",
             next_step="Send it in parts, cut where a word ends.",
         )
     if len(request.tokens) > MOST_TOKENS:
-        raise TooLarge(
+        raise TooLargeError(
             f"{MOST_TOKENS} tokens may be sent at once; these are {len(request.tokens)}.",
             where="tokens",
             next_step="Send them in parts.",
@@ -66,12 +66,12 @@ class TextReader:
         """Ask; the future has the answer.
 
         Raises:
-            TooLarge: see :func:`require_readable`. Overloaded: too many of this tenant wait.
+            TooLargeError: see :func:`require_readable`. OverloadedError: too many of this tenant wait.
         """
         require_readable(request)
         waiting = self._waiting.setdefault(request.tenant, deque())
         if len(waiting) >= MOST_WAITING:
-            raise Overloaded(f"{len(waiting)} texts wait to be tokenized.", next_step="Try again in a moment.")
+            raise OverloadedError(f"{len(waiting)} texts wait to be tokenized.", next_step="Try again in a moment.")
         answer: asyncio.Future[Tokenization] = asyncio.get_running_loop().create_future()
         waiting.append((runtime, request, answer))
         self._next()
@@ -118,7 +118,7 @@ def tokenised(runtime: Runtime, request: TokenizationRequest) -> Tokenization:
     """The answer to a question about tokens. Nothing is put before a text; control tokens have none.
 
     Raises:
-        InvalidInput: the model has no such token.
+        InvalidInputError: the model has no such token.
     """
     if request.text is not None:
         # A runtime may put the token of a beginning before a text that has none: with one there, it adds nothing.
@@ -128,7 +128,7 @@ def tokenised(runtime: Runtime, request: TokenizationRequest) -> Tokenization:
     pieces = runtime.vocabulary.pieces
     unknown = next((token for token in request.tokens if not 0 <= token < len(pieces)), None)
     if unknown is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The model has no token {unknown}.", where="tokens", next_step=f"Send ids from 0 to {len(pieces) - 1}."
         )
     content = b"".join(pieces[token] for token in request.tokens)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
-from antiphon.core.errors import Corrupt, SetupError
+from antiphon.core.errors import CorruptionError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -68,7 +68,7 @@ class SnapshotEmbedding:
         """The values with vectors in the place of texts, and with each the text's hash and whether it was cut.
 
         Raises:
-            EngineFailed: a model failed.
+            EngineError: a model failed.
         """
         import pyarrow
 
@@ -126,7 +126,7 @@ class SnapshotEmbedding:
             return {}
         try:
             return VectorSpace.read(self._lake, self._previous, name).known()
-        except Corrupt:
+        except CorruptionError:
             return {}  # What is lost is made again.
 
 
@@ -134,7 +134,7 @@ def vector_column(texts: Sequence[object], embedder: Embedder) -> pyarrow.Array:
     """The vectors of texts as a column, null where there is no text; each different one is embedded once.
 
     Raises:
-        EngineFailed: the model failed.
+        EngineError: the model failed.
     """
     given = [text if has_vector(text) else None for text in texts]
     distinct = sorted({text for text in given if isinstance(text, str)})

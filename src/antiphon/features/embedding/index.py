@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from antiphon.core.errors import Corrupt, SetupError
+from antiphon.core.errors import CorruptionError, SetupError
 
 if TYPE_CHECKING:
     import numpy
@@ -51,7 +51,7 @@ class NeighbourIndex:
         stored: what :func:`build` returned, checked by its hash: faiss trusts it.
 
     Raises:
-        Corrupt: it is of other vectors.
+        CorruptionError: it is of other vectors.
         SetupError: faiss is not installed.
     """
 
@@ -61,7 +61,7 @@ class NeighbourIndex:
         self._faiss = _faiss()
         self._index: Any = self._faiss.deserialize_index(numpy.frombuffer(stored, dtype=numpy.uint8))
         if (self._index.ntotal, self._index.d) != (rows, dimensions):
-            raise Corrupt(
+            raise CorruptionError(
                 f"The index holds {self._index.ntotal} vectors of {self._index.d} numbers instead of {rows} of "
                 f"{dimensions}.",
                 where="index",

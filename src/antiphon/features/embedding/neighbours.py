@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from antiphon.catalog.publications import Publication
-from antiphon.core.errors import FeatureUnavailable, InvalidInput, NotFound, OtherModel, SetupError
+from antiphon.core.errors import (
+    EmbeddingModelMismatchError,
+    FeatureUnavailableError,
+    InvalidInputError,
+    NotFoundError,
+    SetupError,
+)
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -109,21 +115,21 @@ class NeighbourLookup:
             see_keys: whether the asker may see which entities they are.
 
         Raises:
-            InvalidInput: the question is none.
-            OtherModel: its vector is another model's.
-            NotFound: there is no such feature, publication or entity.
-            FeatureUnavailable: the view is not published.
+            InvalidInputError: the question is none.
+            EmbeddingModelMismatchError: its vector is another model's.
+            NotFoundError: there is no such feature, publication or entity.
+            FeatureUnavailableError: the view is not published.
             SetupError: the text is new, and the model is not on this machine.
         """
         name = f"{spec.name}.{question.feature}"
         _require_question(question)
         if question.feature not in spec.models:
             vectors = ", ".join(f"{spec.name}.{each}" for each in spec.models) or "none"
-            raise NotFound(f"{name} is no vector.", where="feature", next_step=f"Vectors of the view: {vectors}.")
+            raise NotFoundError(f"{name} is no vector.", where="feature", next_step=f"Vectors of the view: {vectors}.")
         publication = self._publication(question.number)
         snapshot = publication.snapshots.get(spec.key)
         if snapshot is None:
-            raise FeatureUnavailable(
+            raise FeatureUnavailableError(
                 f"The view {spec.name!r} is not published in definition version {spec.definition_version}.",
                 where=f"publication {publication.number}",
                 next_step=f"Run `antiphon features refresh {spec.name}`; a held view is set free by "
@@ -159,7 +165,7 @@ class NeighbourLookup:
             return self._publications.get(self._scope, number)
         found = self._publications.current(self._scope)
         if found is None:
-            raise FeatureUnavailable(
+            raise FeatureUnavailableError(
                 "Nothing is published yet.", where=str(self._scope), next_step="Run `antiphon features refresh`."
             )
         return found
@@ -173,7 +179,7 @@ class NeighbourLookup:
             return self._of_entity(spec, space, question.entity)
         if question.vector is not None:
             if question.model != model.name:
-                raise OtherModel(
+                raise EmbeddingModelMismatchError(
                     f"The vector is of {question.model}, and {spec.name}.{question.feature} of {model}.",
                     where="model",
                     next_step=f"Embed the text with {model.name}, or send the text itself.",
@@ -198,7 +204,7 @@ class NeighbourLookup:
         spec: FeatureViewSpec, space: VectorSpace, entity: Mapping[str, str]
     ) -> tuple[NDArray[numpy.float32], int]:
         if set(entity) != set(spec.entity.keys):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"An entity of {spec.name!r} is named by {', '.join(spec.entity.keys)}, "
                 f"not by {', '.join(entity) or 'nothing'}.",
                 where="entity",
@@ -206,7 +212,7 @@ class NeighbourLookup:
         row = space.row_of(tuple(str(entity[key]) for key in spec.entity.keys))
         vector = None if row is None else space.vector_of_row(row)
         if row is None or vector is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"The entity that was named has no vector in the snapshot of {spec.name!r}.",
                 where="entity",
                 next_step="It is unknown, or its latest text is empty; ask with a text.",
@@ -217,12 +223,12 @@ class NeighbourLookup:
 def _require_question(question: Question) -> None:
     given = [name for name in ("text", "entity", "vector") if getattr(question, name) is not None]
     if len(given) != 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"Neighbours are of one thing, and {' and '.join(given) or 'nothing'} is given.",
             where="question",
             next_step="Give a text, or an entity, or a vector with its model.",
         )
     if (question.model is not None) != (question.vector is not None):
-        raise InvalidInput("A vector is given with the name of its model, and only a vector.", where="model")
+        raise InvalidInputError("A vector is given with the name of its model, and only a vector.", where="model")
     if not 1 <= question.top <= MOST:
-        raise InvalidInput(f"top must be from 1 to {MOST}, not {question.top}.", where="top")
+        raise InvalidInputError(f"top must be from 1 to {MOST}, not {question.top}.", where="top")

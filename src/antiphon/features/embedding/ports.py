@@ -38,7 +38,7 @@ class Embedder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """Vectors of texts, none of which is empty; raises ``EngineFailed``."""
+        """Vectors of texts, none of which is empty; raises ``EngineError``."""
         ...
 
 
@@ -56,5 +56,6 @@ class VectorSource(Protocol):
     def vectors(
         self, snapshot: str, feature: str, model: EmbeddingModel, texts: Sequence[str | None]
     ) -> Sequence[NDArray[numpy.float32] | None]:
-        """The vector of each text, ``None`` where there is none; raises ``OtherModel`` and ``FeatureUnavailable``."""
+        """The vector of each text, ``None`` where there is none; raises ``EmbeddingModelMismatchError`` and
+        ``FeatureUnavailableError``."""
         ...

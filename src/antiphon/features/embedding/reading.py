@@ -98,8 +98,8 @@ class VectorReader:
             views: view name to the definition that is read.
 
         Raises:
-            As :meth:`FeatureReader.read_many`; FeatureUnavailable also when a text streamed in and the model is not
-            here to embed it.
+            As :meth:`FeatureReader.read_many`; FeatureUnavailableError also when a text streamed in and the model is
+            not here to embed it.
         """
         return self.rows(views, keys, as_of, minimum_publication).entities
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotFile, SnapshotManifest, SnapshotVectors
-from antiphon.core.errors import Corrupt, NotFound, SetupError
+from antiphon.core.errors import CorruptionError, NotFoundError, SetupError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.index import NeighbourIndex
 from antiphon.features.embedding.vectors import require_same
@@ -74,8 +74,8 @@ class VectorSpace:
         """The vectors of a snapshot's feature, without its index.
 
         Raises:
-            NotFound: the snapshot has no vectors of this feature.
-            Corrupt: its values file is gone or changed.
+            NotFoundError: the snapshot has no vectors of this feature.
+            CorruptionError: its values file is gone or changed.
         """
         import numpy
         import pyarrow
@@ -83,7 +83,7 @@ class VectorSpace:
 
         facts = manifest.vectors.get(feature)
         if facts is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"{manifest.view}.{feature} has no vectors in {manifest.id}.",
                 where=manifest.view,
                 next_step="Neighbours are looked up of a feature declared by embed(...).",
@@ -119,7 +119,7 @@ class VectorSpace:
         try:
             content = checked_content(lake, file)
             self.index = NeighbourIndex(content, len(self._vectors), self.facts.model.dimensions)
-        except (Corrupt, SetupError) as error:
+        except (CorruptionError, SetupError) as error:
             _log.warning("Neighbours are searched without an index, which is slow: %s", error)
             return False
         return True
@@ -163,7 +163,7 @@ class VectorSpace:
             without: a row that is not to be among them.
 
         Raises:
-            OtherModel: another model made the vectors here.
+            EmbeddingModelMismatchError: another model made the vectors here.
         """
         require_same(self.facts.model, model, "neighbours")
         import numpy
@@ -195,7 +195,7 @@ def checked_content(lake: Lake, file: SnapshotFile) -> bytes:
     """The clear bytes of a file, whose hash is what the manifest says.
 
     Raises:
-        Corrupt: it is gone or changed.
+        CorruptionError: it is gone or changed.
     """
     with lake.open(file.path) as stream:
         content = stream.read()
@@ -204,8 +204,10 @@ def checked_content(lake: Lake, file: SnapshotFile) -> bytes:
     return content
 
 
-def _changed(file: SnapshotFile) -> Corrupt:
-    return Corrupt(f"The lake's file {file.path} changed.", where="lake", next_step="Materialise the view again.")
+def _changed(file: SnapshotFile) -> CorruptionError:
+    return CorruptionError(
+        f"The lake's file {file.path} changed.", where="lake", next_step="Materialise the view again."
+    )
 
 
 def _keys(columns: Sequence[str], view: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from antiphon.core.errors import AntiphonError, FeatureUnavailable, SetupError
+from antiphon.core.errors import AntiphonError, FeatureUnavailableError, SetupError
 from antiphon.core.scope import Scope
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.batch import write_index
@@ -61,8 +61,8 @@ class VectorSpaces:
         """The vectors of a feature in a snapshot.
 
         Raises:
-            NotFound: there is no such snapshot, or it has no such vectors.
-            Corrupt: its values file is gone or changed.
+            NotFoundError: there is no such snapshot, or it has no such vectors.
+            CorruptionError: its values file is gone or changed.
         """
         with self._lock:
             found = self._spaces.get((snapshot, feature))
@@ -83,8 +83,8 @@ class VectorSpaces:
         """The vector of each text; ``None`` where there is no text.
 
         Raises:
-            OtherModel: the snapshot's vectors are another model's.
-            FeatureUnavailable: a text is not in the snapshot, and the model is not on this machine.
+            EmbeddingModelMismatchError: the snapshot's vectors are another model's.
+            FeatureUnavailableError: a text is not in the snapshot, and the model is not on this machine.
         """
         space = self.open(snapshot, feature)
         require_same(space.facts.model, model, f"{snapshot}.{feature}")
@@ -99,7 +99,7 @@ class VectorSpaces:
             try:
                 embedder = self._embedders.get(model)
             except SetupError as error:
-                raise FeatureUnavailable(
+                raise FeatureUnavailableError(
                     f"A text is newer than the snapshot, and its vector cannot be made here: {error.what}",
                     where=error.where,
                     next_step=error.next_step,

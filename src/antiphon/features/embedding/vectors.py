@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from antiphon.core.errors import EngineFailed, InvalidInput, OtherModel
+from antiphon.core.errors import EmbeddingModelMismatchError, EngineError, InvalidInputError
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.ports import Embedder
 
@@ -35,10 +35,10 @@ def require_same(model: EmbeddingModel, other: EmbeddingModel, where: str) -> No
     """Refuse to let vectors of two models meet.
 
     Raises:
-        OtherModel: they are two.
+        EmbeddingModelMismatchError: they are two.
     """
     if model != other:
-        raise OtherModel(
+        raise EmbeddingModelMismatchError(
             f"Vectors of {other} cannot be compared with those of {model}.",
             where=where,
             next_step=f"Embed with {model.name}, or declare the feature with the other model and refresh it.",
@@ -49,18 +49,18 @@ def unit(vector: Sequence[float] | NDArray[Any], model: EmbeddingModel, where: s
     """A caller's vector with length 1.
 
     Raises:
-        InvalidInput: it is of another dimension, or zero, or has a NaN or an infinity in it.
+        InvalidInputError: it is of another dimension, or zero, or has a NaN or an infinity in it.
     """
     import numpy
 
     try:
         given = numpy.asarray(vector, dtype=numpy.float64)
     except (TypeError, ValueError):
-        raise InvalidInput("A vector is a list of numbers.", where=where) from None
+        raise InvalidInputError("A vector is a list of numbers.", where=where) from None
     if given.shape != (model.dimensions,):
         found = "×".join(str(size) for size in given.shape) or "no"
-        raise InvalidInput(f"A vector of {model} has {model.dimensions} numbers, not {found}.", where=where)
-    made: NDArray[numpy.float32] = _units(given[None], where, InvalidInput)[0]
+        raise InvalidInputError(f"A vector of {model} has {model.dimensions} numbers, not {found}.", where=where)
+    made: NDArray[numpy.float32] = _units(given[None], where, InvalidInputError)[0]
     return made
 
 
@@ -68,7 +68,7 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.fl
     """Vectors of texts with length 1, and whether each text was cut.
 
     Raises:
-        EngineFailed: the model gave something else than one finite vector a text.
+        EngineError: the model gave something else than one finite vector a text.
     """
     import numpy
 
@@ -79,13 +79,13 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[NDArray[numpy.fl
         batch = texts[start : start + _BATCH]
         made = embedder.embed(batch)
         if made.vectors.shape != (len(batch), model.dimensions) or len(made.truncated) != len(batch):
-            raise EngineFailed(
+            raise EngineError(
                 f"{model} made {made.vectors.shape} numbers of {len(batch)} texts instead of "
                 f"{(len(batch), model.dimensions)}.",
                 where="embedding",
                 next_step="Its definition and its weights do not belong together.",
             )
-        vectors[start : start + len(batch)] = _units(made.vectors.astype(numpy.float64), str(model), EngineFailed)
+        vectors[start : start + len(batch)] = _units(made.vectors.astype(numpy.float64), str(model), EngineError)
         truncated += made.truncated
     return vectors, truncated
 
@@ -94,19 +94,19 @@ def required_text(text: str | None, where: str) -> str:
     """A text that somebody asks with.
 
     Raises:
-        InvalidInput: it is blank, or no Unicode text.
+        InvalidInputError: it is blank, or no Unicode text.
     """
     if text is None or not has_vector(text):
-        raise InvalidInput("An empty text has no neighbours.", where=where, next_step="Write what to look for.")
+        raise InvalidInputError("An empty text has no neighbours.", where=where, next_step="Write what to look for.")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidInput("The text is no Unicode text.", where=where) from None
+        raise InvalidInputError("The text is no Unicode text.", where=where) from None
     return text
 
 
 def _units(
-    vectors: NDArray[numpy.float64], where: str, error: type[InvalidInput | EngineFailed]
+    vectors: NDArray[numpy.float64], where: str, error: type[InvalidInputError | EngineError]
 ) -> NDArray[numpy.float32]:
     import numpy
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from antiphon.core.errors import Conflict, InvalidInput, SetupError, WriteConflict
+from antiphon.core.errors import ConflictError, InvalidInputError, SetupError, WriteConflictError
 from antiphon.features.exports.exported import About, ExportedRows
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
     """Make the snapshot's rows the newest version of the table in ``target``; older versions stay readable as such.
 
     Raises:
-        Conflict: the folder holds something else, or somebody else wrote meanwhile.
+        ConflictError: the folder holds something else, or somebody else wrote meanwhile.
         SetupError: the extra ``delta`` is not installed, or the folder cannot be written.
     """
     lake = _deltalake()
@@ -61,7 +61,7 @@ def write_delta(target: Path, rows: ExportedRows, what: About) -> Written:
             commit_properties=lake.CommitProperties(custom_metadata=what.properties),
         )
     except lake.exceptions.CommitFailedError as error:
-        raise WriteConflict(
+        raise WriteConflictError(
             "Somebody else wrote the table meanwhile.", where=str(target), next_step="Run the export again."
         ) from error
     except OSError as error:
@@ -120,12 +120,12 @@ def _table(lake: Any, target: Path, what: About) -> deltalake.DeltaTable | None:
     """The table that is there, when it is this view's; ``None`` when there is nothing.
 
     Raises:
-        Conflict: there is something else.
+        ConflictError: there is something else.
     """
     if lake.DeltaTable.is_deltatable(str(target)):
         table = lake.DeltaTable(str(target))
         if table.metadata().name != _name(what):
-            raise Conflict(
+            raise ConflictError(
                 f"The table there is {table.metadata().name or 'somebody else’s'}, not {_name(what)}.",
                 where=str(target),
                 next_step="Name another folder.",
@@ -134,7 +134,9 @@ def _table(lake: Any, target: Path, what: About) -> deltalake.DeltaTable | None:
     # What a first export left that was killed before its commit is data files alone, and no reader sees it.
     strange = [file.name for file in target.iterdir() if file.suffix != ".parquet"] if target.is_dir() else []
     if [name for name in strange if name != "_delta_log"] or target.is_file():
-        raise Conflict("The folder holds something else.", where=str(target), next_step="Name an empty or a new one.")
+        raise ConflictError(
+            "The folder holds something else.", where=str(target), next_step="Name an empty or a new one."
+        )
     return None
 
 
@@ -162,8 +164,8 @@ def require_format(text: str) -> Format:
     """The format that a text names.
 
     Raises:
-        InvalidInput: it names none.
+        InvalidInputError: it names none.
     """
     if text not in ("delta", "parquet"):
-        raise InvalidInput(f"{text!r} is not a format: delta or parquet.", where="--format")
+        raise InvalidInputError(f"{text!r} is not a format: delta or parquet.", where="--format")
     return text  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.ports import Lake
 
@@ -69,7 +69,8 @@ class ExportedRows:
         """The rows as Arrow, to be read once.
 
         Raises:
-            Corrupt: the lake's file is gone or is not what it was. InvalidInput: two columns would have one name.
+            CorruptionError: the lake's file is gone or is not what it was.
+            InvalidInputError: two columns would have one name.
         """
         import pyarrow
         import pyarrow.parquet
@@ -82,7 +83,7 @@ class ExportedRows:
             schema = self._schema(file.schema_arrow)
         except pyarrow.ArrowInvalid as error:
             stream.close()
-            raise Corrupt(f"{self._file.path} is no Parquet file: {error}.", where=self._file.path) from error
+            raise CorruptionError(f"{self._file.path} is no Parquet file: {error}.", where=self._file.path) from error
         except BaseException:
             stream.close()
             raise
@@ -100,7 +101,7 @@ class ExportedRows:
         names = [field.name for field in fields]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"Two columns would be called {twice[0]!r}.",
                 where=f"view {self._spec.name}",
                 next_step="Rename the feature or the key.",

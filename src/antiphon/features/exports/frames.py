@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from antiphon.core.errors import InvalidInput, SetupError
+from antiphon.core.errors import InvalidInputError, SetupError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.freshness import SourceQuality, rule_of, withheld_column
@@ -34,7 +34,7 @@ def to_arrow(frame: Any) -> pyarrow.Table:
             as mappings, a path of a Parquet or CSV file, or anything with the Arrow C stream interface.
 
     Raises:
-        InvalidInput: it is none of these, or a column has values of several types.
+        InvalidInputError: it is none of these, or a column has values of several types.
     """
     import pyarrow
     import pyarrow.csv
@@ -58,12 +58,12 @@ def to_arrow(frame: Any) -> pyarrow.Table:
         if isinstance(frame, Sequence) and all(isinstance(row, Mapping) for row in frame):
             return pyarrow.Table.from_pylist([dict(row) for row in frame])
     except (pyarrow.ArrowException, ValueError, TypeError) as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The rows are no table: {str(error).splitlines()[0]}.",
             where="rows",
             next_step="Give every column values of one type.",
         ) from None
-    raise InvalidInput(
+    raise InvalidInputError(
         f"A {type(frame).__name__} is no table.",
         where="rows",
         next_step="Give a DataFrame of pandas or Polars, an Arrow table, a mapping of columns or a list of rows.",
@@ -77,10 +77,10 @@ def from_arrow(table: pyarrow.Table, library: str, like: Any = None) -> Any:
         like: the frame whose rows these are; a pandas index is taken from it.
 
     Raises:
-        InvalidInput: no such library. SetupError: it is not installed.
+        InvalidInputError: no such library. SetupError: it is not installed.
     """
     if library not in get_args(Library):
-        raise InvalidInput(f"{library!r} is none of arrow, pandas and polars.", where="to")
+        raise InvalidInputError(f"{library!r} is none of arrow, pandas and polars.", where="to")
     if library == "arrow":
         return table
     try:
@@ -103,40 +103,44 @@ def require_keys(table: pyarrow.Table, keys: Sequence[str]) -> None:
     """Refuse rows that do not name entities.
 
     Raises:
-        InvalidInput: a key column is missing, has nulls, or holds floating-point numbers.
+        InvalidInputError: a key column is missing, has nulls, or holds floating-point numbers.
     """
     import pyarrow
 
     for key in keys:
         if key not in table.column_names:
-            raise InvalidInput(f"The rows have no column {key!r}.", where="rows", next_step="It is an entity's key.")
+            raise InvalidInputError(
+                f"The rows have no column {key!r}.", where="rows", next_step="It is an entity's key."
+            )
         column = table.column(key)
         if pyarrow.types.is_floating(column.type):
             # pandas makes 7.0 of 7 as soon as a column has a gap; as a text that is another key.
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The key {key!r} is a column of floating-point numbers.",
                 where="rows",
                 next_step=f"Make it whole numbers or texts, such as rows[{key!r}].astype('Int64').",
             )
         if column.null_count:
-            raise InvalidInput(f"{column.null_count} rows have no {key!r}.", where="rows")
+            raise InvalidInputError(f"{column.null_count} rows have no {key!r}.", where="rows")
 
 
 def instants(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray:
     """A column of moments (times, dates or texts) as UTC to the microsecond; what has no zone is UTC.
 
     Raises:
-        InvalidInput: there is no such column, or a row has no moment in it.
+        InvalidInputError: there is no such column, or a row has no moment in it.
     """
     import pyarrow
     import pyarrow.compute
 
     if name not in table.column_names:
-        raise InvalidInput(f"The rows have no column {name!r}.", where="rows", next_step="It holds each row's moment.")
+        raise InvalidInputError(
+            f"The rows have no column {name!r}.", where="rows", next_step="It holds each row's moment."
+        )
     column, plain = table.column(name), pyarrow.timestamp("us")
     instant = pyarrow.timestamp("us", tz="UTC")
     if column.null_count:
-        raise InvalidInput(f"{column.null_count} rows have no moment in {name!r}.", where="rows")
+        raise InvalidInputError(f"{column.null_count} rows have no moment in {name!r}.", where="rows")
     try:
         if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
             try:
@@ -148,7 +152,7 @@ def instants(table: pyarrow.Table, name: str) -> pyarrow.ChunkedArray:
         return column.cast(instant if zoned else plain, safe=False).cast(instant)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         said = str(error).splitlines()[0]
-        raise InvalidInput(f"{name!r} holds what is no moment: {said}.", where="rows") from None
+        raise InvalidInputError(f"{name!r} holds what is no moment: {said}.", where="rows") from None
 
 
 def with_contracts(
@@ -166,11 +170,11 @@ def with_contracts(
         qualities: source qualities of a view's snapshots.
 
     Raises:
-        InvalidInput: a contract of a view that is not there.
+        InvalidInputError: a contract of a view that is not there.
     """
     unknown = sorted(set(contracts) - set(views))
     if unknown:
-        raise InvalidInput(f"No feature of {unknown[0]!r} is asked for.", where="freshness")
+        raise InvalidInputError(f"No feature of {unknown[0]!r} is asked for.", where="freshness")
     for view, contract in contracts.items():
         rule = rule_of(contract)
         if not rule.withholds:
@@ -188,5 +192,5 @@ def _file(path: Path) -> pyarrow.Table:
     import pyarrow.parquet
 
     if not path.is_file():
-        raise InvalidInput(f"There is no file {path}.", where="rows")
+        raise InvalidInputError(f"There is no file {path}.", where="rows")
     return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)

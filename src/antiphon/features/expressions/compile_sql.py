@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, Kind
 from antiphon.features.expressions.compile_python import SEQUENCE_DIGITS
 from antiphon.features.expressions.expression_sql import SQL_TYPES, ExpressionSql, column_kind, quoted, text
@@ -38,14 +38,14 @@ def rows_sql(
         hashed: ``False`` gives in ``seq`` the text that :func:`hashed_seq` makes the sequence of.
 
     Raises:
-        InvalidInput: a declared column is missing, or used as a kind it does not have.
+        InvalidInputError: a declared column is missing, or used as a kind it does not have.
     """
     source = plan.spec.source
     where = f"source {source.name}"
 
     def require(name: str) -> str:
         if name not in types:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"There is no column {name!r}; there are {', '.join(types)}.",
                 where=where,
                 next_step="Correct the definition or the file.",
@@ -97,7 +97,7 @@ def instant_sql(column: str) -> str:
 def _instant(column: str, sql_type: str) -> str:
     if sql_type.startswith(INSTANT_TYPES):
         return instant_sql(column)
-    raise InvalidInput(
+    raise InvalidInputError(
         f"The time column {column} is {sql_type}.", next_step="Store instants as timestamps (without zone: UTC)."
     )
 
@@ -133,5 +133,5 @@ def _measured(compiler: ExpressionSql, measure: Measure, where: str) -> tuple[st
     return sql, kind
 
 
-def _wrong(what: str, where: str) -> InvalidInput:
-    return InvalidInput(what, where=where, next_step="Correct the definition or the file.")
+def _wrong(what: str, where: str) -> InvalidInputError:
+    return InvalidInputError(what, where=where, next_step="Correct the definition or the file.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import (
     Arithmetic,
     Boolean,
@@ -89,7 +89,7 @@ class ExpressionSql:
         """A boolean.
 
         Raises:
-            InvalidInput: it is none, or see :meth:`expression`.
+            InvalidInputError: it is none, or see :meth:`expression`.
         """
         sql, kind = self.expression(node)
         if kind not in ("boolean", "null"):
@@ -100,7 +100,7 @@ class ExpressionSql:
         """An expression and its kind.
 
         Raises:
-            InvalidInput: a column is missing, or something is of a kind it cannot be of.
+            InvalidInputError: a column is missing, or something is of a kind it cannot be of.
         """
         match node:
             case Column(name=name):
@@ -303,8 +303,8 @@ class ExpressionSql:
         name = f"bound_{self._bound}"
         return f"(list_transform([{sql}], lambda {name}: {body(name)})[1])"
 
-    def _wrong(self, what: str) -> InvalidInput:
-        return InvalidInput(what, where=self._where, next_step="Correct the definition or the file.")
+    def _wrong(self, what: str) -> InvalidInputError:
+        return InvalidInputError(what, where=self._where, next_step="Correct the definition or the file.")
 
 
 def _literal(value: bool | float | str | None) -> str:

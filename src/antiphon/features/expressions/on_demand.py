@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.nodes import Expression, FeatureValue, Value, outside
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, checked_input, defaults_of
 from antiphon.features.compute import ComputeLimits, compute, types_of
@@ -69,7 +69,7 @@ def computed_of(table: pyarrow.Table, specs: Sequence[OnDemandSpec], as_of: str)
     """:func:`with_on_demand`, event times included, for a table that was read otherwise.
 
     Raises:
-        InvalidInput: a column is missing or of another type than declared.
+        InvalidInputError: a column is missing or of another type than declared.
     """
     if not specs:
         return table
@@ -95,7 +95,7 @@ def with_on_demand(
         event_times: also append ``view.feature.event_time``: the latest of the features that are read.
 
     Raises:
-        InvalidInput: a column is missing or of another type than declared.
+        InvalidInputError: a column is missing or of another type than declared.
     """
     if not specs:
         return table
@@ -108,7 +108,7 @@ def with_on_demand(
     defaults = defaults_of(specs)
     missing = [name for name in (*types, *names) if name not in table.column_names and name not in defaults]
     if missing:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The frame has no column {missing[0]!r}.",
             where="frame",
             next_step=f"{specs[0].name} needs it as it needs {', '.join((*types, *names))}.",
@@ -173,7 +173,7 @@ def _input_sql(name: str, declared: InputType, given: Mapping[str, str]) -> str:
     if found == "null":
         return f"CAST(NULL AS {_SQL_TYPES[declared]}) AS {place}"
     if found != declared:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The column {name!r} is {given[name]}, but the input is declared a {declared}.",
             where="frame",
             next_step="Cast the column, or declare the input's type otherwise.",

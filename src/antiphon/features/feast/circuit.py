@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 
 
 class Circuit:
@@ -33,15 +33,16 @@ class Circuit:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Around one request. An ``Unavailable`` that leaves the block counts as a failure, anything else does not.
+        """Around one request. An ``UnavailableError`` that leaves the block counts as a failure, anything else does
+        not.
 
         Raises:
-            Unavailable: it is open.
+            UnavailableError: it is open.
         """
         probe = self._enter()
         try:
             yield
-        except Unavailable:
+        except UnavailableError:
             self._told(failed=True, probe=probe)
             raise
         except BaseException:
@@ -62,7 +63,7 @@ class Circuit:
                 return False
             wait = self._closed_from - self._monotonic()
             if wait > 0 or self._probing:
-                raise Unavailable(
+                raise UnavailableError(
                     f"{self._where} failed {self._failed} times in a row and rests for {max(wait, 0.0):.1f} s more.",
                     where=self._where,
                     next_step="See that the server runs and is reached from here.",

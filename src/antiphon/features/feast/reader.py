@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.expression import columns
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.feast.server import FeastServer, OnlineValue
@@ -77,9 +77,9 @@ class FeastReader:
         """Every feature of some views (name to definition version) for many entities; Feast is asked once.
 
         Raises:
-            Unavailable: Feast's server does not answer, or ``minimum_publication`` is not reached.
-            FeatureUnavailable: Feast does not serve a feature, or knows only a value from after ``as_of``.
-            InvalidInput: an entity key is missing.
+            UnavailableError: Feast's server does not answer, or ``minimum_publication`` is not reached.
+            FeatureUnavailableError: Feast does not serve a feature, or knows only a value from after ``as_of``.
+            InvalidInputError: an entity key is missing.
         """
         far = {view: self._spec(view, version) for view, version in views.items()}
         far = {view: spec for view, spec in far.items() if spec.source.kind == "feast"}
@@ -121,7 +121,7 @@ class FeastReader:
         try:
             asked = {key: [str(row[key]) for row in keys] for key in entity.keys}
         except KeyError as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The entity key {error.args[0]!r} is missing.",
                 where=f"entity.{error.args[0]}",
                 next_step=f"The view {specs[0].name!r} needs {', '.join(entity.keys)}.",
@@ -135,7 +135,7 @@ class FeastReader:
     def _value(self, spec: FeatureViewSpec, read: OnlineValue, as_of: datetime) -> FeatureValue:
         place = f"{self._project}/{_feast_view(spec)}"
         if read.event_time is not None and read.event_time > as_of + SKEW:
-            raise FeatureUnavailable(
+            raise FeatureUnavailableError(
                 f"Feast keeps the latest value alone, of {read.event_time.isoformat()}; what it was as of "
                 f"{as_of.isoformat()} is not known.",
                 where=f"Feast {place}",

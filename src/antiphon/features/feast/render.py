@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import Conflict, SetupError
+from antiphon.core.errors import ConflictError, SetupError
 from antiphon.core.settings import FILE_NAME
 from antiphon.definitions import project as definitions
 from antiphon.features.feast.translation import Translation, WrittenService, WrittenSource, WrittenView
@@ -67,7 +67,7 @@ def check(text: str) -> None:
     """Load definitions as a project would.
 
     Raises:
-        DefinitionErrors: they have mistakes; then the translation has a fault, and nothing was written.
+        InvalidDefinitionsError: they have mistakes; then the translation has a fault, and nothing was written.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / DEFINITIONS
@@ -79,11 +79,11 @@ def write(target: Path, text: str, settings: str, *, replace: bool) -> list[str]
     """Write the definitions and, where there are none, the settings; each file appears whole.
 
     Raises:
-        Conflict: there are definitions already. SetupError: the folder cannot be written.
+        ConflictError: there are definitions already. SetupError: the folder cannot be written.
     """
     file = target / DEFINITIONS
     if file.exists() and not replace:
-        raise Conflict(
+        raise ConflictError(
             f"{file} exists already.", next_step="Name another folder with --to, or replace it with --replace."
         )
     try:

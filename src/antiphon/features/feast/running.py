@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import DeadlineExceeded, InvalidInput, SetupError
+from antiphon.core.errors import DeadlineExceededError, InvalidInputError, SetupError
 from antiphon.features.feast import dump
 from antiphon.features.feast.repository import FeastRepository
 from antiphon.features.feast.syntax import project_of, with_places
@@ -20,10 +20,10 @@ def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> Fe
     """Let ``python``, which has Feast, import the repository and tell what it declares. That runs the user's code.
 
     Raises:
-        NotFound: no ``feature_store.yaml`` there.
+        NotFoundError: no ``feature_store.yaml`` there.
         SetupError: that Python is not there, or has no Feast.
-        InvalidInput: the repository's own code fails.
-        DeadlineExceeded: it does not end.
+        InvalidInputError: the repository's own code fails.
+        DeadlineExceededError: it does not end.
     """
     project_of(root)  # a folder without a repository is told before a process is started
     command = [str(python), str(Path(dump.__file__).resolve()), str(root.resolve())]
@@ -36,7 +36,9 @@ def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> Fe
             next_step="Name a Python that has Feast.",
         ) from None
     except subprocess.TimeoutExpired:
-        raise DeadlineExceeded(f"Reading the repository took longer than {seconds:.0f} s.", where=str(root)) from None
+        raise DeadlineExceededError(
+            f"Reading the repository took longer than {seconds:.0f} s.", where=str(root)
+        ) from None
     said = ended.stderr.decode(errors="replace").strip().splitlines()
     why = said[-1] if said else f"exit code {ended.returncode}"
     if ended.returncode == 3:
@@ -44,9 +46,11 @@ def read_with_feast(root: Path, python: Path, *, seconds: float = SECONDS) -> Fe
             why, where=str(python), next_step="Name the Python that runs your Feast, or leave --python out."
         )
     if ended.returncode != 0:
-        raise InvalidInput(f"Feast cannot read the repository: {why}.", where=str(root), next_step="Try `feast plan`.")
+        raise InvalidInputError(
+            f"Feast cannot read the repository: {why}.", where=str(root), next_step="Try `feast plan`."
+        )
     try:
         read = msgspec.json.decode(ended.stdout, type=FeastRepository)
     except msgspec.DecodeError as error:
-        raise InvalidInput(f"What Feast told is not understood: {error}.", where=str(root)) from None
+        raise InvalidInputError(f"What Feast told is not understood: {error}.", where=str(root)) from None
     return with_places(read, root)

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from antiphon.core import outgoing
-from antiphon.core.errors import AntiphonError, FeatureUnavailable, InvalidInput, Unavailable
+from antiphon.core.errors import AntiphonError, FeatureUnavailableError, InvalidInputError, UnavailableError
 from antiphon.core.tls import ClientTls
 from antiphon.features.feast.circuit import Circuit
 
@@ -68,7 +68,7 @@ class FeastServer:
         tls: whom to trust when the URL is https.
 
     Raises:
-        InvalidInput: a URL that is not called, or a token that would cross a network in plain text.
+        InvalidInputError: a URL that is not called, or a token that would cross a network in plain text.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class FeastServer:
             entities: join key to its value in each row; a key is a text or a whole number, as its entity's type is.
 
         Raises:
-            Unavailable: it is not reached, is late, or fails; or it is not asked because it just did.
-            FeatureUnavailable: it answers that it does not serve these features, or does not take these entities.
+            UnavailableError: it is not reached, is late, or fails; or it is not asked because it just did.
+            FeatureUnavailableError: it answers that it does not serve these features, or does not take these entities.
         """
         rows = len(next(iter(entities.values()), ()))
         asked = {
@@ -188,7 +188,7 @@ class FeastServer:
         if event_time is None:
             return OnlineValue(None, None)
         if isinstance(value, (list, dict)):
-            raise FeatureUnavailable(
+            raise FeatureUnavailableError(
                 f"Feast serves {view}:{feature} as a {type(value).__name__}, which is no feature of ours.",
                 where=self._where,
                 next_step="Leave it out of the feature view.",
@@ -208,23 +208,25 @@ class FeastServer:
         """An answer that says no. Its text is not passed on, for it repeats what was asked; Feast says 500 to a key of
         another type and to an unknown feature as it does to a store that is away."""
         if status in (401, 403):
-            return FeatureUnavailable(
+            return FeatureUnavailableError(
                 f"The feature server refuses our token ({status}).",
                 where=self._where,
                 next_step="Set [feast] token_variable to a valid token.",
             )
         if any(said in content for said in _WRONG_KEY):
-            return InvalidInput(
+            return InvalidInputError(
                 "An entity key is not of the type that Feast's entity has.", where="entity", next_step="Compare them."
             )
         if status >= 500 and _NO_FEATURE not in content:
             return self._unavailable(f"The feature server failed ({status}).")
         views = ", ".join(sorted({view for view, _ in features}))
-        return FeatureUnavailable(
+        return FeatureUnavailableError(
             f"The feature server does not serve these features of {views} ({status}).",
             where=self._where,
             next_step="Compare them with `feast feature-views describe VIEW`.",
         )
 
-    def _unavailable(self, what: str) -> Unavailable:
-        return Unavailable(what, where=self._where, next_step="See that `feast serve` runs and is reached from here.")
+    def _unavailable(self, what: str) -> UnavailableError:
+        return UnavailableError(
+            what, where=self._where, next_step="See that `feast serve` runs and is reached from here."
+        )

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.features.feast.constants import Chosen, Made, Scope, Unknown
 from antiphon.features.feast.repository import (
     SETTINGS,
@@ -58,8 +58,8 @@ def read_syntax(root: Path) -> FeastRepository:
     """Read a repository from its files.
 
     Raises:
-        NotFound: no ``feature_store.yaml`` there.
-        InvalidInput: it, or a file, cannot be read.
+        NotFoundError: no ``feature_store.yaml`` there.
+        InvalidInputError: it, or a file, cannot be read.
     """
     project = project_of(root)
     scopes, broken = _scopes(root)
@@ -94,20 +94,20 @@ def project_of(root: Path) -> str:
     """The project that ``feature_store.yaml`` names, which is all of it that is needed.
 
     Raises:
-        NotFound: there is none. InvalidInput: it cannot be read.
+        NotFoundError: there is none. InvalidInputError: it cannot be read.
     """
     file = root / SETTINGS
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise NotFound(
+        raise NotFoundError(
             f"There is no {SETTINGS} here.", where=str(root), next_step="Name the folder of a Feast feature repository."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file} cannot be read: {error}.", where=str(file)) from None
+        raise InvalidInputError(f"{file} cannot be read: {error}.", where=str(file)) from None
     project = re.search(r"^project:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE)
     if project is None:
-        raise InvalidInput(f"{file} names no project.", where=str(file))
+        raise InvalidInputError(f"{file} names no project.", where=str(file))
     return project[1]
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.disk import room_needed
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.lake.scratch import Scratch
 from antiphon.governance.sealed_files import SealedSink
@@ -30,7 +30,7 @@ class LakeDraft(SealedSink):
         """Write a piece. Whoever writes piece by piece is told of a full disk here, outside the block of the file.
 
         Raises:
-            StorageFull: the disk is full.
+            StorageFullError: the disk is full.
         """
         with room_needed("lake"):
             return super().write(content)
@@ -53,14 +53,16 @@ def context_of(relative: str) -> PayloadContext:
     return PayloadContext(_SCHEMA, Scope(tenant, environment), name)
 
 
-def missing(relative: str) -> Corrupt:
+def missing(relative: str) -> CorruptionError:
     """The error for a file that is gone."""
-    return Corrupt(f"The lake has no file {relative}.", where="lake", next_step="Materialise the view again.")
+    return CorruptionError(f"The lake has no file {relative}.", where="lake", next_step="Materialise the view again.")
 
 
-def changed(relative: str) -> Corrupt:
+def changed(relative: str) -> CorruptionError:
     """The error for a file that is not what its name says."""
-    return Corrupt(f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again.")
+    return CorruptionError(
+        f"The lake's file {relative} changed.", where="lake", next_step="Materialise the view again."
+    )
 
 
 class ContentLake(ABC):
@@ -86,7 +88,7 @@ class ContentLake(ABC):
         """The clear content of a file, for reading at any position.
 
         Raises:
-            Corrupt: it is gone, or was changed or moved from another place.
+            CorruptionError: it is gone, or was changed or moved from another place.
         """
 
     @property
@@ -102,7 +104,7 @@ class ContentLake(ABC):
         """Check a file's content against its hash.
 
         Raises:
-            Corrupt: it is gone or changed.
+            CorruptionError: it is gone or changed.
         """
         digest = hashlib.sha256()
         with self.open(relative) as stream:
@@ -115,7 +117,7 @@ class ContentLake(ABC):
         """Write a file anew under the codec's current key, in the place of the old one; its content stays.
 
         Raises:
-            Corrupt: it is gone, or does not open.
+            CorruptionError: it is gone, or does not open.
         """
         tenant, environment = relative.split("/")[:2]
         suffix = PurePosixPath(relative).suffix

@@ -32,7 +32,7 @@ class LocalLake(ContentLake):
         """See :class:`ContentLake`.
 
         Raises:
-            StorageFull: the disk is full.
+            StorageFullError: the disk is full.
         """
         with room_needed("lake"):
             partial = self._scratch.file(suffix)
@@ -55,7 +55,7 @@ class LocalLake(ContentLake):
         """The clear content of a file, for reading at any position.
 
         Raises:
-            Corrupt: it is gone, or it is sealed and was changed or moved from another place.
+            CorruptionError: it is gone, or it is sealed and was changed or moved from another place.
         """
         stream = self.path(relative).open("rb")
         try:
@@ -68,7 +68,7 @@ class LocalLake(ContentLake):
         """Where a file lies.
 
         Raises:
-            Corrupt: it is gone.
+            CorruptionError: it is gone.
         """
         path = self._root / relative
         if not path.is_file():
@@ -79,7 +79,7 @@ class LocalLake(ContentLake):
         """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
 
         Raises:
-            Corrupt: it is gone.
+            CorruptionError: it is gone.
         """
         with self.path(relative).open("rb") as stream:
             return key_of(stream)

@@ -61,7 +61,7 @@ class S3Lake(ContentLake):
         """See :class:`ContentLake`.
 
         Raises:
-            Unavailable: the store does not answer or takes nothing, or the local disk is full.
+            UnavailableError: the store does not answer or takes nothing, or the local disk is full.
             SetupError: there is no such bucket, or we may not write.
         """
         with room_needed("lake's scratch folder"):
@@ -88,8 +88,8 @@ class S3Lake(ContentLake):
         """The clear content of a file, for reading at any position: a copy on the local disk that goes with it.
 
         Raises:
-            Corrupt: it is gone, or was changed or moved from another place.
-            Unavailable: the store does not answer.
+            CorruptionError: it is gone, or was changed or moved from another place.
+            UnavailableError: the store does not answer.
         """
         copy, sha256 = self._downloaded(relative)
         try:
@@ -122,7 +122,7 @@ class S3Lake(ContentLake):
         """Id of the data key that seals a file's own key; ``None`` for one in plaintext.
 
         Raises:
-            Corrupt: it is gone.
+            CorruptionError: it is gone.
         """
         copy, _ = self._downloaded(relative)
         with copy:
@@ -132,7 +132,7 @@ class S3Lake(ContentLake):
         """Delete one file; one that is gone already is gone.
 
         Raises:
-            Unavailable: the store does not answer.
+            UnavailableError: the store does not answer.
         """
         with self._bucket.answering():
             self._bucket.client.delete_object(Bucket=self.place.bucket, Key=self._key(relative))
@@ -180,7 +180,7 @@ class S3Lake(ContentLake):
         """What answers, in words: for ``antiphon doctor``.
 
         Raises:
-            SetupError, Unavailable: it does not.
+            SetupError, UnavailableError: it does not.
         """
         with self._bucket.answering():
             self._bucket.client.list_objects_v2(Bucket=self.place.bucket, MaxKeys=1)

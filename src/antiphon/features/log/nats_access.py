@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError
 from antiphon.core.tls import ClientTls
 
 _JWT = re.compile(r"-+BEGIN NATS USER JWT-+\s+([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)\s+-+END NATS USER JWT-+")
@@ -70,17 +70,17 @@ class Access(msgspec.Struct, frozen=True):
         """Refuse what contradicts itself, before anything is sent.
 
         Raises:
-            InvalidInput: two kinds of credentials, or files for TLS and a URL without it.
+            InvalidInputError: two kinds of credentials, or files for TLS and a URL without it.
         """
         kinds = [self.file is not None, self.text is not None, self.user is not None or self.password is not None]
         if sum(kinds) > 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The settings name more than one kind of credentials.",
                 where="[features] log",
                 next_step=f"Keep one of: {FILE}, {VARIABLE}, or log_password_variable with the user in the URL.",
             )
         if scheme != "tls" and self.tls is not None and self.tls != ClientTls():
-            raise InvalidInput(
+            raise InvalidInputError(
                 "Certificates are named and the URL does not ask for TLS.",
                 where="[features] log",
                 next_step="Write tls://HOST:PORT; over nats:// whoever is in between could answer for the server.",

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, SetupError, UnavailableError
 from antiphon.core.tls import ClientTls, problem_of
 from antiphon.features.log.nats_access import Access, Key
 
@@ -86,7 +86,7 @@ def translated(error: Exception, name: str, access: Access) -> AntiphonError | N
             next_step="Start it as `nats-server -js -sd FOLDER`; `antiphon doctor` tells whether it answers.",
         )
     if isinstance(error, APIError):
-        return Unavailable(
+        return UnavailableError(
             f"{name} refused: {error.description}.",
             where="event log",
             next_step="See its log and its limits; nothing that it had taken is lost.",
@@ -115,7 +115,7 @@ def kept(answer: Any, name: str) -> int:
     """The sequence of a message that was looked for.
 
     Raises:
-        Unavailable: it is not stored, or not yet.
+        UnavailableError: it is not stored, or not yet.
     """
     from nats.js.errors import APIError, NoStreamResponseError
 
@@ -126,7 +126,7 @@ def kept(answer: Any, name: str) -> int:
     if error is None:
         return int(said["message"]["seq"])
     if error.get("code") == 404:
-        raise Unavailable(
+        raise UnavailableError(
             f"{name} has taken an event and does not have it on a majority of its nodes.",
             where="event log",
             next_step="Send the same events again: those that are stored by then are not stored twice.",

@@ -25,7 +25,14 @@ import msgspec
 from antiphon.catalog.events import Event, StoredEvent, StreamHomes, require_events, set_back
 from antiphon.core.clock import from_microseconds, microseconds
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import AntiphonError, Conflict, Corrupt, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    SetupError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.features.log.nats_server import NatsServer
 from antiphon.features.log.nats_stream import StoredMessage, StreamState
@@ -80,10 +87,10 @@ class NatsEventLog:
         again stores the rest.
 
         Raises:
-            InvalidInput: an event without id or with an instant without zone, or a stream without a usable name.
-            TooLarge: an event is larger than the server takes; nothing is stored.
-            Unavailable, SetupError: the server is away or not as it must be.
-            Corrupt: the stream was deleted, replaced, cut short or set back.
+            InvalidInputError: an event without id or with an instant without zone, or a stream without a usable name.
+            TooLargeError: an event is larger than the server takes; nothing is stored.
+            UnavailableError, SetupError: the server is away or not as it must be.
+            CorruptionError: the stream was deleted, replaced, cut short or set back.
         """
         require_events(stream, events)
         messages = self._messages(scope, stream, events)
@@ -101,8 +108,8 @@ class NatsEventLog:
         """Events with ``offset > after``, in order, at most ``limit``.
 
         Raises:
-            Unavailable, SetupError: the server is away or not as it must be.
-            Corrupt: events are gone, the stream is another one, or an event does not open.
+            UnavailableError, SetupError: the server is away or not as it must be.
+            CorruptionError: events are gone, the stream is another one, or an event does not open.
         """
         found = self._stored(scope, stream, after, limit)
         return [StoredEvent(each.sequence, self._opened(scope, stream, each), each.stored_at) for each in found]
@@ -125,7 +132,7 @@ class NatsEventLog:
         Cut off, it goes on where it was.
 
         Raises:
-            Conflict: other events are here already, or came meanwhile; the catalog's stay what they were.
+            ConflictError: other events are here already, or came meanwhile; the catalog's stay what they were.
         """
         end = catalog.end(scope, stream)
         state = self._server.make(_name(scope, stream), _subjects(scope, stream), uuid.uuid4().hex)
@@ -139,7 +146,7 @@ class NatsEventLog:
         copied = self._server.state(_name(scope, stream))
         found = 0 if copied is None else copied.end
         if found != end:
-            raise Conflict(
+            raise ConflictError(
                 f"{end} events were copied and the stream on the server has {found}: others are there.",
                 where=f"stream {stream}",
                 next_step="Remove that stream, or use another server or account for this project.",
@@ -161,7 +168,7 @@ class NatsEventLog:
             return []
         found = self._server.read(_name(scope, stream), state.log or "", after, number)
         if [each.sequence for each in found] != list(range(after + 1, after + 1 + number)):
-            raise Unavailable(
+            raise UnavailableError(
                 f"Offsets {after + 1} to {after + number} were asked for and {len(found)} events came.",
                 where=f"stream {stream}",
                 next_step="Try again; if it stays, look at the server's log and run `nats stream info`.",
@@ -176,7 +183,7 @@ class NatsEventLog:
         if log is None:
             home = self._homes.of(scope, stream)
             if home.log is None and home.end:
-                raise Conflict(
+                raise ConflictError(
                     f"{home.end} events of this stream are in the catalog.",
                     where=f"stream {stream}",
                     next_step=f"`antiphon events move {stream}` copies them to the server.",
@@ -192,7 +199,7 @@ class NatsEventLog:
                 state = self._server.make(name, _subjects(scope, stream), uuid.uuid4().hex)
             log = self._homes.claim(scope, stream, _require_ours(name, stream, state)).log
         if state is None or log is None or state.log != log:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The stream {name} {'is gone' if state is None else 'was deleted and made anew'}: "
                 "what was read from it before is not there any more.",
                 where=f"stream {stream}",
@@ -219,7 +226,7 @@ class NatsEventLog:
         if now - self._remembered.get(key, -_REMEMBER_SECONDS) >= _REMEMBER_SECONDS:
             self._remembered[key] = now
             # The event is stored or read already: a catalog that is busy is told the next time.
-            with suppress(Unavailable):
+            with suppress(UnavailableError):
                 self._seen[key] = max(
                     self._seen[key], self._homes.seen(scope, stream, state.log or "", self._seen[key])
                 )
@@ -246,7 +253,7 @@ class NatsEventLog:
     def _looked(self, scope: Scope, stream: str, message: StoredMessage) -> Looked:
         try:
             key = unpack(message.content).key_id
-        except Corrupt as error:
+        except CorruptionError as error:
             return Looked(message.sequence, "plaintext", error.what)
         try:
             self._opened(scope, stream, message)
@@ -263,7 +270,7 @@ class NatsEventLog:
         context = PayloadContext(_SCHEMA, scope, f"{stream}:{place}")
         try:
             logged = _decode(self._codec.open(unpack(message.content), context))
-        except (Corrupt, msgspec.DecodeError) as error:
+        except (CorruptionError, msgspec.DecodeError) as error:
             raise _unreadable(where) from error
         if self._place(scope, stream, logged.event_id) != place:
             raise _unreadable(where)
@@ -292,7 +299,7 @@ def _require_ours(name: str, stream: str, state: StreamState) -> str:
 
 def _require_source(stream: str) -> str:
     if not _SOURCE.match(stream):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{stream!r} cannot name a stream of this log.",
             where="stream",
             next_step="Use letters, digits, underscores and hyphens, at most 100.",
@@ -300,17 +307,17 @@ def _require_source(stream: str) -> str:
     return stream
 
 
-def _gone(stream: str, state: StreamState) -> Corrupt:
+def _gone(stream: str, state: StreamState) -> CorruptionError:
     missing = state.missing + state.first - 1
-    return Corrupt(
+    return CorruptionError(
         f"{missing} of the first {state.end} events are gone from the log, the earliest kept is {state.first}.",
         where=f"stream {stream}",
         next_step="Restore the stream from its backup; or give the source another name, which begins a new one.",
     )
 
 
-def _unreadable(where: str) -> Corrupt:
-    return Corrupt(
+def _unreadable(where: str) -> CorruptionError:
+    return CorruptionError(
         "A message of the log is no event of ours, or is sealed for another place or under other settings.",
         where=where,
         next_step="Start with the encryption settings it was written under; append events through Antiphon alone.",

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, TooLarge, Unavailable
+from antiphon.core.errors import AntiphonError, TooLargeError, UnavailableError
 from antiphon.features.log.nats_access import Access
 from antiphon.features.log.nats_connection import acknowledged, connected, kept, translated
 from antiphon.features.log.nats_stream import StoredMessage, StreamState, addresses_of, require_url
@@ -81,14 +81,14 @@ class NatsServer:
         lost with its leader: what is refused is looked for, and counts once a majority has it.
 
         Raises:
-            TooLarge: one is larger than the server takes; none is stored.
-            Unavailable: it does not answer. Some may be stored: the same ones again are right.
+            TooLargeError: one is larger than the server takes; none is stored.
+            UnavailableError: it does not answer. Some may be stored: the same ones again are right.
         """
         parts = 1 + len(messages) // _PART
         return self._call(lambda: self._publish(stream, messages), self._timeout * (1 + 2 * parts))
 
     def read(self, stream: str, log: str, after: int, number: int) -> list[StoredMessage]:
-        """So many messages from ``after + 1`` on, which must be there; ``Unavailable`` when they do not come."""
+        """So many messages from ``after + 1`` on, which must be there; ``UnavailableError`` when they do not come."""
         parts = 1 + number // _PART
         return self._call(lambda: self._read(stream, log, after, number), self._timeout * (2 + parts))
 
@@ -161,7 +161,7 @@ class NatsServer:
         client = await self._connected()
         for _, content in messages:
             if len(content) > client.max_payload - 512:
-                raise TooLarge(
+                raise TooLargeError(
                     f"An event takes {len(content)} bytes and {self.name} takes at most {client.max_payload}.",
                     where="event log",
                     next_step="Send less of it, or raise the server's max_payload.",
@@ -238,7 +238,7 @@ class NatsServer:
         made = await client.jetstream(timeout=self._timeout).pull_subscribe(">", stream=stream, config=wanted)
         state = await self._state(stream)
         if state is None or state.log != log:
-            raise Unavailable(
+            raise UnavailableError(
                 f"The stream {stream} was replaced a moment ago.", where="event log", next_step="Try again."
             )
         return made
@@ -279,7 +279,7 @@ class NatsServer:
         """Run on the loop's thread; the server's errors come out as ours.
 
         Raises:
-            Unavailable: it does not answer, or refuses. SetupError: it does not let us in, or has no JetStream.
+            UnavailableError: it does not answer, or refuses. SetupError: it does not let us in, or has no JetStream.
         """
         if time.monotonic() < self._away_until:
             raise self._away("did not answer a moment ago")
@@ -297,8 +297,8 @@ class NatsServer:
                 told = self._away("does not answer")
             raise told from error
 
-    def _away(self, why: str) -> Unavailable:
-        return Unavailable(
+    def _away(self, why: str) -> UnavailableError:
+        return UnavailableError(
             f"{self.name} {why}.",
             where="event log",
             next_step="Start it, or correct [features] log; `antiphon doctor` tells whether it answers."

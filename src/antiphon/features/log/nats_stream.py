@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 _SCHEMES = ("nats", "tls")
 
@@ -42,19 +42,19 @@ def require_url(url: str) -> int:
     """Refuse a URL that is none of a NATS server, or that holds a password; how many replicas it asks for.
 
     Raises:
-        InvalidInput: it is.
+        InvalidInputError: it is.
     """
     parts = urlsplit(url)
     where = "[features] log"
     if parts.scheme not in _SCHEMES or not all(_is_place(each) for each in addresses_of(url)):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{url!r} is no URL of an event log.",
             where=where,
             next_step="Use nats://HOST:PORT or tls://HOST:PORT, with every HOST:PORT of a cluster, separated by "
             "commas; without the setting it is the catalog.",
         )
     if parts.password is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The URL holds a password.",
             where=where,
             next_step="Put it into an environment variable and name that in log_password_variable.",
@@ -62,7 +62,9 @@ def require_url(url: str) -> int:
     options = parse_qs(parts.query)
     replicas = options.pop("replicas", ["1"])[-1]
     if options or replicas not in ("1", "3", "5"):
-        raise InvalidInput(f"{parts.query!r} is not understood.", where=where, next_step="Use ?replicas=1, 3 or 5.")
+        raise InvalidInputError(
+            f"{parts.query!r} is not understood.", where=where, next_step="Use ?replicas=1, 3 or 5."
+        )
     return int(replicas)
 
 

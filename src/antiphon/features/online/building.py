@@ -14,7 +14,7 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import keyed_hash, keyed_hashes
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.batch_values import holds_until
@@ -81,12 +81,12 @@ def fill(
         key: the store's secret, under which entities are hashed.
 
     Raises:
-        Corrupt: a lake file is gone, or is not what it is to be.
-        Unavailable: disk or the store ran out or went away.
+        CorruptionError: a lake file is gone, or is not what it is to be.
+        UnavailableError: disk or the store ran out or went away.
     """
     plan = plan_of(spec)
     if len(manifest.files) < _FILES:
-        raise Corrupt(
+        raise CorruptionError(
             f"The snapshot {manifest.id} has {len(manifest.files)} lake files; this version reads {_FILES}.",
             where="lake",
             next_step="Refresh the view: `antiphon features refresh`.",
@@ -227,8 +227,8 @@ def _together_records(rows: pyarrow.RecordBatch, plan: Plan, key: bytes, spec: F
     return [entity_hash(key, spec.entity.name, [None] * len(plan.keys))], [encode_tiles(found)]
 
 
-def _unlike() -> Corrupt:
-    return Corrupt(
+def _unlike() -> CorruptionError:
+    return CorruptionError(
         "The lake's files of events and of values are not of the same entities.",
         where="lake",
         next_step="Materialise the view again.",
@@ -253,8 +253,8 @@ def _require(found: pyarrow.Schema, wanted: pyarrow.Schema) -> None:
         raise _other("tile", found.names)
 
 
-def _other(what: str, names: list[str]) -> Corrupt:
-    return Corrupt(
+def _other(what: str, names: list[str]) -> CorruptionError:
+    return CorruptionError(
         f"The lake's {what} file has other columns than this version writes: {', '.join(names)[:200]}.",
         where="lake",
         next_step="Materialise the view again.",

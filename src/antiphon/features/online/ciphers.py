@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-from antiphon.core.errors import SealMismatch
+from antiphon.core.errors import SealMismatchError
 
 _NONCE = 12
 
@@ -22,7 +22,7 @@ class ValueCipher(Protocol):
         ...
 
     def open(self, key: bytes, stored: bytes) -> bytes:
-        """The value; raises ``SealMismatch`` when it was changed or moved from another key."""
+        """The value; raises ``SealMismatchError`` when it was changed or moved from another key."""
         ...
 
 
@@ -56,7 +56,7 @@ class SealedValues:
         try:
             return self._decrypt(stored[:_NONCE], stored[_NONCE:], key)
         except self._invalid as error:
-            raise SealMismatch(
+            raise SealMismatchError(
                 "A value of the online store does not open: it was changed or moved from another place.",
                 where="online store",
                 next_step="`antiphon up` builds the file again from the lake.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.core import disk
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 
 _lock = threading.Lock()
 _open: dict[tuple[int, int], tuple[Any, int]] = {}
@@ -22,7 +22,7 @@ def acquire(path: Path, **options: Any) -> Any:
     """The environment of a file, opened with these options unless it is open already; release it after use.
 
     Raises:
-        Unavailable: it cannot be opened.
+        UnavailableError: it cannot be opened.
     """
     import lmdb
 
@@ -32,7 +32,7 @@ def acquire(path: Path, **options: Any) -> Any:
             try:
                 environment = lmdb.open(str(path.resolve()), subdir=False, max_dbs=0, **options)
             except lmdb.Error as error:
-                raise Unavailable(
+                raise UnavailableError(
                     f"The online file {path.name} cannot be opened: {said(error)}.",
                     where="online store",
                     next_step="Check the folder's permissions and disk space.",
@@ -47,7 +47,7 @@ def room_needed(name: str, next_step: str = "Free disk space and try again.") ->
     """Writes of an online file inside the block that find no room come out as ours.
 
     Raises:
-        Unavailable: the disk is full or fails.
+        UnavailableError: the disk is full or fails.
     """
     import lmdb
 
@@ -58,7 +58,7 @@ def room_needed(name: str, next_step: str = "Free disk space and try again.") ->
         # Of a disk without room, as of one that fails, LMDB hands on what the system said.
         full = isinstance(error, lmdb.MapFullError)
         what = f"{name} is full." if full else f"{name} cannot be written: {said(error)}."
-        raise Unavailable(what, where="online store", next_step=next_step) from error
+        raise UnavailableError(what, where="online store", next_step=next_step) from error
 
 
 def damage() -> tuple[type[Exception], ...]:

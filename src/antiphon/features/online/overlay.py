@@ -92,7 +92,7 @@ class Overlay:
         move has seen nothing new.
 
         Raises:
-            Unavailable: the overlay or its disk is full.
+            UnavailableError: the overlay or its disk is full.
         """
         with self._room_needed(), self._file.transaction(write=True) as transaction:
             self._put(transaction, events)

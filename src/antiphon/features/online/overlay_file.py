@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import SystemClock
-from antiphon.core.errors import SealMismatch, Unavailable
+from antiphon.core.errors import SealMismatchError, UnavailableError
 from antiphon.features import lookup_errors
 from antiphon.features.online import environments
 from antiphon.features.online.seals import one_at_a_time
@@ -69,9 +69,9 @@ class OverlayFile:
         the events would not open again either.
 
         Raises:
-            Unavailable: the file is damaged and was set aside.
+            UnavailableError: the file is damaged and was set aside.
         """
-        damage: tuple[type[Exception], ...] = (*environments.damage(), msgspec.DecodeError, SealMismatch)
+        damage: tuple[type[Exception], ...] = (*environments.damage(), msgspec.DecodeError, SealMismatchError)
         opened = self._current()
         try:
             with opened.environment.begin(write=write) as transaction:
@@ -118,7 +118,7 @@ class OverlayFile:
                 self._replace("it is no LMDB file")
             try:
                 return _OverlayEnvironment(self._file)
-            except Unavailable as error:
+            except UnavailableError as error:
                 if not isinstance(error.__cause__, environments.damage()):
                     raise
                 self._replace(error.what)

@@ -12,7 +12,7 @@ from zlib import crc32
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, pack, unpack
-from antiphon.core.errors import AntiphonError, SealMismatch
+from antiphon.core.errors import AntiphonError, SealMismatchError
 from antiphon.core.scope import Scope
 from antiphon.features.online.ciphers import SealedValues, new_file_key
 from antiphon.features.online.streamed import OverlayCheck, decode_event
@@ -69,8 +69,8 @@ class OverlayKeys:
         """The value.
 
         Raises:
-            SealMismatch: it was changed, or moved from another key, or is not sealed.
-            Corrupt: its key does not open, because the data key is gone.
+            SealMismatchError: it was changed, or moved from another key, or is not sealed.
+            CorruptionError: its key does not open, because the data key is gone.
         """
         if stored[:1] == _CHECKED and self._codec.accepts_plain:
             value = stored[_CHECK_BYTES:]
@@ -95,7 +95,7 @@ class OverlayKeys:
                 decode_event(self.open(records, key, stored))
             except (AntiphonError, msgspec.DecodeError) as error:
                 unopened += 1
-                damaged += isinstance(error, (SealMismatch, msgspec.DecodeError))
+                damaged += isinstance(error, (SealMismatchError, msgspec.DecodeError))
                 problem = problem or (error.what if isinstance(error, AntiphonError) else str(error))
         return OverlayCheck(dict(by_key), unopened, problem, damaged)
 
@@ -156,8 +156,8 @@ def _key_id(records: KeyRecords, place: bytes) -> str | None:
     return unpack(envelope).key_id
 
 
-def _broken() -> SealMismatch:
-    return SealMismatch(
+def _broken() -> SealMismatchError:
+    return SealMismatchError(
         "An event of the overlay is not sealed with a key that the overlay holds.",
         where="online store",
         next_step="Delete the overlay while nothing runs: it is filled again from the event log.",

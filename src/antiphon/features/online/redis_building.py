@@ -9,7 +9,7 @@ from hashlib import sha256
 from itertools import compress
 
 from antiphon.core.codec import Codec, PayloadContext, pack
-from antiphon.core.errors import AntiphonError, Unavailable
+from antiphon.core.errors import AntiphonError, UnavailableError
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher, new_file_key
 from antiphon.features.online.encoding import FORMAT, META, ROW, SnapshotMeta, encode_meta, row_key
 from antiphon.features.online.redis_bulk import Scripts, packed_script
@@ -110,7 +110,7 @@ class RedisWriter:
         else's build came first and is as good.
 
         Raises:
-            Unavailable: it took so long that it counts as given up.
+            UnavailableError: it took so long that it counts as given up.
         """
         with self._server.answering():
             if not self._scripts.finish():
@@ -146,8 +146,8 @@ class RedisWriter:
         with suppress(AntiphonError), self._server.answering():
             self._server.bulk.delete(self._place.building(self._build))
 
-    def _lost(self) -> Unavailable:
-        return Unavailable(
+    def _lost(self) -> UnavailableError:
+        return UnavailableError(
             f"The build of {self._place.snapshot} stood still for {BUILDING_MILLISECONDS // 1000} s and was given up, "
             "or the server lost its memory.",
             where="online store",

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any
 
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Conflict, Corrupt, Unavailable
+from antiphon.core.errors import ConflictError, CorruptionError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import StreamedEvent
 from antiphon.features.online.overlay_keys import OverlayKeys, key_place
@@ -90,7 +90,7 @@ class RedisOverlay:
         listed, asked = list(dict.fromkeys(views)), list(wanted)
         try:
             return self._read(listed, asked)
-        except Corrupt:
+        except CorruptionError:
             if not self._sealing:
                 raise
             # The keys may have been replaced between the events and the keys.
@@ -141,7 +141,7 @@ class RedisOverlay:
         move has seen nothing new.
 
         Raises:
-            Unavailable: the server went away or is full.
+            UnavailableError: the server went away or is full.
         """
         self._server.require_keeping()
         listed = list(events)
@@ -195,9 +195,9 @@ class RedisOverlay:
                     also(pipeline)
                     pipeline.execute()
                     return True
-            except Conflict:
+            except ConflictError:
                 continue
-        raise Unavailable(
+        raise UnavailableError(
             "The overlay's keys are being replaced.", where="online store", next_step="Try again in a moment."
         )
 

@@ -15,7 +15,7 @@ from itertools import chain, islice
 import msgspec
 
 from antiphon.core.codec import Codec, unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.online.ciphers import PlainValues, SealedValues, ValueCipher
 from antiphon.features.online.encoding import (
@@ -88,8 +88,8 @@ class RedisSnapshot:
         """Open.
 
         Raises:
-            Corrupt: the seal is missing or of something else, or its key does not open.
-            Unavailable: the server does not answer.
+            CorruptionError: the seal is missing or of something else, or its key does not open.
+            UnavailableError: the server does not answer.
         """
         self._server = server
         self._place = place
@@ -224,7 +224,7 @@ class RedisSnapshot:
         """Every key and clear value, to check or copy the snapshot.
 
         Raises:
-            Corrupt: at the end, when something is missing or was changed.
+            CorruptionError: at the end, when something is missing or was changed.
         """
         build, digest = self._build, Digest()
         yield META, build.cipher.open(META, build.seal.meta)
@@ -286,8 +286,8 @@ class RedisSnapshot:
             raise self._broken("it is not sealed with a key, and this project is encrypted")
         return _Build(stored, seal, self._place.build(seal.build), self._place.rows(seal.build), cipher)
 
-    def _broken(self, why: str) -> Corrupt:
-        return Corrupt(
+    def _broken(self, why: str) -> CorruptionError:
+        return CorruptionError(
             f"The online snapshot {self._place.snapshot} cannot be used: {why}.",
             where=f"online store {self._server.name}",
             next_step="`antiphon up` builds it again from the lake.",

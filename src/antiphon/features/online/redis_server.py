@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from antiphon.core.errors import InvalidInput, SetupError, Unavailable, WriteConflict
+from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError, WriteConflictError
 from antiphon.core.tls import ClientTls, problem_of
 
 TIMEOUT_SECONDS = 2.0
@@ -46,7 +46,7 @@ class RedisServer:
         require_url(url)
         self._secure = urlsplit(url).scheme == "rediss"
         if tls != ClientTls() and not self._secure:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "Certificates are named and the URL does not ask for TLS.",
                 where="[features] online",
                 next_step="Write rediss://HOST:PORT/DATABASE.",
@@ -114,10 +114,10 @@ class RedisServer:
         """Run commands; the server's errors come out as ours.
 
         Raises:
-            Unavailable: it does not answer, is full, is loading, or does not write.
+            UnavailableError: it does not answer, is full, is loading, or does not write.
             SetupError: it does not let us in, or one side does not take the other's certificate.
-            InvalidInput: a certificate of ours cannot be used.
-            WriteConflict: a key that a transaction watched was changed by somebody else.
+            InvalidInputError: a certificate of ours cannot be used.
+            WriteConflictError: a key that a transaction watched was changed by somebody else.
         """
         import redis
 
@@ -126,7 +126,7 @@ class RedisServer:
         try:
             yield
         except redis.WatchError as error:
-            raise WriteConflict("A key that was watched changed meanwhile.", where="online store") from error
+            raise WriteConflictError("A key that was watched changed meanwhile.", where="online store") from error
         except redis.AuthenticationError as error:
             raise self._refused(error) from error
         except redis.exceptions.NoPermissionError as error:
@@ -134,7 +134,7 @@ class RedisServer:
         except redis.BusyLoadingError as error:
             raise self._away("is loading its data") from error
         except redis.ReadOnlyError as error:
-            raise Unavailable(
+            raise UnavailableError(
                 f"{self.name} is a replica and takes no writes.",
                 where="online store",
                 next_step="Name the primary in [features] online.",
@@ -154,14 +154,14 @@ class RedisServer:
             if "OOM" in str(error):
                 raise self._full(error) from error
             if "MISCONF" in str(error):
-                raise Unavailable(
+                raise UnavailableError(
                     f"{self.name} takes no writes because it cannot write its own disk.",
                     where="online store",
                     next_step="Free its disk, or look at its log.",
                 ) from error
             if "NOAUTH" in str(error):
                 raise self._refused(error) from error
-            raise Unavailable(
+            raise UnavailableError(
                 f"{self.name} refused a command: {_said(error)}.",
                 where="online store",
                 next_step="Redis 7 or Valkey 7.2 and later are supported; see its log.",
@@ -207,16 +207,16 @@ class RedisServer:
                 client.close()
             self._clients.clear()
 
-    def _away(self, why: str) -> Unavailable:
-        return Unavailable(
+    def _away(self, why: str) -> UnavailableError:
+        return UnavailableError(
             f"{self.name} {why}.",
             where="online store",
             next_step="Start it, or correct [features] online; `antiphon doctor` tells whether it answers."
             + (" If it asks for a certificate, check online_client_certificate." if self._secure else ""),
         )
 
-    def _full(self, error: Exception) -> Unavailable:
-        return Unavailable(
+    def _full(self, error: Exception) -> UnavailableError:
+        return UnavailableError(
             f"{self.name} is full: {_said(error)}.",
             where="online store",
             next_step="Raise its maxmemory, or keep fewer publications.",
@@ -240,23 +240,23 @@ def require_url(url: str) -> None:
     """Refuse a URL that is none of a Redis, or that holds a password.
 
     Raises:
-        InvalidInput: it is, or it changes how certificates are verified.
+        InvalidInputError: it is, or it changes how certificates are verified.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{parts.scheme or url!r} is no scheme of an online store.",
             where="[features] online",
             next_step=f"Use one of {', '.join(scheme + '://' for scheme in _SCHEMES)}; without the setting it is LMDB.",
         )
     if parts.password is not None or "password=" in parts.query:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The URL holds a password.",
             where="[features] online",
             next_step="Put it into an environment variable and name that in online_password_variable.",
         )
     if "ssl_" in parts.query:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The URL changes how certificates are verified.",
             where="[features] online",
             next_step="Use online_authority, online_client_certificate and online_client_key.",

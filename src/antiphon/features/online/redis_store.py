@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, PlainCodec, unpack
-from antiphon.core.errors import Corrupt, WriteConflict
+from antiphon.core.errors import CorruptionError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online.building import copy_records, entity_hash, entity_hashes, fill
@@ -57,8 +57,8 @@ class RedisStore:
         """Build a snapshot from its lake files, unless it is there; whether it was built now.
 
         Raises:
-            Corrupt: a lake file is gone.
-            Unavailable: the server went away or is full.
+            CorruptionError: a lake file is gone.
+            UnavailableError: the server went away or is full.
             SetupError: it may evict what it is given.
         """
         self._server.require_keeping()
@@ -85,7 +85,7 @@ class RedisStore:
         try:
             return stored, decode_seal(stored)
         except msgspec.DecodeError as error:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The seal of {place.snapshot} does not decode.",
                 where=f"online store {self._server.name}",
                 next_step=f"Delete the key {place.seal}, and publish the view again.",
@@ -101,8 +101,8 @@ class RedisStore:
         """The snapshot, opened once per process.
 
         Raises:
-            Corrupt: its seal is missing, or does not open.
-            Unavailable: the server does not answer.
+            CorruptionError: its seal is missing, or does not open.
+            UnavailableError: the server does not answer.
         """
         place = Place(scope, view, snapshot)
         found = self._opened.get(place)
@@ -117,7 +117,7 @@ class RedisStore:
         """Take a damaged snapshot out of use, so that it is built again; whether it is damaged. All of it is read.
 
         Raises:
-            Unavailable: the server does not answer.
+            UnavailableError: the server does not answer.
         """
         place = Place(scope, view, snapshot)
         with self._server.answering():
@@ -134,12 +134,12 @@ class RedisStore:
         """Tell whether everything that the snapshot's seal names is there as it was; all of it is read.
 
         Raises:
-            Unavailable: the server does not answer.
+            UnavailableError: the server does not answer.
         """
         try:
             for _ in self.values(scope, view, snapshot):
                 continue
-        except (Corrupt, msgspec.DecodeError):
+        except (CorruptionError, msgspec.DecodeError):
             return False
         return True
 
@@ -233,7 +233,7 @@ class RedisStore:
         """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
 
         Raises:
-            Corrupt: it has no seal.
+            CorruptionError: it has no seal.
         """
         key = self._opened_anew(scope, view, snapshot).seal.key
         return None if key is None else unpack(key).key_id
@@ -242,7 +242,7 @@ class RedisStore:
         """Every key and clear value of a snapshot, to check it.
 
         Raises:
-            Corrupt: it is missing, or a value does not open, or something does not match its seal.
+            CorruptionError: it is missing, or a value does not open, or something does not match its seal.
         """
         yield from self._opened_anew(scope, view, snapshot).values()
 
@@ -250,8 +250,8 @@ class RedisStore:
         """Write a snapshot anew under a new key of its own and put it in the place of the old one in one step.
 
         Raises:
-            Corrupt: it is missing, or does not open.
-            WriteConflict: somebody else did the same.
+            CorruptionError: it is missing, or does not open.
+            WriteConflictError: somebody else did the same.
         """
         before = self._opened_anew(scope, view, snapshot)
         place = Place(scope, view, snapshot)
@@ -262,7 +262,7 @@ class RedisStore:
             writer.discard()
             raise
         if not writer.seal(instead_of=before.stored_seal):
-            raise WriteConflict(f"{snapshot} was sealed anew by somebody else.", where="online store")
+            raise WriteConflictError(f"{snapshot} was sealed anew by somebody else.", where="online store")
 
     def _opened_anew(self, scope: Scope, view: str, snapshot: str) -> RedisSnapshot:
         return RedisSnapshot(self._server, Place(scope, view, snapshot), self._codec)

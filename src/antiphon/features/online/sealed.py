@@ -29,7 +29,7 @@ import msgspec
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec
 from antiphon.core.codec import pack as codec_pack
 from antiphon.core.codec import unpack as codec_unpack
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.features.evaluate import EntityRow, Evaluator
 from antiphon.features.lake.local import fsync_folder
@@ -160,7 +160,7 @@ class SealedSnapshot:
         """Open and check.
 
         Raises:
-            Corrupt: the seal is missing or does not match the bytes, or the file's key does not open.
+            CorruptionError: the seal is missing or does not match the bytes, or the file's key does not open.
         """
         self._file = file
         self._snapshot = snapshot
@@ -323,8 +323,8 @@ class SealedSnapshot:
                 return seal
         raise self._broken("its seal does not match its bytes")
 
-    def _broken(self, why: str) -> Corrupt:
-        return Corrupt(
+    def _broken(self, why: str) -> CorruptionError:
+        return CorruptionError(
             f"The online file of {self._snapshot} cannot be used: {why}.",
             where="online store",
             next_step="`antiphon up` builds it again from the lake.",
@@ -340,7 +340,7 @@ def _cipher_of(seal: Seal, file: Path, codec: Codec | None, scope: Scope) -> Val
     codec = codec or PlainCodec()
     if seal.key is None:
         if not codec.accepts_plain:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The online file of {seal.snapshot} is not sealed, and this project is encrypted.",
                 where="online store",
                 next_step="Delete it; `antiphon up` builds it again from the lake.",

@@ -14,7 +14,7 @@ import msgspec
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.codec import Codec, PlainCodec, unpack
 from antiphon.core.disk import delete_older
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.online import environments
@@ -66,8 +66,8 @@ class OnlineStore:
         """Build a snapshot's sealed file from its lake files, unless it is there; whether it was built now.
 
         Raises:
-            Corrupt: a lake file is gone.
-            Unavailable: the disk is full.
+            CorruptionError: a lake file is gone.
+            UnavailableError: the disk is full.
         """
         target = self.file(manifest.scope, manifest.view, manifest.id)
         if is_sealed(target, manifest.id) and self._kept_longer(target):
@@ -98,8 +98,8 @@ class OnlineStore:
         """Write a file anew under a new key of its own, in the place of the old one; whoever reads the old one goes on.
 
         Raises:
-            Corrupt: it is missing, or does not open.
-            Unavailable: the disk is full.
+            CorruptionError: it is missing, or does not open.
+            UnavailableError: the disk is full.
         """
         file = self.file(scope, view, snapshot)
         before = SealedSnapshot(file, snapshot, self._codec, scope)
@@ -119,7 +119,7 @@ class OnlineStore:
         """Every key and clear value of a snapshot's file, to check it.
 
         Raises:
-            Corrupt: the file is missing, or it or a value does not open.
+            CorruptionError: the file is missing, or it or a value does not open.
         """
         opened = SealedSnapshot(self.file(scope, view, snapshot), snapshot, self._codec, scope)
         try:
@@ -131,12 +131,12 @@ class OnlineStore:
         """Id of the data key that seals a snapshot's own key; ``None`` for one in plaintext.
 
         Raises:
-            Corrupt: it has no seal.
+            CorruptionError: it has no seal.
         """
         try:
             key = read_seal(self.file(scope, view, snapshot)).key
         except (OSError, msgspec.DecodeError) as error:
-            raise Corrupt(f"The online file of {snapshot} has no seal.", where="online store") from error
+            raise CorruptionError(f"The online file of {snapshot} has no seal.", where="online store") from error
         return None if key is None else unpack(base64.b64decode(key)).key_id
 
     def scopes(self) -> list[Scope]:
@@ -154,7 +154,7 @@ class OnlineStore:
         """The snapshot, opened once per process.
 
         Raises:
-            Corrupt: its file is missing, or its seal does not match.
+            CorruptionError: its file is missing, or its seal does not match.
         """
         found = self._opened.get((scope, view, snapshot))
         if found is not None:
@@ -170,7 +170,7 @@ class OnlineStore:
         file = self.file(scope, view, snapshot)
         try:
             return SealedSnapshot(file, snapshot, self._codec, scope)
-        except Corrupt:
+        except CorruptionError:
             # Between its check and its opening the file may have been replaced by one of the same content.
             return SealedSnapshot(file, snapshot, self._codec, scope)
 

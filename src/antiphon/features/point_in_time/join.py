@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.on_demand import OnDemandSpec
@@ -62,7 +62,7 @@ def point_in_time(
         The frame with a column ``view.feature`` for each feature, same rows, same order.
 
     Raises:
-        InvalidInput: a key column or the moment is missing.
+        InvalidInputError: a key column or the moment is missing.
     """
     with compute(limits or ComputeLimits()) as connection:
         # Rows are numbered in the order they are read, which only this setting keeps.
@@ -73,7 +73,7 @@ def point_in_time(
             plan = plan_of(spec)
             missing = [key for key in plan.keys if key not in table.column_names]
             if missing:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"The frame has no column {missing[0]!r}.", where=where, next_step=f"{spec.name} needs it."
                 )
             for feature, column in _view_columns(connection, plan, as_of, scope, log).items():
@@ -98,18 +98,18 @@ def _frame(connection: duckdb.DuckDBPyConnection, frame: Path | pyarrow.Table, a
     where = "frame"
     if isinstance(frame, Path):
         if not frame.is_file():
-            raise InvalidInput(f"There is no file {frame}.", where="frame")
+            raise InvalidInputError(f"There is no file {frame}.", where="frame")
         where = str(frame)
         frame = connection.sql(f"SELECT * FROM {relation_of([frame])}").to_arrow_table()
     connection.register("frame", frame)
     described = {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE frame").fetchall()}
     if not described.get(as_of, "").startswith(("TIMESTAMP", "DATE", "VARCHAR")):
-        raise InvalidInput(f"The frame has no column {as_of!r} with instants.", where="frame")
+        raise InvalidInputError(f"The frame has no column {as_of!r} with instants.", where="frame")
     (absent,) = one_row(
         connection, f"SELECT count(*) FROM frame WHERE TRY_CAST({quoted(as_of)} AS TIMESTAMPTZ) IS NULL"
     )
     if absent:
-        raise InvalidInput(f"{absent} rows of the frame have no moment in {as_of!r}.", where="frame")
+        raise InvalidInputError(f"{absent} rows of the frame have no moment in {as_of!r}.", where="frame")
     return frame, where
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
 from antiphon.catalog.snapshots import Quarantined, SnapshotFile, SnapshotManifest
-from antiphon.core.errors import InvalidInput, Unavailable
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import QualitySpec, Typed
@@ -61,7 +61,7 @@ class Inspection:
         """Open the source and look at all of its rows but for those that are taken over; ``now`` in microseconds.
 
         Raises:
-            SetupError: its file is missing. InvalidInput: it cannot be read.
+            SetupError: its file is missing. InvalidInputError: it cannot be read.
         """
         with self.timed():
             after = self._previous.stream_offset if self._previous is not None else None
@@ -97,12 +97,12 @@ class Inspection:
             yield
         except OSError as error:
             raise self._changed() from error
-        except InvalidInput as error:
+        except InvalidInputError as error:
             kinds = self.quality.kinds if self.quality is not None else {}
             said = [told for rule in self.rules.rules if isinstance(rule, Typed) for told in typed_reasons(rule, kinds)]
             if not said:
                 raise
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{' '.join(said)} {error.what}", where=error.where, next_step=error.next_step
             ) from error
 
@@ -111,13 +111,13 @@ class Inspection:
         is fetched once, as it was listed.
 
         Raises:
-            Unavailable: it changed.
+            UnavailableError: it changed.
         """
         if marks_of(self._spec.source, self._connection) != self._raw.marks:
             raise self._changed()
 
-    def _changed(self) -> Unavailable:
-        return Unavailable(
+    def _changed(self) -> UnavailableError:
+        return UnavailableError(
             "The source changed while it was read.",
             where=f"source {self._spec.source.name}",
             next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",

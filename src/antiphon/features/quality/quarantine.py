@@ -23,7 +23,7 @@ def quarantined_rows(manifest: SnapshotManifest, lake: Lake, limit: int = 100) -
     """The first rows that a snapshot's rules kept aside; a row stands once for each rule that it offends.
 
     Raises:
-        Corrupt: the lake's file is gone or changed.
+        CorruptionError: the lake's file is gone or changed.
     """
     import pyarrow.parquet
 

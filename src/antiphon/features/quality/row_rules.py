@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import Between, ExistsIn, NotNull, OneOf, Rule, Sql, Unique, admitted, conditions
 from antiphon.features.compute import files_of, relation_of
@@ -31,7 +31,7 @@ def stages(spec: FeatureViewSpec, rows: str, types: Mapping[str, str]) -> Iterat
     """What each quarantining rule does to ``rows`` (a SELECT of the source's rows), in order.
 
     Raises:
-        InvalidInput: a rule names a column that is missing or of another kind.
+        InvalidInputError: a rule names a column that is missing or of another kind.
         SetupError: the file that a rule looks into is missing.
     """
     rules = spec.quality.quarantining if spec.quality is not None else ()
@@ -75,7 +75,7 @@ def offends(rule: Rule, types: Mapping[str, str]) -> str | None:
         case Between(over="source", of=column, low=low, high=high):
             require((column,), types)
             if column_kind(types[column]) != "number":
-                raise InvalidInput(f"The column {column!r} is {types[column]}, not a number.", where="quality")
+                raise InvalidInputError(f"The column {column!r} is {types[column]}, not a number.", where="quality")
             number = f"CAST(this_row.{quoted(column)} AS DOUBLE)"
             inside = f"{number} BETWEEN {text(repr(low))}::DOUBLE AND {text(repr(high))}::DOUBLE"
             return f"({number} IS NOT NULL AND NOT ({inside}))"
@@ -96,7 +96,7 @@ def relational(rule: Rule, rows: str, types: Mapping[str, str]) -> str:
             return f"SELECT * FROM ({rows}) AS this_row WHERE NOT ({_found(rule)})"
         case Sql(select=select):
             return f"SELECT * FROM (WITH source AS ({rows}) {select}) AS offending"
-    raise InvalidInput(f"{rule.name} is no rule over rows.", where="quality")
+    raise InvalidInputError(f"{rule.name} is no rule over rows.", where="quality")
 
 
 def _without(rule: Rule, rows: str, types: Mapping[str, str], offenders: str) -> str:
@@ -125,7 +125,7 @@ def _found(rule: ExistsIn) -> str:
 
 
 def require(columns: Sequence[str], types: Mapping[str, str]) -> None:
-    """Raise :class:`InvalidInput` for a column that is not there."""
+    """Raise :class:`InvalidInputError` for a column that is not there."""
     for column in columns:
         if column not in types:
-            raise InvalidInput(f"There is no column {column!r}; there are {', '.join(types)}.", where="quality")
+            raise InvalidInputError(f"There is no column {column!r}; there are {', '.join(types)}.", where="quality")

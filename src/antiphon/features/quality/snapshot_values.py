@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from antiphon.catalog.snapshots import SnapshotFile
 from antiphon.core.disk import room_needed
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.features.compute import parquet_reader
 from antiphon.features.expressions.compile_sql import quoted
 from antiphon.features.ports import Lake
@@ -96,7 +96,7 @@ class SnapshotValues:
         """All of them as one table, without the view's name before each feature's.
 
         Raises:
-            Unavailable: they do not fit the disk, or the memory that is allowed.
+            UnavailableError: they do not fit the disk, or the memory that is allowed.
         """
         import pyarrow
 
@@ -131,7 +131,7 @@ class SnapshotValues:
             batches.append(batch)
             size += batch.nbytes
             if size > self._most_bytes:
-                raise Unavailable(
+                raise UnavailableError(
                     f"The values take more than the {self._most_bytes / 2**20:.0f} MiB of memory that computation may "
                     "use, and nothing of them may reach a disk.",
                     where="quality",
@@ -157,7 +157,7 @@ def snapshot_values(
             ``most_bytes``.
 
     Raises:
-        Corrupt: the file is gone or changed.
+        CorruptionError: the file is gone or changed.
     """
     import pyarrow
     import pyarrow.dataset

@@ -15,7 +15,7 @@ from antiphon.catalog.events import StoredEvent
 from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.quality import (
@@ -85,7 +85,7 @@ def open_source(
         known: paths of files whose rows were looked at before.
 
     Raises:
-        SetupError: the file is missing. InvalidInput: it cannot be read, or ``where`` does not fit it.
+        SetupError: the file is missing. InvalidInputError: it cannot be read, or ``where`` does not fit it.
     """
     source = spec.source
     marks = marks_of(source, connection)
@@ -204,7 +204,7 @@ def profile(
     for rule in quality.rules:
         try:
             predicate = offends(rule, types)
-        except InvalidInput as error:
+        except InvalidInputError as error:
             checks[rule.name] = RuleCheck(rule.name, error=error.what)
             continue
         if isinstance(rule, NotFuture):

@@ -18,7 +18,7 @@ import msgspec
 from antiphon.catalog.skew_reports import Basis
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, microseconds
-from antiphon.core.errors import AntiphonError, Corrupt
+from antiphon.core.errors import AntiphonError, CorruptionError
 from antiphon.core.scope import Scope
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.quality import ExistsIn
@@ -165,7 +165,8 @@ def batch_side(
     while they lie there unchanged, else what the snapshot keeps in the lake; last, the source as it is now.
 
     Raises:
-        SetupError, Unavailable, InvalidInput, Corrupt: nothing of that can be read; says why of the source.
+        SetupError, UnavailableError, InvalidInputError, CorruptionError: nothing of that can be read; says why of the
+            source.
     """
     failed: AntiphonError | None = None
     loaded: LoadedRows | None = None
@@ -191,7 +192,7 @@ def batch_side(
             merged=False, before=before,
         )  # fmt: skip
         return BatchSide(connection, wanted, "lake", kept=kept)
-    except Corrupt as error:
+    except CorruptionError as error:
         lost = "the snapshot's files are gone from the lake" if "has no file" in error.what else error.what
     except AntiphonError as error:
         lost = error.what

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from antiphon.catalog.snapshots import SnapshotManifest
-from antiphon.core.errors import Unavailable
+from antiphon.core.errors import UnavailableError
 from antiphon.features.compute import parquet_reader
 from antiphon.features.plan import Plan
 from antiphon.features.ports import Lake
@@ -47,11 +47,11 @@ def kept_events(
     """Fill the table ``EVENTS`` with what the snapshot keeps of these entities, or of all.
 
     Raises:
-        Unavailable: it is from an earlier version, which did not say of which kind its columns are.
-        Corrupt: its file is gone or was changed.
+        UnavailableError: it is from an earlier version, which did not say of which kind its columns are.
+        CorruptionError: its file is gone or was changed.
     """
     if not manifest.read.kinds:
-        raise Unavailable("an earlier version made the snapshot", where=manifest.id)
+        raise UnavailableError("an earlier version made the snapshot", where=manifest.id)
     file = manifest.files[0]
     lake.verify(file.path, file.sha256)
     _fill(connection, plan, lake, file.path, EVENTS, entities)
@@ -68,7 +68,7 @@ def kept_tiles(
     """The tiles of these entities, or of all, and those of all together.
 
     Raises:
-        Corrupt: the file is gone or was changed.
+        CorruptionError: the file is gone or was changed.
     """
     file = manifest.files[1]
     lake.verify(file.path, file.sha256)

@@ -17,7 +17,7 @@ from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.catalog.skew_reports import Difference, Path, SkewReport
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import Clock, from_microseconds, microseconds
-from antiphon.core.errors import AntiphonError, NotFound, WriteConflict
+from antiphon.core.errors import AntiphonError, NotFoundError, WriteConflictError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.definitions.sensitivity import Tags
@@ -120,10 +120,10 @@ class Skew:
             seconds: how long it may take; what is left by then counts as not comparable.
 
         Raises:
-            WriteConflict: a comparison is under way.
+            WriteConflictError: a comparison is under way.
         """
         if not self._busy.acquire(blocking=False):
-            raise WriteConflict(
+            raise WriteConflictError(
                 "Batch and online are being compared already.", where="skew", next_step="Try again when it is done."
             )
         try:
@@ -274,7 +274,7 @@ class Skew:
             return _pass_over(asked, view, version, "served", FOREIGN, tally)
         try:
             manifest = self._snapshots.get(self._scope, snapshot)
-        except NotFound:
+        except NotFoundError:
             return _pass_over(asked, view, version, "served", GONE, tally)
         if manifest.stream_offset is not None:
             least = manifest.stream_offset

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.on_demand import InputValue, OnDemandSpec
 from antiphon.features.compute import ComputeLimits, compute
 from antiphon.features.expressions.compile_python import MeasureValue
@@ -30,7 +30,7 @@ def on_demand_values(
         read: values of the features that the view reads, as its expressions saw them.
 
     Raises:
-        InvalidInput: an input or a feature is missing or of another type.
+        InvalidInputError: an input or a feature is missing or of another type.
     """
     import pyarrow
 
@@ -46,7 +46,9 @@ def on_demand_values(
             if name in read:
                 columns[name] = pyarrow.array([read[name]])
     except pyarrow.ArrowException as error:
-        raise InvalidInput(f"An input is not of its declared type: {type(error).__name__}.", where=spec.name) from error
+        raise InvalidInputError(
+            f"An input is not of its declared type: {type(error).__name__}.", where=spec.name
+        ) from error
     with compute(limits) as connection:
         table = with_on_demand(connection, pyarrow.table(columns), [spec], as_of=_MOMENT, event_times=False)
     return {name: table.column(f"{spec.name}.{name}").to_pylist()[0] for name in spec.features}

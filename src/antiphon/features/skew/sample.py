@@ -33,7 +33,7 @@ def sample_entities(
         through: the last log offset that was consumed, of a stream.
 
     Raises:
-        Corrupt: the snapshot's files are gone from the lake.
+        CorruptionError: the snapshot's files are gone from the lake.
     """
     chosen: dict[tuple[str, ...], None] = {}
     for entity in _streamed(plan, manifest, log, scope, through):

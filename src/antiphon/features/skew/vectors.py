@@ -51,7 +51,7 @@ class SkewVectors:
         """The vector of a text; ``None`` of none, and in words why it cannot be made.
 
         Raises:
-            Corrupt: the snapshot's file is gone or changed. EngineFailed: the model made no vector.
+            CorruptionError: the snapshot's file is gone or changed. EngineError: the model made no vector.
         """
         if not isinstance(text, str) or not has_vector(text):
             return None

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import InvalidInputError, SetupError, UnavailableError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,8 +34,8 @@ def delta_files(folder: Path) -> DeltaFiles:
 
     Raises:
         SetupError: the library is not installed.
-        InvalidInput: the table uses a feature under which its files may not be read as they are.
-        Unavailable: its log cannot be read.
+        InvalidInputError: the table uses a feature under which its files may not be read as they are.
+        UnavailableError: its log cannot be read.
     """
     try:
         import deltalake
@@ -51,7 +51,7 @@ def delta_files(folder: Path) -> DeltaFiles:
         protocol = table.protocol()
         strange = sorted(set(protocol.reader_features or ()) - _UNDERSTOOD)
         if strange or (protocol.min_reader_version == 2 and _mapped(table)):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The Delta table uses {', '.join(strange) or 'columnMapping'}, which is not read here.",
                 where=str(folder),
                 next_step="Write it without, or export what is needed as Parquet.",
@@ -59,7 +59,7 @@ def delta_files(folder: Path) -> DeltaFiles:
         found = sorted(_path(folder, uri) for uri in table.file_uris())
         return DeltaFiles(table.version(), tuple(found))
     except DeltaError as error:
-        raise Unavailable(
+        raise UnavailableError(
             f"The Delta table cannot be read: {str(error).splitlines()[0][:300]}",
             where=str(folder),
             next_step="Look at its _delta_log; `DeltaTable(...).version()` shows whether it opens.",
@@ -82,4 +82,4 @@ def _path(folder: Path, uri: str) -> Path:
     if parts.scheme in ("", "file"):
         path = Path(uri if not parts.scheme else unquote(parts.path))
         return path if path.is_absolute() else folder / path
-    raise InvalidInput(f"{uri} is not on this machine.", where=str(folder))
+    raise InvalidInputError(f"{uri} is not on this machine.", where=str(folder))

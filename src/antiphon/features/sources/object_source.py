@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import msgspec
 
 from antiphon.core.disk import room_needed
-from antiphon.core.errors import InvalidInput, Unavailable
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.compute import SPOOL, one_row, relation_of, together
@@ -63,7 +63,8 @@ class ObjectSource(msgspec.Struct, frozen=True):
         """A FROM clause; without an object that is left, of no row with the columns of the smallest one.
 
         Raises:
-            SetupError, Unavailable, InvalidInput: as :func:`fetch`; there is no room; it is in no form that is read.
+            SetupError, UnavailableError, InvalidInputError: as :func:`fetch`; there is no room; it is in no form that
+                is read.
         """
         if self.left:
             return self._read(self.left, None)
@@ -93,7 +94,7 @@ class ObjectSource(msgspec.Struct, frozen=True):
     def _read(self, objects: Sequence[StoredObject], column: str | None) -> str:
         for one in objects:
             if _FORM.search(one.key) is None:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{one.url} is neither Parquet nor CSV nor JSON.", where=f"source {self.source.name}"
                 )
         (folder,) = one_row(self.connection, "SELECT current_setting('temp_directory')")
@@ -111,7 +112,7 @@ def object_source(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> 
     """A source's objects as they were when this connection first asked.
 
     Raises:
-        SetupError, Unavailable: as :func:`listed`.
+        SetupError, UnavailableError: as :func:`listed`.
     """
     # Not temporary: a query over tables reads them in a session of its own.
     table = "memory.main.object_listings"
@@ -183,8 +184,8 @@ def _into_memory(held: ExitStack, folder: Path) -> Callable[[StoredObject], Abst
     return into
 
 
-def _no_room(source: SourceSpec, needed: int, there: str, next_step: str) -> Unavailable:
-    return Unavailable(
+def _no_room(source: SourceSpec, needed: int, there: str, next_step: str) -> UnavailableError:
+    return UnavailableError(
         f"The source's objects take {needed / 2**20:.0f} MiB, and {there}.",
         where=f"source {source.name}",
         next_step=f"{next_step} What was published before is served meanwhile.",

@@ -31,7 +31,7 @@ class OpenedSource(Protocol):
         """A FROM clause on the connection it was opened on.
 
         Raises:
-            SetupError, Unavailable, InvalidInput: objects of a store, which are fetched for it, cannot be.
+            SetupError, UnavailableError, InvalidInputError: objects of a store, which are fetched for it, cannot be.
         """
         ...
 
@@ -62,7 +62,7 @@ class OpenedSource(Protocol):
         """SHA-256 of each file's contents, or of what a store says that stands for them.
 
         Raises:
-            Unavailable: a file is gone since it was found, or cannot be read.
+            UnavailableError: a file is gone since it was found, or cannot be read.
         """
         ...
 
@@ -70,7 +70,7 @@ class OpenedSource(Protocol):
         """The same with its files' contents hashed, so that they are not again.
 
         Raises:
-            Unavailable: as :meth:`contents`.
+            UnavailableError: as :meth:`contents`.
         """
         ...
 
@@ -78,7 +78,7 @@ class OpenedSource(Protocol):
         """Of what it is read from: of files their contents, of a database the rows.
 
         Raises:
-            Unavailable: as :meth:`contents`.
+            UnavailableError: as :meth:`contents`.
         """
         ...
 
@@ -138,7 +138,7 @@ def opened(
     A database is read once for each connection, and a store of objects is asked once; everything on it sees the same.
 
     Raises:
-        SetupError, Unavailable, InvalidInput: it cannot be read; says why and what to do.
+        SetupError, UnavailableError, InvalidInputError: it cannot be read; says why and what to do.
     """
     if source.url is not None:
         return _from_database(connection, source)
@@ -169,7 +169,7 @@ def hashed_files(connection: duckdb.DuckDBPyConnection, source: SourceSpec) -> O
     """A source of files, with the hash of each one's contents; ``None`` for any other.
 
     Raises:
-        SetupError, Unavailable, InvalidInput: as :func:`opened`.
+        SetupError, UnavailableError, InvalidInputError: as :func:`opened`.
     """
     if source.url is not None or source.sql is not None or source.path is None:
         return None
@@ -181,7 +181,7 @@ def marks_of(source: SourceSpec, connection: duckdb.DuckDBPyConnection | None = 
     """Every file that a source reads as it is now, and every object as it is on a connection, or now.
 
     Raises:
-        SetupError, Unavailable, InvalidInput: one is missing, or its store does not answer.
+        SetupError, UnavailableError, InvalidInputError: one is missing, or its store does not answer.
     """
     found: list[FileMark] = []
     for each in source.over or (source,):

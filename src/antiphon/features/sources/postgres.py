@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 
-from antiphon.core.errors import AntiphonError, InvalidInput, SetupError, Unavailable
+from antiphon.core.errors import AntiphonError, InvalidInputError, SetupError, UnavailableError
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.expressions.compile_sql import quoted
 
@@ -42,8 +42,8 @@ def extract(connection: duckdb.DuckDBPyConnection, source: SourceSpec, table: st
 
     Raises:
         SetupError: the driver is missing, or the database does not let us in.
-        Unavailable: the database is away, or went away before the last row.
-        InvalidInput: there is no such table or column, or the query is wrong.
+        UnavailableError: the database is away, or went away before the last row.
+        InvalidInputError: there is no such table or column, or the query is wrong.
     """
     with _answering(source), _connected(source) as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -171,12 +171,12 @@ def _translated(source: SourceSpec, said: str, state: str) -> AntiphonError:
     if state.startswith("3D") or re.search(r'database "[^"]*" does not exist', said):
         return SetupError(f"PostgreSQL has no such database: {words}", where=where, next_step="Correct the URL.")
     if state.startswith(("08", "57", "53", "58")) or (not state and ("ERROR:" not in said or _LOST.search(said))):
-        return Unavailable(
+        return UnavailableError(
             f"PostgreSQL is away, or went away before the last row: {words}",
             where=where,
             next_step="Nothing was published; the refresh is tried again.",
         )
-    return InvalidInput(
+    return InvalidInputError(
         f"PostgreSQL cannot answer this: {words}",
         where=where,
         next_step="Correct the source's table or query; it is read in a transaction that may not write.",

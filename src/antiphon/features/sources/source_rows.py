@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import InvalidInput, Unavailable
+from antiphon.core.errors import InvalidInputError, UnavailableError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.expression import Kind, kind_of_value
@@ -91,12 +91,12 @@ def load_rows(
 
     Raises:
         SetupError: the file is missing, or a database does not let us in.
-        Unavailable: a database is away, or went away before the last row.
-        InvalidInput: it does not fit the definition, or a stream has neither history nor log.
+        UnavailableError: a database is away, or went away before the last row.
+        InvalidInputError: it does not fit the definition, or a stream has neither history nor log.
     """
     source = plan.spec.source
     if source.kind == "feast":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"Source {source.name!r} is an online store of Feast, which has no history.",
             where=source.name,
             next_step="Read in batch from the table behind it: `antiphon features import-feast` translates that.",
@@ -156,7 +156,9 @@ def load_rows(
             _insert(connection, plan, columns, kinds, taken.rows)
         described.append(f"stream {source.name} through {offset}")
     elif rows is None and before is None:
-        raise InvalidInput(f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name)
+        raise InvalidInputError(
+            f"Source {source.name!r} has neither a file nor an event log to read.", where=source.name
+        )
     if merged and source.event_id is not None:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {ROWS} AS {one_of_each(plan, 'loaded')}")
         connection.execute("DROP TABLE loaded")
@@ -190,7 +192,7 @@ def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: st
         rows: a SELECT of the rows of the source that count, with sequences.
 
     Raises:
-        Unavailable: the source is another one than a moment ago.
+        UnavailableError: the source is another one than a moment ago.
     """
     place = ", ".join([*keys, "event_time"])
     connection.execute(
@@ -203,7 +205,7 @@ def _tell_apart(connection: duckdb.DuckDBPyConnection, keys: list[str], rows: st
             connection, f"INSERT INTO loaded BY NAME SELECT * FROM ({rows}) WHERE ({place}) IN (FROM tied)"
         )
         if come != gone:
-            raise Unavailable(
+            raise UnavailableError(
                 "The source changed while it was read.",
                 where=f"source {source}",
                 next_step="Write a file elsewhere and rename it into place; the refresh is tried again.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.objects import is_objects
 from antiphon.definitions.source import SourceSpec
@@ -35,8 +35,8 @@ def query_rows(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_
 
     Raises:
         SetupError: a table's file is missing.
-        InvalidInput: the query is not one of those that are taken, does not fit its tables, or gives other rows when
-            these come in another order.
+        InvalidInputError: the query is not one of those that are taken, does not fit its tables, or gives other rows
+            when these come in another order.
     """
     assert source.sql is not None
     where = f"source {source.name}"
@@ -69,7 +69,7 @@ def _table(connection: duckdb.DuckDBPyConnection, source: SourceSpec, known_by: 
         conditions.append(ExpressionSql(types, f"source {source.name}").condition(source.where))
     known = source.available_at or source.event_time
     if known not in types:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"There is no column {known!r}; there are {', '.join(types)}.", where=f"source {source.name}"
         )
     if known_by is not None:
@@ -109,7 +109,7 @@ def _require_same(
         connection.execute(f"DROP TABLE ordered_{place}")
         connection.execute(f"DROP TABLE sampled_{place}")
     if seen[0] != seen[1]:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The query gives other rows when its tables are read in another order.",
             where=where,
             next_step="Order what first, last, list, string_agg, row_number or LIMIT see down to a single row, and "
@@ -133,4 +133,4 @@ def _run(connection: duckdb.DuckDBPyConnection, query: str, into: str, where: st
         first = said.splitlines()[0]
         if isinstance(error, (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException)):
             first = re.sub(r"'(?:[^']|'')*'", "'…'", first)
-        raise InvalidInput(f"sql{told}: {first}", where=where, next_step="Correct the query.") from error
+        raise InvalidInputError(f"sql{told}: {first}", where=where, next_step="Correct the query.") from error

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from antiphon.core.errors import SetupError, Unavailable
+from antiphon.core.errors import SetupError, UnavailableError
 from antiphon.definitions.objects import ObjectPath, ObjectStore
 from antiphon.definitions.source import SourceSpec
 from antiphon.features.bucket import Bucket, Role, S3Place
@@ -54,7 +54,7 @@ def listed(source: SourceSpec) -> tuple[StoredObject, ...]:
 
     Raises:
         SetupError: there is none, no such bucket, or the store does not let us in.
-        Unavailable: it does not answer.
+        UnavailableError: it does not answer.
     """
     path = ObjectPath.of(source.path or "")
     nothing = SetupError(
@@ -87,7 +87,8 @@ def fetch(
 
     Raises:
         SetupError: the store does not let us read one.
-        Unavailable: one changed or went since it was listed, came to an end too early, or the store does not answer.
+        UnavailableError: one changed or went since it was listed, came to an end too early, or the store does not
+            answer.
         OSError: a stream cannot be written.
     """
     with _bucket(source, ObjectPath.of(source.path or "")) as bucket:
@@ -106,7 +107,7 @@ def _fetch(
     wanted: StoredObject,
     into: Callable[[StoredObject], AbstractContextManager[BinaryIO]],
 ) -> None:
-    changed = Unavailable(
+    changed = UnavailableError(
         "An object of the source changed while it was read.",
         where=f"source {source.name}",
         next_step=f"Nothing was published; the refresh is tried again. It is {wanted.url}.",
@@ -123,7 +124,7 @@ def _fetch(
                     stream.write(piece)
                     read += len(piece)
     if read != wanted.size:
-        raise Unavailable(
+        raise UnavailableError(
             f"An object of the source ended after {read} of {wanted.size} bytes.",
             where=f"source {source.name}",
             next_step=f"Nothing was published; the refresh is tried again. It is {wanted.url}.",

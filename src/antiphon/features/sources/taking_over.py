@@ -15,7 +15,7 @@ import msgspec
 from antiphon.catalog.snapshot_facts import RuleCheck, SourceQuality
 from antiphon.catalog.snapshots import SnapshotManifest
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.expression import Kind
 from antiphon.definitions.quality import ExistsIn, Python, QualitySpec, Sql, Unique
@@ -87,7 +87,7 @@ def taken_over(
             connection.unregister("taken_over_file")
         if rows is not None and _in_doubt(connection, plan, rows.without(known)):
             return "new rows share entity and instant with rows that have no sequence"
-    except Corrupt as error:
+    except CorruptionError as error:
         return f"the snapshot before cannot be read: {error.what}"
     return TakenOver(previous, known, previous.stream_offset or 0)
 

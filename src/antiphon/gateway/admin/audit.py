@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
 from antiphon.governance.audit_proof import AuditProof
@@ -57,7 +57,7 @@ def _checkpoint(call: Call) -> AuditCheckpoint:
     trail = call.services.trailed()
     newest = trail.checkpoint(call.scope)
     if newest is None:
-        raise NotFound(
+        raise NotFoundError(
             "There is no checkpoint yet.",
             where="audit",
             next_step="The worker signs one soon after the first record; `antiphon audit checkpoint` does at once.",
@@ -68,7 +68,7 @@ def _checkpoint(call: Call) -> AuditCheckpoint:
 def _proof(call: Call) -> AuditProof:
     text = call.path["sequence"]
     if not text.isdecimal() or len(text) > 18:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text[:40]!r} is not a record's number.", where="sequence", next_step="Records are counted from 0."
         )
     return call.services.trailed().proof(call.scope, int(text))

@@ -42,7 +42,7 @@ def card_shown(services: GatewayServices, scope: Scope, who: Principal, name: st
     """A model's card, with evaluations as :func:`evaluations_shown`.
 
     Raises:
-        NotFound: there is no such model.
+        NotFoundError: there is no such model.
     """
     card = services.learned().registry.card(scope, name)
     newest = () if card.evaluation is None else (card.evaluation,)

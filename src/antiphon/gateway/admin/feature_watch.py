@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.holds import Hold
 from antiphon.catalog.skew_reports import SkewReport, ViewSkew
-from antiphon.core.errors import Forbidden
+from antiphon.core.errors import ForbiddenError
 from antiphon.core.scope import Scope
 from antiphon.features.lineage import Lineage
 from antiphon.features.rollback import ViewRollback
@@ -168,7 +168,7 @@ def lineage_of_prediction(
     """The source rows behind one feature of a prediction or all, for somebody who may read them.
 
     Raises:
-        NotFound: no such prediction or feature. Forbidden: policy keeps them from this principal.
+        NotFoundError: no such prediction or feature. ForbiddenError: policy keeps them from this principal.
     """
     receipt = services.records.require_prediction(scope, who, prediction)
     services.records.require_source_rows(scope, who, receipt)
@@ -194,7 +194,7 @@ def may_publish(services: GatewayServices, who: Principal, view: str) -> bool:
     """Whether policy lets somebody publish a view, and order work on it."""
     try:
         services.authorise(who, "publish", f"view/{view}")
-    except Forbidden:
+    except ForbiddenError:
         return False
     return True
 

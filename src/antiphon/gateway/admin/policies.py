@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.bounds import Number
 from antiphon.gateway.operation import Call, Operation
@@ -171,7 +171,9 @@ def _explain(call: Call) -> Explained:
 def _number(call: Call) -> int:
     text = call.path["number"]
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise InvalidInput(f"{text!r} is no version.", where="number", next_step="Give a number of /admin/policies.")
+        raise InvalidInputError(
+            f"{text!r} is no version.", where="number", next_step="Give a number of /admin/policies."
+        )
     return int(text)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 
 from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Path, Receipt
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway import limits
 from antiphon.gateway.admin import shapes
@@ -70,15 +70,15 @@ def detail(services: GatewayServices, scope: Scope, who: Principal, prediction: 
     """A receipt with its texts, for somebody who may read them.
 
     Raises:
-        NotFound: no such prediction in this scope.
-        Forbidden: policy keeps it from this principal.
+        NotFoundError: no such prediction in this scope.
+        ForbiddenError: policy keeps it from this principal.
     """
     receipt: Receipt = services.records.require_prediction(scope, who, prediction)
 
     def text(blob: str | None) -> str | None:
         try:
             return services.texts.get(scope, blob).decode(errors="replace") if blob else None
-        except NotFound:
+        except NotFoundError:
             return None
 
     return shapes.PredictionDetail(

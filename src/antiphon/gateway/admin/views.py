@@ -71,7 +71,7 @@ def description(
     """A view as it is declared and served; statistics of its values for those who may read these.
 
     Raises:
-        NotFound: there is no such view or version.
+        NotFoundError: there is no such view or version.
     """
     found = services.remembered().describe(scope, view, version)
     if services.records.may_read_view(scope, who, view):
@@ -87,7 +87,7 @@ def difference(services: GatewayServices, scope: Scope, who: Principal, before: 
     """Two versions of a view; statistics of their values for those who may read these.
 
     Raises:
-        NotFound: there is no such version.
+        NotFoundError: there is no such version.
     """
     found = services.remembered().difference(scope, before, after)
     if services.records.may_read_view(scope, who, found.view):
@@ -101,7 +101,7 @@ def history(services: GatewayServices, scope: Scope, who: Principal, view: str, 
     """Versions of a view, latest first; what rules found in them in words for those who may read its values.
 
     Raises:
-        NotFound: there is no such view.
+        NotFoundError: there is no such view.
     """
     found = services.remembered().history(scope, view, limit)
     return found if services.records.may_read_view(scope, who, view) else tuple(map(_bare_line, found))

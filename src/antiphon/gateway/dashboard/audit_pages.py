@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from antiphon.core.clock import utc
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway.dashboard.pages import Pages
 from antiphon.governance.audit_query import AuditFilter
@@ -49,14 +49,14 @@ def filter_of(given: dict[str, str]) -> AuditFilter:
     """The filter that a form's fields ask for.
 
     Raises:
-        InvalidInput: a field cannot be read; it is named.
+        InvalidInputError: a field cannot be read; it is named.
     """
     for name, text in given.items():
         if len(text) > LONGEST:
-            raise InvalidInput(f"{len(text)} characters are too many.", where=name, next_step="Write less.")
+            raise InvalidInputError(f"{len(text)} characters are too many.", where=name, next_step="Write less.")
     before = given["before"]
     if before and (not before.isdecimal() or len(before) > 18):
-        raise InvalidInput("`before` names no page.", where="before", next_step="Follow the link again.")
+        raise InvalidInputError("`before` names no page.", where="before", next_step="Follow the link again.")
     return AuditFilter(
         who=given["who"] or None,
         action=given["action"] or None,
@@ -75,7 +75,7 @@ def _moment(name: str, text: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} is no time.", where=name, next_step="Write 2026-11-24T08:00 (UTC), or with an offset."
         ) from None
     # A form's field has no zone; the page says UTC beside it.

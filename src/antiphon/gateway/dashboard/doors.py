@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, Unauthenticated
+from antiphon.core.errors import AntiphonError, UnauthenticatedError
 from antiphon.gateway import incoming
 from antiphon.gateway.dashboard import session
 from antiphon.gateway.dashboard.pages import FORM_TOKEN, SAFE, Pages
@@ -26,10 +26,10 @@ async def login(request: Request) -> Response:
         form = session.form_of(await incoming.body(request, _MOST_BYTES))
         session.require_login_form(request, pages.services, form)
         await session.begin(response, request, pages.services, form.get("key", "").strip())
-    except Unauthenticated as error:
+    except UnauthenticatedError as error:
         await pages.denied(request, error)
         # What a program is told to send is no help to somebody before a form.
-        return _door(request, Unauthenticated(error.what, next_step="Make a key with `antiphon keys create`."))
+        return _door(request, UnauthenticatedError(error.what, next_step="Make a key with `antiphon keys create`."))
     except AntiphonError as error:
         await pages.denied(request, error)
         return _door(request, error)

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.features.history import StatisticsDifference
 from antiphon.gateway import incoming
@@ -70,7 +70,7 @@ def _act(services: GatewayServices, scope: Scope, view: str, who: str, form: dic
         case "resume":
             rollback.resume(scope, view, reason=reason, principal=who)
         case other:
-            raise InvalidInput(f"{str(other)[:40]!r} is nothing that can be done to a view.", where="act")
+            raise InvalidInputError(f"{str(other)[:40]!r} is nothing that can be done to a view.", where="act")
 
 
 async def _show(

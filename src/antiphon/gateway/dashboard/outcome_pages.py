@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import Forbidden, InvalidInput, NotFound
+from antiphon.core.errors import ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin import shapes
 from antiphon.gateway.dashboard.pages import Pages
@@ -51,7 +51,7 @@ def _read(services: GatewayServices, scope: Scope, who: Principal, wanted: str |
         services.records.require_application(scope, who, application)
         performance = services.outcomes.performance(scope, application, None, None)
         drift = services.outcomes.drift(scope, application)
-    except (InvalidInput, NotFound, Forbidden) as error:
+    except (InvalidInputError, NotFoundError, ForbiddenError) as error:
         # It declares no outcome, is applied no more, or is not for this reader: nothing is shown, and what to do is.
         return {**found, "why": error}
     releases = {release.id: release for release in services.releases.list(scope, application)}

@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES
 from antiphon.catalog.receipts import Path as ReceiptPath
 from antiphon.core.clock import utc
-from antiphon.core.errors import AntiphonError, InvalidInput, Unauthenticated
+from antiphon.core.errors import AntiphonError, InvalidInputError, UnauthenticatedError
 from antiphon.core.scope import Scope
 from antiphon.gateway.admin.predictions import detail
 from antiphon.gateway.admin.status import status
@@ -142,7 +142,7 @@ def endpoint(page: Page, part: bool = False) -> Callable[[Request], Awaitable[Re
         services = pages.services
         try:
             held = await session.current(request, services)
-        except Unauthenticated as error:
+        except UnauthenticatedError as error:
             if request.cookies:
                 await pages.denied(request, error)
             if part:
@@ -171,7 +171,7 @@ def _path(text: str | None) -> ReceiptPath | None:
     if not text:
         return None
     if text not in ("online", "batch"):
-        raise InvalidInput(f"{text!r} is no path.", where="path", next_step="Choose online or batch.")
+        raise InvalidInputError(f"{text!r} is no path.", where="path", next_step="Choose online or batch.")
     return "online" if text == "online" else "batch"
 
 
@@ -181,7 +181,7 @@ def _moment(text: str | None) -> datetime | None:
     try:
         return utc(datetime.fromisoformat(text.replace(" ", "+")))
     except ValueError:
-        raise InvalidInput(f"{text!r} is no time.", where="before", next_step="Follow the link again.") from None
+        raise InvalidInputError(f"{text!r} is no time.", where="before", next_step="Follow the link again.") from None
 
 
 def _columns(history: History) -> Series:

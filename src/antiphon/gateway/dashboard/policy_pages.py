@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, Forbidden, InvalidInput
+from antiphon.core.errors import AntiphonError, ForbiddenError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.dashboard.pages import SAFE, Pages
@@ -45,9 +45,11 @@ async def act(pages: Pages, request: Request, who: Principal, scope: Scope) -> R
 def _act(services: GatewayServices, who: Principal, scope: Scope, form: dict[str, str]) -> None:
     wanted, reason, number = (form.get(name, "") for name in ("act", "reason", "number"))
     if wanted not in ACTS:
-        raise InvalidInput(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
+        raise InvalidInputError(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
     if not reason:
-        raise InvalidInput("There is no reason.", where="reason", next_step="Say why: it is kept with what was done.")
+        raise InvalidInputError(
+            "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
+        )
     policies = services.policed()
     (policies.approve if wanted == "approve" else policies.reject)(scope, _number(number), by=who, reason=reason)
 
@@ -81,12 +83,12 @@ def _latest_proposal(versions: Sequence[PolicyVersion]) -> PolicyVersion | None:
 def _may(services: GatewayServices, who: Principal) -> bool:
     try:
         services.authorise(who, "approve", "policy/*")
-    except Forbidden:
+    except ForbiddenError:
         return False
     return True
 
 
 def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise InvalidInput(f"{text!r} is no version.", where="version", next_step="Choose one of the list.")
+        raise InvalidInputError(f"{text!r} is no version.", where="version", next_step="Choose one of the list.")
     return int(text)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from antiphon.core.errors import AntiphonError, Conflict, Forbidden, InvalidInput, NotFound
+from antiphon.core.errors import AntiphonError, ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.admin import release_shapes
@@ -80,10 +80,10 @@ def chosen(known: list[str], wanted: str | None) -> str | None:
     """The application that a page is about: the one asked for, else the first.
 
     Raises:
-        NotFound: the one asked for has no release.
+        NotFoundError: the one asked for has no release.
     """
     if wanted is not None and wanted not in known:
-        raise NotFound(
+        raise NotFoundError(
             f"There is no application {wanted!r} with a release.",
             where="application",
             next_step=f"Choose one of {', '.join(known) or 'none yet'}.",
@@ -141,7 +141,7 @@ def _rollout(services: GatewayServices, scope: Scope, application: str) -> Rollo
 def _may(authorise: Callable[[Principal, str, str], object], who: Principal, application: str) -> bool:
     try:
         authorise(who, "release", f"release/{application}")
-    except Forbidden:
+    except ForbiddenError:
         return False
     return True
 
@@ -149,15 +149,17 @@ def _may(authorise: Callable[[Principal, str, str], object], who: Principal, app
 def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str, str]) -> None:
     wanted, application, reason = (form.get(name, "") for name in ("act", "application", "reason"))
     if wanted not in ACTS:
-        raise InvalidInput(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
+        raise InvalidInputError(f"{wanted!r} is nothing to do.", where="act", next_step="Press one of the buttons.")
     if not reason:
-        raise InvalidInput("There is no reason.", where="reason", next_step="Say why: it is kept with what was done.")
+        raise InvalidInputError(
+            "There is no reason.", where="reason", next_step="Say why: it is kept with what was done."
+        )
     learning, transitions = services.learned(), services.transitions
     active = learning.rollouts.active(scope, application)
     live = services.releases.live(scope, application)
     # What one saw when one pressed: another rollout, step or live release now is another decision.
     if form.get("seen") != standing(active) or form.get("live") != (live.id if live is not None else ""):
-        raise Conflict(
+        raise ConflictError(
             "Something moved since this page was loaded.",
             where=application,
             next_step="Look at it as it is now, and decide again.",
@@ -166,7 +168,7 @@ def _act(services: GatewayServices, scope: Scope, principal: str, form: dict[str
         transitions.rollback(scope, application, principal=principal, reason=reason)
         return
     if active is None:
-        raise Conflict(
+        raise ConflictError(
             f"No rollout of {application!r} is under way.", where=application, next_step="There is nothing to do."
         )
     if wanted == "undo":

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import Forbidden, Unauthenticated
+from antiphon.core.errors import ForbiddenError, UnauthenticatedError
 from antiphon.gateway import incoming
 from antiphon.gateway.ports import GatewayServices
 from antiphon.governance.sessions import Session
@@ -42,12 +42,12 @@ async def current(request: Request, services: GatewayServices) -> Session:
     """The session of whoever looks at the page.
 
     Raises:
-        Unauthenticated: no session, or one that does not hold any more.
-        Unavailable: the catalog is away.
+        UnauthenticatedError: no session, or one that does not hold any more.
+        UnavailableError: the catalog is away.
     """
     value = request.cookies.get(cookie_name(request))
     if not value:
-        raise Unauthenticated("There is no session.", where="session", next_step="Sign in with an API key.")
+        raise UnauthenticatedError("There is no session.", where="session", next_step="Sign in with an API key.")
     return await run_in_threadpool(services.identity.sessions.find, value)
 
 
@@ -55,8 +55,8 @@ async def require_form(request: Request, services: GatewayServices, session: Ses
     """Refuse what changes something unless it came from a page of this session.
 
     Raises:
-        Forbidden: from another site, or without this session's form token.
-        TooLarge: the form is longer than :data:`MOST_FORM_BYTES`.
+        ForbiddenError: from another site, or without this session's form token.
+        TooLargeError: the form is longer than :data:`MOST_FORM_BYTES`.
     """
     require_same_origin(request)
     sent = request.headers.get(FORM_HEADER)
@@ -69,13 +69,13 @@ def require_same_origin(request: Request) -> None:
     """Browsers say where a form comes from; one that comes from elsewhere is refused.
 
     Raises:
-        Forbidden: it does.
+        ForbiddenError: it does.
     """
     origin = request.headers.get("origin")
     here = request.headers.get("host", "")
     foreign = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
     if foreign or (origin is not None and urlsplit(origin).netloc.lower() != here.lower()):
-        raise Forbidden("The form came from another site.", where="origin", next_step="Use the page itself.")
+        raise ForbiddenError("The form came from another site.", where="origin", next_step="Use the page itself.")
 
 
 def door(request: Request) -> str:
@@ -94,7 +94,7 @@ def require_login_form(request: Request, services: GatewayServices, form: dict[s
     somebody in as somebody else.
 
     Raises:
-        Forbidden: it is one.
+        ForbiddenError: it is one.
     """
     require_same_origin(request)
     services.identity.sessions.check_login(request.cookies.get(_door_name(request)), form.get(FORM_FIELD))
@@ -109,7 +109,7 @@ async def begin(response: Response, request: Request, services: GatewayServices,
     """Begin a session with an API key, end the one before, and set the cookie. It ends with the browser, or before.
 
     Raises:
-        Unauthenticated: the key does not hold.
+        UnauthenticatedError: the key does not hold.
     """
     name = cookie_name(request)
     text = await run_in_threadpool(services.identity.sessions.begin, key, request.cookies.get(name))
@@ -121,12 +121,12 @@ async def end(response: Response, request: Request, services: GatewayServices) -
     """End the session, if one holds, and forget the cookie.
 
     Raises:
-        Forbidden: the form does not belong to the session.
+        ForbiddenError: the form does not belong to the session.
     """
     name = cookie_name(request)
     try:
         session = await current(request, services)
-    except Unauthenticated:
+    except UnauthenticatedError:
         pass
     else:
         await require_form(request, services, session)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from antiphon.catalog.skew_reports import ViewSkew
-from antiphon.core.errors import AntiphonError, InvalidInput
+from antiphon.core.errors import AntiphonError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.admin.feature_watch import differences_shown, may_publish
@@ -93,5 +93,5 @@ def compared(lines: Sequence[ViewSkew]) -> list[ViewSkew]:
 def _sample(text: str) -> int:
     sample = whole_number(text)
     if sample is None or not 1 <= sample <= MOST:
-        raise InvalidInput(f"{text[:20]!r} is no sample size.", where="sample", next_step=f"Give 1 to {MOST}.")
+        raise InvalidInputError(f"{text[:20]!r} is no sample size.", where="sample", next_step=f"Give 1 to {MOST}.")
     return sample

@@ -8,7 +8,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from antiphon.core.errors import AntiphonError, Forbidden, NotFound, Unauthenticated
+from antiphon.core.errors import AntiphonError, ForbiddenError, NotFoundError, UnauthenticatedError
 from antiphon.core.ids import new_id
 from antiphon.gateway import limits, problem
 from antiphon.gateway.denials import Denials
@@ -65,7 +65,9 @@ class Asked:
         elif failure is not None:
             status = failure.http_status if isinstance(failure, AntiphonError) else 500
         # A name that does not exist must not become a label: callers could make them without end.
-        named = self.model if not isinstance(failure, NotFound | Forbidden | Unauthenticated) else UNKNOWN
+        named = (
+            self.model if not isinstance(failure, NotFoundError | ForbiddenError | UnauthenticatedError) else UNKNOWN
+        )
         origin = self._answers[0].receipt.cache.origin if self._answers else "none"
         measurements.record(Measured(now, self.tenant, named, origin, status, self._first, now - self._arrived))
         if self._reservation is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInput, UnsupportedParameter
+from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
 from antiphon.gateway import problem
 from antiphon.gateway.openai import embeddings, parameters, whole
@@ -47,19 +47,19 @@ class BatchLines:
         """The question behind a line.
 
         Raises:
-            InvalidInput: what the endpoint would refuse; ``stream`` is refused here too.
-            Forbidden: the principal may not speak for the user that is named.
+            InvalidInputError: what the endpoint would refuse; ``stream`` is refused here too.
+            ForbiddenError: the principal may not speak for the user that is named.
         """
         if endpoint not in _ENDPOINTS:
-            raise InvalidInput(f"There are no batches for {endpoint!r}.", where="endpoint")
+            raise InvalidInputError(f"There are no batches for {endpoint!r}.", where="endpoint")
         shape, asking, write = _ENDPOINTS[endpoint]
         read = parameters.read(body, shape)
         if getattr(read, "stream", None):
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 "An answer in a batch is not streamed.", where="stream", next_step="Leave it out."
             )
         if read.service_tier not in (None, "auto", "default"):
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 "A batch has no tiers: it is done in the gaps of online work.",
                 where="service_tier",
                 next_step="Leave it out.",

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from antiphon.batch.request_batches import BatchOrder
 from antiphon.catalog.batches import Batch
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming
 from antiphon.gateway.openai.batch_shapes import BatchCreate, BatchObject, BatchPage, BatchQuery, batch_object
@@ -79,7 +79,7 @@ async def cancel(request: Request) -> Response:
 def _require_input(services: GatewayServices, principal: Principal, file: str) -> None:
     """A batch shows its input in what comes of it: whoever orders one may read the file."""
     scope = services.scope(principal)
-    with suppress(NotFound):  # which is said of the field that names it
+    with suppress(NotFoundError):  # which is said of the field that names it
         services.records.require_file(scope, principal, services.filed().get(scope, file))
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from antiphon.catalog.receipts import UsageReceipt
 from antiphon.core import telemetry
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.bounds import Count
@@ -39,12 +39,12 @@ class EmbeddingParameters(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
 
     def texts(self) -> tuple[str, ...]:
-        """Raises ``InvalidInput`` for token ids."""
+        """Raises ``InvalidInputError`` for token ids."""
         if isinstance(self.input, str):
             return (self.input,)
         texts = tuple(text for text in self.input if isinstance(text, str))
         if len(texts) != len(self.input):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "Token ids are not taken: a client makes them of another model's vocabulary.",
                 where="input",
                 next_step="Send texts (LangChain: check_embedding_ctx_length=False).",
@@ -92,7 +92,7 @@ def embedding_request(
     """What is asked for.
 
     Raises:
-        InvalidInput: token ids instead of texts.
+        InvalidInputError: token ids instead of texts.
     """
     return EmbeddingRequest(
         scope=scope,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from antiphon.core import telemetry
-from antiphon.core.errors import AntiphonError, NotFound
+from antiphon.core.errors import AntiphonError, NotFoundError
 from antiphon.core.suggestions import nearest
 from antiphon.gateway import incoming, limits
 from antiphon.gateway.denials import Denials
@@ -58,7 +58,7 @@ async def models(request: Request) -> Response:
         listed = shapes.ModelList(data=tuple(shapes.Model(id=name) for name in names))
         return _json(listed)
     if wanted not in names:
-        raise NotFound(
+        raise NotFoundError(
             f"There is no application or model {wanted!r}.",
             where="model",
             next_step=nearest(wanted, names, "GET /v1/models lists them."),

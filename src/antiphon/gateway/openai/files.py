@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from antiphon.core.errors import InvalidInput, RangeUnsatisfiable
+from antiphon.core.errors import InvalidInputError, UnsatisfiableRangeError
 from antiphon.gateway import incoming, multipart
 from antiphon.gateway.openai.file_shapes import FileDeleted, FileList, FileQuery, ends_of, file_object
 from antiphon.gateway.ports import GatewayServices
@@ -34,10 +34,10 @@ async def create(request: Request) -> Response:
     try:
         form = await multipart.read(request, "file", upload.write)
         if form.filename is None:
-            raise InvalidInput("There is no file.", where="file", next_step="Send it as the field 'file'.")
+            raise InvalidInputError("There is no file.", where="file", next_step="Send it as the field 'file'.")
         incoming.refuse_unknown(form.fields, _FIELDS)
         if "purpose" not in form.fields:
-            raise InvalidInput("There is no purpose.", where="purpose", next_step="Send purpose=batch.")
+            raise InvalidInputError("There is no purpose.", where="purpose", next_step="Send purpose=batch.")
         seconds = _expires_after(form.fields)
         kept = await run_in_threadpool(upload.keep, form.fields["purpose"], form.filename, seconds)
     finally:
@@ -111,7 +111,7 @@ async def permitted(request: Request, action: Action, resource: str) -> tuple[Ga
     """Who asks, once policy has let them.
 
     Raises:
-        Unauthenticated, Forbidden, Unavailable.
+        UnauthenticatedError, ForbiddenError, UnavailableError.
     """
     services: GatewayServices = request.app.state.services
     principal = await incoming.principal(request, services)
@@ -141,7 +141,7 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
         if match[2] and int(match[2]) < int(match[1]):
             return None
     if first >= end:
-        raise RangeUnsatisfiable(
+        raise UnsatisfiableRangeError(
             f"The file has {size} bytes.", where="range", next_step="Ask for bytes that lie within it."
         )
     return first, end
@@ -152,11 +152,11 @@ def _expires_after(fields: dict[str, str]) -> int | None:
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        raise InvalidInput(
+        raise InvalidInputError(
             "`expires_after[anchor]` is not 'created_at'.", where="expires_after[anchor]", next_step="Send created_at."
         )
     if seconds is None or not (seconds.isascii() and seconds.isdigit() and len(seconds) < 12):
-        raise InvalidInput(
+        raise InvalidInputError(
             "`expires_after[seconds]` is no whole number.", where="expires_after[seconds]", next_step="Send seconds."
         )
     return int(seconds)

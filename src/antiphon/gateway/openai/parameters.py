@@ -15,7 +15,7 @@ import msgspec
 
 from antiphon.core import json_schemas
 from antiphon.core.clock import utc
-from antiphon.core.errors import InvalidInput, UnsupportedParameter
+from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.core.scope import Scope
 from antiphon.engine.api.messages import Penalties
 from antiphon.gateway import incoming
@@ -80,17 +80,17 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The turn as the engine is told it.
 
         Raises:
-            InvalidInput: a field is missing that its role needs, or there is one that it does not have.
+            InvalidInputError: a field is missing that its role needs, or there is one that it does not have.
         """
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise InvalidInput(f"`{where}` has no content.", where=f"{where}.content")
+            raise InvalidInputError(f"`{where}` has no content.", where=f"{where}.content")
         if (self.role == "tool") != (self.tool_call_id is not None):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "A turn of the role `tool` names the call that it is the result of, and no other turn does.",
                 where=f"{where}.tool_call_id",
             )
         if self.tool_calls and self.role != "assistant":
-            raise InvalidInput("Only the assistant calls.", where=f"{where}.tool_calls")
+            raise InvalidInputError("Only the assistant calls.", where=f"{where}.tool_calls")
         content = self.content or ""
         return Message(
             role="system" if self.role == "developer" else self.role,
@@ -126,13 +126,15 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The schema that the answer must meet; ``None``: any text.
 
         Raises:
-            InvalidInput: it is missing, leads outside itself, or has bounds that nothing counts with.
+            InvalidInputError: it is missing, leads outside itself, or has bounds that nothing counts with.
         """
         if self.type == "json_schema":
             if self.json_schema is None:
-                raise InvalidInput("`response_format.json_schema` is missing.", where="response_format.json_schema")
+                raise InvalidInputError(
+                    "`response_format.json_schema` is missing.", where="response_format.json_schema"
+                )
             if (found := json_schemas.unsound(self.json_schema.schema)) is not None:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"`response_format.json_schema.schema`: {found}.", where="response_format.json_schema.schema"
                 )
             return self.json_schema.schema
@@ -195,13 +197,13 @@ class CompletionParameters(Common, frozen=True, kw_only=True):
         """Each prompt.
 
         Raises:
-            InvalidInput: there is none, an empty one, or texts, tokens and lists are mixed.
+            InvalidInputError: there is none, an empty one, or texts, tokens and lists are mixed.
         """
         given: list[Any] = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         if given and all(isinstance(each, int) for each in given):
             given = [given]  # one prompt, as tokens
         if not given or not (_texts(given) or _tokens(given)):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "`prompt` must be a text, tokens, or an array of several of one kind, none of them empty.",
                 where="prompt",
             )
@@ -223,8 +225,8 @@ def read(content: bytes, shape: type[P]) -> P:
     """The parameters of a body.
 
     Raises:
-        UnsupportedParameter: names the parameter that is unknown or not implemented.
-        InvalidInput: malformed JSON, or names the parameter of a wrong type.
+        UnsupportedParameterError: names the parameter that is unknown or not implemented.
+        InvalidInputError: malformed JSON, or names the parameter of a wrong type.
     """
     body = incoming.json_object(content)
     known = set(incoming.field_names(shape))
@@ -245,7 +247,7 @@ def chat_request(
 ) -> AnswerRequest:
     """The question behind a chat completion; an application takes one user turn, which is its question."""
     if parameters.top_logprobs is not None and not parameters.logprobs:
-        raise InvalidInput("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
+        raise InvalidInputError("`top_logprobs` needs `logprobs: true`.", where="top_logprobs")
     turns = tuple(message.turn(f"messages[{number}]") for number, message in enumerate(parameters.messages))
     asked = next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
     return _request(
@@ -275,7 +277,7 @@ def completion_request(
     """
     first, scored = parameters.prompts[0], parameters.echo is True
     if parameters.max_tokens == 0 and not scored:
-        raise InvalidInput("No tokens at all go with `echo: true` only.", where="max_tokens")
+        raise InvalidInputError("No tokens at all go with `echo: true` only.", where="max_tokens")
     return _request(
         parameters,
         scope,
@@ -296,12 +298,14 @@ def questions(parameters: Common, question: AnswerRequest) -> tuple[AnswerReques
     """Every question of the request, in the order of its choices: ``n`` for each prompt, each with a seed of its own.
 
     Raises:
-        InvalidInput: there are too many of them.
+        InvalidInputError: there are too many of them.
     """
     count = parameters.n or 1
     prompts = parameters.prompts if isinstance(parameters, CompletionParameters) else (None,)
     if count * len(prompts) > MOST_CHOICES:
-        raise InvalidInput(f"More than {MOST_CHOICES} answers are asked for.", where="n", next_step="Ask for fewer.")
+        raise InvalidInputError(
+            f"More than {MOST_CHOICES} answers are asked for.", where="n", next_step="Ask for fewer."
+        )
     if count * len(prompts) == 1:
         return (question,)
     overrides = question.overrides
@@ -325,7 +329,7 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     if parameters.tools is None:
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(parameters, name) is not None:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"`{name}` is given, but no tools are.",
                     where=name,
                     next_step="Send `tools` too, or leave it out.",
@@ -341,7 +345,7 @@ def _tools(parameters: ChatParameters) -> Tools | None:
     }
     for name, value in wanted.items():
         if value:
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"`{name}` does not go with `tools`: a turn that may call is written as JSON of its own.",
                 where=name,
                 next_step='Leave it out, or send `tool_choice: "none"`.',
@@ -351,9 +355,11 @@ def _tools(parameters: ChatParameters) -> Tools | None:
 
 def _request(parameters: Common, scope: Scope, principal: Principal, request: str, **asked: Any) -> AnswerRequest:
     if parameters.stream_options is not None and not parameters.stream:
-        raise InvalidInput("`stream_options` needs `stream: true`.", where="stream_options")
+        raise InvalidInputError("`stream_options` needs `stream: true`.", where="stream_options")
     if parameters.as_of is not None and parameters.as_of.tzinfo is None:
-        raise InvalidInput("`as_of` has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z.")
+        raise InvalidInputError(
+            "`as_of` has no time zone.", where="as_of", next_step="Write it with an offset, e.g. Z."
+        )
     return AnswerRequest(
         scope=scope,
         principal=principal,
@@ -391,20 +397,20 @@ def _overrides(parameters: Common, **asked: Any) -> DecodingOverrides:
 
 def _biased(token: str, bias: float) -> tuple[int, float]:
     if not (token.isascii() and token.isdigit() and len(token) < 10):
-        raise InvalidInput("The keys of `logit_bias` are tokens, as numbers.", where="logit_bias")
+        raise InvalidInputError("The keys of `logit_bias` are tokens, as numbers.", where="logit_bias")
     return int(token), bias
 
 
 def _refuse(name: str, known: set[str]) -> None:
     if name in NOT_IMPLEMENTED or name in NEUTRAL:
         permitted = f" Only {NEUTRAL[name]!r} is accepted." if name in NEUTRAL else ""
-        raise UnsupportedParameter(
+        raise UnsupportedParameterError(
             f"The parameter {name!r} is not implemented here.{permitted}",
             where=name,
             next_step="Leave it out.",
         )
     close = difflib.get_close_matches(name, known, 1)
-    raise UnsupportedParameter(
+    raise UnsupportedParameterError(
         f"Unknown parameter: {name!r}.",
         where=name,
         next_step=f"Did you mean {close[0]!r}?" if close else "Leave it out; /openapi.json lists the parameters.",

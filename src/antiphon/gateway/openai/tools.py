@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from antiphon.core import json_schemas
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.engine.api.messages import ToolCall
 from antiphon.serving.answering.tools import Tool, Tools
 
@@ -81,20 +81,20 @@ def offered(tools: Sequence[Offered], choice: str | Named | None, several: bool 
     """What may be called.
 
     Raises:
-        InvalidInput: two functions have one name, parameters are no schema of an object, or the chosen function is not
-            among them.
+        InvalidInputError: two functions have one name, parameters are no schema of an object, or the chosen function is
+            not among them.
     """
     functions = [tool.function for tool in tools]
     names = [function.name for function in functions]
     for number, function in enumerate(functions):
         where = f"tools[{number}].function"
         if names.index(function.name) != number:
-            raise InvalidInput(f"Another function is called {function.name!r} too.", where=f"{where}.name")
+            raise InvalidInputError(f"Another function is called {function.name!r} too.", where=f"{where}.name")
         if function.parameters:
             _check_schema(function.parameters, f"{where}.parameters")
     only = choice.function.name if isinstance(choice, Named) else None
     if only is not None and only not in names:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"There is no function {only!r} in `tools`.",
             where="tool_choice.function.name",
             next_step=f"There are {', '.join(names)}.",
@@ -114,6 +114,6 @@ def _tool(function: Function) -> Tool:
 
 def _check_schema(schema: dict[str, Any], where: str) -> None:
     if (found := json_schemas.mistake(schema)) is not None:
-        raise InvalidInput(f"`{where}`: {found}.", where=where)
+        raise InvalidInputError(f"`{where}`: {found}.", where=where)
     if schema.get("type") != "object":
-        raise InvalidInput(f'`{where}` describes no object (`"type": "object"`).', where=where)
+        raise InvalidInputError(f'`{where}` describes no object (`"type": "object"`).', where=where)

@@ -15,7 +15,7 @@ import msgspec
 from antiphon.catalog.datasets import Dataset, DatasetKind, Datasets, DatasetSpec
 from antiphon.catalog.outcomes import Outcomes
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, Conflict, InvalidInput
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -96,7 +96,7 @@ class DatasetBuilder:
             first, last: bounds of the moments, ``first < moment <= last``.
 
         Raises:
-            InvalidInput: the application declares no outcome, or the window is none.
+            InvalidInputError: the application declares no outcome, or the window is none.
         """
         spec = dataset_plan.plan(
             application,
@@ -124,10 +124,10 @@ class DatasetBuilder:
         """Build the dataset and record it; building the same again returns the one that is there.
 
         Raises:
-            InvalidInput: it would be empty or have one class only, or a source does not fit.
+            InvalidInputError: it would be empty or have one class only, or a source does not fit.
             SetupError: a source's file is missing.
-            NotFound: a view's definition was never applied here.
-            Conflict: a source file changed while it was read.
+            NotFoundError: a view's definition was never applied here.
+            ConflictError: a source file changed while it was read.
         """
         made = self._maker.make(spec)
         _require_both_classes(made)
@@ -157,20 +157,20 @@ class DatasetBuilder:
         """Build a dataset again from its own specification; a file that was lost is back afterwards.
 
         Raises:
-            NotFound: there is no such dataset.
-            Conflict: it comes out otherwise; names the sources that changed.
+            NotFoundError: there is no such dataset.
+            ConflictError: it comes out otherwise; names the sources that changed.
         """
         known = self._datasets.get(self._scope, dataset)
         try:
             made = self._maker.make(known.spec)
         except AntiphonError as error:
-            raise Conflict(
+            raise ConflictError(
                 f"The dataset {known.id} cannot be built again: {error}",
                 where=error.where or known.id,
                 next_step="Restore the source, or build a new dataset.",
             ) from error
         if made.rows.logical_hash() != known.logical_hash:
-            raise Conflict(
+            raise ConflictError(
                 f"The dataset {known.id} does not come out the same: {_changes(known, made)}.",
                 where=known.id,
                 next_step="Restore what changed, or build a new dataset.",
@@ -205,13 +205,13 @@ def _require_both_classes(made: Made) -> None:
             if survey.earliest is not None and survey.latest is not None
             else "No outcome was found at all: "
         )
-        raise InvalidInput(
+        raise InvalidInputError(
             f"There is no example {window} ({left_out}).",
             where=f"{spec.kind} set of {spec.application}",
             next_step=f"{known}set the cutoff (--cutoff), a longer history, or import outcomes.",
         )
     if len(labels) == 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"All {made.rows.count} examples {window} have the label {labels.pop()!r} ({left_out}).",
             where=f"{spec.kind} set of {spec.application}",
             next_step="Nothing can be learned from one class: take a longer history or a later cutoff.",

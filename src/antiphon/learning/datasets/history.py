@@ -12,7 +12,7 @@ import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.core.clock import from_microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.entity import EntitySpec
@@ -45,11 +45,11 @@ def read_history(
 
     Raises:
         SetupError: the file is missing.
-        InvalidInput: it lacks a column, or the spec names no history.
+        InvalidInputError: it lacks a column, or the spec names no history.
     """
     source = spec.history
     if source is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The outcome of {spec.application!r} declares no history.",
             where="origins",
             next_step="Declare Outcome(history=Source.table(...)), or build from receipts.",
@@ -76,7 +76,7 @@ def _check_kinds(inputs: Mapping[str, InputType], found: Mapping[str, Kind], sou
         # An instant is read as its microseconds, so that its column is a number like any other here.
         wanted = "number" if declared == "instant" else declared
         if found[name] not in (wanted, "null"):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The column {name!r} is a {found[name]}, but the input is declared a {declared}.",
                 where=f"source {source}",
                 next_step="Cast the column, or declare the input's type otherwise.",

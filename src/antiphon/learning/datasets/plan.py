@@ -10,7 +10,7 @@ from datetime import datetime
 
 from antiphon.catalog.datasets import DatasetKind, DatasetSpec
 from antiphon.core.clock import parse_duration, utc
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import TrainingWindow
 from antiphon.learning.outcomes.submission import labels_of
@@ -36,7 +36,7 @@ def plan(
     """The specification as :meth:`DatasetBuilder.plan` describes it, still without log offsets.
 
     Raises:
-        InvalidInput: the application declares no outcome, or the window is none.
+        InvalidInputError: the application declares no outcome, or the window is none.
     """
     labels = labels_of(application)
     outcome, tune = application.outcome, application.fine_tune
@@ -46,13 +46,13 @@ def plan(
     earliest, latest = _bounds(declared, kind, ends)
     earliest, latest = utc(first) if first else earliest, utc(last) if last else latest
     if earliest is None or latest is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"No moments of {application.name!r} are held out: its training window has no embargo.",
             where="window.embargo",
             next_step="Declare TrainingWindow(embargo=...), or say from when to when.",
         )
     if latest > ends or earliest >= latest:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The moments from {earliest.isoformat()} to {latest.isoformat()} are no window up to the cutoff "
             f"{ends.isoformat()}.",
             where="window",
@@ -60,21 +60,21 @@ def plan(
         )
     chosen = tuple(origins) if origins is not None else ORIGINS if outcome.history is not None else ORIGINS[1:]
     if not chosen or set(chosen) - set(ORIGINS):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"Examples do not come from {', '.join(chosen) or 'nowhere'}.",
             where="origins",
             next_step=f"Choose of {', '.join(ORIGINS)}.",
         )
     for key in application.entity_keys:
         if key in OWN_COLUMNS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The entity key {key!r} has the name of a dataset's own column.",
                 where="entities",
                 next_step="Give the key another name.",
             )
     wanted = examples if examples is not None else _examples(application, kind)
     if wanted < 1:
-        raise InvalidInput(f"A dataset has at least 1 example, not {wanted}.", where="examples")
+        raise InvalidInputError(f"A dataset has at least 1 example, not {wanted}.", where="examples")
     return DatasetSpec(
         application=application.name,
         kind=kind,
@@ -101,7 +101,7 @@ def _cutoff(window: TrainingWindow, now: datetime) -> datetime:
     try:
         return utc(datetime.fromisoformat(window.cutoff))
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{window.cutoff!r} is no instant.", where="window.cutoff", next_step="Write it like 2013-04-01T00:00:00Z."
         ) from None
 

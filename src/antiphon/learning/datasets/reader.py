@@ -15,7 +15,7 @@ import msgspec
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import Corrupt, FeatureUnavailable, InvalidInput
+from antiphon.core.errors import CorruptionError, FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import canonical, content_hash
 from antiphon.learning.evaluation.ports import DatasetFiles
 
@@ -79,13 +79,13 @@ class DatasetReader:
         """The row's features of some views.
 
         Raises:
-            FeatureUnavailable: the dataset has no such row, or two that differ, or lacks a view in this definition
+            FeatureUnavailableError: the dataset has no such row, or two that differ, or lacks a view in this definition
                 version.
         """
         place = _place(keys, as_of)
         vector = self._vectors.get(place)
         if vector is None or place in self._ambiguous:
-            raise FeatureUnavailable(
+            raise FeatureUnavailableError(
                 "The dataset has no features of this entity at this moment."
                 if vector is None
                 else "The dataset has two rows of this entity and moment, with different features.",
@@ -94,7 +94,7 @@ class DatasetReader:
             )
         for view, version in views.items():
             if self._dataset.spec.views.get(view) != version:
-                raise FeatureUnavailable(
+                raise FeatureUnavailableError(
                     f"The dataset does not have the view {view!r} in definition version {version}.",
                     where=self._dataset.id,
                     next_step="Build the dataset again for this release: `antiphon datasets build`.",
@@ -108,7 +108,7 @@ def read_table(dataset: Dataset, files: DatasetFiles) -> pyarrow.Table:
     """A dataset as it was built, with the columns that :class:`~antiphon.catalog.datasets.Dataset` tells.
 
     Raises:
-        Corrupt: the file is gone or is another one.
+        CorruptionError: the file is gone or is another one.
     """
     import pyarrow.parquet
 
@@ -122,17 +122,17 @@ def read_rows(dataset: Dataset, files: DatasetFiles, limit: int | None = None) -
     of what a larger one gives.
 
     Raises:
-        Corrupt: the file is gone, is another one, or lacks a column that every dataset has.
-        InvalidInput: the limit is no positive number.
+        CorruptionError: the file is gone, is another one, or lacks a column that every dataset has.
+        InvalidInputError: the limit is no positive number.
     """
     if limit is not None and limit < 1:
-        raise InvalidInput(f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one.")
+        raise InvalidInputError(f"{limit} rows cannot be evaluated.", where="rows", next_step="Ask for at least one.")
     table = read_table(dataset, files)
     spec = dataset.spec
     needed = ("example", "moment", "label", *spec.entity_keys)
     missing = [name for name in needed if name not in table.column_names]
     if missing:
-        raise Corrupt(
+        raise CorruptionError(
             f"The dataset's file has no column {', '.join(missing)}.",
             where=dataset.id,
             next_step=f"Run `antiphon datasets rebuild {dataset.id}`.",
@@ -162,7 +162,9 @@ def _row(row: Mapping[str, Any], dataset: Dataset, columns: Sequence[str]) -> Da
     }
     moment = _utc(row["moment"])
     if moment is None:
-        raise Corrupt(f"The row {row['example']!r} has no moment.", where=dataset.id, next_step="Build it again.")
+        raise CorruptionError(
+            f"The row {row['example']!r} has no moment.", where=dataset.id, next_step="Build it again."
+        )
     return DatasetRow(
         example=str(row["example"]),
         entity={key: str(row[key]) for key in spec.entity_keys},

@@ -16,7 +16,7 @@ from antiphon.catalog.datasets import DatasetSource, DatasetSpec
 from antiphon.catalog.outcomes import Outcome, Outcomes
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import NotFound, WriteConflict
+from antiphon.core.errors import NotFoundError, WriteConflictError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
@@ -95,7 +95,7 @@ class RowMaker:
 
         Raises:
             SetupError: a source's file is missing.
-            InvalidInput: the history does not fit the specification.
+            InvalidInputError: the history does not fit the specification.
         """
         log = None if self._log is None else _PinnedLog(self._log, spec.offsets)
         candidates: list[Candidate] = []
@@ -180,7 +180,7 @@ class RowMaker:
     def _fits(self, spec: DatasetSpec, release: str) -> bool:
         try:
             served = self._releases.get(self._scope, release).bundle.application.versions
-        except NotFound:
+        except NotFoundError:
             return False
         return all(served.get(view) == version for view, version in spec.versions().items())
 
@@ -188,8 +188,8 @@ class RowMaker:
         """The rows, in the order of ``example``.
 
         Raises:
-            NotFound: a view's definition was never applied here.
-            WriteConflict: a source file changed while it was read.
+            NotFoundError: a view's definition was never applied here.
+            WriteConflictError: a source file changed while it was read.
             As :meth:`gather`.
         """
         views = [self._definitions.get(self._scope, view, version) for view, version in sorted(spec.views.items())]
@@ -206,7 +206,7 @@ class RowMaker:
         kept = [one for one in candidates if one.origin == "history" or receipts[one.example] is not None]
         read += [spec.history] if spec.history is not None else []
         if {*_sources(read, spec.offsets)} - {*sources}:
-            raise WriteConflict(
+            raise WriteConflictError(
                 "A source changed while it was read.", where="sources", next_step="Build the dataset again."
             )
         gone = len(candidates) - len(kept)
@@ -250,7 +250,7 @@ class RowMaker:
     def _receipt(self, candidate: Candidate) -> Receipt | None:
         try:
             return self._receipts.get(self._scope, candidate.prediction or "")
-        except NotFound:
+        except NotFoundError:
             return None
 
 

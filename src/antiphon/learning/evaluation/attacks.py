@@ -20,7 +20,7 @@ import msgspec
 
 from antiphon.catalog.evaluations import AttackSummary
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import FeatureUnavailable, InvalidInput, OutputInvalid
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError, InvalidOutputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.template import template_reads
@@ -36,7 +36,7 @@ HARMLESS = "please"
 """What the request that an attack through a key is compared with has in its place."""
 CHANNELS = 2
 """Places each text of a set is tried in, of those that the prompt shows; they take turns."""
-REFUSALS = (InvalidInput, FeatureUnavailable)
+REFUSALS = (InvalidInputError, FeatureUnavailableError)
 """What turns a request away before the model sees it."""
 
 
@@ -208,7 +208,7 @@ async def attempt(probe: Probe, application: ApplicationSpec, ask: Ask, keyed: K
         reply = await ask(row, question, leaks)
     except REFUSALS as error:
         return msgspec.structs.replace(result, refused=error.code)
-    except OutputInvalid:
+    except InvalidOutputError:
         broken = not leaks and clean is not None and clean.valid
         return msgspec.structs.replace(result, success=("schema",) if broken else ())
     known = probe.row.entity.values()
@@ -284,7 +284,7 @@ async def _reply(ask: Ask, row: DatasetRow, question: str | None, plant: bool) -
     """An honest request's answer, ``None`` when it gets none."""
     try:
         return await ask(row, question, plant)
-    except (*REFUSALS, OutputInvalid):
+    except (*REFUSALS, InvalidOutputError):
         return None
 
 

@@ -19,7 +19,7 @@ from antiphon.catalog.evaluations import Evaluation, Evaluations
 from antiphon.catalog.releases import Release
 from antiphon.core.clock import Clock
 from antiphon.core.codec import Codec, PlainCodec
-from antiphon.core.errors import Conflict, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.ids import content_hash
 from antiphon.core.scope import Scope
 from antiphon.governance.principal import Principal
@@ -94,18 +94,18 @@ class Evaluator:
             principal: on whose behalf; policy must let it ask. By default a service named ``evaluation``.
 
         Raises:
-            InvalidInput: the application has no outcome, or the dataset is not one for this release, or no row was
+            InvalidInputError: the application has no outcome, or the dataset is not one for this release, or no row was
                 answered.
-            Corrupt: the dataset's file is gone or damaged.
-            Conflict: another process is at this evaluation.
-            Unavailable, EngineFailed, Overloaded: a part stayed away; what was answered is kept.
+            CorruptionError: the dataset's file is gone or damaged.
+            ConflictError: another process is at this evaluation.
+            UnavailableError, EngineError, OverloadedError: a part stayed away; what was answered is kept.
         """
         check_fits(release, dataset)
         services, scope = self._services, release.scope
         whole = whole if whole is not None else 0
         rows = await asyncio.to_thread(read_rows, dataset, services.files, limit)
         if not rows:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The dataset {dataset.id} has no rows.",
                 where=dataset.id,
                 next_step="Build an evaluation set with rows.",
@@ -121,7 +121,7 @@ class Evaluator:
             if known is not None and (known.release, known.dataset) == (release.id, dataset.id):
                 return known
             if known is not None:
-                raise Conflict(
+                raise ConflictError(
                     f"The evaluation {id!r} is of {known.release} on {known.dataset}.",
                     where=release.id,
                     next_step="Give each evaluation its own id.",
@@ -151,7 +151,7 @@ class Evaluator:
         """An evaluation's rows.
 
         Raises:
-            NotFound: they were erased.
+            NotFoundError: they were erased.
         """
         return decode_rows(self._services.texts.get(evaluation.scope, evaluation.rows_blob))
 
@@ -163,13 +163,13 @@ class Evaluator:
         release = await asyncio.to_thread(self._services.releases.get, scope, against)
         try:
             check_fits(release, dataset)
-        except InvalidInput:
+        except InvalidInputError:
             return ()  # it reads other definition versions: the gate that compares fails, and says so
         before = await asyncio.to_thread(self._services.evaluations.latest, scope, against, dataset.id)
         if before is not None:
             try:
                 found = (await asyncio.to_thread(self.rows_of, before)).rows
-            except NotFound:
+            except NotFoundError:
                 found = ()  # erased: asked again
             if {row.example for row in rows} <= {row.example for row in found}:
                 return found
@@ -253,7 +253,7 @@ class Evaluator:
     def _known(self, scope: Scope, id: str) -> Evaluation | None:
         try:
             return self._services.evaluations.get(scope, id)
-        except NotFound:
+        except NotFoundError:
             return None
 
     def _next_id(self, scope: Scope, subject: dict[str, Any]) -> str:
@@ -262,20 +262,20 @@ class Evaluator:
             id = f"eval_{content_hash([str(scope), subject, number])[:26]}"
             if self._known(scope, id) is None:
                 return id
-        raise Conflict("The same release and dataset were evaluated too often.", where=str(scope))
+        raise ConflictError("The same release and dataset were evaluated too often.", where=str(scope))
 
 
 def check_fits(release: Release, dataset: Dataset) -> None:
     """Whether the dataset can say anything about the release.
 
     Raises:
-        InvalidInput: the application has no outcome, or the dataset is of another application, outcome, entity or
+        InvalidInputError: the application has no outcome, or the dataset is of another application, outcome, entity or
             definition version.
     """
     application, spec = release.bundle.application, dataset.spec
     outcome = application.outcome
     if outcome is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application {application.name} declares no outcome, so nothing says what is true.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(…) in definitions.py and apply it.",
@@ -296,7 +296,7 @@ def check_fits(release: Release, dataset: Dataset) -> None:
         if spec.views.get(view) != version
     ]
     if wrong:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The dataset {dataset.id} was built for something else: {'; '.join(wrong)}.",
             where=dataset.id,
             next_step=f"Build one for this release: `antiphon datasets build {application.name} --kind evaluation`.",

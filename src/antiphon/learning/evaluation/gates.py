@@ -18,7 +18,7 @@ from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation, Evaluations, Gate
 from antiphon.catalog.models import ModelVersions
 from antiphon.catalog.releases import ModelPin, Release
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput, NotFound
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.definitions.learning import Gates
 from antiphon.learning.evaluation.ports import DatasetReader, FeatureExists, ReleaseStages, WeightsOf
@@ -132,9 +132,9 @@ class Validation:
         The gates are the release's own. A release that is validated already stays so.
 
         Raises:
-            InvalidInput: a view it reads is gone, or the evaluation is of something else.
-            Corrupt: its model's file is gone or is another one.
-            Conflict: it is neither a draft nor validated.
+            InvalidInputError: a view it reads is gone, or the evaluation is of something else.
+            CorruptionError: its model's file is gone or is another one.
+            ConflictError: it is neither a draft nor validated.
         """
         scope = release.scope
         self.require_whole(release)
@@ -147,7 +147,7 @@ class Validation:
             present = self._releases.get(scope, release.id, within=connection)
             live = self._releases.live(scope, release.bundle.application.name, within=connection)
             if present.stage not in ("draft", "validated"):
-                raise Conflict(
+                raise ConflictError(
                     f"The release is {present.stage}; only a draft can be validated.",
                     where=release.id,
                     next_step="See `antiphon releases list`.",
@@ -168,13 +168,13 @@ class Validation:
         """That everything a release needs is there; cheap enough to ask before an evaluation begins.
 
         Raises:
-            InvalidInput: a view it reads is gone.
-            Corrupt: its model's file is gone or is another one.
+            InvalidInputError: a view it reads is gone.
+            CorruptionError: its model's file is gone or is another one.
         """
         scope, application = release.scope, release.bundle.application
         for view, version in application.features.items():
             if not self._feature_exists(scope, view, version):
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"The view {view!r} no longer exists in definition version {version}.",
                     where=f"release {release.id}",
                     next_step="Apply the definitions it was made from again, or make a new release of today's.",
@@ -184,7 +184,7 @@ class Validation:
         if path is None:
             return
         if not path.is_file():
-            raise Corrupt(
+            raise CorruptionError(
                 f"The weights of {pin.name} are gone.",
                 where=str(path),
                 next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
@@ -192,7 +192,7 @@ class Validation:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if pin.weights_sha256 is not None and digest != pin.weights_sha256:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The weights of {pin.name} are not those that the release pins.",
                 where=str(path),
                 next_step=f"Run `antiphon models rebuild {pin.version}`." if pin.version else "Pull them again.",
@@ -203,8 +203,8 @@ class Validation:
             return self._weights_of(pin)
         try:
             version = self._models.get(scope, pin.version)
-        except NotFound as error:
-            raise InvalidInput(
+        except NotFoundError as error:
+            raise InvalidInputError(
                 f"The release pins the model version {pin.version!r}, which is not registered.",
                 where=str(scope),
                 next_step="See `antiphon models list`.",
@@ -221,7 +221,7 @@ class Validation:
         for name in (trained.dataset, *trained.replay_datasets):
             try:
                 spec = self._datasets.get(release.scope, name).spec
-            except NotFound:
+            except NotFoundError:
                 seen.append(f"the dataset {name} it was trained on is unknown, so nothing shows that it was not seen")
                 continue
             if spec.first < dataset.spec.last and dataset.spec.first < spec.last:
@@ -234,13 +234,13 @@ class Validation:
 
 def _require_evaluation_of(release: Release, evaluation: Evaluation, dataset: Dataset) -> None:
     if evaluation.release != release.id or evaluation.application != release.bundle.application.name:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The evaluation is of {evaluation.release}, not of this release.",
             where=release.id,
             next_step=f"Run `antiphon evaluate {release.id}`.",
         )
     if dataset.spec.kind != "evaluation":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{dataset.id} is a training set, and a release is not validated by what models are trained on.",
             where=evaluation.id,
             next_step=(f"Evaluate on one of `antiphon datasets build {evaluation.application} --kind evaluation`."),

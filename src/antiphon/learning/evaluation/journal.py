@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.codec import Codec, PayloadContext, PlainCodec, pack, unpack
-from antiphon.core.errors import Conflict, SetupError, WriteConflict
+from antiphon.core.errors import ConflictError, SetupError, WriteConflictError
 from antiphon.core.scope import Scope
 
 _SCHEMA = "journal/1"
@@ -42,7 +42,7 @@ class Journal:
 
         Raises:
             SetupError: the disk is full.
-            Conflict: the journal was closed meanwhile.
+            ConflictError: the journal was closed meanwhile.
         """
         plain = msgspec.to_builtins(record)
         self._append({"key": key, "record": plain})
@@ -64,7 +64,7 @@ class Journal:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise WriteConflict(
+            raise WriteConflictError(
                 "Another process is at this evaluation.",
                 where=self._path.stem,
                 next_step="Wait until it has ended, or end it; what it has answered is kept.",
@@ -74,7 +74,7 @@ class Journal:
         if not lines:
             self._append({"subject": subject})
         elif lines[0].get("subject") != msgspec.to_builtins(subject):
-            raise Conflict(
+            raise ConflictError(
                 "There is a journal under this id, and it is of another evaluation.",
                 where=self._path.stem,
                 next_step="Give each evaluation its own id.",
@@ -86,7 +86,7 @@ class Journal:
         with self._writing:
             if self._descriptor is None:
                 # The number may name another file by now.
-                raise Conflict("The evaluation was ended.", where=self._path.stem)
+                raise ConflictError("The evaluation was ended.", where=self._path.stem)
             before = os.fstat(self._descriptor).st_size
             try:
                 if os.write(self._descriptor, content) != len(content):
@@ -135,7 +135,7 @@ def journal(
         codec, scope: seal its lines.
 
     Raises:
-        Conflict: another process is at this evaluation, or the journal is of something else.
+        ConflictError: another process is at this evaluation, or the journal is of something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     opened = Journal(

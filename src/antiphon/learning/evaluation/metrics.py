@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from antiphon.catalog.evaluations import Bin, Measure
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
@@ -84,7 +84,7 @@ def interval(
         groups: rows of one group are drawn together; ``None`` draws each row by itself.
 
     Raises:
-        InvalidInput: no rows, or columns of different lengths, or a forecast outside [0, 1].
+        InvalidInputError: no rows, or columns of different lengths, or a forecast outside [0, 1].
     """
     forecasts, truths = columns(forecast, truth)
     drawn = [metric(forecasts[rows], truths[rows]) for rows in _draws(len(truths), groups, seed, resamples)]
@@ -104,7 +104,7 @@ def difference(
     """``metric(forecast) − metric(other)`` on identical rows, with the 95 % interval of the paired bootstrap.
 
     Raises:
-        InvalidInput: no rows, or columns of different lengths, or a forecast outside [0, 1].
+        InvalidInputError: no rows, or columns of different lengths, or a forecast outside [0, 1].
     """
     forecasts, truths = columns(forecast, truth)
     others, _ = columns(other, truth)
@@ -119,17 +119,19 @@ def columns(forecast: Sequence[float] | Floats, truth: Sequence[float] | Floats)
     """Both as arrays of one length.
 
     Raises:
-        InvalidInput: they are empty or of different lengths, or a forecast is no number in [0, 1], or a truth is
+        InvalidInputError: they are empty or of different lengths, or a forecast is no number in [0, 1], or a truth is
             neither 0 nor 1.
     """
     forecasts = np.asarray(forecast, dtype=np.float64)
     truths = np.asarray(truth, dtype=np.float64)
     if len(forecasts) == 0 or len(forecasts) != len(truths):
-        raise InvalidInput(f"{len(forecasts)} forecasts cannot be scored against {len(truths)} truths.", where="rows")
+        raise InvalidInputError(
+            f"{len(forecasts)} forecasts cannot be scored against {len(truths)} truths.", where="rows"
+        )
     if not np.all((forecasts >= 0) & (forecasts <= 1)):
-        raise InvalidInput("A forecast is a probability from 0 to 1.", where="rows")
+        raise InvalidInputError("A forecast is a probability from 0 to 1.", where="rows")
     if not np.all((truths == 0) | (truths == 1)):
-        raise InvalidInput("A truth is 0 or 1.", where="rows")
+        raise InvalidInputError("A truth is 0 or 1.", where="rows")
     return forecasts, truths
 
 
@@ -140,7 +142,7 @@ def _draws(rows: int, groups: Sequence[str] | None, seed: int, resamples: int) -
             yield generator.integers(0, rows, rows)
         return
     if len(groups) != rows:
-        raise InvalidInput(f"{rows} rows cannot be in {len(groups)} groups.", where="groups")
+        raise InvalidInputError(f"{rows} rows cannot be in {len(groups)} groups.", where="groups")
     _, place = np.unique(np.asarray(groups), return_inverse=True)
     members = [np.flatnonzero(place == one) for one in range(int(place.max()) + 1)]
     for _ in range(resamples):

@@ -32,11 +32,11 @@ class DatasetFiles(Protocol):
     """The lake, for reading a dataset's file."""
 
     def open(self, relative: str) -> BinaryIO:
-        """Its clear content; raises ``Corrupt`` when it is gone or changed."""
+        """Its clear content; raises ``CorruptionError`` when it is gone or changed."""
         ...
 
     def verify(self, relative: str, sha256: str) -> None:
-        """Raises ``Corrupt`` when the file is gone or is another one."""
+        """Raises ``CorruptionError`` when the file is gone or is another one."""
         ...
 
 
@@ -44,7 +44,7 @@ class DatasetReader(Protocol):
     """Datasets, for reading."""
 
     def get(self, scope: Scope, dataset: str) -> Dataset:
-        """One dataset; raises ``NotFound``."""
+        """One dataset; raises ``NotFoundError``."""
         ...
 
 

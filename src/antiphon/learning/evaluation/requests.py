@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, OutputInvalid, Overloaded, Unavailable
+from antiphon.core.errors import (
+    AntiphonError,
+    EngineError,
+    InvalidOutputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.governance.principal import Principal
@@ -21,7 +28,7 @@ from antiphon.learning.evaluation.ports import Answering, AnsweringOver, Texts
 from antiphon.learning.evaluation.scores import RowResult, answered, meets
 from antiphon.serving.request import Answer, AnswerRequest
 
-PASSING = (Unavailable, EngineFailed, Overloaded)
+PASSING = (UnavailableError, EngineError, OverloadedError)
 """What passes by itself, and is worth waiting for."""
 
 
@@ -32,9 +39,9 @@ class EvaluatedReleases:
         self._releases = {release.id: release for release in releases}
 
     def get(self, scope: Scope, release: str) -> Release:
-        """One of them; raises ``NotFound``."""
+        """One of them; raises ``NotFoundError``."""
         if release not in self._releases:
-            raise NotFound(f"The release {release!r} is not being evaluated.", where=str(scope))
+            raise NotFoundError(f"The release {release!r} is not being evaluated.", where=str(scope))
         return self._releases[release]
 
     def live(self, scope: Scope, application: str) -> Release | None:
@@ -90,7 +97,7 @@ class Asking:
         only = () if whole else (outcome.property,)
         try:
             answer = await self._patiently(self._request(row, None, self._release.id, only), self._answer)
-        except OutputInvalid as error:
+        except InvalidOutputError as error:
             valid = False if whole else None
             return RowResult(row.example, truth, error=error.code, whole=whole, valid=valid, reason=error.what)
         except PASSING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from antiphon.catalog.evaluations import AttackSummary, Evaluation, Measure, Slice
 from antiphon.catalog.receipts import Receipt
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -140,13 +140,13 @@ def summarise(
         baseline: the rows of ``against``, compared where both were answered.
 
     Raises:
-        InvalidInput: no row was answered, so there is nothing to measure.
+        InvalidInputError: no row was answered, so there is nothing to measure.
     """
     scored = [row for row in results if row.probability is not None]
     failed = Counter(row.error for row in results if row.error is not None)
     if not scored:
         why = next((row.reason for row in results if row.reason), "")
-        raise InvalidInput(
+        raise InvalidInputError(
             f"None of {len(results)} rows was answered: {_counted(failed)}. {why}".rstrip(),
             where=release,
             next_step="Mend the cause; a row's prediction and `antiphon explain` show it.",

@@ -17,7 +17,7 @@ from antiphon.catalog.database import Database
 from antiphon.catalog.outcomes import Outcome, OutcomeKind, Outcomes, OutcomeStatus
 from antiphon.catalog.receipts import Receipt
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import AntiphonError, Conflict, InvalidInput, NotFound
+from antiphon.core.errors import AntiphonError, ConflictError, InvalidInputError, NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.learning.outcomes.matching import Matcher, Sent, Texts
 from antiphon.learning.outcomes.submission import ArrivingOutcome, sent_again
@@ -79,10 +79,10 @@ class OutcomeJoiner:
         """Take one outcome.
 
         Raises:
-            NotFound: there is no such application.
-            InvalidInput: the value is none the application knows, the outcome lies before its prediction or in the
+            NotFoundError: there is no such application.
+            InvalidInputError: the value is none the application knows, the outcome lies before its prediction or in the
                 future, or the prediction is one that no user saw.
-            Conflict: its id was used for another outcome.
+            ConflictError: its id was used for another outcome.
         """
         (taken,) = self.take_many(scope, principal, (arriving,))
         if taken.error is not None:
@@ -104,7 +104,7 @@ class OutcomeJoiner:
             for sent in arriving[start : start + _CHUNK]:
                 try:
                     chunk.append(matcher.match(sent))
-                except (InvalidInput, NotFound) as error:
+                except (InvalidInputError, NotFoundError) as error:
                     chunk.append(error)
             taken += self._take_chunk(scope, principal, chunk, dry_run)
         return taken
@@ -135,7 +135,7 @@ class OutcomeJoiner:
             for unknown in page:
                 try:
                     sent = matcher.match(sent_again(unknown))
-                except (InvalidInput, NotFound):
+                except (InvalidInputError, NotFoundError):
                     continue  # It stays unknown: nobody waits for an answer, and it may have been sent by mistake.
                 if sent.receipts:
                     joined += self._join(scope, unknown, sent)
@@ -179,7 +179,7 @@ class OutcomeJoiner:
                         continue
                     try:
                         taken.append(Taken(self._take_sound(scope, principal, sent, known, recorded, connection)))
-                    except Conflict as error:
+                    except ConflictError as error:
                         taken.append(Taken(error=error))
                 if dry_run:
                     raise _Undone
@@ -311,7 +311,7 @@ class OutcomeJoiner:
 
 def _same(sent: Sent, recorded: Outcome) -> None:
     if (recorded.kind, recorded.value) != (sent.arriving.kind, sent.arriving.value):
-        raise Conflict(
+        raise ConflictError(
             f"The id {sent.reference!r} was used for another outcome.",
             where="id",
             next_step="Give each outcome an id of its own.",

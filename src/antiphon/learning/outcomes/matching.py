@@ -13,7 +13,7 @@ import msgspec
 
 from antiphon.catalog.receipts import SEEN_ROLES, STAND_IN_ROLES, Receipt
 from antiphon.core.clock import Clock
-from antiphon.core.errors import InvalidInput, NotFound
+from antiphon.core.errors import InvalidInputError, NotFoundError
 from antiphon.core.ids import canonical, content_hash, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -30,7 +30,7 @@ class Texts(Protocol):
     """Texts by content hash."""
 
     def get(self, scope: Scope, blob: str) -> bytes:
-        """The bytes; raises ``NotFound`` when they were erased."""
+        """The bytes; raises ``NotFoundError`` when they were erased."""
         ...
 
 
@@ -87,8 +87,8 @@ class Matcher:
         """The outcome with its predictions; none when they do not exist (yet).
 
         Raises:
-            NotFound: there is no such application.
-            InvalidInput: the outcome cannot be used; says why.
+            NotFoundError: there is no such application.
+            InvalidInputError: the outcome cannot be used; says why.
         """
         sent = in_utc(arriving)
         application = self._declared.get(sent.application)
@@ -113,16 +113,16 @@ class Matcher:
     def _named(self, prediction: str, application: ApplicationSpec) -> tuple[Receipt, ...]:
         try:
             receipt = self._receipts.get(self._scope, prediction)
-        except NotFound:
+        except NotFoundError:
             return ()
         if receipt.application != application.name:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The prediction {prediction} is one of {receipt.application}, not of {application.name}.",
                 where="prediction",
                 next_step=f"Send it with application {receipt.application!r}.",
             )
         if receipt.role not in SEEN_ROLES + STAND_IN_ROLES:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The prediction {prediction} was made for {receipt.role}: no user saw it.",
                 where="prediction",
                 next_step="Send the outcome of the prediction that the user was answered with.",
@@ -149,7 +149,7 @@ class Matcher:
             return
         known = sent.available_at
         if known < as_of:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"An outcome before its prediction: it was known at {known.isoformat()}, and the question is as of "
                 f"{as_of.isoformat()}.",
                 where="available_at",
@@ -161,7 +161,7 @@ class Matcher:
         # A replay may run ahead of the wall clock as a whole; then only its own moments tell what is the future.
         latest = self._clock.now() + AHEAD
         if known > latest and (as_of is None or as_of <= latest):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"An outcome from the future: it says that it is known at {known.isoformat()}.",
                 where="available_at",
                 next_step="Send it once it is known.",
@@ -172,7 +172,7 @@ class Matcher:
             keys: dict[str, str] = msgspec.json.decode(
                 self._texts.get(self._scope, receipt.entity_blob), type=dict[str, str]
             )
-        except NotFound:
+        except NotFoundError:
             return {}  # erased: the outcome is then in no slice
         return keys
 

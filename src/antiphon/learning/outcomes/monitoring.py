@@ -103,7 +103,7 @@ class Monitor:
             slices: entity keys; those of the application's gates by default.
 
         Raises:
-            NotFound: there is no such application. InvalidInput: it declares no outcome.
+            NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
         """
         declared = self._applications.get(scope, application)
         labels_of(declared)
@@ -130,7 +130,7 @@ class Monitor:
         """Compare the newest ``recent`` of event time with what was learned from, else with the first week.
 
         Raises:
-            NotFound: there is no such application. InvalidInput: it declares no outcome.
+            NotFoundError: there is no such application. InvalidInputError: it declares no outcome.
         """
         declared = self._applications.get(scope, application)
         labels_of(declared)

@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.outcomes import Outcome, OutcomeKind
 from antiphon.core.clock import utc
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 
@@ -44,7 +44,7 @@ def in_utc(sent: ArrivingOutcome) -> ArrivingOutcome:
     """The same with its instants in UTC, so that one instant is written in one way.
 
     Raises:
-        InvalidInput: an instant without a zone.
+        InvalidInputError: an instant without a zone.
     """
     return msgspec.structs.replace(
         sent,
@@ -57,23 +57,23 @@ def check_value(sent: ArrivingOutcome, application: ApplicationSpec) -> None:
     """Refuse a value that the application cannot mean.
 
     Raises:
-        InvalidInput: names the value and what may be sent.
+        InvalidInputError: names the value and what may be sent.
     """
     if not sent.value or len(sent.value) > _LONGEST:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The value has {len(sent.value)} characters.", where="value", next_step=f"Send 1 to {_LONGEST}."
         )
     allowed = _VALUES.get(sent.kind)
     if sent.kind == "label":
         if application.outcome is None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The application {application.name!r} declares no outcome, so it knows no label.",
                 where="kind",
                 next_step="Declare Application(outcome=Outcome(...)) and apply, or send another kind.",
             )
         allowed = labels_of(application)
     if allowed is not None and sent.value not in allowed:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{sent.value!r} is no {sent.kind} of {application.name!r}.",
             where="value",
             next_step=f"Send one of {', '.join(allowed)}.",
@@ -84,11 +84,11 @@ def labels_of(application: ApplicationSpec) -> tuple[str, ...]:
     """The labels of the declared outcome, in their order.
 
     Raises:
-        InvalidInput: the application declares no outcome.
+        InvalidInputError: the application declares no outcome.
     """
     outcome = application.outcome
     if outcome is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application {application.name!r} declares no outcome.",
             where="application",
             next_step="Declare Application(outcome=Outcome(...)) and apply.",
@@ -123,24 +123,24 @@ def check_whose(sent: ArrivingOutcome, application: ApplicationSpec) -> None:
     """Refuse an outcome that does not say whose it is: one prediction's, or a subject's at a moment.
 
     Raises:
-        InvalidInput: says what to send.
+        InvalidInputError: says what to send.
     """
     if sent.prediction is not None:
         if sent.entity is not None or sent.at is not None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "The outcome names a prediction and also a subject and moment.",
                 where="prediction",
                 next_step="Send either prediction, or entity and at.",
             )
         return
     if sent.entity is None or sent.at is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             "The outcome says neither which prediction it is of, nor of which subject and moment.",
             where="prediction",
             next_step="Send prediction, or entity and at.",
         )
     if sorted(sent.entity) != sorted(application.entity_keys):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The entity has the keys {', '.join(sorted(sent.entity)) or '(none)'}.",
             where="entity",
             next_step=f"Send exactly these: {', '.join(application.entity_keys) or '(none)'}.",

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from antiphon.catalog.models import ModelFile
-from antiphon.core.errors import Corrupt
+from antiphon.core.errors import CorruptionError
 from antiphon.training.files import file_sha256, sync_file, sync_folder
 from antiphon.training.order import ADAPTER, WEIGHTS, Trained, TrainedFile
 
@@ -29,7 +29,7 @@ def keep(root: Path, place: str, trained: Trained) -> KeptFiles:
     """Put the files of a completed training into ``root/place``.
 
     Raises:
-        Corrupt: a file is not the one that training made.
+        CorruptionError: a file is not the one that training made.
         OSError: the disk is full or cannot be written.
     """
     folder = root / place
@@ -48,12 +48,12 @@ def verify(root: Path, file: ModelFile, version: str) -> Path:
     """Where a version's file lies, after a look at its hash.
 
     Raises:
-        Corrupt: it is gone, or is another one.
+        CorruptionError: it is gone, or is another one.
     """
     path = root / file.path
     found = sha256_or_none(path)
     if found != file.sha256:
-        raise Corrupt(
+        raise CorruptionError(
             f"The file {file.path} of {version} is {'gone' if found is None else 'not the one that was registered'}.",
             where=str(path),
             next_step=f"Restore it from a backup, or run `antiphon models rebuild {version}`.",
@@ -77,7 +77,7 @@ def _put(made: TrainedFile, folder: Path, name: str, place: str) -> ModelFile:
         try:
             _link_or_copy(Path(made.path), partial)
             if file_sha256(partial) != made.sha256:
-                raise Corrupt(
+                raise CorruptionError(
                     f"The file {Path(made.path).name} is not the one that training made.",
                     where=made.path,
                     next_step="Run the training again; it goes on from its checkpoint.",

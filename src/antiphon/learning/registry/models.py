@@ -13,7 +13,7 @@ from antiphon.catalog.datasets import Datasets
 from antiphon.catalog.evaluations import Evaluation, Evaluations
 from antiphon.catalog.models import AliasMove, ModelVersion, ModelVersions
 from antiphon.catalog.releases import Release, Releases
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.scope import Scope
 from antiphon.learning.evaluation.scores import RowResult, decode_rows
 from antiphon.learning.registry.card import DatasetLine, ModelCard, model_card, telling
@@ -59,7 +59,7 @@ class Registry:
         """The card of ``APPLICATION.vN``, ``APPLICATION:ALIAS`` or a release.
 
         Raises:
-            NotFound: nothing here has this name.
+            NotFoundError: nothing here has this name.
         """
         version, releases, title = self._subject(scope, name)
         evaluations = self._evaluated(scope, releases)
@@ -83,7 +83,7 @@ class Registry:
         """Two of what :meth:`card` takes, side by side; measures by pairs on the dataset both were evaluated on.
 
         Raises:
-            NotFound: nothing here has one of the names.
+            NotFoundError: nothing here has one of the names.
         """
         cards = self.card(scope, first), self.card(scope, second)
         found = common(*cards)
@@ -94,8 +94,8 @@ class Registry:
         """Let an alias of its application name a version.
 
         Raises:
-            NotFound: there is no such version.
-            InvalidInput: the alias is no short lower-case word.
+            NotFoundError: there is no such version.
+            InvalidInputError: the alias is no short lower-case word.
         """
         version = self.version(scope, name)
         return self._models.alias(scope, version.application, alias, version.id, principal, reason)
@@ -104,14 +104,14 @@ class Registry:
         """The version of an id or ``APPLICATION:ALIAS``.
 
         Raises:
-            NotFound: there is none.
+            NotFoundError: there is none.
         """
         application, colon, alias = name.partition(":")
         if not colon:
             return self._models.get(scope, name)
         version = self._models.aliased(scope, application, alias)
         if version is None:
-            raise NotFound(
+            raise NotFoundError(
                 f"No version of {application!r} is called {alias!r}.",
                 where=str(scope),
                 next_step=f"See `antiphon models list {application}`.",
@@ -147,11 +147,11 @@ class Registry:
     def _dataset(self, scope: Scope, dataset: str) -> Any:
         try:
             return self._datasets.get(scope, dataset)
-        except NotFound:
+        except NotFoundError:
             return None
 
     def _rows(self, scope: Scope, evaluation: Evaluation) -> tuple[RowResult, ...]:
         try:
             return decode_rows(self._texts.get(scope, evaluation.rows_blob)).rows
-        except NotFound:
+        except NotFoundError:
             return ()  # erased: there is nothing left to pair

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
@@ -47,14 +47,14 @@ def render_all(
     """Every row as an example; ``old`` marks those that are replayed.
 
     Raises:
-        InvalidInput: a template fails, a target is no value of its property, or a label is none of the outcome's.
+        InvalidInputError: a template fails, a target is no value of its property, or a label is none of the outcome's.
     """
     examples: list[Example] = []
     refused = 0
     for row in rows:
         try:
             examples.append(render(row, application, model, old=old))
-        except FeatureUnavailable:
+        except FeatureUnavailableError:
             refused += 1
     return Rendered(tuple(examples), refused)
 
@@ -67,8 +67,9 @@ def render(row: DatasetRow, application: ApplicationSpec, model: ModelDescriptio
         model: the base model as the engine describes it, for its chat template.
 
     Raises:
-        FeatureUnavailable: serving refuses to answer from this row's features.
-        InvalidInput: a template fails, a target is no value of its property, or the label is none of the outcome's.
+        FeatureUnavailableError: serving refuses to answer from this row's features.
+        InvalidInputError: a template fails, a target is no value of its property, or the label is none of the
+            outcome's.
     """
     tune = _fine_tune(application)
     told = served_application(application, application.model)
@@ -97,13 +98,13 @@ def completion(
         whole: to the end of the output; otherwise no further than the label.
 
     Raises:
-        InvalidInput: see :func:`render`.
+        InvalidInputError: see :func:`render`.
     """
     schema = application.schema or {}
     properties: Mapping[str, Any] = schema.get("properties", {})
     outcome = application.outcome
     if outcome is None or outcome.property not in properties:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(...) naming a property of the output.",
@@ -115,7 +116,7 @@ def completion(
         if name == outcome.property:
             labels = [str(each) for each in shape.get("enum", ())]
             if label not in labels:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"The label {label!r} is none of {', '.join(labels)}.",
                     where=f"outcome {name}",
                     next_step="Mend the outcome's source, or the enum of the output.",
@@ -146,14 +147,14 @@ def _target(
     where = f"application {application.name}, model.targets[{name!r}]"
     template = tune.targets.get(name)
     if template is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"Nothing says what should be written as {name!r}.", where=where, next_step="Add a template for it."
         )
     text = prompts.render(template, names, where).strip()
     if shape.get("type") == "string" or (shape.get("enum") and all(isinstance(one, str) for one in shape["enum"])):
         longest = shape.get("maxLength")
         if longest is not None and len(text) > longest:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The target has {len(text)} characters, the property at most {longest}: {text[:60]!r}…",
                 where=where,
                 next_step="Shorten the template, or raise maxLength.",
@@ -162,7 +163,7 @@ def _target(
     try:
         return json.dumps(msgspec.json.decode(text), ensure_ascii=False)
     except msgspec.DecodeError:
-        raise InvalidInput(f"The target {text[:60]!r} is no JSON value.", where=where) from None
+        raise InvalidInputError(f"The target {text[:60]!r} is no JSON value.", where=where) from None
 
 
 def _inner(text: str) -> str:
@@ -171,7 +172,7 @@ def _inner(text: str) -> str:
 
 def _fine_tune(application: ApplicationSpec) -> FineTune:
     if application.fine_tune is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application {application.name} does not declare how its model is fine-tuned.",
             where=f"application {application.name}",
             next_step='Declare model=FineTune(base="smollm2-135m", ...) and `antiphon apply`.',

@@ -84,12 +84,12 @@ class TrainingOrders:
             by: who orders it, for policy; ``None``: only what holds for everybody is asked.
 
         Raises:
-            NotFound: there is no such application.
-            InvalidInput: it does not say how it is fine-tuned or what it learns from, nothing is held out to evaluate
-                on, or there is no version that a delta could go on from.
+            NotFoundError: there is no such application.
+            InvalidInputError: it does not say how it is fine-tuned or what it learns from, nothing is held out to
+                evaluate on, or there is no version that a delta could go on from.
             SetupError: the extra ``train`` is not installed, or the base model was not pulled.
-            Conflict: the key was used for another order.
-            Forbidden: policy does not let its features be learned from, by this principal or for this purpose.
+            ConflictError: the key was used for another order.
+            ForbiddenError: policy does not let its features be learned from, by this principal or for this purpose.
         """
         wanted = _arguments(order, principal)
         pinned = self._retraining.pinned(scope, wanted)
@@ -137,7 +137,7 @@ class TrainingOrders:
         """Submit the run that trains a version again and compares; its id.
 
         Raises:
-            NotFound: there is no such version.
+            NotFoundError: there is no such version.
             SetupError: the extra ``train`` is not installed.
         """
         require_libraries()

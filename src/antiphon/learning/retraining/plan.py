@@ -11,7 +11,7 @@ import msgspec
 
 from antiphon.catalog.datasets import DatasetSpec
 from antiphon.catalog.models import ModelFile, ModelVersion
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import FineTune
@@ -98,12 +98,12 @@ def converted(value: Any, kind: type[T], where: str) -> T:
     """Plain values as what they stand for.
 
     Raises:
-        InvalidInput: they do not fit.
+        InvalidInputError: they do not fit.
     """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"{error}.", where=where) from None
+        raise InvalidInputError(f"{error}.", where=where) from None
 
 
 def recipe(tune: FineTune, *, new: int, old: int, threads: int, arithmetic: Arithmetic) -> Recipe:
@@ -132,11 +132,11 @@ def only_newer(spec: DatasetSpec, than: DatasetSpec) -> DatasetSpec:
     and must stay held out, or forgetting could not be measured on it.
 
     Raises:
-        InvalidInput: nothing lies between the earlier cutoff and this one.
+        InvalidInputError: nothing lies between the earlier cutoff and this one.
     """
     first = max(spec.first, than.cutoff)
     if first >= spec.last:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"Nothing is new: the version it would go on from was trained up to {than.cutoff:%Y-%m-%d %H:%M}Z, and "
             f"the newest example may be of {spec.last:%Y-%m-%d %H:%M}Z.",
             where="cutoff",

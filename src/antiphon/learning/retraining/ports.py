@@ -46,15 +46,15 @@ class BuildDatasets(Protocol):
         cutoff: datetime | None = ...,
         examples: int | None = ...,
     ) -> DatasetSpec:
-        """Raises ``InvalidInput`` when the window is none, or nothing is held out to evaluate on."""
+        """Raises ``InvalidInputError`` when the window is none, or nothing is held out to evaluate on."""
         ...
 
     def build(self, spec: DatasetSpec) -> Dataset:
-        """Raises ``InvalidInput`` for an empty or single-class set."""
+        """Raises ``InvalidInputError`` for an empty or single-class set."""
         ...
 
     def rebuild(self, dataset: str) -> Dataset:
-        """Raises ``Conflict`` naming the source that changed."""
+        """Raises ``ConflictError`` naming the source that changed."""
         ...
 
 
@@ -67,7 +67,7 @@ class Trainer(Protocol):
 
 
 class Serving(Protocol):
-    """Lets the engine serve what a release pins; raises ``Unavailable`` while it cannot."""
+    """Lets the engine serve what a release pins; raises ``UnavailableError`` while it cannot."""
 
     def __call__(self, release: Release) -> Awaitable[None]: ...
 

@@ -17,7 +17,7 @@ import msgspec
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import Conflict, Corrupt, InvalidInput
+from antiphon.core.errors import ConflictError, CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.learning.registry import files as model_files
 from antiphon.learning.retraining.plan import Written, converted
@@ -77,10 +77,10 @@ class Rebuilding:
             A :class:`Rebuilt` as plain values. When a dataset cannot come out the same nothing is trained.
 
         Raises:
-            NotFound: there is no such version.
-            InvalidInput: no release says what its examples looked like.
-            RetrainingFailed: memory, disk or a library is missing, or the parent's adapter is gone.
-            Unavailable: the engine, whose chat template the examples need, is away.
+            NotFoundError: there is no such version.
+            InvalidInputError: no release says what its examples looked like.
+            RetrainingError: memory, disk or a library is missing, or the parent's adapter is gone.
+            UnavailableError: the engine, whose chat template the examples need, is away.
         """
         wanted = converted(arguments, RebuildArguments, "rebuild arguments")
         services = self._services
@@ -104,7 +104,7 @@ class Rebuilding:
             if release.bundle.model.version == version.id
         ]
         if not found:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"No release pins {version.id}, so nothing says how its examples were written.",
                 where=str(scope),
                 next_step=f"Train again: `antiphon train {version.application}`.",
@@ -127,7 +127,7 @@ class Rebuilding:
         for dataset in (version.dataset, *version.replay_datasets):
             try:
                 self._services.datasets.rebuild(dataset)
-            except Conflict as error:
+            except ConflictError as error:
                 differences.append(f"dataset {dataset}: {error.what}")
         return differences
 
@@ -175,7 +175,7 @@ class Rebuilding:
         for file in (version.adapter, version.weights):
             try:
                 model_files.verify(root, file, version.id)
-            except Corrupt:
+            except CorruptionError:
                 missing.append(file.path)
         if missing:
             model_files.keep(root, str(Path(version.weights.path).parent), trained)

@@ -17,9 +17,9 @@ from antiphon.core.codec import Codec, PlainCodec
 from antiphon.core.disk import FULL
 from antiphon.core.errors import (
     AntiphonError,
-    Corrupt,
-    InvalidInput,
-    Unavailable,
+    CorruptionError,
+    InvalidInputError,
+    UnavailableError,
 )
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
@@ -50,7 +50,7 @@ EXAMPLES = "examples.jsonl"
 """The file of examples in a run's folder."""
 
 
-class RetrainingFailed(AntiphonError):
+class RetrainingError(AntiphonError):
     """The run cannot be finished, whoever tries; what is live is as it was."""
 
     http_status = 422
@@ -103,16 +103,16 @@ def fine_tune_of(application: ApplicationSpec) -> FineTune:
     """How an application's model is fine-tuned.
 
     Raises:
-        InvalidInput: that is not declared, or there is no outcome to learn from.
+        InvalidInputError: that is not declared, or there is no outcome to learn from.
     """
     if application.fine_tune is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application {application.name} does not declare how its model is fine-tuned.",
             where=f"application {application.name}",
             next_step='Declare model=FineTune(base="smollm2-135m", ...) and run `antiphon apply`.',
         )
     if application.outcome is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The application {application.name} has no outcome to learn from.",
             where=f"application {application.name}",
             next_step="Declare outcome=Outcome(...) and run `antiphon apply`.",
@@ -124,20 +124,20 @@ async def describe_base(describe: Describe, base: str) -> ModelDescription:
     """The base model as the engine describes it: its chat template is that of every version made from it.
 
     Raises:
-        Unavailable: the engine cannot be reached, or does not serve it.
-        InvalidInput: the engine has a chat template of its own, so nobody here knows what the model is told.
+        UnavailableError: the engine cannot be reached, or does not serve it.
+        InvalidInputError: the engine has a chat template of its own, so nobody here knows what the model is told.
     """
     described = await describe()
     for model in described.models:
         if model.name == base and not model.chat_template:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The engine does not say how it writes a chat for {base!r}, so that cannot be trained for.",
                 where="engine",
                 next_step='Train where [engine] kind = "llamacpp".',
             )
         if model.name == base:
             return model
-    raise Unavailable(
+    raise UnavailableError(
         f"The engine does not serve the base model {base!r}, whose chat template the examples need.",
         where="engine",
         next_step="Add it to [engine] models in antiphon.toml and start `antiphon up` again.",
@@ -159,8 +159,8 @@ def ensure_examples(
         known: what it was before; a file of that hash stays, and a missing one must come out the same.
 
     Raises:
-        InvalidInput: a template fails, or there is nothing, or one class only, to learn from.
-        Corrupt: a dataset's file is gone or damaged, or the examples come out otherwise than before.
+        InvalidInputError: a template fails, or there is nothing, or one class only, to learn from.
+        CorruptionError: a dataset's file is gone or damaged, or the examples come out otherwise than before.
     """
     path = folder / EXAMPLES
     seal = folder_seal(folder, services.codec, training.scope)
@@ -177,7 +177,7 @@ def ensure_examples(
     fresh = len(new.examples)
     written = Written(sha256=sha256, new=fresh, old=len(examples) - fresh, refused=new.refused + old.refused)
     if known is not None and written.sha256 != known.sha256:
-        raise Corrupt(
+        raise CorruptionError(
             "The examples came out otherwise than before the interruption.",
             where=training.id,
             next_step="Order the training again: the engine's base model changed.",
@@ -198,7 +198,7 @@ def order_for(
     """What the training process is told.
 
     Raises:
-        Corrupt: the adapter that it goes on from is gone or is another one.
+        CorruptionError: the adapter that it goes on from is gone or is another one.
     """
     going_on = None
     if parent is not None:
@@ -243,15 +243,15 @@ def refusals() -> Iterator[None]:
     except AntiphonError as error:
         if error.transient or error.http_status < 500:
             raise
-        raise RetrainingFailed(error.what, where=error.where, next_step=error.next_step) from error
+        raise RetrainingError(error.what, where=error.where, next_step=error.next_step) from error
     except MemoryError as error:
-        raise RetrainingFailed(
+        raise RetrainingError(
             "There is not enough memory.", where="training", next_step="Train on fewer examples, or free memory."
         ) from error
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise RetrainingFailed(
+        raise RetrainingError(
             f"The disk is full: {error.strerror}.",
             where=str(error.filename or "disk"),
             next_step="Free disk space and order the training again.",

@@ -14,7 +14,7 @@ import msgspec
 from antiphon.catalog.datasets import Dataset
 from antiphon.catalog.evaluations import Evaluation
 from antiphon.catalog.releases import Release
-from antiphon.core.errors import Conflict, Forbidden, InvalidInput
+from antiphon.core.errors import ConflictError, ForbiddenError, InvalidInputError
 from antiphon.core.ids import content_hash
 from antiphon.learning.retraining.plan import Pinned, TrainArguments, converted
 from antiphon.learning.retraining.ports import Run
@@ -103,6 +103,6 @@ class Showing:
         reason = wanted.reason or f"trained by {run.id}"
         try:
             begun = services.begin(scope, release, principal=wanted.principal, reason=reason)
-        except (InvalidInput, Conflict, Forbidden) as error:
+        except (InvalidInputError, ConflictError, ForbiddenError) as error:
             return {"rollout": None, "no_rollout": str(error)}
         return {"rollout": begun.id, "no_rollout": None}

@@ -25,7 +25,7 @@ from antiphon.catalog.datasets import Dataset, DatasetSpec
 from antiphon.catalog.models import ModelVersion
 from antiphon.catalog.releases import ModelPin
 from antiphon.core.clock import utc
-from antiphon.core.errors import Corrupt, InvalidInput
+from antiphon.core.errors import CorruptionError, InvalidInputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.learning.registry import files as model_files
@@ -78,9 +78,9 @@ class Retraining:
             was forgotten (of a delta retraining), and the rollout or why there is none.
 
         Raises:
-            InvalidInput: what is asked for or declared does not fit; a set is empty or has a single class.
-            RetrainingFailed: memory, disk or a library is missing, a file is corrupt, the training diverged.
-            Unavailable, EngineFailed, Overloaded, DeadlineExceeded: the engine stayed away.
+            InvalidInputError: what is asked for or declared does not fit; a set is empty or has a single class.
+            RetrainingError: memory, disk or a library is missing, a file is corrupt, the training diverged.
+            UnavailableError, EngineError, OverloadedError, DeadlineExceededError: the engine stayed away.
         """
         wanted = converted(arguments, TrainArguments, "train arguments")
         with refusals():
@@ -111,14 +111,17 @@ class Retraining:
         """What is trained for and from, as it is declared and live now.
 
         Raises:
-            NotFound: there is no such application.
-            InvalidInput: it does not say how it is fine-tuned, or there is no version that a delta could go on from.
+            NotFoundError: there is no such application.
+            InvalidInputError: it does not say how it is fine-tuned, or there is no version that a delta could go on
+                from.
             SetupError: the extra ``train`` is not installed, or the base model was not pulled.
-            Corrupt: the adapter that a delta goes on from is gone or is another one.
+            CorruptionError: the adapter that a delta goes on from is gone or is another one.
         """
         services = self._services
         if wanted.texts < 0:
-            raise InvalidInput(f"{wanted.texts} rows cannot be asked for.", where="texts", next_step="Give 0 or more.")
+            raise InvalidInputError(
+                f"{wanted.texts} rows cannot be asked for.", where="texts", next_step="Give 0 or more."
+            )
         require_libraries()
         application = services.declared(scope, wanted.application)
         tune = fine_tune_of(application)
@@ -139,7 +142,7 @@ class Retraining:
         """Of the training and the evaluation set, with everything pinned that could change until they are built.
 
         Raises:
-            InvalidInput: nothing is held out to evaluate on, or nothing is new since the version to go on from.
+            InvalidInputError: nothing is held out to evaluate on, or nothing is new since the version to go on from.
         """
         services, application = self._services, pinned.application
         most = wanted.examples if wanted.examples is not None else fine_tune_of(application).examples
@@ -175,7 +178,7 @@ class Retraining:
             return services.versions.get(scope, live.bundle.model.version)
         latest = services.versions.aliased(scope, name, LATEST)
         if latest is None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "There is no version to go on from.",
                 where=f"application {name}",
                 next_step=f"Train once in full: `antiphon train {name}` (without --delta).",
@@ -202,7 +205,7 @@ class Retraining:
         }
         differing = [name for name, equal in same.items() if not equal]
         if differing:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"Since {parent.id} was trained, {' and '.join(differing)} changed, so it cannot be gone on from.",
                 where=f"application {application.name}",
                 next_step=f"Train in full: `antiphon train {application.name}` (without --delta).",
@@ -269,7 +272,7 @@ class Retraining:
         services, tune = self._services, fine_tune_of(pinned.application)
         path, sha256 = services.base(tune.base)
         if sha256 != pinned.base_sha256:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The weights of {tune.base} changed since the run began.",
                 where=str(path),
                 next_step=f"Order the training again: `antiphon train {pinned.application.name}`.",
@@ -292,7 +295,7 @@ class Retraining:
                 try:
                     for file in (version.adapter, version.weights):
                         model_files.verify(self._services.models_folder, file, version.id)
-                except Corrupt:
+                except CorruptionError:
                     return None
                 return version
         return None
@@ -307,7 +310,7 @@ class Retraining:
         if version is None:
             version = services.versions.add(self._version(run, pinned, training, made, connection), within=connection)
         elif version.weights.sha256 != made.weights.sha256:
-            raise Corrupt(
+            raise CorruptionError(
                 f"The files of {version.id} are gone or changed, and training it again gave other weights.",
                 where=version.id,
                 next_step="Restore its files from a backup, or change the seed to train another version.",
@@ -376,6 +379,6 @@ def _instant(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{text!r} is no instant.", where="model.window.cutoff", next_step="Write it like 2013-04-01T00:00:00Z."
         ) from None

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from antiphon.core.errors import Overloaded
+from antiphon.core.errors import OverloadedError
 from antiphon.engine.api.messages import (
     Delta,
     EngineDescription,
@@ -132,7 +132,7 @@ class Gate:
             tokens: how much it is expected to take.
 
         Raises:
-            Overloaded: there will be none within the queue's bound; ``retry_after`` says when there will.
+            OverloadedError: there will be none within the queue's bound; ``retry_after`` says when there will.
         """
         begin = max(self._turn, self._ends.get((rank, tenant), 0.0))
         if self._has_room(tenant):  # Nobody who waits has: whoever gets room is let in at once.
@@ -233,10 +233,10 @@ class Gate:
     def _count_waiting(self) -> int:
         return sum(not each.future.done() for each in self._waiting)
 
-    def _refusal(self) -> Overloaded:
+    def _refusal(self) -> OverloadedError:
         waiting = self._count_waiting()
         # Not at the first moment at which there may be room, but when the queue has half of what it may have.
-        return Overloaded(
+        return OverloadedError(
             f"The engine has all the requests that it can use ({self._inside}), and {waiting} wait.",
             retry_after=self._drain.retry_after(self._drain.seconds(waiting + 1) - HOPE * self._queue_seconds / 2),
             where="admission",
@@ -271,7 +271,7 @@ class GatedEngine:
         """As the engine does, once there is a place.
 
         Raises:
-            Overloaded: see :meth:`Gate.enter`.
+            OverloadedError: see :meth:`Gate.enter`.
         """
         if request.priority == "batch":
             async with aclosing(self._engine.generate(request)) as events:

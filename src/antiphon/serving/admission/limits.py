@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Literal
 
-from antiphon.core.errors import Overloaded, ResourceUnavailable
+from antiphon.core.errors import OverloadedError, ResourceUnavailableError
 from antiphon.serving.admission.drain import Drain
 
 Class = Literal["online", "flex", "batch"]
@@ -33,8 +33,8 @@ class Admission:
         """Hold one place while the answer is made.
 
         Raises:
-            ResourceUnavailable: every place of flex work is taken.
-            Overloaded: every place is taken.
+            ResourceUnavailableError: every place of flex work is taken.
+            OverloadedError: every place is taken.
         """
         if self._under_way[work] >= self._bounds[work]:
             raise self._refusal(work)
@@ -45,16 +45,16 @@ class Admission:
             self._drains[work].ended(full=self._under_way[work] >= self._bounds[work])
             self._under_way[work] -= 1
 
-    def _refusal(self, work: Class) -> Overloaded:
+    def _refusal(self, work: Class) -> OverloadedError:
         retry_after = self._drains[work].retry_after(0.0)
         if work == "flex":
-            return ResourceUnavailable(
+            return ResourceUnavailableError(
                 f"There is no room for more flex work: {self._bounds[work]} answers wait for what others leave.",
                 retry_after=retry_after,
                 where="service_tier",
                 next_step="Try again later, ask with `service_tier: default`, or order a batch.",
             )
-        return Overloaded(
+        return OverloadedError(
             f"{self._bounds[work]} {work} answers are already under way.",
             retry_after=retry_after,
             where="admission",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.core.errors import Forbidden
+from antiphon.core.errors import ForbiddenError
 from antiphon.governance.principal import Principal
 from antiphon.serving.request import Tier
 
@@ -11,14 +11,14 @@ def granted(asked: str | None, principal: Principal) -> Tier:
     """The tier of a request that asked for ``auto``, ``default``, ``flex``, ``priority`` or for none.
 
     Raises:
-        Forbidden: ``priority``, and the key is not allowed it.
+        ForbiddenError: ``priority``, and the key is not allowed it.
     """
     if asked == "flex":
         return "flex"
     if asked != "priority":
         return "default"
     if not principal.allowance.priority:
-        raise Forbidden(
+        raise ForbiddenError(
             f"{principal.id} may not go ahead of others.",
             where="service_tier",
             next_step="Leave it out, or ask an administrator for a key with `--priority`.",

@@ -9,7 +9,7 @@ import msgspec
 from antiphon.catalog.receipts import STAND_IN_ROLES
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash, new_id
 from antiphon.serving.request import AnswerRequest
 
@@ -49,7 +49,7 @@ def arrive(request: AnswerRequest, key: bytes, arrived: float) -> Arrival:
     """The request with its keyed hashes.
 
     Raises:
-        InvalidInput: its role is not one that can be asked for, or lacks what it needs.
+        InvalidInputError: its role is not one that can be asked for, or lacks what it needs.
     """
     _check_role(request)
     subject = keyed_hash(key, f"{request.scope}|{canonical(request.entity).decode()}").hex()
@@ -87,16 +87,16 @@ def cache_namespace(request: AnswerRequest, assigned: Assigned) -> str | None:
 
 def _check_role(request: AnswerRequest) -> None:
     if request.role in ("canary", "control", *STAND_IN_ROLES):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The role {request.role!r} is given by a rollout or to what stands in, and cannot be asked for.",
             where="role",
             next_step="Leave the role out, and name a release to ask that one.",
         )
     if request.role != "live" and request.release is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"A request in the role {request.role!r} must name its release.",
             where="release",
             next_step="Name the release that is to answer.",
         )
     if (request.role == "shadow") != (request.mirrors is not None):
-        raise InvalidInput("A shadow mirrors one online answer, and nothing else does.", where="role")
+        raise InvalidInputError("A shadow mirrors one online answer, and nothing else does.", where="role")

@@ -15,7 +15,7 @@ import msgspec
 from antiphon.catalog.answers import StoredAnswer
 from antiphon.catalog.receipts import CacheReceipt, Degraded, PassedOver, Receipt, UsageReceipt
 from antiphon.catalog.rollouts import Assigned, ShadowPair
-from antiphon.core.errors import NotFound
+from antiphon.core.errors import NotFoundError
 from antiphon.core.telemetry import span
 from antiphon.serving.answering import evidence, reuse
 from antiphon.serving.answering.arrival import Arrival
@@ -93,7 +93,7 @@ class Committer:
         """
         try:
             content = self._services.texts.get(prepared.request.scope, stored.text_blob)
-        except NotFound:
+        except NotFoundError:
             return None
         cache = CacheReceipt(
             origin=origin,

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from antiphon.catalog.receipts import STAND_IN_ROLES, Receipt
 from antiphon.catalog.rollouts import Arm, Assigned, Exposure, ShadowPair
-from antiphon.core.errors import AntiphonError, OutputInvalid
+from antiphon.core.errors import AntiphonError, InvalidOutputError
 from antiphon.core.scope import Scope
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.serving.answering.arrival import Arrival
@@ -64,7 +64,7 @@ def failed(
         step=assigned.step,
         probability=assigned.probability,
         error=code_of(error),
-        invalid=isinstance(error, OutputInvalid),
+        invalid=isinstance(error, InvalidOutputError),
         generated=False,
         first_byte=seconds,
         seconds=seconds,

@@ -15,7 +15,7 @@ import msgspec
 
 from antiphon.catalog.receipts import GuardReceipt, Path, UsageReceipt
 from antiphon.core.clock import parse_duration
-from antiphon.core.errors import DeadlineExceeded, EngineFailed, OutputInvalid
+from antiphon.core.errors import DeadlineExceededError, EngineError, InvalidOutputError
 from antiphon.core.ids import canonical, new_id
 from antiphon.definitions.application import SLO, ApplicationSpec, Decoding
 from antiphon.engine.api.messages import (
@@ -203,8 +203,8 @@ async def stream(
     """One generation: its deltas, then the whole of it. ``deadline`` is a time of the event loop's clock.
 
     Raises:
-        EngineFailed: the engine ended without finishing the text, so what there is may not be served.
-        DeadlineExceeded: the text was not finished in time; the engine's slot is free again.
+        EngineError: the engine ended without finishing the text, so what there is may not be served.
+        DeadlineExceededError: the text was not finished in time; the engine's slot is free again.
     """
     tokens: list[TokenOut] = []
     prompt: tuple[TokenOut, ...] = ()
@@ -219,7 +219,7 @@ async def stream(
             else:
                 yield Generated(sent=request, finished=event, tokens=tuple(tokens), prompt=prompt)
                 return
-    raise EngineFailed("The engine gave the text up before its end.", where="engine", next_step="Try again.")
+    raise EngineError("The engine gave the text up before its end.", where="engine", next_step="Try again.")
 
 
 async def _next(
@@ -229,7 +229,7 @@ async def _next(
         async with asyncio.timeout_at(deadline):
             return await anext(events, None)
     except TimeoutError:
-        raise DeadlineExceeded(
+        raise DeadlineExceededError(
             "The answer was not finished in time.",
             where="engine",
             next_step="Try again when it is less busy, ask for fewer tokens, or raise [gateway] request_timeout.",
@@ -244,8 +244,8 @@ async def write(
     """Generate until the guards pass, or take the fallback when the retries are used up.
 
     Raises:
-        DeadlineExceeded: the attempts together took too long.
-        OutputInvalid: the text does not meet the schema (it was cut off, say) and no fallback mends it.
+        DeadlineExceededError: the attempts together took too long.
+        InvalidOutputError: the text does not meet the schema (it was cut off, say) and no fallback mends it.
     """
     retries = max((guard.retries for guard in application.guards), default=0)
     warmth = max((guard.retry_temperature for guard in application.guards), default=0.0)
@@ -308,7 +308,7 @@ def fall_back(
         The text, and the replaced properties with the reason each was replaced for.
 
     Raises:
-        OutputInvalid: no attempt gave an output to stand beside the fallback.
+        InvalidOutputError: no attempt gave an output to stand beside the fallback.
     """
     problem = "no attempt was made"
     for text in texts:
@@ -334,8 +334,8 @@ def _name(place: str) -> str:
     return f"figures:{place}" if place else "output"
 
 
-def _invalid(application: ApplicationSpec, problem: str) -> OutputInvalid:
-    return OutputInvalid(
+def _invalid(application: ApplicationSpec, problem: str) -> InvalidOutputError:
+    return InvalidOutputError(
         f"The model's text does not meet the output schema: {problem}.",
         where=f"application {application.name}",
         next_step="Raise decoding.max_tokens or shorten what the schema asks for.",

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 
 _KEPT = frozenset(
@@ -32,14 +32,14 @@ def narrowed(application: ApplicationSpec, only: Sequence[str]) -> ApplicationSp
     out with them.
 
     Raises:
-        InvalidInput: the output is no object, has no such property, its schema relates properties to each other, or
-            the last property has a label that begins another one.
+        InvalidInputError: the output is no object, has no such property, its schema relates properties to each other,
+            or the last property has a label that begins another one.
     """
     if not only:
         return application
     schema = application.schema
     if schema is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The output of the application {application.name} is free text and has no properties.",
             where=f"application {application.name}",
             next_step="Ask for the whole answer.",
@@ -70,7 +70,7 @@ def _cut(schema_text: str, only: tuple[str, ...], name: str) -> tuple[str, froze
     order = list(properties)
     unknown = [each for each in only if each not in properties]
     if unknown:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The output of the {where} has no property {', '.join(unknown)}.",
             where=where,
             next_step=f"It has {', '.join(order) or 'none that are declared'}.",
@@ -80,14 +80,14 @@ def _cut(schema_text: str, only: tuple[str, ...], name: str) -> tuple[str, froze
         return schema_text, frozenset(kept)
     clash = _clash([str(label) for label in properties[kept[-1]].get("enum", ())])
     if clash is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The label {clash[0]!r} begins the label {clash[1]!r}, so the two are told apart by what follows.",
             where=f"{where}, output {kept[-1]}",
             next_step="Ask for the whole answer, or rename one of the labels.",
         )
     relating = sorted(set(schema) - _KEPT)
     if relating:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The output schema of the {where} says {', '.join(relating)}, which may relate properties to each other.",
             where=where,
             next_step="Ask for the whole answer.",

@@ -8,7 +8,7 @@ import msgspec
 
 from antiphon.catalog.releases import Release
 from antiphon.catalog.rollouts import Assigned
-from antiphon.core.errors import InvalidInput, UnsupportedParameter
+from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputValue
 from antiphon.engine.api.messages import Penalties
@@ -59,14 +59,14 @@ def entity_of(request: AnswerRequest, expected: tuple[str, ...]) -> dict[str, st
     """The entity's keys in a fixed order.
 
     Raises:
-        InvalidInput: a key is missing or unknown.
+        InvalidInputError: a key is missing or unknown.
     """
     missing = [key for key in expected if key not in request.entity]
     unknown = [key for key in request.entity if key not in expected]
     if missing or unknown:
         said = [f"lacks {', '.join(missing)}"] if missing else []
         said += [f"has unknown {', '.join(unknown)}"] if unknown else []
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The entity {' and '.join(said)}.",
             where="entity",
             next_step=f"Send exactly these keys: {', '.join(expected) or '(none)'}.",
@@ -83,7 +83,7 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
     """An application's prompt and decoding are its release's: a wish for others is refused by name, never ignored.
 
     Raises:
-        UnsupportedParameter: names the parameter.
+        UnsupportedParameterError: names the parameter.
     """
     overrides, decoding = request.overrides, application.decoding
     penalties = overrides.penalties or Penalties()
@@ -110,7 +110,7 @@ def check_overrides(request: AnswerRequest, application: ApplicationSpec) -> Non
         granted.add("response_format")  # any JSON object: that is what it gives
     for name, (wished, has) in pinned.items():
         if wished is not None and wished != has and name not in granted:
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"The application {application.name!r} pins its own `{name}`.",
                 where=name,
                 next_step="Leave the parameter out, or ask the plain model.",
@@ -130,7 +130,7 @@ def _check_turns(request: AnswerRequest, application: ApplicationSpec) -> None:
             what, where = f"`{where}` has a `name`", f"{where}.name"
         else:
             continue
-        raise UnsupportedParameter(
+        raise UnsupportedParameterError(
             f"The application {application.name!r} reads one turn of the user as its question, and {what}.",
             where=where,
             next_step="Send that one turn alone: what else the model is told is in its release, and conversations are "

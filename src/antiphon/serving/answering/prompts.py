@@ -12,7 +12,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, Undefined
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.engine.api.messages import ChatTurn, ModelDescription, ToolCall
 from antiphon.serving.answering.tools import Tools, as_template_reads, in_words, writes_tools
@@ -113,13 +113,13 @@ def render(template: str, names: Mapping[str, Any], where: str) -> str:
     """Render a user's template.
 
     Raises:
-        InvalidInput: it does not parse, it names something that is not there, or what it computes fails.
+        InvalidInputError: it does not parse, it names something that is not there, or what it computes fails.
     """
     try:
         return _written(_compiled(template), names)
     # A template is a program of the user's: whatever it raises is its own fault (a sum of text and number, say).
     except Exception as error:
-        raise InvalidInput(f"The template fails: {_words(error)}.", where=where) from None
+        raise InvalidInputError(f"The template fails: {_words(error)}.", where=where) from None
 
 
 def turns(application: ApplicationSpec, user: str) -> list[ChatTurn]:
@@ -138,7 +138,7 @@ def chat(model: ModelDescription, conversation: Sequence[ChatTurn], tools: Tools
     Special tokens inside the turns are taken apart first, so that no user can speak as the system.
 
     Raises:
-        InvalidInput: the template refuses the turns (an unknown role, say).
+        InvalidInputError: the template refuses the turns (an unknown role, say).
     """
     native = writes_tools(model.chat_template)
     turns = conversation if native else in_words(conversation, tools)
@@ -149,7 +149,7 @@ def chat(model: ModelDescription, conversation: Sequence[ChatTurn], tools: Tools
     try:
         return _written(_compiled_chat(model.chat_template), names)
     except Exception as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"The model's chat template refuses these messages: {_words(error)}.", where="messages"
         ) from None
 
@@ -171,7 +171,7 @@ def neutral(model: ModelDescription, content: str) -> str:
     special token here, since a space does not break it.
 
     Raises:
-        InvalidInput: the text does not come to rest.
+        InvalidInputError: the text does not come to rest.
     """
     tokens = {
         token: broken
@@ -184,7 +184,7 @@ def neutral(model: ModelDescription, content: str) -> str:
             content = content.replace(token, broken)
         if content == before:
             return content
-    raise InvalidInput("The text is made of the model's special tokens.", where="messages")
+    raise InvalidInputError("The text is made of the model's special tokens.", where="messages")
 
 
 def _written(template: Template, names: Mapping[str, Any]) -> str:

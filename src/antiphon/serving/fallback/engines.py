@@ -18,13 +18,13 @@ import msgspec
 
 from antiphon.catalog.receipts import PassedOver
 from antiphon.core.clock import Clock
-from antiphon.core.errors import AntiphonError, EngineFailed, NotFound, Overloaded, Unavailable
+from antiphon.core.errors import AntiphonError, EngineError, NotFoundError, OverloadedError, UnavailableError
 from antiphon.definitions.degradation import MAIN, Target, target_of
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, ModelDescription
 from antiphon.serving.breaker import Breaker, BreakerPolicy, BreakerStanding, Ticket
 from antiphon.serving.ports import Engine
 
-FAILURES = (Unavailable, EngineFailed)
+FAILURES = (UnavailableError, EngineError)
 """What counts against an engine. One that says that it is full, or that it does not serve a model, is there."""
 
 DESCRIBED_SECONDS = 5.0
@@ -77,7 +77,7 @@ class Member:
             async with asyncio.timeout(self._breaking.describe):
                 return await self._engine.describe()
         except TimeoutError:
-            raise Unavailable(
+            raise UnavailableError(
                 "The engine does not say what it serves.",
                 where=self._where,
                 next_step="See whether its process runs: `antiphon status`.",
@@ -141,11 +141,11 @@ class Member:
                     if isinstance(event, GenerationResult):
                         return
                     event = await anext(events, None)
-            raise EngineFailed("The engine gave the text up before its end.", where=self._where, next_step="Try again.")
+            raise EngineError("The engine gave the text up before its end.", where=self._where, next_step="Try again.")
         except AntiphonError as error:
             # One that is full is there, but has not shown that it works.
-            failed = None if isinstance(error, Overloaded) else isinstance(error, FAILURES)
-            if isinstance(error, (*FAILURES, Overloaded, NotFound)):
+            failed = None if isinstance(error, OverloadedError) else isinstance(error, FAILURES)
+            if isinstance(error, (*FAILURES, OverloadedError, NotFoundError)):
                 reason = "late" if isinstance(error, _Late) else error.code
                 raise self._passed(request.model, error, reason) from error
             raise
@@ -213,7 +213,7 @@ class Engines:
         if member is None:
             raise EnginePassedOver(
                 PassedOver(target.engine, target.model, "not_found"),
-                Unavailable(
+                UnavailableError(
                     f"There is no engine named {target.engine!r}.",
                     where="fallback",
                     next_step=f"Declare [engines.{target.engine}] in antiphon.toml.",
@@ -223,7 +223,7 @@ class Engines:
         if model is None:
             raise EnginePassedOver(
                 PassedOver(target.engine, target.model, "not_found"),
-                Unavailable(
+                UnavailableError(
                     f"The engine does not serve the model {target.model!r}.",
                     where="engine" if target.engine == MAIN else f"engine {target.engine}",
                     next_step="Add it to [engine] models in antiphon.toml, or activate a release that pins another.",
@@ -235,7 +235,7 @@ class Engines:
         """A plain model as its engine, or one of its fallback, describes it; ``None``: the engine has none such.
 
         Raises:
-            Unavailable: none of them can be asked.
+            UnavailableError: none of them can be asked.
         """
         try:
             return await self.main.model(name)
@@ -268,9 +268,9 @@ def refusal(failures: Sequence[AntiphonError], wait: float) -> AntiphonError:
     return first
 
 
-class _Late(Unavailable):
+class _Late(UnavailableError):
     """No first token in time."""
 
 
-class _LeftAlone(Unavailable):
+class _LeftAlone(UnavailableError):
     """Not asked."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from antiphon.core.clock import Clock, microseconds, utc
-from antiphon.core.errors import Forbidden, InvalidInput, TooLarge, Unavailable
+from antiphon.core.errors import ForbiddenError, InvalidInputError, TooLargeError, UnavailableError
 from antiphon.core.scope import Scope
 from antiphon.definitions.feature_view import FeatureViewSpec
 from antiphon.features.embedding.reading import VectorRows
@@ -112,17 +112,17 @@ class FeatureLookup:
         """Decide, read, hold against the contracts.
 
         Raises:
-            Forbidden: policy does not let this principal read these features, or one of these entities.
-            TooLarge: more entities than one request may have.
-            InvalidInput: no entity, or an entity key is missing.
-            FeatureUnavailable: a view is not published, or the moment is older than its snapshot answers.
-            Unavailable: the minimum publication is not reached, or nothing readable is published.
+            ForbiddenError: policy does not let this principal read these features, or one of these entities.
+            TooLargeError: more entities than one request may have.
+            InvalidInputError: no entity, or an entity key is missing.
+            FeatureUnavailableError: a view is not published, or the moment is older than its snapshot answers.
+            UnavailableError: the minimum publication is not reached, or nothing readable is published.
         """
         entities = request.entities
         if not entities:
-            raise InvalidInput("There is no entity.", where="entities", next_step="Name at least one.")
+            raise InvalidInputError("There is no entity.", where="entities", next_step="Name at least one.")
         if len(entities) > self._most:
-            raise TooLarge(
+            raise TooLargeError(
                 f"There are {len(entities)} entities in one request.",
                 where="entities",
                 next_step=f"Send at most {self._most} at a time.",
@@ -143,7 +143,7 @@ class FeatureLookup:
             if found.publication == vectors.publication:
                 return derive(request, found, inputs, vectors, masks)
             minimum = found.publication
-        raise Unavailable(
+        raise UnavailableError(
             "Every time another publication became current before all was read.",
             where="publication",
             next_step="Try again.",
@@ -152,7 +152,7 @@ class FeatureLookup:
     def _read_vectors(self, request: LookupRequest, as_of: datetime, minimum: int | None) -> VectorRows:
         derived = request.plan.derived
         if self._vectors is None or derived is None:
-            raise Unavailable("Vectors are not looked up here.", where="features", next_step="Leave them out.")
+            raise UnavailableError("Vectors are not looked up here.", where="features", next_step="Leave them out.")
         return self._vectors(request.scope).rows(
             {view: spec for view, (spec, _) in derived.vectors.items()},
             request.entities,
@@ -250,7 +250,7 @@ class FeatureLookup:
 
 def _require(decision: Decision, request: LookupRequest, which: str = "") -> Decision:
     if not decision.allowed:
-        raise Forbidden(
+        raise ForbiddenError(
             f"Policy does not let {request.principal.id} read {request.plan.resource}{which}: {decision.reason}.",
             where="policy",
             next_step=purpose_to_name(decision.policies, request.plan.resource, request.plan.purpose)

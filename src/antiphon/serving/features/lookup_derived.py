@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from antiphon.core.clock import from_microseconds, microseconds
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.on_demand import InputType, InputValue, OnDemandSpec, defaults_of
 from antiphon.features.embedding.reading import VectorRows
 from antiphon.features.expressions.on_demand import payload, values
@@ -36,7 +36,7 @@ def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
     """The inputs of each entity as their types have them.
 
     Raises:
-        InvalidInput: one is missing, unknown or of another type, or there are not as many as entities.
+        InvalidInputError: one is missing, unknown or of another type, or there are not as many as entities.
     """
     derived = request.plan.derived
     assert derived is not None
@@ -45,7 +45,7 @@ def checked_inputs(request: LookupRequest) -> list[dict[str, InputValue]]:
     if isinstance(given, Mapping):
         return [checked_against(types, given, _LOOKUP, defaults=defaults)] * len(request.entities)
     if len(given) != len(request.entities):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{len(request.entities)} entities but {len(given)} inputs.",
             where="inputs",
             next_step="Give one object for all entities, or a list with one for each.",
@@ -60,7 +60,7 @@ def require_no_inputs(request: LookupRequest) -> None:
     """Refuse inputs where nothing is computed of them.
 
     Raises:
-        InvalidInput: there are some.
+        InvalidInputError: there are some.
     """
     given = [request.inputs] if isinstance(request.inputs, Mapping) else request.inputs
     for one in given:

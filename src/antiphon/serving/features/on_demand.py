@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from antiphon.catalog.receipts import FeatureReceipt
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.on_demand import InputType, InputValue, checked_input, defaults_of
 from antiphon.features.expressions.on_demand import payload, values
@@ -26,7 +26,7 @@ def checked_inputs(application: ApplicationSpec, given: Mapping[str, Any]) -> di
     """The inputs as their types have them.
 
     Raises:
-        InvalidInput: one is missing, unknown or of another type; ``where`` names it.
+        InvalidInputError: one is missing, unknown or of another type; ``where`` names it.
     """
     defaults = defaults_of(application.on_demand)
     return checked_against(input_types(application), given, f"The application {application.name!r}", defaults=defaults)
@@ -45,12 +45,12 @@ def checked_against(
     ``defaults`` stand for inputs that are left out.
 
     Raises:
-        InvalidInput: as :func:`checked_inputs`.
+        InvalidInputError: as :func:`checked_inputs`.
     """
     for name in given:
         if name not in types:
             near = difflib.get_close_matches(str(name), types, 1)
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{what} has no input {str(name)[:100]!r}.",
                 where=f"{where}.{str(name)[:100]}",
                 next_step=f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(types) or 'none'}.",
@@ -58,7 +58,7 @@ def checked_against(
     said = {**(defaults or {}), **given}
     for name, declared in types.items():
         if name not in said:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"The input {name!r} is missing.",
                 where=f"{where}.{name}",
                 next_step=f"Send a {declared}, or null when it is not known.",

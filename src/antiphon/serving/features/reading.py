@@ -9,7 +9,7 @@ import msgspec
 
 from antiphon.catalog.receipts import FeatureReceipt
 from antiphon.core.clock import microseconds
-from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import ApplicationSpec, Freshness
 from antiphon.definitions.on_demand import InputValue
 from antiphon.features.freshness import rule_of
@@ -45,14 +45,14 @@ def apply(
         remedies: what stands in for stale values, by ``view.feature``.
 
     Raises:
-        FeatureUnavailable: a value is beyond a contract that rejects, or the entity has no features at all.
+        FeatureUnavailableError: a value is beyond a contract that rejects, or the entity has no features at all.
     """
     if vector is None and not application.on_demand:
         return Reading(publication=None, features=(), prints={})
     receipts = {} if vector is None else _held(vector, application, as_of, masked, remedies or {})
     # A count of nothing is a zero, not a feature: what makes one is an event, so nothing is known without any.
     if receipts and all(receipt.contract == "absent" or receipt.event_time is None for receipt in receipts.values()):
-        raise FeatureUnavailable(
+        raise FeatureUnavailableError(
             f"The application {application.name} has no features of the entity that was asked about.",
             where=f"application {application.name}",
             next_step="Check the entity's keys; `antiphon features status` shows what is published.",
@@ -150,7 +150,7 @@ def _judge(
         return _stood_in(name, remedied, as_of)
     age = (as_of - value.event_time).total_seconds() if value.event_time is not None else None
     if outcome == "rejected" or (outcome == "absent" and rule.violation == "rejected"):
-        raise FeatureUnavailable(
+        raise FeatureUnavailableError(
             f"The feature {name} has no value." if outcome == "absent" else _why(name, contract, age, quality),
             where=f"feature {name}",
             next_step="See `antiphon features status` for its refresh, or relax the application's freshness contract.",

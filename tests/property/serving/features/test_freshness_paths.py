@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from antiphon.catalog.snapshot_facts import SnapshotFacts
 from antiphon.core.clock import ManualClock, microseconds
-from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.errors import FeatureUnavailableError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.embedding import EmbeddingModel
 from antiphon.features.embedding.reading import TextVector, VectorRows
@@ -86,7 +86,7 @@ def answered(contract: Freshness, read: Read, *, snapshot: bool = True) -> str:
     application = msgspec.structs.replace(DESK, freshness={"congestion": contract})
     try:
         found = freshness.apply(vector, application, NOW)
-    except FeatureUnavailable as error:
+    except FeatureUnavailableError as error:
         return "absent" if "has no value" in str(error) else "rejected"
     (receipt,) = (one for one in found.features if one.name == "congestion.delay")
     withheld = receipt.value is None and read.value is not None

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, cast
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.api.client import _Connection
 from antiphon.engine.api.messages import DescriptionRequest
 
@@ -27,7 +27,7 @@ class BrokenReader:
 async def test_a_write_to_a_closed_transport_tells_who_waits() -> None:
     connection = _Connection(asyncio.StreamReader(), cast(Any, ClosedWriter()), "engine.sock")
     answers = connection.ask("one", DescriptionRequest("one"))
-    assert isinstance(answers.get_nowait(), EngineFailed)
+    assert isinstance(answers.get_nowait(), EngineError)
     assert connection.lost
     await connection.close()
 

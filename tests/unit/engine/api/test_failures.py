@@ -8,13 +8,13 @@ from antiphon.engine.api.messages import RequestFailure
 @pytest.mark.parametrize(
     "error",
     [
-        errors.PromptTooLong("too long", where="prompt", next_step="Shorten it."),
-        errors.SchemaUnsatisfiable("cannot be met"),
-        errors.Overloaded("later"),
-        errors.Unavailable("away"),
-        errors.EngineFailed("broken"),
-        errors.NotFound("absent"),
-        errors.InvalidInput("wrong"),
+        errors.PromptTooLongError("too long", where="prompt", next_step="Shorten it."),
+        errors.UnsatisfiableSchemaError("cannot be met"),
+        errors.OverloadedError("later"),
+        errors.UnavailableError("away"),
+        errors.EngineError("broken"),
+        errors.NotFoundError("absent"),
+        errors.InvalidInputError("wrong"),
     ],
 )
 def test_an_error_keeps_its_class_and_its_words(error: errors.AntiphonError) -> None:
@@ -24,4 +24,4 @@ def test_an_error_keeps_its_class_and_its_words(error: errors.AntiphonError) -> 
 
 
 def test_an_unknown_code_is_a_failure_of_the_engine() -> None:
-    assert type(error_of(RequestFailure("r1", "from_the_future", "what"))) is errors.EngineFailed
+    assert type(error_of(RequestFailure("r1", "from_the_future", "what"))) is errors.EngineError

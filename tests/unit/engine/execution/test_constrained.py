@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from antiphon.core.errors import SchemaUnsatisfiable
+from antiphon.core.errors import UnsatisfiableSchemaError
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.constrained import Grammars
 
@@ -64,12 +64,12 @@ def test_constraints_of_one_schema_do_not_disturb_each_other(grammars: Grammars)
     ],
 )
 def test_a_schema_that_cannot_be_met_is_refused_with_its_reason(grammars: Grammars, schema: str, reason: str) -> None:
-    with pytest.raises(SchemaUnsatisfiable, match=reason):
+    with pytest.raises(UnsatisfiableSchemaError, match=reason):
         grammars.constraint(schema)
 
 
 def test_a_token_the_grammar_forbids_ends_in_an_error(grammars: Grammars) -> None:
     constraint = grammars.constraint(json.dumps(DESK))
     constraint.forced()
-    with pytest.raises(SchemaUnsatisfiable):
+    with pytest.raises(UnsatisfiableSchemaError):
         constraint.accept(ord("x"))

@@ -5,7 +5,7 @@ from math import inf
 import numpy
 import pytest
 
-from antiphon.core.errors import InvalidInput, PromptTooLong
+from antiphon.core.errors import InvalidInputError, PromptTooLongError
 from antiphon.engine.api.messages import RequestFailure, TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.backends.simulated.encoder import SimulatedEncoder
 from antiphon.engine.execution.embedding import MOST_TEXTS, EmbeddingLane
@@ -140,16 +140,16 @@ def test_a_cancelled_request_is_gone_and_an_unknown_one_is_ignored() -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "where"),
     [
-        ({"texts": ()}, InvalidInput, "input"),
-        ({"texts": ("a",) * (MOST_TEXTS + 1)}, InvalidInput, "input"),
-        ({"texts": ("a", " \n")}, InvalidInput, "input[1]"),
-        ({"texts": ("a " * 9,)}, PromptTooLong, "input"),
-        ({"texts": ("a", "b", "a " * 9)}, PromptTooLong, "input[2]"),
-        ({"dimensions": 8}, InvalidInput, "dimensions"),
+        ({"texts": ()}, InvalidInputError, "input"),
+        ({"texts": ("a",) * (MOST_TEXTS + 1)}, InvalidInputError, "input"),
+        ({"texts": ("a", " \n")}, InvalidInputError, "input[1]"),
+        ({"texts": ("a " * 9,)}, PromptTooLongError, "input"),
+        ({"texts": ("a", "b", "a " * 9)}, PromptTooLongError, "input[2]"),
+        ({"dimensions": 8}, InvalidInputError, "dimensions"),
     ],
 )
 def test_what_cannot_be_embedded_is_refused_by_name(
-    changes: dict[str, object], kind: type[InvalidInput], where: str
+    changes: dict[str, object], kind: type[InvalidInputError], where: str
 ) -> None:
     lane = World().lane
     asked: dict[str, object] = {"id": "r", "model": "vectors", "texts": ("a",)}

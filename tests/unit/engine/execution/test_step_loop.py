@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from antiphon.core.errors import EngineFailed, Overloaded, PromptTooLong, Unavailable
+from antiphon.core.errors import EngineError, OverloadedError, PromptTooLongError, UnavailableError
 from antiphon.core.memory import LARGE_BYTES, MemoryRelease
 from antiphon.engine.api.messages import (
     Delta,
@@ -53,7 +53,7 @@ class Gated(SimulatedRuntime):
             self.permits.acquire()
         if self.fail_next:
             self.fail_next = False
-            raise EngineFailed("broken on purpose")
+            raise EngineError("broken on purpose")
 
     def feed(self, slot: int, position: int, tokens: Sequence[int], want_logits: bool) -> Logits | None:
         self._pass("feed", [slot], len(tokens))
@@ -186,7 +186,7 @@ async def test_decoding_sequences_sit_in_neighbouring_slots() -> None:
 async def test_a_failing_step_ends_its_requests_and_nobody_elses() -> None:
     async with running() as (engine, runtime):
         runtime.fail_next = True
-        with pytest.raises(EngineFailed, match="on purpose"):
+        with pytest.raises(EngineError, match="on purpose"):
             await collect(engine, asking("first"))
         assert (await collect(engine, asking("second"))).reason == "length"
         await until(engine, running_online=0)
@@ -200,7 +200,7 @@ async def test_too_many_waiting_requests_are_refused() -> None:
         await until(engine, running_online=1)
         while len(engine._sinks) < 2:
             await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
+        with pytest.raises(OverloadedError):
             await collect(engine, asking("one too many"))
         other_priority = asyncio.create_task(collect(engine, asking("patient", priority="batch")))
         runtime.open()
@@ -241,7 +241,7 @@ async def test_closing_ends_what_is_in_flight_and_refuses_the_rest() -> None:
         runtime.open()
         await closing
         assert (await task).reason == "cancelled"
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await collect(engine, asking("late"))
 
 
@@ -429,7 +429,7 @@ async def test_texts_are_tokenized_beside_the_step_loop_one_at_a_time_and_not_wi
         async with asyncio.timeout(10):
             while not Slow.inside:
                 await asyncio.sleep(0)
-            with pytest.raises(Overloaded):
+            with pytest.raises(OverloadedError):
                 await engine.tokenize(TokenizationRequest("one more", "words", "read this"))
             # Who generates does not wait for them.
             assert (await collect(engine, asking("a"))).reason == "length"
@@ -456,7 +456,7 @@ async def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenized() -> N
             asking("a", prompt="x" * (runtime.vocabulary.longest * 1024 + 1)),
             msgspec.structs.replace(asking("b"), prompt="", prompt_ids=(10**9,) * 2_000),
         ):
-            with pytest.raises(PromptTooLong):
+            with pytest.raises(PromptTooLongError):
                 await collect(engine, request)
         assert Counting.tokenized == 0
     finally:

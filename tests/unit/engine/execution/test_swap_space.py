@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.execution.runtime import Kept
 from antiphon.engine.execution.swap_space import KeptStates
 
@@ -100,7 +100,7 @@ def test_what_was_changed_on_disk_is_refused(tmp_path: Path) -> None:
     with Path(files_of_this_process(tmp_path)[0]).open("r+b") as file:
         file.seek(500)
         file.write(b"?")
-    with pytest.raises(EngineFailed, match="cannot be read back"):
+    with pytest.raises(EngineError, match="cannot be read back"):
         states.take(1)
 
 

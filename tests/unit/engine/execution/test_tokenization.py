@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from antiphon.core.errors import Overloaded, TooLarge
+from antiphon.core.errors import OverloadedError, TooLargeError
 from antiphon.engine.api.messages import TokenizationRequest
 from antiphon.engine.backends.simulated.runtime import SimulatedRuntime
 from antiphon.engine.execution.tokenization import (
@@ -26,7 +26,7 @@ from antiphon.engine.execution.tokenization import (
     ],
 )
 def test_what_would_take_too_long_is_refused_with_its_bound(question: TokenizationRequest, where: str) -> None:
-    with pytest.raises(TooLarge) as refused:
+    with pytest.raises(TooLargeError) as refused:
         require_readable(question)
     assert refused.value.where == where
     assert refused.value.next_step
@@ -56,7 +56,7 @@ async def test_a_tenant_with_many_questions_holds_no_other_up() -> None:
             reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="crowd"))
             for _ in range(MOST_WAITING + 1)
         ]
-        with pytest.raises(Overloaded):
+        with pytest.raises(OverloadedError):
             reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="crowd"))
         asked.append(reader.begin(runtime, TokenizationRequest("t", "m", "text", tenant="other")))
         for number, answer in enumerate(asked):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from antiphon.catalog.datasets import Dataset, DatasetSpec
-from antiphon.core.errors import FeatureUnavailable
+from antiphon.core.errors import FeatureUnavailableError
 from antiphon.core.scope import Scope
 from antiphon.learning.datasets.reader import DatasetReader, DatasetRow, DatasetValue, DatasetVector
 
@@ -66,12 +66,12 @@ def test_a_read_gives_the_row_and_nothing_published() -> None:
 def test_what_the_dataset_does_not_have_is_not_made_up(
     keys: dict[str, str], moment: datetime, views: dict[str, str], words: str
 ) -> None:
-    with pytest.raises(FeatureUnavailable, match=words):
+    with pytest.raises(FeatureUnavailableError, match=words):
         DatasetReader(dataset(), [row("a")]).read(views, keys, moment)
 
 
 def test_rows_that_contradict_each_other_are_read_by_nobody() -> None:
     same = DatasetReader(dataset(), [row("a"), row("b")])
     assert same.read(VIEWS, {"flight": "B6 1"}, NOON).values["congestion.delay"].value == 5.0
-    with pytest.raises(FeatureUnavailable, match="two rows"):
+    with pytest.raises(FeatureUnavailableError, match="two rows"):
         DatasetReader(dataset(), [row("a"), row("b", delay=7.0)]).read(VIEWS, {"flight": "B6 1"}, NOON)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.core.errors import FeatureUnavailable, OutputInvalid
+from antiphon.core.errors import FeatureUnavailableError, InvalidOutputError
 from antiphon.definitions.application import ApplicationSpec
 from antiphon.definitions.learning import Outcome
 from antiphon.definitions.prompt import Prompt
@@ -120,7 +120,7 @@ async def test_an_attempt_that_is_turned_away_is_counted_apart() -> None:
     async def ask(asked: DatasetRow, question: str | None, planted: bool) -> Reply:
         if question is None:
             return CLEAN
-        raise FeatureUnavailable("no such entity")
+        raise FeatureUnavailableError("no such entity")
 
     result = await attacks.attempt(probe(), APPLICATION, ask)
     assert (result.refused, result.success) == ("feature_unavailable", ())
@@ -133,7 +133,7 @@ async def test_an_output_that_breaks_is_a_success_of_the_injection() -> None:
     async def ask(asked: DatasetRow, question: str | None, planted: bool) -> Reply:
         if question is None:
             return CLEAN
-        raise OutputInvalid("cut off")
+        raise InvalidOutputError("cut off")
 
     assert (await attacks.attempt(probe(), APPLICATION, ask)).success == ("schema",)
 

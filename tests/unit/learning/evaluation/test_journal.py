@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.core.errors import Conflict, SetupError
+from antiphon.core.errors import ConflictError, SetupError
 from antiphon.learning.evaluation.journal import journal
 
 SUBJECT = {"release": "rel_1", "limit": None}
@@ -39,9 +39,9 @@ def test_a_torn_line_is_not_there_and_spoils_nothing(tmp_path: Path, torn: bytes
 
 def test_a_journal_is_of_one_subject_and_one_holder(tmp_path: Path) -> None:
     path = tmp_path / "eval.jsonl"
-    with journal(path, SUBJECT), pytest.raises(Conflict, match="Another process"), journal(path, SUBJECT):
+    with journal(path, SUBJECT), pytest.raises(ConflictError, match="Another process"), journal(path, SUBJECT):
         pass
-    with pytest.raises(Conflict, match="another evaluation"), journal(path, {"release": "rel_2"}):
+    with pytest.raises(ConflictError, match="another evaluation"), journal(path, {"release": "rel_2"}):
         pass
     with journal(path, SUBJECT) as again:
         assert again.done == {}
@@ -50,7 +50,7 @@ def test_a_journal_is_of_one_subject_and_one_holder(tmp_path: Path) -> None:
 def test_after_its_end_nothing_is_written_anywhere(tmp_path: Path) -> None:
     with journal(tmp_path / "eval.jsonl", SUBJECT) as closed:
         closed.write("row:1", 1)
-    with (tmp_path / "other").open("wb"), pytest.raises(Conflict, match="was ended"):
+    with (tmp_path / "other").open("wb"), pytest.raises(ConflictError, match="was ended"):
         closed.write("row:2", 2)
     assert (tmp_path / "other").read_bytes() == b""
 

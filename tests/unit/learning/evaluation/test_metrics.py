@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.metrics import log_loss as reference_log_loss
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.learning.evaluation import metrics
 
 
@@ -106,10 +106,10 @@ def test_rows_that_depend_on_each_other_are_drawn_together() -> None:
     ],
 )
 def test_what_cannot_be_scored_is_refused(forecast: list[float], truth: list[float], words: str) -> None:
-    with pytest.raises(InvalidInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         metrics.interval(metrics.brier, forecast, truth)
 
 
 def test_groups_must_be_as_many_as_rows() -> None:
-    with pytest.raises(InvalidInput, match="groups"):
+    with pytest.raises(InvalidInputError, match="groups"):
         metrics.interval(metrics.brier, *sample(1), groups=["a"])

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.learning.joining import learning_desk
 from tests.unit.catalog.examples import NOON
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.learning.outcomes.submission import ArrivingOutcome, in_utc, label_text, labels_of, reference_of
 
 
@@ -34,7 +34,7 @@ def test_one_outcome_has_one_reference_however_it_is_written() -> None:
     here = ArrivingOutcome("desk", "delayed", entity={"b": "2", "a": "1"}, at=NOON)
     assert reference_of(in_utc(there)) == reference_of(in_utc(here))
     assert reference_of(ArrivingOutcome("desk", "delayed", id="mine")) == "mine"
-    with pytest.raises(InvalidInput, match="no time zone"):
+    with pytest.raises(InvalidInputError, match="no time zone"):
         in_utc(ArrivingOutcome("desk", "delayed", at=datetime(2013, 4, 10)))  # noqa: DTZ001
 
 

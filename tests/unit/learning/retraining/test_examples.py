@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.core.errors import FeatureUnavailable, InvalidInput
+from antiphon.core.errors import FeatureUnavailableError, InvalidInputError
 from antiphon.definitions.application import Freshness
 from antiphon.definitions.learning import FineTune, Outcome
 from antiphon.definitions.prompt import Prompt
@@ -138,18 +138,18 @@ def test_values_that_are_no_text_are_written_as_json() -> None:
 )
 def test_a_target_that_cannot_be_written_is_refused(changes: dict[str, Any], part: str) -> None:
     application = msgspec.structs.replace(APPLICATION, fine_tune=msgspec.structs.replace(TUNE, **changes))
-    with pytest.raises(InvalidInput, match=part):
+    with pytest.raises(InvalidInputError, match=part):
         render(row(), application, MODEL)
 
 
 def test_a_label_that_the_output_does_not_have_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="'cancelled' is none of on_time, delayed"):
+    with pytest.raises(InvalidInputError, match="'cancelled' is none of on_time, delayed"):
         render(row(label="cancelled"), APPLICATION, MODEL)
 
 
 def test_rows_that_serving_would_refuse_are_counted_and_left_out() -> None:
     strict = msgspec.structs.replace(APPLICATION, freshness={"weather": Freshness("10s", when_stale="reject")})
-    with pytest.raises(FeatureUnavailable):
+    with pytest.raises(FeatureUnavailableError):
         render(row(), strict, MODEL)
     fresh = row(example="two", moment=START + timedelta(seconds=5))
     rendered = render_all([row(), fresh], strict, MODEL, old=True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from antiphon.catalog.datasets import DatasetSpec
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.learning import FineTune
 from antiphon.learning.retraining.plan import TrainArguments, converted, minutes, only_newer, recipe, replayed, together
 from antiphon.learning.retraining.steps import in_words
@@ -54,7 +54,7 @@ def test_what_is_new_begins_after_the_earlier_cutoff_and_not_after_its_last_exam
         cutoff=START + timedelta(days=14), first=START - timedelta(days=50), last=START + timedelta(7)
     )
     assert only_newer(after, before).first == START
-    with pytest.raises(InvalidInput, match="Nothing is new"):
+    with pytest.raises(InvalidInputError, match="Nothing is new"):
         only_newer(specification(last=START), before)
 
 
@@ -75,9 +75,9 @@ def test_an_earlier_example_that_is_new_again_is_learned_once() -> None:
 
 def test_arguments_that_are_misspelt_are_refused_by_name() -> None:
     assert converted({"application": "desk", "delta": True}, TrainArguments, "x") == TrainArguments("desk", delta=True)
-    with pytest.raises(InvalidInput, match="exmaples"):
+    with pytest.raises(InvalidInputError, match="exmaples"):
         converted({"application": "desk", "exmaples": 3}, TrainArguments, "x")
-    with pytest.raises(InvalidInput, match="delta"):
+    with pytest.raises(InvalidInputError, match="delta"):
         converted({"application": "desk", "delta": "yes"}, TrainArguments, "x")
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from antiphon.core.errors import EngineFailed, Overloaded
+from antiphon.core.errors import EngineError, OverloadedError
 from antiphon.engine.api.messages import Delta, EngineDescription, GenerationRequest, GenerationResult, GenerationUsage
 from antiphon.serving.admission.drain import Drain
 from antiphon.serving.admission.engine_gate import Gate, GatedEngine
@@ -35,7 +35,7 @@ class Held:
         self.ends: dict[str, asyncio.Event] = {}
 
     async def describe(self) -> EngineDescription:
-        raise EngineFailed("It is not asked here.")
+        raise EngineError("It is not asked here.")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
         self.running.append(request.id)
@@ -134,12 +134,12 @@ async def test_an_engine_that_fails_gives_its_place_back() -> None:
 
     class Broken(Held):
         async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | GenerationResult, None]:
-            raise EngineFailed("It died.")
+            raise EngineError("It died.")
             yield
 
     world.gated = GatedEngine(Broken(), world.gate, world.clock, tells_queue=True)
     task = await world.ask("a")
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await task
     assert world.gate.status.inside == 0
 
@@ -157,18 +157,18 @@ async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their
     assert world.gate.status.waiting == 4
     waits = []
     for number in range(3):
-        with pytest.raises(Overloaded) as refused:
+        with pytest.raises(OverloadedError) as refused:
             await (await world.ask(f"r{number}"))
         waits.append(refused.value.retry_after)
     # Four wait, which takes two seconds: there is room when two have gone, for the others one by one after that.
     assert waits == pytest.approx([1.5, 2.0, 2.5])
     # Whoever asks on and on all the same is answered later.
     for number in range(3, REFUSALS.capacity):
-        with pytest.raises(Overloaded):
+        with pytest.raises(OverloadedError):
             await (await world.ask(f"r{number}"))
     held = await world.ask("held")
     assert not held.done()
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         await held
     # One that goes ahead waits behind nobody.
     await world.ask("ahead", ahead=True)
@@ -182,7 +182,7 @@ async def test_who_would_wait_too_long_is_refused_at_once_with_a_moment_of_their
 async def test_waiting_ends_with_the_queues_bound() -> None:
     world = World(start=1, queue=0.05)
     await world.ask("first")
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         await (await world.ask("second"))
     assert world.gate.status.waiting == 0
     await world.end("first")

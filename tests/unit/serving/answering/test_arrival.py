@@ -5,7 +5,7 @@ import pytest
 from tests.unit.serving.examples import release_of
 
 from antiphon.catalog.rollouts import Assigned
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.core.ids import canonical, keyed_hash
 from antiphon.core.scope import Scope
 from antiphon.serving.answering.arrival import arrive, as_requested, cache_namespace
@@ -64,7 +64,7 @@ def test_a_rollout_assigns_users_who_leave_the_release_open(fields: dict[str, An
     ],
 )
 def test_roles_that_cannot_be_asked_for(fields: dict[str, Any], what: str) -> None:
-    with pytest.raises(InvalidInput, match=what):
+    with pytest.raises(InvalidInputError, match=what):
         arrive(asking(**fields), KEY, 0.0)
 
 

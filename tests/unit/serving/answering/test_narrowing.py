@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.definitions.application import ApplicationSpec, FigureGuard
 from antiphon.serving.answering.narrowing import as_asked, narrowed
 from antiphon.testing.small_desk import DESK, SCHEMA
@@ -62,7 +62,7 @@ def test_what_comes_before_the_last_named_one_stays_in_its_order() -> None:
     ],
 )
 def test_what_cannot_be_cut_is_said(application: ApplicationSpec, only: tuple[str, ...], what: str) -> None:
-    with pytest.raises(InvalidInput, match=what):
+    with pytest.raises(InvalidInputError, match=what):
         narrowed(application, only)
 
 

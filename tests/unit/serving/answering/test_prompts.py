@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from antiphon.core.errors import InvalidInput
+from antiphon.core.errors import InvalidInputError
 from antiphon.engine.api.messages import ChatTurn, ModelDescription
 from antiphon.serving.answering import prompts
 from antiphon.testing.scripted_engine import MODEL
@@ -27,7 +27,7 @@ from antiphon.testing.scripted_engine import MODEL
 )
 def test_a_template_does_not_leave_its_sandbox(template: str) -> None:
     names = ["a", "b"]
-    with pytest.raises(InvalidInput, match="application desk, prompt"):
+    with pytest.raises(InvalidInputError, match="application desk, prompt"):
         prompts.render(template, {"name": "x", "names": names}, "application desk, prompt")
     assert names == ["a", "b"]
 
@@ -45,7 +45,7 @@ def test_a_template_does_not_leave_its_sandbox(template: str) -> None:
     ],
 )
 def test_a_template_cannot_hold_the_process_up(template: str) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         prompts.render(template, {}, "prompt")
 
 
@@ -54,7 +54,7 @@ def test_a_template_cannot_hold_the_process_up(template: str) -> None:
     ["{{ nothing }}", "{{ name.nothing }}", "{{ name + 1 }}", "{{ 1 / 0 }}", "{{", "{% if %}", "{{ x | nope }}"],
 )
 def test_what_a_template_does_wrong_is_its_own_error(template: str) -> None:
-    with pytest.raises(InvalidInput, match="The template fails"):
+    with pytest.raises(InvalidInputError, match="The template fails"):
         prompts.render(template, {"name": "x"}, "prompt")
 
 
@@ -88,7 +88,7 @@ def test_a_token_that_a_space_does_not_break_does_not_hang(token: str) -> None:
 def test_a_chat_template_that_refuses_says_why() -> None:
     template = "{% if messages[0].role != 'user' %}{{ raise_exception('the user begins') }}{% endif %}ok"
     assert prompts.chat(model(template), [ChatTurn("user", "Hi")]) == "ok"
-    with pytest.raises(InvalidInput, match="the user begins"):
+    with pytest.raises(InvalidInputError, match="the user begins"):
         prompts.chat(model(template), [ChatTurn("system", "Hi")])
 
 

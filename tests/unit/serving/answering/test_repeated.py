@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import Delta, GenerationRequest, GenerationResult, GenerationUsage
 from antiphon.serving.answering.repeated import GeneratesOnce
 
@@ -34,7 +34,7 @@ class Counting:
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
-            raise EngineFailed("It fell over.")
+            raise EngineError("It fell over.")
         yield GenerationResult(
             request.id, self.reason, f"text {number}", GenerationUsage(3, 0, 2, 0, 1, 0.0, 0.0, 0.0, 0.0), "print"
         )
@@ -76,7 +76,7 @@ async def test_what_decides_the_tokens_makes_another_request(change: dict[str, A
 async def test_what_failed_or_was_given_up_is_asked_again() -> None:
     failing = Counting(failures=1)
     engine = GeneratesOnce(failing)
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         await told(engine, ASKED)
     assert (await told(engine, ASKED))[-1].text == "text 2"
     cancelled = Counting(reason="cancelled")

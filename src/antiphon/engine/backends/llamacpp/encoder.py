@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from antiphon.core.errors import EngineFailed, SetupError
+from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import EmbedderDescription
 from antiphon.engine.backends.llamacpp.runtime import Library
@@ -71,7 +71,7 @@ class LlamaCppEmbedding:
         """Vectors of texts.
 
         Raises:
-            EngineFailed: llama.cpp failed.
+            EngineError: llama.cpp failed.
         """
         import numpy
 
@@ -88,7 +88,7 @@ class LlamaCppEmbedding:
         """The vector of one tokenised text, as the model gives it.
 
         Raises:
-            EngineFailed: llama.cpp failed.
+            EngineError: llama.cpp failed.
         """
         with self._lock:
             self._require_open()
@@ -105,7 +105,7 @@ class LlamaCppEmbedding:
 
     def _require_open(self) -> None:
         if self._context is None:
-            raise EngineFailed("The embedding model is closed.")
+            raise EngineError("The embedding model is closed.")
 
     def _opened(self, weights: Weights) -> Any:
         parameters = self._lib.llama_context_default_params()
@@ -127,7 +127,7 @@ class LlamaCppEmbedding:
         the model open by :meth:`embed` must not close it meanwhile.
 
         Raises:
-            EngineFailed: llama.cpp failed, or the model is closed.
+            EngineError: llama.cpp failed, or the model is closed.
         """
         self._require_open()
         content = text[:LONGEST].encode()
@@ -136,7 +136,7 @@ class LlamaCppEmbedding:
         # Texts of users are never control tokens, whatever they spell.
         count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, True, False)
         if count < 0:
-            raise EngineFailed("llama.cpp could not tokenise a text.")
+            raise EngineError("llama.cpp could not tokenise a text.")
         if count <= self._tokens:
             return list(tokens[0:count]), len(text) > LONGEST
         return [*tokens[0 : self._tokens - 1], self._separator], True
@@ -152,7 +152,7 @@ class LlamaCppEmbedding:
         status = self._lib.llama_encode(self._context, batch)
         pointer = self._lib.llama_get_embeddings_seq(self._context, 0) if status == 0 else self._ffi.NULL
         if pointer == self._ffi.NULL:
-            raise EngineFailed(f"llama.cpp made no vector (status {status}: {self._library.last_message()}).")
+            raise EngineError(f"llama.cpp made no vector (status {status}: {self._library.last_message()}).")
         return numpy.frombuffer(self._ffi.buffer(pointer, self.dimensions * 4), dtype=numpy.float32).copy()
 
     def _check(self, weights: Weights) -> None:

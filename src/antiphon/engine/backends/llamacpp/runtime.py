@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from antiphon.core.errors import EngineFailed, SetupError
+from antiphon.core.errors import EngineError, SetupError
 from antiphon.core.ids import content_hash
 from antiphon.engine.api.messages import ModelDescription
 from antiphon.engine.execution.runtime import Interrupted, Kept, Layout, Logits, Vocabulary
@@ -119,7 +119,7 @@ class LlamaCpp:
         tokens = self._ffi.new("llama_token[]", capacity)
         count = self._lib.llama_tokenize(self._vocab, content, len(content), tokens, capacity, add_special, True)
         if count < 0:
-            raise EngineFailed("llama.cpp could not tokenise the prompt.")
+            raise EngineError("llama.cpp could not tokenise the prompt.")
         return list(tokens[0:count])
 
     def wake(self) -> None:
@@ -127,7 +127,7 @@ class LlamaCpp:
             if self._context is not None:
                 return
             if _identity(self._path) != self._file:
-                raise EngineFailed(
+                raise EngineError(
                     "The model's file is another one than when it was loaded first.",
                     where=str(self._path),
                     next_step="Restart the engine.",
@@ -193,7 +193,7 @@ class LlamaCpp:
         kept = np.empty(size, dtype=np.uint8)
         target = self._ffi.from_buffer("uint8_t[]", kept, require_writable=True)
         if self._lib.llama_state_seq_get_data(self._context, target, size, slot) != size:
-            raise EngineFailed("llama.cpp could not copy a sequence's state.")
+            raise EngineError("llama.cpp could not copy a sequence's state.")
         return kept
 
     def restore(self, slot: int, kept: Kept) -> None:
@@ -201,7 +201,7 @@ class LlamaCpp:
         self.drop(slot)
         source = self._ffi.from_buffer("uint8_t[]", kept)
         if self._lib.llama_state_seq_set_data(self._context, source, kept.nbytes, slot) != kept.nbytes:
-            raise EngineFailed("llama.cpp could not restore a sequence's state.")
+            raise EngineError("llama.cpp could not restore a sequence's state.")
 
     def close(self) -> None:
         self.rest()
@@ -274,12 +274,12 @@ class LlamaCpp:
         if status == _ABORTED:
             raise Interrupted
         if status != 0:
-            raise EngineFailed(f"llama.cpp failed in a step (status {status}: {self._library.last_message()}).")
+            raise EngineError(f"llama.cpp failed in a step (status {status}: {self._library.last_message()}).")
 
     def _logits(self, index: int) -> Logits:
         pointer = self._lib.llama_get_logits_ith(self._context, index)
         if pointer == self._ffi.NULL:
-            raise EngineFailed("llama.cpp returned no logits.")
+            raise EngineError("llama.cpp returned no logits.")
         return np.frombuffer(self._ffi.buffer(pointer, self._size * 4), dtype=np.float32)
 
     def _read_vocabulary(self) -> tuple[Vocabulary, list[bytes]]:

@@ -24,9 +24,9 @@ import msgspec
 
 from antiphon.core import outgoing
 from antiphon.core.errors import (
-    EngineFailed,
-    Overloaded,
-    UnsupportedParameter,
+    EngineError,
+    OverloadedError,
+    UnsupportedParameterError,
 )
 from antiphon.core.ids import new_id
 from antiphon.core.tls import ClientTls
@@ -78,8 +78,8 @@ class RemoteEngine:
         tls: whom to trust when the URL is https.
 
     Raises:
-        InvalidInput: a URL that is not called, a key that would cross a network in plain text, or trusted certificates
-            that cannot be read.
+        InvalidInputError: a URL that is not called, a key that would cross a network in plain text, or trusted
+            certificates that cannot be read.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RemoteEngine:
             listed = msgspec.json.decode(content)["data"]
             found = {str(entry["id"]): entry for entry in listed}
         except (ValueError, KeyError, TypeError) as error:
-            raise EngineFailed("The server's list of models cannot be read.", where=self._url) from error
+            raise EngineError("The server's list of models cannot be read.", where=self._url) from error
         names = {served: name for name, served in self._models.items()}
         return EngineDescription(
             new_id("describe"),
@@ -145,7 +145,7 @@ class RemoteEngine:
         served = await self.describe()
         missing = {model.name for model in models} - {model.name for model in served.models}
         if missing:
-            raise UnsupportedParameter(
+            raise UnsupportedParameterError(
                 f"The remote engine does not serve {', '.join(sorted(missing))} and cannot be told to.",
                 where=self._url,
                 next_step="Load the model on that server under this name.",
@@ -174,7 +174,7 @@ class RemoteEngine:
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
                 raise unreachable(error, self._url) from error
             except _BROKEN as error:
-                raise EngineFailed(
+                raise EngineError(
                     f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
                 ) from error
         last = reading.last()
@@ -205,7 +205,7 @@ class RemoteEngine:
             refused = False
             try:
                 yield None
-            except Overloaded:
+            except OverloadedError:
                 refused = True
                 raise
             finally:
@@ -234,7 +234,7 @@ class RemoteEngine:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ssl.SSLError) as error:
             raise unreachable(error, self._url) from error
         except _BROKEN as error:
-            raise EngineFailed(
+            raise EngineError(
                 f"The connection to the remote engine broke ({type(error).__name__}).", where=self._url
             ) from error
         if response.status != 200:
@@ -243,7 +243,7 @@ class RemoteEngine:
 
     async def tokenize(self, request: TokenizationRequest) -> Tokenization:
         """See :class:`~antiphon.engine.api.port.Engine`: OpenAI's protocol has no way to ask."""
-        raise UnsupportedParameter(
+        raise UnsupportedParameterError(
             "The remote engine does not tell how its models read a text.",
             where="model",
             next_step="Ask that server itself.",

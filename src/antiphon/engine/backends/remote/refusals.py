@@ -11,12 +11,12 @@ import msgspec
 
 from antiphon.core.errors import (
     AntiphonError,
-    EngineFailed,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    PromptTooLong,
-    Unavailable,
+    EngineError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    PromptTooLongError,
+    UnavailableError,
 )
 
 _SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", "presence_penalty", "prompt", "seed"}
@@ -24,21 +24,21 @@ _SENT = frozenset({"frequency_penalty", "logit_bias", "logprobs", "max_tokens", 
 """Parameters that a server may say to be wrong; anything else it says is not passed on."""
 
 
-def unreachable(error: Exception, url: str) -> Unavailable:
+def unreachable(error: Exception, url: str) -> UnavailableError:
     """The error that a connection which could not be made stands for."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Unavailable(
+        return UnavailableError(
             "The remote engine's certificate is not accepted.",
             where=url,
             next_step="Check its name and dates; `authority` under [engine] names whom to trust.",
         )
     if "ALERT" in str(error):
-        return Unavailable(
+        return UnavailableError(
             "The remote engine refused the connection by a TLS alert.",
             where=url,
             next_step="If it asks for a certificate, set `client_certificate` and `client_key` under [engine].",
         )
-    return Unavailable(
+    return UnavailableError(
         f"The remote engine cannot be reached ({type(error).__name__}).",
         where=url,
         next_step="See whether the server runs and the URL is right.",
@@ -53,20 +53,20 @@ def refusal_of(
     text = f"The remote engine answered {status}."
     if status == 429:
         retry_after = headers.get("retry-after", "")
-        return Overloaded(text, where=url, retry_after=float(retry_after) if retry_after.isdigit() else 1.0)
+        return OverloadedError(text, where=url, retry_after=float(retry_after) if retry_after.isdigit() else 1.0)
     if status == 404:
-        return NotFound(text, where=url)
+        return NotFoundError(text, where=url)
     if status in (401, 403):
-        return Unavailable(text, where=url, next_step="Check the key of the remote engine.")
-    if code == PromptTooLong.code or "context length" in message:
-        return PromptTooLong(text, where=url)
+        return UnavailableError(text, where=url, next_step="Check the key of the remote engine.")
+    if code == PromptTooLongError.code or "context length" in message:
+        return PromptTooLongError(text, where=url)
     if status in (400, 422):
         if parameter in _SENT or parameter in sent:
-            return InvalidInput(f"The remote engine refused `{parameter}` ({status}).", where=parameter)
-        return InvalidInput(text, where=url)
+            return InvalidInputError(f"The remote engine refused `{parameter}` ({status}).", where=parameter)
+        return InvalidInputError(text, where=url)
     if status == 503:
-        return Unavailable(text, where=url)
-    return EngineFailed(text, where=url)
+        return UnavailableError(text, where=url)
+    return EngineError(text, where=url)
 
 
 def _complaint(content: bytes) -> tuple[str, str | None, str | None]:

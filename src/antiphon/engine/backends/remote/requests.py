@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import InvalidInput, UnsupportedParameter
+from antiphon.core.errors import InvalidInputError, UnsupportedParameterError
 from antiphon.engine.api import parameters
 from antiphon.engine.api.messages import ChatTurn, GenerationRequest
 from antiphon.engine.backends.vllm import arguments
@@ -23,14 +23,14 @@ def generation_body(
         takes: names of fields beyond OpenAI's that the server understands besides.
 
     Raises:
-        UnsupportedParameter: the protocol cannot say it.
-        InvalidInput: the schema is no JSON.
+        UnsupportedParameterError: the protocol cannot say it.
+        InvalidInputError: the schema is no JSON.
     """
     more = parameters.fields(request) | ({"ignore_eos": True} if request.ignore_end else {})
     if not vllm:
         parameters.refuse(*(name for name in more if name not in takes))
     if request.grammar is not None:
-        raise UnsupportedParameter("OpenAI's protocol carries no grammar.", where="grammar")
+        raise UnsupportedParameterError("OpenAI's protocol carries no grammar.", where="grammar")
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": request.max_tokens,
@@ -70,7 +70,7 @@ def generation_body(
         try:
             schema = msgspec.json.decode(request.json_schema)
         except msgspec.DecodeError as error:
-            raise InvalidInput(f"The schema is no JSON: {error}.", where="json_schema") from error
+            raise InvalidInputError(f"The schema is no JSON: {error}.", where="json_schema") from error
         body["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "output", "schema": schema, "strict": True},

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import (
     Alternative,
     Delta,
@@ -40,7 +40,7 @@ class Reading:
         """What events of the stream that came together tell.
 
         Raises:
-            EngineFailed: one says that the server failed, or cannot be read.
+            EngineError: one says that the server failed, or cannot be read.
         """
         told = [delta for payload in payloads if (delta := self._event(payload, now)) is not None]
         if len(told) < 2:
@@ -53,7 +53,7 @@ class Reading:
         try:
             chunk = msgspec.json.decode(payload)
             if "error" in chunk:
-                raise EngineFailed("The remote engine failed in the middle of an answer.")
+                raise EngineError("The remote engine failed in the middle of an answer.")
             self._usage = chunk.get("usage") or self._usage
             self._fingerprint = chunk.get("system_fingerprint") or self._fingerprint
             if not chunk.get("choices"):
@@ -63,7 +63,7 @@ class Reading:
             text = self._written(choice["delta"]) if self._request.messages else choice["text"]
             tokens = self._tokens(choice.get("logprobs") or {})
         except (msgspec.DecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise EngineFailed("The remote engine sent what cannot be read.") from error
+            raise EngineError("The remote engine sent what cannot be read.") from error
         prompt: tuple[TokenOut, ...] = ()
         if self._echo is not None:
             text, tokens, prompt = self._without_prompt(text or "", tokens)
@@ -86,10 +86,10 @@ class Reading:
         """The end of the generation.
 
         Raises:
-            EngineFailed: the stream ended before it.
+            EngineError: the stream ended before it.
         """
         if self._reason is None:
-            raise EngineFailed("The remote engine's stream ended early.", next_step="Ask again.")
+            raise EngineError("The remote engine's stream ended early.", next_step="Ask again.")
         first = self._first if self._first is not None else now
         cached = (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         completed = self._usage.get("completion_tokens")

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import TextEmbeddingRequest, TextEmbeddings
 from antiphon.engine.backends.remote.stream import fingerprint
 
@@ -27,7 +27,7 @@ def vectors_of(content: bytes, request: TextEmbeddingRequest, seconds: float) ->
     """The vectors of an answer; a server that does not know base64 sends numbers.
 
     Raises:
-        EngineFailed: they cannot be read, or are not one vector of the same length for each text.
+        EngineError: they cannot be read, or are not one vector of the same length for each text.
     """
     try:
         read = msgspec.json.decode(content, type=_RemoteVectors)
@@ -39,10 +39,10 @@ def vectors_of(content: bytes, request: TextEmbeddingRequest, seconds: float) ->
         }
         tokens = int(read.usage.get("prompt_tokens") or 0)
     except (ValueError, TypeError, struct.error, OverflowError) as error:
-        raise EngineFailed("The remote engine sent vectors that cannot be read.") from error
+        raise EngineError("The remote engine sent vectors that cannot be read.") from error
     sizes = {len(row) for row in rows.values()}
     if sorted(rows) != list(range(len(request.texts))) or len(sizes) != 1 or not sizes or min(sizes) % 4:
-        raise EngineFailed("The remote engine sent other vectors than one for each text.")
+        raise EngineError("The remote engine sent other vectors than one for each text.")
     return TextEmbeddings(
         id=request.id,
         vectors=b"".join(rows[place] for place in range(len(rows))),

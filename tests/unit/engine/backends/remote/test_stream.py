@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from antiphon.core.errors import EngineFailed
+from antiphon.core.errors import EngineError
 from antiphon.engine.api.messages import ChatTurn, Delta, GenerationRequest
 from antiphon.engine.backends.remote.stream import Reading
 
@@ -43,7 +43,7 @@ def test_tokens_keep_their_order_and_their_probabilities() -> None:
 
 
 def test_what_comes_with_a_failure_is_not_shown() -> None:
-    with pytest.raises(EngineFailed, match="in the middle"):
+    with pytest.raises(EngineError, match="in the middle"):
         reading().read([event(" one"), b'{"error": {"message": "out of memory"}}'], 11.0)
 
 
